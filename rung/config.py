@@ -1,0 +1,223 @@
+"""Knobs: one dataclass field defines one setting, for flags, YAML, API, docs and help alike.
+
+A part declares its settings as a dataclass of `knob(...)` fields. `resolve` merges layers (defaults,
+the method's own defaults, a YAML file, flags; later ones win) into checked instances and reports
+every fault at once. An unknown key is an error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rung.errors import ConfigError, nearest, one_line
+
+K = TypeVar("K")
+
+
+def knob(
+    default: Any,
+    help: str,
+    *,
+    choices: Iterable[str] | None = None,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    metavar: str | None = None,
+) -> Any:
+    """A dataclass field with what help and checks need.
+
+    Args:
+        default: value when nobody sets it; a list is copied for each instance.
+        help: one sentence, shown in `--help` and the docs.
+        choices: the only values allowed.
+        least, most: inclusive bounds. above: exclusive lower bound.
+        metavar: how the value is shown in help.
+    """
+    metadata = {
+        "help": help,
+        "choices": tuple(choices) if choices is not None else None,
+        "least": least,
+        "most": most,
+        "above": above,
+        "metavar": metavar,
+    }
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Knob:
+    """One setting as read off a dataclass field."""
+
+    name: str
+    type: type  # str, int, float or bool; the element type when `many`
+    many: bool
+    optional: bool
+    default: Any
+    help: str
+    group: str
+    choices: tuple[str, ...] | None
+    least: float | None
+    most: float | None
+    above: float | None
+    metavar: str | None
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def bounds(self) -> str:
+        """The range in words, or an empty string."""
+        parts = []
+        if self.above is not None:
+            parts.append(f"above {self.above:g}")
+        if self.least is not None:
+            parts.append(f"at least {self.least:g}")
+        if self.most is not None:
+            parts.append(f"at most {self.most:g}")
+        return " and ".join(parts)
+
+
+def knobs_of(cls: type) -> list[Knob]:
+    """The settings a dataclass declares, in order. The group is the class's `group` attribute."""
+    hints = typing.get_type_hints(cls)
+    hints.pop("group", None)
+    group = getattr(cls, "group", cls.__name__)
+    return [_knob_of(f, hints[f.name], group) for f in dataclasses.fields(cls)]
+
+
+def _knob_of(f: dataclasses.Field, hint: Any, group: str) -> Knob:
+    optional = False
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        args = [a for a in typing.get_args(hint) if a is not type(None)]
+        optional, hint = True, args[0]
+    many = typing.get_origin(hint) in (list, tuple)
+    if many:
+        hint = typing.get_args(hint)[0]
+    default = f.default_factory() if callable(f.default_factory) else f.default
+    m = f.metadata
+    return Knob(
+        f.name, hint, many, optional, default, m["help"], group,
+        m["choices"], m["least"], m["most"], m["above"], m["metavar"],
+    )  # fmt: skip
+
+
+def coerce(knob: Knob, value: Any) -> Any:
+    """`value` as the knob's type, checked against its choices and bounds.
+
+    Raises:
+        ValueError: with what is wrong, in words that follow the knob's name.
+    """
+    if value is None:
+        if knob.optional:
+            return None
+        raise ValueError("needs a value")
+    if knob.many:
+        values = list(value) if isinstance(value, (list, tuple)) else [value]
+        return [_coerce_one(knob, v) for v in values]
+    return _coerce_one(knob, value)
+
+
+def _coerce_one(knob: Knob, value: Any) -> Any:
+    result = _convert(knob.type, value)
+    if knob.choices and result not in knob.choices:
+        raise ValueError(f"is '{value}'{nearest(str(value), knob.choices)}")
+    if knob.type in (int, float):
+        low = knob.least is not None and result < knob.least
+        shut = knob.above is not None and result <= knob.above
+        high = knob.most is not None and result > knob.most
+        if low or shut or high or not math.isfinite(result):
+            raise ValueError(f"is {value}, must be {knob.bounds or 'finite'}")
+    return result
+
+
+def _convert(kind: type, value: Any) -> Any:
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        word = str(value).lower()
+        if word in ("true", "yes", "on", "1"):
+            return True
+        if word in ("false", "no", "off", "0"):
+            return False
+        raise ValueError(f"is '{value}', must be true or false")
+    if kind is str:
+        return str(value)
+    if isinstance(value, bool):
+        raise ValueError(f"is {value}, must be a number")  # noqa: TRY004
+    try:
+        if kind is int and float(value) != int(float(value)):
+            raise ValueError
+        return kind(float(value)) if kind is int else kind(value)
+    except (TypeError, ValueError, OverflowError):
+        words = {int: "a whole number", float: "a number"}
+        raise ValueError(f"is '{value}', must be {words.get(kind, kind.__name__)}") from None
+
+
+def resolve(classes: Iterable[type[Any]], *layers: Mapping[str, Any]) -> list[Any]:
+    """Build one instance of each dataclass from layers of {knob name: value}, the last one winning.
+
+    A name that several classes declare is set in each. Dashes in names count as underscores.
+
+    Raises:
+        ConfigError: naming every unknown key (with the nearest known one) and every bad value.
+    """
+    classes = list(classes)
+    known = {k.name for c in classes for k in knobs_of(c)}
+    merged: dict[str, Any] = {}
+    problems = []
+    for layer in layers:
+        for key, value in layer.items():
+            name = str(key).replace("-", "_")
+            if name in known:
+                merged[name] = value
+            else:
+                problems.append(f"unknown setting '{key}'{nearest(name, known)}")
+    built = []
+    for cls in classes:
+        values = {}
+        for k in knobs_of(cls):
+            if k.name in merged:
+                try:
+                    values[k.name] = coerce(k, merged[k.name])
+                except ValueError as fault:
+                    problems.append(f"{k.flag} {fault}")
+        if not problems:
+            built.append(cls(**values))
+    if problems:
+        raise ConfigError(one_line(list(dict.fromkeys(problems))))
+    return built
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML file of knobs as a flat mapping.
+
+    Raises:
+        ConfigError: when the file is missing, is not YAML, or is not a mapping.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as fault:
+        raise ConfigError(f"cannot read {path}: {fault.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as fault:
+        raise ConfigError(f"{path} is not valid YAML: {fault}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold 'name: value' lines")
+    return content
+
+
+def as_dict(knobs: Any) -> dict[str, Any]:
+    """A knob dataclass as plain data, for a file."""
+    return dataclasses.asdict(knobs)

@@ -1,0 +1,86 @@
+"""The errors a user can cause or meet. Each message is one line that says what to do.
+
+The command line prints the message to stderr and exits with `exit_code`; the server answers
+`http_status`. Anything that is not a RungError is a bug in Rung and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class RungError(Exception):
+    """A fault the user can mend. `str(error)` is one line without a trailing full stop needed."""
+
+    exit_code = 2
+    http_status = 400
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().split())
+
+
+class ConfigError(RungError):
+    """A knob is unknown, out of range, or does not fit the others."""
+
+
+class DataError(RungError):
+    """The data cannot be read, or some of its rows cannot be used."""
+
+
+class BaseNotFound(RungError):
+    """The base model does not exist where the name points."""
+
+    http_status = 404
+
+
+class ModelNotFound(RungError):
+    """No model of that name is in the store."""
+
+    http_status = 404
+
+
+class ArtefactError(RungError):
+    """A folder on disk is damaged, unsafe, or does not belong to this base."""
+
+
+class MethodMisfit(RungError):
+    """The method cannot be used with this base, objective or data."""
+
+
+class TrainingStopped(RungError):
+    """Training met something it cannot go on from, after keeping the last good weights."""
+
+    exit_code = 1
+
+
+class StoreError(RungError):
+    """The store is locked, full or gone."""
+
+    exit_code = 1
+    http_status = 503
+
+
+class Busy(RungError):
+    """A queue is full: try again later."""
+
+    http_status = 429
+
+
+def one_line(problems: Sequence[str], most: int = 10) -> str:
+    """Join problems so that all of them are reported at once, on one line.
+
+    After `most` of them the rest is counted.
+    """
+    shown = "; ".join(problems[:most])
+    rest = len(problems) - most
+    return f"{shown}; and {rest} more" if rest > 0 else shown
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for an unknown name: `, did you mean 'x'?` or the list of known ones."""
+    names = sorted(set(known))
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f", did you mean '{close[0]}'?"
+    return f", known: {', '.join(names)}" if names else ""

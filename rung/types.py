@@ -1,0 +1,88 @@
+"""The nouns that every part of Rung shares. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Literal, NotRequired, TypedDict
+
+LicenceClass = Literal["permissive", "restricted", "non-commercial", "closed", "unknown"]
+
+# From the freest to the tightest; what is built from several parts takes the tightest of theirs.
+LICENCE_ORDER: tuple[LicenceClass, ...] = (
+    "permissive",
+    "restricted",
+    "unknown",
+    "non-commercial",
+    "closed",
+)
+
+
+class Message(TypedDict):
+    """One turn of a conversation, in OpenAI's words."""
+
+    role: str
+    content: str
+    name: NotRequired[str]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of data: a conversation that ends with the reply to learn, or plain text.
+
+    `origin` names file and row for error messages, such as `quotes.json:12`.
+    """
+
+    messages: tuple[Message, ...] = ()
+    text: str | None = None
+    label: str | None = None
+    origin: str = ""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the content alone, so that the same row has the same digest anywhere."""
+        content = {"messages": self.messages, "text": self.text, "label": self.label}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A row as the model sees it. `supervised[i]` says that `ids[i]` is to be predicted."""
+
+    ids: tuple[int, ...]
+    supervised: tuple[bool, ...]
+    origin: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.supervised):
+            raise ValueError("ids and supervised differ in length")
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How to draw tokens. temperature 0 is greedy; seed None draws a fresh one."""
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BaseInfo:
+    """A base model as a local folder in Hugging Face's layout, and where it came from.
+
+    `path` holds config.json, safetensors and tokenizer. `spec` is what the user wrote (or its
+    catalogue expansion); `digest` identifies the weights across machines.
+    """
+
+    name: str
+    spec: str
+    path: str
+    digest: str
+    licence: str = "unknown"
+    licence_class: LicenceClass = "unknown"
+    organisation: str = ""
+    extra: dict[str, str] = field(default_factory=dict)
