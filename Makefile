@@ -1,0 +1,55 @@
+# Everything runs in .venv, which the first target that needs it builds from constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+ENV := .venv/.stamp
+# Worker processes of pytest: each holds its own copy of torch (about 1 GB).
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help env lint format test test-faults quickstart bench-train clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: $(ENV)  ## build .venv with the pinned versions
+
+# constraints.txt pins pip itself: older ones do not know --group.
+$(ENV): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e . --group dev
+	@touch $@
+
+lint: $(ENV)  ## style, types and the direction of imports
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@report=$$($(BIN)/lint-imports --no-logo) || { echo "$$report"; exit 1; }
+
+format: $(ENV)  ## rewrite the code in the project's style
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format --quiet .
+
+test: $(ENV)  ## every test but the slow ones and those for a GPU
+	@$(BIN)/pytest -m "not slow and not gpu" -n $(WORKERS) --dist loadfile
+
+test-faults: $(ENV)  ## faults injected into real processes, the slow ones too
+	@$(BIN)/pytest -m "faults and not gpu"
+
+quickstart: $(ENV)  ## the README's first steps, for real
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/quickstart.sh
+
+bench-train: $(ENV) bench/.peers/.stamp  ## training speed beside TRL and PEFT
+	@$(BIN)/python -m bench.train $(ARGS)
+
+# The peers live apart, so that they never decide which versions Rung runs on.
+bench/.peers/.stamp: bench/peers.txt constraints.txt
+	@test -x bench/.peers/bin/python || $(PYTHON) -m venv bench/.peers
+	@bench/.peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip
+	@bench/.peers/bin/python -m pip install --quiet -r bench/peers.txt
+	@touch $@
+
+clean:  ## remove what the targets made, the environments too
+	@rm -rf .venv bench/.peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+		.import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
