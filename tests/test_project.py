@@ -1,4 +1,4 @@
-"""The house rules that no linter knows: light imports, small files, no branch on a method's name."""
+"""The house rules that no linter knows: light imports, small files, methods apart."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST_LINES = 400
 
 
 def _method_names() -> set[str]:
-    """A method is a file of methods/ that defines a `Method` class; the contract's file is not one."""
+    """A method is a file of methods/ that defines a `Method` class; base.py is not one."""
     names = set()
     for path in (PACKAGE / "methods").glob("*.py"):
         classes = [n.name for n in ast.parse(path.read_text()).body if isinstance(n, ast.ClassDef)]
