@@ -1,0 +1,170 @@
+"""The cache of bases on disk: digests of files, locks, atomic folders, and what it holds.
+
+Nothing here trusts a name to stay the same file: a recorded SHA-256 counts only while size and
+modification time are those it was taken at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rung.errors import StoreError
+from rung.home import folder
+from rung.types import BaseInfo
+
+RECORD = "rung-base.json"
+
+
+@dataclass(frozen=True)
+class CachedBase:
+    """One entry of the cache: where it lies and how many bytes it takes."""
+
+    kind: str  # "base" for a folder to load, "wheel" for a file fetched from a wheel
+    name: str
+    path: str
+    size: int
+    spec: str = ""
+    licence: str = ""
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_once(path: Path) -> str:
+    """SHA-256 of a file, computed again only when its size or modification time has changed.
+
+    The record lies in the cache under the digest of the absolute path, so that a read-only folder
+    can be a base.
+    """
+    real = path.resolve()
+    place = folder("cache") / "digests" / f"{hashlib.sha256(str(real).encode()).hexdigest()}.json"
+    recorded = read_record(place)
+    if recorded.get("stamp") == stamp(real) and isinstance(recorded.get("sha256"), str):
+        return recorded["sha256"]
+    taken_at = stamp(real)
+    digest = sha256(real)
+    write_record(place, {"path": str(real), "stamp": taken_at, "sha256": digest})
+    return digest
+
+
+def stamp(path: Path) -> list[int]:
+    """Size in bytes and modification time in nanoseconds: the cheap sign of an unchanged file."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A JSON object from disk; empty when it is absent or damaged, so that it is made anew."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write_record(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object so that a reader sees the old one or the new one, never a half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1)
+    Path(temporary).replace(path)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold `path` against other processes, so that a slow fetch or conversion happens once."""
+    from filelock import FileLock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        yield
+
+
+def make_base(
+    key: str, fill: Callable[[Path], dict[str, Any]], valid: Callable[[Path], bool]
+) -> Path:
+    """The folder `cache/bases/KEY`, filled once.
+
+    Args:
+        key: identifies the content, so that an existing folder can be taken as it is.
+        fill: writes the files and returns what the record shall say (spec, name, licence, ...).
+        valid: says whether an existing folder can be used; one that cannot is made anew.
+
+    Raises:
+        StoreError: the disk is full or cannot be written.
+    """
+    target = folder("cache") / "bases" / key
+    if (target / RECORD).exists() and valid(target):
+        return target
+    with locked(target):
+        if (target / RECORD).exists() and valid(target):
+            return target
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{key}-"))
+        try:
+            write_record(temporary / RECORD, fill(temporary))
+            if target.exists():
+                shutil.rmtree(target)
+            temporary.replace(target)
+        except OSError as fault:
+            raise StoreError(f"cannot write the base to {target}: {fault}") from fault
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def cached() -> list[CachedBase]:
+    """What lies in the cache: converted and fresh bases, and files fetched from wheels."""
+    root = folder("cache")
+    found = []
+    for record in sorted((root / "bases").glob(f"*/{RECORD}")):
+        content = read_record(record)
+        size = sum(f.stat().st_size for f in record.parent.iterdir() if f.is_file())
+        found.append(
+            CachedBase(
+                "base",
+                str(content.get("name", record.parent.name)),
+                str(record.parent),
+                size,
+                str(content.get("spec", "")),
+                str(content.get("licence", "")),
+            )
+        )
+    for side in sorted((root / "wheels").rglob("*.sha256.json")):
+        file = side.with_name(side.name.removesuffix(".sha256.json"))
+        if file.exists():
+            spec = f"wheel:{read_record(side).get('package', '')}"
+            found.append(CachedBase("wheel", file.name, str(file), file.stat().st_size, spec))
+    return found
+
+
+def describe(info: BaseInfo) -> dict[str, Any]:
+    """A BaseInfo as plain data, for a record."""
+    return asdict(info)
+
+
+@contextlib.contextmanager
+def telling(message: str) -> Iterator[None]:
+    """Say on stderr what takes its time: a spinner on a terminal, one line elsewhere."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        print(message, file=sys.stderr, flush=True)
+        yield
+        return
+    with console.status(message):
+        yield

