@@ -1,0 +1,1 @@
+"""How a store of an earlier Rung becomes one of this. Run by `database.open_engine`."""

@@ -1,0 +1,1 @@
+"""One file per step, in order; a step never changes once it was released."""

@@ -1,0 +1,186 @@
+"""Runs: what is being executed, what was, and what came of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from rung.errors import StoreError, nearest
+from rung.store import schema
+from rung.store.database import Database
+from rung.store.records import (
+    ENDED,
+    STATUSES,
+    BaseRecord,
+    DatasetRecord,
+    RunNotFound,
+    RunRecord,
+    Status,
+    moment,
+    now,
+)
+from rung.store.sources import put_base, put_dataset
+from rung.types import BaseInfo
+
+_RUNS: sa.Table = schema.Run.__table__  # type: ignore[assignment]
+
+
+class Runs:
+    """The runs of a store."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(
+        self,
+        model: str,
+        method: str,
+        *,
+        objective: str = "",
+        config: Mapping[str, Any] | None = None,
+        parent: str | None = None,
+        base: BaseInfo | BaseRecord | str | None = None,
+        data: DatasetRecord | str | None = None,
+        status: Status = "running",
+    ) -> RunRecord:
+        """Record that this process begins a run (or queues one), with its base and data.
+
+        Args:
+            model: the name of the model it makes, which begins the run's id.
+            parent: the model it starts from. base, data: records, or digests the store knows.
+        """
+        with self._database.write() as connection:
+            record = RunRecord(
+                id=_fresh_id(connection, model),
+                model=model,
+                method=method,
+                objective=objective,
+                status=status,
+                config=dict(config or {}),
+                parent=parent,
+                base=put_base(connection, base) if base is not None else None,
+                data=put_dataset(connection, data) if data is not None else None,
+                host=platform.node(),
+                pid=os.getpid(),
+                started=now(),
+                heartbeat=now(),
+            )
+            connection.execute(sa.insert(_RUNS).values(schema.storable(record.as_dict())))
+            return _get(connection, record.id)
+
+    def get(self, run: str) -> RunRecord:
+        """The run with that id. Raises RunNotFound naming the nearest."""
+        with self._database.read() as connection:
+            return _as_it_is(_get(connection, run))
+
+    def list(
+        self, *, status: Status | None = None, model: str | None = None, limit: int | None = None
+    ) -> list[RunRecord]:
+        """Runs, newest first. One whose process is gone counts as interrupted."""
+        query = sa.select(*_RUNS.c).order_by(_RUNS.c.started.desc(), _RUNS.c.id)
+        if model is not None:
+            query = query.where(_RUNS.c.model == model)
+        with self._database.read() as connection:
+            rows = connection.execute(query).mappings().all()
+        records = [_as_it_is(RunRecord(**row)) for row in rows]
+        kept = [record for record in records if status in (None, record.status)]
+        return kept[:limit]
+
+    def update(
+        self,
+        run: str,
+        *,
+        status: Status | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        cost: Mapping[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
+        base: BaseInfo | BaseRecord | str | None = None,
+        data: DatasetRecord | str | None = None,
+        error: str | None = None,
+    ) -> RunRecord:
+        """Replace what is given, and note that the run is alive.
+
+        `running` makes this process the run's own and clears its end and error, as a resume wants;
+        any end notes the time.
+        """
+        values: dict[str, Any] = {"heartbeat": now()}
+        given = {"metrics": metrics, "cost": cost, "config": config, "error": error}
+        values |= {key: value for key, value in given.items() if value is not None}
+        if status is not None:
+            values |= _turn(status) | ({"error": error} if error is not None else {})
+        with self._database.write() as connection:
+            if base is not None:
+                values["base"] = put_base(connection, base)
+            if data is not None:
+                values["data"] = put_dataset(connection, data)
+            change = sa.update(_RUNS).where(_RUNS.c.id == run).values(schema.storable(values))
+            connection.execute(change)
+            return _get(connection, run)
+
+    def beat(self, run: str) -> Status:
+        """Note that the run is alive; returns its status, so that it learns of a cancellation."""
+        with self._database.write() as connection:
+            change = sa.update(_RUNS).where(_RUNS.c.id == run).values(heartbeat=now())
+            connection.execute(change)
+            return _get(connection, run).status
+
+
+def _turn(status: Status) -> dict[str, Any]:
+    """What changes along with a status."""
+    if status not in STATUSES:
+        raise StoreError(f"'{status}' is no status of a run{nearest(status, STATUSES)}")
+    if status == "running":
+        owner = {"host": platform.node(), "pid": os.getpid()}
+        return {"status": status, "finished": None, "error": None, **owner}
+    ended = status in ENDED or status == "interrupted"
+    return {"status": status, "finished": now() if ended else None}
+
+
+def _fresh_id(connection: Connection, model: str) -> str:
+    """An id such as `coach-20261121-0931-ab12`: readable, and unique by its last part."""
+    start = f"{model}-{datetime.now(UTC):%Y%m%d-%H%M}"
+    for length in (2, 2, 2, 8):
+        found = f"{start}-{secrets.token_hex(length)}"
+        if connection.execute(sa.select(_RUNS.c.id).where(_RUNS.c.id == found)).first() is None:
+            return found
+    raise StoreError(f"no free run id for '{model}': try again")
+
+
+def _get(connection: Connection, run: str) -> RunRecord:
+    row = connection.execute(sa.select(*_RUNS.c).where(_RUNS.c.id == run)).mappings().first()
+    if row is None:
+        known = connection.execute(sa.select(_RUNS.c.id)).scalars().all()
+        hint = nearest(run, known) if len(known) <= 20 or run in known else ""
+        raise RunNotFound(f"no run '{run}' (rung runs lists them){hint}")
+    return RunRecord(**row)
+
+
+def _as_it_is(run: RunRecord) -> RunRecord:
+    """A run that says `running` though its process on this machine is gone was interrupted."""
+    if run.status != "running" or run.host != platform.node() or _alive(run):
+        return run
+    return replace(run, status="interrupted")
+
+
+def _alive(run: RunRecord) -> bool:
+    if run.pid == os.getpid():
+        return True
+    import psutil
+
+    try:
+        process = psutil.Process(run.pid)
+        # Process ids are used again: a process younger than the last heartbeat is another one.
+        older = process.create_time() <= moment(run.heartbeat).timestamp() + 2
+        return older and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True

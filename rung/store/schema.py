@@ -1,0 +1,146 @@
+"""The tables. A change here needs a migration in `migrations/versions` and a new `HEAD`."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+# The newest migration. `database.open_engine` compares it with what the store holds, which saves
+# importing alembic when there is nothing to do; a test holds it equal to alembic's own head.
+HEAD = "0001"
+
+# SQLite counts up only a column whose type is INTEGER.
+Counter = BigInteger().with_variant(Integer, "sqlite")
+
+
+class Table(DeclarativeBase):
+    """What all tables share: how Python types are stored."""
+
+    type_annotation_map = {dict[str, Any]: JSON, str: Text}
+
+
+class Base(Table):
+    __tablename__ = "bases"
+
+    digest: Mapped[str] = mapped_column(String(128), primary_key=True)
+    name: Mapped[str]
+    spec: Mapped[str]
+    licence: Mapped[str]
+    licence_class: Mapped[str] = mapped_column(String(32))
+    organisation: Mapped[str]
+    created: Mapped[str] = mapped_column(String(32))
+
+
+class Dataset(Table):
+    __tablename__ = "datasets"
+
+    digest: Mapped[str] = mapped_column(String(128), primary_key=True)
+    name: Mapped[str]
+    source: Mapped[str]
+    licence: Mapped[str]
+    licence_class: Mapped[str] = mapped_column(String(32))
+    rows: Mapped[int] = mapped_column(BigInteger)
+    format: Mapped[str] = mapped_column(String(64))
+    created: Mapped[str] = mapped_column(String(32))
+
+
+class Run(Table):
+    __tablename__ = "runs"
+    __table_args__ = (Index("ix_runs_started", "started"),)
+
+    id: Mapped[str] = mapped_column(String(128), primary_key=True)
+    # A run names the model it makes and the one it starts from; both may be gone when it is read.
+    model: Mapped[str] = mapped_column(String(64), index=True)
+    parent: Mapped[str | None] = mapped_column(String(64))
+    method: Mapped[str] = mapped_column(String(64))
+    objective: Mapped[str] = mapped_column(String(64))
+    status: Mapped[str] = mapped_column(String(16), index=True)
+    config: Mapped[dict[str, Any]]
+    base: Mapped[str | None] = mapped_column(ForeignKey("bases.digest"))
+    data: Mapped[str | None] = mapped_column(ForeignKey("datasets.digest"))
+    metrics: Mapped[dict[str, Any]]
+    cost: Mapped[dict[str, Any]]
+    error: Mapped[str | None]
+    host: Mapped[str]
+    pid: Mapped[int] = mapped_column(BigInteger)
+    started: Mapped[str] = mapped_column(String(32))
+    finished: Mapped[str | None] = mapped_column(String(32))
+    heartbeat: Mapped[str] = mapped_column(String(32))
+
+
+class Model(Table):
+    __tablename__ = "models"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    method: Mapped[str] = mapped_column(String(64))
+    base: Mapped[str] = mapped_column(ForeignKey("bases.digest"))
+    parent: Mapped[str | None] = mapped_column(ForeignKey("models.name"), index=True)
+    run: Mapped[str | None] = mapped_column(ForeignKey("runs.id"))
+    folder: Mapped[str]
+    licence: Mapped[str | None]
+    licence_class: Mapped[str] = mapped_column(String(32))
+    metrics: Mapped[dict[str, Any]]
+    cost: Mapped[dict[str, Any]]
+    created: Mapped[str] = mapped_column(String(32))
+
+
+class ModelDataset(Table):
+    """Which data a model was made from, in order."""
+
+    __tablename__ = "model_datasets"
+
+    model: Mapped[str] = mapped_column(
+        ForeignKey("models.name", ondelete="CASCADE"), primary_key=True
+    )
+    dataset: Mapped[str] = mapped_column(ForeignKey("datasets.digest"), primary_key=True)
+    place: Mapped[int]
+
+
+class Evaluation(Table):
+    __tablename__ = "evaluations"
+    __table_args__ = (
+        CheckConstraint("(model IS NULL) <> (base IS NULL)", name="ck_evaluations_subject"),
+    )
+
+    id: Mapped[int] = mapped_column(Counter, primary_key=True, autoincrement=True)
+    model: Mapped[str | None] = mapped_column(
+        ForeignKey("models.name", ondelete="CASCADE"), index=True
+    )
+    base: Mapped[str | None] = mapped_column(ForeignKey("bases.digest"), index=True)
+    dataset: Mapped[str | None] = mapped_column(ForeignKey("datasets.digest"))
+    metric: Mapped[str] = mapped_column(String(64))
+    value: Mapped[float]
+    low: Mapped[float | None]
+    high: Mapped[float | None]
+    n: Mapped[int] = mapped_column(BigInteger)
+    created: Mapped[str] = mapped_column(String(32))
+
+
+def storable(value: Any) -> Any:
+    """`value` as both databases and strict JSON can hold it.
+
+    NaN and infinities become null, numbers from other libraries Python's own, NUL and lone
+    surrogates (from odd file names) the replacement character, anything else its text.
+    """
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, str):
+        return str(value).replace("\0", "�").encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, dict):
+        return {storable(str(key)): storable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [storable(item) for item in value]
+    if hasattr(value, "item") and getattr(value, "size", None) == 1:  # a scalar of numpy or torch
+        return storable(value.item())
+    return storable(str(value))
+
+
+def to_json(value: Any) -> str:
+    """How a JSON column is written."""
+    return json.dumps(value, allow_nan=False, sort_keys=True)
