@@ -1,0 +1,1 @@
+"""The mathematics: the trie, its attention, the bank of adapters, and the loss."""

@@ -1,0 +1,88 @@
+"""What a method must say. Everything else about it is its own business."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rung.errors import MethodMisfit
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from rung.forward.adapter import Adapter
+    from rung.forward.bank import Bank
+
+
+@dataclass
+class Start:
+    """What a method may begin from.
+
+    Attributes:
+        generator: the only source of randomness, seeded by the run.
+        sequences: token ids of training examples, in the order of training.
+        encode: text -> token ids, without special tokens.
+    """
+
+    generator: Generator
+    sequences: list[tuple[int, ...]] = field(default_factory=list)
+    encode: Callable[[str], list[int]] | None = None
+
+
+class Method(ABC):
+    """One way to adapt a base. Instances hold no state.
+
+    Attributes:
+        summary: one line for help and tables.
+        paper: where it comes from.
+        peft_type: PEFT's name for its artefacts, or None where PEFT does not know it.
+        Config: a dataclass of knobs, its `group` the heading in help.
+        defaults: values for the training knobs that suit this method better than the general ones.
+    """
+
+    summary: ClassVar[str]
+    paper: ClassVar[str] = ""
+    peft_type: ClassVar[str | None] = None
+    Config: ClassVar[type]
+    defaults: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def misfit(self, bank: Bank, config: Any) -> str | None:
+        """Why this method cannot be used on this base with these knobs, or None."""
+        return None
+
+    @abstractmethod
+    def build(self, bank: Bank, config: Any, start: Start) -> Adapter:
+        """A fresh adapter, its parameters float32 on the bank's device.
+
+        Raises:
+            MethodMisfit: when the knobs do not fit the base.
+        """
+
+    def to_files(
+        self, adapter: Adapter, bank: Bank, config: Any
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The adapter as (settings, tensors), in PEFT's layout where `peft_type` is set."""
+        return {}, adapter.parameters()
+
+    @abstractmethod
+    def from_files(self, settings: dict[str, Any], tensors: dict[str, Tensor], bank: Bank) -> Adapter:
+        """The adapter that `to_files`, or PEFT, wrote.
+
+        Raises:
+            ArtefactError: naming the tensor that is missing, of a wrong shape, or not finite.
+        """
+
+    def merged(self, adapter: Adapter, bank: Bank) -> dict[str, Tensor]:
+        """The base's parameters that change when the adapter is built in, by name.
+
+        Raises:
+            MethodMisfit: where the adapter cannot be expressed as weights of the base.
+        """
+        raise MethodMisfit(
+            f"{self.name} adds to the input, not to the weights, so it cannot be merged: use --to peft"
+        )

@@ -1,0 +1,68 @@
+"""Full tuning: every weight of the base, as a copy of its own.
+
+rung tune NAME --method full --data ...
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rung.methods import base, layers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rung.forward.adapter import Adapter
+    from rung.forward.bank import Bank
+
+
+@dataclass
+class Config:
+    group: ClassVar[str] = "full"
+
+
+class Method(base.Method):
+    summary = "every weight of the base"
+    Config = Config
+    defaults = {"lr": 2e-5, "epochs": 2.0}
+
+    def build(self, bank: Bank, config: Any, start: base.Start) -> Adapter:
+        return copied(bank, [n for n, _ in bank.model.named_parameters()])
+
+    def from_files(self, settings: dict[str, Any], tensors: dict[str, Tensor], bank: Bank):
+        return from_copies(tensors, bank)
+
+    def merged(self, adapter: Adapter, bank: Bank) -> dict[str, Tensor]:
+        return {n: t.detach().to(bank.dtype) for n, t in adapter.weights.items()}
+
+
+def copied(bank: Bank, names: list[str]) -> Adapter:
+    """An adapter with float32 copies of the named parameters."""
+    import torch
+
+    from rung.forward.adapter import Adapter
+
+    own = dict(bank.model.named_parameters())
+    return Adapter(weights={n: own[n].detach().to(torch.float32, copy=True) for n in names})
+
+
+def from_copies(tensors: dict[str, Tensor], bank: Bank) -> Adapter:
+    """An adapter from stored copies, named `weights.PARAMETER`.
+
+    Raises:
+        ArtefactError: for a parameter that the base does not have or has in another shape.
+    """
+    from rung.errors import ArtefactError
+    from rung.forward.adapter import Adapter
+
+    own = dict(bank.model.named_parameters())
+    weights = {}
+    for key in tensors:
+        name = key.removeprefix("weights.")
+        if name not in own:
+            raise ArtefactError(f"the base has no parameter {name}: was it made for another base?")
+        weights[name] = layers.tensor(tensors, key, tuple(own[name].shape))
+    if not weights:
+        raise ArtefactError("the file holds no weights")
+    return Adapter(weights=weights).to(bank.device)

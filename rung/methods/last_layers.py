@@ -1,0 +1,53 @@
+"""Tuning the last layers and the final norm, as copies of their own; the rest stays shared.
+
+rung tune NAME --method last_layers --layers 2 --data ...
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from rung.config import knob
+from rung.methods import base, full, layers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rung.forward.adapter import Adapter
+    from rung.forward.bank import Bank
+
+
+@dataclass
+class Config:
+    group: ClassVar[str] = "last_layers"
+    layers: int = knob(2, "How many of the last layers to tune.", least=1)
+
+
+class Method(base.Method):
+    summary = "the last layers and the final norm"
+    Config = Config
+    defaults = {"lr": 5e-5, "epochs": 3.0}
+
+    def misfit(self, bank: Bank, config: Config) -> str | None:
+        there = bank.config.num_hidden_layers
+        if config.layers > there:
+            return f"--layers {config.layers} is more than the base's {there}"
+        return None
+
+    def build(self, bank: Bank, config: Config, start: base.Start) -> Adapter:
+        names = layers.decoder_layers(bank)
+        tuned = tuple(n + "." for n in names[-config.layers :])
+        every = tuple(n + "." for n in names)
+        vectors = [  # the final norm is what is left outside layers and embeddings
+            n
+            for n, p in bank.model.named_parameters()
+            if n.startswith(tuned) or (not n.startswith(every) and p.dim() == 1)
+        ]
+        return full.copied(bank, vectors)
+
+    def from_files(self, settings, tensors: dict[str, Tensor], bank: Bank) -> Adapter:
+        return full.from_copies(tensors, bank)
+
+    def merged(self, adapter: Adapter, bank: Bank) -> dict[str, Tensor]:
+        return {n: t.detach().to(bank.dtype) for n, t in adapter.weights.items()}

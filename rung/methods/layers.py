@@ -1,0 +1,114 @@
+"""Finding the parts of a base that methods change: projections, decoder layers, final norm."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rung.errors import ArtefactError, MethodMisfit
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from rung.forward.bank import Bank
+
+PEFT_PREFIX = "base_model.model."
+
+_ATTENTION = ("attn", "attention")
+
+
+def projections(bank: Bank) -> dict[str, tuple[nn.Module, int, int]]:
+    """Every projection inside the backbone: name -> (module, d_in, d_out).
+
+    GPT-2 keeps its projections as Conv1D with the weight transposed; quantised ones count too, since
+    all that is used is their width.
+    """
+    head = bank.model.get_output_embeddings()
+    found = {}
+    for name, module in bank.model.named_modules():
+        width = _width(module)
+        if width and module is not head:
+            found[name] = (module, *width)
+    return found
+
+
+def _width(module: Any) -> tuple[int, int] | None:
+    if hasattr(module, "in_features") and hasattr(module, "out_features"):
+        return module.in_features, module.out_features
+    if type(module).__name__ == "Conv1D":
+        return tuple(module.weight.shape)
+    return None
+
+
+def transposed(module: Any) -> bool:
+    """Whether the module keeps its weight as (d_in, d_out)."""
+    return type(module).__name__ == "Conv1D"
+
+
+def chosen(bank: Bank, targets: list[str]) -> dict[str, tuple[nn.Module, int, int]]:
+    """The projections that `targets` name.
+
+    Each target is `all-linear`, `attention`, `mlp`, or the end of a module's name.
+
+    Raises:
+        MethodMisfit: for a target that names nothing, with the names there are.
+    """
+    every = projections(bank)
+    result = {}
+    for target in targets:
+        hits = {n: p for n, p in every.items() if _is_target(n, target)}
+        if not hits:
+            ends = sorted({n.rpartition(".")[2] for n in every})
+            raise MethodMisfit(
+                f"--targets '{target}' names no projection of this base; there are: "
+                f"all-linear, attention, mlp, {', '.join(ends)}"
+            )
+        result.update(hits)
+    return {n: every[n] for n in every if n in result}
+
+
+def _is_target(name: str, target: str) -> bool:
+    in_attention = any(word in part for part in name.split(".") for word in _ATTENTION)
+    if target == "all-linear":
+        return True
+    if target == "attention":
+        return in_attention
+    if target == "mlp":
+        return not in_attention
+    return name == target or name.endswith("." + target)
+
+
+def decoder_layers(bank: Bank) -> list[str]:
+    """Names of the decoder layers, first to last.
+
+    Raises:
+        MethodMisfit: when the base has no list of layers.
+    """
+    from torch.nn import ModuleList
+
+    count = bank.config.num_hidden_layers
+    for name, module in bank.model.named_modules():
+        if isinstance(module, ModuleList) and len(module) == count:
+            return [f"{name}.{i}" for i in range(count)]
+    raise MethodMisfit("no list of decoder layers was found in this base")
+
+
+def tensor(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
+    """A tensor from a file as float32, checked; -1 in the shape allows any size.
+
+    Raises:
+        ArtefactError: when it is missing, of another shape, or not finite.
+    """
+    if name not in tensors:
+        raise ArtefactError(f"tensor {name} is missing")
+    found = tensors[name]
+    fits = len(found.shape) == len(shape) and all(
+        want in (-1, have) for want, have in zip(shape, found.shape, strict=True)
+    )
+    if not fits:
+        raise ArtefactError(
+            f"tensor {name} has shape {tuple(found.shape)}, this base needs {shape}: "
+            "was it made for another base?"
+        )
+    if not bool(found.isfinite().all()):
+        raise ArtefactError(f"tensor {name} holds values that are not finite")
+    return found.float()

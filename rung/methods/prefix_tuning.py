@@ -1,0 +1,118 @@
+"""Prefix tuning: keys and values in front of every layer's own (Li and Liang, arXiv 2101.00190).
+
+Departs from the paper: no reparametrisation by an MLP. `--init text` starts from the keys and values
+that the base itself computes for real text, which trains stably without one.
+
+    rung tune NAME --method prefix_tuning --virtual-tokens 20 --data ...
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rung.config import knob
+from rung.errors import MethodMisfit
+from rung.methods import base, layers
+from rung.methods.prompt_tuning import text_ids
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rung.forward.adapter import Adapter
+    from rung.forward.bank import Bank
+
+
+@dataclass
+class Config:
+    group: ClassVar[str] = "prefix_tuning"
+    virtual_tokens: int = knob(20, "How many positions to learn.", least=1, most=4096)
+    init: str = knob(
+        "text",
+        "Where to start: random, vocab (keys and values of random tokens) or text.",
+        choices=("random", "vocab", "text"),
+    )
+    init_text: str | None = knob(None, "The text for --init text; training data by default.")
+
+
+class Method(base.Method):
+    summary = "keys and values in front of every layer's own"
+    paper = "arXiv 2101.00190"
+    peft_type = "PREFIX_TUNING"
+    Config = Config
+    defaults = {"lr": 1e-2, "epochs": 5.0}
+
+    def misfit(self, bank: Bank, config: Config) -> str | None:
+        limit = getattr(bank.config, "max_position_embeddings", None)
+        if limit and config.virtual_tokens >= limit:
+            return f"--virtual-tokens {config.virtual_tokens} fills the whole context of {limit}"
+        return None
+
+    def build(self, bank: Bank, config: Config, start: base.Start) -> Adapter:
+        import torch
+
+        from rung.forward.adapter import Adapter
+
+        count = config.virtual_tokens
+        if config.init == "random":
+            kv = torch.randn(_shape(bank, count), generator=start.generator) * 0.02
+        else:
+            if config.init == "vocab":
+                vocabulary = bank.config.vocab_size
+                ids = torch.randint(vocabulary, (count,), generator=start.generator).tolist()
+            else:
+                ids = text_ids(config, start, count)
+            kv = keys_values_of(bank, ids)
+        return Adapter(keys_values=kv).to(bank.device)
+
+    def to_files(self, adapter: Adapter, bank: Bank, config: Config):
+        kv = adapter.keys_values
+        assert kv is not None
+        count, kv_heads, head_dim = kv.shape[2:]
+        settings = {
+            "num_virtual_tokens": count,
+            "token_dim": kv_heads * head_dim,
+            "num_transformer_submodules": 1,
+            "num_attention_heads": kv_heads,
+            "num_layers": kv.shape[0],
+            "encoder_hidden_size": kv_heads * head_dim,
+            "prefix_projection": False,
+        }
+        return settings, {"prompt_embeddings": kv.permute(2, 0, 1, 3, 4).reshape(count, -1)}
+
+    def from_files(self, settings: dict[str, Any], tensors: dict[str, Tensor], bank: Bank):
+        from rung.forward.adapter import Adapter
+
+        if settings.get("prefix_projection"):
+            raise MethodMisfit("this prefix keeps its MLP (prefix_projection): not supported")
+        n_layers, _, _, kv_heads, head_dim = _shape(bank, 0)
+        flat = layers.tensor(tensors, "prompt_embeddings", (-1, n_layers * 2 * kv_heads * head_dim))
+        kv = flat.view(-1, n_layers, 2, kv_heads, head_dim).permute(1, 2, 0, 3, 4).contiguous()
+        return Adapter(keys_values=kv).to(bank.device)
+
+
+def _shape(bank: Bank, count: int) -> tuple[int, int, int, int, int]:
+    """(layers, 2, count, kv_heads, head_dim)."""
+    config = bank.config
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    return config.num_hidden_layers, 2, count, kv_heads, head_dim
+
+
+def keys_values_of(bank: Bank, ids: list[int]) -> Tensor:
+    """What the bare base computes for a text: (layers, 2, len(ids), kv_heads, head_dim), float32."""
+    import torch
+
+    from rung.forward.trie import Sequence
+
+    with torch.no_grad():
+        if bank.carries_trie:
+            kept = {}
+            trie = bank.trie([Sequence(tuple(ids))])
+            bank.forward(trie, lambda layer, k, v: kept.update({layer: torch.stack([k, v])}))
+            return torch.stack([kept[i] for i in sorted(kept)]).float().contiguous()
+        bank.slots = None
+        out = bank.backbone(input_ids=torch.tensor([ids], device=bank.device), use_cache=True)
+        pairs = [torch.stack([c.keys[0], c.values[0]]) for c in out.past_key_values.layers]
+        return torch.stack(pairs).transpose(2, 3).float().contiguous()

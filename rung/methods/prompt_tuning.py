@@ -1,0 +1,94 @@
+"""Prompt tuning: virtual tokens in front of the input (Lester et al., arXiv 2104.08691).
+
+Departs from the paper in its initialisation: `text` starts from the embeddings of real text, by default
+replies of the training data, which decides whether a small base learns anything.
+
+    rung tune NAME --method prompt_tuning --virtual-tokens 20 --data ...
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rung.config import knob
+from rung.errors import MethodMisfit
+from rung.methods import base, layers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rung.forward.adapter import Adapter
+    from rung.forward.bank import Bank
+
+
+@dataclass
+class Config:
+    group: ClassVar[str] = "prompt_tuning"
+    virtual_tokens: int = knob(20, "How many virtual tokens to learn.", least=1, most=4096)
+    init: str = knob(
+        "text",
+        "Where to start: random, vocab (embeddings of random tokens) or text.",
+        choices=("random", "vocab", "text"),
+    )
+    init_text: str | None = knob(None, "The text for --init text; training data by default.")
+
+
+class Method(base.Method):
+    summary = "virtual tokens in front of the input"
+    paper = "arXiv 2104.08691"
+    peft_type = "PROMPT_TUNING"
+    Config = Config
+    defaults = {"lr": 1e-2, "epochs": 5.0}
+
+    def build(self, bank: Bank, config: Config, start: base.Start) -> Adapter:
+        import torch
+
+        from rung.forward.adapter import Adapter
+
+        table = bank.model.get_input_embeddings().weight.detach()
+        count, (vocabulary, width) = config.virtual_tokens, table.shape
+        if config.init == "random":
+            spread = table.float().std().cpu()
+            vectors = torch.randn(count, width, generator=start.generator) * spread
+        else:
+            if config.init == "vocab":
+                ids = torch.randint(vocabulary, (count,), generator=start.generator).tolist()
+            else:
+                ids = text_ids(config, start, count)
+            vectors = table[torch.tensor(ids, device=table.device)].float().cpu().clone()
+        return Adapter(embeddings=vectors).to(bank.device)
+
+    def to_files(self, adapter: Adapter, bank: Bank, config: Config):
+        assert adapter.embeddings is not None
+        settings = {
+            "num_virtual_tokens": adapter.embeddings.shape[0],
+            "token_dim": adapter.embeddings.shape[1],
+            "num_transformer_submodules": 1,
+            "num_attention_heads": bank.config.num_attention_heads,
+            "num_layers": bank.config.num_hidden_layers,
+            "prompt_tuning_init": "RANDOM",  # PEFT then takes the tensor as it is
+        }
+        return settings, {"prompt_embeddings": adapter.embeddings}
+
+    def from_files(self, settings: dict[str, Any], tensors: dict[str, Tensor], bank: Bank):
+        from rung.forward.adapter import Adapter
+
+        width = bank.model.get_input_embeddings().weight.shape[1]
+        vectors = layers.tensor(tensors, "prompt_embeddings", (-1, width))
+        return Adapter(embeddings=vectors).to(bank.device)
+
+
+def text_ids(config: Any, start: base.Start, count: int) -> list[int]:
+    """Exactly `count` token ids of `init_text`, or of the training sequences; repeated where short.
+
+    Raises:
+        MethodMisfit: when there is no text to take.
+    """
+    if config.init_text is not None:
+        ids = start.encode(config.init_text) if start.encode else []
+    else:
+        ids = [i for s in start.sequences for i in s][:count]
+    if not ids:
+        raise MethodMisfit("--init text needs text: give --init-text, or use --init vocab")
+    return (ids * (count // len(ids) + 1))[:count]
