@@ -1,0 +1,188 @@
+"""A data set: examples with their origin, digest, licence and what is odd about them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+from rung.data import formats, sources
+from rung.data.columns import Condition, Missing
+from rung.data.knobs import DataKnobs
+from rung.data.problem import Problem, places
+from rung.errors import ConfigError, DataError, one_line
+from rung.types import Example
+
+FEW = 20
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Rows whose content another row has already: how many, and the first groups of origins."""
+
+    count: int = 0
+    groups: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a source holds.
+
+    `validation` and `test` are None unless they have sources of their own. `digest` is equal for
+    equal content read in the same way, in whatever order.
+    """
+
+    name: str
+    source: str
+    format: str
+    how: str
+    examples: tuple[Example, ...]
+    digest: str
+    licence: str = "unknown"
+    problems: tuple[Problem, ...] = ()
+    duplicates: Duplicates = field(default_factory=Duplicates)
+    validation: tuple[Example, ...] | None = None
+    test: tuple[Example, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The label set, sorted; empty when no row has a label."""
+        return tuple(sorted({e.label for e in self.examples if e.label is not None}))
+
+
+def load(knobs: DataKnobs) -> Dataset:
+    """Read the source and turn its rows into examples.
+
+    Raises:
+        ConfigError: when the mapping or a condition is malformed.
+        DataError: naming every bad row at once, or when nothing is left to use.
+    """
+    main = _read(knobs, knobs.data)
+    validation = _read(knobs, knobs.validation_data) if knobs.validation_data else None
+    test = _read(knobs, knobs.test_data) if knobs.test_data else None
+    return replace(
+        main,
+        validation=validation.examples if validation else None,
+        test=test.examples if test else None,
+    )
+
+
+def _read(knobs: DataKnobs, source: str) -> Dataset:
+    conditions = _conditions(knobs.where)
+    formats.mapping(knobs)  # a malformed mapping is told before a long download
+    found = sources.read(source, None if conditions else knobs.limit)
+    # Faults of the conditions go where those of the source go, so that all are told at once.
+    rows = list(islice(_kept(found, conditions), knobs.limit))
+    if not rows and not found.faults:
+        what = f"no row of {source} passes --where" if conditions else f"{source} holds no rows"
+        raise DataError(what)
+    examples: list[Example] = []
+    unread: dict[str, list[str]] = {}
+    if rows:
+        form = formats.detect([row for _, row in rows], replace(knobs, data=source))
+        for origin, row in rows:
+            try:
+                examples.append(form.read(row, origin))
+            except Missing as fault:
+                unread.setdefault(_words(fault), []).append(origin)
+    # A wrong column is wrong in every row: rows with the same fault are told together.
+    faults = [*found.faults, *(f"{places(o)}: {fault}" for fault, o in unread.items())]
+    if faults:
+        raise DataError(one_line(faults))
+    doubles = duplicates(examples)
+    return Dataset(
+        name=found.name,
+        source=source,
+        format=form.name,
+        how=form.how,
+        examples=tuple(examples),
+        digest=digest(examples, form.how),
+        licence=found.licence,
+        problems=tuple(_problems(examples, doubles)),
+        duplicates=doubles,
+    )
+
+
+def _conditions(where: Sequence[str]) -> list[Condition]:
+    conditions, problems = [], []
+    for text in where:
+        try:
+            conditions.append(Condition.parse(text))
+        except ConfigError as fault:
+            problems.append(str(fault))
+    if problems:
+        raise ConfigError(one_line(problems))
+    return conditions
+
+
+def _kept(found: sources.Rows, conditions: list[Condition]):
+    for origin, row in found.rows:
+        try:
+            keep = all(condition.holds(row) for condition in conditions)
+        except Missing as fault:
+            found.faults.append(f"{origin}: --where: {_words(fault)}")
+            continue
+        if keep:
+            yield origin, row
+
+
+def _words(fault: Missing) -> str:
+    return str(fault.args[0])
+
+
+def digest(examples: Sequence[Example], how: str) -> str:
+    """SHA-256 over the sorted digests of the examples and how they were read."""
+    total = hashlib.sha256(how.encode())
+    for one in sorted(example.digest for example in examples):
+        total.update(one.encode())
+    return total.hexdigest()
+
+
+def duplicates(examples: Sequence[Example], most: int = 10) -> Duplicates:
+    """Exact duplicates. They stay: how often a row occurs is part of the data."""
+    groups: dict[str, list[str]] = {}
+    for example in examples:
+        groups.setdefault(example.digest, []).append(example.origin)
+    doubles = [tuple(g) for g in groups.values() if len(g) > 1]
+    return Duplicates(sum(len(g) - 1 for g in doubles), tuple(doubles[:most]))
+
+
+def _problems(examples: Sequence[Example], doubles: Duplicates) -> list[Problem]:
+    problems = []
+    if doubles.count:
+        first = " = ".join(doubles.groups[0][:4])
+        rows = tuple(origin for group in doubles.groups for origin in group[1:])
+        problems.append(
+            Problem(
+                "warning",
+                f"{doubles.count} rows repeat another row ({first}); "
+                "they stay, and fall into the same split",
+                rows,
+            )
+        )
+    empty = [e.origin for e in examples if _is_empty(e)]
+    if empty:
+        severity: str = "error" if len(empty) == len(examples) else "warning"
+        problems.append(
+            Problem(
+                severity,  # type: ignore[arg-type]
+                f"{len(empty)} rows have an empty reply ({places(empty)}): "
+                "they teach the model to say nothing; fill them in or leave them out with --where",
+                tuple(empty),
+            )
+        )
+    if len(examples) < FEW:
+        problems.append(
+            Problem("warning", f"only {len(examples)} rows: quality will be hard to tell from luck")
+        )
+    return problems
+
+
+def _is_empty(example: Example) -> bool:
+    if example.text is not None:
+        return not example.text.strip()
+    return not example.messages or not example.messages[-1]["content"].strip()

@@ -1,0 +1,283 @@
+"""Formats of data sets, found by their columns, and how each becomes examples.
+
+A format is a name, a test on a row and a reading of a row. The first whose test the first rows pass
+is taken; `FORMATS` is in that order. The user's own mapping (`--user`, `--assistant`, `--text`)
+comes before all of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rung.data.columns import Format, Missing, written
+from rung.data.knobs import DataKnobs
+from rung.errors import ConfigError, DataError, one_line
+from rung.types import Example, Message
+
+Row = Mapping[str, Any]
+Read = Callable[[Row, str], Example]
+
+ROLES = {
+    "human": "user", "user": "user", "prompter": "user",
+    "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "bing": "assistant",
+    "bard": "assistant", "model": "assistant", "bot": "assistant",
+    "system": "system", "developer": "system", "tool": "tool", "function": "tool",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DataFormat:
+    """How rows become examples. `how` says in words where each part comes from."""
+
+    name: str
+    how: str
+    fits: Callable[[Row], bool]
+    read: Read
+
+
+def detect(rows: Sequence[Row], knobs: DataKnobs) -> DataFormat:
+    """The user's mapping, or the first format that the rows pass.
+
+    Raises:
+        ConfigError: when the mapping is malformed or incomplete.
+        DataError: listing the columns and a command to try, when no format fits.
+    """
+    own = mapping(knobs)
+    if own:
+        return own
+    sample = rows[:20]
+    for candidate in FORMATS:
+        if sample and sum(candidate.fits(row) for row in sample) > len(sample) / 2:
+            return candidate
+    raise DataError(_undetected(rows, knobs))
+
+
+def mapping(knobs: DataKnobs) -> DataFormat | None:
+    """The format that the `--system --user --assistant --text --label` settings describe."""
+    given = {
+        name: value
+        for name in ("system", "user", "assistant", "text", "label")
+        if (value := getattr(knobs, name)) is not None
+    }
+    if not given:
+        return None
+    problems = []
+    formats = {}
+    for name, value in given.items():
+        try:
+            formats[name] = Format.parse(value, f"--{name}")
+        except ConfigError as fault:
+            problems.append(str(fault))
+    if "text" in given and "user" in given:
+        problems.append("--text and --user exclude each other")
+    elif "text" not in given and "user" not in given:
+        problems.append("give --user and --assistant, or --text")
+    elif "user" in given and not {"assistant", "label"} & set(given):
+        problems.append("--user needs --assistant (or --label), the reply to learn")
+    if problems:
+        raise ConfigError(one_line(problems))
+    how = ", ".join(f"{name} from '{value}'" for name, value in given.items())
+
+    def read(row: Row, origin: str) -> Example:
+        values = {name: form.fill(row) for name, form in formats.items()}
+        if "text" in values:
+            return Example(text=values["text"], label=values.get("label"), origin=origin)
+        reply = values.get("assistant", values.get("label", ""))
+        messages = conversation(values.get("system"), values["user"], reply)
+        return Example(messages=messages, label=values.get("label"), origin=origin)
+
+    return DataFormat("mapped", how, lambda row: True, read)
+
+
+def conversation(system: str | None, user: str, assistant: str) -> tuple[Message, ...]:
+    """One question and its reply."""
+    messages: list[Message] = [
+        {"role": "user", "content": user},
+        {"role": "assistant", "content": assistant},
+    ]
+    if system:
+        messages.insert(0, {"role": "system", "content": system})
+    return tuple(messages)
+
+
+def _undetected(rows: Sequence[Row], knobs: DataKnobs) -> str:
+    columns = list(dict.fromkeys(str(c) for row in rows[:20] for c in row))
+    if not columns:
+        return f"{knobs.data} has no columns to read"
+    first, last = columns[0], columns[-1] if len(columns) > 1 else columns[0]
+    if len(columns) == 1:
+        hint = f"--text '{{{first}}}'"
+    else:
+        hint = f"--user '{{{first}}}' --assistant '{{{last}}}'"
+    return (
+        f"{knobs.data} is in no format that Rung knows; its columns are {', '.join(columns[:20])}. "
+        f"Say how to read it, for example: rung data {knobs.data} {hint}"
+    )
+
+
+# -- reading turns -------------------------------------------------------------------------------
+
+
+def content_of(value: Any) -> str:
+    """The text of a message's content: a string, or a list of parts as in OpenAI's API.
+
+    Raises:
+        Missing: when there is no text in it.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        texts = [p.get("text") if isinstance(p, Mapping) else p for p in value]
+        if all(isinstance(t, str) for t in texts):
+            return "".join(str(t) for t in texts)
+    raise Missing(f"a message whose content is no text: {json.dumps(value, default=str)[:60]}")
+
+
+def turns(value: Any, role_key: str = "role", content_key: str = "content") -> list[Message]:
+    """A list of messages in whatever words.
+
+    Raises:
+        Missing: naming the message that cannot be read.
+    """
+    if not isinstance(value, list) or not value:
+        raise Missing("no list of messages")
+    result: list[Message] = []
+    for i, message in enumerate(value, 1):
+        if not isinstance(message, Mapping):
+            raise Missing(f"message {i} is no object")
+        role = ROLES.get(str(message.get(role_key, "")).lower())
+        if role is None:
+            raise Missing(f"message {i} has the {role_key} {message.get(role_key)!r}")
+        result.append({"role": role, "content": content_of(message.get(content_key))})
+    return result
+
+
+def _ends_with_reply(messages: Sequence[Message], label: str | None, origin: str) -> Example:
+    if messages[-1]["role"] != "assistant":
+        raise Missing(f"the conversation ends with a {messages[-1]['role']} message, not a reply")
+    return Example(messages=tuple(messages), label=label, origin=origin)
+
+
+def _is_turns(value: Any, role_key: str) -> bool:
+    return isinstance(value, list) and bool(value) and all(
+        isinstance(m, Mapping) and role_key in m for m in value
+    )  # fmt: skip
+
+
+def _turns_or(value: Any, turn: Message) -> list[Message]:
+    """A list of messages as it is, or a plain value as the content of one turn."""
+    if isinstance(value, list):
+        return turns(value)
+    return [{"role": turn["role"], "content": written(value)}]
+
+
+def _text(row: Row, name: str) -> str:
+    if row.get(name) is None:
+        raise Missing(f"no {name}")
+    return written(row[name])
+
+
+# -- the formats ---------------------------------------------------------------------------------
+
+
+def _messages(row: Row, origin: str) -> Example:
+    return _ends_with_reply(turns(row.get("messages")), None, origin)
+
+
+def _sharegpt(row: Row, origin: str) -> Example:
+    value = row.get("conversations")
+    openai = _is_turns(value, "role")
+    messages = turns(value) if openai else turns(value, "from", "value")
+    system = row.get("system")
+    if isinstance(system, str) and system and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system})
+    while messages[-1]["role"] != "assistant" and len(messages) > 1:
+        messages.pop()  # ShareGPT logs often end with a question nobody answered
+    return _ends_with_reply(messages, None, origin)
+
+
+def _evals(row: Row, origin: str) -> Example:
+    ideal = row.get("ideal")
+    if isinstance(ideal, list):
+        ideal = ideal[0] if ideal else None
+    if ideal is None:
+        raise Missing("no ideal")
+    given = row.get("input")
+    prompt: list[Message] = (
+        turns(given) if isinstance(given, list) else [{"role": "user", "content": written(given)}]
+    )
+    reply: Message = {"role": "assistant", "content": written(ideal)}
+    return Example(messages=(*prompt, reply), origin=origin)
+
+
+def _instruction(row: Row, origin: str) -> Example:
+    name = "output" if "output" in row else "response"
+    user = _text(row, "instruction")
+    extra = next((row[k] for k in ("input", "context") if row.get(k)), None)
+    if extra is not None and written(extra).strip():
+        user = f"{user}\n\n{written(extra)}"
+    system = row.get("system")
+    return Example(
+        messages=conversation(system if isinstance(system, str) else None, user, _text(row, name)),
+        origin=origin,
+    )
+
+
+def _pair(question: str, answer: str) -> Read:
+    def read(row: Row, origin: str) -> Example:
+        # TRL's conversational prompt/completion holds lists of messages.
+        prompt, reply = row.get(question), row.get(answer)
+        if isinstance(prompt, list) or isinstance(reply, list):
+            before, after = conversation(None, "", "")
+            return _ends_with_reply(
+                [
+                    *(_turns_or(prompt, before) if prompt else ()),
+                    *_turns_or(reply, after),
+                ],
+                None,
+                origin,
+            )
+        return Example(
+            messages=conversation(None, _text(row, question), _text(row, answer)), origin=origin
+        )
+
+    return read
+
+
+def _labelled(row: Row, origin: str) -> Example:
+    label = _text(row, "label")
+    return Example(messages=conversation(None, _text(row, "text"), label), label=label, origin=origin)
+
+
+def _plain(row: Row, origin: str) -> Example:
+    return Example(text=_text(row, "text"), origin=origin)
+
+
+def _has(*names: str) -> Callable[[Row], bool]:
+    return lambda row: all(name in row for name in names)
+
+
+def _holds_turns(column: str, *role_keys: str) -> Callable[[Row], bool]:
+    return lambda row: any(_is_turns(row.get(column), key) for key in role_keys)
+
+
+FORMATS: tuple[DataFormat, ...] = (
+    DataFormat("messages", "the messages column", _holds_turns("messages", "role"), _messages),
+    DataFormat("sharegpt", "the conversations column",
+               _holds_turns("conversations", "from", "role"), _sharegpt),
+    DataFormat("openai-evals", "input and the first ideal", _has("input", "ideal"), _evals),
+    DataFormat("instruction", "instruction, input and output",
+               _has("instruction", "output"), _instruction),
+    DataFormat("instruction", "instruction, context and response",
+               _has("instruction", "response"), _instruction),
+    *(
+        DataFormat(f"{a}/{b}", f"{a} and {b}", _has(a, b), _pair(a, b))
+        for a, b in (("prompt", "completion"), ("prompt", "response"), ("question", "answer"))
+    ),
+    DataFormat("text/label", "text, answered by its label", _has("text", "label"), _labelled),
+    # Only where text is all there is: other columns beside it may hold the reply.
+    DataFormat("text", "the text column", lambda r: "text" in r and len(r) == 1, _plain),
+)  # fmt: skip

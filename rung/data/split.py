@@ -1,0 +1,117 @@
+"""Training, validation and test, by a hash of the content.
+
+A row's place depends on its own content and the seed alone: rows that say the same always fall into
+the same set, and adding rows never moves others. Letter case and blanks do not count, so trivial
+variants stay together too.
+
+One exception, for small data only: when a set that was asked for would be empty, the training rows
+whose hash is nearest to it are moved there, as long as training keeps at least one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rung.data.dataset import Dataset
+from rung.data.knobs import DataKnobs
+from rung.data.problem import Problem, places
+from rung.errors import ConfigError
+from rung.types import Example
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three sets, each in the order of the source."""
+
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...] = ()
+    test: tuple[Example, ...] = ()
+    problems: tuple[Problem, ...] = field(default=())
+
+    def __iter__(self):
+        yield from (("train", self.train), ("validation", self.validation), ("test", self.test))
+
+
+def content_key(example: Example) -> str:
+    """What counts as the same content: the words of all turns, without case and extra blanks."""
+    if example.text is not None:
+        parts = [example.text]
+    else:
+        parts = [f"{m['role']}: {m['content']}" for m in example.messages]
+    return json.dumps([" ".join(part.casefold().split()) for part in parts])
+
+
+def place(example: Example, seed: int = 0) -> float:
+    """Where the content falls in [0, 1), evenly."""
+    digest = hashlib.sha256(f"{seed}\0{content_key(example)}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def split(dataset: Dataset, knobs: DataKnobs) -> Splits:
+    """Divide a data set; sets with a source of their own are taken as they are.
+
+    Raises:
+        ConfigError: when the shares leave nothing to train on.
+    """
+    test = 0.0 if dataset.test is not None else knobs.test
+    validation = 0.0 if dataset.validation is not None else knobs.validation
+    if test + validation >= 1:
+        raise ConfigError(f"--validation {validation:g} and --test {test:g} leave nothing to train on")
+    sets = _divide(dataset.examples, validation, test, knobs.split_seed)
+    train = sets["train"]
+    held: dict[str, Sequence[Example]] = {
+        "validation": dataset.validation if dataset.validation is not None else sets["validation"],
+        "test": dataset.test if dataset.test is not None else sets["test"],
+    }
+    problems = [
+        Problem(
+            "warning",
+            f"too few rows for a {name} set: give more rows or --{name}-data",
+        )
+        for name, share in (("validation", validation), ("test", test))
+        if share > 0 and not held[name]
+    ]
+    problems += leakage(train, held, allowed=knobs.allow_leakage)
+    return Splits(tuple(train), tuple(held["validation"]), tuple(held["test"]), tuple(problems))
+
+
+def _divide(
+    examples: Sequence[Example], validation: float, test: float, seed: int
+) -> dict[str, list[Example]]:
+    placed = [(place(e, seed), e) for e in examples]
+    bounds = {"test": (0.0, test), "validation": (test, test + validation)}
+    names: dict[float, str] = {}
+    for at, _ in placed:
+        names[at] = next((n for n, (a, b) in bounds.items() if a <= at < b), "train")
+    for name, (low, high) in bounds.items():
+        training = [at for at in names if names[at] == "train"]
+        if high > low and name not in names.values() and len(training) > 1:
+            names[min(training)] = name
+    sets: dict[str, list[Example]] = {"train": [], "validation": [], "test": []}
+    for at, example in placed:
+        sets[names[at]].append(example)
+    return sets
+
+
+def leakage(
+    train: Sequence[Example], held: dict[str, Sequence[Example]], *, allowed: bool = False
+) -> list[Problem]:
+    """The same text in training and in a held-out set: an error unless it is allowed."""
+    where = {content_key(e): e.origin for e in reversed(train)}
+    problems = []
+    for name, examples in held.items():
+        pairs = [(e.origin, where[key]) for e in examples if (key := content_key(e)) in where]
+        if pairs:
+            shown = places([f"{a} = {b}" for a, b in pairs])
+            mend = "" if allowed else ": remove them, or say --allow-leakage"
+            problems.append(
+                Problem(
+                    "warning" if allowed else "error",
+                    f"{len(pairs)} of {len(examples)} {name} rows are also in training ({shown}){mend}",
+                    tuple(a for a, _ in pairs),
+                )
+            )
+    return problems

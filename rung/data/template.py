@@ -1,0 +1,335 @@
+"""The one template: training examples, evaluation prompts and served requests come out of it.
+
+What departs from `apply_chat_template`: the prompt and the reply are encoded apart, so no token spans
+the border and the ids a model is trained behind are the ids it is served behind; marker look-alikes in
+content stay plain text (`encoding.py`); there is exactly one beginning-of-text token.
+
+    template = Template.of(tokenizer)
+    template.prompt([{"role": "user", "content": "Hello"}])   # ids, up to the generation prompt
+    template.render(example).supervised                       # the reply and its end of turn
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rung.data.encoding import Disguise, Encoder, clean
+from rung.data.problem import Problem, places
+from rung.data.stream import Decoder
+from rung.errors import DataError
+from rung.types import Example, Message, Rendered
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+SENTINEL = "\U0010fffd"  # stands for a reply when asking where a template puts it
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A reply inside a rendered conversation: `[start, end)` with its end of turn, in characters."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Template:
+    """A tokenizer and its chat template, as one thing that cannot drift.
+
+    A tokenizer without a chat template gets the plain one: every message on its own lines, then the
+    reply and the end-of-text token.
+    """
+
+    tokenizer: Any
+    stop_ids: tuple[int, ...]
+    end_of_turn: str  # the text of the token that ends a reply
+    chat: bool  # whether the tokenizer brings a chat template
+    folds_system: bool  # whether the system message goes into the first user message
+    adds_bos: bool
+    encoder: Encoder = field(repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        tokenizer: Any,
+        *,
+        stop: Iterable[int | str] = (),
+        generation_config: Any = None,
+    ) -> Template:
+        """Read a tokenizer once.
+
+        Args:
+            tokenizer: a fast Hugging Face tokenizer.
+            stop: further tokens that end a reply, as ids or as text.
+            generation_config: an object or mapping whose `eos_token_id` also ends a reply.
+
+        Raises:
+            DataError: when the tokenizer is not a fast one, has no end-of-text token and a template
+                that writes none, or `stop` names text that is no single token.
+        """
+        from rung.data import probe
+
+        chat = bool(getattr(tokenizer, "chat_template", None))
+        folds = chat and not probe.takes_system(tokenizer)
+        end = probe.end_of_turn(tokenizer) if chat else None
+        end = end or tokenizer.eos_token
+        if not end:
+            raise DataError("the tokenizer has no end-of-text token; set its eos_token")
+        ids = probe.stop_ids(tokenizer, end, stop, generation_config)
+        encoder = Encoder(tokenizer, probe.markers(tokenizer, ids, chat))
+        return cls(tokenizer, ids, end, chat, folds, probe.adds_bos(tokenizer), encoder)
+
+    # -- what training, evaluation and serving call ---------------------------------------------
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """The ids to continue from: the conversation and the generation prompt.
+
+        Raises:
+            DataError: when a message is malformed or the chat template refuses the conversation.
+        """
+        prepared, disguise = self._prepare(messages)
+        text = self._text(prepared, generate=True)
+        ids, _ = self._encode(text, self._turns(prepared, text), disguise)
+        return ids
+
+    def render(self, example: Example, max_length: int | None = None) -> Rendered:
+        """A row as ids, with the reply and its end of turn supervised.
+
+        The final reply always is. An earlier reply is when the template writes it, within the longer
+        conversation, the way it was generated. The row ends with the end of turn. With
+        `max_length` the row is cut at the right (see `render_all` for what training wants).
+
+        Raises:
+            DataError: naming the row, when it cannot be rendered.
+        """
+        try:
+            ids, mask = (
+                self._plain(example.text)
+                if example.text is not None
+                else self._conversation(example.messages)
+            )
+        except DataError as fault:
+            raise DataError(f"{example.origin or 'a row'}: {fault}") from None
+        return Rendered(tuple(ids[:max_length]), tuple(mask[:max_length]), example.origin)
+
+    def render_all(
+        self, examples: Iterable[Example], max_length: int | None = None
+    ) -> tuple[list[Rendered], list[Problem]]:
+        """Every row that fits, and what was done about the others.
+
+        A conversation above `max_length` is left out: cut, it would teach a reply without its end.
+        A plain text is split into windows, so nothing of it is lost.
+        """
+        kept: list[Rendered] = []
+        long, split, refused = [], [], []
+        for example in examples:
+            try:
+                row = self.render(example)
+            except DataError as fault:
+                refused.append(str(fault))
+                continue
+            if max_length is None or len(row.ids) <= max_length:
+                kept.append(row)
+            elif example.text is not None:
+                split.append(row.origin)
+                kept.extend(_windows(row, max_length))
+            else:
+                long.append(row.origin)
+        return kept, _length_problems(long, split, refused, max_length)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, without special tokens."""
+        return self.tokenizer.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+    def decoder(self) -> Decoder:
+        """A fresh decoder for one stream."""
+        return Decoder(self.decode)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the template and its special tokens: equal means that prompts are equal."""
+        added = self.tokenizer.added_tokens_decoder
+        content = {
+            "template": self.tokenizer.chat_template,
+            "tokens": sorted((int(i), str(t), bool(t.special)) for i, t in added.items()),
+            "bos": self.tokenizer.bos_token if self.adds_bos else None,
+            "end_of_turn": self.end_of_turn,
+            "stop_ids": self.stop_ids,
+            "vocabulary": len(self.tokenizer),
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def save(self, folder: str | Path) -> None:
+        """Write tokenizer and chat template; `AutoTokenizer.from_pretrained(folder)` reads them."""
+        self.tokenizer.save_pretrained(str(folder))
+
+    def problems(self) -> list[Problem]:
+        """What is wrong with the template itself, before any data is seen."""
+        from rung.data import probe
+
+        return probe.problems(self)
+
+    # -- the one path ---------------------------------------------------------------------------
+
+    def _prepare(self, messages: Sequence[Message]) -> tuple[list[dict[str, str]], Disguise]:
+        """Checked, cleaned messages whose marker look-alikes are hidden."""
+        cleaned = []
+        for message in messages:
+            role, content = message.get("role"), message.get("content")
+            if role not in ROLES:
+                raise DataError(f"a message has the role {role!r}, must be one of {', '.join(ROLES)}")
+            if not isinstance(content, str):
+                raise DataError(f"a {role} message has no text as its content")
+            cleaned.append({"role": role, "content": clean(content)})
+        if not cleaned:
+            raise DataError("a conversation needs at least one message")
+        disguise = self.encoder.disguise(m["content"] for m in cleaned)
+        for m in cleaned:
+            m["content"] = disguise.hide(m["content"])
+        if self.folds_system:
+            cleaned = _fold_system(cleaned)
+        return cleaned, disguise
+
+    def _text(self, messages: list[dict[str, str]], *, generate: bool) -> str:
+        if not self.chat:
+            return "".join(
+                m["content"] + (self.end_of_turn if m["role"] == "assistant" else "") + "\n"
+                for m in messages
+            )
+        from jinja2 import TemplateError
+
+        try:
+            return self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=generate
+            )
+        except TemplateError as fault:
+            raise DataError(f"the chat template refuses the conversation: {fault}") from None
+
+    def _turns(self, messages: list[dict[str, str]], whole: str) -> list[Turn]:
+        """The earlier replies that stand in `whole` the way they were generated.
+
+        Depends on the messages before the final reply only, so a prompt is cut alike in training
+        and in serving.
+        """
+        turns = []
+        for i, message in enumerate(messages):
+            if message["role"] != "assistant" or i == 0:
+                continue
+            before = self._text(messages[:i], generate=True)
+            reply, ended = self._reply(messages[: i + 1], before)
+            if ended and whole.startswith(before + reply):
+                turns.append(Turn(len(before), len(before) + len(reply)))
+        return turns
+
+    def _reply(self, messages: list[dict[str, str]], before: str) -> tuple[str, bool]:
+        """What follows `before` up to the end of turn, and whether the template wrote one."""
+        content = messages[-1]["content"].strip()
+        after = self._text(messages, generate=False)
+        if after.startswith(before):
+            after = after[len(before) :]
+            at = after.find(content)
+        else:
+            # The generation prompt holds what the finished turn does not, such as an opened
+            # thought; the reply then follows the generation prompt as it is.
+            stand_in = {**messages[-1], "content": SENTINEL}
+            header = self._text([*messages[:-1], stand_in], generate=False).rpartition(SENTINEL)[0]
+            after, at = (after[len(header) :] if after.startswith(header) else content), 0
+        behind = at + len(content) if at >= 0 else 0
+        pattern = self.encoder.pattern
+        found = pattern.search(after, behind) if pattern else None
+        if found:
+            return after[: found.end()], True
+        return (after[:behind] if at >= 0 else after.rstrip("\n")), False
+
+    def _conversation(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
+        if not messages or messages[-1]["role"] != "assistant":
+            raise DataError("the conversation does not end with an assistant message")
+        if len(messages) < 2:
+            raise DataError("the conversation has nothing before its reply")
+        prepared, disguise = self._prepare(messages)
+        *earlier, last = prepared
+        before = self._text(earlier, generate=True)
+        turns = self._turns(earlier, before)
+        reply, ended = self._reply([*earlier, last], before)
+        whole = before + reply + ("" if ended else self.end_of_turn)
+        return self._encode(whole, [*turns, Turn(len(before), len(whole))], disguise)
+
+    def _plain(self, text: str) -> tuple[list[int], list[bool]]:
+        """A document: all of it supervised but the first token, which nothing predicts."""
+        text = clean(text)
+        disguise = self.encoder.disguise([text])
+        ids, _ = self._encode(disguise.hide(text), [], disguise)
+        eos = self.tokenizer.eos_token_id
+        ids.append(self.stop_ids[0] if eos is None else eos)
+        return ids, [False] + [True] * (len(ids) - 1)
+
+    def _encode(self, text: str, turns: list[Turn], disguise: Disguise) -> tuple[list[int], list[bool]]:
+        """Encode piece by piece; a piece goes from the start of one reply to that of the next."""
+        ids: list[int] = []
+        mask: list[bool] = []
+        edges = [0, *(t.start for t in turns), len(text)]
+        for i, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
+            piece, cuts = disguise.reveal(text[low:high])
+            until = len(disguise.reveal(text[low : turns[i - 1].end])[0]) if i else 0
+            numbers, starts = self.encoder.encode(piece, cuts, begins=low == 0)
+            ids += numbers
+            mask += [start < until for start in starts]
+        bos = self.tokenizer.bos_token_id
+        if self.adds_bos and ids[:1] != [bos]:
+            ids, mask = [bos, *ids], [False, *mask]
+        return ids, mask
+
+
+def _fold_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """System text in front of the first user message, for templates without a system turn."""
+    system = [m["content"] for m in messages if m["role"] in ("system", "developer")]
+    rest = [dict(m) for m in messages if m["role"] not in ("system", "developer")]
+    if not system:
+        return rest
+    if rest and rest[0]["role"] == "user":
+        rest[0]["content"] = "\n\n".join([*system, rest[0]["content"]])
+        return rest
+    return [{"role": "user", "content": "\n\n".join(system)}, *rest]
+
+
+def _windows(row: Rendered, size: int) -> list[Rendered]:
+    """Consecutive windows of a text; nothing predicts the first token of one."""
+    windows = []
+    for low in range(0, len(row.ids), size):
+        ids = row.ids[low : low + size]
+        if len(ids) > 1:
+            windows.append(Rendered(ids, (False,) + (True,) * (len(ids) - 1), row.origin))
+    return windows
+
+
+def _length_problems(
+    long: list[str], split: list[str], refused: list[str], max_length: int | None
+) -> list[Problem]:
+    problems = []
+    if refused:
+        problems.append(Problem("error", f"cannot be rendered: {refused[0]}", tuple(refused)))
+    if long:
+        problems.append(
+            Problem(
+                "warning",
+                f"{len(long)} conversations are longer than {max_length} tokens and were left out "
+                f"({places(long)}): raise --max-length",
+                tuple(long),
+            )
+        )
+    if split:
+        problems.append(
+            Problem(
+                "warning",
+                f"{len(split)} texts are longer than {max_length} tokens and were split "
+                f"into windows ({places(split)})",
+                tuple(split),
+            )
+        )
+    return problems
