@@ -16,8 +16,8 @@ env: $(ENV)  ## build .venv with the pinned versions
 # constraints.txt pins pip itself: older ones do not know --group.
 $(ENV): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -e . --group dev
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt pip
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e . --group dev
 	@touch $@
 
 lint: $(ENV)  ## style, types and the direction of imports
@@ -45,8 +45,8 @@ bench-train: $(ENV) bench/.peers/.stamp  ## training speed beside TRL and PEFT
 # The peers live apart, so that they never decide which versions Rung runs on.
 bench/.peers/.stamp: bench/peers.txt constraints.txt
 	@test -x bench/.peers/bin/python || $(PYTHON) -m venv bench/.peers
-	@bench/.peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip
-	@bench/.peers/bin/python -m pip install --quiet -r bench/peers.txt
+	@bench/.peers/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt pip
+	@bench/.peers/bin/python -m pip install -qq -r bench/peers.txt
 	@touch $@
 
 clean:  ## remove what the targets made, the environments too
