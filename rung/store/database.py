@@ -151,9 +151,7 @@ def parse_url(url: str | None) -> URL:
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
         raise StoreError(f"RUNG_STORE names '{parsed.drivername}': {advice}")
     if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
-        raise StoreError(
-            f"RUNG_STORE names a store in memory, which threads do not share: {advice}"
-        )
+        raise StoreError(f"RUNG_STORE names a store in memory, which threads do not share: {advice}")
     return parsed
 
 
@@ -204,7 +202,7 @@ def _upgrade(connection: Connection, shown: str) -> None:
 
 
 def _explain(fault: exc.DBAPIError, shown: str) -> str:
-    """What a driver reports, in one line; SQLite tells causes apart by words, PostgreSQL by code."""
+    """What a driver reports, in one line. SQLite tells causes apart by words alone."""
     text = str(fault.orig).strip().split("\n")[0]
     code = getattr(fault.orig, "sqlstate", None) or ""
     for words, codes, meaning in _FAULTS:

@@ -20,7 +20,7 @@ PERMISSIVE = _names(
     """
     afl apache artistic blueoak bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl cc0 cc-by cdla
     cdla-permissive ecl etalab isc mit ms-pl ncsa odc-by pddl postgresql unlicense upl wtfpl zlib
-    public-domain
+    public-domain openmdw open-mdw
     """
 )
 # Free to use with strings attached: what is built from it keeps the licence, or a use policy.
@@ -28,17 +28,17 @@ RESTRICTED = _names(
     """
     agpl gpl lgpl lgpl-lr mpl epl eupl osl gfdl odbl cc-by-sa cc-by-nd cdla-sharing c-uda ms-rl
     bigscience-bloom-rail bigscience-openrail-m bigcode-openrail-m creativeml-openrail-m openrail
-    openrail++ deepfloyd-if llama2 llama3 llama gemma open-mdw openmdw deepseek qwen tongyi-qianwen
-    falcon-llm tii-falcon-llm h-research grok2-community modified-mit lfm lfm1
+    openrail++ deepfloyd-if llama2 llama3 llama4 llama gemma deepseek qwen tongyi-qianwen falcon-llm
+    tii-falcon-llm grok2-community modified-mit lfm lfm1 stabilityai-ai-community
     """
 )
 NON_COMMERCIAL = _names(
     """
     fair-noncommercial-research-license intel-research apple-amlr apple-ascl
-    stabilityai-ai-community qwen-research mistral-research mrl mnpl llama1 opt
+    qwen-research mistral-research mrl mnpl llama1 opt
     """
 )
-CLOSED = frozenset({"proprietary", "closed", "commercial", "api", "all-rights-reserved"})
+CLOSED = frozenset({"proprietary", "closed", "api", "all-rights-reserved"})
 
 
 def classify(licence: str | None) -> LicenceClass:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from rung import home
 from rung.errors import ConfigError, ModelNotFound, nearest
 from rung.store import schema
 from rung.store.artefacts import model_name
@@ -43,7 +45,7 @@ class Models:
         datasets: Sequence[DatasetRecord | str] = (),
         parent: str | None = None,
         run: str | None = None,
-        folder: str = "",
+        folder: str | Path = "",
         licence: str | None = None,
         metrics: Mapping[str, Any] | None = None,
         cost: Mapping[str, Any] | None = None,
@@ -69,7 +71,7 @@ class Models:
                 "base": put_base(connection, base),
                 "parent": parent,
                 "run": run,
-                "folder": str(folder),
+                "folder": _kept(folder),
                 "licence": licence,
                 "licence_class": "unknown",
                 "metrics": dict(metrics or {}),
@@ -103,7 +105,7 @@ class Models:
         for model, dataset, _ in links:
             data.setdefault(model, []).append(dataset)
         # Sorted here, as databases differ in how they sort text.
-        records = [ModelRecord(**row, datasets=tuple(data.get(row["name"], ()))) for row in rows]
+        records = [_record(row, data.get(row["name"], ())) for row in rows]
         return sorted(records, key=lambda record: record.name)
 
     def update(
@@ -112,11 +114,13 @@ class Models:
         *,
         metrics: Mapping[str, Any] | None = None,
         cost: Mapping[str, Any] | None = None,
-        folder: str | None = None,
+        folder: str | Path | None = None,
     ) -> ModelRecord:
         """Replace what is given. Raises ModelNotFound."""
         given = {"metrics": metrics, "cost": cost, "folder": folder}
         values = {key: value for key, value in given.items() if value is not None}
+        if folder is not None:
+            values["folder"] = _kept(folder)
         with self._database.write() as connection:
             _get(connection, name)
             if values:
@@ -202,4 +206,19 @@ def _get(connection: Connection, name: str) -> ModelRecord:
         known = connection.execute(sa.select(_MODELS.c.name)).scalars().all()
         raise ModelNotFound(f"no model '{name}' (rung models lists them){nearest(name, known)}")
     query = sa.select(_LINKS.c.dataset).where(_LINKS.c.model == name).order_by(_LINKS.c.place)
-    return ModelRecord(**row, datasets=tuple(connection.execute(query).scalars()))
+    return _record(row, connection.execute(query).scalars())
+
+
+def _record(row: Mapping[str, Any], datasets: Iterable[str]) -> ModelRecord:
+    values = dict(row)
+    if values["folder"]:
+        values["folder"] = str(home.folder("models") / values["folder"])
+    return ModelRecord(**values, datasets=tuple(datasets))
+
+
+def _kept(folder: str | Path) -> str:
+    """How a folder is stored: relative to the models' folder, so that home may move."""
+    if not str(folder):
+        return ""
+    path, models = Path(folder).absolute(), home.folder("models").absolute()
+    return str(path.relative_to(models) if path.is_relative_to(models) else path)

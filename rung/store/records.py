@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from rung.errors import RungError
 from rung.types import BaseInfo, LicenceClass
@@ -87,6 +87,22 @@ class BaseRecord(Record):
         )
 
 
+class DatasetLike(Protocol):
+    """What is asked of loaded data; its package imports this one, so it is not named here."""
+
+    @property
+    def digest(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def licence(self) -> str: ...
+    @property
+    def format(self) -> str: ...
+    def __len__(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class DatasetRecord(Record):
     """Data that something was made from or measured on. `digest` covers its rows."""
@@ -99,6 +115,18 @@ class DatasetRecord(Record):
     rows: int = 0
     format: str = ""
     created: str = ""
+
+    @classmethod
+    def of(cls, dataset: DatasetLike) -> DatasetRecord:
+        """The record of data that was loaded, such as `rung.data.Dataset`."""
+        return cls(
+            digest=dataset.digest,
+            name=dataset.name,
+            source=dataset.source,
+            licence=dataset.licence,
+            rows=len(dataset),
+            format=dataset.format,
+        )
 
 
 @dataclass(frozen=True)

@@ -93,9 +93,7 @@ class ModelDataset(Table):
 
     __tablename__ = "model_datasets"
 
-    model: Mapped[str] = mapped_column(
-        ForeignKey("models.name", ondelete="CASCADE"), primary_key=True
-    )
+    model: Mapped[str] = mapped_column(ForeignKey("models.name", ondelete="CASCADE"), primary_key=True)
     dataset: Mapped[str] = mapped_column(ForeignKey("datasets.digest"), primary_key=True)
     place: Mapped[int]
 
@@ -107,9 +105,7 @@ class Evaluation(Table):
     )
 
     id: Mapped[int] = mapped_column(Counter, primary_key=True, autoincrement=True)
-    model: Mapped[str | None] = mapped_column(
-        ForeignKey("models.name", ondelete="CASCADE"), index=True
-    )
+    model: Mapped[str | None] = mapped_column(ForeignKey("models.name", ondelete="CASCADE"), index=True)
     base: Mapped[str | None] = mapped_column(ForeignKey("bases.digest"), index=True)
     dataset: Mapped[str | None] = mapped_column(ForeignKey("datasets.digest"))
     metric: Mapped[str] = mapped_column(String(64))
