@@ -209,7 +209,7 @@ def _get(connection: Connection, name: str) -> ModelRecord:
     return _record(row, connection.execute(query).scalars())
 
 
-def _record(row: Mapping[str, Any], datasets: Iterable[str]) -> ModelRecord:
+def _record(row: Mapping[Any, Any], datasets: Iterable[str]) -> ModelRecord:
     values = dict(row)
     if values["folder"]:
         values["folder"] = str(home.folder("models") / values["folder"])
