@@ -3,8 +3,8 @@
 A chat template mixes its own markers with what people wrote. Both become one string, and a tokenizer
 cannot tell which `<|im_start|>` the template wrote. Here marker look-alikes in content are hidden
 behind private-use characters before the template runs, and afterwards encoded as plain text: the
-text is cut inside each look-alike, so no piece holds the whole marker. Content without look-alikes gives exactly
-the ids that `apply_chat_template(tokenize=True)` gives.
+text is cut inside each look-alike, so no piece holds the whole marker. Content without look-alikes
+gives exactly the ids that `apply_chat_template(tokenize=True)` gives.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from rung.data import licence
 from rung.errors import DataError, nearest, one_line
 
 Row = Mapping[str, Any]
+HOLDERS = ("data", "rows", "examples", "records", "train")
 Named = tuple[str, Row]  # where the row stands, such as `quotes.json:12`, and the row
 
 
@@ -111,13 +112,9 @@ def _json(path: Path, faults: list[str]) -> Iterator[Named]:
             faults.append(f"{path.name}:{fault.lineno}: not JSON ({fault.msg})")
         return
     if isinstance(whole, dict):
-        lists = {k: v for k, v in whole.items() if isinstance(v, list) and v}
-        if "data" in lists:
-            whole = lists["data"]
-        elif len(lists) == 1:
-            whole = next(iter(lists.values()))
-        elif path.read_text(encoding="utf-8-sig").count("\n") == 0 or not lists:
-            whole = [whole]
+        # Only under a name that says so: a lone example may hold a list too (its messages).
+        lists = [whole[k] for k in HOLDERS if isinstance(whole.get(k), list)]
+        whole = lists[0] if lists else [whole]
     if not isinstance(whole, list):
         faults.append(f'{path.name}: holds no list of objects; name one "data"')
         return
