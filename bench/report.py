@@ -94,11 +94,14 @@ def _flags() -> str:
     return f" ({' '.join(found)})" if found else ""
 
 
-def record(outcomes: list[Outcome], ceiling: float) -> None:
+def record(outcomes: list[Outcome], ceiling: float, allocator: str) -> None:
     """Append a table with the machine it was measured on."""
     today = datetime.date.today().isoformat()
     lines = [f"\n## Training, {today}\n"]
-    lines.append(f"{machine()}; matrix product ceiling {ceiling / 1e9:.0f} GFLOP/s in float32.\n")
+    lines.append(
+        f"{machine()}; allocator {allocator}; "
+        f"matrix product ceiling {ceiling / 1e9:.0f} GFLOP/s in float32.\n"
+    )
     versions = {
         name: version
         for outcome in outcomes
