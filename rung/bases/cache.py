@@ -14,13 +14,12 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rung.errors import StoreError
 from rung.home import folder
-from rung.types import BaseInfo
 
 RECORD = "rung-base.json"
 
@@ -94,9 +93,7 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def make_base(
-    key: str, fill: Callable[[Path], dict[str, Any]], valid: Callable[[Path], bool]
-) -> Path:
+def make_base(key: str, fill: Callable[[Path], dict[str, Any]], valid: Callable[[Path], bool]) -> Path:
     """The folder `cache/bases/KEY`, filled once.
 
     Args:
@@ -113,6 +110,8 @@ def make_base(
     with locked(target):
         if (target / RECORD).exists() and valid(target):
             return target
+        for left in target.parent.glob(f".{key}-*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
         temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{key}-"))
         try:
             write_record(temporary / RECORD, fill(temporary))
@@ -151,17 +150,12 @@ def cached() -> list[CachedBase]:
     return found
 
 
-def describe(info: BaseInfo) -> dict[str, Any]:
-    """A BaseInfo as plain data, for a record."""
-    return asdict(info)
-
-
 @contextlib.contextmanager
 def telling(message: str) -> Iterator[None]:
     """Say on stderr what takes its time: a spinner on a terminal, one line elsewhere."""
     from rich.console import Console
 
-    console = Console(stderr=True)
+    console = Console(file=sys.stderr)  # this stream, also while others are redirected
     if not console.is_terminal:
         print(message, file=sys.stderr, flush=True)
         yield

@@ -55,8 +55,12 @@ def read() -> tuple[CatalogueEntry, ...]:
 
 
 def entry_of(text: str) -> CatalogueEntry | None:
-    """The entry of that name, or the one whose spec or hub id it is."""
+    """The entry of that name, or the one whose spec it is.
+
+    The Hub id of an original does not count: who writes it wants the original, not the copy that
+    the catalogue knows another way to.
+    """
     for entry in read():
-        if text.lower() == entry.name or text in (entry.spec, entry.hub_id):
+        if text.lower() == entry.name or text == entry.spec:
             return entry
     return None

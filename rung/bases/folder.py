@@ -38,12 +38,10 @@ def inspect(path: Path) -> list[Path]:
     if not (path / "config.json").is_file():
         if (path / "adapter_config.json").is_file():
             raise ArtefactError(f"{path} holds an adapter, not a base: name the base it stands on")
-        raise ArtefactError(
-            f"{path} has no config.json, so it is not a model in Hugging Face's layout"
-        )
+        raise ArtefactError(f"{path} has no config.json, so it is not a model in Hugging Face's layout")
     if (path / "adapter_config.json").is_file():
         raise ArtefactError(
-            f"{path} holds an adapter_config.json beside its config.json: move the adapter elsewhere"
+            f"{path} holds an adapter_config.json beside its config.json: move the adapter away"
         )
     for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
         if (path / name).is_file():
@@ -83,8 +81,8 @@ def check_config(config: dict[str, Any], origin: Path) -> None:
             )
         if key in ATTENTION_KEYS and value is not None:
             raise ArtefactError(
-                f"{origin} sets '{key}' to {value!r:.60}: a base must not choose its implementation, "
-                "which may name code elsewhere; remove the key"
+                f"{origin} sets '{key}' to '{value!s:.60}': a base must not choose its "
+                "implementation, which may name code elsewhere; remove the key"
             )
 
 
@@ -123,8 +121,8 @@ def weights(path: Path) -> list[Path]:
     pickled = sorted(f.name for f in path.iterdir() if f.suffix in PICKLES)
     if pickled:
         raise ArtefactError(
-            f"{path} has its weights only as a pickle ({pickled[0]}), which can run code when read: "
-            "convert it to safetensors first"
+            f"{path} has its weights only as a pickle ({pickled[0]}), which can run code when "
+            "read: convert it to safetensors first"
         )
     raise ArtefactError(f"{path} has no model.safetensors and no {INDEX}: nothing to load")
 

@@ -6,15 +6,19 @@ refuses to save what it read until the quantisation is taken out of the model's 
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
 from typing import Any
 
 from rung.bases.cache import make_base, sha256_once, telling
 from rung.bases.folder import inspect
-from rung.errors import ArtefactError, RungError
+from rung.bases.header import read_header
+from rung.bases.loaded import quiet
+from rung.errors import ArtefactError
 
-# Above this many weights the folder is written in bfloat16: float32 would take four bytes each, and
-# a quantised file has nothing that the last bits could keep. Below it, exactness is worth the space.
+# Above this many weights the folder is written in bfloat16, as float32 takes four bytes for each;
+# below it, being exact is worth the space.
 FLOAT32_MOST = 2_000_000_000
 # Raised when what is written changes, so that older conversions are not taken for current ones.
 VERSION = 1
@@ -26,9 +30,6 @@ def convert(file: Path, *, spec: str) -> tuple[Path, str]:
     Raises:
         ArtefactError: not a GGUF, cut short, or an architecture that transformers cannot read.
     """
-    with file.open("rb") as start:
-        if start.read(4) != b"GGUF":
-            raise ArtefactError(f"{file} is not a GGUF file")
     digest = sha256_once(file)
 
     def fill(target: Path) -> dict[str, Any]:
@@ -55,22 +56,12 @@ def write(file: Path, target: Path) -> str:
     Raises:
         ArtefactError: transformers cannot read it, with its reason.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from rung.bases.loaded import quiet
-
+    header = read_header(file)
     try:
-        header = read_header(file)
-        dtype = torch.float32 if header["parameters"] <= FLOAT32_MOST else torch.bfloat16
-        with quiet():
-            source = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
-            model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=dtype, **source)
-    except RungError:
-        raise
+        model, tokenizer = read(file, header["parameters"] <= FLOAT32_MOST)
     except Exception as fault:
-        raise ArtefactError(f"{file} cannot be converted ({fault})") from fault
+        reason = (str(fault).strip().splitlines() or [repr(fault)])[0]
+        raise ArtefactError(f"{file} cannot be converted: {reason}") from fault
     # Without these two the model counts as quantised and will not be saved.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -82,44 +73,46 @@ def write(file: Path, target: Path) -> str:
     return str(header.get("general.license", "unknown"))
 
 
-def read_header(file: Path) -> dict[str, Any]:
-    """The short fields of a GGUF and its number of weights, as `parameters`."""
-    from gguf import GGUFReader
+def read(file: Path, exact: bool) -> tuple[Any, Any]:
+    """Model and tokenizer as transformers reads them from a GGUF, in float32 when `exact`.
 
-    reader = GGUFReader(file)
-    wanted = ("general.license", "tokenizer.ggml.model", "tokenizer.ggml.pre")
-    wanted += ("tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token")
-    header = {k: reader.fields[k].contents() for k in wanted if k in reader.fields}
-    kinds = reader.fields.get("tokenizer.ggml.token_type")
-    header["control"] = [i for i, k in enumerate(kinds.contents()) if k == 3] if kinds else []
-    header["parameters"] = sum(int(t.n_elements) for t in reader.tensors)
-    return header
+    Raises:
+        ValueError: weights are missing. Others: whatever transformers meets.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source: Any = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
+    # transformers draws this progress bar without asking its own logging settings.
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            file.parent,
+            dtype=torch.float32 if exact else torch.bfloat16,
+            output_loading_info=True,
+            **source,
+        )
+    model, report = loaded
+    lacking = sorted(report["missing_keys"])
+    if lacking:
+        raise ValueError(f"it lacks {len(lacking)} weights, such as {lacking[0]}")
+    return model, tokenizer
 
 
 def repair_tokenizer(tokenizer: Any, header: dict[str, Any]) -> None:
-    """Put back what the conversion of the tokenizer loses.
+    """Put back what the conversion of the tokenizer may lose.
 
-    - The beginning-of-text token is added by the tokenizer exactly when the GGUF says so (its own
-      default: yes for SentencePiece vocabularies, no for byte-level ones).
-    - Control tokens are special, so that text which looks like one is never split otherwise.
-    - SmolLM splits digits one by one before the merges.
+    - The tokenizer adds the beginning-of-text token when, and only when, the GGUF says so.
+    - SmolLM splits digits one by one before the merges; without it, spaces before a number are
+      cut otherwise than in training.
     """
     from tokenizers import pre_tokenizers
-    from transformers import AddedToken
 
-    adds_bos = header.get(
-        "tokenizer.ggml.add_bos_token", header.get("tokenizer.ggml.model") == "llama"
-    )
-    if bool(adds_bos) != bool(getattr(tokenizer, "add_bos_token", False)):
-        tokenizer.add_bos_token = bool(adds_bos)
-    control = tokenizer.convert_ids_to_tokens(header["control"])
-    tokenizer.add_tokens(
-        [AddedToken(t, special=True, normalized=False) for t in control], special_tokens=True
-    )
+    adds = header.get("tokenizer.ggml.add_bos_token")
+    plain = header.get("tokenizer.ggml.model") in ("llama", "gpt2")
+    if plain and adds is not None and adds != bool(getattr(tokenizer, "add_bos_token", adds)):
+        tokenizer.add_bos_token = adds
     if header.get("tokenizer.ggml.pre") == "smollm":
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Digits(individual_digits=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False),
-            ]
-        )
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, bytewise])

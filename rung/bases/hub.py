@@ -85,8 +85,8 @@ def explain(fault: Exception, spec: str, hint: str) -> BaseNotFound:
     repo = spec.partition("@")[0]
     if isinstance(fault, errors.GatedRepoError):
         return BaseNotFound(
-            f"'{repo}' is gated: accept its licence on its page at the Hub, then run 'hf auth login' "
-            "or set HF_TOKEN"
+            f"'{repo}' is gated: accept its licence on its page at the Hub, then run "
+            "'hf auth login' or set HF_TOKEN"
         )
     if isinstance(fault, errors.RevisionNotFoundError):
         return BaseNotFound(f"'{repo}' has no such revision as '{spec.partition('@')[2]}'")

