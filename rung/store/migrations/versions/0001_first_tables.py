@@ -79,17 +79,16 @@ def results() -> None:
         sa.Column("cost", sa.JSON, nullable=False),
         sa.Column("created", sa.String(32), nullable=False),
     )
-    model = sa.ForeignKey("models.name", ondelete="CASCADE")
     op.create_table(
         "model_datasets",
-        sa.Column("model", sa.String(64), model, primary_key=True),
+        sa.Column("model", sa.String(64), owner(), primary_key=True),
         sa.Column("dataset", sa.String(128), sa.ForeignKey("datasets.digest"), primary_key=True),
         sa.Column("place", sa.Integer, nullable=False),
     )
     op.create_table(
         "evaluations",
         sa.Column("id", COUNTER, primary_key=True, autoincrement=True),
-        sa.Column("model", sa.String(64), model.copy(), index=True),
+        sa.Column("model", sa.String(64), owner(), index=True),
         sa.Column("base", sa.String(128), sa.ForeignKey("bases.digest"), index=True),
         sa.Column("dataset", sa.String(128), sa.ForeignKey("datasets.digest")),
         sa.Column("metric", sa.String(64), nullable=False),
@@ -100,3 +99,8 @@ def results() -> None:
         sa.Column("created", sa.String(32), nullable=False),
         sa.CheckConstraint("(model IS NULL) <> (base IS NULL)", name="ck_evaluations_subject"),
     )
+
+
+def owner() -> sa.ForeignKey:
+    """What belongs to a model goes when it goes."""
+    return sa.ForeignKey("models.name", ondelete="CASCADE")
