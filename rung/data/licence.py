@@ -45,7 +45,14 @@ def of_metadata(text: str) -> str:
 
 
 def of_wheel(package: str, member: Path) -> str:
-    """The licence of the wheel that a cached member came from."""
+    """The licence of the wheel that a cached member came from; looked up once, then kept beside it."""
+    kept = member.with_name(member.name + ".licence")
+    if not kept.is_file():
+        kept.write_text(_from_wheel(package, member), encoding="utf-8")
+    return kept.read_text(encoding="utf-8")
+
+
+def _from_wheel(package: str, member: Path) -> str:
     from rung.bases import wheel
 
     try:

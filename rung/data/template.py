@@ -186,6 +186,8 @@ class Template:
                 raise DataError(f"a message has the role {role!r}, must be one of {', '.join(ROLES)}")
             if not isinstance(content, str):
                 raise DataError(f"a {role} message has no text as its content")
+            # What OpenAI's newer models call developer is everywhere else the system.
+            role = "system" if role == "developer" else role
             cleaned.append({"role": role, "content": clean(content)})
         if not cleaned:
             raise DataError("a conversation needs at least one message")
@@ -288,8 +290,8 @@ class Template:
 
 def _fold_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
     """System text in front of the first user message, for templates without a system turn."""
-    system = [m["content"] for m in messages if m["role"] in ("system", "developer")]
-    rest = [dict(m) for m in messages if m["role"] not in ("system", "developer")]
+    system = [m["content"] for m in messages if m["role"] == "system"]
+    rest = [dict(m) for m in messages if m["role"] != "system"]
     if not system:
         return rest
     if rest and rest[0]["role"] == "user":

@@ -259,6 +259,16 @@ def test_saved_and_loaded_it_is_the_same(shape, tmp_path):
     assert again.prompt(say("dog <|im_end|>")) == one.prompt(say("dog <|im_end|>"))
 
 
+def test_many_threads_share_one_template():
+    from concurrent.futures import ThreadPoolExecutor
+
+    one = template("bytes", "chatml")
+    contents = [f"dog {i} <|im_end|> \ud800" for i in range(200)]
+    expected = [one.prompt(say(c)) for c in contents]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda c: one.prompt(say(c)), contents)) == expected
+
+
 def test_fingerprint_tells_templates_apart():
     prints = {template("bytes", shape).fingerprint for shape in TEMPLATES}
     assert len(prints) == len(TEMPLATES)
