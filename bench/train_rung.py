@@ -30,9 +30,52 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import resource
+import shutil
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import psutil
+import torch
+from safetensors.torch import save_file
+
+from rung import bases, methods, objectives
+from rung.forward.bank import Bank
+from rung.methods import artefact
+from rung.train import estimate, loop
+from rung.train.knobs import TrainKnobs
+from rung.train.loop import Silent, Work
+from rung.train.order import Order
+from rung.types import BaseInfo, Rendered
+
+
+@dataclass(frozen=True)
+class GivenOrder:
+    """The job's batches, in the place of Rung's own shuffled order."""
+
+    batches: list[list[int]]
+
+    @property
+    def per_epoch(self) -> int:
+        return len(self.batches)
+
+    def batch(self, step: int) -> list[int]:
+        return self.batches[step]
+
+    def steps(self, epochs: float, most: int | None) -> int:
+        return len(self.batches)
+
+
+class Losses(Silent):
+    """Keeps what every step reports."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def step(self, entry: dict[str, Any]) -> None:
+        self.values.append(entry["loss"])
 
 
 def train(job: dict[str, Any]) -> dict[str, Any]:
@@ -41,7 +84,68 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     Returns:
         seconds, losses, settings and computed_tokens of the module's docstring.
     """
-    raise NotImplementedError("to be wired to rung.train.loop")
+    info = BaseInfo(name="bench", spec=job["base"], path=job["base"], digest="")
+    bank = Bank(bases.load(info).model)
+    adapter, _ = artefact.load(Path(job["adapter"]), bank)
+    rows = [Rendered(tuple(e["ids"]), tuple(e["supervised"])) for e in job["examples"]]
+    objective, knobs, losses = objectives.get("sft"), settings(job), Losses()
+    resident = psutil.Process().memory_info().rss
+    guess = estimate.of(bank, adapter.size, rows, objective, 1.0, knobs.batch_size, None, resident)
+    order = cast(Order, GivenOrder(job["batches"]))
+    work = Work(
+        bank, adapter, bank.add(adapter), objective, rows, [], knobs, guess.max_tokens, order,
+        reporter=losses,
+    )  # fmt: skip
+    start = time.perf_counter()
+    loop.train(work)
+    seconds = time.perf_counter() - start
+    save(job, work)
+    return {
+        "seconds": seconds,
+        "losses": losses.values,
+        "settings": {"trie": bank.carries_trie, "threads": torch.get_num_threads()},
+        "computed_tokens": computed_tokens(work),
+    }
+
+
+def settings(job: dict[str, Any]) -> TrainKnobs:
+    """The job in Rung's own words."""
+    beta1, beta2 = job["betas"]
+    knobs = TrainKnobs(
+        lr=job["learning_rate"],
+        steps=len(job["batches"]),
+        batch_size=len(job["batches"][0]),
+        schedule=job["schedule"],
+        warmup=0.0,
+        weight_decay=job["weight_decay"],
+        beta1=beta1,
+        beta2=beta2,
+        clip=job["max_grad_norm"],
+    )
+    if job["eps"] != 1e-8:
+        raise ValueError("Rung's AdamW keeps torch's eps of 1e-8")
+    return knobs
+
+
+def computed_tokens(work: Work) -> int:
+    """Rows of the tries of all steps, were no step split into micro-batches."""
+    total = 0
+    for step in range(work.order.per_epoch):
+        batch = [work.train[i] for i in work.order.batch(step)]
+        trie = work.bank.trie([s for r in batch for s in work.objective.sequences(r, work.slot)])
+        total += len(trie.ids)
+    return total
+
+
+def save(job: dict[str, Any], work: Work) -> None:
+    """The trained tensors under the settings that the adapter came with."""
+    method = methods.get(job["method"])
+    _, tensors = method.to_files(work.adapter, work.bank, method.Config())
+    out = Path(job["out"])
+    out.mkdir(parents=True, exist_ok=True)
+    plain = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+    save_file(plain, out / "adapter_model.safetensors", metadata={"format": "pt"})
+    shutil.copy(Path(job["adapter"]) / "adapter_config.json", out)
 
 
 def main() -> None:
