@@ -6,7 +6,17 @@ import json
 import math
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, Text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 # The newest migration. `database.open_engine` compares it with what the store holds, which saves
@@ -20,7 +30,7 @@ Counter = BigInteger().with_variant(Integer, "sqlite")
 class Table(DeclarativeBase):
     """What all tables share: how Python types are stored."""
 
-    type_annotation_map = {dict[str, Any]: JSON, str: Text}
+    type_annotation_map = {dict[str, Any]: JSON, str: Text, float: Double}
 
 
 class Base(Table):

@@ -133,9 +133,7 @@ def test_replacing_a_model_forgets_what_was_measured_of_the_old_weights(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_an_evaluation_without_a_value_is_refused(
-    store: Store, base: BaseRecord, value: float
-) -> None:
+def test_an_evaluation_without_a_value_is_refused(store: Store, base: BaseRecord, value: float) -> None:
     with pytest.raises(StoreError, match="measures nothing"):
         store.evaluations.add(base=base, metric="accuracy", value=value)
     with pytest.raises(StoreError, match="give one of them"):
@@ -161,9 +159,7 @@ ANY_JSON = st.recursive(
 )
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(config=st.dictionaries(ANY_TEXT, ANY_JSON, max_size=4), error=ANY_TEXT)
 def test_any_configuration_can_be_kept(store: Store, config: dict, error: str) -> None:
     """NaN, NUL, lone surrogates: nothing that a run says makes the store refuse it."""

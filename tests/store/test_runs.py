@@ -49,9 +49,7 @@ def test_a_run_whose_process_is_gone_was_interrupted(store: Store, url: str) -> 
         "import sys; from rung.store import Store; "
         "print(Store.open(sys.argv[1]).runs.create('coach', 'lora').id)"
     )
-    made = subprocess.run(
-        [sys.executable, "-c", code, url], capture_output=True, text=True, check=True
-    )
+    made = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, check=True)
     run = store.runs.get(made.stdout.strip())
     assert run.status == "interrupted"
     alive = store.runs.create("coach", "lora")
