@@ -76,15 +76,20 @@ def model_folder(name: str) -> Path:
     Raises:
         ConfigError: when the name is not allowed.
         ArtefactError: when the folder is a link that leads out of the models' folder.
+        StoreError: when the models' folder cannot be created.
     """
-    models = home.folder("models")
-    folder = models / model_name(name)
+    model_name(name)
+    try:
+        models = home.folder("models")
+    except OSError as fault:
+        raise StoreError(f"cannot create {fault.filename}: {fault.strerror}") from None
+    folder = models / name
     if folder.is_symlink() and not folder.resolve().is_relative_to(models.resolve()):
         raise ArtefactError(f"the folder of model '{name}' links out of {models}: copy it in")
     return folder
 
 
-def write(folder: str | Path, fill: Callable[[Path], None], *, needs: int = 0) -> None:
+def write(folder: str | Path, fill: Callable[[Path], object], *, needs: int = 0) -> None:
     """Create or replace `folder` with what `fill(temporary folder)` writes, atomically.
 
     A manifest of every file is added, everything is synced to the disk, and then put in place. The

@@ -140,7 +140,13 @@ def parse_url(url: str | None) -> URL:
     """
     text = url or os.environ.get("RUNG_STORE") or ""
     if not text:
-        return URL.create("sqlite", database=str(home.home() / "rung.db"))
+        try:
+            return URL.create("sqlite", database=str(home.home() / "rung.db"))
+        except OSError as fault:
+            raise StoreError(
+                f"cannot create {fault.filename} ({fault.strerror}): set RUNG_HOME to a folder "
+                "you may write"
+            ) from None
     advice = "use sqlite:////folder/rung.db or postgresql+psycopg://user@host/database"
     try:
         parsed = sa.make_url(text)

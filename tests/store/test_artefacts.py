@@ -51,7 +51,7 @@ def test_what_was_written_verifies(folder: Path) -> None:
 
 
 def test_writing_again_replaces_all_of_it(folder: Path) -> None:
-    artefacts.write(folder, lambda new: (new / "only.txt").write_text("x") and None)
+    artefacts.write(folder, lambda new: (new / "only.txt").write_text("x"))
     artefacts.verify(folder)
     assert sorted(os.listdir(folder)) == ["manifest.json", "only.txt"]
     assert os.listdir(folder.parent) == ["coach"]
@@ -109,7 +109,7 @@ def test_a_pickle_is_refused_under_any_name(tmp_path: Path, name: str, protocol:
     with pytest.raises(ArtefactError, match="is a pickle"):
         artefacts.inspect(tmp_path / "folder")
     with pytest.raises(ArtefactError, match="is a pickle"):
-        artefacts.write(tmp_path / "out", lambda new: shutil.copy(path, new / path.name) and None)
+        artefacts.write(tmp_path / "out", lambda new: shutil.copy(path, new / path.name))
     assert not mark.exists()
     assert not (tmp_path / "out").exists()
 

@@ -174,7 +174,7 @@ class FakeApi:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    artefacts.write(tmp_path / "coach", lambda new: cards.write_card(new, CARD) and None)
+    artefacts.write(tmp_path / "coach", lambda new: cards.write_card(new, CARD))
     return tmp_path / "coach"
 
 

@@ -101,6 +101,14 @@ def test_home_holds_the_store_unless_told_otherwise(
     assert (tmp_path / "new/folder/other.db").is_file()
 
 
+def test_a_home_that_cannot_be_made_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RUNG_HOME", str(tmp_path / "file" / "home"))
+    with pytest.raises(StoreError, match="set RUNG_HOME") as fault:
+        Store.open()
+    one_line(fault)
+
+
 def test_a_locked_store_says_so(file: Path, base: BaseRecord) -> None:
     other = sqlite3.connect(file, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")

@@ -26,7 +26,7 @@ def filled(base: BaseRecord, quotes: DatasetRecord) -> Store:
     store = Store.open()
     folder = artefacts.model_folder("coach")
     card = cards.Card("coach", base.spec, "lora", base_name=base.name)
-    artefacts.write(folder, lambda new: cards.write_card(new, card) and None)
+    artefacts.write(folder, lambda new: cards.write_card(new, card))
     run = store.runs.create("coach", "lora", objective="sft", base=base, data=quotes)
     store.runs.update(run.id, status="succeeded", cost={"seconds": 12.5})
     store.models.put(
