@@ -80,7 +80,7 @@ def fetch_file(spec: str, hint: str = "") -> Path:
 
 def explain(fault: Exception, spec: str, hint: str) -> BaseNotFound:
     """The Hub library's error as one line that says what to do."""
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     repo = spec.partition("@")[0]
     if isinstance(fault, errors.GatedRepoError):
@@ -102,7 +102,7 @@ def explain(fault: Exception, spec: str, hint: str) -> BaseNotFound:
         return BaseNotFound(f"no space left to fetch '{repo}': free some, or set HF_HOME elsewhere")
     if isinstance(fault, errors.HfHubHTTPError):
         return BaseNotFound(f"the Hugging Face Hub refused '{repo}' ({fault}): try again later")
-    if isinstance(fault, errors.OfflineModeIsEnabled):
+    if isinstance(fault, errors.OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE:
         return BaseNotFound(f"'{repo}' is not on this machine and HF_HUB_OFFLINE is set: unset it")
     return BaseNotFound(
         f"'{repo}' is not on this machine and the Hugging Face Hub cannot be reached{hint}: check "

@@ -67,7 +67,7 @@ def of_path_or_hub(place: str, entry: CatalogueEntry | None) -> BaseInfo:
         return of_hub(place, entry, hint)
     if not hint:
         hint = ", known: " + ", ".join(e.name for e in catalogue() if not e.spec.startswith("api"))
-    raise BaseNotFound(f"no base '{place}'{hint}; or give a folder, a GGUF file or a Hub id")
+    raise BaseNotFound(f"no base '{place}' (nor folder, GGUF file or Hub id){hint}")
 
 
 def nearest_name(text: str) -> str:

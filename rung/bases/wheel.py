@@ -62,18 +62,21 @@ def member(package: str, path: str) -> Path:
 def parse(text: str) -> list[tuple[str, str]]:
     """`PACKAGE/MEMBER`, or several joined by `+` for a file that is split over packages.
 
-    A `+` counts as a joint only before another `PACKAGE/`, and local versions (`1.0+cpu`) and
-    member names keep theirs when what follows has no slash.
+    A `+` is a joint when a member stands before it and another `PACKAGE/` after it; those in
+    versions (`1.0+cpu`) and in names of files stay.
 
     Raises:
         BaseNotFound: a part is not PACKAGE/MEMBER.
     """
-    parts = []
+    pieces: list[str] = []
     for piece in re.split(r"\+(?=[A-Za-z0-9][A-Za-z0-9._=-]*/)", text):
-        package, slash, path = piece.partition("/")
-        if not slash or not path:
-            raise BaseNotFound(f"'wheel:{text}' must read wheel:PACKAGE/MEMBER")
-        parts.append((package, path))
+        if pieces and "/" not in pieces[-1]:
+            pieces[-1] += "+" + piece
+        else:
+            pieces.append(piece)
+    parts = [(package, path) for package, _, path in (p.partition("/") for p in pieces)]
+    if not all(package and path for package, path in parts):
+        raise BaseNotFound(f"'wheel:{text}' must read wheel:PACKAGE/MEMBER")
     return parts
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 MODALITIES = ("text", "vision", "multimodal")
+WIDE = 120  # columns of the terminal from which on notes fit
 
 
 def bases(
@@ -38,7 +39,7 @@ def bases(
     check("--licence", licence, LICENCE_ORDER)
     console = Console()
     if not cached:
-        console.print(catalogue_table(modality, licence))
+        console.print(catalogue_table(modality, licence, wide=console.width >= WIDE))
     console.print(cache_table())
 
 
@@ -54,52 +55,63 @@ def check(flag: str, value: str | None, known: tuple[str, ...]) -> None:
         raise ConfigError(f"{flag} is '{value}'{nearest(value, known)}")
 
 
-def catalogue_table(modality: str | None, licence: str | None) -> Any:
-    """The catalogue as a table, filtered by modality and licence class."""
+def catalogue_table(modality: str | None, licence: str | None, wide: bool) -> Any:
+    """The catalogue as a table, filtered by modality and licence class; notes only when `wide`."""
     from rich.markup import escape
-    from rich.table import Table
 
     from rung.bases import DEFAULT, catalogue
 
-    table = Table(title="catalogue", title_justify="left")
-    for column in ("name", "organisation", "for", "licence", "class"):
+    table = new_table("catalogue")
+    table.caption = f"default: {DEFAULT}; any other Hub id, folder or GGUF file works too"
+    for column, width in (("name", 16), ("weights", 7), ("context", 9), ("for", 10), ("class", 14)):
+        number = column in ("weights", "context")
+        table.add_column(column, min_width=width, justify="right" if number else "left")
+    table.add_column("licence", no_wrap=True)
+    for column in ("by", "notes") if wide else ():
         table.add_column(column, overflow="fold")
-    table.add_column("weights", justify="right")
-    table.add_column("context", justify="right")
-    table.add_column("notes", overflow="fold")
     for entry in catalogue():
         if modality not in (None, entry.modality) or licence not in (None, entry.licence_class):
             continue
-        table.add_row(
-            f"[bold]{entry.name}[/] (default)" if entry.name == DEFAULT else entry.name,
-            entry.organisation,
-            entry.modality,
-            entry.licence,
-            entry.licence_class,
+        cells = [
+            entry.name,
             count(entry.parameters),
             f"{entry.context:,}" if entry.context else "",
-            escape(entry.notes),
-        )
+            entry.modality,
+            entry.licence_class,
+            entry.licence,
+        ]
+        cells += [entry.organisation, escape(entry.notes)] if wide else []
+        table.add_row(*cells, style="bold" if entry.name == DEFAULT else None)
     return table
 
 
 def cache_table() -> Any:
     """What lies in the cache, or a line that says it is empty."""
     from rich.markup import escape
-    from rich.table import Table
 
     from rung.bases import cached
 
     found = cached()
     if not found:
         return "Nothing in the cache yet."
-    table = Table(title="on this machine", title_justify="left")
-    for column in ("what", "name", "size", "path"):
-        justify: Any = "right" if column == "size" else "left"
-        table.add_column(column, justify=justify, overflow="fold")
+    table = new_table("on this machine")
+    table.add_column("what", no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("name", overflow="fold")
+    table.add_column("path", overflow="fold")
     for item in found:
-        table.add_row(item.kind, escape(item.name), f"{item.size / 1e6:,.0f} MB", escape(item.path))
+        size = f"{item.size / 1e6:,.1f} MB"
+        table.add_row(item.kind, size, escape(item.name), escape(item.path))
     return table
+
+
+def new_table(title: str) -> Any:
+    """An empty table in the one style of this verb."""
+    from rich import box
+    from rich.table import Table
+
+    style: Any = {"title_justify": "left", "caption_justify": "left", "pad_edge": False}
+    return Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), **style)
 
 
 def count(parameters: int) -> str:
