@@ -1,6 +1,6 @@
 """The model card: a README.md in the Hub's format, whose front matter the Hub and others read.
 
-Format: https://huggingface.co/docs/hub/model-cards
+Format: "Model Cards" in the documentation of the Hugging Face Hub.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a licence lets one do, in five classes from `rung.types.LICENCE_ORDER`.
 
-Names are the Hub's licence identifiers (https://huggingface.co/docs/hub/repositories-licenses) and
+Names are the Hub's licence identifiers ("Licenses" in its documentation) and
 SPDX's, in any case. This sorts licences for a first look; it is no legal advice.
 """
 
