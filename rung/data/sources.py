@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -229,11 +231,26 @@ def _hub(source: str, limit: int | None) -> Rows:
 
     try:
         # With a limit only the beginning is fetched; without, all of it is, and kept.
-        table = load_dataset(name, config, split=part, streaming=limit is not None)
+        with _quiet():
+            table = load_dataset(name, config, split=part, streaming=limit is not None)
     except Exception as fault:  # the library raises many kinds, none of them its own
         raise DataError(f"cannot load '{source}': {_first_line(fault)}") from None
     faults: list[str] = []
     return Rows(name, _table(f"{name}:{part}", table, faults), licence.of_hub(name, table), faults)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the libraries' own lines about each retry: one line is what a fault may take."""
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "datasets")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _table(name: str, table: Any, faults: list[str]) -> Iterator[Named]:

@@ -4,8 +4,8 @@ A row's place depends on its own content and the seed alone: rows that say the s
 the same set, and adding rows never moves others. Letter case and blanks do not count, so trivial
 variants stay together too.
 
-One exception, for small data only: when a set that was asked for would be empty, the training rows
-whose hash is nearest to it are moved there, as long as training keeps at least one.
+One exception, for small data only: a held-out set that was asked for and would be empty takes the
+training row whose hash is nearest, as long as training keeps one; and training is never empty.
 """
 
 from __future__ import annotations
@@ -90,6 +90,8 @@ def _divide(
         training = [at for at in names if names[at] == "train"]
         if high > low and name not in names.values() and len(training) > 1:
             names[min(training)] = name
+    if names and "train" not in names.values():
+        names[max(names)] = "train"
     sets: dict[str, list[Example]] = {"train": [], "validation": [], "test": []}
     for at, example in placed:
         sets[names[at]].append(example)

@@ -91,6 +91,8 @@ def backend(family: str):
         )
     else:
         tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
+        # Normalisation, and a vocabulary that holds the markers as words: both can forge them.
+        tokenizer.normalizer = normalizers.NFKC()
         tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         trainer = trainers.WordLevelTrainer(special_tokens=["<unk>", *SPECIAL], show_progress=False)
     tokenizer.train_from_iterator(CORPUS, trainer)

@@ -105,6 +105,24 @@ def test_parquet(tmp_path):
         load(DataKnobs(data=str(path)))
 
 
+@pytest.mark.parametrize("limit", [None, 2])
+def test_hub_data_sets_through_the_library(tmp_path, monkeypatch, limit):
+    # The library takes a folder where a name is expected, so this needs no network.
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "qa"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text(lines(*({"question": "q", "answer": "a"} for _ in range(3))))
+    (folder / "test.jsonl").write_text(lines({"question": "t", "answer": "a"}))
+    dataset = load(DataKnobs(data=f"hf:{folder}", limit=limit))
+    assert (dataset.format, len(dataset)) == ("question/answer", limit or 3)
+    assert dataset.examples[0].origin == f"{folder}:train:1"
+    assert turns_of(load(DataKnobs(data=f"hf:{folder}:test", limit=limit)))[0] == ("user", "t")
+    with pytest.raises(DataError, match="cannot load") as fault:
+        load(DataKnobs(data=f"hf:{folder}:validation"))
+    assert "\n" not in str(fault.value)
+
+
 def test_unicode_line_separators_do_not_end_a_row(write):
     path = write("rows.jsonl", json.dumps({"text": "a\u2028b\x85c"}, ensure_ascii=False))
     assert load(DataKnobs(data=path)).examples[0].text == "a\u2028b\x85c"
