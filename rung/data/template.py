@@ -21,7 +21,7 @@ from typing import Any
 from rung.data.encoding import Disguise, Encoder, clean
 from rung.data.problem import Problem, places
 from rung.data.stream import Decoder
-from rung.errors import DataError
+from rung.errors import DataError, one_line
 from rung.types import Example, Message, Rendered
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -315,7 +315,7 @@ def _length_problems(
 ) -> list[Problem]:
     problems = []
     if refused:
-        problems.append(Problem("error", f"cannot be rendered: {refused[0]}", tuple(refused)))
+        problems.append(Problem("error", f"cannot be rendered: {one_line(refused, 5)}", tuple(refused)))
     if long:
         problems.append(
             Problem(
