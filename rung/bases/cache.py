@@ -54,7 +54,9 @@ def sha256_once(path: Path) -> str:
     if recorded.get("stamp") == stamp(real) and isinstance(recorded.get("sha256"), str):
         return recorded["sha256"]
     taken_at = stamp(real)
-    digest = sha256(real)
+    slow = taken_at[0] > 2_000_000_000
+    with telling(f"taking the SHA-256 of {real.name}, once") if slow else contextlib.nullcontext():
+        digest = sha256(real)
     write_record(place, {"path": str(real), "stamp": taken_at, "sha256": digest})
     return digest
 
@@ -114,15 +116,33 @@ def make_base(key: str, fill: Callable[[Path], dict[str, Any]], valid: Callable[
             shutil.rmtree(left, ignore_errors=True)
         temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{key}-"))
         try:
-            write_record(temporary / RECORD, fill(temporary))
-            if target.exists():
-                shutil.rmtree(target)
-            temporary.replace(target)
-        except OSError as fault:
-            raise StoreError(f"cannot write the base to {target}: {fault}") from fault
+            with writing(target):
+                write_record(temporary / RECORD, fill(temporary))
+                if target.exists():
+                    shutil.rmtree(target)
+                temporary.replace(target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+@contextlib.contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Turn a disk that is full or cannot be written into a StoreError that says where.
+
+    Raises:
+        StoreError: naming `target`, the reason and the bytes that are free.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as fault:
+        free = shutil.disk_usage(folder("cache")).free
+        raise StoreError(
+            f"cannot write {target} ({fault}; {free:,} bytes are free): free some space, or set "
+            "RUNG_HOME to another place"
+        ) from fault
 
 
 def cached() -> list[CachedBase]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,16 @@ def read(file: Path, exact: bool) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source: Any = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
-    # transformers draws this progress bar without asking its own logging settings.
-    with quiet(), contextlib.redirect_stderr(io.StringIO()):
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
+    with (
+        tempfile.TemporaryDirectory() as alone,  # so that nothing beside the file is read
+        quiet(),
+        # transformers draws this progress bar without asking its own logging settings.
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        (Path(alone) / file.name).symlink_to(file.resolve())
+        tokenizer = AutoTokenizer.from_pretrained(alone, **source)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            file.parent,
+            alone,
             dtype=torch.float32 if exact else torch.bfloat16,
             output_loading_info=True,
             **source,

