@@ -6,8 +6,13 @@ rung data quotes.json --user 'Who said: {text}' --assistant '{from}'
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from rung.cli.flags import Given, takes_knobs, without
+from rung.config import knobs_of, resolve
 from rung.data import DataKnobs, Template, load, split
 from rung.data.report import Report, Shown, report
 
@@ -118,3 +123,25 @@ def _problems(found: Report, console: Console) -> None:
         style = "bold red" if problem.severity == "error" else "yellow"
         line = Text(f"{problem.severity}: ", style=style)
         console.print(line + Text(problem.message), soft_wrap=True)
+
+
+@takes_knobs({"data": without(knobs_of(DataKnobs), "data")})
+def data(
+    source: Annotated[str, typer.Argument(help="What --data of rung tune takes.", metavar="SOURCE")],
+    given: Given,
+    base: Annotated[str | None, typer.Option(help="The base whose template renders the rows.")] = None,
+    max_length: Annotated[int, typer.Option(help="Rows above it are named.")] = 1024,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+) -> None:
+    """Look at data the way a training will see it: rows, lengths, rendered text, problems.
+
+    What is learnt is marked. Exit code 1 says that a training would refuse the data.
+    """
+    from rung import bases
+    from rung.bases.loaded import read_tokenizer
+
+    (knobs,) = resolve([DataKnobs], given, {"data": source})
+    tokenizer = read_tokenizer(Path(bases.resolve(base or bases.DEFAULT).path))
+    code = show_data(knobs, Template.of(tokenizer), max_length=max_length, as_json=as_json)
+    if code:
+        raise typer.Exit(code)

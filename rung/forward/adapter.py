@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from rung.forward.slots import Slots
@@ -69,7 +70,7 @@ class Adapter:
 
     embeddings: Tensor | None = None
     keys_values: Tensor | None = None
-    linear: dict[str, LinearOp] = field(default_factory=dict)
+    linear: Mapping[str, LinearOp] = field(default_factory=dict)
     weights: dict[str, Tensor] = field(default_factory=dict)
 
     def parameters(self) -> dict[str, Tensor]:
@@ -89,7 +90,7 @@ class Adapter:
             tensor.requires_grad_(on)
         return self
 
-    def to(self, device: str, names: Iterable[str] | None = None) -> Adapter:
+    def to(self, device: str | torch.device) -> Adapter:
         """Move every parameter's data in place; dtypes are kept."""
         for tensor in self.parameters().values():
             tensor.data = tensor.data.to(device)

@@ -43,7 +43,8 @@ class Bank:
         self.adapters: dict[int, Adapter] = {}
         self.plan: Plan | None = None
         self.slots: Slots | None = None
-        self.carries_trie, self.why_not = True, None
+        self.carries_trie = True
+        self.why_not: str | None = None
         self._modules = dict(model.named_modules())
         self._seams: dict[str, Seam] = {}
         self._next = 0

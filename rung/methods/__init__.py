@@ -1,7 +1,7 @@
 """The ways to adapt a base: one file each, found by its name.
 
-A file `NAME.py` here, or an entry point NAME in the group `rung.methods`, holds a dataclass `Config` of
-knobs and a class `Method`. The file's name is the method's name everywhere.
+A file `NAME.py` here, or an entry point NAME in the group `rung.methods`, holds a class `Method`
+whose `Config` is a dataclass of knobs. The file's name is the method's name everywhere.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class Method(ABC):
         summary: one line for help and tables.
         paper: where it comes from.
         peft_type: PEFT's name for its artefacts, or None where PEFT does not know it.
-        Config: a dataclass of knobs, its `group` the heading in help.
+        Config: the file's dataclass of knobs, its `group` the heading in help.
         defaults: values for the training knobs that suit this method better than the general ones.
     """
 

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Config:
+class Knobs:
     group: ClassVar[str] = "full"
 
 
 class Method(base.Method):
     summary = "every weight of the base"
-    Config = Config
+    Config = Knobs
     defaults = {"lr": 2e-5, "epochs": 2.0}
 
     def build(self, bank: Bank, config: Any, start: base.Start) -> Adapter:

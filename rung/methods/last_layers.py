@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Config:
+class Knobs:
     group: ClassVar[str] = "last_layers"
     layers: int = knob(2, "How many of the last layers to tune.", least=1)
 
 
 class Method(base.Method):
     summary = "the last layers and the final norm"
-    Config = Config
+    Config = Knobs
     defaults = {"lr": 5e-5, "epochs": 3.0}
 
-    def misfit(self, bank: Bank, config: Config) -> str | None:
+    def misfit(self, bank: Bank, config: Knobs) -> str | None:
         there = bank.config.num_hidden_layers
         if config.layers > there:
             return f"--layers {config.layers} is more than the base's {there}"
         return None
 
-    def build(self, bank: Bank, config: Config, start: base.Start) -> Adapter:
+    def build(self, bank: Bank, config: Knobs, start: base.Start) -> Adapter:
         names = layers.decoder_layers(bank)
         tuned = tuple(n + "." for n in names[-config.layers :])
         every = tuple(n + "." for n in names)

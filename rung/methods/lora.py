@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Config:
+class Knobs:
     group: ClassVar[str] = "lora"
     rank: int = knob(16, "Rank of the added weights.", least=1, most=1024)
     alpha: float | None = knob(None, "Scale of the added weights; twice the rank by default.", above=0)
@@ -43,10 +43,10 @@ class Method(base.Method):
     summary = "low-rank weights beside the projections"
     paper = "arXiv 2106.09685"
     peft_type = "LORA"
-    Config = Config
+    Config = Knobs
     defaults = {"lr": 2e-4, "epochs": 3.0}
 
-    def build(self, bank: Bank, config: Config, start: base.Start) -> Adapter:
+    def build(self, bank: Bank, config: Knobs, start: base.Start) -> Adapter:
         import torch
 
         from rung.forward.adapter import Adapter
@@ -59,7 +59,7 @@ class Method(base.Method):
             ops[name] = LoraOp(a, torch.zeros(d_out, config.rank), config.scale)
         return Adapter(linear=ops).to(bank.device)
 
-    def to_files(self, adapter: Adapter, bank: Bank, config: Config):
+    def to_files(self, adapter: Adapter, bank: Bank, config: Knobs):
         alpha = 2.0 * config.rank if config.alpha is None else config.alpha
         modules = layers.projections(bank)
         settings = {
@@ -99,12 +99,15 @@ class Method(base.Method):
         return Adapter(linear=ops).to(bank.device)
 
     def merged(self, adapter: Adapter, bank: Bank) -> dict[str, Tensor]:
+        from rung.forward.seam import LoraOp
+
         modules = layers.projections(bank)
         result = {}
         for name, op in adapter.linear.items():
+            assert isinstance(op, LoraOp)
             module = modules[name][0]
             delta = op.scale * (op.b.detach() @ op.a.detach())
-            own = module.weight.detach()
+            own = bank.model.get_parameter(f"{name}.weight").detach()
             delta = delta.t() if layers.transposed(module) else delta
             result[f"{name}.weight"] = (own.float() + delta).to(own.dtype)
         return result

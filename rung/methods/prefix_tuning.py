@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Config:
+class Knobs:
     group: ClassVar[str] = "prefix_tuning"
     virtual_tokens: int = knob(20, "How many positions to learn.", least=1, most=4096)
     init: str = knob(
@@ -39,16 +39,16 @@ class Method(base.Method):
     summary = "keys and values in front of every layer's own"
     paper = "arXiv 2101.00190"
     peft_type = "PREFIX_TUNING"
-    Config = Config
+    Config = Knobs
     defaults = {"lr": 1e-2, "epochs": 5.0}
 
-    def misfit(self, bank: Bank, config: Config) -> str | None:
+    def misfit(self, bank: Bank, config: Knobs) -> str | None:
         limit = getattr(bank.config, "max_position_embeddings", None)
         if limit and config.virtual_tokens >= limit:
             return f"--virtual-tokens {config.virtual_tokens} fills the whole context of {limit}"
         return None
 
-    def build(self, bank: Bank, config: Config, start: base.Start) -> Adapter:
+    def build(self, bank: Bank, config: Knobs, start: base.Start) -> Adapter:
         import torch
 
         from rung.forward.adapter import Adapter
@@ -65,7 +65,7 @@ class Method(base.Method):
             kv = keys_values_of(bank, ids)
         return Adapter(keys_values=kv).to(bank.device)
 
-    def to_files(self, adapter: Adapter, bank: Bank, config: Config):
+    def to_files(self, adapter: Adapter, bank: Bank, config: Knobs):
         kv = adapter.keys_values
         assert kv is not None
         count, kv_heads, head_dim = kv.shape[2:]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Config:
+class Knobs:
     group: ClassVar[str] = "prompt_tuning"
     virtual_tokens: int = knob(20, "How many virtual tokens to learn.", least=1, most=4096)
     init: str = knob(
@@ -38,10 +38,10 @@ class Method(base.Method):
     summary = "virtual tokens in front of the input"
     paper = "arXiv 2104.08691"
     peft_type = "PROMPT_TUNING"
-    Config = Config
+    Config = Knobs
     defaults = {"lr": 1e-2, "epochs": 5.0}
 
-    def build(self, bank: Bank, config: Config, start: base.Start) -> Adapter:
+    def build(self, bank: Bank, config: Knobs, start: base.Start) -> Adapter:
         import torch
 
         from rung.forward.adapter import Adapter
@@ -59,7 +59,7 @@ class Method(base.Method):
             vectors = table[torch.tensor(ids, device=table.device)].float().cpu().clone()
         return Adapter(embeddings=vectors).to(bank.device)
 
-    def to_files(self, adapter: Adapter, bank: Bank, config: Config):
+    def to_files(self, adapter: Adapter, bank: Bank, config: Knobs):
         assert adapter.embeddings is not None
         settings = {
             "num_virtual_tokens": adapter.embeddings.shape[0],

@@ -1,0 +1,88 @@
+"""`rung tune` and `rung resume`: adapt a base, and go on where a run stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rung import methods
+from rung.cli.flags import Given, knobs_by_panel, takes_knobs
+from rung.config import read_yaml
+from rung.data.knobs import DataKnobs
+from rung.train.knobs import RunKnobs, TrainKnobs
+
+if TYPE_CHECKING:
+    from rung.cli.progress import Terminal
+    from rung.train.result import Outcome
+
+AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON.")]
+
+
+def panels() -> dict[str, list]:
+    """Every knob that a tuning takes, under the part it belongs to."""
+    own = [(f"method {name}", methods.get(name).Config) for name in methods.names()]
+    return knobs_by_panel([("run", RunKnobs), ("data", DataKnobs), ("training", TrainKnobs), *own])
+
+
+@takes_knobs(panels())
+def tune(
+    name: Annotated[str, typer.Argument(help="What the finished model is called.")],
+    given: Given,
+    config: Annotated[
+        Path | None, typer.Option(help="A YAML file with the same settings; flags win.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Adapt a base to data and keep the result as a model.
+
+    Defaults are those of the method. Ctrl-C keeps a checkpoint and says how to resume.
+    """
+    from rung.train.job import tune as run
+    from rung.train.plan import Plan
+
+    plan = Plan.of(name, read_yaml(config) if config else {}, given)
+    _report(lambda watcher: run(plan, watcher), as_json)
+
+
+def resume(
+    run: Annotated[str, typer.Argument(help="The run, as rung runs lists it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a run that was interrupted or killed; the result is the same."""
+    from rung.train.job import resume as go_on
+
+    _report(lambda watcher: go_on(run, watcher), as_json)
+
+
+def _report(work: Callable[[Terminal], Outcome], as_json: bool) -> None:
+    from rung.cli.progress import Terminal
+    from rung.train.loop import Interrupted
+
+    with Terminal() as terminal:
+        try:
+            outcome = work(terminal)
+        except Interrupted as stopped:
+            message = f"interrupted; go on with: rung resume {stopped}"
+            terminal.__exit__()
+            typer.echo(message, err=True)
+            raise typer.Exit(130) from None
+        terminal.__exit__()
+        terminal.done(outcome, outcome.model.name)
+    push = outcome.settings.get("push_to_hub")
+    if push:
+        _push(outcome, push)
+    if as_json:
+        record: dict[str, Any] = {"model": outcome.model.name, "run": outcome.model.run}
+        typer.echo(json.dumps({**record, "metrics": outcome.metrics, "cost": outcome.cost}))
+
+
+def _push(outcome: Outcome, repository: str) -> None:
+    from rung.store.hub import push
+
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    typer.echo(f"uploaded to {push(outcome.model.folder, repository)}", err=True)

@@ -1,0 +1,130 @@
+"""A model's folder: written in PEFT's layout where PEFT knows the method, read back for any base.
+
+Files: `adapter_config.json` and `adapter_model.safetensors`, or `weights.safetensors` for methods that
+PEFT does not know; `rung.json` with what else is needed to understand them; tokenizer and template;
+`generation_config.json`. The manifest and the card come from the store.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rung import __version__, methods
+from rung.config import as_dict
+from rung.errors import ArtefactError
+from rung.methods.base import Method
+from rung.store import artefacts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rung.data import Template
+    from rung.forward.adapter import Adapter
+    from rung.forward.bank import Bank
+    from rung.types import BaseInfo
+
+ABOUT = "rung.json"
+
+
+def save(
+    folder: Path,
+    adapter: Adapter,
+    bank: Bank,
+    method: Method,
+    config: Any,
+    base: BaseInfo,
+    template: Template,
+    about: dict[str, Any],
+) -> None:
+    """Fill an existing folder. `about` is what `rung.json` says beside method and base."""
+    settings, tensors = method.to_files(adapter, bank, config)
+    write_adapter(folder, method, settings, tensors, base)
+    template.save(folder)
+    _write_json(folder / "generation_config.json", {"eos_token_id": list(template.stop_ids)})
+    kept = {
+        "rung": __version__,
+        "method": method.name,
+        "config": as_dict(config),
+        "base": {"name": base.name, "spec": base.spec, "digest": base.digest},
+        "template": template.fingerprint,
+        **about,
+    }
+    _write_json(folder / ABOUT, kept)
+
+
+def write_adapter(
+    folder: Path,
+    method: Method,
+    settings: dict[str, Any],
+    tensors: dict[str, Tensor],
+    base: BaseInfo,
+) -> None:
+    """The adapter's own files."""
+    from safetensors.torch import save_file
+
+    plain = {n: t.detach().cpu().float().contiguous().clone() for n, t in tensors.items()}
+    if method.peft_type is None:
+        save_file(plain, folder / "weights.safetensors", metadata={"format": "pt"})
+        return
+    save_file(plain, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    shared = {
+        "peft_type": method.peft_type,
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base.extra.get("hub_id") or base.spec,
+        "inference_mode": True,
+    }
+    _write_json(folder / "adapter_config.json", {**shared, **settings})
+
+
+def about(folder: Path) -> dict[str, Any]:
+    """What is known of a folder without its weights: `rung.json`, or what PEFT's settings tell.
+
+    Raises:
+        ArtefactError: when the folder is no adapter, or of a kind that Rung does not know.
+    """
+    folder = Path(folder)
+    if (folder / ABOUT).exists():
+        return artefacts.read_json(folder / ABOUT)
+    if not (folder / "adapter_config.json").exists():
+        raise ArtefactError(f"{folder} holds neither {ABOUT} nor adapter_config.json: no adapter")
+    settings = artefacts.read_json(folder / "adapter_config.json")
+    kind = str(settings.get("peft_type"))
+    method = methods.of_peft_type(kind)
+    if method is None:
+        known = sorted(t for n in methods.names() if (t := methods.get(n).peft_type))
+        raise ArtefactError(f"{folder} is of PEFT's type {kind}; known: {', '.join(known)}")
+    return {"method": method.name, "base": {"spec": settings.get("base_model_name_or_path")}}
+
+
+def load(folder: Path, bank: Bank) -> tuple[Adapter, dict[str, Any]]:
+    """Read an adapter that Rung or PEFT wrote, checked against the bank's base.
+
+    Returns:
+        the adapter, not yet resident, and what `about` says.
+
+    Raises:
+        ArtefactError: when a file is damaged or unsafe, or does not fit this base.
+    """
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    known = about(folder)
+    if (folder / artefacts.MANIFEST).exists():
+        artefacts.verify(folder)
+    else:
+        artefacts.inspect(folder)
+    method = methods.get(known["method"])
+    name = "weights" if method.peft_type is None else "adapter_model"
+    path = folder / f"{name}.safetensors"
+    if not path.exists():
+        raise ArtefactError(f"{folder} has no {path.name}: it is incomplete")
+    settings = {}
+    if method.peft_type is not None:
+        settings = artefacts.read_json(folder / "adapter_config.json")
+    return method.from_files(settings, load_file(path), bank), known
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

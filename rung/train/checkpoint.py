@@ -1,0 +1,108 @@
+"""Checkpoints: folders that are whole or absent, the last two kept, the newest whole one resumed."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from rung.errors import ArtefactError, StoreError
+from rung.store import artefacts
+
+KEPT = 2
+
+
+@dataclass
+class State:
+    """All that a run needs to go on, beside its tensors.
+
+    `step` counts finished optimiser steps. `best_loss` is the lowest on validation, at `best_step`;
+    `stale` counts validations since. `scale` multiplies the loss in float16.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best_loss: float | None = None
+    best_step: int = 0
+    stale: int = 0
+    scale: float = 1.0
+    first_loss: float | None = None
+    finished: bool = False
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Checkpoint:
+    """What was read back."""
+
+    state: State
+    adapter: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    best: dict[str, Tensor]
+
+
+def save(
+    folder: Path,
+    state: State,
+    adapter: dict[str, Tensor],
+    optimizer: dict[str, Tensor],
+    best: dict[str, Tensor],
+) -> Path:
+    """Write the checkpoint of `state.step` below `folder`, then forget older ones.
+
+    Raises:
+        StoreError: when the disk is full, naming the bytes needed; older checkpoints stay.
+    """
+    from safetensors.torch import save_file
+
+    def fill(temporary: Path) -> None:
+        for name, tensors in (("adapter", adapter), ("optimizer", optimizer), ("best", best)):
+            if tensors:
+                save_file(_plain(tensors), temporary / f"{name}.safetensors")
+        (temporary / "state.json").write_text(json.dumps(asdict(state)))
+
+    target = folder / f"step-{state.step:08d}"
+    size = sum(t.numel() * t.element_size() for g in (adapter, optimizer, best) for t in g.values())
+    artefacts.write(target, fill, needs=size)
+    for old in steps(folder)[:-KEPT]:
+        artefacts.remove(old)
+    return target
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+
+
+def steps(folder: Path) -> list[Path]:
+    """The checkpoints below a folder, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if re.fullmatch(r"step-\d{8}", p.name))
+
+
+def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that is whole, and what was wrong with newer ones."""
+    damaged: list[str] = []
+    for path in reversed(steps(folder)):
+        try:
+            artefacts.verify(path)
+            return _read(path), damaged
+        except (ArtefactError, StoreError) as fault:
+            damaged.append(f"{path.name} is damaged ({fault})")
+    return None, damaged
+
+
+def _read(path: Path) -> Checkpoint:
+    from safetensors.torch import load_file
+
+    def tensors(name: str) -> dict[str, Tensor]:
+        file = path / f"{name}.safetensors"
+        return load_file(file) if file.exists() else {}
+
+    state = State(**artefacts.read_json(path / "state.json"))
+    return Checkpoint(state, tensors("adapter"), tensors("optimizer"), tensors("best"))

