@@ -1,0 +1,146 @@
+"""What is asked of the engine and what comes back."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rung.errors import RungError
+from rung.types import Decoding
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+class ContextExceeded(RungError):
+    """The prompt leaves no room in the model's context."""
+
+
+class EngineStopped(RungError):
+    """The engine does not run, so nobody will answer."""
+
+    exit_code = 1
+    http_status = 503
+
+
+class EngineFault(RungError):
+    """The engine met a fault of its own while answering."""
+
+    exit_code = 1
+    http_status = 500
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One answer to generate.
+
+    Attributes:
+        model: name of a served model.
+        ids: the prompt, rendered; not empty.
+        decoding: how to draw; its `stop` texts end the answer and are not part of it.
+        stop_ids: tokens that end the answer; None takes the model's own.
+    """
+
+    model: str
+    ids: tuple[int, ...]
+    decoding: Decoding = field(default_factory=Decoding)
+    stop_ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Token:
+    """One drawn token and the text that became certain with it, which may be empty."""
+
+    id: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A finished answer.
+
+    Attributes:
+        text: without stop tokens and stop texts; the texts of all tokens joined.
+        ids: everything drawn, the stop token included.
+        finish_reason: `stop` (a stop token or text), `length`, or `cancelled`.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    finish_reason: FinishReason
+    prompt_tokens: int
+
+    @property
+    def completion_tokens(self) -> int:
+        return len(self.ids)
+
+
+Event = Token | Completion | Exception
+Listener = Callable[["Generation", Event], None]
+
+
+class Generation:
+    """An answer on its way. Iterate it for Token events, or wait for `result`.
+
+    Args:
+        request: what was asked.
+        listener: called with every event on the engine's thread, in place of iteration; it must
+            return at once.
+    """
+
+    def __init__(self, request: GenerationRequest, listener: Listener | None = None):
+        self.request = request
+        self.cancelled = False
+        self._listener = listener
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._done = threading.Event()
+        self._outcome: Completion | Exception | None = None
+
+    @property
+    def done(self) -> bool:
+        return self._done.is_set()
+
+    def cancel(self) -> None:
+        """Stop within one step; harmless when it is already over."""
+        self.cancelled = True
+
+    def __iter__(self) -> Iterator[Token]:
+        """Tokens as they come, once.
+
+        Raises:
+            RungError: when the answer failed.
+        """
+        while isinstance(event := self._events.get(), Token):
+            yield event
+        self._events.put(event)  # for whoever iterates again
+        if isinstance(event, Exception):
+            raise event
+
+    def result(self, timeout: float | None = None) -> Completion:
+        """The finished answer.
+
+        Args:
+            timeout: seconds to wait at most.
+
+        Raises:
+            RungError: when the answer failed.
+            TimeoutError: when it is not there in time.
+        """
+        if not self._done.wait(timeout):
+            raise TimeoutError("the answer is not finished")
+        if isinstance(self._outcome, Completion):
+            return self._outcome
+        assert self._outcome is not None
+        raise self._outcome
+
+    def emit(self, event: Event) -> None:
+        """The engine's side: hand on an event; anything but a Token is the last one."""
+        if not isinstance(event, Token):
+            self._outcome = event
+            self._done.set()
+        if self._listener is not None:
+            self._listener(self, event)
+        else:
+            self._events.put(event)
