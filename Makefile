@@ -12,6 +12,7 @@ help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(ENV)  ## build .venv with the pinned versions
+	@:
 
 # constraints.txt pins pip itself: older ones do not know --group.
 $(ENV): pyproject.toml constraints.txt

@@ -88,7 +88,7 @@ COMPARISONS = [
     ),
     Comparison(
         "shared_prompt", "LoRA r=16, all linear, headlines behind one system prompt",
-        "train_trl.py", "lora", LORA, 1e-4, 24, sarcasm,
+        "train_trl.py", "lora", LORA, 1e-4, 16, sarcasm,
     ),
 ]  # fmt: skip
 
