@@ -11,8 +11,9 @@ from rung.bases import gguf, hub, wheel
 from rung.bases.cache import RECORD, read_record
 from rung.bases.entries import CatalogueEntry, catalogue, entry_of
 from rung.bases.folder import digest_of, inspect
-from rung.bases.licence import classify, licence_of
+from rung.bases.licence import licence_of
 from rung.errors import ArtefactError, BaseNotFound, nearest
+from rung.store.licences import classify
 from rung.types import BaseInfo
 
 

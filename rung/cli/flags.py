@@ -70,13 +70,12 @@ def _parameter(knob: Knob, panel: str) -> inspect.Parameter:
         kind = bool
     elif knob.many:
         kind = list[str]
-    default = _shown(knob)
     option = typer.Option(
         _names(knob, kind),
         help=_help(knob),
         metavar=None if kind is bool else knob.metavar or _metavar(knob),
         rich_help_panel=panel,
-        show_default=default if default else False,
+        show_default=False,
     )
     return inspect.Parameter(
         knob.name,
@@ -97,12 +96,9 @@ def _metavar(knob: Knob) -> str:
 
 
 def _help(knob: Knob) -> str:
-    return f"{knob.help} ({knob.bounds})" if knob.bounds and knob.type is int else knob.help
-
-
-def _shown(knob: Knob) -> str:
-    if knob.default is None or knob.default is False or knob.default in ("", []):
-        return ""
-    if knob.many:
-        return " ".join(knob.default)
-    return f"{knob.default:g}" if isinstance(knob.default, float) else str(knob.default)
+    """The knob's own words, its range and its default."""
+    notes = [knob.bounds] if knob.bounds and knob.type is int else []
+    if knob.default not in (None, False, "") and knob.default != []:
+        shown = " ".join(knob.default) if knob.many else knob.default
+        notes.append(f"default {shown:g}" if isinstance(shown, float) else f"default {shown}")
+    return f"{knob.help} ({', '.join(notes)})" if notes else knob.help

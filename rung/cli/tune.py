@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,8 +26,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON."
 
 def panels() -> dict[str, list]:
     """Every knob that a tuning takes, under the part it belongs to."""
-    own = [(f"method {name}", methods.get(name).Config) for name in methods.names()]
-    return knobs_by_panel([("run", RunKnobs), ("data", DataKnobs), ("training", TrainKnobs), *own])
+    every = [(name, methods.get(name)) for name in methods.names()]
+    own = [(f"method {name}", method.Config) for name, method in every]
+    grouped = knobs_by_panel([("run", RunKnobs), ("data", DataKnobs), ("training", TrainKnobs), *own])
+    chosen = {key for _, method in every for key in method.defaults}
+    grouped["training"] = [
+        replace(k, default="by method") if k.name in chosen else k for k in grouped["training"]
+    ]
+    return grouped
 
 
 @takes_knobs(panels())

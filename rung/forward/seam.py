@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rung.forward.adapter import LinearOp
+from rung.forward.op import LinearOp
 from rung.forward.slots import Slots
 
 

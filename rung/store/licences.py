@@ -20,7 +20,7 @@ PERMISSIVE = _names(
     """
     afl apache artistic blueoak bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl cc0 cc-by cdla
     cdla-permissive ecl etalab isc mit ms-pl ncsa odc-by pddl postgresql unlicense upl wtfpl zlib
-    public-domain openmdw open-mdw
+    public-domain openmdw open-mdw mit-0
     """
 )
 # Free to use with strings attached: what is built from it keeps the licence, or a use policy.
@@ -29,13 +29,14 @@ RESTRICTED = _names(
     agpl gpl lgpl lgpl-lr mpl epl eupl osl gfdl odbl cc-by-sa cc-by-nd cdla-sharing c-uda ms-rl
     bigscience-bloom-rail bigscience-openrail-m bigcode-openrail-m creativeml-openrail-m openrail
     openrail++ deepfloyd-if llama2 llama3 llama4 llama gemma deepseek qwen tongyi-qianwen falcon-llm
+    bigcode-model-license-agreement health-ai-developer-foundations ofl hippocratic lppl
     tii-falcon-llm grok2-community modified-mit lfm lfm1 stabilityai-ai-community
     """
 )
 NON_COMMERCIAL = _names(
     """
     fair-noncommercial-research-license intel-research apple-amlr apple-ascl
-    qwen-research mistral-research mrl mnpl llama1 opt
+    h-research qwen-research mistral-research mrl mnpl llama1 opt
     """
 )
 CLOSED = frozenset({"proprietary", "closed", "api", "all-rights-reserved"})

@@ -11,7 +11,8 @@ import pytest
 from rung import bases
 from rung.bases.entries import entry_of
 from rung.bases.hub import ID
-from rung.bases.licence import classify, licence_of
+from rung.bases.licence import licence_of
+from rung.store.licences import classify
 from rung.types import LICENCE_ORDER
 
 
