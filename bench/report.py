@@ -64,9 +64,11 @@ class Outcome:
     def line(self, side: Any, ceiling: float) -> str:
         speeds = [self.tokens / r["seconds"] for r in side.results]
         spread = f" ({min(speeds):.0f} to {max(speeds):.0f})" if len(speeds) > 1 else ""
+        computed = side.results[0].get("computed_tokens", self.tokens) / self.tokens
+        shared = f", computing {computed:.0%} of the tokens" if computed != 1 else ""
         return (
             f"{side.speed(self.tokens):6.1f} tokens/s{spread}, final loss {side.loss:.4f}, "
-            f"peak {side.peak:.2f} GB, {self.share(side, ceiling):.0%} of the ceiling"
+            f"peak {side.peak:.2f} GB, {self.share(side, ceiling):.0%} of the ceiling{shared}"
         )
 
 
