@@ -2,8 +2,8 @@
 
 The ceiling is the best float32 matrix product at the shapes of the base. The arithmetic counted is
 what the examples need when each is computed once and alone: nothing for padding, nothing for
-recomputed activations. So a share of the ceiling compares sides that waste differently, and a trie, which
-computes shared text once, may exceed 100%.
+recomputed activations. So a share of the ceiling compares sides that waste differently, and a
+trie, which computes shared text once, may exceed 100%.
 """
 
 from __future__ import annotations
