@@ -1,0 +1,125 @@
+"""Faults in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`, never a `detail`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from rung.data.encoding import clean
+from rung.engine.request import ContextExceeded
+from rung.errors import ModelNotFound, RungError, one_line
+
+log = logging.getLogger("rung.server")
+
+RETRY_AFTER = "1"  # seconds
+TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    429: "rate_limit_error",
+}
+CODES = {401: "invalid_api_key", 413: "request_too_large", 429: "queue_full", 503: "unavailable"}
+
+
+class ApiError(RungError):
+    """A request that is refused.
+
+    Args:
+        param: the parameter at fault. code: OpenAI's word for the fault.
+    """
+
+    def __init__(
+        self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None
+    ):
+        super().__init__(message)
+        self.http_status, self.param, self.code = status, param, code
+
+
+def not_supported(param: str) -> ApiError:
+    """For a feature that exists elsewhere: refused, since ignoring it would answer wrongly."""
+    return ApiError(f"'{param}' is not supported yet", param=param, code="not_supported")
+
+
+def body(
+    message: str, status: int, param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
+    """The JSON of an error."""
+    kind = "server_error" if status >= 500 else TYPES.get(status, "invalid_request_error")
+    error = {"message": clean(message), "type": kind, "param": param, "code": code or CODES.get(status)}
+    return {"error": error}
+
+
+def of_fault(fault: Exception, param: str | None = None) -> tuple[int, dict[str, Any]]:
+    """Status and JSON for anything that was raised; `param` where the fault does not say."""
+    if isinstance(fault, ApiError):
+        status = fault.http_status
+        return status, body(str(fault), status, fault.param, fault.code)
+    if isinstance(fault, ModelNotFound):
+        return 404, body(str(fault), 404, "model", "model_not_found")
+    if isinstance(fault, ContextExceeded):
+        return 400, body(str(fault), 400, param, "context_length_exceeded")
+    if isinstance(fault, RungError):
+        return fault.http_status, body(str(fault), fault.http_status, param)
+    log.error("a request failed", exc_info=fault)
+    return 500, body("the server met a fault of its own", 500)
+
+
+def respond(
+    status: int, content: dict[str, Any], headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """An error as a response, with what the client needs for trying again."""
+    extra = {"Retry-After": RETRY_AFTER} if status in (429, 503) else {}
+    if status == 401:
+        extra["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(content, status, {**extra, **(headers or {})})
+
+
+def install(app: FastAPI) -> None:
+    """Make every fault of an application come out in this shape."""
+
+    @app.exception_handler(RungError)
+    async def refused(request: Request, fault: RungError) -> JSONResponse:
+        return respond(*of_fault(fault, getattr(request.state, "param", None)))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, fault: RequestValidationError) -> JSONResponse:
+        message, param, code = described(fault.errors())
+        return respond(400, body(message, 400, param, code))
+
+    @app.exception_handler(HTTPException)
+    async def plain(request: Request, fault: HTTPException) -> JSONResponse:
+        message = str(fault.detail)
+        if fault.status_code == 404:
+            message = f"no such address: {request.method} {request.url.path}"
+        return respond(fault.status_code, body(message, fault.status_code), fault.headers)
+
+    @app.exception_handler(Exception)
+    async def broken(request: Request, fault: Exception) -> JSONResponse:
+        return respond(*of_fault(fault))
+
+
+def described(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None, str | None]:
+    """Pydantic's findings as (one line, the first parameter at fault, code)."""
+    params, lines = [], []
+    for error in errors:
+        place = [str(part) for part in error["loc"] if part != "body"]
+        kind, message = error["type"], error["msg"].removeprefix("Value error, ")
+        if kind == "json_invalid":
+            return "the body is not valid JSON", None, None
+        if not place:
+            return "the body must be a JSON object, sent as application/json", None, None
+        if kind == "extra_forbidden":
+            lines.append(f"unknown parameter '{'.'.join(place)}'")
+        elif kind == "missing":
+            lines.append(f"'{'.'.join(place)}' is required")
+        else:
+            lines.append(f"'{'.'.join(place)}': {message[:1].lower()}{message[1:]}")
+        params.append(place[0] if len(place) == 1 else ".".join(place))
+    return one_line(list(dict.fromkeys(lines)), 5)[:1000], params[0][:200], "invalid_value"

@@ -1,0 +1,79 @@
+"""Serving until told to end.
+
+The first SIGTERM or Ctrl-C drains: requests in flight finish, new ones get 503. A second one aborts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from fastapi import FastAPI
+
+from rung.errors import ConfigError
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """The socket to serve on; taken early, so that a busy port is told before a model is loaded.
+
+    Args:
+        port: 0 takes a free one.
+
+    Raises:
+        ConfigError: when host and port cannot be had.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        taken = socket.socket(family, socket.SOCK_STREAM)
+    except (OSError, OverflowError) as fault:
+        raise ConfigError(f"--host {host} cannot be served on: {fault}") from None
+    try:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind((host, port))
+    except (OSError, OverflowError) as fault:
+        taken.close()
+        if getattr(fault, "errno", None) == errno.EADDRINUSE:
+            raise ConfigError(f"port {port} is in use: choose another with --port") from None
+        raise ConfigError(f"cannot serve on {host} port {port}: {fault}") from None
+    return taken
+
+
+class Server(uvicorn.Server):
+    """uvicorn, draining before it ends.
+
+    Args:
+        app: made by `create_app`.
+        ready: called once requests are taken.
+    """
+
+    def __init__(self, app: FastAPI, ready: Callable[[], None] | None = None):
+        # The pure Python parser bounds headers; nothing of the request is logged.
+        config = uvicorn.Config(
+            app, http="h11", ws="none", log_level="warning", access_log=False, server_header=False
+        )
+        super().__init__(config)
+        self._traffic, self._ready = app.state.traffic, ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self._ready is not None:
+            self._ready()
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        """A signal arrived. Not kept for raising again: ending after a drain is no failure."""
+        if self._traffic.draining:
+            self.should_exit = self.force_exit = True
+        self._traffic.draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second; True ends."""
+        over = await super().on_tick(counter)
+        return over or (self._traffic.draining and self._traffic.in_flight == 0)
+
+
+def run(app: FastAPI, on: socket.socket, ready: Callable[[], None] | None = None) -> None:
+    """Serve an application until a signal ends it."""
+    asyncio.run(Server(app, ready).serve(sockets=[on]))
