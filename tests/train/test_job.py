@@ -1,0 +1,162 @@
+"""Whole tunings from settings to models, on a base made from scratch."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rung.errors import ArtefactError, ConfigError, DataError, MethodMisfit
+from rung.methods import artefact
+from rung.store import Store, artefacts
+from rung.train.export import export
+from rung.train.job import Quiet, resume, tune
+from rung.train.loop import Interrupted
+from rung.train.plan import Plan
+from tests.train.conftest import SCRATCH
+
+FAST = {"base": SCRATCH, "epochs": 1, "dtype": "float32", "batch_size": 16, "max_length": 200}
+
+
+def plan(name, quotes, **settings):
+    return Plan.of(name, {**FAST, "data": str(quotes), **settings})
+
+
+@pytest.mark.parametrize(
+    "method", ["prompt_tuning", "prefix_tuning", "lora", "last_layers", "full", "ia3"]
+)
+def test_every_method_ends_as_a_model(rung_home, quotes, method):
+    settings = {"layers": 1} if method == "last_layers" else {}
+    outcome = tune(plan("coach", quotes, method=method, **settings))
+    record = Store.open().models.get("coach")
+    assert record.method == method and record.licence_class in ("permissive", "unknown")
+    assert outcome.metrics["test_rows"] > 0 and outcome.cost["tokens"] > 0
+    folder = artefacts.model_folder("coach")
+    artefacts.verify(folder)
+    about = artefact.about(folder)
+    assert about["settings"]["method"] == method and about["data"]["digest"]
+    needed = {"rung.json", "README.md", "manifest.json", "generation_config.json", "tokenizer.json"}
+    assert needed <= {p.name for p in folder.iterdir()}
+
+
+def test_a_run_goes_on_where_it_stopped(rung_home, quotes, monkeypatch):
+    import signal
+
+    class Stops(Quiet):
+        def step(self, entry):
+            if entry["step"] == 2:
+                signal.raise_signal(signal.SIGINT)  # what Ctrl-C sends
+
+    settings = {"method": "lora", "epochs": 3, "data": str(quotes)}
+    with pytest.raises(Interrupted) as stopped:
+        tune(plan("one", quotes, **settings), Stops())
+    run = stopped.value.args[0]
+    store = Store.open()
+    assert store.runs.get(run).status == "interrupted"
+    resume(run)
+    assert store.runs.get(run).status == "succeeded"
+    tune(plan("two", quotes, **settings))
+    first, second = (artefacts.model_folder(n) / "adapter_model.safetensors" for n in ("one", "two"))
+    assert first.read_bytes() == second.read_bytes()
+    with pytest.raises(ConfigError, match="has finished"):
+        resume(run)
+
+
+def test_a_run_whose_data_changed_is_not_resumed(rung_home, quotes):
+    class Stops(Quiet):
+        def step(self, entry):
+            import signal
+
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted) as stopped:
+        tune(plan("one", quotes), Stops())
+    quotes.write_text(quotes.read_text() + '{"prompt": "new", "completion": "row"}\n')
+    with pytest.raises(DataError, match="has changed"):
+        resume(stopped.value.args[0])
+
+
+def test_a_child_goes_on_from_its_parent(rung_home, quotes):
+    tune(plan("parent", quotes, method="lora"))
+    tune(plan("child", quotes, method="lora", parent="parent"))
+    tree = Store.open().lineage("child")
+    assert "parent" in [node.name for node in tree.walk()]
+    with pytest.raises(ConfigError, match="--method lora"):
+        tune(plan("other", quotes, method="ia3", parent="parent"))
+
+
+@pytest.mark.parametrize(("method", "to"), [("lora", "peft"), ("lora", "merged"), ("full", "merged"),
+                                            ("prompt_tuning", "peft"), ("ia3", "merged")])  # fmt: skip
+def test_exports_answer_alike(rung_home, quotes, tmp_path, method, to):
+    tune(plan("coach", quotes, method=method, lr=1e-2))
+    proof = export("coach", tmp_path / "out", to)
+    assert proof.difference < 1e-3 and proof.tokens == 64
+    made = {p.name for p in (tmp_path / "out").iterdir()}
+    assert {"README.md", "generation_config.json", "tokenizer.json"} <= made
+    stops = json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"]
+    assert stops == artefact_stops("coach")
+    with pytest.raises(ConfigError, match="not empty"):
+        export("coach", tmp_path / "out", to)
+
+
+def artefact_stops(name):
+    folder = artefacts.model_folder(name)
+    return json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
+
+
+def test_what_cannot_be_exported_says_so(rung_home, quotes, tmp_path):
+    tune(plan("coach", quotes, method="prompt_tuning"))
+    with pytest.raises(MethodMisfit, match="--to peft"):
+        export("coach", tmp_path / "out", "merged")
+    with pytest.raises(ConfigError, match="did you mean 'peft'"):
+        export("coach", tmp_path / "out", "pfet")
+    assert not (tmp_path / "out").exists()
+    damaged = artefacts.model_folder("coach") / "adapter_model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-4])
+    with pytest.raises(ArtefactError, match="adapter_model"):
+        export("coach", tmp_path / "out", "peft")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"learning_rate": 1}, "unknown setting 'learning_rate'"),
+        ({"lr": -1, "epochs": "many"}, "--lr is -1.*--epochs is 'many'"),
+        ({"method": "lroa"}, "did you mean 'lora'"),
+        ({"method": "lora", "virtual_tokens": 4}, "belongs to prefix_tuning, prompt_tuning"),
+        ({"schedule": "cosin"}, "did you mean 'cosine'"),
+    ],
+)
+def test_bad_settings_are_named_at_once(quotes, settings, words):
+    with pytest.raises(ConfigError, match=words):
+        plan("x", quotes, **settings)
+
+
+def test_settings_make_the_same_plan_again(quotes):
+    first = plan("x", quotes, method="prefix_tuning", virtual_tokens=7)
+    assert Plan.of("x", first.settings()) == first
+
+
+def test_data_that_would_ruin_training_is_refused(rung_home, tmp_path):
+    """FAULTS 47 and 49."""
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text('{"prompt": "a", "completion": ""}\n' * 4)
+    with pytest.raises(DataError):
+        tune(plan("x", empty))
+    leak, test = tmp_path / "train.jsonl", tmp_path / "test.jsonl"
+    lines = [f'{{"prompt": "q{i}", "completion": "a{i}"}}\n' for i in range(12)]
+    leak.write_text("".join(lines))
+    test.write_text("".join(lines))
+    with pytest.raises(DataError, match="train.jsonl:"):
+        tune(plan("x", leak, test_data=str(test)))
+    tune(plan("x", leak, test_data=str(test), allow_leakage=True))
+
+
+def test_a_method_that_does_not_fit_is_named(rung_home, quotes):
+    with pytest.raises(MethodMisfit, match="--layers 5 is more than the base's 2"):
+        tune(plan("x", quotes, method="last_layers", layers=5))
+
+
+def test_bfloat16_trains(rung_home, quotes):
+    outcome = tune(plan("x", quotes, method="lora", dtype="bfloat16", lr=1e-3))
+    assert outcome.metrics["test_loss"] < outcome.metrics["test_loss_of_base"]
