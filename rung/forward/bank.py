@@ -118,15 +118,15 @@ class Bank:
 
     # --- forward ------------------------------------------------------------------------------
 
-    def trie(self, sequences: Iterable[Sequence]) -> Trie:
-        """A trie of sequences, with what their adapters put in front."""
+    def trie(self, sequences: Iterable[Sequence], prune: bool = False) -> Trie:
+        """A trie of sequences, with what their adapters put in front; see `Trie.build`."""
         soft, prefix = {}, {}
         for slot, adapter in self.adapters.items():
             if adapter.embeddings is not None:
                 soft[slot] = len(adapter.embeddings)
             if adapter.keys_values is not None:
                 prefix[slot] = adapter.keys_values.shape[2]
-        return Trie.build(sequences, soft, prefix)
+        return Trie.build(sequences, soft, prefix, prune)
 
     def forward(self, trie: Trie, record: Record | None = None) -> Tensor:
         """Hidden states after the final norm, (T, d).

@@ -60,17 +60,13 @@ class Trie:
     def __len__(self) -> int:
         return self.ids.numel()
 
-    @property
-    def tokens(self) -> int:
-        """Tokens of the sequences as if nothing were shared, virtual ones left out."""
-        return sum(len(r) for r in self.rows)
-
     @classmethod
     def build(
         cls,
         sequences: Iterable[Sequence],
         soft: Mapping[int, int] | None = None,
         prefix: Mapping[int, int] | None = None,
+        prune: bool = False,
     ) -> Trie:
         """Merge sequences into a trie.
 
@@ -78,6 +74,8 @@ class Trie:
             sequences: at least one, none empty.
             soft: virtual tokens in front, per slot; they are rows of the trie.
             prefix: keys and values in front, per slot; they are no rows, and shift the positions.
+            prune: leave out the tokens from which nothing is predicted any more, such as each
+                sequence's last; the loss and its gradient are the same without them.
 
         Raises:
             ValueError: for no sequences, an empty one, or a mask of another length.
@@ -85,7 +83,8 @@ class Trie:
         batch = list(sequences)
         _check(batch)
         full = [_with_virtual(s, (soft or {}).get(s.slot, 0)) for s in batch]
-        layout = _lay_out(full, [s.slot for s in batch])
+        kept = [_needed(s, f) for s, f in zip(batch, full, strict=True)] if prune else full
+        layout = _lay_out(kept, [s.slot for s in batch])
         offsets = np.array([(prefix or {}).get(int(s), 0) for s in layout.slots], dtype=np.int64)
         source, target, weight = _edges(batch, full, layout.paths)
         return cls(
@@ -96,7 +95,7 @@ class Trie:
             source=torch.from_numpy(source),
             target=torch.from_numpy(target),
             weight=torch.from_numpy(weight),
-            rows=[p[len(p) - len(s.ids) :] for p, s in zip(layout.paths, batch, strict=True)],
+            rows=[p[len(f) - len(s.ids) :] for p, f, s in zip(layout.paths, full, batch, strict=True)],
             paths=layout.paths,
         )
 
@@ -123,6 +122,14 @@ def _check(batch: list[Sequence]) -> None:
 def _with_virtual(sequence: Sequence, count: int) -> np.ndarray:
     virtual = np.arange(-1, -count - 1, -1, dtype=np.int64)
     return np.concatenate([virtual, np.asarray(sequence.ids, dtype=np.int64)])
+
+
+def _needed(sequence: Sequence, tokens: np.ndarray) -> np.ndarray:
+    """The tokens up to the one from which the last supervised token is predicted, at least one."""
+    if sequence.supervised is None or True not in sequence.supervised:
+        return tokens
+    unused = 1 + tuple(reversed(sequence.supervised)).index(True)
+    return tokens[: max(1, len(tokens) - unused)]
 
 
 def _lay_out(full: list[np.ndarray], slots: list[int]) -> _Layout:

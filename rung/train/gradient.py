@@ -93,7 +93,8 @@ class Gradients:
         return Gradient(total, loss, sum(len(r.ids) for r in rows))
 
     def _micro(self, rows: list[Rendered], weight: float) -> tuple[float, tuple]:
-        trie = self.bank.trie([s for r in rows for s in self.objective.sequences(r, self.slot)])
+        sequences = [s for r in rows for s in self.objective.sequences(r, self.slot)]
+        trie = self.bank.trie(sequences, prune=True)
         hidden = self.bank.forward(trie)
         loss = self.objective.loss(self.bank, trie, hidden, self.slot).total / weight
         value = float(loss.detach())
@@ -152,7 +153,12 @@ def out_of_memory(fault: BaseException) -> bool:
 
 
 def _finite(result: Gradient) -> bool:
-    return math.isfinite(result.loss) and all(bool(t.isfinite().all()) for t in result.tensors)
+    if not math.isfinite(result.loss):
+        return False
+    # One value for all tensors: an infinity or NaN anywhere makes the largest magnitude one too.
+    return not result.tensors or bool(
+        torch.stack(torch._foreach_norm(result.tensors, math.inf)).isfinite().all()
+    )
 
 
 def _shared(a: Rendered | None, b: Rendered) -> int:
@@ -176,7 +182,8 @@ def evaluate(
     runner = Gradients(bank, objective, slot, {}, max_tokens, lambda _: None)
     total = weight = correct = 0.0
     for micro in runner._pack(rows):
-        trie = bank.trie([s for r in micro for s in objective.sequences(r, slot)])
+        sequences = [s for r in micro for s in objective.sequences(r, slot)]
+        trie = bank.trie(sequences, prune=True)
         loss = objective.loss(bank, trie, bank.forward(trie), slot, accuracy=True)
         total, weight = total + float(loss.total), weight + loss.weight
         correct += loss.correct

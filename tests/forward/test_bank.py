@@ -63,7 +63,7 @@ def padded_reference(model, batch):
 def ours(bank, batch, adapter):
     slot = bank.add(adapter.trainable())
     try:
-        trie = bank.trie([Sequence(s.ids, s.supervised, slot) for s in batch])
+        trie = bank.trie([Sequence(s.ids, s.supervised, slot) for s in batch], prune=True)
         loss = edge_loss(bank, trie, bank.forward(trie), slot)
         parameters = adapter.parameters()
         mean = loss.total / loss.weight

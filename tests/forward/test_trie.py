@@ -94,3 +94,24 @@ def test_edges_carry_every_supervised_token(batch):
 def test_bad_batches_are_refused(batch):
     with pytest.raises(ValueError):
         Trie.build(batch)
+
+
+@given(batches)
+def test_pruning_keeps_every_edge(batch):
+    whole, pruned = build(batch), Trie.build(batch, SOFT, PREFIX, prune=True)
+    assert len(pruned) <= len(whole)
+    assert sum(whole.weight.tolist()) == pytest.approx(sum(pruned.weight.tolist()))
+    for trie in (whole, pruned):
+        assert all(0 <= s < len(trie) for s in trie.source.tolist())
+
+    def named(trie):
+        """Edges by the tokens that lead to them."""
+        found = {}
+        for s, path in zip(batch, trie.paths, strict=True):
+            for depth, row in enumerate(path.tolist()):
+                key = (s.slot, tuple(trie.ids[path[: depth + 1]].tolist()))
+                edges = (trie.source == row).nonzero()[:, 0]
+                found[key] = {int(trie.target[e]): float(trie.weight[e]) for e in edges}
+        return {k: v for k, v in found.items() if v}
+
+    assert named(whole) == named(pruned)

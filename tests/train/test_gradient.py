@@ -75,9 +75,7 @@ def test_a_loss_that_is_not_finite_names_step_and_rows(make_work, monkeypatch):
 
     def poisoned(trie, record=None):
         hidden = forward(trie, record)
-        for row, sequence in zip(trie.rows, trie.ids[trie.rows[0]][None], strict=False):
-            del row, sequence
-        if any(tuple(trie.ids[r].tolist()) == guilty for r in trie.rows):
+        if any(tuple(trie.ids[r].tolist()) == guilty[:-1] for r in trie.rows):  # the last is pruned
             return hidden * float("nan")
         return hidden
 
