@@ -129,9 +129,7 @@ def knobs(name: str) -> str:
     text = _table(("knob", "default", "meaning"), rows) if rows else "No knobs of its own.\n"
     general = {k.name: k for k in knobs_of(TrainKnobs)}
     chosen = ", ".join(f"`{general[k].flag} {v:g}`" for k, v in method.defaults.items())
-    return text + (
-        f"\nIts training defaults: {chosen}.\n" if chosen else ""
-    )
+    return text + (f"\nIts training defaults: {chosen}.\n" if chosen else "")
 
 
 def defaults() -> str:
