@@ -78,12 +78,17 @@ class Knob:
         """The range in words, or an empty string."""
         parts = []
         if self.above is not None:
-            parts.append(f"above {self.above:g}")
+            parts.append(f"above {_plain(self.above)}")
         if self.least is not None:
-            parts.append(f"at least {self.least:g}")
+            parts.append(f"at least {_plain(self.least)}")
         if self.most is not None:
-            parts.append(f"at most {self.most:g}")
+            parts.append(f"at most {_plain(self.most)}")
         return " and ".join(parts)
+
+
+def _plain(bound: float) -> str:
+    """A bound without an exponent where it is whole, so that it can be typed."""
+    return str(int(bound)) if bound == int(bound) else f"{bound:g}"
 
 
 def knobs_of(cls: type) -> list[Knob]:
@@ -150,6 +155,8 @@ def _convert(kind: type, value: Any) -> Any:
             return False
         raise ValueError(f"is '{value}', must be true or false")
     if kind is str:
+        if isinstance(value, (list, dict)):
+            raise ValueError(f"is {value}, must be a text")
         return str(value)
     if isinstance(value, bool):
         raise ValueError(f"is {value}, must be a number")  # noqa: TRY004
@@ -209,13 +216,22 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as fault:
         raise ConfigError(f"cannot read {path}: {fault.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as fault:
-        raise ConfigError(f"{path} is not valid YAML: {fault}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8: save the file as UTF-8") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as fault:
+        raise ConfigError(_yaml_fault(path, fault)) from None
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold 'name: value' lines")
     return content
+
+
+def _yaml_fault(path: str | Path, fault: Exception) -> str:
+    """What the parser found, and the line where it has one."""
+    mark = getattr(fault, "problem_mark", None)
+    where = f"{path}:{mark.line + 1}" if mark else str(path)
+    return f"{where}: not YAML ({getattr(fault, 'problem', None) or fault})"
 
 
 def as_dict(knobs: Any) -> dict[str, Any]:

@@ -61,6 +61,12 @@ class StoreError(RungError):
     http_status = 503
 
 
+class PlaceError(StoreError):
+    """RUNG_HOME or RUNG_STORE names a place where nothing can be kept."""
+
+    exit_code = 2
+
+
 class Busy(RungError):
     """A queue is full: try again later."""
 
@@ -80,7 +86,15 @@ def one_line(problems: Sequence[str], most: int = 10) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown name: `, did you mean 'x'?` or the list of known ones."""
     names = sorted(set(known))
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    if close:
-        return f", did you mean '{close[0]}'?"
+    best = max(names, key=lambda one: _likeness(name, one), default="")
+    if best and _likeness(name, best) >= 0.5:
+        return f", did you mean '{best}'?"
     return f", known: {', '.join(names)}" if names else ""
+
+
+def _likeness(name: str, known: str) -> float:
+    """From 0 to 1. Who knows only how a name begins has not mistyped the rest of it."""
+    name, known = name[:100].lower(), known.lower()
+    whole = difflib.SequenceMatcher(None, name, known).ratio()
+    start = difflib.SequenceMatcher(None, name, known[: len(name) + 1]).ratio()
+    return max(whole, 0.9 * start if start >= 0.7 else 0.0)

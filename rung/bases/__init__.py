@@ -10,7 +10,7 @@ fresh model (`scratch:layers=4,width=256`). Importing this package imports no to
 
 from rung.bases import wheel
 from rung.bases.cache import cached
-from rung.bases.entries import DEFAULT, CatalogueEntry, catalogue
+from rung.bases.entries import DEFAULT, CatalogueEntry, catalogue, entry_of
 from rung.bases.loaded import LoadedBase, load
 from rung.bases.source import resolve
 
@@ -20,6 +20,7 @@ __all__ = [
     "LoadedBase",
     "cached",
     "catalogue",
+    "entry_of",
     "load",
     "resolve",
     "wheel",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rung.bases.folder import inspect
-from rung.errors import ArtefactError, ConfigError
+from rung.errors import ArtefactError, ConfigError, nearest
 from rung.types import BaseInfo
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
@@ -37,7 +37,8 @@ def load(info: BaseInfo, *, dtype: str = "float32", device: str = "cpu") -> Load
         ConfigError: no such dtype or device.
     """
     if dtype not in DTYPES:
-        raise ConfigError(f"--dtype is '{dtype}', known: {', '.join(DTYPES)}")
+        raise ConfigError(f"--dtype is '{dtype}'{nearest(dtype, DTYPES)}")
+    check_device(device)
     path = Path(info.path)
     inspect(path)
     with quiet():
@@ -51,6 +52,23 @@ def load(info: BaseInfo, *, dtype: str = "float32", device: str = "cpu") -> Load
     model.eval()
     model.requires_grad_(False)
     return LoadedBase(model, tokenizer, info)
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that this machine, or this build of torch, does not have.
+
+    Raises:
+        ConfigError: naming those there are.
+    """
+    import torch
+
+    there = ["cpu"]
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is not None:
+        kind = accelerator.type
+        there += [kind, *(f"{kind}:{i}" for i in range(torch.accelerator.device_count()))]
+    if device not in there:
+        raise ConfigError(f"--device is '{device}', but this machine has {', '.join(there)}")
 
 
 def read_model(path: Path, dtype: str) -> Any:

@@ -29,6 +29,8 @@ def resolve(spec: str, *, data: Iterable[str] | None = None) -> BaseInfo:
         ArtefactError: something is there, but it is unsafe, damaged or no model.
     """
     written = spec.strip()
+    if not written:
+        raise BaseNotFound("the base has no name: rung bases lists some")
     entry = entry_of(written)
     place = entry.spec if entry else written
     kind = place.partition(":")[0]
@@ -52,7 +54,7 @@ def of_path_or_hub(place: str, entry: CatalogueEntry | None) -> BaseInfo:
     Raises:
         BaseNotFound, ArtefactError: as `resolve`.
     """
-    path = Path(place).expanduser()
+    path = local(place)
     if path.is_dir():
         return of_folder(path.resolve(), entry)
     if path.is_file():
@@ -66,9 +68,23 @@ def of_path_or_hub(place: str, entry: CatalogueEntry | None) -> BaseInfo:
         return of_file(hub.fetch_file(place, hint), place, entry)
     if hub.ID.fullmatch(place):
         return of_hub(place, entry, hint)
-    if not hint:
-        hint = ", known: " + ", ".join(e.name for e in catalogue() if not e.spec.startswith("api"))
-    raise BaseNotFound(f"no base '{place}' (nor folder, GGUF file or Hub id){hint}")
+    advice = hint or ": rung bases lists those with a short name"
+    raise BaseNotFound(f"no base '{place}' (nor folder, GGUF file or Hub id){advice}")
+
+
+def local(place: str) -> Path:
+    """The place as a path.
+
+    Raises:
+        BaseNotFound: when it cannot be one: too long, or the home of nobody.
+    """
+    try:
+        path = Path(place).expanduser()
+        path.is_dir()
+    except (OSError, RuntimeError) as fault:
+        reason = getattr(fault, "strerror", None) or fault
+        raise BaseNotFound(f"'{place[:80]}' is neither a base nor a path: {reason}") from None
+    return path
 
 
 def nearest_name(text: str) -> str:

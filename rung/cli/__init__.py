@@ -7,8 +7,10 @@ traceback is a bug in Rung.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import typer
 
@@ -67,17 +69,24 @@ def _function(verb: str) -> Callable:
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if sys.stdout is None:  # closed by whoever started us
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (stays open until the end)
+    # What a terminal of another encoding cannot show must not end the work.
+    getattr(sys.stdout, "reconfigure", lambda **_: None)(errors="replace")
     sys.exit(run(arguments))
 
 
 def run(arguments: list[str]) -> int:
     """Run a command and return its exit code."""
+    from rung.cli import usage
     from rung.errors import RungError
 
-    # The verb that is meant is the only one whose module must be imported.
-    verb = arguments[0] if arguments and arguments[0] in VERBS else None
+    command = None
     try:
-        result = app([verb] if verb else None)(arguments, standalone_mode=False, prog_name="rung")
+        usage.check_verb(arguments, VERBS)
+        command = _command(arguments)
+        result = command(arguments, standalone_mode=False, prog_name="rung")
+        sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except RungError as fault:
         return _complain(str(fault), fault.exit_code)
@@ -87,19 +96,37 @@ def run(arguments: list[str]) -> int:
         print(file=sys.stderr)
         return 130
     except BrokenPipeError:
-        sys.stderr.close()  # whoever read us is gone; nothing is left to say
-        return 0
+        # Whoever read us is gone: nothing is left to say, not even what the buffer still holds.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as fault:
+        _drop_output(fault)
+        return _complain(usage.of_system(fault), 1)
     except Exception as fault:
-        if _is_usage(fault):
-            return _complain(fault.format_message(), 2)  # type: ignore[attr-defined]
-        raise
+        if not usage.is_usage(fault):
+            raise
+        message = usage.explain(fault, command, arguments)
+        return _complain(message, 2) if message else 2
 
 
-def _is_usage(fault: Exception) -> bool:
-    """Whether click found fault with the arguments; typer may bring a click of its own."""
-    return hasattr(fault, "format_message") and hasattr(fault, "exit_code")
+def _command(arguments: list[str]) -> Any:
+    """The parser of the verb that is meant; no other verb's module is imported."""
+    from rung.cli import usage
+
+    verb = arguments[0] if arguments and arguments[0] in VERBS else None
+    return usage.plain_help(typer.main.get_command(app([verb] if verb else None)))
+
+
+def _drop_output(fault: OSError) -> None:
+    """Forget what could not be written to stdout, so that it is not tried again at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"rung: {' '.join(message.split())}", file=sys.stderr)
+    """One line to stderr. Names come from files and flags: control characters are not passed on."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(message.split()))
+    print(f"rung: {line}", file=sys.stderr)
     return code

@@ -50,6 +50,8 @@ def chat(
         prompt = sys.stdin.read().strip()
         if not prompt:
             raise ConfigError("there is nothing to ask: give -p TEXT, or a text on stdin")
+    elif prompt is not None and not prompt.strip():
+        raise ConfigError("there is nothing to ask: -p is empty")
     from rung.server.loading import load_engine
 
     with loading():

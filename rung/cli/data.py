@@ -130,7 +130,7 @@ def data(
     source: Annotated[str, typer.Argument(help="What --data of rung tune takes.", metavar="SOURCE")],
     given: Given,
     base: Annotated[str | None, typer.Option(help="The base whose template renders the rows.")] = None,
-    max_length: Annotated[int, typer.Option(help="Rows above it are named.")] = 1024,
+    max_length: Annotated[int, typer.Option(min=2, help="Rows above it are named.")] = 1024,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
     """Look at data the way a training will see it: rows, lengths, rendered text, problems.

@@ -31,8 +31,16 @@ def knobs_by_panel(panels: Iterable[tuple[str, type]]) -> dict[str, list[Knob]]:
             first.setdefault(knob.name, knob)
     grouped: dict[str, list[Knob]] = {}
     for name, headings in owners.items():
-        grouped.setdefault(", ".join(headings), []).append(first[name])
+        grouped.setdefault(_joined(headings), []).append(first[name])
     return grouped
+
+
+def _joined(headings: list[str]) -> str:
+    """Headings as one: `method a`, `method b` become `methods a, b`."""
+    kinds = {heading.partition(" ")[0] for heading in headings}
+    if len(headings) == 1 or len(kinds) > 1:
+        return ", ".join(headings)
+    return f"{kinds.pop()}s {', '.join(heading.partition(' ')[2] for heading in headings)}"
 
 
 def takes_knobs(panels: dict[str, list[Knob]]) -> Callable[[Callable], Callable]:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from rung.store import Store
     from rung.store.records import EvaluationRecord, ModelRecord, Node, RunRecord
 
+_SIDE = ("_of_base", "_rows")  # metrics that say something only beside another one
+_PROGRESS = ("best_step", "steps")
+
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
 
 
@@ -34,7 +37,9 @@ def models(as_json: AsJson = False) -> None:
         _json([model.as_dict() for model in found])
         return
     if not found:
-        typer.echo("no models yet: make one with rung train", err=True)
+        typer.echo("no models yet: make one with rung tune", err=True)
+        if sys.stdout.isatty():
+            return
     head = ("name", "method", "base", "licence", "quality", "created")
     _table(head, [_model_row(model, bases) for model in found])
 
@@ -96,6 +101,8 @@ def runs(
         return
     if not found:
         typer.echo("no such runs" if status or model else "no runs yet", err=True)
+        if sys.stdout.isatty():
+            return
     head = ("id", "model", "method", "objective", "status", "started", "seconds", "error")
     _table(head, [_run_row(run) for run in found])
 
@@ -141,7 +148,12 @@ def _remove(store: Store, model: ModelRecord) -> str | None:
 def _model_row(model: ModelRecord, bases: dict[str, str]) -> list[str]:
     from rung.store.cards import shown
 
-    quality = next((f"{k} {shown(k, v)}" for k, v in model.metrics.items() if v is not None), "")
+    # What was measured on rows held out says most; a base's own figure stands beside its model's.
+    measured = {k: v for k, v in model.metrics.items() if v is not None and not k.endswith(_SIDE)}
+    key = min(measured, key=lambda k: (not k.startswith("test_"), k in _PROGRESS), default=None)
+    quality = f"{key} {shown(key, measured[key])}" if key else ""
+    if f"{key}_of_base" in model.metrics:
+        quality += f" (base {shown(f'{key}_of_base', model.metrics[f'{key}_of_base'])})"
     base = bases.get(model.base, model.base[:12])
     return [model.name, model.method, base, model.licence_class, quality, _when(model.created)]
 
@@ -186,7 +198,8 @@ def _measures(
 ) -> None:
     from rung.store.cards import shown
 
-    rows = [[key, shown(key, value), ""] for key, value in model.metrics.items()]
+    told = {e.metric for e in evaluations}
+    rows = [[k, shown(k, value), ""] for k, value in model.metrics.items() if k not in told]
     for e in evaluations:
         value = {"value": e.value, "low": e.low, "high": e.high, "n": e.n}
         rows.append([e.metric, shown(e.metric, value), data.get(e.dataset or "", "")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,9 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -21,6 +22,21 @@ if TYPE_CHECKING:
     from rung.train.estimate import Estimate
     from rung.train.prepare import Prepared
     from rung.train.result import Outcome
+
+
+LOG_SECONDS = 30.0  # between two lines where there is no bar
+
+
+class _Said(TextColumn):
+    """Loss and speed."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__("{task.fields[said]}", **settings)
+
+
+def _whole(kind: type) -> Any:
+    """A column of the bar that is never cut."""
+    return kind(table_column=Column(no_wrap=True))
 
 
 class Terminal:
@@ -31,6 +47,8 @@ class Terminal:
         self.bar: Progress | None = None
         self._tokens = self._seconds = 0.0
         self._smooth: float | None = None
+        self._validation = ""
+        self._said_at = 0.0
         self._status = self.console.status("starting")
 
     def __enter__(self) -> Terminal:
@@ -68,28 +86,41 @@ class Terminal:
         self._status.stop()
         if at:
             self.note(f"going on from step {at} of {steps}")
+        self.steps, self._said_at = steps, time.monotonic()
+        if not self.console.is_terminal:
+            return  # a log file gets a line now and then instead
+        # The bar alone gives way where the terminal is narrow.
         self.bar = Progress(
-            TextColumn("training"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("{task.fields[said]}"), TimeElapsedColumn(), TextColumn("left"),
-            TimeRemainingColumn(), console=self.console,
+            BarColumn(bar_width=None, table_column=Column(ratio=1)),
+            *(_whole(kind) for kind in (MofNCompleteColumn, _Said, TimeRemainingColumn)),
+            TextColumn("left", table_column=Column(no_wrap=True, min_width=4)),
+            console=self.console, expand=True,
         )  # fmt: skip
         self.task = self.bar.add_task("", total=steps, completed=at, said="")
         self.bar.start()
-        self._validation = ""
 
     def step(self, entry: dict[str, Any]) -> None:
         self._tokens += entry["tokens"]
         self._seconds += entry["seconds"]
         last = self._smooth
         self._smooth = entry["loss"] if last is None else 0.9 * last + 0.1 * entry["loss"]
-        assert self.bar is not None
-        said = (
-            f"loss {self._smooth:.3f}{self._validation}, {self._tokens / self._seconds:,.0f} tokens/s"
-        )
-        self.bar.update(self.task, completed=entry["step"], said=said)
+        if self.bar is not None:
+            self.bar.update(self.task, completed=entry["step"], said=self._said())
+        elif time.monotonic() - self._said_at > LOG_SECONDS:
+            self._line(entry["step"])
 
     def validated(self, entry: dict[str, Any]) -> None:
         self._validation = f", validation {entry['validation_loss']:.3f}"
+        if self.bar is None and self._smooth is not None:
+            self._line(entry["step"])
+
+    def _said(self) -> str:
+        rate = self._tokens / max(self._seconds, 1e-9)
+        return f"loss {self._smooth:.3f}{self._validation}, {rate:,.0f} tokens/s"
+
+    def _line(self, step: int) -> None:
+        self._said_at = time.monotonic()
+        self._say("step", f"{step} of {self.steps}: {self._said()}")
 
     def note(self, text: str) -> None:
         self.console.print(Text(text, style="yellow"))

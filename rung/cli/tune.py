@@ -15,6 +15,7 @@ from rung import methods
 from rung.cli.flags import Given, knobs_by_panel, takes_knobs
 from rung.config import read_yaml
 from rung.data.knobs import DataKnobs
+from rung.store import hub
 from rung.train.knobs import RunKnobs, TrainKnobs
 
 if TYPE_CHECKING:
@@ -49,10 +50,14 @@ def tune(
 
     Defaults are those of the method. Ctrl-C keeps a checkpoint and says how to resume.
     """
-    from rung.train.job import tune as run
     from rung.train.plan import Plan
 
+    # Before torch is imported, so that a mistake is told at once.
     plan = Plan.of(name, read_yaml(config) if config else {}, given)
+    if plan.run.push_to_hub:
+        hub.check(plan.run.push_to_hub)
+    from rung.train.job import tune as run
+
     _report(lambda watcher: run(plan, watcher), as_json)
 
 
@@ -89,7 +94,5 @@ def _report(work: Callable[[Terminal], Outcome], as_json: bool) -> None:
 
 
 def _push(outcome: Outcome, repository: str) -> None:
-    from rung.store.hub import push
-
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    typer.echo(f"uploaded to {push(outcome.model.folder, repository)}", err=True)
+    typer.echo(f"uploaded to {hub.push(outcome.model.folder, repository)}", err=True)

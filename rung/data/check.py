@@ -86,7 +86,11 @@ def _supervision(rendered: Sequence[Rendered]) -> list[Problem]:
     # The first token has nothing before it that could predict it.
     empty = [r.origin for r in rendered if not any(r.supervised[1:])]
     if not rendered:
-        return [Problem("error", "no rows are left to train on")]
+        return [
+            Problem(
+                "error", "no rows are left to train on: all are too long for --max-length or the base"
+            )
+        ]
     if len(empty) == len(rendered):
         return [
             Problem(

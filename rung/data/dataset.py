@@ -89,8 +89,7 @@ def _read(knobs: DataKnobs, source: str) -> Dataset:
                 examples.append(form.read(row, origin))
             except Missing as fault:
                 unread.setdefault(_words(fault), []).append(origin)
-    # A wrong column is wrong in every row: rows with the same fault are told together.
-    faults = [*found.faults, *(f"{places(o)}: {fault}" for fault, o in unread.items())]
+    faults = [*found.faults, *_grouped(unread)]
     if faults:
         raise DataError(one_line(faults))
     doubles = duplicates(examples)
@@ -120,14 +119,21 @@ def _conditions(where: Sequence[str]) -> list[Condition]:
 
 
 def _kept(found: sources.Rows, conditions: list[Condition]):
+    unjudged: dict[str, list[str]] = {}
     for origin, row in found.rows:
         try:
             keep = all(condition.holds(row) for condition in conditions)
         except Missing as fault:
-            found.faults.append(f"{origin}: --where: {_words(fault)}")
+            unjudged.setdefault(f"--where: {_words(fault)}", []).append(origin)
             continue
         if keep:
             yield origin, row
+    found.faults += _grouped(unjudged)
+
+
+def _grouped(faults: dict[str, list[str]]) -> list[str]:
+    """A wrong column is wrong in every row: rows with the same fault are told together."""
+    return [f"{places(origins)}: {words}" for words, origins in faults.items()]
 
 
 def _words(fault: Missing) -> str:

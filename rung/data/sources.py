@@ -17,6 +17,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def read(source: str, limit: int | None = None) -> Rows:
         return _hub(source, limit)
     if source.startswith("wheel:"):
         return _wheel(source)
-    return _file(Path(source).expanduser(), source)
+    return _file(_path(source), source)
 
 
 def _wheel(source: str) -> Rows:
@@ -69,6 +70,17 @@ def _wheel(source: str) -> Rows:
     rows = _file(path, source)
     rows.licence = licence.of_wheel(package, path)
     return rows
+
+
+def _path(source: str) -> Path:
+    """Raises DataError for what cannot be a path here: too long a name, the home of nobody."""
+    try:
+        path = Path(source).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as fault:
+        reason = getattr(fault, "strerror", None) or fault
+        raise DataError(f"'{source[:80]}' cannot be opened: {reason}") from None
+    return path
 
 
 def _file(path: Path, source: str) -> Rows:
@@ -200,11 +212,22 @@ def _parquet(path: Path, faults: list[str]) -> Iterator[Named]:
     from datasets import load_dataset
 
     try:
-        table = load_dataset("parquet", data_files=str(path), split="train", streaming=True)
-        for i, row in enumerate(table, 1):
-            yield f"{path.name}:{i}", row
+        with _quiet():
+            table = load_dataset("parquet", data_files=str(path), split="train", streaming=True)
+            rows = iter(table)
+        yield from _numbered(path.name, rows)
     except Exception as fault:  # the library raises whatever Arrow and fsspec raise
         faults.append(f"{path.name}: cannot be read as parquet ({fault})")
+
+
+def _numbered(name: str, rows: Iterator[Row]) -> Iterator[Named]:
+    """Rows of a table; silent only while a row is read, since others work between two of them."""
+    for i in count(1):
+        with _quiet():
+            row = next(rows, None)
+        if row is None:
+            return
+        yield f"{name}:{i}", row
 
 
 READERS: dict[str, Callable[[Path, list[str]], Iterator[Named]]] = {
@@ -234,7 +257,9 @@ def _hub(source: str, limit: int | None) -> Rows:
         with _quiet():
             table = load_dataset(name, config, split=part, streaming=limit is not None)
     except Exception as fault:  # the library raises many kinds, none of them its own
-        raise DataError(f"cannot load '{source}': {_first_line(fault)}") from None
+        raise DataError(
+            f"cannot load '{source}' ({_first_line(fault)}): check the name, the split and the network"
+        ) from None
     faults: list[str] = []
     return Rows(name, _table(f"{name}:{part}", table, faults), licence.of_hub(name, table), faults)
 
@@ -245,7 +270,7 @@ def _quiet() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("huggingface_hub", "datasets")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.ERROR)
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:

@@ -53,7 +53,15 @@ class Method(ABC):
 
     def misfit(self, bank: Bank, config: Any) -> str | None:
         """Why this method cannot be used on this base with these knobs, or None."""
+        taken = self.positions(config)
+        context = getattr(bank.config, "max_position_embeddings", None)
+        if context and taken >= context - 1:
+            return f"it takes {taken} positions and the base has {context} in all: take fewer"
         return None
+
+    def positions(self, config: Any) -> int:
+        """How many positions of the context the adapter takes for itself."""
+        return 0
 
     @abstractmethod
     def build(self, bank: Bank, config: Any, start: Start) -> Adapter:

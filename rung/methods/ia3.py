@@ -63,11 +63,12 @@ class Method(base.Method):
         from rung.forward.adapter import Adapter
 
         found = {}
-        for names, known, on_input in (
-            (config.outputs, OUTPUTS, False),
-            (config.inputs, INPUTS, True),
+        for flag, names, known in (
+            ("--outputs", config.outputs, OUTPUTS),
+            ("--inputs", config.inputs, INPUTS),
         ):
-            for name, (_, d_in, d_out) in _chosen(bank, names, known).items():
+            on_input = flag == "--inputs"
+            for name, (_, d_in, d_out) in _chosen(bank, names, known, flag).items():
                 found[name] = ScaleOp(torch.ones(d_in if on_input else d_out), on_input)
         if not found:
             raise MethodMisfit("name this base's projections with --outputs and --inputs")
@@ -117,8 +118,8 @@ class Method(base.Method):
         return result
 
 
-def _chosen(bank: Bank, names: list[str], known: tuple[str, ...]) -> dict[str, tuple]:
+def _chosen(bank: Bank, names: list[str], known: tuple[str, ...], flag: str) -> dict[str, tuple]:
     if names:
-        return layers.chosen(bank, names)
+        return layers.chosen(bank, names, flag)
     every = layers.projections(bank)
     return {n: p for n, p in every.items() if n.endswith(tuple("." + k for k in known))}

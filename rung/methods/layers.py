@@ -44,7 +44,9 @@ def transposed(module: Any) -> bool:
     return type(module).__name__ == "Conv1D"
 
 
-def chosen(bank: Bank, targets: list[str]) -> dict[str, tuple[nn.Module, int, int]]:
+def chosen(
+    bank: Bank, targets: list[str], flag: str = "--targets"
+) -> dict[str, tuple[nn.Module, int, int]]:
     """The projections that `targets` name.
 
     Each target is `all-linear`, `attention`, `mlp`, or the end of a module's name.
@@ -59,7 +61,7 @@ def chosen(bank: Bank, targets: list[str]) -> dict[str, tuple[nn.Module, int, in
         if not hits:
             ends = sorted({n.rpartition(".")[2] for n in every})
             raise MethodMisfit(
-                f"--targets '{target}' names no projection of this base; there are: "
+                f"{flag} '{target}' names no projection of this base; there are: "
                 f"all-linear, attention, mlp, {', '.join(ends)}"
             )
         result.update(hits)

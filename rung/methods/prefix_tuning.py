@@ -42,11 +42,8 @@ class Method(base.Method):
     Config = Knobs
     defaults = {"lr": 1e-2, "epochs": 5.0}
 
-    def misfit(self, bank: Bank, config: Knobs) -> str | None:
-        limit = getattr(bank.config, "max_position_embeddings", None)
-        if limit and config.virtual_tokens >= limit:
-            return f"--virtual-tokens {config.virtual_tokens} fills the whole context of {limit}"
-        return None
+    def positions(self, config: Knobs) -> int:
+        return config.virtual_tokens
 
     def build(self, bank: Bank, config: Knobs, start: base.Start) -> Adapter:
         import torch

@@ -41,6 +41,9 @@ class Method(base.Method):
     Config = Knobs
     defaults = {"lr": 1e-2, "epochs": 5.0}
 
+    def positions(self, config: Knobs) -> int:
+        return config.virtual_tokens
+
     def build(self, bank: Bank, config: Knobs, start: base.Start) -> Adapter:
         import torch
 

@@ -79,10 +79,7 @@ def model_folder(name: str) -> Path:
         StoreError: when the models' folder cannot be created.
     """
     model_name(name)
-    try:
-        models = home.folder("models")
-    except OSError as fault:
-        raise StoreError(f"cannot create {fault.filename}: {fault.strerror}") from None
+    models = home.folder("models")
     folder = models / name
     if folder.is_symlink() and not folder.resolve().is_relative_to(models.resolve()):
         raise ArtefactError(f"the folder of model '{name}' links out of {models}: copy it in")

@@ -18,7 +18,7 @@ from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, Connection, Engine
 
 from rung import home
-from rung.errors import StoreError
+from rung.errors import PlaceError, StoreError
 from rung.store.schema import HEAD, to_json
 
 BUSY_SECONDS = 10.0  # how long to wait for a lock before saying so
@@ -90,7 +90,7 @@ class Database:
                 "pip install 'rung[postgresql]'"
             ) from None
         except (exc.ArgumentError, exc.NoSuchModuleError) as fault:
-            raise StoreError(f"RUNG_STORE is not usable: {fault}") from None
+            raise PlaceError(f"RUNG_STORE is not usable: {fault}") from None
         if sqlite:
             event.listen(engine, "connect", _set_up_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
@@ -136,28 +136,22 @@ def parse_url(url: str | None) -> URL:
     """The URL given, or RUNG_STORE, or a SQLite file at home.
 
     Raises:
-        StoreError: when it is not a URL of SQLite on disk or PostgreSQL.
+        PlaceError: when it is not a URL of SQLite on disk or PostgreSQL.
     """
     text = url or os.environ.get("RUNG_STORE") or ""
     if not text:
-        try:
-            return URL.create("sqlite", database=str(home.home() / "rung.db"))
-        except OSError as fault:
-            raise StoreError(
-                f"cannot create {fault.filename} ({fault.strerror}): set RUNG_HOME to a folder "
-                "you may write"
-            ) from None
+        return URL.create("sqlite", database=str(home.home() / "rung.db"))
     advice = "use sqlite:////folder/rung.db or postgresql+psycopg://user@host/database"
     try:
         parsed = sa.make_url(text)
     except exc.ArgumentError:
-        raise StoreError(f"RUNG_STORE is not a database URL: {advice}") from None
+        raise PlaceError(f"RUNG_STORE is not a database URL: {advice}") from None
     if parsed.drivername in ("postgres", "postgresql"):
         return parsed.set(drivername="postgresql+psycopg")
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-        raise StoreError(f"RUNG_STORE names '{parsed.drivername}': {advice}")
+        raise PlaceError(f"RUNG_STORE names '{parsed.drivername}': {advice}")
     if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
-        raise StoreError(f"RUNG_STORE names a store in memory, which threads do not share: {advice}")
+        raise PlaceError(f"RUNG_STORE names a store in memory, which threads do not share: {advice}")
     return parsed
 
 

@@ -19,6 +19,16 @@ class Api(Protocol):
     def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> Any: ...
 
 
+def check(repo: str) -> None:
+    """Refuse what cannot be a repository, before hours of training.
+
+    Raises:
+        ConfigError: saying what it must look like.
+    """
+    if not REPO.fullmatch(repo) or ".." in repo:
+        raise ConfigError(f"'{repo}' is no repository: write NAME or ORGANISATION/NAME")
+
+
 def push(folder: str | Path, repo: str, *, private: bool = True, api: Api | None = None) -> str:
     """Upload a verified model folder and return its address.
 
@@ -33,8 +43,7 @@ def push(folder: str | Path, repo: str, *, private: bool = True, api: Api | None
         StoreError: when the Hub cannot be reached.
     """
     folder = Path(folder)
-    if not REPO.fullmatch(repo) or ".." in repo:
-        raise ConfigError(f"'{repo}' is no repository: write NAME or ORGANISATION/NAME")
+    check(repo)
     artefacts.verify(folder)
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError

@@ -158,7 +158,9 @@ def _get(connection: Connection, run: str) -> RunRecord:
     row = connection.execute(sa.select(*_RUNS.c).where(_RUNS.c.id == run)).mappings().first()
     if row is None:
         known = connection.execute(sa.select(_RUNS.c.id)).scalars().all()
-        hint = nearest(run, known) if len(known) <= 20 or run in known else ""
+        hint = nearest(run, known)
+        if len(known) > 20 and "did you mean" not in hint:
+            hint = ""  # a list of all is no help
         raise RunNotFound(f"no run '{run}' (rung runs lists them){hint}")
     return RunRecord(**row)
 

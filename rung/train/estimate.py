@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from rung.bases.loaded import check_device
 from rung.forward.bank import Bank
 from rung.objectives import Objective
 from rung.types import Rendered
@@ -32,8 +33,9 @@ class Estimate:
 
 
 def device(name: str) -> str:
-    """The device that `auto` means here."""
+    """The device that `auto` means here. Raises ConfigError for one that is not there."""
     if name != "auto":
+        check_device(name)
         return name
     if torch.cuda.is_available():
         return "cuda"

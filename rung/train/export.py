@@ -59,6 +59,10 @@ def export(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} exists and is not empty: choose another folder")
     source = _open(name, store or Store.open())
+    try:
+        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise ConfigError(f"cannot create {fault.filename}: {fault.strerror}") from None
     with tempfile.TemporaryDirectory(dir=folder.absolute().parent) as temporary:
         made = Path(temporary) / "made"
         made.mkdir()

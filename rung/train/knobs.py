@@ -45,7 +45,9 @@ class TrainKnobs:
     max_tokens: int | None = knob(
         None, "Tokens per micro-batch; what fits into memory by default.", least=1
     )
-    seed: int = knob(0, "Seed of the order of the rows and of the initial weights.", least=0)
+    seed: int = knob(
+        0, "Seed of the order of the rows and of the initial weights.", least=0, most=2**32 - 1
+    )
     schedule: str = knob(
         "linear", "How the learning rate falls.", choices=("constant", "linear", "cosine")
     )

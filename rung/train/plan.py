@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rung import methods
+from rung import bases, methods, objectives
 from rung.config import as_dict, knobs_of, resolve
 from rung.data import DataKnobs
 from rung.errors import ConfigError, one_line
@@ -33,12 +33,20 @@ class Plan:
         Raises:
             ConfigError: naming every unknown key and bad value at once.
         """
-        artefacts.model_name(name)
+        check_name(name)
         chosen = [layer["method"] for layer in layers if layer.get("method")]
         method = methods.get(str(chosen[-1]) if chosen else RunKnobs.method)
         classes = [RunKnobs, DataKnobs, TrainKnobs, method.Config]
-        _refuse_foreign(method, classes, layers)
-        run, data, training, config = resolve(classes, method.defaults, *layers)
+        problems = _foreign(method, classes, layers)
+        told = {key for key, _ in problems}
+        layers = tuple({k: v for k, v in layer.items() if k not in told} for layer in layers)
+        try:
+            run, data, training, config = resolve(classes, method.defaults, *layers)
+            objectives.get(run.objective)
+        except ConfigError as fault:
+            raise ConfigError(one_line([*(p for _, p in problems), str(fault)])) from None
+        if problems:
+            raise ConfigError(one_line([p for _, p in problems]))
         if not data.data:
             raise ConfigError("--data is missing: name a file, hf:NAME or wheel:PACKAGE/MEMBER")
         return cls(name, run, data, training, method, config)
@@ -49,18 +57,30 @@ class Plan:
         return {key: value for part in parts for key, value in as_dict(part).items()}
 
 
-def _refuse_foreign(method: Method, classes: list[type], layers: tuple[Mapping[str, Any], ...]) -> None:
-    """Name the owner of a knob that another method has."""
+def check_name(name: str) -> None:
+    """Refuse a name that no model can have, or that means a base already.
+
+    Raises:
+        ConfigError: saying which.
+    """
+    artefacts.model_name(name)
+    if bases.entry_of(name):
+        raise ConfigError(f"'{name}' is the name of a base: choose another name for the model")
+
+
+def _foreign(
+    method: Method, classes: list[type], layers: tuple[Mapping[str, Any], ...]
+) -> list[tuple[str, str]]:
+    """Every given knob that only other methods have, and a line that names those."""
     own = {k.name for cls in classes for k in knobs_of(cls)}
     foreign: dict[str, list[str]] = {}
     for other in methods.names():
         for k in knobs_of(methods.get(other).Config):
             if k.name not in own:
                 foreign.setdefault(k.name, []).append(other)
-    given = {str(key).replace("-", "_") for layer in layers for key in layer}
-    problems = [
-        f"--{name.replace('_', '-')} belongs to {', '.join(foreign[name])}, not to {method.name}"
-        for name in sorted(given & foreign.keys())
+    given = {str(key): str(key).replace("-", "_") for layer in layers for key in layer}
+    return [
+        (key, f"--{name.replace('_', '-')} belongs to {', '.join(foreign[name])}, not to {method.name}")
+        for key, name in sorted(given.items())
+        if name in foreign
     ]
-    if problems:
-        raise ConfigError(one_line(problems))

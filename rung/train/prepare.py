@@ -47,7 +47,8 @@ def prepare(plan: Plan, stage: Callable[[str], None]) -> Prepared:
     if misfit:
         raise MethodMisfit(f"{plan.method.name} does not fit {info.name}: {misfit}")
     stage("rendering the rows")
-    limit = min(plan.train.max_length, _context(bank))
+    # What the adapter puts in front takes its room from the context too.
+    limit = min(plan.train.max_length, _context(bank) - plan.method.positions(plan.config))
     rows, problems = {}, []
     for part, examples in splits:
         rows[part], found = template.render_all(examples, limit)

@@ -82,10 +82,10 @@ def test_the_verb_lists_catalogue_and_cache(
     from rung.errors import ConfigError
 
     verb()
-    shown = capsys.readouterr().out
+    shown, told = capsys.readouterr()
     for entry in bases.catalogue():
         assert entry.name in shown
-    assert "Nothing in the cache yet" in shown
+    assert "Nothing in the cache yet" in told
     verb(modality="vision", licence="permissive")
     shown = capsys.readouterr().out
     assert "dinov2-base" in shown

@@ -156,7 +156,7 @@ def test_an_adapter_is_not_a_base(tmp_path: Path) -> None:
 def test_an_unknown_name_gets_the_nearest_one() -> None:
     with pytest.raises(BaseNotFound, match="did you mean 'smollm2-135m'"):
         bases.resolve("smolm2-135m")
-    with pytest.raises(BaseNotFound, match="known: .*qwen3-0.6b"):
+    with pytest.raises(BaseNotFound, match="rung bases lists"):
         bases.resolve("xyzzy")
     with pytest.raises(BaseNotFound, match="API"):
         bases.resolve("gpt-4o")

@@ -1,0 +1,94 @@
+"""What is wrong with the words of a command line, in one line that names all of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from rung.errors import ConfigError, nearest, one_line
+
+
+def check_verb(arguments: Sequence[str], verbs: Collection[str]) -> None:
+    """Refuse what is no verb, and words that are no text.
+
+    Raises:
+        ConfigError: naming the nearest verb, or the word.
+    """
+    for word in arguments:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"the argument {ascii(word)} is not UTF-8: write it in UTF-8") from None
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in verbs:
+        raise ConfigError(f"no verb '{arguments[0]}'{nearest(arguments[0], verbs)}")
+
+
+def is_usage(fault: Exception) -> bool:
+    """Whether click found fault with the arguments; typer may bring a click of its own."""
+    return hasattr(fault, "format_message") and hasattr(fault, "exit_code")
+
+
+def explain(fault: Any, command: Any, arguments: Sequence[str]) -> str:
+    """Click's complaint in Rung's words. Empty when click only showed the help.
+
+    Click stops at the first flag it does not know; here all of them are named.
+
+    Args:
+        command: the parser that found fault.
+    """
+    message = fault.format_message().strip()
+    if not message:
+        return ""
+    verb = command.commands.get(arguments[0]) if arguments else None
+    page = f"rung {arguments[0]} --help" if verb else "rung --help"
+    words = arguments[1:] if verb else arguments
+    problems = flag_problems((verb or command).params, words)
+    if problems:
+        return one_line(problems)
+    return f"{message[:1].lower()}{message[1:].rstrip('.')} ({page} says what it takes)"
+
+
+def flag_problems(params: Sequence[Any], words: Sequence[str]) -> list[str]:
+    """Every flag that is unknown, and every one that lacks its value.
+
+    Args:
+        params: click's parameters of the command.
+        words: what follows the verb.
+    """
+    switches: dict[str, bool] = {"--help": True}  # flag -> whether it takes no value
+    for param in params:
+        for name in (*param.opts, *param.secondary_opts):
+            if name.startswith("-"):
+                switches[name] = bool(getattr(param, "is_flag", False))
+    problems, at = [], 0
+    while at < len(words) and words[at] != "--":
+        name, equals, _ = words[at].partition("=")
+        at += 1
+        if not name.startswith("--") and name not in switches:
+            continue
+        if name not in switches:
+            problems.append(f"no flag {name}{nearest(name, switches)}")
+        elif not switches[name] and not equals:
+            if at == len(words) or words[at] in switches:
+                problems.append(f"{name} needs a value")
+            else:
+                at += 1
+    return problems
+
+
+def of_system(fault: OSError) -> str:
+    """What the operating system refused, and at which file."""
+    reason = fault.strerror or str(fault)
+    where = f" {os.fspath(fault.filename)!r}" if isinstance(fault.filename, (str, os.PathLike)) else ""
+    return f"the system refused{where}: {reason}"
+
+
+def plain_help(command: Any) -> Any:
+    """The command with help that says NAME for an argument and nothing for the type of a switch."""
+    for param in [p for c in (command, *command.commands.values()) for p in c.params]:
+        if getattr(param, "is_flag", False):
+            param.metavar = ""
+        elif param.param_type_name == "argument" and param.metavar is None:
+            param.metavar = param.name.upper()
+    return command
