@@ -39,9 +39,27 @@ def pages() -> dict[Path, dict[str, str]]:
     """Every page with generated parts, and those parts by the name of their mark."""
     found = {DOCS / "verbs" / f"{verb}.md": {"flags": flags(verb)} for verb in VERBS}
     found[DOCS / "verbs" / "tune.md"]["defaults"] = defaults()
-    for name in methods.names():
+    for name in own_methods():
         found[DOCS / "methods" / f"{name}.md"] = {"knobs": knobs(name)}
     return found
+
+
+def own_methods() -> list[str]:
+    """The methods of this repository, without those of other packages that are installed."""
+    folder = Path(methods.__file__).parent
+    return [name for name in methods.names() if (folder / f"{name}.py").exists()]
+
+
+def begun(name: str) -> str:
+    """The first words of a method's page."""
+    method = methods.get(name)
+    paper = (
+        f" [{method.paper}](https://arxiv.org/abs/{method.paper.split()[-1]})." if method.paper else ""
+    )
+    return (
+        f"# {name}\n\n{method.summary[0].upper()}{method.summary[1:]}.{paper}\n\n"
+        "## When to take it\n\n## What it costs\n\n## Knobs\n\n<!-- knobs -->\n<!-- /knobs -->\n"
+    )
 
 
 def filled(text: str, parts: dict[str, str]) -> str:
@@ -135,7 +153,7 @@ def knobs(name: str) -> str:
 def defaults() -> str:
     """The training knobs that methods set, a row for each method."""
     general = {k.name: k for k in knobs_of(TrainKnobs)}
-    every = [methods.get(name) for name in methods.names()]
+    every = [methods.get(name) for name in own_methods()]
     set_somewhere = {key for method in every for key in method.defaults}
     shown = [k for k in general if k in set_somewhere or k in DEFAULTS_SHOWN]
     rows = [
@@ -176,17 +194,17 @@ def main(check: bool) -> int:
     """Rewrite the pages, or only compare them; returns an exit code."""
     stale = []
     for path, parts in pages().items():
-        text = path.read_text(encoding="utf-8") if path.exists() else None
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        if not text and not check and path.parent.name == "methods":
+            text = begun(path.stem)
+            path.write_text(text, encoding="utf-8")
         try:
-            fresh = filled(text, parts) if text is not None else None
+            fresh = filled(text, parts)
         except ValueError as fault:
             print(f"{path.relative_to(DOCS.parent)}: {fault}", file=sys.stderr)
             stale.append(path)
             continue
-        if fresh is None:
-            print(f"{path.relative_to(DOCS.parent)}: is missing", file=sys.stderr)
-            stale.append(path)
-        elif fresh != text:
+        if fresh != text:
             if check:
                 print(f"{path.relative_to(DOCS.parent)}: out of date", file=sys.stderr)
                 stale.append(path)

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/*.md")])
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+METHODS = [n for n in methods.names() if (ROOT / "rung" / "methods" / f"{n}.py").exists()]
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
@@ -61,10 +62,10 @@ def test_a_verbs_page_shows_the_flags_of_its_command(verb, generate):
 
 def test_no_page_is_left_of_a_verb_or_method_that_is_gone():
     assert {p.stem for p in ROOT.glob("docs/verbs/*.md")} == set(VERBS)
-    assert {p.stem for p in ROOT.glob("docs/methods/*.md")} == set(methods.names())
+    assert {p.stem for p in ROOT.glob("docs/methods/*.md")} == set(METHODS)
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", METHODS)
 def test_a_methods_page_names_knobs_and_paper(name):
     method = methods.get(name)
     page = (ROOT / "docs" / "methods" / f"{name}.md").read_text()
@@ -79,7 +80,7 @@ def test_the_readme_names_every_verb_and_method():
     readme = (ROOT / "README.md").read_text()
     assert all(f"`rung {verb}" in readme for verb in VERBS)
     assert all(f"(docs/verbs/{verb}.md)" in readme for verb in VERBS)
-    assert all(f"(docs/methods/{name}.md)" in readme for name in methods.names())
+    assert all(f"(docs/methods/{name}.md)" in readme for name in METHODS)
     assert "make test" in readme and "make quickstart" in readme
 
 
@@ -115,6 +116,17 @@ def test_commands_in_the_docs_are_verbs_with_known_flags(page, generate):
     assert not faults
 
 
+def test_the_worked_example_is_the_code():
+    """Every line of the excerpts that CONTRIBUTING shows of IA3 stands in the repository."""
+    code = "".join(
+        (ROOT / path).read_text() for path in ("rung/methods/ia3.py", "tests/methods/test_peft.py")
+    )
+    guide = (ROOT / "CONTRIBUTING.md").read_text().split("## Adding a method")[1]
+    excerpts = re.findall(r"^```python\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
+    lines = {line for excerpt in excerpts for line in excerpt.splitlines() if line}
+    assert lines and not {line for line in lines if f"{line}\n" not in code}
+
+
 @pytest.mark.wheel
 def test_the_readmes_figures_are_those_of_the_code():
     """Trained parameters of each method on the default base."""
@@ -126,7 +138,7 @@ def test_the_readmes_figures_are_those_of_the_code():
 
     bank = Bank(bases.load(bases.resolve(bases.DEFAULT)).model)
     readme = {r[0]: r for r in rows((ROOT / "README.md").read_text())}
-    for name in methods.names():
+    for name in METHODS:
         method = methods.get(name)
         start = Start(torch.Generator().manual_seed(0), [tuple(range(30))])
         size = f"{method.build(bank, method.Config(), start).size:,}"
