@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from rung.errors import ConfigError, nearest, one_line
@@ -86,9 +86,21 @@ def of_system(fault: OSError) -> str:
 
 def plain_help(command: Any) -> Any:
     """The command with help that says NAME for an argument and nothing for the type of a switch."""
-    for param in [p for c in (command, *command.commands.values()) for p in c.params]:
-        if getattr(param, "is_flag", False):
-            param.metavar = ""
-        elif param.param_type_name == "argument" and param.metavar is None:
-            param.metavar = param.name.upper()
+    for one in (command, *command.commands.values()):
+        one.get_help_option = _untyped(one.get_help_option)  # made anew each time it is asked for
+        for param in one.params:
+            if getattr(param, "is_flag", False):
+                param.metavar = ""
+            elif param.param_type_name == "argument" and param.metavar is None:
+                param.metavar = param.name.upper()
     return command
+
+
+def _untyped(get_option: Callable) -> Callable:
+    def get(ctx: Any) -> Any:
+        option = get_option(ctx)
+        if option is not None:
+            option.metavar = ""
+        return option
+
+    return get

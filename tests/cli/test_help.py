@@ -1,0 +1,92 @@
+"""Help: quick, complete, and readable."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from rung import methods
+from rung.cli import VERBS
+from rung.config import knobs_of
+from rung.data.knobs import DataKnobs
+from rung.train.knobs import RunKnobs, TrainKnobs
+from tests.cli.conftest import Ask
+
+HEAVY = ("torch", "transformers", "datasets", "sqlalchemy", "numpy", "huggingface_hub")
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_imports_nothing_heavy(verb: str) -> None:
+    """The time is printed, not judged: it depends on the machine (0.3 s is the aim)."""
+    code = (
+        "import sys, time; began = time.perf_counter(); from rung.cli import run; "
+        f"code = run({[verb, '--help'] if verb else ['--help']!r}); "
+        "print(round(time.perf_counter() - began, 3), code, "
+        f"*[m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    seconds, *rest = done.stderr.split()
+    assert rest == ["0"], done.stderr
+    print(f"rung {verb} --help: {seconds} s after the interpreter's own start")
+
+
+def test_every_verb_is_listed(ask: Ask) -> None:
+    shown = ask("--help")
+    assert shown.code == 0 and not shown.err
+    for verb in VERBS:
+        assert f" {verb} " in shown.out
+    assert ask("--version").out.startswith("rung ")
+
+
+def test_alone_it_shows_its_help(ask: Ask) -> None:
+    shown = ask()
+    assert shown.code in (0, 2) and not shown.err
+    assert "Usage: rung" in shown.out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    shown = ask(verb, "--help")
+    assert shown.code == 0 and not shown.err
+    assert f"Usage: rung {verb}" in shown.out
+    assert "\x1b" not in shown.out
+    assert max(len(line) for line in shown.out.splitlines()) <= 100
+    for odd in ("<bool>", "{name}", "None", "typing"):
+        assert odd not in shown.out
+
+
+def test_tune_lists_every_knob_once_under_its_part(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    shown = ask("tune", "--help").out
+    own = [methods.get(name).Config for name in methods.names()]
+    for cls in (RunKnobs, DataKnobs, TrainKnobs, *own):
+        for knob in knobs_of(cls):
+            assert shown.count(f"│ {knob.flag} ") == 1, knob.flag
+    for heading in ("run", "data", "training", "method lora", "methods prefix_tuning, prompt_tuning"):
+        assert f"─ {heading} ─" in shown
+    assert "by method" in shown
+    listed = ask("data", "--help").out
+    for knob in knobs_of(DataKnobs)[1:]:
+        assert f"│ {knob.flag} " in listed
+
+
+def test_help_in_a_narrow_terminal(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    for verb in VERBS:
+        assert ask(verb, "--help").code == 0
+
+
+def test_a_reader_that_goes_away_is_no_fault() -> None:
+    shown = subprocess.Popen(
+        [sys.executable, "-m", "rung.cli", "tune", "--help"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert shown.stdout and shown.stderr
+    shown.stdout.close()
+    assert shown.stderr.read() == b""
+    assert shown.wait() in (0, 1)
+    shown.stderr.close()
