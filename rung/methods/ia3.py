@@ -55,7 +55,7 @@ class Method(base.Method):
     paper = "arXiv 2205.05638"
     peft_type = "IA3"
     Config = Knobs
-    defaults = {"lr": 3e-3, "epochs": 5.0}
+    defaults = {"lr": 3e-2, "epochs": 5.0}
 
     def build(self, bank: Bank, config: Knobs, start: base.Start) -> Adapter:
         import torch

@@ -27,7 +27,7 @@ class Knobs:
 class Method(base.Method):
     summary = "the last layers and the final norm"
     Config = Knobs
-    defaults = {"lr": 5e-5, "epochs": 3.0}
+    defaults = {"lr": 3e-4, "epochs": 3.0}
 
     def misfit(self, bank: Bank, config: Knobs) -> str | None:
         there = bank.config.num_hidden_layers

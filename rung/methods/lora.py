@@ -44,7 +44,7 @@ class Method(base.Method):
     paper = "arXiv 2106.09685"
     peft_type = "LORA"
     Config = Knobs
-    defaults = {"lr": 2e-4, "epochs": 3.0}
+    defaults = {"lr": 1e-3, "epochs": 3.0}
 
     def build(self, bank: Bank, config: Knobs, start: base.Start) -> Adapter:
         import torch

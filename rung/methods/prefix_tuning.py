@@ -40,7 +40,7 @@ class Method(base.Method):
     paper = "arXiv 2101.00190"
     peft_type = "PREFIX_TUNING"
     Config = Knobs
-    defaults = {"lr": 1e-2, "epochs": 5.0}
+    defaults = {"lr": 3e-2, "epochs": 5.0}
 
     def positions(self, config: Knobs) -> int:
         return config.virtual_tokens

@@ -39,7 +39,7 @@ class Method(base.Method):
     paper = "arXiv 2104.08691"
     peft_type = "PROMPT_TUNING"
     Config = Knobs
-    defaults = {"lr": 1e-2, "epochs": 5.0}
+    defaults = {"lr": 3e-2, "epochs": 5.0}
 
     def positions(self, config: Knobs) -> int:
         return config.virtual_tokens
