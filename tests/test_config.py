@@ -1,0 +1,143 @@
+"""Knobs: one field gives default, check and help; layers merge; every fault is told at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from rung.config import as_dict, coerce, knob, knobs_of, read_yaml, resolve
+from rung.errors import ConfigError, nearest
+
+
+@dataclass
+class Oven:
+    group: ClassVar[str] = "oven"
+    heat: float = knob(180.0, "How hot.", above=0, most=300)
+    minutes: int | None = knob(None, "How long; until done by default.", least=1)
+    mode: str = knob("fan", "How it heats.", choices=("fan", "grill"))
+    trays: list[str] = knob([], "What goes in.")
+    preheat: bool = knob(False, "Heat it first.")
+
+
+@dataclass
+class Timer:
+    minutes: int | None = knob(5, "When it rings.", least=1, most=10**6)
+
+
+def test_a_field_says_everything() -> None:
+    heat, minutes, mode, trays, preheat = knobs_of(Oven)
+    assert heat.flag == "--heat" and heat.bounds == "above 0 and at most 300" and heat.group == "oven"
+    assert minutes.optional and minutes.type is int and minutes.default is None
+    assert mode.choices == ("fan", "grill")
+    assert trays.many and trays.type is str and trays.default == []
+    assert preheat.type is bool
+    assert knobs_of(Timer)[0].bounds == "at least 1 and at most 1000000"  # not 1e+06
+
+
+def test_later_layers_win_and_a_shared_knob_is_set_in_each() -> None:
+    oven, timer = resolve([Oven, Timer], {"heat": 1, "minutes": 2}, {"heat": "2.5", "trays": "bun"})
+    assert as_dict(oven) == {
+        "heat": 2.5, "minutes": 2, "mode": "fan", "trays": ["bun"], "preheat": False
+    }  # fmt: skip
+    assert timer.minutes == 2
+    assert resolve([Oven])[0].trays is not resolve([Oven])[0].trays
+
+
+def test_every_fault_is_told_at_once() -> None:
+    with pytest.raises(ConfigError) as fault:
+        resolve([Oven, Timer], {"heta": 1, "mode": "grll"}, {"heat": 0, "minutes": "x", "pre-heat": 1})
+    assert str(fault.value) == (
+        "unknown setting 'heta', did you mean 'heat'?; unknown setting 'pre-heat', did you mean "
+        "'preheat'?; --heat is 0, must be above 0 and at most 300; --minutes is 'x', must be a whole "
+        "number; --mode is 'grll', did you mean 'grill'?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "result"),
+    [
+        ("heat", "1e2", 100.0),
+        ("minutes", "3.0", 3),
+        ("minutes", None, None),
+        ("mode", "grill", "grill"),
+        ("trays", ("a", "b"), ["a", "b"]),
+        ("trays", 5, ["5"]),
+        ("preheat", "yes", True),
+        ("preheat", False, False),
+    ],
+)
+def test_values_that_fit(name: str, value: Any, result: Any) -> None:
+    (one,) = [k for k in knobs_of(Oven) if k.name == name]
+    assert coerce(one, value) == result
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("heat", "nan", "must be above 0"),
+        ("heat", "inf", "must be above 0"),
+        ("heat", None, "needs a value"),
+        ("heat", True, "must be a number"),
+        ("heat", {"a": 1}, "must be a number"),
+        ("minutes", 1.5, "must be a whole number"),
+        ("minutes", "1e400", "must be a whole number"),
+        ("minutes", 0, "must be at least 1"),
+        ("mode", ["fan"], "must be a text"),
+        ("trays", {"a": 1}, "must be a text"),
+        ("preheat", "perhaps", "must be true or false"),
+    ],
+)
+def test_values_that_do_not(name: str, value: Any, words: str) -> None:
+    (one,) = [k for k in knobs_of(Oven) if k.name == name]
+    with pytest.raises(ValueError, match=words):
+        coerce(one, value)
+
+
+def test_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("heat: 20\ntrays: [a, b]\n")
+    assert read_yaml(path) == {"heat": 20, "trays": ["a", "b"]}
+    path.write_text("# nothing yet\n")
+    assert read_yaml(path) == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"a: 1\nb: [", "a.yaml:2: not YAML"),
+        (b"- 1", "must hold 'name: value' lines"),
+        (b"\xff", "not UTF-8"),
+        (b"[" * 5000, "not YAML"),
+        (b"a: 2024-99-99", "not YAML"),
+        (b"? [a, b]\n: c", "not YAML"),
+    ],
+)
+def test_yaml_that_is_none(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=words) as fault:
+        read_yaml(path)
+    assert "\n" not in str(fault.value) and len(str(fault.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("smolm2", "smollm2-135m"),
+        ("smollm", "smollm2-135m"),
+        ("gpt22", "gpt2"),
+        ("SMOLLM2-135M", "smollm2-135m"),
+        ("smolvm-256m", "smolvlm-256m"),
+    ],
+)
+def test_the_nearest_name(name: str, hint: str) -> None:
+    known = ["smollm2-135m", "smolvlm-256m", "gpt2", "llama3.2-1b"]
+    assert nearest(name, known) == f", did you mean '{hint}'?"
+
+
+def test_no_name_is_near() -> None:
+    assert nearest("xyzzy", ["b", "a", "a"]) == ", known: a, b"
+    assert nearest("xyzzy", []) == ""
