@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 
 COACH="I want you to act as a motivational coach."
 SATIRE="Write a news headline."
-ROWS=${ROWS:-320} # of the headlines, which are thousands: enough to see the difference in minutes
+ROWS=${ROWS:-240} # of the headlines, which are thousands: enough to see the difference in minutes
 
 scratch=$(mktemp -d)
 server=""
@@ -63,6 +63,6 @@ server=""
 echo
 echo "The server has stopped. The models stay. Go on with:"
 echo
-echo "    rung chat coach             (rung is in .venv/bin: source .venv/bin/activate)"
+echo "    rung chat coach             (rung is in .venv/bin)"
 echo "    rung show satire"
 echo "    rung serve coach satire"
