@@ -3,24 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-
-def read_card(folder: Path) -> dict[str, Any]:
-    """The YAML front matter of a folder's README.md; empty when there is none that can be read."""
-    import yaml
-
-    try:
-        text = (folder / "README.md").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return {}
-    if not text.startswith("---"):
-        return {}
-    try:
-        content = yaml.safe_load(text[3:].partition("\n---")[0])
-    except yaml.YAMLError:
-        return {}
-    return content if isinstance(content, dict) else {}
+from rung.errors import ArtefactError
+from rung.store.cards import read_card
 
 
 def licence_of(folder: Path) -> str:
@@ -28,7 +13,10 @@ def licence_of(folder: Path) -> str:
 
     A card that says `other` is asked for its `license_name`.
     """
-    card = read_card(folder)
+    try:
+        card = read_card(folder)
+    except ArtefactError:  # a card that cannot be read names no licence
+        card = {}
     licence = card.get("license", "unknown")
     if isinstance(licence, list):
         licence = licence[0] if len(licence) == 1 else "unknown"

@@ -11,10 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rung.config import knob
 from rung.errors import MethodMisfit
-from rung.methods import base, layers
-from rung.methods.prompt_tuning import text_ids
+from rung.methods import base, layers, prompt_tuning
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,15 +22,10 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Knobs:
+class Knobs(prompt_tuning.Knobs):
+    """Those of prompt tuning: a number of positions, and where they start."""
+
     group: ClassVar[str] = "prefix_tuning"
-    virtual_tokens: int = knob(20, "How many positions to learn.", least=1, most=4096)
-    init: str = knob(
-        "text",
-        "Where to start: random, vocab (keys and values of random tokens) or text.",
-        choices=("random", "vocab", "text"),
-    )
-    init_text: str | None = knob(None, "The text for --init text; training data by default.")
 
 
 class Method(base.Method):
@@ -58,7 +51,7 @@ class Method(base.Method):
                 vocabulary = bank.config.vocab_size
                 ids = torch.randint(vocabulary, (count,), generator=start.generator).tolist()
             else:
-                ids = text_ids(config, start, count)
+                ids = prompt_tuning.text_ids(config, start, count)
             kv = keys_values_of(bank, ids)
         return Adapter(keys_values=kv).to(bank.device)
 

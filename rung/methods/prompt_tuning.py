@@ -28,7 +28,7 @@ class Knobs:
     virtual_tokens: int = knob(20, "How many virtual tokens to learn.", least=1, most=4096)
     init: str = knob(
         "text",
-        "Where to start: random, vocab (embeddings of random tokens) or text.",
+        "Where to start: random, vocab (what the base has for random tokens) or text.",
         choices=("random", "vocab", "text"),
     )
     init_text: str | None = knob(None, "The text for --init text; training data by default.")
