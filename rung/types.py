@@ -46,6 +46,30 @@ class Example:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+TaskKind = Literal[
+    "classification",
+    "extraction",
+    "question_answering",
+    "translation",
+    "generation",
+    "language_modelling",
+]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is wanted of a model: the kind of answer, and how good answers are told from bad ones.
+
+    Attributes:
+        metric: a name of `rung.evals.metrics`.
+        labels: the label set of a classification, as the replies spell them; else empty.
+    """
+
+    kind: TaskKind
+    metric: str
+    labels: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Rendered:
     """A row as the model sees it. `supervised[i]` says that `ids[i]` is to be predicted."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from rung.data.conversation import Conversation
 from rung.data.template import Template
+from rung.forward.classifier import Classifier
 from rung.types import Decoding, Message
 
 
@@ -19,6 +21,8 @@ class ServedModel:
         template: renders prompts and decodes answers.
         stop_ids: tokens that end an answer; the template's unless given.
         decoding: what applies where a request says nothing.
+        conversation: what its adapter does to the messages; None leaves them as they are.
+        classifier: answers with a label in place of generating; None for models that generate.
         root: the base an adapter stands on; None for a base.
         parent: the model it was tuned from; None for a base.
         created: seconds since 1970. owned_by: the organisation behind it.
@@ -29,6 +33,8 @@ class ServedModel:
     template: Template
     stop_ids: tuple[int, ...] = ()
     decoding: Decoding = field(default_factory=Decoding)
+    conversation: Conversation | None = None
+    classifier: Classifier | None = None
     root: str | None = None
     parent: str | None = None
     created: int = 0
@@ -44,4 +50,6 @@ class ServedModel:
         Raises:
             DataError: when the template refuses it.
         """
+        if self.conversation is not None:
+            messages = self.conversation.messages(messages)
         return tuple(self.template.prompt(messages))

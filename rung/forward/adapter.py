@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from rung.data.conversation import Conversation
+from rung.forward.classifier import Classifier
 from rung.forward.op import LinearOp
 
 
@@ -20,12 +22,16 @@ class Adapter:
         keys_values: (layers, 2, P, kv_heads, head_dim) in front of every layer's keys and values.
         linear: operations on projections, by the module's name in the base.
         weights: own copies of the base's parameters, by parameter name.
+        conversation: rewrites the messages before they are rendered.
+        classifier: answers with a label in place of the output layer.
     """
 
     embeddings: Tensor | None = None
     keys_values: Tensor | None = None
     linear: Mapping[str, LinearOp] = field(default_factory=dict)
     weights: dict[str, Tensor] = field(default_factory=dict)
+    conversation: Conversation | None = None
+    classifier: Classifier | None = None
 
     def parameters(self) -> dict[str, Tensor]:
         """All tensors that training changes, by a name that is stable across runs."""
@@ -36,6 +42,9 @@ class Adapter:
                 found[f"linear.{module}.{name}"] = tensor
         for name, tensor in self.weights.items():
             found[f"weights.{name}"] = tensor
+        if self.classifier is not None:
+            for name, tensor in self.classifier.parameters().items():
+                found[f"classifier.{name}"] = tensor
         return found
 
     def trainable(self, on: bool = True) -> Adapter:

@@ -1,8 +1,9 @@
 """A model's folder: written in PEFT's layout where PEFT knows the method, read back for any base.
 
-Files: `adapter_config.json` and `adapter_model.safetensors`, or `weights.safetensors` for methods that
-PEFT does not know; `rung.json` with what else is needed to understand them; tokenizer and template;
-`generation_config.json`. The manifest and the card come from the store.
+Files: `adapter_config.json` and `adapter_model.safetensors`, or `settings.json` and
+`weights.safetensors` for methods that PEFT does not know (whichever of the two they have); `rung.json`
+with what else is needed to understand them; tokenizer and template; `generation_config.json`. The
+manifest and the card come from the store.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from rung.types import BaseInfo
 
 ABOUT = "rung.json"
+SETTINGS = "settings.json"
 
 
 def save(
@@ -66,7 +68,10 @@ def write_adapter(
 
     plain = {n: t.detach().cpu().float().contiguous().clone() for n, t in tensors.items()}
     if method.peft_type is None:
-        save_file(plain, folder / "weights.safetensors", metadata={"format": "pt"})
+        if plain:
+            save_file(plain, folder / "weights.safetensors", metadata={"format": "pt"})
+        if settings:
+            _write_json(folder / SETTINGS, settings)
         return
     save_file(plain, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     shared = {
@@ -116,14 +121,28 @@ def load(folder: Path, bank: Bank) -> tuple[Adapter, dict[str, Any]]:
     else:
         artefacts.inspect(folder)
     method = methods.get(known["method"])
-    name = "weights" if method.peft_type is None else "adapter_model"
-    path = folder / f"{name}.safetensors"
-    if not path.exists():
-        raise ArtefactError(f"{folder} has no {path.name}: it is incomplete")
-    settings = {}
-    if method.peft_type is not None:
+    if method.peft_type is None:
+        settings, tensors = _own(folder)
+    else:
         settings = artefacts.read_json(folder / "adapter_config.json")
-    return method.from_files(settings, load_file(path), bank), known
+        tensors = load_file(_there(folder / "adapter_model.safetensors"))
+    return method.from_files(settings, tensors, bank), known
+
+
+def _own(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Settings and tensors of a method that PEFT does not know; it has one of them at least."""
+    from safetensors.torch import load_file
+
+    settings, weights = folder / SETTINGS, folder / "weights.safetensors"
+    if settings.exists() and not weights.exists():
+        return artefacts.read_json(settings), {}
+    return (artefacts.read_json(settings) if settings.exists() else {}), load_file(_there(weights))
+
+
+def _there(path: Path) -> Path:
+    if not path.exists():
+        raise ArtefactError(f"{path.parent} has no {path.name}: it is incomplete")
+    return path
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

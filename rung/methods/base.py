@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rung.errors import MethodMisfit
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Generator, Tensor
 
+    from rung.data import Template
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
+    from rung.types import Example, Task
 
 
 @dataclass
@@ -31,14 +35,48 @@ class Start:
     encode: Callable[[str], list[int]] | None = None
 
 
+@dataclass
+class Study:
+    """What a method that is not trained by gradients may look at. The test rows are not among it.
+
+    Attributes:
+        train: rows to take examples from. validation: rows to choose by.
+        folder: of the run, for what is dear to compute twice.
+        note: tells the user something in one line.
+        stopping: asked now and then; True means to raise Interrupted soon.
+    """
+
+    bank: Bank
+    template: Template
+    task: Task
+    train: list[Example]
+    validation: list[Example]
+    seed: int
+    folder: Path
+    note: Callable[[str], None]
+    stopping: Callable[[], bool] = lambda: False
+
+
+@dataclass
+class Fitted:
+    """What `fit` found: the adapter, and figures worth keeping (the choice and what others scored)."""
+
+    adapter: Adapter
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
 class Method(ABC):
     """One way to adapt a base. Instances hold no state.
+
+    A method either is trained (`build` gives what training starts from) or finds its adapter itself
+    (`fit`, and `trained` is False).
 
     Attributes:
         summary: one line for help and tables.
         paper: where it comes from.
         peft_type: PEFT's name for its artefacts, or None where PEFT does not know it.
         Config: the file's dataclass of knobs, its `group` the heading in help.
+        trained: whether the training loop makes its adapter; else `fit` does.
         defaults: values for the training knobs that suit this method better than the general ones.
     """
 
@@ -46,6 +84,7 @@ class Method(ABC):
     paper: ClassVar[str] = ""
     peft_type: ClassVar[str | None] = None
     Config: ClassVar[type]
+    trained: ClassVar[bool] = True
     defaults: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, name: str):
@@ -59,17 +98,29 @@ class Method(ABC):
             return f"it takes {taken} positions and the base has {context} in all: take fewer"
         return None
 
+    def unsuited(self, task: Task, config: Any) -> str | None:
+        """Why this method cannot do such a task, or None."""
+        return None
+
     def positions(self, config: Any) -> int:
         """How many positions of the context the adapter takes for itself."""
         return 0
 
-    @abstractmethod
     def build(self, bank: Bank, config: Any, start: Start) -> Adapter:
         """A fresh adapter, its parameters float32 on the bank's device.
 
         Raises:
             MethodMisfit: when the knobs do not fit the base.
         """
+        raise NotImplementedError(f"{self.name} is not trained: it has no `build`")
+
+    def fit(self, study: Study, config: Any) -> Fitted:
+        """The adapter that this method chooses, without the training loop.
+
+        Raises:
+            MethodMisfit: when it cannot be had from these rows.
+        """
+        raise NotImplementedError(f"{self.name} is trained: it has no `fit`")
 
     def to_files(
         self, adapter: Adapter, bank: Bank, config: Any

@@ -124,6 +124,8 @@ def _adapted(record: ModelRecord, bank: Bank, bare: ServedModel) -> ServedModel:
         slot=bank.add(adapter),
         template=Template.of(tokenizer, generation_config=settings),
         decoding=decoding_of(settings),
+        conversation=adapter.conversation,
+        classifier=adapter.classifier,
         root=bare.name,
         parent=record.parent or bare.name,
         created=record.created_unix,

@@ -13,15 +13,18 @@ from typing import Any, Protocol
 
 from rung import home, objectives
 from rung.errors import ConfigError, DataError
+from rung.evals.tasks import detect
 from rung.forward.adapter import Adapter
+from rung.methods.base import Study
 from rung.store import Store
 from rung.store.records import RunRecord
 from rung.train import estimate
+from rung.train.checkpoint import State
 from rung.train.loop import Interrupted, Reporter, Silent, Work, train
 from rung.train.order import Order
 from rung.train.plan import Plan
 from rung.train.prepare import Prepared, adapter_of, prepare
-from rung.train.result import Outcome, data_record, keep
+from rung.train.result import Outcome, data_record, keep, losses
 
 
 class Watcher(Reporter, Protocol):
@@ -58,7 +61,7 @@ def tune(plan: Plan, watcher: Watcher | None = None, store: Store | None = None)
         parent=plan.run.parent, base=prepared.base, data=data,
     )  # fmt: skip
     folder = home.folder("runs") / run.id
-    return _train(plan, prepared, run, folder, watcher, store)
+    return _make(plan, prepared, run, folder, watcher, store)
 
 
 def resume(run_id: str, watcher: Watcher | None = None, store: Store | None = None) -> Outcome:
@@ -79,13 +82,52 @@ def resume(run_id: str, watcher: Watcher | None = None, store: Store | None = No
     if data_record(prepared.dataset).digest != run.data:
         raise DataError(f"the data of run {run.id} has changed since it began: start a new run")
     store.runs.update(run.id, status="running")
-    return _train(plan, prepared, run, home.folder("runs") / run.id, watcher, store)
+    return _make(plan, prepared, run, home.folder("runs") / run.id, watcher, store)
+
+
+def _make(
+    plan: Plan, prepared: Prepared, run: RunRecord, folder: Path, watcher: Watcher, store: Store
+) -> Outcome:
+    """Let the method find its adapter, or train it; then measure and keep the result."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with _stop_signal() as stopping:
+        try:
+            make = _train if plan.method.trained else _fit
+            adapter, state, metrics = make(plan, prepared, run, folder, watcher, store, stopping)
+        except Interrupted:
+            store.runs.update(run.id, status="interrupted")
+            raise Interrupted(run.id) from None
+        except Exception as fault:
+            store.runs.update(run.id, status="failed", error=str(fault))
+            raise
+    return keep(plan, prepared, adapter, state, metrics, run.id, store)
+
+
+Made = tuple[Adapter, State, dict[str, Any]]
+
+
+def _fit(
+    plan: Plan, prepared: Prepared, run: RunRecord, folder: Path, watcher: Watcher, store: Store,
+    stopping: Callable[[], bool],
+) -> Made:  # fmt: skip
+    """An adapter that the method finds without the training loop."""
+    watcher.stage(f"fitting {plan.method.name}")
+    splits = prepared.splits
+    study = Study(
+        prepared.bank, prepared.template, detect(splits.train), list(splits.train),
+        list(splits.validation), plan.train.seed, folder, watcher.note, stopping,
+    )  # fmt: skip
+    began = time.perf_counter()
+    fitted = plan.method.fit(study, plan.config)
+    state = State(seconds=time.perf_counter() - began, finished=True)
+    return fitted.adapter, state, fitted.metrics
 
 
 def _train(
-    plan: Plan, prepared: Prepared, run: RunRecord, folder: Path, watcher: Watcher, store: Store
-) -> Outcome:
-    folder.mkdir(parents=True, exist_ok=True)
+    plan: Plan, prepared: Prepared, run: RunRecord, folder: Path, watcher: Watcher, store: Store,
+    stopping: Callable[[], bool],
+) -> Made:  # fmt: skip
+    """An adapter by gradients, its weights the best on validation."""
     bank, objective = prepared.bank, objectives.get(plan.run.objective)
     adapter = adapter_of(plan, prepared)
     guess = estimate.of(
@@ -98,22 +140,14 @@ def _train(
         store.runs.update(run.id, config=plan.settings())
     watcher.prepared(prepared, guess, adapter)
     order = Order(len(prepared.rows["train"]), plan.train.batch_size, plan.train.seed)
-    with _stop_signal() as stopping:
-        work = Work(
-            bank, adapter, bank.add(adapter), objective, prepared.rows["train"],
-            prepared.rows["validation"], plan.train, plan.train.max_tokens, order, folder,
-            _Beating(watcher, store, run.id), stopping,
-        )  # fmt: skip
-        try:
-            state = train(work)
-        except Interrupted:
-            store.runs.update(run.id, status="interrupted")
-            raise Interrupted(run.id) from None
-        except Exception as fault:
-            store.runs.update(run.id, status="failed", error=str(fault))
-            raise
-        watcher.stage("measuring the result")
-        return keep(plan, prepared, work, state, run.id, store)
+    work = Work(
+        bank, adapter, bank.add(adapter), objective, prepared.rows["train"],
+        prepared.rows["validation"], plan.train, plan.train.max_tokens, order, folder,
+        _Beating(watcher, store, run.id), stopping,
+    )  # fmt: skip
+    state = train(work)
+    watcher.stage("measuring the result")
+    return adapter, state, losses(prepared, work, state)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from rung.data import Dataset
+from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
 from rung.methods import artefact
 from rung.store import Store, artefacts
@@ -34,15 +35,22 @@ class Outcome:
     settings: dict[str, Any]
 
 
-def keep(plan: Plan, prepared: Prepared, work: Work, state: State, run: str, store: Store) -> Outcome:
-    """Measure the result once on the test rows, then write the model and record it."""
-    metrics = _metrics(prepared, work, state)
+def keep(
+    plan: Plan,
+    prepared: Prepared,
+    adapter: Adapter,
+    state: State,
+    metrics: dict[str, Any],
+    run: str,
+    store: Store,
+) -> Outcome:
+    """Write the model and record it with what was measured of it."""
     cost = {
         "seconds": state.seconds,
         "tokens": state.tokens,
         "steps": state.step,
-        "parameters": work.adapter.size,
-        "peak_bytes": _peak_bytes(work.bank),
+        "parameters": adapter.size,
+        "peak_bytes": _peak_bytes(prepared.bank),
     }
     data = data_record(prepared.dataset)
     about = {
@@ -54,7 +62,7 @@ def keep(plan: Plan, prepared: Prepared, work: Work, state: State, run: str, sto
 
     def fill(temporary: Path) -> None:
         artefact.save(
-            temporary, work.adapter, work.bank, plan.method, plan.config, prepared.base,
+            temporary, adapter, prepared.bank, plan.method, plan.config, prepared.base,
             prepared.template, about,
         )  # fmt: skip
         card = Card(
@@ -80,7 +88,8 @@ def keep(plan: Plan, prepared: Prepared, work: Work, state: State, run: str, sto
     return Outcome(model, state, metrics, cost, plan.settings())
 
 
-def _metrics(prepared: Prepared, work: Work, state: State) -> dict[str, Any]:
+def losses(prepared: Prepared, work: Work, state: State) -> dict[str, Any]:
+    """What training gave, and the loss of base and model on the test rows, looked at this once."""
     metrics: dict[str, Any] = {"steps": state.step, "best_step": state.best_step or state.step}
     if state.best_loss is not None:
         metrics["validation_loss"] = state.best_loss
