@@ -21,7 +21,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 # The newest migration. `database.open_engine` compares it with what the store holds, which saves
 # importing alembic when there is nothing to do; a test holds it equal to alembic's own head.
-HEAD = "0001"
+HEAD = "0002"
 
 # SQLite counts up only a column whose type is INTEGER.
 Counter = BigInteger().with_variant(Integer, "sqlite")
@@ -124,6 +124,50 @@ class Evaluation(Table):
     high: Mapped[float | None]
     n: Mapped[int] = mapped_column(BigInteger)
     created: Mapped[str] = mapped_column(String(32))
+
+
+class Climb(Table):
+    """One search for the cheapest rung that clears a bar. Its rungs make the scorecard."""
+
+    __tablename__ = "climbs"
+    __table_args__ = (Index("ix_climbs_started", "started"),)
+
+    id: Mapped[str] = mapped_column(String(128), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64))
+    task: Mapped[dict[str, Any]]
+    data: Mapped[str | None] = mapped_column(ForeignKey("datasets.digest"), index=True)
+    base: Mapped[str | None] = mapped_column(ForeignKey("bases.digest"))
+    bar: Mapped[str | None]
+    settings: Mapped[dict[str, Any]]
+    status: Mapped[str] = mapped_column(String(16))
+    verdict: Mapped[dict[str, Any]]
+    host: Mapped[str]
+    pid: Mapped[int] = mapped_column(BigInteger)
+    started: Mapped[str] = mapped_column(String(32))
+    finished: Mapped[str | None] = mapped_column(String(32))
+    heartbeat: Mapped[str] = mapped_column(String(32))
+
+
+class Rung(Table):
+    """A method as a step of one climb: what was expected of it, and what it gave and cost."""
+
+    __tablename__ = "rungs"
+
+    climb: Mapped[str] = mapped_column(ForeignKey("climbs.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(128), primary_key=True)
+    place: Mapped[int]
+    method: Mapped[str] = mapped_column(String(64))
+    settings: Mapped[dict[str, Any]]
+    status: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str | None]
+    # Both may be gone when the rung is read.
+    run: Mapped[str | None] = mapped_column(String(128))
+    model: Mapped[str | None] = mapped_column(String(64))
+    predicted: Mapped[dict[str, Any]]
+    metrics: Mapped[dict[str, Any]]
+    cost: Mapped[dict[str, Any]]
+    trials: Mapped[dict[str, Any]]
+    items: Mapped[dict[str, Any]]
 
 
 def storable(value: Any) -> Any:
