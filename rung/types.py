@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NotRequired, TypedDict
 
@@ -85,13 +86,34 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How to draw tokens. temperature 0 is greedy; seed None draws a fresh one."""
+    """How to draw tokens. The defaults change nothing.
+
+    Attributes:
+        max_tokens: drawn at most.
+        temperature: 0 is greedy.
+        top_p: the smallest set of tokens whose probabilities reach this.
+        seed: None draws a fresh one.
+        stop: texts that end the answer and are not part of it.
+        top_k: so many of the likeliest tokens; 0 is all.
+        min_p: tokens at least this share as likely as the likeliest.
+        presence_penalty: taken off the logit of what the answer already holds; frequency_penalty:
+            the same, times how often it holds it.
+        repetition_penalty: divides a positive and multiplies a negative logit of whatever prompt or
+            answer hold.
+        logit_bias: added to the logits of these tokens.
+    """
 
     max_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import queue
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rung.errors import RungError
 from rung.types import Decoding
+
+if TYPE_CHECKING:
+    from rung.engine.constraint import Constraint
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -32,6 +36,12 @@ class EngineFault(RungError):
     http_status = 500
 
 
+class DeadlineExceeded(RungError):
+    """The answer was not finished within the time that the request allowed."""
+
+    http_status = 408
+
+
 @dataclass(frozen=True)
 class GenerationRequest:
     """One answer to generate.
@@ -41,20 +51,50 @@ class GenerationRequest:
         ids: the prompt, rendered; not empty.
         decoding: how to draw; its `stop` texts end the answer and are not part of it.
         stop_ids: tokens that end the answer; None takes the model's own.
+        text: the last user message, for classifiers that read text in place of ids.
+        logprobs: so many of the likeliest tokens are told with each drawn one, and its own
+            log-probability; 0 tells its own alone, None nothing.
+        prompt_logprobs: the same for the prompt's tokens; with it `max_tokens` may be 0.
+        constraint: what the answer must look like, made by `Engine.constraint`.
+        deadline: seconds from submission within which the answer must be finished; None: no limit.
     """
 
     model: str
     ids: tuple[int, ...]
     decoding: Decoding = field(default_factory=Decoding)
     stop_ids: tuple[int, ...] | None = None
+    text: str = ""
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    constraint: Constraint | None = None
+    deadline: float | None = None
+
+
+def derive_seed(seed: int | None, i: int) -> int | None:
+    """The seed of answer `i` of several to one request; answer 0 keeps the request's own.
+
+    The others are far apart, so that answer 1 to seed 5 is not answer 0 to seed 6.
+    """
+    if seed is None or i == 0:
+        return seed
+    digest = hashlib.blake2b(f"{seed}:{i}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1
 
 
 @dataclass(frozen=True)
 class Token:
-    """One drawn token and the text that became certain with it, which may be empty."""
+    """One drawn token and the text that became certain with it, which may be empty.
+
+    Attributes:
+        logprob: of the token under the model's own distribution, before temperature, penalties and
+            constraints; None where it was not asked for, and for a prompt's first token.
+        top: (id, log-probability) of the likeliest tokens, likeliest first.
+    """
 
     id: int
     text: str
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,12 +105,21 @@ class Completion:
         text: without stop tokens and stop texts; the texts of all tokens joined.
         ids: everything drawn, the stop token included.
         finish_reason: `stop` (a stop token or text), `length`, or `cancelled`.
+        tokens: what was drawn with its log-probabilities, where they were asked for.
+        prompt: the prompt's tokens with theirs, where they were asked for; their texts are empty.
+        labels: (label, log-probability), likeliest first, where a classifier answered; `text` is
+            the first, and `ids` are its tokens.
+        cached_tokens: tokens of the prompt that had been computed for an earlier request.
     """
 
     text: str
     ids: tuple[int, ...]
     finish_reason: FinishReason
     prompt_tokens: int
+    tokens: tuple[Token, ...] = ()
+    prompt: tuple[Token, ...] = ()
+    labels: tuple[tuple[str, float], ...] = ()
+    cached_tokens: int = field(default=0, compare=False)
 
     @property
     def completion_tokens(self) -> int:
