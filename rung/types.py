@@ -32,13 +32,15 @@ class Message(TypedDict):
 class Example:
     """One row of data: a conversation that ends with the reply to learn, or plain text.
 
-    `origin` names file and row for error messages, such as `quotes.json:12`.
+    `origin` names file and row for error messages, such as `quotes.json:12`. `gold` names the document
+    that holds the answer, where retrieval is to be measured.
     """
 
     messages: tuple[Message, ...] = ()
     text: str | None = None
     label: str | None = None
     origin: str = ""
+    gold: str | None = None
 
     @property
     def digest(self) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from rung.data import formats, sources
-from rung.data.columns import Condition, Missing
+from rung.data.columns import Condition, Format, Missing
 from rung.data.knobs import DataKnobs
 from rung.data.problem import Problem, places
 from rung.errors import ConfigError, DataError, one_line
@@ -74,6 +74,7 @@ def load(knobs: DataKnobs) -> Dataset:
 def _read(knobs: DataKnobs, source: str) -> Dataset:
     conditions = _conditions(knobs.where)
     formats.mapping(knobs)  # a malformed mapping is told before a long download
+    gold = Format.parse(knobs.gold, "--gold") if knobs.gold else None
     found = sources.read(source, None if conditions else knobs.limit)
     # Faults of the conditions go where those of the source go, so that all are told at once.
     rows = list(islice(_kept(found, conditions), knobs.limit))
@@ -86,7 +87,8 @@ def _read(knobs: DataKnobs, source: str) -> Dataset:
         form = formats.detect([row for _, row in rows], replace(knobs, data=source))
         for origin, row in rows:
             try:
-                examples.append(form.read(row, origin))
+                example = form.read(row, origin)
+                examples.append(replace(example, gold=gold.fill(row)) if gold else example)
             except Missing as fault:
                 unread.setdefault(_words(fault), []).append(origin)
     faults = [*found.faults, *_grouped(unread)]

@@ -41,6 +41,11 @@ class DataKnobs:
     label: str | None = knob(
         None, "The class of a row, as a format string over columns.", metavar="FORMAT"
     )
+    gold: str | None = knob(
+        None,
+        "The document that holds a row's answer, as a format string; retrieval is measured by it.",
+        metavar="FORMAT",
+    )
     where: list[str] = knob(
         [], "Keep only rows where COLUMN=VALUE (or COLUMN!=VALUE).", metavar="CONDITION"
     )

@@ -1,9 +1,10 @@
 """A model's folder: written in PEFT's layout where PEFT knows the method, read back for any base.
 
 Files: `adapter_config.json` and `adapter_model.safetensors`, or `settings.json` and
-`weights.safetensors` for methods that PEFT does not know (whichever of the two they have); `rung.json`
-with what else is needed to understand them; tokenizer and template; `generation_config.json`. The
-manifest and the card come from the store.
+`weights.safetensors` for methods that PEFT does not know (whichever of the two they have); what a
+method's `to_folder` adds, such as the index of its documents; `rung.json` with what else is needed to
+understand them; tokenizer and template; `generation_config.json`. The manifest and the card come from
+the store.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ def save(
     """Fill an existing folder. `about` is what `rung.json` says beside method and base."""
     settings, tensors = method.to_files(adapter, bank, config)
     write_adapter(folder, method, settings, tensors, base)
+    method.to_folder(adapter, folder)
     template.save(folder)
     _write_json(folder / "generation_config.json", {"eos_token_id": list(template.stop_ids)})
     kept = {
@@ -126,7 +128,9 @@ def load(folder: Path, bank: Bank) -> tuple[Adapter, dict[str, Any]]:
     else:
         settings = artefacts.read_json(folder / "adapter_config.json")
         tensors = load_file(_there(folder / "adapter_model.safetensors"))
-    return method.from_files(settings, tensors, bank), known
+    adapter = method.from_files(settings, tensors, bank)
+    method.from_folder(adapter, folder)
+    return adapter, known
 
 
 def _own(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

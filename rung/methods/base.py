@@ -77,6 +77,7 @@ class Method(ABC):
         peft_type: PEFT's name for its artefacts, or None where PEFT does not know it.
         Config: the file's dataclass of knobs, its `group` the heading in help.
         trained: whether the training loop makes its adapter; else `fit` does.
+        weightless: whether its adapters are words alone, which no other tool could load.
         defaults: values for the training knobs that suit this method better than the general ones.
     """
 
@@ -85,6 +86,7 @@ class Method(ABC):
     peft_type: ClassVar[str | None] = None
     Config: ClassVar[type]
     trained: ClassVar[bool] = True
+    weightless: ClassVar[bool] = False
     defaults: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, name: str):
@@ -135,6 +137,21 @@ class Method(ABC):
         Raises:
             ArtefactError: naming the tensor that is missing, of a wrong shape, or not finite.
         """
+
+    def to_folder(self, adapter: Adapter, folder: Path) -> None:
+        """Write what is neither settings nor tensors, such as an index, into the model's folder.
+
+        Never a pickle: the store refuses the whole folder for one.
+        """
+        return
+
+    def from_folder(self, adapter: Adapter, folder: Path) -> None:
+        """Give the adapter back what `to_folder` wrote; `adapter` is what `from_files` made.
+
+        Raises:
+            ArtefactError: naming the file that is missing or damaged.
+        """
+        return
 
     def merged(self, adapter: Adapter, bank: Bank) -> dict[str, Tensor]:
         """The base's parameters that change when the adapter is built in, by name.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rung import bases, methods
-from rung.errors import ArtefactError, ConfigError, nearest
+from rung.errors import ArtefactError, ConfigError, MethodMisfit, nearest
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
 from rung.forward.trie import Sequence
@@ -49,7 +49,7 @@ def export(
 
     Raises:
         ConfigError: for an unknown kind, or a folder that is not empty.
-        MethodMisfit: when the method cannot be merged.
+        MethodMisfit: when the method cannot be merged, or the model has no weights at all.
         ArtefactError: when the exported model answers differently; nothing is then left behind.
     """
     if to not in KINDS:
@@ -78,6 +78,11 @@ def _open(name: str, store: Store) -> _Source:
     record = store.models.get(name)
     folder = Path(record.folder)
     about = artefact.about(folder)
+    if methods.get(about["method"]).weightless:
+        raise MethodMisfit(
+            f"'{name}' is a prompt ({about['method']}) and has no weights to export: serve it with "
+            f"`rung serve {name}`, or read its words in {folder / artefact.SETTINGS}"
+        )
     base = bases.load(bases.resolve(about["base"]["spec"]))
     if base.info.digest != about["base"]["digest"]:
         raise ArtefactError(f"the base of '{name}' has changed: {about['base']['spec']} is another now")
