@@ -21,7 +21,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 # The newest migration. `database.open_engine` compares it with what the store holds, which saves
 # importing alembic when there is nothing to do; a test holds it equal to alembic's own head.
-HEAD = "0002"
+HEAD = "0003"
 
 # SQLite counts up only a column whose type is INTEGER.
 Counter = BigInteger().with_variant(Integer, "sqlite")
@@ -168,6 +168,98 @@ class Rung(Table):
     cost: Mapped[dict[str, Any]]
     trials: Mapped[dict[str, Any]]
     items: Mapped[dict[str, Any]]
+
+
+class File(Table):
+    """A file that a client uploaded, or that a job made; its bytes lie under `RUNG_HOME/files`."""
+
+    __tablename__ = "files"
+    __table_args__ = (Index("ix_files_created", "created"),)
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str]  # what the client calls it; never part of a path
+    purpose: Mapped[str] = mapped_column(String(32))
+    stored: Mapped[str] = mapped_column(String(96))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    created: Mapped[str] = mapped_column(String(32))
+    expires: Mapped[str | None] = mapped_column(String(32))
+
+
+class Job(Table):
+    """A tuning that a client asked for; a run carries it out."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (Index("ix_jobs_created", "created"),)
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    status: Mapped[str] = mapped_column(String(24), index=True)
+    model: Mapped[str]
+    base: Mapped[str]
+    # The model it makes and the file it trains on may be gone when it is read.
+    name: Mapped[str] = mapped_column(String(64))
+    suffix: Mapped[str | None] = mapped_column(String(64))
+    training_file: Mapped[str] = mapped_column(String(64))
+    validation_file: Mapped[str | None] = mapped_column(String(64))
+    result_file: Mapped[str | None] = mapped_column(String(64))
+    method: Mapped[dict[str, Any]]
+    settings: Mapped[dict[str, Any]]
+    hyperparameters: Mapped[dict[str, Any]]
+    notes: Mapped[dict[str, Any]]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    fine_tuned_model: Mapped[str | None]
+    trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    error: Mapped[dict[str, Any]]
+    made: Mapped[bool]
+    host: Mapped[str]
+    pid: Mapped[int] = mapped_column(BigInteger)
+    attempts: Mapped[int]
+    created: Mapped[str] = mapped_column(String(32))
+    finished: Mapped[str | None] = mapped_column(String(32))
+    estimate: Mapped[str | None] = mapped_column(String(32))
+
+
+class JobEvent(Table):
+    __tablename__ = "job_events"
+
+    id: Mapped[int] = mapped_column(Counter, primary_key=True, autoincrement=True)
+    job: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    level: Mapped[str] = mapped_column(String(8))
+    kind: Mapped[str] = mapped_column(String(16))
+    message: Mapped[str]
+    data: Mapped[dict[str, Any]]
+    created: Mapped[str] = mapped_column(String(32))
+
+
+class JobCheckpoint(Table):
+    """A state of a job's model that can be asked for; its folder lies within the run's."""
+
+    __tablename__ = "job_checkpoints"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    job: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    step: Mapped[int] = mapped_column(BigInteger)
+    model: Mapped[str]
+    folder: Mapped[str]
+    metrics: Mapped[dict[str, Any]]
+    created: Mapped[str] = mapped_column(String(32))
+
+
+class Key(Table):
+    """Who may ask the server. The key itself is nowhere; its SHA-256 is."""
+
+    __tablename__ = "keys"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64))
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    scopes: Mapped[str] = mapped_column(String(64))
+    requests_per_minute: Mapped[int | None]
+    tokens_per_minute: Mapped[int | None] = mapped_column(BigInteger)
+    quota: Mapped[int | None] = mapped_column(BigInteger)
+    used: Mapped[int] = mapped_column(BigInteger)
+    created: Mapped[str] = mapped_column(String(32))
+    last_used: Mapped[str | None] = mapped_column(String(32))
+    revoked: Mapped[str | None] = mapped_column(String(32))
 
 
 def storable(value: Any) -> Any:

@@ -1,0 +1,164 @@
+"""What the server keeps, as plain records: files, tuning jobs with their events, keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+
+from rung.errors import RungError
+from rung.store.records import Record, moment
+
+JobStatus = Literal[
+    "validating_files", "queued", "running", "succeeded", "failed", "cancelled", "paused"
+]
+# Nothing follows these.
+OVER: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
+# A worker may be at it.
+ACTIVE: tuple[JobStatus, ...] = ("validating_files", "queued", "running")
+SCOPES = ("ask", "train", "admin")
+
+T = TypeVar("T")
+
+
+class FileNotFound(RungError):
+    """No file of that id."""
+
+    http_status = 404
+
+
+class JobNotFound(RungError):
+    """No job of that id."""
+
+    http_status = 404
+
+
+class KeyNotFound(RungError):
+    """No key of that id."""
+
+    http_status = 404
+
+
+class Conflict(RungError):
+    """What is asked does not go with the state that the thing is in."""
+
+    http_status = 409
+
+
+@dataclass(frozen=True)
+class Page(Generic[T]):
+    """A part of a longer list."""
+
+    items: Sequence[T]
+    has_more: bool
+
+
+def unix(text: str | None) -> int | None:
+    """Seconds since 1970 of a stored moment."""
+    return None if text is None else int(moment(text).timestamp())
+
+
+@dataclass(frozen=True)
+class FileRecord(Record):
+    """A stored file; `name` is what the client calls it, `stored` its file below `files/`."""
+
+    id: str
+    name: str
+    purpose: str
+    stored: str
+    bytes: int
+    created: str
+    expires: str | None = None
+
+
+@dataclass(frozen=True)
+class JobRecord(Record):
+    """A tuning job.
+
+    Attributes:
+        model: as the client named it. base: spec of the base. name: of the model in the store.
+        method: as the client said it. settings: the knobs that follow from it.
+        hyperparameters: OpenAI's three, as far as they apply.
+        notes: the client's metadata.
+        made: the model is in the store, though perhaps not served yet.
+        host, pid: of the worker; 0 while there is none. attempts: workers that died at it in a row.
+        estimate: when it will probably be done.
+    """
+
+    id: str
+    status: JobStatus
+    model: str
+    base: str
+    name: str
+    training_file: str
+    suffix: str | None = None
+    validation_file: str | None = None
+    result_file: str | None = None
+    method: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    fine_tuned_model: str | None = None
+    trained_tokens: int | None = None
+    error: dict[str, Any] = field(default_factory=dict)
+    made: bool = False
+    host: str = ""
+    pid: int = 0
+    attempts: int = 0
+    created: str = ""
+    finished: str | None = None
+    estimate: str | None = None
+
+
+@dataclass(frozen=True)
+class EventRecord(Record):
+    """Something that happened in a job. level: info, warn or error; kind: message or metrics."""
+
+    id: int
+    job: str
+    level: str
+    kind: str
+    message: str
+    data: dict[str, Any]
+    created: str
+
+
+@dataclass(frozen=True)
+class CheckpointRecord(Record):
+    """A state of a job's model that can be asked for under the name `model`."""
+
+    id: str
+    job: str
+    step: int
+    model: str
+    folder: str
+    metrics: dict[str, Any]
+    created: str
+
+
+@dataclass(frozen=True)
+class KeyRecord(Record):
+    """A key without its secret.
+
+    Attributes:
+        scopes: words of SCOPES, joined by commas.
+        requests_per_minute, tokens_per_minute, quota: limits; None is none. quota: tokens in all.
+        used: tokens asked and answered so far.
+    """
+
+    id: str
+    name: str
+    digest: str
+    scopes: str = ",".join(SCOPES)
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    quota: int | None = None
+    used: int = 0
+    created: str = ""
+    last_used: str | None = None
+    revoked: str | None = None
+
+    def may(self, scope: str) -> bool:
+        """Whether the key opens what needs that scope."""
+        return scope in self.scopes.split(",")
