@@ -1,0 +1,204 @@
+"""Answers of a given shape: any JSON object, a JSON schema, a regular expression, one of several texts.
+
+llguidance follows the grammar while the answer grows and says which tokens may come next. It prepares
+a grammar in milliseconds since it builds no table over the vocabulary, and its own limits bound time
+and memory; what could still overflow its stack (nesting) or is of no use to anybody (a repeat of a
+repeat, on which the validators of clients hang) is refused before it gets there.
+
+engine.constraint("base", "json_schema", {"type": "object"})
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+from rung.engine.patterns import ConstraintError, check_pattern
+
+Kind = Literal["json_object", "json_schema", "regex", "choice"]
+KINDS: tuple[Kind, ...] = ("json_object", "json_schema", "regex", "choice")
+
+MOST_CHARACTERS = 100_000  # of a grammar
+MOST_LEVELS = 64  # of nesting in a schema
+CACHED = 128  # compiled grammars per tokenizer
+# Small models fill a page with blanks where JSON lets them: one line break, indented, or one blank.
+STYLE = {"whitespace_pattern": r"(\n {0,24}| ?)"}
+LIMITS = {
+    "max_items_in_row": 2_000,
+    "initial_lexer_fuel": 200_000,
+    "step_lexer_fuel": 100_000,
+    "step_max_items": 50_000,
+    "max_lexer_states": 10_000,
+    "max_grammar_size": 100_000,
+    "precompute_large_lexemes": False,
+    "verbose_errors": False,
+}
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A compiled grammar; any number of answers can follow it at once.
+
+    Attributes:
+        kind: what it was made from. key: equal for equal grammars.
+    """
+
+    kind: Kind
+    key: str
+    _start: Any = field(repr=False, compare=False)
+
+    def begin(self) -> Any:
+        """A matcher at the beginning of the grammar, for one answer."""
+        return self._start.deep_copy()
+
+
+class Grammars:
+    """Compiles grammars for one tokenizer and keeps the last ones; safe to use from any thread.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer.
+        stop_ids: tokens that may come when the grammar is fulfilled.
+        vocabulary: width of the logits.
+    """
+
+    def __init__(self, tokenizer: Any, stop_ids: tuple[int, ...], vocabulary: int):
+        from llguidance.hf import from_tokenizer
+
+        width = max(vocabulary, len(tokenizer))
+        self._tokenizer = from_tokenizer(tokenizer, n_vocab=width, eos_token=list(stop_ids), slices=[])
+        self._kept: OrderedDict[str, Constraint] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def compile(self, kind: str, value: Any = None) -> Constraint:
+        """A constraint, from the cache where the same was asked for lately.
+
+        Args:
+            kind: one of KINDS.
+            value: the schema (a mapping or its JSON), the pattern, or the texts to choose from;
+                nothing for `json_object`.
+
+        Raises:
+            ConstraintError: naming what is wrong with it.
+        """
+        grammar = grammar_of(kind, value)
+        with self._lock:
+            if grammar in self._kept:
+                self._kept.move_to_end(grammar)
+                return self._kept[grammar]
+        made = Constraint(cast(Kind, kind), grammar, self._matcher(grammar))
+        with self._lock:
+            self._kept[grammar] = made
+            while len(self._kept) > CACHED:
+                self._kept.popitem(last=False)
+        return made
+
+    def _matcher(self, grammar: str) -> Any:
+        from llguidance import LLMatcher, LLParserLimits
+
+        limits = LLParserLimits(**LIMITS)  # type: ignore[arg-type]
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
+        if not matcher.is_error():
+            trial = matcher.deep_copy()
+            trial.compute_bitmask()  # a grammar that nothing fulfils fails here
+            if not trial.is_error():
+                return matcher
+            matcher = trial
+        raise ConstraintError(f"the grammar cannot be used: {_reason(matcher.get_error())}")
+
+
+def grammar_of(kind: str, value: Any = None) -> str:
+    """A grammar in llguidance's own words, equal for equal input; raises ConstraintError."""
+    if kind not in KINDS:
+        raise ConstraintError(f"no constraint is called '{kind[:100]}': take one of {', '.join(KINDS)}")
+    return _MAKERS[cast(Kind, kind)](value)
+
+
+def _of_object(_: Any) -> str:
+    return _of_schema({"type": "object"})
+
+
+def _of_schema(schema: Any) -> str:
+    from llguidance import LLMatcher
+
+    if isinstance(schema, str):
+        schema = _parsed(schema)
+    if not isinstance(schema, dict):
+        raise ConstraintError("a schema must be a JSON object")
+    for pattern in _patterns_of(schema):
+        check_pattern(pattern)
+    text = _bounded(json.dumps(schema, separators=(",", ":")))
+    return LLMatcher.grammar_from_json_schema(text, overrides=cast(Any, STYLE))
+
+
+def _of_regex(pattern: Any) -> str:
+    from llguidance import LLMatcher
+
+    if not isinstance(pattern, str):
+        raise ConstraintError("a regular expression must be text")
+    check_pattern(pattern)
+    return LLMatcher.grammar_from_regex(pattern)
+
+
+def _of_choice(texts: Any) -> str:
+    from llguidance import LLMatcher
+
+    texts = [] if isinstance(texts, str | dict) else list(texts)
+    if not texts or not all(isinstance(t, str) and t for t in texts):
+        raise ConstraintError("a choice needs a list of texts, none empty")
+    quoted = " | ".join(json.dumps(t, ensure_ascii=False) for t in dict.fromkeys(texts))
+    return LLMatcher.grammar_from_lark(_bounded(f"start: {quoted}"))
+
+
+_MAKERS: dict[Kind, Callable[[Any], str]] = {
+    "json_object": _of_object,
+    "json_schema": _of_schema,
+    "regex": _of_regex,
+    "choice": _of_choice,
+}
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(_bounded(text))
+    except (ValueError, RecursionError):
+        raise ConstraintError("the schema is not valid JSON, or nested too deeply") from None
+
+
+def _bounded(text: str) -> str:
+    if len(text) > MOST_CHARACTERS:
+        raise ConstraintError(
+            f"the grammar has {len(text)} characters, which is more than {MOST_CHARACTERS}"
+        )
+    return text
+
+
+def _patterns_of(schema: dict[str, Any]) -> list[str]:
+    """Every regular expression in a schema; raises ConstraintError where it is nested too deeply."""
+    found: list[str] = []
+    left: list[tuple[Any, int]] = [(schema, 1)]
+    while left:  # recursion would end where the schema wants it to
+        node, level = left.pop()
+        if level > MOST_LEVELS:
+            raise ConstraintError(f"the schema is nested more than {MOST_LEVELS} levels deep")
+        if isinstance(node, dict):
+            if isinstance(node.get("pattern"), str):
+                found.append(node["pattern"])
+            if isinstance(node.get("patternProperties"), dict):
+                found.extend(node["patternProperties"])
+            left.extend((child, level + 1) for child in node.values())
+        elif isinstance(node, list):
+            left.extend((child, level + 1) for child in node)
+    return found
+
+
+def _reason(error: str) -> str:
+    """The part of llguidance's message that tells the user something."""
+    if "NoExtension" in error:
+        return "no text can fulfil it"
+    lines = [line.strip() for line in error.splitlines()]
+    told = [line for line in lines if line.startswith("error:")] or lines[:1]
+    return told[0].removeprefix("error: ")[:300]
