@@ -8,6 +8,7 @@ seam is put into the base only where a resident adapter needs it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from rung.errors import ArtefactError
 from rung.forward import padded
 from rung.forward.adapter import Adapter
 from rung.forward.attention import Plan, TriePlan, register
+from rung.forward.depth import Depth
 from rung.forward.seam import Seam
 from rung.forward.slots import Slots
 from rung.forward.trie import Sequence, Trie
@@ -128,21 +130,25 @@ class Bank:
                 prefix[slot] = adapter.keys_values.shape[2]
         return Trie.build(sequences, soft, prefix, prune)
 
-    def forward(self, trie: Trie, record: Record | None = None) -> Tensor:
+    def forward(
+        self, trie: Trie, record: Record | None = None, front: dict[int, Tensor] | None = None
+    ) -> Tensor:
         """Hidden states after the final norm, (T, d).
 
         Args:
             trie: built by `trie` for the adapters that are resident now.
             record: called per layer with the row's keys and values, each (T, kv_heads, hd).
+            front: keys and values that stand in front of a slot's tokens in place of its adapter's
+                own, (layers, 2, P, kv_heads, hd); the trie is built with `prefix={slot: P}`.
 
         Raises:
-            NotImplementedError: for `record` on a base that cannot carry the trie.
+            NotImplementedError: for `record` or `front` on a base that cannot carry the trie.
         """
         if not self.carries_trie:
-            if record is not None:
+            if record is not None or front is not None:
                 raise NotImplementedError(self.why_not)
             return padded.forward(self, trie)
-        plan = TriePlan(trie, self.front(trie), record)
+        plan = TriePlan(trie, {**self.front(trie), **(front or {})}, record)
         embeddings = self.embed(trie.ids, plan.slots)
         return self.run(embeddings, trie.positions.to(self.device), plan)
 
@@ -177,6 +183,15 @@ class Bank:
             inputs_embeds=embeddings[None], position_ids=positions[None], use_cache=False
         )
         return out.last_hidden_state[0]
+
+    @cached_property
+    def depth(self) -> Depth:
+        """The base's layers, as places to stop at and to start from."""
+        return Depth(self)
+
+    def run_from(self, layer: int, hidden: Tensor, positions: Tensor, plan: Plan) -> Tensor:
+        """The rest of a pass from what enters a layer: (T, d), (T,) -> (T, d); see `Depth`."""
+        return self.depth.run_from(layer, hidden, positions, plan)
 
     def logits(self, hidden: Tensor, slots: Slots | Iterable[int]) -> Tensor:
         """(N, d) and each row's slot -> (N, vocabulary), each through its own adapter's head."""
