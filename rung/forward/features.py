@@ -1,0 +1,229 @@
+"""Hidden states of the frozen base, computed once and shared by rungs, trials and epochs.
+
+Two ways to use them: `pooled`, a vector for each prompt at several layers (linear_probe), and
+`Boundary`, the state of every token at one layer, from which training goes on (last_layers). Both put
+all rows into one trie, so what rows share is computed once for each pass of up to `BUDGET` tokens.
+The passes follow from the rows alone, so that what is computed again is equal to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rung.errors import Interrupted
+from rung.forward import feature_cache
+from rung.forward.attention import TriePlan
+from rung.forward.trie import Sequence as Row
+from rung.forward.trie import Trie
+
+if TYPE_CHECKING:
+    from rung.forward.bank import Bank
+
+BUDGET = 2048  # tokens of a pass
+POOLINGS = ("last", "mean", "own")
+Stopping = Callable[[], bool]
+
+
+def passes(
+    bank: Bank, rows: Sequence[Row], wanted: Collection[int], stopping: Stopping = lambda: False
+) -> Iterator[tuple[list[int], Trie, dict[int, Tensor]]]:
+    """Go through rows of the bare base, those that begin alike together.
+
+    Yields:
+        which rows, their trie, and its hidden states by boundary (see `Depth`), each (T, d).
+
+    Raises:
+        Interrupted: when `stopping` says so between two passes.
+    """
+    with torch.no_grad():
+        for chosen in _cut(rows):
+            if stopping():
+                raise Interrupted
+            trie = bank.trie([rows[i] for i in chosen], prune=True)
+            yield chosen, trie, bank.depth.hidden(trie, wanted)
+
+
+def _cut(rows: Sequence[Row]) -> Iterator[list[int]]:
+    """Rows in the order of their tokens, in groups of at most BUDGET tokens of a trie.
+
+    Every pass computes again what its rows share with those before it. A long beginning that all rows
+    share is kept from weighing by a larger budget.
+    """
+    order = sorted(range(len(rows)), key=lambda i: rows[i].ids)
+    if not order:
+        return
+    first, last = rows[order[0]].ids, rows[order[-1]].ids
+    budget = max(BUDGET, 8 * common(first, last))
+    group: list[int] = []
+    used, previous = 0, None
+    for i in order:
+        ids = rows[i].ids
+        fresh = len(ids) - (common(previous, ids) if previous is not None else 0)
+        if group and used + fresh > budget:
+            yield group
+            group, used, fresh = [], 0, len(ids)
+        group.append(i)
+        used, previous = used + fresh, ids
+    yield group
+
+
+def common(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two rows share at their beginning."""
+    for count, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return count
+    return min(len(a), len(b))
+
+
+# --- one vector for each prompt -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What all prompts of a data set have in common: how they begin and how they end."""
+
+    prefix: tuple[int, ...] = ()
+    suffix: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, prompts: Sequence[tuple[int, ...]]) -> Frame:
+        """The longest beginning and end that all prompts share."""
+        if not prompts:
+            return cls()
+        shortest, longest = min(prompts), max(prompts)
+        prefix = shortest[: common(shortest, longest)]
+        turned = [p[len(prefix) :][::-1] for p in prompts]
+        suffix = min(turned)[: common(min(turned), max(turned))][::-1]
+        return cls(prefix, suffix)
+
+    def own(self, ids: Sequence[int]) -> slice:
+        """Where a prompt's own tokens stand; all of it when it has none."""
+        start = common(self.prefix, ids)
+        stop = len(ids) - common(self.suffix[::-1], ids[::-1])
+        return slice(start, stop) if start < stop else slice(0, len(ids))
+
+
+def pooled(
+    bank: Bank,
+    prompts: Sequence[tuple[int, ...]],
+    layers: Sequence[int],
+    frame: Frame,
+    base: str = "",
+    stopping: Stopping = lambda: False,
+) -> dict[str, Tensor]:
+    """Features of prompts: "LAYER.POOLING" -> (N, d) float32, for every layer and pooling.
+
+    Args:
+        layers: boundaries, see `Depth`.
+        frame: what the pooling `own` leaves out.
+        base: the base's digest, for features that are kept on disk; "" keeps nothing.
+
+    Raises:
+        Interrupted: when `stopping` says so.
+    """
+    rows = [Row(p) for p in prompts]
+    names = [f"{layer}.{pooling}" for layer in layers for pooling in POOLINGS]
+    shape = ((len(rows), bank.config.hidden_size), torch.float32)
+
+    def fill(into: dict[str, Tensor]) -> None:
+        for chosen, trie, hidden in passes(bank, rows, set(layers), stopping):
+            weights = _weights(trie, [frame.own(rows[i].ids) for i in chosen], bank.device)
+            for layer in layers:
+                states = hidden[layer].float()
+                for pooling in POOLINGS:
+                    into[f"{layer}.{pooling}"][chosen] = (weights[pooling] @ states).cpu()
+
+    parts = [feature_cache.digest(prompts), list(layers), list(frame.prefix), list(frame.suffix)]
+    found = feature_cache.keep(
+        feature_cache.key(bank, base, "pooled", *parts), dict.fromkeys(names, shape), fill
+    )
+    if found is None:
+        raise MemoryError("features of all rows and layers fit neither on disk nor into memory")
+    return found
+
+
+def _weights(trie: Trie, own: list[slice], device: torch.device) -> dict[str, Tensor]:
+    """For each pooling a matrix (N, T) that takes a trie's states to the rows' features."""
+    made = {pooling: torch.zeros(len(trie.rows), len(trie)) for pooling in POOLINGS}
+    for i, (path, part) in enumerate(zip(trie.rows, own, strict=True)):
+        made["last"][i, path[-1]] = 1.0
+        made["mean"][i, path] = 1.0 / len(path)
+        made["own"][i, path[part]] = 1.0 / (part.stop - part.start)
+    return {name: matrix.to(device) for name, matrix in made.items()}
+
+
+# --- the state of every token at one layer ----------------------------------------------------------
+
+
+class Boundary:
+    """What enters one layer, for every token of a set of rows; training goes on from there.
+
+    Args:
+        nodes: for each row's tokens, as bytes of int64, the places of its states in `states`.
+        states: (N, d) in the base's precision, one for each node of the rows' trie.
+    """
+
+    def __init__(self, bank: Bank, layer: int, nodes: dict[bytes, np.ndarray], states: Tensor):
+        self.bank, self.layer, self.nodes, self.states = bank, layer, nodes, states
+
+    @classmethod
+    def of(
+        cls,
+        bank: Bank,
+        layer: int,
+        rows: Sequence[Row],
+        base: str = "",
+        note: Callable[[str], None] = lambda _: None,
+        stopping: Stopping = lambda: False,
+    ) -> Boundary | None:
+        """Compute the states, or find them; None where the base or the machine has no way to.
+
+        Args:
+            rows: as they will be trained on, with their supervision: what pruning leaves is kept.
+            base: the base's digest, for states that are kept on disk; "" keeps them in memory.
+
+        Raises:
+            Interrupted: when `stopping` says so.
+        """
+        if not rows or not 0 < layer <= bank.depth.count or not bank.depth.starts:
+            return None
+        bare = [Row(r.ids, r.supervised) for r in rows]
+        whole = Trie.build(bare, prune=True)
+
+        def fill(into: dict[str, Tensor]) -> None:
+            for chosen, trie, hidden in passes(bank, bare, {layer}, stopping):
+                states = hidden[layer].cpu()
+                for i, path in zip(chosen, trie.paths, strict=True):
+                    into["states"][whole.paths[i]] = states[path]
+
+        ids = whole.ids.numpy()
+        kept = [tuple(ids[path].tolist()) for path in whole.paths]
+        name = feature_cache.key(bank, base, "boundary", layer, feature_cache.digest(kept))
+        shape = ((len(whole), bank.config.hidden_size), bank.dtype)
+        found = feature_cache.keep(name, {"states": shape}, fill, note)
+        if found is None:
+            return None
+        nodes = {ids[path].tobytes(): path for path in whole.paths}
+        return cls(bank, layer, nodes, found["states"])
+
+    def forward(self, trie: Trie) -> Tensor:
+        """As `bank.forward`: hidden states after the final norm, (T, d).
+
+        A trie with rows that are not kept goes through the whole base.
+        """
+        ids = trie.ids.numpy()
+        places = np.empty(len(trie), dtype=np.int64)
+        for path in trie.paths:
+            known = self.nodes.get(ids[path].tobytes())
+            if known is None:
+                return self.bank.forward(trie)
+            places[path] = known
+        hidden = self.states[torch.from_numpy(places)].to(self.bank.device)
+        positions = trie.positions.to(self.bank.device)
+        return self.bank.run_from(self.layer, hidden, positions, TriePlan(trie))
