@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +21,14 @@ class LinearOp:
     def parameters(self) -> dict[str, Tensor]:
         """What training changes, by a name that is unique within the projection."""
         raise NotImplementedError
+
+    def project(self, x: Tensor, module: Any) -> Tensor | None:
+        """x (n, d_in) -> what the projection gives with `before` and `after`, or None to use these.
+
+        For adapters that can do it in one step; asked only when all tokens belong to this adapter and
+        nothing else changes the module.
+        """
+        return None
 
     def before(self, x: Tensor) -> Tensor:
         """x (n, d_in) -> what the projection gets instead."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from rung.forward.op import LinearOp
@@ -49,6 +48,10 @@ class Seam:
         lead = x.shape[: self._lead(x)]
         flat = x.reshape(-1, *x.shape[len(lead) :])
         kinds = [(k, here) for k, o in self.ops.items() if (here := _present(o, slots))]
+        if slots.only is not None and len(kinds) == 1 and not self.weights:
+            y = kinds[0][1][slots.only].project(flat, self.module)
+            if y is not None:
+                return y.reshape(*lead, *y.shape[1:])
         for kind, here in kinds:
             if slots.only is not None:
                 flat = here[slots.only].before(flat)
@@ -91,29 +94,3 @@ class Seam:
 
 def _present(by_slot: dict[int, Any], slots: Slots) -> dict[int, Any]:
     return {s: by_slot[s] for s in slots.present if s in by_slot} if by_slot else {}
-
-
-class LoraOp(LinearOp):
-    """Adds `scale * x A' B'` to a projection (LoRA, arXiv 2106.09685).
-
-    a (r, d_in), b (d_out, r). Adapters of a mixed batch are stacked along the rank: one product with
-    all A, a mask that keeps each token's own columns, one product with all B.
-    """
-
-    def __init__(self, a: Tensor, b: Tensor, scale: float):
-        self.a, self.b, self.scale = a, b, scale
-
-    def parameters(self) -> dict[str, Tensor]:
-        return {"lora_A": self.a, "lora_B": self.b}
-
-    def after(self, x: Tensor, y: Tensor) -> Tensor:
-        hidden = nn.functional.linear(x, self.a.to(x.dtype))  # (n, r)
-        return torch.addmm(y, hidden, self.b.to(x.dtype).t(), alpha=self.scale)
-
-    @classmethod
-    def after_all(cls, ops, x: Tensor, y: Tensor, slots: Slots) -> Tensor:  # noqa: D102
-        a = torch.cat([op.a for op in ops.values()]).to(x.dtype)  # (R, d_in)
-        b = torch.cat([op.b for op in ops.values()], 1).to(x.dtype)  # (d_out, R)
-        columns = tuple((slot, len(op.a), op.scale) for slot, op in ops.items())
-        hidden = nn.functional.linear(x, a) * slots.column_mask(columns, x)
-        return torch.addmm(y, hidden, b.t())

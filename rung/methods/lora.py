@@ -50,7 +50,7 @@ class Method(base.Method):
         import torch
 
         from rung.forward.adapter import Adapter
-        from rung.forward.seam import LoraOp
+        from rung.forward.lora import LoraOp
 
         ops = {}
         for name, (_, d_in, d_out) in layers.chosen(bank, config.targets).items():
@@ -79,7 +79,7 @@ class Method(base.Method):
 
     def from_files(self, settings: dict[str, Any], tensors: dict[str, Tensor], bank: Bank):
         from rung.forward.adapter import Adapter
-        from rung.forward.seam import LoraOp
+        from rung.forward.lora import LoraOp
 
         _refuse_variants(settings, tensors)
         modules = layers.projections(bank)
@@ -99,7 +99,7 @@ class Method(base.Method):
         return Adapter(linear=ops).to(bank.device)
 
     def merged(self, adapter: Adapter, bank: Bank) -> dict[str, Tensor]:
-        from rung.forward.seam import LoraOp
+        from rung.forward.lora import LoraOp
 
         modules = layers.projections(bank)
         result = {}
