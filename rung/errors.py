@@ -67,6 +67,10 @@ class PlaceError(StoreError):
     exit_code = 2
 
 
+class Interrupted(Exception):
+    """The user asked to stop; what was finished is kept. No fault, so no RungError."""
+
+
 class Busy(RungError):
     """A queue is full: try again later."""
 

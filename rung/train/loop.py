@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from rung.errors import TrainingStopped
+from rung.errors import Interrupted, TrainingStopped
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
 from rung.objectives import Objective
@@ -44,10 +44,6 @@ class Silent:
     def step(self, entry: dict[str, Any]) -> None: ...
     def validated(self, entry: dict[str, Any]) -> None: ...
     def note(self, text: str) -> None: ...
-
-
-class Interrupted(Exception):
-    """The user asked to stop; a checkpoint was written."""
 
 
 @dataclass
