@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,7 +32,8 @@ def panels() -> dict[str, list]:
     grouped = knobs_by_panel([("run", RunKnobs), ("data", DataKnobs), ("training", TrainKnobs), *own])
     chosen = {key for _, method in every for key in method.defaults}
     grouped["training"] = [
-        replace(k, default="by method") if k.name in chosen else k for k in grouped["training"]
+        dataclasses.replace(k, default="by method") if k.name in chosen else k
+        for k in grouped["training"]
     ]
     return grouped
 
@@ -44,6 +45,9 @@ def tune(
     config: Annotated[
         Path | None, typer.Option(help="A YAML file with the same settings; flags win.")
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take the place of a model of that name.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Adapt a base to data and keep the result as a model.
@@ -58,7 +62,7 @@ def tune(
         hub.check(plan.run.push_to_hub)
     from rung.train.job import tune as run
 
-    _report(lambda watcher: run(plan, watcher), as_json)
+    _report(lambda watcher: run(plan, watcher, replace=replace), as_json)
 
 
 def resume(

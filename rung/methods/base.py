@@ -79,6 +79,7 @@ class Method(ABC):
         trained: whether the training loop makes its adapter; else `fit` does.
         weightless: whether its adapters are words alone, which no other tool could load.
         defaults: values for the training knobs that suit this method better than the general ones.
+        search: knobs worth trying at other values, the default first, for a climb that has the time.
     """
 
     summary: ClassVar[str]
@@ -88,6 +89,7 @@ class Method(ABC):
     trained: ClassVar[bool] = True
     weightless: ClassVar[bool] = False
     defaults: ClassVar[dict[str, Any]] = {}
+    search: ClassVar[dict[str, tuple[Any, ...]]] = {}
 
     def __init__(self, name: str):
         self.name = name
@@ -99,6 +101,10 @@ class Method(ABC):
         if context and taken >= context - 1:
             return f"it takes {taken} positions and the base has {context} in all: take fewer"
         return None
+
+    def rungs(self, task: Task) -> list[dict[str, Any]]:
+        """The settings of each rung that this method makes of itself on the ladder, plain first."""
+        return [{}]
 
     def unsuited(self, task: Task, config: Any) -> str | None:
         """Why this method cannot do such a task, or None."""

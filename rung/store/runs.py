@@ -59,7 +59,7 @@ class Runs:
         """
         with self._database.write() as connection:
             record = RunRecord(
-                id=_fresh_id(connection, model),
+                id=fresh_id(connection, model, _RUNS.c.id),
                 model=model,
                 method=method,
                 objective=objective,
@@ -144,14 +144,14 @@ def _turn(status: Status) -> dict[str, Any]:
     return {"status": status, "finished": now() if ended else None}
 
 
-def _fresh_id(connection: Connection, model: str) -> str:
-    """An id such as `coach-20261121-0931-ab12`: readable, and unique by its last part."""
-    start = f"{model}-{datetime.now(UTC):%Y%m%d-%H%M}"
+def fresh_id(connection: Connection, name: str, column: sa.Column) -> str:
+    """An id such as `coach-20261121-0931-ab12`: readable, and unique in a column by its last part."""
+    start = f"{name}-{datetime.now(UTC):%Y%m%d-%H%M}"
     for length in (2, 2, 2, 8):
         found = f"{start}-{secrets.token_hex(length)}"
-        if connection.execute(sa.select(_RUNS.c.id).where(_RUNS.c.id == found)).first() is None:
+        if connection.execute(sa.select(column).where(column == found)).first() is None:
             return found
-    raise StoreError(f"no free run id for '{model}': try again")
+    raise StoreError(f"no free id for '{name}': try again")
 
 
 def _get(connection: Connection, run: str) -> RunRecord:
@@ -167,20 +167,21 @@ def _get(connection: Connection, run: str) -> RunRecord:
 
 def _as_it_is(run: RunRecord) -> RunRecord:
     """A run that says `running` though its process on this machine is gone was interrupted."""
-    if run.status != "running" or run.host != platform.node() or _alive(run):
+    if run.status != "running" or run.host != platform.node():
         return run
-    return replace(run, status="interrupted")
+    return run if alive(run.pid, run.heartbeat) else replace(run, status="interrupted")
 
 
-def _alive(run: RunRecord) -> bool:
-    if run.pid == os.getpid():
+def alive(pid: int, heartbeat: str) -> bool:
+    """Whether the process of this machine that gave the heartbeat is still there."""
+    if pid == os.getpid():
         return True
     import psutil
 
     try:
-        process = psutil.Process(run.pid)
+        process = psutil.Process(pid)
         # Process ids are used again: a process younger than the last heartbeat is another one.
-        older = process.create_time() <= moment(run.heartbeat).timestamp() + 2
+        older = process.create_time() <= moment(heartbeat).timestamp() + 2
         return older and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

@@ -9,7 +9,11 @@ import sqlalchemy as sa
 
 from rung.errors import StoreError
 from rung.store import schema
+from rung.store.climbs import Climbs
 from rung.store.database import BUSY_SECONDS, Database
+from rung.store.files import Files
+from rung.store.jobs import Jobs
+from rung.store.keys import Keys
 from rung.store.models import Models, licence_of, tree
 from rung.store.records import BaseRecord, DatasetRecord, EvaluationRecord, Node, now
 from rung.store.runs import Runs
@@ -33,6 +37,10 @@ class Store:
         self.runs = Runs(database)
         self.models = Models(database)
         self.evaluations = Evaluations(database)
+        self.files = Files(database)
+        self.jobs = Jobs(database)
+        self.keys = Keys(database)
+        self.climbs = Climbs(database)
 
     @classmethod
     def open(cls, url: str | None = None, *, busy_seconds: float = BUSY_SECONDS) -> Store:

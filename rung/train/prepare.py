@@ -3,21 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from rung import bases
 from rung.data import Dataset, Problem, Splits, Template, check, load, refuse, split, untrained_rows
+from rung.data.knobs import DataKnobs
 from rung.errors import ConfigError, MethodMisfit
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
 from rung.methods import artefact
 from rung.methods.base import Start
 from rung.store import artefacts
+from rung.train.knobs import RunKnobs
 from rung.train.order import Order
 from rung.train.plan import Plan
 from rung.types import BaseInfo, Rendered
+
+Stage = Callable[[str], None]
+
+
+@dataclass
+class Opened:
+    """Data and base, read and loaded once: what trainings of one task on one base can share.
+
+    Attributes:
+        rendered: rows by the length they were cut to.
+    """
+
+    base: BaseInfo
+    dataset: Dataset
+    splits: Splits
+    template: Template
+    bank: Bank
+    rendered: dict[int, tuple[dict[str, list[Rendered]], list[Problem]]] = field(default_factory=dict)
+
+    def rows(self, limit: int) -> tuple[dict[str, list[Rendered]], list[Problem]]:
+        """Every part's rows as the model sees them, at most `limit` tokens long, and their problems.
+
+        Raises:
+            DataError: for what would ruin a training, all of it at once.
+        """
+        if limit not in self.rendered:
+            self.rendered[limit] = self._render(limit)
+        return self.rendered[limit]
+
+    def _render(self, limit: int) -> tuple[dict[str, list[Rendered]], list[Problem]]:
+        rows, problems = {}, []
+        for part, examples in self.splits:
+            rows[part], found = self.template.render_all(examples, limit)
+            problems += found
+        untrained = untrained_rows(self.bank.model.get_input_embeddings().weight)
+        problems += self.dataset.problems
+        problems += check(rows["train"], self.splits, self.template, untrained=untrained)
+        refuse(problems)
+        usable = {part: [r for r in found if any(r.supervised[1:])] for part, found in rows.items()}
+        return usable, problems
+
+    def over(self, splits: Splits) -> Opened:
+        """The same base over other rows of the same data."""
+        return replace(self, splits=splits, rendered={})
 
 
 @dataclass
@@ -33,32 +79,39 @@ class Prepared:
     problems: list[Problem]
 
 
-def prepare(plan: Plan, stage: Callable[[str], None]) -> Prepared:
-    """Read the data, load the base, render every row, and refuse what would ruin the training."""
+def read(knobs: DataKnobs, stage: Stage) -> tuple[Dataset, Splits]:
+    """The data and its parts."""
     stage("reading the data")
-    dataset = load(plan.data)
-    splits = split(dataset, plan.data)
-    stage(f"loading {plan.run.base}")
-    info = bases.resolve(plan.run.base, data=_texts(splits))
-    base = bases.load(info, dtype=plan.run.dtype, device=plan.run.device)
+    dataset = load(knobs)
+    return dataset, split(dataset, knobs)
+
+
+def open_base(run: RunKnobs, dataset: Dataset, splits: Splits, stage: Stage) -> Opened:
+    """The base in memory, with its template, beside data that was read."""
+    stage(f"loading {run.base}")
+    info = bases.resolve(run.base, data=_texts(splits))
+    base = bases.load(info, dtype=run.dtype, device=run.device)
     template = Template.of(base.tokenizer, generation_config=base.model.generation_config)
-    bank = Bank(base.model)
+    return Opened(info, dataset, splits, template, Bank(base.model))
+
+
+def prepare(plan: Plan, stage: Stage, opened: Opened | None = None) -> Prepared:
+    """Read the data, load the base, render every row, and refuse what would ruin the training.
+
+    Args:
+        opened: data and base that are there already, of the same settings.
+    """
+    if opened is None:
+        opened = open_base(plan.run, *read(plan.data, stage), stage)
+    bank = opened.bank
     misfit = plan.method.misfit(bank, plan.config)
     if misfit:
-        raise MethodMisfit(f"{plan.method.name} does not fit {info.name}: {misfit}")
+        raise MethodMisfit(f"{plan.method.name} does not fit {opened.base.name}: {misfit}")
     stage("rendering the rows")
     # What the adapter puts in front takes its room from the context too.
     limit = min(plan.train.max_length, _context(bank) - plan.method.positions(plan.config))
-    rows, problems = {}, []
-    for part, examples in splits:
-        rows[part], found = template.render_all(examples, limit)
-        problems += found
-    untrained = untrained_rows(base.model.get_input_embeddings().weight)
-    problems += dataset.problems
-    problems += check(rows["train"], splits, template, untrained=untrained)
-    refuse(problems)
-    rows = {part: [r for r in found if any(r.supervised[1:])] for part, found in rows.items()}
-    return Prepared(info, dataset, splits, template, bank, rows, problems)
+    rows, problems = opened.rows(limit)
+    return Prepared(opened.base, opened.dataset, opened.splits, opened.template, bank, rows, problems)
 
 
 def adapter_of(plan: Plan, prepared: Prepared) -> Adapter:

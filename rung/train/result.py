@@ -88,19 +88,19 @@ def keep(
     return Outcome(model, state, metrics, cost, plan.settings())
 
 
-def losses(prepared: Prepared, work: Work, state: State) -> dict[str, Any]:
-    """What training gave, and the loss of base and model on the test rows, looked at this once."""
+def losses(prepared: Prepared, work: Work, state: State, test: bool) -> dict[str, Any]:
+    """What training gave and, where `test` says so, the loss of base and model on the test rows."""
     metrics: dict[str, Any] = {"steps": state.step, "best_step": state.best_step or state.step}
     if state.best_loss is not None:
         metrics["validation_loss"] = state.best_loss
         metrics["validation_loss_of_base"] = state.first_loss
-    test = prepared.rows["test"]
-    if test:
-        tuned = evaluate(work.bank, work.objective, work.slot, test, work.max_tokens)
-        bare = evaluate(work.bank, work.objective, -1, test, work.max_tokens)
+    rows = prepared.rows["test"]
+    if test and rows:
+        tuned = evaluate(work.bank, work.objective, work.slot, rows, work.max_tokens)
+        bare = evaluate(work.bank, work.objective, -1, rows, work.max_tokens)
         metrics["test_loss"], metrics["test_loss_of_base"] = tuned["loss"], bare["loss"]
         metrics["test_token_accuracy"] = tuned["token_accuracy"]
-        metrics["test_rows"] = len(test)
+        metrics["test_rows"] = len(rows)
     return metrics
 
 

@@ -166,7 +166,7 @@ def test_flags_win_over_the_file(
 ) -> None:
     seen: list[Plan] = []
 
-    def stop(plan: Plan, watcher: Any) -> Any:
+    def stop(plan: Plan, watcher: Any, **_: Any) -> Any:
         seen.append(plan)
         raise KeyboardInterrupt
 

@@ -1,0 +1,189 @@
+"""Climbs and their rungs: the scorecards, kept from the first rung on so that a climb can resume."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from rung.errors import nearest
+from rung.store import schema
+from rung.store.database import Database
+from rung.store.records import (
+    ENDED,
+    BaseRecord,
+    DatasetRecord,
+    Record,
+    RunNotFound,
+    Status,
+    now,
+)
+from rung.store.runs import alive, fresh_id
+from rung.store.sources import put_base, put_dataset
+from rung.types import BaseInfo
+
+_CLIMBS: sa.Table = schema.Climb.__table__  # type: ignore[assignment]
+_RUNGS: sa.Table = schema.Rung.__table__  # type: ignore[assignment]
+
+
+class ClimbNotFound(RunNotFound):
+    """No climb of that id is in the store."""
+
+
+@dataclass(frozen=True)
+class ClimbRecord(Record):
+    """One climb. `data` and `base` are digests, `verdict` is empty until it has ended."""
+
+    id: str
+    name: str
+    task: dict[str, Any]
+    data: str | None = None
+    base: str | None = None
+    bar: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    status: Status = "running"
+    verdict: dict[str, Any] = field(default_factory=dict)
+    host: str = ""
+    pid: int = 0
+    started: str = ""
+    finished: str | None = None
+    heartbeat: str = ""
+
+
+@dataclass(frozen=True)
+class RungRecord(Record):
+    """One rung of a climb.
+
+    Attributes:
+        place: its place in the order of predicted cost.
+        status: queued, running, interrupted, failed, succeeded, or cancelled where it was skipped.
+        reason: why it failed or was skipped.
+        items: what was answered and what each answer is worth, by part of the data.
+    """
+
+    climb: str
+    key: str
+    method: str
+    place: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+    status: Status = "queued"
+    reason: str | None = None
+    run: str | None = None
+    model: str | None = None
+    predicted: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
+    trials: dict[str, Any] = field(default_factory=dict)
+    items: dict[str, Any] = field(default_factory=dict)
+
+
+class Climbs:
+    """The climbs of a store."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(
+        self,
+        name: str,
+        *,
+        task: Mapping[str, Any],
+        base: BaseInfo | BaseRecord | str,
+        data: DatasetRecord | str,
+        bar: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> ClimbRecord:
+        """Record that this process begins a climb; `name` begins its id."""
+        with self._database.write() as connection:
+            record = ClimbRecord(
+                id=fresh_id(connection, name, _CLIMBS.c.id),
+                name=name,
+                task=dict(task),
+                data=put_dataset(connection, data),
+                base=put_base(connection, base),
+                bar=bar,
+                settings=dict(settings or {}),
+                host=platform.node(),
+                pid=os.getpid(),
+                started=now(),
+                heartbeat=now(),
+            )
+            connection.execute(sa.insert(_CLIMBS).values(schema.storable(record.as_dict())))
+            return _get(connection, record.id)
+
+    def get(self, climb: str) -> ClimbRecord:
+        """The climb with that id. Raises ClimbNotFound naming the nearest."""
+        with self._database.read() as connection:
+            return _as_it_is(_get(connection, climb))
+
+    def list(self, *, data: str | None = None) -> list[ClimbRecord]:
+        """Climbs, newest first; `data` is a digest."""
+        query = sa.select(*_CLIMBS.c).order_by(_CLIMBS.c.started.desc(), _CLIMBS.c.id)
+        if data is not None:
+            query = query.where(_CLIMBS.c.data == data)
+        with self._database.read() as connection:
+            rows = connection.execute(query).mappings().all()
+        return [_as_it_is(ClimbRecord(**row)) for row in rows]
+
+    def update(
+        self,
+        climb: str,
+        *,
+        status: Status | None = None,
+        verdict: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> ClimbRecord:
+        """Replace what is given, and note that the climb is alive.
+
+        `running` makes this process the climb's own, as a resume wants; any end notes the time.
+        """
+        values: dict[str, Any] = {"heartbeat": now()}
+        given = {"verdict": verdict, "settings": settings, "status": status}
+        values |= {key: value for key, value in given.items() if value is not None}
+        if status == "running":
+            values |= {"finished": None, "host": platform.node(), "pid": os.getpid()}
+        elif status is not None and (status in ENDED or status == "interrupted"):
+            values["finished"] = now()
+        with self._database.write() as connection:
+            change = sa.update(_CLIMBS).where(_CLIMBS.c.id == climb)
+            connection.execute(change.values(schema.storable(values)))
+            return _get(connection, climb)
+
+    def put(self, rung: RungRecord) -> RungRecord:
+        """Record a rung, or what became of it."""
+        values = schema.storable(rung.as_dict())
+        where = (_RUNGS.c.climb == rung.climb) & (_RUNGS.c.key == rung.key)
+        with self._database.write() as connection:
+            connection.execute(sa.delete(_RUNGS).where(where))
+            connection.execute(sa.insert(_RUNGS).values(values))
+            beat = sa.update(_CLIMBS).where(_CLIMBS.c.id == rung.climb)
+            connection.execute(beat.values(heartbeat=now()))
+        return RungRecord(**values)
+
+    def rungs(self, climb: str) -> list[RungRecord]:
+        """The rungs of a climb by their place."""
+        query = sa.select(*_RUNGS.c).where(_RUNGS.c.climb == climb)
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(_RUNGS.c.place, _RUNGS.c.key)).mappings().all()
+        return [RungRecord(**row) for row in rows]
+
+
+def _get(connection: Connection, climb: str) -> ClimbRecord:
+    query = sa.select(*_CLIMBS.c).where(_CLIMBS.c.id == climb)
+    row = connection.execute(query).mappings().first()
+    if row is None:
+        known = connection.execute(sa.select(_CLIMBS.c.id)).scalars().all()
+        raise ClimbNotFound(f"no climb '{climb}' (rung board lists them){nearest(climb, known[:50])}")
+    return ClimbRecord(**row)
+
+
+def _as_it_is(climb: ClimbRecord) -> ClimbRecord:
+    """A climb that says `running` though its process on this machine is gone was interrupted."""
+    if climb.status != "running" or climb.host != platform.node():
+        return climb
+    return climb if alive(climb.pid, climb.heartbeat) else replace(climb, status="interrupted")
