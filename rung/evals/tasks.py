@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from rung.types import Example, Task
+from rung.types import Example, Message, Task
 
 MOST_LABELS = 50
 MOST_WORDS = 5  # of a label
@@ -34,3 +34,10 @@ def reply(example: Example) -> str | None:
     if example.messages:
         return example.messages[-1]["content"]
     return example.label
+
+
+def question(example: Example) -> tuple[Message, ...]:
+    """The conversation up to the reply; of a labelled text, the text as the user's message."""
+    if example.messages:
+        return example.messages[:-1]
+    return ({"role": "user", "content": example.text or ""},)

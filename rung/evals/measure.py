@@ -1,0 +1,118 @@
+"""From answers to a figure with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rung.errors import DataError
+from rung.evals import choices, metrics
+from rung.evals.intervals import bootstrap, percentile, wilson
+from rung.evals.metric import Case, mean
+from rung.evals.tasks import reply
+from rung.types import Example, Task
+
+if TYPE_CHECKING:
+    from rung.evals.predict import Answers
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure, how sure it is, and what each item gave.
+
+    Attributes:
+        metric, value: what was measured. low, high: its 95% interval.
+        n: items. items: (n,) a figure per item.
+        statistics: (n, k), what each item adds up to; see `metric.Metric`.
+        more: other metrics of the same answers.
+        labels, confusion: of a classification, how often each label (row) was answered as each
+            (column); the last column is none of them.
+    """
+
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+    items: np.ndarray
+    statistics: np.ndarray
+    more: dict[str, float] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    confusion: list[list[int]] | None = None
+
+    @property
+    def lower(self) -> bool:
+        """Whether less of it is better."""
+        return metrics.get(self.metric).lower
+
+    @property
+    def proportion(self) -> bool:
+        """Whether it counts items that are right or wrong."""
+        metric = metrics.get(self.metric)
+        return metric.finish is mean and bool(np.isin(self.items, (0.0, 1.0)).all())
+
+    def plain(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "metric": self.metric, "value": self.value, "low": self.low, "high": self.high,
+            "n": self.n, "more": self.more, "labels": list(self.labels), "confusion": self.confusion,
+            "items": self.items.tolist(),
+        }  # fmt: skip
+
+
+def measure(answers: Answers, examples: Sequence[Example], task: Task) -> Measured:
+    """How good answers are by the task's metric.
+
+    Raises:
+        ConfigError: when there is no such metric, or it does not fit the answers.
+        DataError: when there is nothing to measure by.
+    """
+    if len(answers.texts) != len(examples):
+        raise ValueError("answers and examples differ in number")
+    if not examples:
+        raise DataError("there are no items to measure by: give more rows")
+    metric = metrics.get(task.metric)
+    case = case_of(answers, examples, task)
+    statistics = metric.statistics(case)
+    items = metric.items(statistics)
+    value = float(metric.finish(statistics.sum(0)))
+    if metric.finish is mean and np.isin(items, (0.0, 1.0)).all():
+        low, high = wilson(float(items.sum()), len(items))
+    else:
+        low, high = percentile(bootstrap(statistics, metric.finish))
+    shown = choices.confusion(case) if task.kind == "classification" else ((), None)
+    return Measured(
+        task.metric, value, low, high, len(items), items, statistics, _more(case, task),
+        tuple(shown[0]), shown[1],
+    )  # fmt: skip
+
+
+def case_of(answers: Answers, examples: Sequence[Example], task: Task) -> Case:
+    """Answers beside their references.
+
+    Raises:
+        DataError: naming rows without a reply to compare with.
+    """
+    references = [reply(e) for e in examples]
+    scored = task.metric == "perplexity" or task.kind == "language_modelling"
+    missing = [e.origin or "a row" for e, r in zip(examples, references, strict=True) if r is None]
+    if missing and not scored:
+        raise DataError(f"{len(missing)} rows have no reply to compare with, {missing[0]} among them")
+    return Case(answers.texts, [r or "" for r in references], answers.scores, task)
+
+
+def _more(case: Case, task: Task) -> dict[str, float]:
+    """What else the answers say, by the metrics that suit the task."""
+    if task.metric == "perplexity" or task.kind == "language_modelling":
+        return {}
+    names = [n for n in metrics.suited(task) if n != task.metric and n != "perplexity"]
+    if task.kind == "classification" and case.scores is not None:
+        names.append("accuracy_norm")
+    found = {}
+    for name in names:
+        metric = metrics.get(name)
+        found[name] = float(metric.finish(metric.statistics(case).sum(0)))
+    return found

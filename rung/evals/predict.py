@@ -1,0 +1,313 @@
+"""What a model answers to examples: by choice among labels, by its classifier, or by generating.
+
+Everything runs in this process on the bank, without a server, so that many models of one base are
+measured while it is loaded once.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from rung.engine import Engine, GenerationRequest, ServedModel
+from rung.engine.request import Completion, ContextExceeded
+from rung.errors import Interrupted
+from rung.evals.scoring import Item, score
+from rung.evals.tasks import question, reply
+from rung.forward.bank import Bank
+from rung.forward.classifier import Asked
+from rung.types import Decoding, Example, Message, Task
+
+Scores = dict[str, float]
+Stopping = Callable[[], bool]
+Progress = Callable[[int, int], None]  # items done, of how many
+
+LEAST_TOKENS = 16  # that an answer may take, however short the references are
+ASKED = 64  # that a classifier gets at once
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model answered, item by item.
+
+    Attributes:
+        texts: (n,) the answers; of a classification, labels where one could be read.
+        scores: per item, the log-probability of each label in nats; of a text that was scored,
+            `log_likelihood` and `tokens`. None where answers were generated.
+        prompt_tokens, completion_tokens, seconds: what it took, all items together.
+    """
+
+    texts: list[str]
+    scores: list[Scores] | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+
+def predict(
+    bank: Bank,
+    model: ServedModel,
+    examples: Sequence[Example],
+    task: Task,
+    *,
+    stopping: Stopping | None = None,
+    progress: Progress | None = None,
+) -> Answers:
+    """Ask a model everything.
+
+    Args:
+        bank: holds the model's adapter in `model.slot`.
+        stopping: asked between passes. progress: told of items done, and of how many.
+
+    Raises:
+        Interrupted: when `stopping` says so.
+        DataError: when an example cannot be rendered. ContextExceeded: when one is too long.
+    """
+    begun = time.perf_counter()
+    way = _way(model, task)
+    answers = way(bank, model, list(examples), task, stopping, progress)
+    return Answers(
+        answers.texts, answers.scores, answers.prompt_tokens, answers.completion_tokens,
+        time.perf_counter() - begun,
+    )  # fmt: skip
+
+
+def _way(model: ServedModel, task: Task) -> Callable[..., Answers]:
+    if task.kind == "language_modelling" or task.metric == "perplexity":
+        return _read
+    if task.kind != "classification":
+        return _generate
+    if model.classifier is not None:
+        return _classify
+    reasons = model.conversation is not None and model.conversation.max_tokens is not None
+    return _generate if reasons else _choose
+
+
+# --- by choice among labels -----------------------------------------------------------------------
+
+
+def _choose(bank, model, examples, task, stopping, progress) -> Answers:
+    prompts = [model.prompt(question(e)) for e in examples]
+    labels = label_ids(model, question(examples[0]), task.labels) if examples else {}
+    items = [Item(p, tuple(labels.values())) for p in prompts]
+    _fit(bank, model, [len(p) + max(map(len, labels.values())) for p in prompts], examples)
+    scores = score(
+        bank, model.slot, items, stopping=stopping,
+        progress=_counted(progress, len(items), len(labels)),
+    )  # fmt: skip
+    found = [dict(zip(labels, values, strict=True)) for values in scores]
+    texts = [max(s, key=lambda label: s[label]) for s in found]
+    return Answers(texts, found, sum(map(len, prompts)), len(prompts))
+
+
+def label_ids(
+    model: ServedModel, messages: Sequence[Message], labels: Sequence[str]
+) -> dict[str, tuple[int, ...]]:
+    """The tokens of each label as a reply.
+
+    Prompt and reply are encoded apart, so they are the same behind every prompt. Without the end of
+    turn, unless one label begins another: then only the end tells them apart.
+    """
+    if model.conversation is not None:
+        messages = model.conversation.messages(messages)
+    start = len(model.template.prompt(messages))
+    found = {}
+    for label in labels:
+        example = Example((*messages, {"role": "assistant", "content": label}))
+        found[label] = model.template.render(example).ids[start:]
+    bare = {label: _without_end(ids, model.template.stop_ids) for label, ids in found.items()}
+    nested = any(
+        a != b and one == other[: len(one)] for a, one in bare.items() for b, other in bare.items()
+    )
+    return found if nested or not all(bare.values()) else bare
+
+
+def _without_end(ids: tuple[int, ...], stop: Sequence[int]) -> tuple[int, ...]:
+    return ids[:-1] if ids and ids[-1] in stop else ids
+
+
+# --- by the model's classifier --------------------------------------------------------------------
+
+
+def _classify(bank, model, examples, task, stopping, progress) -> Answers:
+    classifier, tokens = model.classifier, 0
+    found: list[Scores] = []
+    for low in range(0, len(examples), ASKED):
+        if stopping is not None and stopping():
+            raise Interrupted
+        asked = []
+        for example in examples[low : low + ASKED]:
+            messages = question(example)
+            last = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
+            asked.append(Asked(model.prompt(messages), last))
+        tokens += sum(len(a.ids) for a in asked)
+        with torch.inference_mode():
+            rows = classifier.probabilities(bank, asked).double().clamp(min=1e-300).log().tolist()
+        found += [dict(zip(classifier.labels, row, strict=True)) for row in rows]
+        if progress is not None:
+            progress(len(found), len(examples))
+    texts = [max(s, key=lambda label: s[label]) for s in found]
+    return Answers(texts, found, tokens, len(found))
+
+
+# --- by reading what stands there -----------------------------------------------------------------
+
+
+def _read(bank, model, examples, task, stopping, progress) -> Answers:
+    """How likely the texts, or the replies behind their prompts, are to the model."""
+    items, owners = [], []
+    room = _room(bank, model)
+    for i, example in enumerate(examples):
+        if example.messages and model.conversation is not None:
+            before = model.conversation.messages(question(example))
+            example = Example((*before, example.messages[-1]), origin=example.origin)
+        row = model.template.render(example)
+        start = row.supervised.index(True) if True in row.supervised else len(row.ids)
+        if example.text is None:
+            _fit(bank, model, [len(row.ids)], [example])
+            windows = [(row.ids, start)]
+        else:
+            windows = [(row.ids[a : a + room], 1) for a in range(0, len(row.ids), room)]
+        for ids, at in windows:
+            if len(ids) > at:
+                items.append(Item(ids[:at], (ids[at:],)))
+                owners.append(i)
+    scores = score(
+        bank, model.slot, items, stopping=stopping, progress=_counted(progress, len(items), 1)
+    )
+    found = [{"log_likelihood": 0.0, "tokens": 0.0} for _ in examples]
+    for i, item, (value,) in zip(owners, items, scores, strict=True):
+        found[i]["log_likelihood"] += value
+        found[i]["tokens"] += len(item.answers[0])
+    tokens = sum(len(i.prompt) + len(i.answers[0]) for i in items)
+    return Answers([""] * len(found), found, tokens, 0)
+
+
+# --- by generating --------------------------------------------------------------------------------
+
+
+def _generate(bank, model, examples, task, stopping, progress) -> Answers:
+    talk = model.conversation
+    samples = 1 if talk is None else talk.samples
+    decoding = _decoding(model, examples, task)
+    requests = []
+    for example in examples:
+        ids = model.prompt(question(example))
+        for i in range(samples):
+            heat = talk.temperature if talk is not None and samples > 1 else 0.0
+            drawn = Decoding(decoding.max_tokens, heat, 1.0, i, decoding.stop)
+            requests.append(GenerationRequest(model.name, ids, drawn))
+    done = run(bank, model, requests, stopping, _counted(progress, len(examples), samples))
+    texts = []
+    for low in range(0, len(done), samples):
+        read = [c.text if talk is None else talk.answer(c.text) for c in done[low : low + samples]]
+        if task.kind == "classification":
+            read = [as_label(text, task.labels) for text in read]
+        texts.append(read[0] if samples == 1 else talk.vote(read))
+    prompt, completion = (
+        sum(getattr(c, f"{x}_tokens") for c in done) for x in ("prompt", "completion")
+    )
+    return Answers(texts, None, prompt, completion)
+
+
+def run(
+    bank: Bank,
+    model: ServedModel,
+    requests: Sequence[GenerationRequest],
+    stopping: Stopping | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[Completion]:
+    """Answer requests on an engine of their own, those with like beginnings side by side."""
+    engine = Engine(bank, {model.name: model})
+    order = sorted(range(len(requests)), key=lambda i: requests[i].ids)
+    generations = engine.submit_all([requests[i] for i in order], patient=True)
+    left = len(generations)
+    with torch.inference_mode():
+        while left:
+            if stopping is not None and stopping():
+                raise Interrupted
+            engine.step()
+            still = sum(not g.done for g in generations)
+            if progress is not None and still < left:
+                progress(left - still)
+            left = still
+    found = dict(zip(order, (g.result() for g in generations), strict=True))
+    return [found[i] for i in range(len(requests))]
+
+
+def _decoding(model: ServedModel, examples: Sequence[Example], task: Task) -> Decoding:
+    """Room for twice the longest reference; a base without turns ends at the line where references do.
+
+    What an adapter needs to reason comes from the adapter.
+    """
+    references = [reply(e) or "" for e in examples]
+    lines = not model.template.chat and not any("\n" in r.strip() for r in references)
+    stop = model.decoding.stop or (("\n",) if lines else ())
+    if model.conversation is not None and model.conversation.max_tokens is not None:
+        return Decoding(model.conversation.max_tokens, stop=model.decoding.stop)
+    encoded = (
+        model.template.tokenizer(references, add_special_tokens=False)["input_ids"]
+        if references
+        else []
+    )
+    longest = max((len(ids) for ids in encoded), default=0)
+    return Decoding(min(model.decoding.max_tokens, max(LEAST_TOKENS, 2 * longest)), stop=stop)
+
+
+def as_label(text: str, labels: Sequence[str]) -> str:
+    """The label that a text gives, in the label's spelling; the text itself where it gives none."""
+    told = _plain(text)
+    for label in labels:
+        if _plain(label) == told:
+            return label
+    named = [label for label in labels if re.search(rf"(?<!\w){re.escape(_plain(label))}(?!\w)", told)]
+    # "not sarcastic" names "sarcastic" too: the longest that holds the others is meant.
+    whole = [a for a in named if all(_plain(b) in _plain(a) for b in named)]
+    return whole[0] if whole else text.strip()
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split()).strip(" .!:\"'`*")
+
+
+# --- what fits ------------------------------------------------------------------------------------
+
+
+def _room(bank: Bank, model: ServedModel) -> int:
+    """Tokens that the context holds behind what the adapter puts in front."""
+    context = getattr(bank.config, "max_position_embeddings", None) or 2048
+    adapter = bank.adapters.get(model.slot)
+    if adapter is None:
+        return context
+    virtual = 0 if adapter.embeddings is None else len(adapter.embeddings)
+    return context - virtual - (0 if adapter.keys_values is None else adapter.keys_values.shape[2])
+
+
+def _fit(bank: Bank, model: ServedModel, lengths: Sequence[int], examples: Sequence[Example]) -> None:
+    room = _room(bank, model)
+    long = [(n, e) for n, e in zip(lengths, examples, strict=True) if n > room]
+    if long:
+        n, example = max(long, key=lambda pair: pair[0])
+        raise ContextExceeded(
+            f"{len(long)} rows do not fit into the context of '{model.name}' ({room} tokens): "
+            f"{example.origin or 'the longest'} has {n} tokens with its prompt; leave them out "
+            "or use a shorter prompt"
+        )
+
+
+def _counted(progress: Progress | None, total: int, each: int) -> Callable[[int], None] | None:
+    """Turn counts of single answers into items done."""
+    if progress is None:
+        return None
+    done = 0
+
+    def count(answers: int) -> None:
+        nonlocal done
+        done += answers
+        progress(min(total, done // max(1, each)), total)
+
+    return count
