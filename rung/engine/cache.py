@@ -28,6 +28,8 @@ class LayerShape:
 class Cache:
     """Key-value storage.
 
+    Lanes are resized layer by layer, so that at no time more than one layer stands in memory twice.
+
     Args:
         shapes: per layer. dtype, device: of the tensors.
         max_lanes: lanes at most.
@@ -60,26 +62,39 @@ class Cache:
         numbers = sum(s.heads * (s.k_width + s.v_width) for s in self.shapes)
         return numbers * self.dtype.itemsize
 
-    def reserve(self, lanes: int, capacity: int) -> bool:
-        """Make room for so many lanes of so many entries; False where the budget forbids it."""
-        if lanes <= self.lanes and capacity <= self.capacity:
-            return True
-        lanes, capacity = max(lanes, self.lanes), max(capacity, self.capacity)
-        roomy = (min(_power(lanes), self.max_lanes), max(_power(capacity), LEAST))
-        for size in (roomy, (lanes, capacity)):
-            if size[0] * size[1] * self.entry_bytes <= self.budget:
-                self._grow(*size)
-                return True
-        return False
+    def room(self, lanes: int, capacity: int) -> tuple[int, int] | None:
+        """The size, (lanes, capacity), that holds so many lanes of so many entries.
 
-    def _grow(self, lanes: int, capacity: int) -> None:
+        With room to grow where the budget allows it, and without what nobody needs any more where it
+        does not; None where it forbids even that.
+        """
+        if lanes <= self.lanes and capacity <= self.capacity:
+            return self.lanes, self.capacity
+        more = max(lanes, self.lanes), max(capacity, self.capacity)
+        for size in (
+            (min(_power(more[0]), self.max_lanes), max(_power(more[1]), LEAST)),
+            (more[0], _rounded(more[1])),
+            (lanes, _rounded(capacity)),
+            (lanes, capacity),
+        ):
+            if size[0] * size[1] * self.entry_bytes <= self.budget:
+                return size
+        return None
+
+    def resize(self, lanes: int, capacity: int) -> None:
+        """Hold so many lanes of so many entries; what runs must fit in."""
+        if (lanes, capacity) != (self.lanes, self.capacity):
+            self._resize(lanes, capacity)
+
+    def _resize(self, lanes: int, capacity: int) -> None:
+        kept, used = min(lanes, self.lanes), min(capacity, self.capacity)
         for layer, shape in enumerate(self.shapes):
             for kind, width in ((self.k, shape.k_width), (self.v, shape.v_width)):
                 new = torch.zeros(
                     lanes, shape.heads, capacity, width, dtype=self.dtype, device=self.device
                 )
                 if layer < len(kind):
-                    new[: self.lanes, :, : self.capacity] = kind[layer]
+                    new[:kept, :, :used] = kind[layer][:kept, :, :used]
                     kind[layer] = new
                 else:
                     kind.append(new)
@@ -90,6 +105,34 @@ class Cache:
         self.k[layer][lanes, :, at] = k.to(self.dtype)
         self.v[layer][lanes, :, at] = v.to(self.dtype)
 
+    def copy_out(self, lane: int, begin: int, end: int) -> list[tuple[Tensor, Tensor]]:
+        """A lane's entries [begin, end) of every layer, as (heads, n, width) of their own."""
+        return [
+            (k[lane, :, begin:end].clone(), v[lane, :, begin:end].clone())
+            for k, v in zip(self.k, self.v, strict=True)
+        ]
+
+    def copy_in(self, lane: int, parts: list[list[tuple[Tensor, Tensor]]]) -> None:
+        """Append to a lane what `copy_out` gave, one part behind the other."""
+        begin = end = int(self.lengths[lane])
+        for layer in range(len(self.shapes)):
+            for kind, which in ((self.k, 0), (self.v, 1)):
+                whole = torch.cat([part[layer][which] for part in parts], 1)
+                end = begin + whole.shape[1]
+                kind[layer][lane, :, begin:end] = whole
+        self.lengths[lane] = end
+
+    def shrink(self, lanes: int, capacity: int) -> None:
+        """Give memory back where four times what so many lanes of so many entries need is held."""
+        fewer = min(_power(lanes), self.max_lanes), max(_power(capacity), LEAST)
+        if fewer[0] * fewer[1] * 4 <= self.lanes * self.capacity:
+            self._resize(min(fewer[0], self.lanes), min(fewer[1], self.capacity))
+
+    @property
+    def size(self) -> int:
+        """Bytes held."""
+        return self.lanes * self.capacity * self.entry_bytes
+
     def move(self, source: int, target: int) -> None:
         """Let a lane stand in the place of another, which is lost."""
         used = int(max(self.lengths[source], self.lengths[target]))
@@ -97,12 +140,26 @@ class Cache:
             tensor[target, :, :used] = tensor[source, :, :used]
         self.lengths[target] = self.lengths[source]
 
+    def swap(self, a: int, b: int) -> None:
+        """Let two lanes change places."""
+        used = int(max(self.lengths[a], self.lengths[b]))
+        for tensor in (*self.k, *self.v):
+            kept = tensor[a, :, :used].clone()
+            tensor[a, :, :used] = tensor[b, :, :used]
+            tensor[b, :, :used] = kept
+        self.lengths[[a, b]] = self.lengths[[b, a]]
+
     def clear(self, lane: int) -> None:
         """Empty a lane."""
         used = int(self.lengths[lane])
         for tensor in (*self.k, *self.v):
             tensor[lane, :, :used] = 0
         self.lengths[lane] = 0
+
+
+def _rounded(n: int) -> int:
+    """The smallest multiple of LEAST that is not below n."""
+    return -(-n // LEAST) * LEAST
 
 
 def _power(n: int) -> int:

@@ -9,32 +9,42 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from rung.engine.admission import prepare
+from rung.engine.constraint import Constraint
+from rung.engine.errands import Errands
+from rung.engine.labelling import Labelling
 from rung.engine.models import ServedModel
+from rung.engine.registry import Registry
 from rung.engine.request import (
     Completion,
-    ContextExceeded,
     EngineFault,
     EngineStopped,
     Generation,
     GenerationRequest,
     Listener,
 )
+from rung.engine.residency import Source
 from rung.engine.runner import runner_of
-from rung.engine.running import Running
-from rung.engine.sampler import draw
 from rung.engine.scheduler import Scheduler
-from rung.errors import ConfigError, ModelNotFound, nearest
+from rung.engine.step import Step
+from rung.engine.vectors import batches, pooled
+from rung.errors import ConfigError
+from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
+from rung.forward.classifier import Asked
 
 log = logging.getLogger("rung.engine")
 
 CONTEXT = 2048  # tokens, for bases that do not say
 MEMORY = 0.4  # share of the free memory that keys and values may take
+T = TypeVar("T")
 
 
 class Engine:
@@ -45,8 +55,13 @@ class Engine:
         models: who can be asked, by name.
         max_batch: requests that run at once.
         max_waiting: requests that wait at most; beyond it `submit` raises Busy.
-        cache_bytes: memory for keys and values; by default a share of what is free.
+        memory: bytes for keys and values, those of texts read before included; by default a share of
+            what is free. `cache_bytes` is its older name.
         context: tokens of prompt and answer together; by default what the base says.
+        max_resident: adapters in the bank at most, of those that `load` was given; None: all.
+
+    Attributes:
+        models: who can be asked, by name; changed by `load` and `unload`.
     """
 
     def __init__(
@@ -56,17 +71,26 @@ class Engine:
         max_batch: int = 32,
         *,
         max_waiting: int = 256,
+        memory: int | None = None,
         cache_bytes: int | None = None,
         context: int | None = None,
+        max_resident: int | None = None,
     ):
-        self.bank, self.models = bank, dict(models)
+        self.bank = bank
         self.context = context or getattr(bank.config, "max_position_embeddings", None) or CONTEXT
-        budget = _free_memory(bank.device) if cache_bytes is None else cache_bytes
+        given = memory if memory is not None else cache_bytes
+        budget = _free_memory(bank.device) if given is None else given
         self.scheduler = Scheduler(runner_of(bank, max_batch, budget), max_batch, max_waiting)
+        self.registry = Registry(bank, models, max_resident)
+        self.registry.on_forget = self.scheduler.runner.forget
+        self.models = self.registry.models
+        self._labelling = Labelling(max_waiting)
+        self._errands = Errands()
+        self._step = Step(bank, self.scheduler, self.registry)
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._stopping = False
-        self._one_at_a_time = threading.Lock()
+        self._one_at_a_time = threading.RLock()
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -84,7 +108,7 @@ class Engine:
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
-        self.scheduler.fail_all(EngineStopped("the engine has stopped"))
+        self._fail_all()
 
     @property
     def alive(self) -> bool:
@@ -99,24 +123,29 @@ class Engine:
                     self._wake.clear()
         finally:  # however it ends, nobody is left waiting
             self._stopping = True
-            self.scheduler.fail_all(EngineStopped("the engine has stopped"))
+            self._fail_all()
+
+    def _fail_all(self) -> None:
+        fault = EngineStopped("the engine has stopped")
+        self.scheduler.fail_all(fault)
+        self._labelling.fail_all(fault)
+        self._errands.fail_all(fault)
 
     # --- asking ---------------------------------------------------------------------------------
 
     def model(self, name: str) -> ServedModel:
         """The served model of that name. Raises ModelNotFound naming the nearest."""
-        if name not in self.models:
-            raise ModelNotFound(f"no model '{name}' is served{nearest(name, self.models)}")
-        return self.models[name]
+        return self.registry.model(name)
 
     def submit(self, request: GenerationRequest, listener: Listener | None = None) -> Generation:
         """Queue a request; from any thread.
 
         Raises:
             ModelNotFound: for a name that is not served.
-            ConfigError: for an empty prompt or a token id outside the vocabulary.
+            ConfigError: for an empty prompt, a token id outside the vocabulary, or a seed too large.
             ContextExceeded: when prompt and context leave no room, naming both counts.
             Busy: when the queue is full. EngineStopped: when the engine's thread has ended.
+            ArtefactError: when its adapter has to be read from disk and cannot be.
         """
         return self.submit_all([request], listener)[0]
 
@@ -134,65 +163,135 @@ class Engine:
         """
         if self._stopping:
             raise EngineStopped("the engine does not run")
-        prepared = [self._prepare(r, listener) for r in requests]
-        self.scheduler.submit(prepared, patient)
+        asked = list(requests)
+        for name in {r.model for r in asked}:
+            self.registry.hold(name)
+        with self.registry.lock:  # until they are queued no model of theirs is taken away
+            generations = [Generation(r, listener) for r in asked]
+            running, labels = [], []
+            for generation in generations:
+                model = self.registry.model(generation.request.model)
+                one = prepare(generation, model, self.registry, self.context)
+                if model.classifier is None:
+                    running.append(one)
+                else:
+                    labels.append((generation, model))
+            if labels:
+                self._labelling.add(labels, patient)
+            self.scheduler.waiting.add(running, patient)
         self._wake.set()
-        return [p.generation for p in prepared]
+        return generations
 
     def generate(self, requests: Iterable[GenerationRequest]) -> list[Completion]:
         """Answer all of these and wait; any number, in one batch as far as it goes.
+
+        Without the engine's thread the steps run here, and nothing that was read is remembered
+        afterwards, since weights may change between two calls.
 
         Raises:
             RungError: as `submit`, or the first failure.
         """
         generations = self.submit_all(requests, patient=True)
-        while not self.alive and not all(g.done for g in generations):
-            self._guarded_step()
+        if not self.alive:
+            while not all(g.done for g in generations):
+                self._guarded_step()
+            self.scheduler.runner.forget()
         return [g.result() for g in generations]
 
     def room(self, name: str, prompt: int) -> int:
         """How many tokens a model can draw behind a prompt of so many."""
-        return self.context - self._front(self.model(name).slot) - prompt
+        return self.context - self.registry.hold(name) - prompt
 
-    def _prepare(self, request: GenerationRequest, listener: Listener | None) -> Running:
-        model = self.model(request.model)
-        vocabulary = self.bank.model.get_input_embeddings().weight.shape[0]
-        if not request.ids:
-            raise ConfigError("the prompt is empty")
-        if not 0 <= min(request.ids) <= max(request.ids) < vocabulary:
-            raise ConfigError(f"the prompt holds a token id outside 0 to {vocabulary - 1}")
-        front = self._front(model.slot)
-        room = self.context - front - len(request.ids)
-        if room < 1:
-            taken = f", {front} of them taken by its adapter" if front else ""
-            raise ContextExceeded(
-                f"the prompt has {len(request.ids)} tokens, which leaves no room for an answer: the "
-                f"context of '{model.name}' is {self.context} tokens{taken}"
-            )
-        most = min(request.decoding.max_tokens, room)
-        if most < 1:
-            raise ConfigError(f"max_tokens is {most}, must be at least 1")
-        return Running(Generation(request, listener), model, front, most)
+    def constraint(self, name: str, kind: str, value: object = None) -> Constraint:
+        """A compiled grammar for answers of a model; from any thread.
 
-    def _front(self, slot: int) -> int:
-        """Entries that an adapter puts in front of every prompt."""
-        adapter = self.bank.adapters.get(slot)
-        if adapter is None:
-            return 0
-        virtual = 0 if adapter.embeddings is None else len(adapter.embeddings)
-        return virtual + (0 if adapter.keys_values is None else adapter.keys_values.shape[2])
+        Args:
+            kind: `json_object`, `json_schema`, `regex` or `choice`.
+            value: the schema, the pattern, or the texts; nothing for `json_object`.
+
+        Raises:
+            ConstraintError: naming what is wrong with it.
+        """
+        return self.registry.grammars(name).compile(kind, value)
+
+    def embed(self, name: str, texts: Sequence[tuple[int, ...]]) -> Tensor:
+        """Vectors of texts: the mean of the final hidden states, of length 1; (N, d) on the CPU.
+
+        From any thread; waits. Long lists are done in pieces, between which others are served.
+
+        Raises:
+            RungError: as `submit`. EngineFault: when values are not finite.
+        """
+        for ids in texts:
+            prepare(
+                Generation(GenerationRequest(name, tuple(ids))), self.model(name), self.registry,
+                self.context + 1,
+            )  # fmt: skip
+        with self.registry.using(name) as model:
+            parts = []
+            for some in batches(texts):
+                self.between(lambda: self.registry.settle(model.slot, ()))
+                parts.append(self.between(partial(pooled, self.bank, model.slot, some)))
+        vectors = torch.cat(parts)
+        if not bool(vectors.isfinite().all()):
+            raise EngineFault(f"the model '{name}' computed values that are not finite")
+        return vectors
+
+    def classify(self, name: str, asked: Sequence[Asked]) -> list[tuple[tuple[str, float], ...]]:
+        """For each text every label with its log-probability, likeliest first; waits.
+
+        Raises:
+            ConfigError: when the model generates. RungError: as `submit`.
+        """
+        if self.model(name).classifier is None:
+            raise ConfigError(f"'{name}' is no classifier")
+        requests = [GenerationRequest(name, a.ids, text=a.text) for a in asked]
+        return [answer.labels for answer in self.generate(requests)]
+
+    # --- changing who is served -----------------------------------------------------------------
+
+    def load(
+        self, model: ServedModel, adapter: Adapter | None = None, source: Source | None = None
+    ) -> ServedModel:
+        """Serve a model under its name, in place of what had that name; from any thread.
+
+        Who asked before is still answered by the old weights. Returns when the next request is
+        answered by the new ones.
+
+        Args:
+            adapter: gets a slot of its own. Without it and `source` the model's own slot is served.
+            source: reads the adapter when it is first asked for, and again after it had to make room.
+
+        Raises:
+            ArtefactError: when the adapter does not fit the base, or its weights are not finite;
+                nothing has changed then.
+        """
+        return self.between(lambda: self.registry.load(model, adapter, source))
+
+    def replace(self, model: ServedModel, adapter: Adapter) -> ServedModel:
+        """As `load`, for a name that is served. Raises ModelNotFound where it is not."""
+        self.model(model.name)
+        return self.load(model, adapter)
+
+    def unload(self, name: str) -> None:
+        """Serve a model no more; who asked before is still answered. Raises ModelNotFound."""
+        self.between(lambda: self.registry.unload(name))
+
+    def between(self, work: Callable[[], T]) -> T:
+        """Do something that needs the bank to itself, between two steps, and wait for it.
+
+        From any thread, but not from a listener. Raises what `work` raises.
+        """
+        if not self.alive or threading.current_thread() is self._thread:
+            with self._one_at_a_time, torch.inference_mode():
+                return work()
+        future = self._errands.add(work)
+        self._wake.set()
+        if self._stopping:
+            self._errands.fail_all(EngineStopped("the engine has stopped"))
+        return future.result()
 
     # --- a step ---------------------------------------------------------------------------------
-
-    def step(self) -> None:
-        """One round: let go, admit, read the new prompts, then one token for everybody."""
-        self.scheduler.sweep()
-        if joined := self.scheduler.admit():
-            self._advance(joined, self._prefill(joined))
-        self.scheduler.make_room()
-        if running := list(self.scheduler.running):
-            ids, slots = [r.ids[-1] for r in running], [r.slot for r in running]
-            self._advance(running, self.scheduler.runner.decode(ids, slots))
 
     def _guarded_step(self) -> bool:
         """A step whose faults end what is in flight and nothing more; False when nothing is left."""
@@ -202,37 +301,13 @@ class Engine:
             except Exception as fault:
                 log.exception("a step of the engine failed")
                 self.scheduler.fail_running(fault)
-        return self.scheduler.busy
+        return self.scheduler.busy or bool(len(self._labelling) or len(self._errands))
 
-    def _prefill(self, joined: Sequence[Running]) -> Tensor:
-        """Logits (N, V) of what follows each prompt.
-
-        A prompt whose values overflow spoils its neighbours in the trie, so where that happens each
-        is read again alone, and only the one at fault fails.
-        """
-        runner = self.scheduler.runner
-        logits = runner.prefill([r.lane for r in joined], [r.sequence for r in joined])
-        if len(joined) > 1:
-            for i in (~_finite(logits)).nonzero()[:, 0].tolist():
-                logits[i] = runner.prefill([joined[i].lane], [joined[i].sequence])[0]
-        return logits
-
-    def _advance(self, requests: Sequence[Running], logits: Tensor) -> None:
-        """Draw a token for each, hand it on, and free the lanes of those who are done."""
-        finite = _finite(logits).tolist()
-        ids = draw(logits, [r.draw for r in requests]).tolist()
-        for request, token, sound in zip(requests, ids, finite, strict=True):
-            if not sound:
-                self.scheduler.release(request)
-                name = request.generation.request.model
-                request.fail(EngineFault(f"the model '{name}' computed values that are not finite"))
-            elif request.accept(token):
-                self.scheduler.release(request)
-
-
-def _finite(logits: Tensor) -> Tensor:
-    """(N, V) -> (N,): whether a row has a largest value at all."""
-    return logits.amax(-1).isfinite()
+    def step(self) -> None:
+        """One round: errands, labels, then a token for everybody who generates."""
+        self._errands.run_one()
+        self._labelling.step(self.bank)
+        self._step()
 
 
 def _free_memory(device: torch.device) -> int:

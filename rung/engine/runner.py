@@ -1,4 +1,4 @@
-"""Running the bank for generation: prefill as one trie, then one token per lane and step."""
+"""Running the bank for generation: prompts in pieces as one trie, then one token per lane and step."""
 
 from __future__ import annotations
 
@@ -8,42 +8,76 @@ from typing import Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rung.engine.cache import Cache, LayerShape
+from rung.engine.decoding import DecodePlan
+from rung.engine.prefixes import PAGE, Prefixes
+from rung.engine.reading import Chunk, Read, lay_out
+from rung.engine.recomputing import RecomputingRunner
 from rung.forward.bank import Bank
 from rung.forward.slots import Slots
 from rung.forward.trie import Sequence
 
 log = logging.getLogger("rung.engine")
 
+KEPT = 0.5  # share of the memory that texts read before may take
+
 
 class Runner(Protocol):
-    """What the engine needs of a base; lanes 0 to B - 1 are the running requests."""
+    """What the engine needs of a base.
+
+    Lanes 0 to B - 1 are the running requests, those that decode before those that still read.
+    """
+
+    in_pieces: bool  # whether a prompt can be read in several
 
     def reserve(self, lanes: int, entries: int) -> bool:
         """Make room for so many lanes of so many entries; False where memory forbids it."""
         ...
 
-    def prefill(self, lanes: Items[int], sequences: Items[Sequence]) -> Tensor:
-        """Read prompts into their lanes -> logits (N, V) of what follows each."""
+    def resume(self, lane: int, slot: int, ids: Items[int]) -> int:
+        """Begin an empty lane with what is known of a text -> how many of its ids, not all of them."""
+        ...
+
+    def read(self, chunks: Items[Chunk]) -> Read:
+        """Read pieces of texts into their lanes."""
+        ...
+
+    def keep(self, chunk: Chunk) -> None:
+        """Remember a text up to the end of a piece that was read, for later requests."""
         ...
 
     def decode(self, ids: Items[int], slots: Items[int]) -> Tensor:
         """Append one token to each of the lanes 0 to B - 1 -> logits (B, V) of what follows."""
         ...
 
+    def decode_again(self, lanes: Items[int], ids: Items[int], slots: Items[int]) -> Tensor:
+        """Repeat the last step for some of its lanes alone -> logits (n, V)."""
+        ...
+
     def move(self, source: int, target: int) -> None:
         """Let a lane stand in the place of another."""
+        ...
+
+    def swap(self, a: int, b: int) -> None:
+        """Let two lanes change places."""
         ...
 
     def clear(self, lane: int) -> None:
         """Empty a lane."""
         ...
 
+    def shrink(self, lanes: int, entries: int) -> None:
+        """Give memory back that so many lanes of so many entries are far from needing."""
+        ...
+
     def reset(self) -> None:
         """Forget all lanes."""
+        ...
+
+    def forget(self, slot: int | None = None) -> None:
+        """Forget the texts that a slot has read, or all."""
         ...
 
 
@@ -60,62 +94,37 @@ def runner_of(bank: Bank, max_lanes: int, budget: int) -> Runner:
 
 
 class CachedRunner:
-    """Keeps keys and values in lanes; what an adapter puts in front stands first in its lane."""
+    """Keeps keys and values in lanes; what an adapter puts in front stands first in its lane.
+
+    Lanes and what is kept of texts read before share the budget; lanes come first.
+    """
+
+    in_pieces = True
 
     def __init__(self, bank: Bank, max_lanes: int, budget: int):
-        self.bank = bank
+        self.bank, self.budget = bank, budget
         self.cache = Cache(_shapes(bank), bank.dtype, bank.device, max_lanes, budget)
+        self.prefixes = Prefixes()
         self._slots = Slots([-1])
 
+    # --- memory ---------------------------------------------------------------------------------
+
     def reserve(self, lanes: int, entries: int) -> bool:
-        return self.cache.reserve(lanes, entries)
+        size = self.cache.room(lanes, entries)
+        if size is None:
+            return False
+        self.prefixes.shrink(self.budget - size[0] * size[1] * self.cache.entry_bytes)
+        self.cache.resize(*size)
+        return True
 
-    def prefill(self, lanes: Items[int], sequences: Items[Sequence]) -> Tensor:
-        trie = self.bank.trie(sequences)
-        self._put_in_front(lanes, sequences)
-        rows, at, into = [], [], []
-        for lane, path in zip(lanes, trie.paths, strict=True):
-            begin = self.cache.lengths[lane]
-            rows.append(path)
-            at.append(np.arange(begin, begin + len(path)))
-            into.append(np.full(len(path), lane))
-            self.cache.lengths[lane] = begin + len(path)
-        row, place, lane_of = (self._tensor(np.concatenate(x)) for x in (rows, at, into))
-
-        def record(layer: int, k: Tensor, v: Tensor) -> None:
-            self.cache.write(layer, lane_of, place, k[row], v[row])
-
-        hidden = self.bank.forward(trie, record)  # (T, d)
-        last = self._tensor(np.array([path[-1] for path in trie.paths]))
-        return self.bank.logits(hidden[last], [s.slot for s in sequences])
-
-    def _put_in_front(self, lanes: Items[int], sequences: Items[Sequence]) -> None:
-        for lane, sequence in zip(lanes, sequences, strict=True):
-            self.cache.clear(lane)
-            adapter = self.bank.adapters.get(sequence.slot)
-            if adapter is None or adapter.keys_values is None:
-                continue
-            count = adapter.keys_values.shape[2]
-            at = torch.arange(count, device=self.bank.device)
-            for layer, (k, v) in enumerate(adapter.keys_values.to(self.bank.device)):
-                self.cache.write(layer, torch.full_like(at, lane), at, k, v)
-            self.cache.lengths[lane] = count
-
-    def decode(self, ids: Items[int], slots: Items[int]) -> Tensor:
-        plan = DecodePlan(self.cache, self._same_slots(slots))
-        row = torch.tensor(ids, device=self.bank.device)
-        hidden = self.bank.run(self.bank.embed(row, plan.slots), plan.positions, plan)
-        self.cache.lengths[: len(ids)] += 1
-        return self.bank.logits(hidden, plan.slots)
-
-    def _same_slots(self, slots: Items[int]) -> Slots:
-        """The last step's object where nobody joined or left: it keeps the seams' masks."""
-        if not np.array_equal(self._slots.of_token, slots):
-            self._slots = Slots(slots)
-        return self._slots
+    def shrink(self, lanes: int, entries: int) -> None:
+        self.cache.shrink(lanes, entries)
 
     def move(self, source: int, target: int) -> None:
         self.cache.move(source, target)
+
+    def swap(self, a: int, b: int) -> None:
+        self.cache.swap(a, b)
 
     def clear(self, lane: int) -> None:
         self.cache.clear(lane)
@@ -124,83 +133,110 @@ class CachedRunner:
         self.cache.reset()
         self._slots = Slots([-1])
 
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self.bank.device)
-
-
-class DecodePlan:
-    """Attention of one token per lane over its lane (the protocol `forward.attention.Plan`)."""
-
-    def __init__(self, cache: Cache, slots: Slots):
-        self.cache, self.slots = cache, slots
-        lengths = cache.lengths[: len(slots.of_token)]
-        self.length = int(lengths.max()) + 1  # entries to look at, the new ones included
-        self.positions = torch.from_numpy(lengths.copy()).to(cache.device)  # (B,)
-        self.lanes = torch.arange(len(lengths), device=cache.device)
-        self._masks: dict[tuple[int | None, torch.dtype], Tensor] = {}
-
-    def attend(self, layer, q, k, v, scaling, window=None, softcap=None):
-        """q (1, H, B, hd), k and v (1, Hkv, B, hd) -> (1, B, H, hd)."""
-        batch, heads = len(self.lanes), q.shape[1]
-        self.cache.write(layer, self.lanes, self.positions, k[0].transpose(0, 1), v[0].transpose(0, 1))
-        keys = self.cache.k[layer][:batch, :, : self.length]  # (B, Hkv, L, hd)
-        values = self.cache.v[layer][:batch, :, : self.length]
-        # The heads that share a key stand as its queries, so keys are not repeated: (B, Hkv, G, hd).
-        grouped = q[0].transpose(0, 1).unflatten(1, (keys.shape[1], -1))
-        mask = self._mask(window, q.dtype)
-        if softcap is None:
-            out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scaling)
+    def forget(self, slot: int | None = None) -> None:
+        if slot is None:
+            self.prefixes.clear()
         else:
-            scores = torch.tanh(grouped @ keys.transpose(2, 3) * (scaling / softcap)) * softcap
-            out = torch.softmax(scores + mask, -1, dtype=torch.float32).to(q.dtype) @ values
-        return out.reshape(1, batch, heads, -1)
+            self.prefixes.forget(slot)
 
-    def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """(B, 1, 1, L) of 0 and -inf; made once per step."""
-        key = (window, dtype)
-        if key not in self._masks:
-            at = torch.arange(self.length, device=self.positions.device)
-            hidden = at > self.positions[:, None]
-            if window:
-                hidden |= self.positions[:, None] - at >= window
-            mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
-            self._masks[key] = mask.masked_fill_(hidden, float("-inf"))[:, None, None]
-        return self._masks[key]
+    # --- prompts --------------------------------------------------------------------------------
 
+    def resume(self, lane: int, slot: int, ids: Items[int]) -> int:
+        known = self.prefixes.find(slot, ids[: (len(ids) - 1) // PAGE * PAGE])
+        self.cache.clear(lane)
+        if parts := [page.layers for page in known if page.layers]:
+            self.cache.copy_in(lane, parts)
+        else:
+            self._put_in_front(lane, slot)
+        return max(0, len(known) - 1) * PAGE
 
-class RecomputingRunner:
-    """For bases whose attention cannot carry the trie: right, and slow with long answers."""
+    def _put_in_front(self, lane: int, slot: int) -> None:
+        adapter = self.bank.adapters.get(slot)
+        if adapter is None or adapter.keys_values is None:
+            return
+        count = adapter.keys_values.shape[2]
+        at = torch.arange(count, device=self.bank.device)
+        for layer, (k, v) in enumerate(adapter.keys_values.to(self.bank.device)):
+            self.cache.write(layer, torch.full_like(at, lane), at, k, v)
+        self.cache.lengths[lane] = count
 
-    def __init__(self, bank: Bank):
-        self.bank = bank
-        self._ids: dict[int, Sequence] = {}
+    def read(self, chunks: Items[Chunk]) -> Read:
+        for chunk in chunks:
+            self._drop_failed(chunk)
+        trie, plan = lay_out(self.bank, self.cache, chunks)
+        rows, at, into = [], [], []
+        for chunk, path in zip(chunks, trie.paths, strict=True):
+            begin = self.cache.lengths[chunk.lane]
+            rows.append(path)
+            at.append(np.arange(begin, begin + len(path)))
+            into.append(np.full(len(path), chunk.lane))
+        row, place, lane_of = (self._tensor(np.concatenate(x)) for x in (rows, at, into))
 
-    def reserve(self, lanes: int, entries: int) -> bool:
-        return True
+        def record(layer: int, k: Tensor, v: Tensor) -> None:
+            self.cache.write(layer, lane_of, place, k[row], v[row])
 
-    def prefill(self, lanes: Items[int], sequences: Items[Sequence]) -> Tensor:
-        self._ids.update(zip(lanes, sequences, strict=True))
-        return self._forward(sequences)
+        plan.record = record
+        embeddings = self.bank.embed(trie.ids, plan.slots)
+        hidden = self.bank.run(embeddings, trie.positions.to(self.bank.device), plan)  # (T, d)
+        for chunk, path in zip(chunks, trie.paths, strict=True):
+            self.cache.lengths[chunk.lane] += len(path)
+        return Read(hidden, [self._tensor(r) for r in trie.rows])
+
+    def _drop_failed(self, chunk: Chunk) -> None:
+        """Drop what an attempt that went wrong has left of a piece in its lane."""
+        if self.cache.lengths[chunk.lane] <= chunk.front + chunk.begin:
+            return
+        if chunk.begin:
+            self.cache.lengths[chunk.lane] = chunk.front + chunk.begin
+        else:
+            self.cache.clear(chunk.lane)
+            self._put_in_front(chunk.lane, chunk.slot)
+
+    def keep(self, chunk: Chunk) -> None:
+        page_bytes = PAGE * self.cache.entry_bytes
+        whole = chunk.end // PAGE
+        most = min(int(self.budget * KEPT), self.budget - self.cache.size)
+        known = len(self.prefixes.find(chunk.slot, chunk.ids[: whole * PAGE])) - 1
+        front = chunk.front * self.cache.entry_bytes if known < 0 else 0
+        fresh = (whole - max(known, 0)) * page_bytes + front
+        if whole - max(known, 0) < 1 or fresh > most:
+            return
+        self.prefixes.shrink(most - fresh)
+        first = max(0, len(self.prefixes.find(chunk.slot, chunk.ids[: whole * PAGE])) - 1)
+        pages = [
+            self.cache.copy_out(chunk.lane, chunk.front + i * PAGE, chunk.front + (i + 1) * PAGE)
+            for i in range(first, whole)
+        ]
+        ahead = self.cache.copy_out(chunk.lane, 0, chunk.front) if chunk.front else []
+        self.prefixes.add(chunk.slot, chunk.ids, first, pages, ahead)
+
+    # --- one token each -------------------------------------------------------------------------
 
     def decode(self, ids: Items[int], slots: Items[int]) -> Tensor:
-        for lane, token in enumerate(ids):
-            before = self._ids[lane]
-            self._ids[lane] = Sequence((*before.ids, token), slot=before.slot)
-        return self._forward([self._ids[lane] for lane in range(len(ids))])
+        plan = DecodePlan(self.cache, self._same_slots(slots))
+        logits = self._step(ids, plan)
+        self.cache.lengths[: len(ids)] += 1
+        return logits
 
-    def _forward(self, sequences: Items[Sequence]) -> Tensor:
-        trie = self.bank.trie(sequences)
-        last = torch.tensor([int(p[-1]) for p in trie.paths], device=self.bank.device)
-        return self.bank.logits(self.bank.forward(trie)[last], [s.slot for s in sequences])
+    def decode_again(self, lanes: Items[int], ids: Items[int], slots: Items[int]) -> Tensor:
+        self.cache.lengths[list(lanes)] -= 1
+        logits = self._step(ids, DecodePlan(self.cache, Slots(slots), lanes))
+        self.cache.lengths[list(lanes)] += 1
+        return logits
 
-    def move(self, source: int, target: int) -> None:
-        self._ids[target] = self._ids[source]
+    def _step(self, ids: Items[int], plan: DecodePlan) -> Tensor:
+        row = torch.tensor(ids, device=self.bank.device)
+        hidden = self.bank.run(self.bank.embed(row, plan.slots), plan.positions, plan)
+        return self.bank.logits(hidden, plan.slots)
 
-    def clear(self, lane: int) -> None:
-        self._ids.pop(lane, None)
+    def _same_slots(self, slots: Items[int]) -> Slots:
+        """The last step's object where nobody joined or left: it keeps the seams' masks."""
+        if not np.array_equal(self._slots.of_token, slots):
+            self._slots = Slots(slots)
+        return self._slots
 
-    def reset(self) -> None:
-        self._ids.clear()
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.bank.device)
 
 
 @torch.inference_mode()

@@ -1,33 +1,59 @@
-"""Drawing tokens: greedy, temperature, top_p, for a whole batch at once.
+"""Drawing tokens for a whole batch at once: penalties, constraints, temperature, and what is cut off.
 
 A request's randomness is its own: one exponential number per vocabulary entry and token, from a
 generator seeded by the request; the token is the argmax of `probability / number` (the Gumbel trick).
 So an answer does not depend on what else is in the batch. Inverting the cumulative distribution with
 one uniform number would be cheaper but hangs on the last digit: rounding that moves the borders of
 49,000 tokens by 1e-6 changes every draw that falls among the improbable ones.
+
+The order is that of transformers: penalties and bias change the logits, a constraint removes what may
+not come, temperature, then top_k, top_p and min_p, each on what the one before has left. Told
+log-probabilities are those of the model, before all of it.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
+from rung.engine.constraint import Constraint
+from rung.engine.patterns import ConstraintError
 from rung.types import Decoding
 
 GREEDY_BELOW = 1e-5  # temperature; the scores would overflow before they differ from greedy
 NUCLEUS = 512  # candidates looked at before a full sort
 
+Told = tuple[float, tuple[tuple[int, float], ...]]  # a log-probability, and the likeliest ones
+
 
 class Draw:
-    """How one request draws its tokens, and the state of its randomness."""
+    """How one request draws its tokens, and what that depends on so far.
 
-    def __init__(self, decoding: Decoding):
+    Args:
+        decoding: how. prompt: ids that `repetition_penalty` looks at.
+        constraint: what the answer must look like.
+        logprobs: so many of the likeliest tokens are told; None tells nothing.
+    """
+
+    def __init__(
+        self,
+        decoding: Decoding,
+        prompt: Sequence[int] = (),
+        constraint: Constraint | None = None,
+        logprobs: int | None = None,
+    ):
+        self.decoding, self.logprobs = decoding, logprobs
         self.greedy = decoding.temperature < GREEDY_BELOW
-        self.temperature = decoding.temperature
-        self.top_p = decoding.top_p
+        self.matcher = None if constraint is None else constraint.begin()
+        self.penalises = bool(
+            decoding.presence_penalty or decoding.frequency_penalty or decoding.repetition_penalty != 1
+        )
+        self.plain = self.greedy and not self.penalises and not decoding.logit_bias
+        self._prompt = prompt
+        self._counts: Tensor | None = None  # (2, V): how often in the answer; whether anywhere
         self._generator = torch.Generator()
         if not self.greedy:
             seed = secrets.randbits(63) if decoding.seed is None else decoding.seed
@@ -37,26 +63,145 @@ class Draw:
         """(size,) exponential numbers, on the CPU so that every device draws the same."""
         return torch.empty(size).exponential_(generator=self._generator)
 
+    def counts(self, size: int) -> Tensor:
+        """(2, size): how often each token stands in the answer, and whether in prompt or answer."""
+        if self._counts is None:
+            self._counts = torch.zeros(2, size)
+            self._counts[1, torch.tensor(list(self._prompt), dtype=torch.long)] = 1
+        return self._counts
+
+    def take(self, token: int) -> None:
+        """Remember a drawn token.
+
+        Raises:
+            ConstraintError: when the constraint cannot be followed any further.
+        """
+        if self._counts is not None:
+            self._counts[0, token] += 1
+            self._counts[1, token] = 1
+        if self.matcher is not None:
+            self.matcher.consume_token(token)
+            self._check()
+
+    @property
+    def fulfilled(self) -> bool:
+        """Whether a constraint allows nothing more."""
+        return self.matcher is not None and self.matcher.is_stopped()
+
+    def allowed(self, size: int) -> Tensor:
+        """(size,) of bool: what the constraint lets come next."""
+        assert self.matcher is not None
+        bits = torch.frombuffer(bytearray(self.matcher.compute_bitmask()), dtype=torch.uint8)
+        self._check()
+        spread = bits[:, None] >> torch.arange(8, dtype=torch.uint8) & 1
+        return spread.reshape(-1)[:size].bool()
+
+    def _check(self) -> None:
+        if self.matcher is not None and self.matcher.is_error():
+            raise ConstraintError(
+                "the answer's constraint needs more work per token than the server allows: simplify it"
+            )
+
 
 def draw(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
-    """(B, V) and each row's way of drawing -> (B,) token ids."""
-    ids = logits.argmax(-1)
+    """(B, V) and each row's way of drawing -> (B,) token ids.
+
+    A row whose constraint cannot be followed draws anything; its `take` then raises.
+    """
+    adjusted = adjust(logits, draws)
+    ids = adjusted.argmax(-1)
     rows = [i for i, d in enumerate(draws) if not d.greedy]
     if rows:
         at = torch.tensor(rows, device=logits.device)
-        ids[at] = _sample(logits[at].float(), [draws[i] for i in rows])
+        chosen = adjusted if len(rows) == len(draws) else adjusted[at]
+        ids[at] = _sample(chosen.float(), [draws[i] for i in rows])
     return ids
 
 
+def adjust(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """(B, V) -> (B, V) with penalties, bias and constraints; the input stays as it is."""
+    out = logits
+    if any(d.penalises or d.decoding.logit_bias or d.matcher is not None for d in draws):
+        out = logits.clone()
+        _penalise(out, draws)
+        _bias(out, draws)
+        _constrain(out, draws)
+    return out
+
+
+def _penalise(out: Tensor, draws: Sequence[Draw]) -> None:
+    rows = [i for i, d in enumerate(draws) if d.penalises]
+    if not rows:
+        return
+    chosen = [draws[i] for i in rows]
+    at = torch.tensor(rows, device=out.device)
+    counts = torch.stack([d.counts(out.shape[1]) for d in chosen]).to(out.device)  # (n, 2, V)
+    drawn, seen = counts[:, 0], counts[:, 1] > 0
+    repetition = _column((d.decoding.repetition_penalty for d in chosen), out)
+    values = out[at].float()
+    values = torch.where(
+        seen, torch.where(values > 0, values / repetition, values * repetition), values
+    )
+    values -= _column((d.decoding.frequency_penalty for d in chosen), out) * drawn
+    values -= _column((d.decoding.presence_penalty for d in chosen), out) * (drawn > 0)
+    out[at] = values.to(out.dtype)
+
+
+def _bias(out: Tensor, draws: Sequence[Draw]) -> None:
+    found = [(i, t, b) for i, d in enumerate(draws) for t, b in d.decoding.logit_bias.items()]
+    if found:
+        rows, tokens, biases = zip(*found, strict=True)
+        where = torch.tensor(rows, device=out.device), torch.tensor(tokens, device=out.device)
+        out.index_put_(where, torch.tensor(biases, dtype=out.dtype, device=out.device), accumulate=True)
+
+
+def _constrain(out: Tensor, draws: Sequence[Draw]) -> None:
+    for i, d in enumerate(draws):
+        if d.matcher is not None:
+            try:
+                out[i].masked_fill_(~d.allowed(out.shape[1]).to(out.device), float("-inf"))
+            except ConstraintError:
+                continue  # `take` says it once more, where only this request hears it
+
+
 def _sample(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
-    temperature = torch.tensor([d.temperature for d in draws], device=logits.device)
-    top_p = torch.tensor([d.top_p for d in draws], device=logits.device)
-    probabilities = torch.softmax(logits / temperature[:, None], -1)
-    narrow = top_p < 1
-    if bool(narrow.any()):
-        probabilities[narrow] = nucleus(probabilities[narrow], top_p[narrow])
+    ways = [d.decoding for d in draws]
+    probabilities = torch.softmax(logits / _column((w.temperature for w in ways), logits), -1)
+    probabilities = narrow(
+        probabilities,
+        top_k=torch.tensor([w.top_k for w in ways], device=logits.device),
+        top_p=_column((w.top_p for w in ways), logits)[:, 0],
+        min_p=_column((w.min_p for w in ways), logits)[:, 0],
+    )
     noise = torch.stack([d.noise(logits.shape[1]) for d in draws]).to(logits.device)
     return (probabilities / noise).argmax(-1)
+
+
+def _column(numbers: Iterable[float], like: Tensor) -> Tensor:
+    """(n, 1) of float32."""
+    return torch.tensor(list(numbers), dtype=torch.float32, device=like.device)[:, None]
+
+
+def narrow(probabilities: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+    """Zero what top_k, top_p and min_p cut off, row by row: (B, V) and three (B,) -> (B, V)."""
+    cut = (top_k > 0) & (top_k < probabilities.shape[1])
+    if bool(cut.any()):
+        probabilities[cut] = likeliest(probabilities[cut], top_k[cut])
+    cut = top_p < 1
+    if bool(cut.any()):
+        rest = probabilities[cut]
+        probabilities[cut] = nucleus(rest / rest.sum(-1, keepdim=True), top_p[cut])
+    if bool((min_p > 0).any()):
+        least = probabilities.amax(-1) * min_p
+        probabilities = torch.where(probabilities >= least[:, None], probabilities, 0.0)
+    return probabilities
+
+
+def likeliest(probabilities: Tensor, top_k: Tensor) -> Tensor:
+    """Zero all but the `top_k` most probable tokens; ties with the last one are kept."""
+    best = probabilities.topk(int(top_k.max()), -1).values
+    least = best.gather(1, top_k[:, None] - 1)
+    return torch.where(probabilities >= least, probabilities, 0.0)
 
 
 def nucleus(probabilities: Tensor, top_p: Tensor) -> Tensor:
@@ -73,3 +218,27 @@ def nucleus(probabilities: Tensor, top_p: Tensor) -> Tensor:
     kept = (before < top_p[:, None]).sum(-1).clamp(min=1)
     least = best.gather(1, kept[:, None] - 1)
     return torch.where(probabilities >= least, probabilities, 0.0)
+
+
+def tell(logits: Tensor, ids: Tensor, wanted: Sequence[int | None]) -> list[Told | None]:
+    """Log-probabilities of drawn tokens under the model's own distribution.
+
+    A token's and those of the likeliest come out of one computation, so that the likeliest token's own
+    is exactly the largest of them.
+
+    Args:
+        logits: (N, V). ids: (N,). wanted: how many of the likeliest each row wants; None: nothing.
+    """
+    told: list[Told | None] = [None] * len(wanted)
+    rows = [i for i, n in enumerate(wanted) if n is not None]
+    if not rows:
+        return told
+    at = torch.tensor(rows, device=logits.device)
+    own = torch.log_softmax(logits[at].float(), -1)
+    most = min(max(n or 0 for n in wanted), own.shape[1])
+    values, tokens = (x.tolist() for x in own.topk(most, -1))
+    drawn = own.gather(1, ids[at, None])[:, 0].tolist()
+    for i, row in enumerate(rows):
+        n = wanted[row] or 0
+        told[row] = drawn[i], tuple(zip(tokens[i][:n], values[i][:n], strict=True))
+    return told

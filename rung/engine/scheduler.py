@@ -1,89 +1,73 @@
-"""Who runs and who waits. Requests join and leave between steps."""
+"""Who runs. Requests join and leave between steps, and long prompts are read in pieces."""
 
 from __future__ import annotations
 
-import threading
-from collections import deque
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable
 
+from rung.engine.reading import Chunk
 from rung.engine.request import EngineFault
 from rung.engine.runner import Runner
 from rung.engine.running import Running
-from rung.errors import Busy, RungError
+from rung.engine.waiting import Waiting
+from rung.errors import RungError
 
-PREFILL = 4096  # prompt tokens that join in one step, so that those who run are not kept waiting
+PIECE = 256  # prompt tokens read in one step beside those who decode, who wait for it
+ALONE = 2048  # the same when nobody decodes; cancelling takes effect between steps
+OLDEST = 4  # the oldest reader gets at least one in so many of these tokens
 HEADROOM = 64  # entries a newcomer must find free, or it would be sent back a few steps later
 
 
 class Scheduler:
-    """First come, first served, up to `max_batch` at once and as memory allows.
+    """Up to `max_batch` requests at once, as memory allows.
 
-    `submit` may be called from any thread; everything else by whoever steps the engine.
+    Attributes:
+        running: at its index stands who has that lane. The first `decoding` of them decode, the others
+            still read.
+        waiting: who has no lane.
     """
 
     def __init__(self, runner: Runner, max_batch: int, max_waiting: int):
-        self.runner, self.max_batch, self.max_waiting = runner, max_batch, max_waiting
-        self.running: list[Running] = []  # at its index stands who has that lane
-        self.waiting: deque[Running] = deque()
-        self.lock = threading.Lock()
+        self.runner, self.max_batch = runner, max_batch
+        self.running: list[Running] = []
+        self.decoding = 0
+        self.waiting = Waiting(max_waiting)
+        self._order = itertools.count()
+        self._joined: dict[int, int] = {}  # id of a running request -> when it joined
 
     @property
     def busy(self) -> bool:
-        return bool(self.running or self.waiting)
-
-    def submit(self, requests: list[Running], patient: bool = False) -> None:
-        """Queue all of them or none.
-
-        Args:
-            patient: ignore the limit of the queue.
-
-        Raises:
-            Busy: when they do not fit in the queue.
-        """
-        with self.lock:
-            if not patient and len(self.waiting) + len(requests) > self.max_waiting:
-                raise Busy(f"{len(self.waiting)} requests are waiting: try again later")
-            self.waiting.extend(requests)
+        return bool(self.running or len(self.waiting))
 
     def sweep(self) -> None:
-        """Let go of what was cancelled."""
-        for request in [r for r in self.running if r.generation.cancelled]:
+        """Let go of what was cancelled or is overdue."""
+        for request in [r for r in self.running if r.generation.cancelled or r.overdue]:
             self.release(request)
-            request.finish("cancelled")
-        with self.lock:
-            gone = [r for r in self.waiting if r.generation.cancelled]
-            if gone:
-                self.waiting = deque(r for r in self.waiting if not r.generation.cancelled)
-        for request in gone:
-            request.finish("cancelled")
+            _let_go(request)
+        for request in self.waiting.sweep():
+            _let_go(request)
 
-    def admit(self) -> list[Running]:
-        """Move from the queue into lanes what fits now."""
-        joined: list[Running] = []
-        tokens = 0
-        while (request := self._first()) is not None:
-            tokens += len(request.ids)
-            if joined and tokens > PREFILL:
-                break
+    def admit(self, ready: Callable[[Running], bool] = lambda request: True) -> None:
+        """Move from the queue into lanes what fits now.
+
+        Args:
+            ready: called with who joins; False refuses it, having failed it.
+        """
+        while len(self.running) < self.max_batch:
+            request = self.waiting.first(self.running)
+            if request is None:
+                return
             if not self._fits([*self.running, request], HEADROOM if self.running else 0):
                 if self.running:
-                    break
-                self._take(request).fail(_too_big(request))
+                    return
+                self.waiting.take(request)
+                request.fail(_too_big(request))
                 continue
-            request.lane = len(self.running)
-            self.running.append(self._take(request))
-            joined.append(request)
-        return joined
-
-    def _first(self) -> Running | None:
-        with self.lock:
-            free = len(self.running) < self.max_batch
-            return self.waiting[0] if free and self.waiting else None
-
-    def _take(self, request: Running) -> Running:
-        with self.lock:
-            self.waiting.remove(request)
-        return request
+            self.waiting.take(request)
+            if ready(request):
+                self._joined[id(request)] = next(self._order)
+                request.lane = len(self.running)
+                self.running.append(request)
 
     def make_room(self) -> None:
         """Before a step: where memory does not suffice for one more token each, the youngest waits.
@@ -91,11 +75,11 @@ class Scheduler:
         It keeps what it has drawn, and reads it again with its prompt when it is admitted next.
         """
         while self.running and not self._fits(self.running):
-            youngest = self.running[-1]
+            youngest = max(self.running, key=lambda r: self._joined[id(r)])
             self.release(youngest)
+            youngest.start_again()
             if self.running:
-                with self.lock:
-                    self.waiting.appendleft(youngest)
+                self.waiting.send_back(youngest)
             else:
                 youngest.fail(_too_big(youngest))
 
@@ -103,35 +87,106 @@ class Scheduler:
         entries = [r.entries for r in requests]
         return self.runner.reserve(len(entries), max(entries) + headroom)
 
+    # --- reading --------------------------------------------------------------------------------
+
+    def pieces(self) -> list[tuple[Running, Chunk]]:
+        """What to read in this step: the shortest first, a share for who has waited longest."""
+        readers = sorted(self.running[self.decoding :], key=lambda r: r.unread)
+        if not readers:
+            return []
+        for request in readers:
+            if request.read == 0 and not request.wants_prompt:
+                request.read = self.runner.resume(request.lane, request.slot, request.ids)
+                request.cached = request.cached or min(request.read, request.prompt)
+            elif request.read == 0:
+                self.runner.resume(request.lane, request.slot, ())
+        if not self.runner.in_pieces:
+            return [(r, _piece(r, r.unread)) for r in readers]
+        budget = PIECE if self.decoding else ALONE
+        oldest = min(readers, key=lambda r: self._joined[id(r)])
+        share = {id(oldest): min(oldest.unread, max(1, budget // OLDEST))}
+        left = budget - share[id(oldest)]
+        for request in sorted(readers, key=lambda r: r.unread):
+            already = share.get(id(request), 0)
+            more = min(request.unread - already, left)
+            share[id(request)] = already + more
+            left -= more
+        return [(r, _piece(r, n)) for r in readers if (n := share[id(r)])]
+
+    def promote(self, request: Running) -> None:
+        """A reader has read everything: from now on it decodes."""
+        first = self.decoding
+        if request.lane != first:
+            other, lane = self.running[first], request.lane
+            self.runner.swap(first, lane)
+            self.running[first], self.running[lane] = request, other
+            request.lane, other.lane = first, lane
+        self.decoding += 1
+
+    def remember(self, request: Running) -> None:
+        """Keep what a request has read, its answer included: the next turn begins with it."""
+        self.runner.keep(_piece(request, 0))
+
+    # --- leaving --------------------------------------------------------------------------------
+
     def release(self, request: Running) -> None:
-        """Free a lane; the last lane takes its place, so that lanes stay without gaps."""
-        last = self.running.pop()
-        if last is not request:
-            self.runner.move(last.lane, request.lane)
-            self.running[request.lane] = last
-        freed, last.lane = last.lane, request.lane
+        """Free a lane; others move up, so that lanes stay without gaps and decoders in front."""
+        hole = request.lane
+        if hole < self.decoding:
+            self.decoding -= 1
+            self._move(self.decoding, hole)
+            hole = self.decoding
+        last = len(self.running) - 1
+        self._move(last, hole)
+        self.running.pop()
+        self._joined.pop(id(request), None)
         request.lane = -1
-        self.runner.clear(freed)
-        if not self.running:
+        self.runner.clear(last)
+        if self.running:
+            self.runner.shrink(len(self.running), max(r.entries for r in self.running) + HEADROOM)
+        else:
             self.runner.reset()
+
+    def _move(self, source: int, target: int) -> None:
+        if source != target:
+            self.runner.move(source, target)
+            self.running[target] = self.running[source]
+            self.running[target].lane = target
 
     def fail_running(self, fault: Exception) -> None:
         """After a fault of the engine: everything in flight ends, what waits may go on."""
-        failed, self.running = self.running, []
-        self.runner.reset()
+        failed = self._forget_lanes()
+        self.runner.forget()
         reason = " ".join(f"{type(fault).__name__}: {fault}".split())[:300]
         for request in failed:
-            request.lane = -1
             request.fail(EngineFault(f"the engine failed while answering ({reason})"))
 
     def fail_all(self, fault: RungError) -> None:
         """The engine stops: nobody will answer."""
-        with self.lock:
-            requests = [*self.running, *self.waiting]
-            self.running, self.waiting = [], deque()
-        self.runner.reset()
+        requests = [*self._forget_lanes(), *self.waiting.clear()]
+        self.runner.forget()
         for request in requests:
             request.fail(fault)
+
+    def _forget_lanes(self) -> list[Running]:
+        gone, self.running, self.decoding = self.running, [], 0
+        self._joined.clear()
+        self.runner.reset()
+        for request in gone:
+            request.lane = -1
+        return gone
+
+
+def _piece(request: Running, count: int) -> Chunk:
+    begin = request.read
+    return Chunk(request.lane, request.slot, request.ids, begin, begin + count, request.front)
+
+
+def _let_go(request: Running) -> None:
+    if request.generation.cancelled:
+        request.finish("cancelled")
+    else:
+        request.expire()
 
 
 def _too_big(request: Running) -> RungError:

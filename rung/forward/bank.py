@@ -31,6 +31,7 @@ class Bank:
 
     Args:
         model: any Hugging Face causal language model; its parameters are frozen.
+        digest: of the base, by which what is computed of it is kept; "" keeps nothing on disk.
 
     Attributes:
         carries_trie: whether the base's attention can run on a trie; where not, the same batch goes
@@ -38,7 +39,8 @@ class Bank:
         why_not: the reason, else None.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Any, digest: str = ""):
+        self.digest = digest
         self.model = model.eval().requires_grad_(False)
         self.config = model.config.get_text_config()
         self.backbone: nn.Module = model.base_model
@@ -74,8 +76,13 @@ class Bank:
                 another shape. The bank is then unchanged.
         """
         self._check(adapter)
-        slot, self._next = self._next, self._next + 1
+        slot = self.reserve()
         self.put(slot, adapter)
+        return slot
+
+    def reserve(self) -> int:
+        """A slot of its own for an adapter that is put there later."""
+        slot, self._next = self._next, self._next + 1
         return slot
 
     def put(self, slot: int, adapter: Adapter) -> None:

@@ -1,0 +1,154 @@
+"""One step of generation: let go, admit, read a piece of the new prompts, one token for everybody."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rung.engine.reading import Chunk
+from rung.engine.registry import Registry
+from rung.engine.request import EngineFault
+from rung.engine.running import Running
+from rung.engine.sampler import draw, tell
+from rung.engine.scheduler import Scheduler
+from rung.errors import RungError
+from rung.forward.bank import Bank
+
+SLICE = 128  # prompt positions whose logits are held at once
+
+
+class Step:
+    """Call it for a step."""
+
+    def __init__(self, bank: Bank, scheduler: Scheduler, registry: Registry):
+        self.bank, self.scheduler, self.registry = bank, scheduler, registry
+
+    def __call__(self) -> None:
+        scheduler = self.scheduler
+        scheduler.sweep()
+        self.registry.retire(self._in_use)
+        scheduler.admit(self._settle)
+        scheduler.make_room()
+        if pieces := scheduler.pieces():
+            self._read(pieces)
+        scheduler.make_room()
+        if decoding := scheduler.running[: scheduler.decoding]:
+            self._advance(decoding, self._decode(decoding))
+
+    def _in_use(self) -> set[int]:
+        return {r.slot for r in self.scheduler.running} | self.scheduler.waiting.slots()
+
+    def _settle(self, request: Running) -> bool:
+        """Have a newcomer's adapter in the bank."""
+        try:
+            self.registry.settle(request.slot, {r.slot for r in self.scheduler.running})
+        except RungError as fault:
+            request.fail(fault)
+            return False
+        return True
+
+    # --- prompts --------------------------------------------------------------------------------
+
+    def _read(self, pieces: Sequence[tuple[Running, Chunk]]) -> None:
+        """Read pieces; those that are read to their end draw their first token."""
+        hidden = self._hidden([chunk for _, chunk in pieces])
+        ready: list[tuple[Running, Tensor]] = []
+        for (request, chunk), rows in zip(pieces, hidden, strict=True):
+            if not bool(rows.isfinite().all()):
+                self._fail(request)
+                continue
+            request.read = chunk.end
+            self.scheduler.runner.keep(chunk)
+            if request.wants_prompt:
+                self._tell_prompt(request, chunk, rows)
+            if request.unread:
+                continue
+            if request.end > request.prompt:
+                ready.append((request, rows[-1]))
+            else:
+                self.scheduler.release(request)
+                request.finish("length")
+        if ready:
+            requests = [r for r, _ in ready]
+            logits = self.bank.logits(torch.stack([h for _, h in ready]), [r.slot for r in requests])
+            for request in requests:
+                self.scheduler.promote(request)
+            self._advance(requests, logits)
+
+    def _hidden(self, chunks: list[Chunk]) -> list[Tensor]:
+        """Hidden states (n, d) of each piece.
+
+        A text whose values overflow spoils its neighbours in the trie, so where that happens each is
+        read again alone, and only the one at fault stays spoiled.
+        """
+        runner = self.scheduler.runner
+        read = runner.read(chunks)
+        found = [read.hidden[rows] for rows in read.rows]
+        if len(chunks) > 1 and not bool(read.hidden.isfinite().all()):
+            for i, chunk in enumerate(chunks):
+                if not bool(found[i].isfinite().all()):
+                    again = runner.read([chunk])
+                    found[i] = again.hidden[again.rows[0]]
+        return found
+
+    def _tell_prompt(self, request: Running, chunk: Chunk, hidden: Tensor) -> None:
+        """Log-probabilities of the prompt's tokens that follow those of a piece."""
+        wanted = request.generation.request.prompt_logprobs
+        first = len(request.told) - chunk.begin  # the row that predicts the first one still untold
+        for at in range(first, min(len(hidden), request.prompt - 1 - chunk.begin), SLICE):
+            last = min(at + SLICE, len(hidden), request.prompt - 1 - chunk.begin)
+            logits = self.bank.logits(hidden[at:last], [request.slot] * (last - at))
+            targets = request.ids[chunk.begin + at + 1 : chunk.begin + last + 1]
+            ids = torch.tensor(targets, device=logits.device)
+            request.told += tell(logits, ids, [wanted] * len(targets))
+
+    # --- one token each -------------------------------------------------------------------------
+
+    def _decode(self, decoding: Sequence[Running]) -> Tensor:
+        """Logits (B, V) of what follows.
+
+        Adapters of a batch are multiplied together, so where one's values overflow each is computed
+        again alone, and only the one at fault stays spoiled.
+        """
+        runner = self.scheduler.runner
+        ids, slots = [r.ids[-1] for r in decoding], [r.slot for r in decoding]
+        logits = runner.decode(ids, slots)
+        for request in decoding:
+            request.read += 1
+        sound = _finite(logits)
+        if not bool(sound.all()) and len(set(slots)) > 1:
+            bad = (~sound).nonzero()[:, 0].tolist()
+            for slot in sorted({slots[i] for i in bad}):
+                lanes = [i for i in bad if slots[i] == slot]
+                logits[lanes] = runner.decode_again(lanes, [ids[i] for i in lanes], [slot] * len(lanes))
+        return logits
+
+    def _advance(self, requests: Sequence[Running], logits: Tensor) -> None:
+        """Draw a token for each, hand it on, and free the lanes of those who are done."""
+        finite = _finite(logits).tolist()
+        ids = draw(logits, [r.draw for r in requests])
+        told = tell(logits, ids, [r.draw.logprobs for r in requests])
+        for i, (request, token) in enumerate(zip(requests, ids.tolist(), strict=True)):
+            if not finite[i]:
+                self._fail(request)
+                continue
+            try:
+                done = request.accept(token, told[i])
+            except RungError as fault:
+                self.scheduler.release(request)
+                request.fail(fault)
+                continue
+            if done:
+                self.scheduler.remember(request)
+                self.scheduler.release(request)
+
+    def _fail(self, request: Running) -> None:
+        self.scheduler.release(request)
+        request.fail(EngineFault(f"the model '{request.name}' computed values that are not finite"))
+
+
+def _finite(logits: Tensor) -> Tensor:
+    """(N, V) -> (N,): whether a row has a largest value at all."""
+    return logits.amax(-1).isfinite()
