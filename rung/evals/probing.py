@@ -7,6 +7,7 @@ alone, and does not look much better than it is for having been chosen by.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -146,7 +147,7 @@ def _standard(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _judge(x: np.ndarray, codes: np.ndarray, count: int, names: int, kind: str, freedom: float):
     """(accuracy, loss, rows, sharpness) on rows that were not fitted."""
     decided, truth = [], []
-    folds = np.arange(count) % FOLDS
+    folds = np.random.default_rng(0).permutation(count) % FOLDS
     parts = [(folds != f, np.nonzero(folds == f)[0]) for f in range(FOLDS)]
     if len(codes) > count:
         parts.append((np.ones(count, dtype=bool), np.arange(count, len(codes))))
@@ -174,7 +175,9 @@ def _fit(x: np.ndarray, codes: np.ndarray, kind: str, freedom: float) -> Any:
     c = freedom / len(x)
     if kind == "ridge":
         return RidgeClassifier(alpha=1 / c).fit(x, codes)
-    return LogisticRegression(C=c, max_iter=300, tol=1e-3).fit(x, codes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of iterations that ran out: what they came to is judged
+        return LogisticRegression(C=c, max_iter=300, tol=1e-3).fit(x, codes)
 
 
 def _linear(fitted: Any, names: int) -> tuple[np.ndarray, np.ndarray]:

@@ -32,17 +32,27 @@ KINDS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", tor
 Shapes = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 
-def key(bank: Any, base: str, *parts: Any) -> str | None:
+def key(bank: Any, *parts: Any) -> str | None:
     """What identifies features: the base, its precision and quantisation, and `parts`.
 
-    Args:
-        base: the base's digest; "" says that it is not known, so nothing can be shared: None.
+    None where it is not known which base it is, so that nothing can be shared.
     """
-    if not base:
+    if not bank.digest:
         return None
-    kinds = sorted({f"{type(m).__name__} {p.dtype}" for m in bank.model.modules() for p in _own(m)})
-    text = json.dumps([base, str(bank.dtype), kinds, bank.carries_trie, *parts])
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    # A quantised weight answers with the precision that it is computed in: its type tells.
+    kinds = sorted(
+        {
+            f"{type(m).__name__} {type(p).__name__} {type(p.data).__name__} {p.dtype}"
+            for m in bank.model.modules()
+            for p in _own(m)
+        }
+    )
+    return named(bank.digest, str(bank.dtype), kinds, bank.carries_trie, *parts)
+
+
+def named(*parts: Any) -> str:
+    """A name for what follows from `parts` alone."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def digest(rows: Iterable[tuple[int, ...]]) -> str:
@@ -147,8 +157,8 @@ def _on_disk(name: str, shapes: Shapes, fill: Callable, note: Callable) -> dict[
     place = _path(name).parent
     if not _make_room(place, size):
         note(
-            f"no room on disk for {size / 1e9:.2f} GB of hidden states: they are not kept for later runs "
-            f"(free some space, or raise {LIMIT})"
+            f"no room on disk for {size / 1e9:.2f} GB of hidden states: they are not kept for later "
+            f"runs (free some space, or raise {LIMIT})"
         )
         return None
     handle, temporary = tempfile.mkstemp(dir=place, prefix=".making-", suffix=".safetensors")

@@ -114,7 +114,7 @@ def pooled(
     prompts: Sequence[tuple[int, ...]],
     layers: Sequence[int],
     frame: Frame,
-    base: str = "",
+    keep: bool = False,
     stopping: Stopping = lambda: False,
 ) -> dict[str, Tensor]:
     """Features of prompts: "LAYER.POOLING" -> (N, d) float32, for every layer and pooling.
@@ -122,7 +122,7 @@ def pooled(
     Args:
         layers: boundaries, see `Depth`.
         frame: what the pooling `own` leaves out.
-        base: the base's digest, for features that are kept on disk; "" keeps nothing.
+        keep: on disk, for whoever asks the same again.
 
     Raises:
         Interrupted: when `stopping` says so.
@@ -140,9 +140,8 @@ def pooled(
                     into[f"{layer}.{pooling}"][chosen] = (weights[pooling] @ states).cpu()
 
     parts = [feature_cache.digest(prompts), list(layers), list(frame.prefix), list(frame.suffix)]
-    found = feature_cache.keep(
-        feature_cache.key(bank, base, "pooled", *parts), dict.fromkeys(names, shape), fill
-    )
+    name = feature_cache.key(bank, "pooled", *parts) if keep else None
+    found = feature_cache.keep(name, dict.fromkeys(names, shape), fill)
     if found is None:
         raise MemoryError("features of all rows and layers fit neither on disk nor into memory")
     return found
@@ -178,7 +177,6 @@ class Boundary:
         bank: Bank,
         layer: int,
         rows: Sequence[Row],
-        base: str = "",
         note: Callable[[str], None] = lambda _: None,
         stopping: Stopping = lambda: False,
     ) -> Boundary | None:
@@ -186,7 +184,6 @@ class Boundary:
 
         Args:
             rows: as they will be trained on, with their supervision: what pruning leaves is kept.
-            base: the base's digest, for states that are kept on disk; "" keeps them in memory.
 
         Raises:
             Interrupted: when `stopping` says so.
@@ -204,7 +201,7 @@ class Boundary:
 
         ids = whole.ids.numpy()
         kept = [tuple(ids[path].tolist()) for path in whole.paths]
-        name = feature_cache.key(bank, base, "boundary", layer, feature_cache.digest(kept))
+        name = feature_cache.key(bank, "boundary", layer, feature_cache.digest(kept))
         shape = ((len(whole), bank.config.hidden_size), bank.dtype)
         found = feature_cache.keep(name, {"states": shape}, fill, note)
         if found is None:
