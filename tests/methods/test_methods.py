@@ -58,7 +58,7 @@ def test_a_third_party_adds_a_method_by_an_entry_point(monkeypatch):
         methods.get.cache_clear()
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", [n for n in methods.names() if methods.get(n).trained])
 def test_the_same_seed_gives_the_same_start(bank, name):
     method = methods.get(name)
     first, second = (method.build(bank, method.Config(), start()).parameters() for _ in range(2))

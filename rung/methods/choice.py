@@ -1,0 +1,255 @@
+"""Choosing among ways to ask, on validation rows: what the methods without weights have in common.
+
+All candidates see a first part of the rows; those that are clearly worse by then are dropped, and the
+others see the rest. A candidate takes the lead only by a better figure, so that among equals the first,
+which is the cheapest, stays.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rung.config import knob
+from rung.data.conversation import Conversation
+from rung.errors import ArtefactError, DataError, MethodMisfit
+from rung.methods import base
+from rung.types import Example, Message
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rung.evals.measure import Measured
+    from rung.evals.predict import Answers
+    from rung.forward.adapter import Adapter
+    from rung.forward.bank import Bank
+
+FIRST = 32  # rows that every candidate sees before any is dropped
+CLEARLY = 2.0  # standard errors of the paired difference
+CAUTION = 0.8  # of the characters that the context seems to hold, as scripts differ in tokens
+
+
+def choose_rows() -> Any:
+    """The knob that says how many rows to choose by."""
+    return knob(
+        None,
+        "Validation rows to choose by, at most; 128 by default, 32 where reasons are written.",
+        least=1,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A way to ask, by a name for people."""
+
+    name: str
+    conversation: Conversation
+
+
+class PromptMethod(base.Method):
+    """A method whose adapter is a conversation alone, kept as `settings.json`."""
+
+    trained = False
+    weightless = True
+    speaks: ClassVar[type[Any]]  # a dataclass of Conversation
+
+    def unsuited(self, task: Any, config: Any) -> str | None:
+        if task.kind == "language_modelling":
+            return "plain text has no question to ask in other words: give --user and --assistant"
+        return None
+
+    def fit(self, study: base.Study, config: Any) -> base.Fitted:
+        refused = self.unsuited(study.task, config)
+        if refused:
+            raise MethodMisfit(f"{self.name} does not suit this data: {refused}")
+        return self.find(study, config)
+
+    @abstractmethod
+    def find(self, study: base.Study, config: Any) -> base.Fitted:
+        """The conversation that is best on validation, for a task that suits the method."""
+
+    def to_files(self, adapter: Adapter, bank: Bank, config: Any):
+        from dataclasses import asdict
+
+        return asdict(adapter.conversation), {}  # type: ignore[call-overload]
+
+    def from_files(self, settings: dict[str, Any], tensors: dict[str, Tensor], bank: Bank) -> Adapter:
+        from rung.forward.adapter import Adapter
+
+        try:
+            return Adapter(conversation=self.speaks.read(settings))
+        except (KeyError, TypeError, ValueError) as fault:
+            raise ArtefactError(
+                f"settings.json does not hold what {self.name} wrote: {fault!r}"
+            ) from None
+
+    def merged(self, adapter: Adapter, bank: Bank) -> dict[str, Tensor]:
+        raise MethodMisfit(
+            f"{self.name} is a prompt and has no weights to merge: serve it with rung serve"
+        )
+
+
+class Race:
+    """Candidates side by side on the same rows; nobody is asked the same twice."""
+
+    def __init__(self, study: base.Study, rows: Sequence[Example]):
+        self.study, self.rows = study, rows
+        self.scores: dict[str, Measured] = {}
+        self._answers: dict[str, Answers] = {}
+
+    def best(self, candidates: Sequence[Candidate]) -> Candidate:
+        """The best of the candidates by the task's metric.
+
+        Raises:
+            Interrupted: when the user asks to stop.
+        """
+        left = list(candidates)
+        halved = len(left) > 1 and len(self.rows) >= 2 * FIRST
+        for until in (FIRST, len(self.rows)) if halved else (len(self.rows),):
+            for candidate in left:
+                self._ask(candidate, until)
+            left = self._still_in(left, until)
+        return max(left, key=lambda c: self.scores[c.name].value)  # the first among equals
+
+    def metrics(self, best: Candidate) -> dict[str, Any]:
+        """For the model's record: the choice, and a figure with its interval for each candidate."""
+        found: dict[str, Any] = {"choice": best.name}
+        for name, score in self.scores.items():
+            figure = {"value": score.value, "low": score.low, "high": score.high, "n": score.n}
+            found[f"choice_{score.metric} of {name}"] = figure
+        return found
+
+    def told(self, best: Candidate) -> str:
+        """The choice in one line."""
+        score, count = self.scores[best.name], len(self.scores)
+        others = f", the best of {count}" if count > 1 else ""
+        return f"{best.name}: {score.metric} {score.value:.3f} on {score.n} rows{others}"
+
+    def _ask(self, candidate: Candidate, until: int) -> None:
+        """Have the candidate answer the rows up to `until` that it has not answered yet."""
+        from rung.engine.models import ServedModel
+        from rung.evals.measure import measure
+        from rung.evals.predict import predict
+
+        study, before = self.study, self._answers.get(candidate.name)
+        rows = self.rows[len(before.texts) if before else 0 : until]
+        if not rows:
+            return
+        model = ServedModel(candidate.name, -1, study.template, conversation=candidate.conversation)
+        found = predict(study.bank, model, rows, study.task, stopping=study.stopping)
+        answers = _together(before, found) if before else found
+        self._answers[candidate.name] = answers
+        self.scores[candidate.name] = measure(answers, self.rows[: len(answers.texts)], study.task)
+
+    def _still_in(self, candidates: list[Candidate], until: int) -> list[Candidate]:
+        """The candidates that are not clearly worse than the best on the rows that all have seen."""
+        items = {c.name: list(map(float, self.scores[c.name].items[:until])) for c in candidates}
+        best = max(items.values(), key=math.fsum)
+        return [c for c in candidates if not clearly_worse(items[c.name], best)]
+
+
+def _together(one: Answers, other: Answers) -> Answers:
+    """Answers to two parts of the same rows as one."""
+    scores = None if one.scores is None or other.scores is None else [*one.scores, *other.scores]
+    return replace(
+        one,
+        texts=[*one.texts, *other.texts],
+        scores=scores,
+        prompt_tokens=one.prompt_tokens + other.prompt_tokens,
+        completion_tokens=one.completion_tokens + other.completion_tokens,
+        seconds=one.seconds + other.seconds,
+    )
+
+
+def clearly_worse(items: Sequence[float], than: Sequence[float]) -> bool:
+    """Whether paired figures lie below others by more than chance explains."""
+    apart = [b - a for a, b in zip(items, than, strict=True)]
+    mean = math.fsum(apart) / len(apart)
+    variance = math.fsum((d - mean) ** 2 for d in apart) / max(len(apart) - 1, 1)
+    return mean > 0 and mean > CLEARLY * math.sqrt(variance / len(apart))
+
+
+def rows_to_choose_by(study: base.Study, most: int) -> tuple[list[Example], list[Example]]:
+    """(rows to choose by, training rows that are left for examples), both in an order by seed.
+
+    The rows are those of validation; where there are none, up to a fifth of the training rows are set
+    aside.
+
+    Raises:
+        MethodMisfit: when there are too few rows for either.
+    """
+    generator = random.Random(study.seed)
+    chosen = [e for e in study.validation if e.messages]
+    train = [e for e in study.train if e.messages]
+    generator.shuffle(chosen)
+    generator.shuffle(train)
+    if not chosen:
+        count = len(train) // 5
+        chosen, train = train[:count], train[count:]
+        if chosen:
+            study.note(
+                f"no validation rows: {min(most, count)} training rows are set aside to choose by"
+            )
+    chosen = list(islice((e for e in chosen if _fits(study, e)), most))
+    if not chosen or not train:
+        raise MethodMisfit("too few rows to choose by: give at least 5, or --validation 0.2")
+    return chosen, train
+
+
+def _fits(study: base.Study, example: Example) -> bool:
+    """Whether the base could answer the row at all; preparing the rows has told of those it cannot."""
+    context = getattr(study.bank.config, "max_position_embeddings", None)
+    try:
+        return len(study.template.render(example).ids) <= (context or 1 << 30)
+    except DataError:
+        return False
+
+
+def question(messages: Sequence[Message]) -> str:
+    """What is asked: the last message of the user."""
+    return next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
+
+
+def asked(example: Example) -> Sequence[Message]:
+    """The conversation up to the reply."""
+    return example.messages[:-1]
+
+
+@dataclass(frozen=True)
+class Room:
+    """What the context holds.
+
+    Attributes:
+        tokens: of a prompt at most; None where the base has no bound.
+        characters: of a prompt that likely fit, for a conversation that must not count tokens; 0: any.
+    """
+
+    tokens: int | None
+    characters: int
+
+    @classmethod
+    def of(cls, study: base.Study, rows: Sequence[Example], reply: int | None = None) -> Room:
+        """The room that is left by replies: twice the longest of the rows, or `reply` tokens."""
+        context = getattr(study.bank.config, "max_position_embeddings", None)
+        if not context:
+            return cls(None, 0)
+        encode = study.template.tokenizer.encode
+        replies = [e.messages[-1]["content"] for e in rows]
+        longest = reply or max(16, 2 * max(len(encode(r, add_special_tokens=False)) for r in replies))
+        tokens = context - longest
+        prompts = [asked(e) for e in rows[:64]]
+        letters = sum(len(m["content"]) for p in prompts for m in p)
+        counted = sum(len(study.template.prompt(p)) for p in prompts)
+        return cls(tokens, max(1, int(tokens * letters / max(counted, 1) * CAUTION)))
+
+    def holds(self, study: base.Study, conversation: Conversation, rows: Sequence[Example]) -> bool:
+        """Whether every row's prompt fits as the conversation rewrites it."""
+        if self.tokens is None:
+            return True
+        prompts = (study.template.prompt(conversation.messages(asked(e))) for e in rows)
+        return all(len(ids) <= self.tokens for ids in prompts)
