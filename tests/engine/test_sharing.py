@@ -1,0 +1,203 @@
+"""What was read is used again, in pieces, within bounds, and changes no answer."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rung.engine import GenerationRequest
+from rung.engine import scheduler as scheduling
+from rung.engine.prefixes import PAGE, Prefixes
+from rung.types import Decoding
+from tests.engine.world import METHODS, engine_of, tiny_llama
+
+NAMES = ("base", *METHODS)
+
+
+def asked(name, ids, count=6, **decoding):
+    return GenerationRequest(name, tuple(ids), Decoding(max_tokens=count, **decoding), stop_ids=())
+
+
+def text(seed, length):
+    numbers = random.Random(seed)
+    return [numbers.randrange(3, 258) for _ in range(length)]
+
+
+def counted(engine):
+    """The engine's runner, telling how many ids it reads."""
+    runner, seen = engine.scheduler.runner, []
+    read = runner.read
+
+    def reads(chunks):
+        seen.append(sum(c.end - c.begin for c in chunks))
+        return read(chunks)
+
+    runner.read = reads
+    return seen
+
+
+def run(engine, *requests):
+    """As `generate`, but what was read stays known, as on the engine's thread."""
+    generations = engine.submit_all(requests)
+    while engine._guarded_step():
+        pass
+    return [g.result(0) for g in generations]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_known_beginning_is_not_read_again(name):
+    engine, fresh = engine_of(tiny_llama()), engine_of(tiny_llama())
+    shared = text(0, 100)
+    questions = [shared + text(i, 9) for i in range(1, 5)]
+    seen = counted(engine)
+    way = {"temperature": 1.0, "seed": 4}
+    first = run(engine, asked(name, questions[0], **way))
+    assert seen == [109]
+    assert first[0].cached_tokens == 0
+    rest = run(engine, *(asked(name, q, **way) for q in questions[1:]))
+    assert sum(seen[1:]) == 3 * (109 - 96)  # whole pages of the 100 are known
+    assert [a.cached_tokens for a in rest] == [96] * 3
+    assert first + rest == [fresh.generate([asked(name, q, **way)])[0] for q in questions]
+
+
+def test_an_answer_is_known_in_the_next_turn():
+    engine = engine_of(tiny_llama(), ())
+    seen = counted(engine)
+    first = text(0, 30)
+    answer = run(engine, asked("base", first, 40))[0]
+    again = run(engine, asked("base", [*first, *answer.ids, *text(1, 5)]))[0]
+    assert again.cached_tokens == (30 + 39) // PAGE * PAGE
+    assert seen == [30, 75 - again.cached_tokens]
+
+
+def test_many_answers_to_one_prompt_read_it_once():
+    engine = engine_of(tiny_llama(), ())
+    seen = counted(engine)
+    prompt = text(0, 400)
+    answers = run(engine, *(asked("base", prompt, temperature=1.0, seed=i) for i in range(12)))
+    assert len({a.ids for a in answers}) == 12
+    tokens = len(prompt) * (scheduling.ALONE // len(prompt)) + 12 * PAGE + len(prompt)
+    assert sum(seen) <= tokens
+
+
+def test_slots_do_not_share():
+    engine = engine_of(tiny_llama())
+    prompt = text(0, 64)
+    answers = run(engine, *(asked(n, prompt, 30, temperature=1.0, seed=1) for n in NAMES))
+    again = run(engine, *(asked(n, prompt, 30, temperature=1.0, seed=1) for n in NAMES))
+    assert answers == again
+    assert all(a.cached_tokens == 48 for a in again)
+    assert len({a.ids for a in answers}) == len(NAMES)
+
+
+@pytest.mark.parametrize("piece", [1, 7, 64])
+def test_reading_in_pieces_changes_no_answer(piece, monkeypatch):
+    way = {"temperature": 1.0, "seed": 2}
+    requests = [asked(n, text(i, 20 + 37 * i), **way) for i, n in enumerate(NAMES)]
+    expected = engine_of(tiny_llama()).generate(requests)
+    monkeypatch.setattr(scheduling, "PIECE", piece)
+    monkeypatch.setattr(scheduling, "ALONE", piece)
+    engine = engine_of(tiny_llama())
+    seen = counted(engine)
+    assert run(engine, *requests) == expected
+    assert max(seen) <= piece
+
+
+def test_a_long_prompt_does_not_stall_the_others(monkeypatch):
+    """Those who decode get a token in every step while it is read, and shorter prompts overtake it."""
+    monkeypatch.setattr(scheduling, "PIECE", 16)
+    engine = engine_of(tiny_llama(), ())
+    quick = engine.submit(asked("base", text(0, 5), 200))
+    engine._guarded_step()
+    long = engine.submit(asked("base", text(1, 400), 2))
+    short = engine.submit(asked("base", text(2, 12), 2))
+    before = quick._events.qsize()
+    for _ in range(10):
+        engine._guarded_step()
+    assert quick._events.qsize() - before == 10
+    assert short.done
+    assert not long.done
+    while not long.done:
+        engine._guarded_step()
+    alone = engine_of(tiny_llama(), ())
+    assert long.result(0) == alone.generate([asked("base", text(1, 400), 2)])[0]
+    quick.cancel()
+    engine._guarded_step()
+
+
+def test_memory_is_bounded():
+    """Many different texts: what is kept stays below the budget, and answers stay right."""
+    roomy = engine_of(tiny_llama())
+    entry = roomy.scheduler.runner.cache.entry_bytes
+    engine = engine_of(tiny_llama(), memory=entry * 600)
+    runner = engine.scheduler.runner
+    for i in range(30):
+        requests = [asked(NAMES[(i + j) % 6], text(i, 30) + text(j, 20)) for j in range(3)]
+        assert run(engine, *requests) == roomy.generate(requests)
+        held = runner.cache.size + runner.prefixes.size
+        assert 0 < held <= entry * 600
+        pages = [p for p in runner.prefixes._pages()]
+        assert runner.prefixes.size == sum(p.size for p in pages)
+    assert len(runner.prefixes) > 5
+
+
+def test_memory_is_given_back():
+    engine = engine_of(tiny_llama(), ())
+    cache = engine.scheduler.runner.cache
+    slow = engine.submit(asked("base", text(0, 4), 40))
+    generations = [engine.submit(asked("base", text(i, 400), 2)) for i in range(8)]
+    engine._guarded_step()
+    peak = cache.size
+    while not all(g.done for g in generations):
+        engine._guarded_step()
+    assert not slow.done
+    assert cache.size * 4 <= peak
+    while engine._guarded_step():
+        pass
+    assert slow.result(0) == engine_of(tiny_llama(), ()).generate([asked("base", text(0, 4), 40)])[0]
+
+
+# --- the tree ----------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.lists(st.integers(0, 1), max_size=5), st.integers(0, 12)),
+        max_size=25,
+    )
+)
+def test_the_tree_knows_what_it_was_given(steps):
+    """Against a plain set of known texts, with pages of one number each repeated PAGE times."""
+    import torch
+
+    tree, known = Prefixes(), set()
+    for slot, numbers, limit in steps:
+        ids = [n for n in numbers for _ in range(PAGE)]
+        found = max(0, len(tree.find(slot, ids)) - 1)
+        expected = max((i for i in range(len(numbers) + 1) if (slot, *numbers[:i]) in known), default=0)
+        assert found == expected
+        fresh = [[(torch.zeros(1), torch.zeros(1))] for _ in numbers[found:]]
+        tree.add(slot, ids, found, fresh, [])
+        known |= {(slot, *numbers[:i]) for i in range(len(numbers) + 1)}
+        if limit < 6:
+            tree.shrink(limit * 8)
+            assert tree.size <= limit * 8
+            left = set()
+            for s in range(3):
+                if s in tree._roots:
+                    left |= {(s,)}
+                paths = [((s,), tree._roots.get(s))]
+                while paths:
+                    path, page = paths.pop()
+                    for key, child in (page.after if page else {}).items():
+                        left.add((*path, key[0]))
+                        paths.append(((*path, key[0]), child))
+            assert left <= known
+            known = left
+    tree.forget(1)
+    assert tree.find(1, [0] * PAGE) == []
+    assert tree.size == sum(p.size for p in tree._pages())
