@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from rung import bases
 from rung.data import Dataset
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
@@ -45,12 +46,15 @@ def keep(
     store: Store,
 ) -> Outcome:
     """Write the model and record it with what was measured of it."""
+    base_bytes, base_bytes_float32 = bases.memory(prepared.bank.model)
     cost = {
         "seconds": state.seconds,
         "tokens": state.tokens,
         "steps": state.step,
         "parameters": adapter.size,
         "peak_bytes": _peak_bytes(prepared.bank),
+        "base_bytes": base_bytes,
+        "base_bytes_float32": base_bytes_float32,
     }
     data = data_record(prepared.dataset)
     about = {
@@ -68,7 +72,8 @@ def keep(
         card = Card(
             name=plan.name, base=prepared.base.spec, base_name=prepared.base.name,
             method=plan.method.name, relation="adapter", peft=plan.method.peft_type is not None,
-            objective=plan.run.objective, parent=plan.run.parent, datasets=[data],
+            objective=plan.run.objective if plan.method.trained else "", parent=plan.run.parent,
+            datasets=[data],
             licence=prepared.base.licence, licence_class=licence_class, licence_reasons=reasons,
             metrics=metrics, cost=cost, settings=plan.settings(),
         )  # fmt: skip
