@@ -21,6 +21,7 @@ VERBS = {
     "compare": ("compare", "compare"),
     "chat": ("chat", "chat"),
     "serve": ("serve", "serve"),
+    "keys": ("keys", "keys"),
     "models": ("models", "models"),
     "show": ("models", "show"),
     "remove": ("models", "remove"),

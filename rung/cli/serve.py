@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rung.cli.chat import Base, Device, Dtype
+from rung.cli.chat import Base, Device, Dtype, Quantize
+from rung.errors import ConfigError
 
 if TYPE_CHECKING:
     from rung.engine import Engine
@@ -22,12 +23,41 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     base: Base = None,
     dtype: Dtype = "float32",
-    device: Device = "cpu",
+    device: Device = "auto",
+    quantize: Quantize = None,
     max_batch: Annotated[int, typer.Option(min=1, max=1024, help="Requests answered at once.")] = 32,
+    max_waiting: Annotated[
+        int, typer.Option(min=1, max=65536, help="Requests in the queue; beyond it 429.")
+    ] = 256,
+    jobs: Annotated[
+        int, typer.Option(min=0, max=64, help="Tuning jobs that run at once; 0 takes none.")
+    ] = 1,
+    organisation: Annotated[
+        str, typer.Option(help="Who makes the tuned models: a part of their names.")
+    ] = "rung",
+    moderation: Annotated[
+        str | None, typer.Option(help="A classifier that judges texts, made by linear_probe.")
+    ] = None,
+    guard: Annotated[
+        list[str] | None,
+        typer.Option(help="Judge requests and answers of this model; * for all. May be repeated."),
+    ] = None,
     api_key: Annotated[
         list[str] | None,
         typer.Option(envvar="RUNG_API_KEY", help="Key that clients must send; may be repeated."),
     ] = None,
+    max_body: Annotated[float, typer.Option(min=0.001, help="Megabytes of a request.")] = 8,
+    max_file: Annotated[float, typer.Option(min=0.001, help="Megabytes of an uploaded file.")] = 512,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds within which an answer must be finished.")
+    ] = None,
+    tls_certificate: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Serve HTTPS with this certificate (PEM).")
+    ] = None,
+    tls_key: Annotated[
+        str | None, typer.Option(metavar="PATH", help="The certificate's private key (PEM).")
+    ] = None,
+    log: Annotated[bool, typer.Option(help="Write a JSON line for each request to stderr.")] = False,
 ) -> None:
     """Serve models under OpenAI's API, from one base in memory.
 
@@ -35,23 +65,52 @@ def serve(
     """
     from rung.server.run import bind
 
-    keys = [key for key in api_key or [] if key]
+    keys = tuple(key for key in api_key or [] if key)
+    if (tls_certificate is None) != (tls_key is None):
+        raise ConfigError("--tls-certificate and --tls-key belong together: give both")
+    if guard and moderation is None:
+        raise ConfigError("--guard needs --moderation NAME, the classifier that judges")
+    tls = (tls_certificate, tls_key) if tls_certificate and tls_key else None
     with bind(host, port) as taken:  # before the base is loaded, so that a busy port is told at once
         from rich.console import Console
 
         from rung.server.app import create_app
-        from rung.server.loading import load_engine
+        from rung.server.loading import load
         from rung.server.run import run
+        from rung.server.service import Limits, Settings
 
         with Console(stderr=True).status("loading"):
-            engine = load_engine(
-                names or [], base=base, dtype=dtype, device=device, max_batch=max_batch
-            )
-        if host not in LOOPBACK and not keys:
+            wanted = [*(names or []), *([moderation] if moderation else [])]
+            loaded = load(
+                wanted, base=base, dtype=dtype, device=device, quantize=quantize,
+                max_batch=max_batch, max_waiting=max_waiting,
+            )  # fmt: skip
+        limits = Limits(int(max_body * 1e6), int(max_file * 1e6), timeout)
+        options = {"device": loaded.engine.bank.device.type}
+        settings = Settings(
+            loaded.base.spec, organisation, jobs, options, keys, frozenset(guard or ()), log
+        )
+        app = create_app(loaded.engine, limits=limits, settings=settings, moderation=moderation)
+        locked = bool(keys) or bool(app.state.service.store.keys.list())
+        if host not in LOOPBACK and not locked:
             typer.echo(f"rung: anybody who reaches {host} can ask: set --api-key", err=True)
-        address = f"http://{_shown(host)}:{taken.getsockname()[1]}"
-        app = create_app(engine, api_keys=keys)
-        run(app, taken, lambda: typer.echo(_greeting(engine, address, bool(keys))))
+        scheme = "https" if tls else "http"
+        address = f"{scheme}://{_shown(host)}:{taken.getsockname()[1]}"
+        if log:
+            _log_requests()
+        run(app, taken, lambda: typer.echo(_greeting(loaded.engine, address, locked)), tls)
+
+
+def _log_requests() -> None:
+    """The gate's lines to stderr as they are: each is JSON already."""
+    import logging
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    requests = logging.getLogger("rung.requests")
+    requests.addHandler(handler)
+    requests.setLevel(logging.INFO)
+    requests.propagate = False
 
 
 def _shown(host: str) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,16 +85,31 @@ class Template:
 
     # -- what training, evaluation and serving call ---------------------------------------------
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         """The ids to continue from: the conversation and the generation prompt.
+
+        Args:
+            tools: functions in OpenAI's words, for templates that show them (`shows_tools`).
 
         Raises:
             DataError: when a message is malformed or the chat template refuses the conversation.
         """
-        prepared, disguise = self._prepare(messages)
-        text = self._text(prepared, generate=True)
-        ids, _ = self._encode(text, self._turns(prepared, text), disguise)
+        prepared, disguise = self._prepare(messages, texts_of(tools))
+        shown = mapped(tools, lambda text: disguise.hide(clean(text)))
+        text = self._text(prepared, generate=True, tools=shown)
+        ids, _ = self._encode(text, self._turns(prepared, text, shown), disguise)
         return ids
+
+    @property
+    def shows_tools(self) -> bool:
+        """Whether the chat template tells the model of tools."""
+        return self.chat and "tools" in str(self.tokenizer.chat_template)
+
+    def encode(self, text: str) -> list[int]:
+        """A plain text as ids, with one beginning-of-text token where the tokenizer puts one."""
+        ids, _ = self.encoder.encode(clean(text))
+        bos = self.tokenizer.bos_token_id
+        return [bos, *ids] if self.adds_bos and ids[:1] != [bos] else list(ids)
 
     def render(self, example: Example, max_length: int | None = None) -> Rendered:
         """A row as ids, with the reply and its end of turn supervised.
@@ -177,8 +192,10 @@ class Template:
 
     # -- the one path ---------------------------------------------------------------------------
 
-    def _prepare(self, messages: Sequence[Message]) -> tuple[list[dict[str, str]], Disguise]:
-        """Checked, cleaned messages whose marker look-alikes are hidden."""
+    def _prepare(
+        self, messages: Sequence[Message], beside: Iterable[str] = ()
+    ) -> tuple[list[dict[str, str]], Disguise]:
+        """Checked, cleaned messages whose marker look-alikes are hidden, as are those in `beside`."""
         cleaned = []
         for message in messages:
             role, content = message.get("role"), message.get("content")
@@ -191,14 +208,17 @@ class Template:
             cleaned.append({"role": role, "content": clean(content)})
         if not cleaned:
             raise DataError("a conversation needs at least one message")
-        disguise = self.encoder.disguise(m["content"] for m in cleaned)
+        beside = [clean(text) for text in beside]
+        disguise = self.encoder.disguise([*(m["content"] for m in cleaned), *beside])
         for m in cleaned:
             m["content"] = disguise.hide(m["content"])
         if self.folds_system:
             cleaned = _fold_system(cleaned)
         return cleaned, disguise
 
-    def _text(self, messages: list[dict[str, str]], *, generate: bool) -> str:
+    def _text(
+        self, messages: list[dict[str, str]], *, generate: bool, tools: Sequence[Any] = ()
+    ) -> str:
         if not self.chat:
             return "".join(
                 m["content"] + (self.end_of_turn if m["role"] == "assistant" else "") + "\n"
@@ -208,12 +228,14 @@ class Template:
 
         try:
             return self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=generate
+                messages, tokenize=False, add_generation_prompt=generate, tools=list(tools) or None
             )
         except TemplateError as fault:
             raise DataError(f"the chat template refuses the conversation: {fault}") from None
 
-    def _turns(self, messages: list[dict[str, str]], whole: str) -> list[Turn]:
+    def _turns(
+        self, messages: list[dict[str, str]], whole: str, tools: Sequence[Any] = ()
+    ) -> list[Turn]:
         """The earlier replies that stand in `whole` the way they were generated.
 
         Depends on the messages before the final reply only, so a prompt is cut alike in training
@@ -223,16 +245,18 @@ class Template:
         for i, message in enumerate(messages):
             if message["role"] != "assistant" or i == 0:
                 continue
-            before = self._text(messages[:i], generate=True)
-            reply, ended = self._reply(messages[: i + 1], before)
+            before = self._text(messages[:i], generate=True, tools=tools)
+            reply, ended = self._reply(messages[: i + 1], before, tools)
             if ended and whole.startswith(before + reply):
                 turns.append(Turn(len(before), len(before) + len(reply)))
         return turns
 
-    def _reply(self, messages: list[dict[str, str]], before: str) -> tuple[str, bool]:
+    def _reply(
+        self, messages: list[dict[str, str]], before: str, tools: Sequence[Any] = ()
+    ) -> tuple[str, bool]:
         """What follows `before` up to the end of turn, and whether the template wrote one."""
         content = messages[-1]["content"].strip()
-        after = self._text(messages, generate=False)
+        after = self._text(messages, generate=False, tools=tools)
         if after.startswith(before):
             after = after[len(before) :]
             at = after.find(content)
@@ -240,7 +264,8 @@ class Template:
             # The generation prompt holds what the finished turn does not, such as an opened
             # thought; the reply then follows the generation prompt as it is.
             stand_in = {**messages[-1], "content": SENTINEL}
-            header = self._text([*messages[:-1], stand_in], generate=False).rpartition(SENTINEL)[0]
+            header = self._text([*messages[:-1], stand_in], generate=False, tools=tools)
+            header = header.rpartition(SENTINEL)[0]
             after, at = (after[len(header) :] if after.startswith(header) else content), 0
         behind = at + len(content) if at >= 0 else 0
         pattern = self.encoder.pattern
@@ -286,6 +311,30 @@ class Template:
         if self.adds_bos and ids[:1] != [bos]:
             ids, mask = [bos, *ids], [False, *mask]
         return ids, mask
+
+
+def texts_of(value: Any) -> Iterator[str]:
+    """Every text in plain data, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from texts_of(key)
+            yield from texts_of(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from texts_of(item)
+
+
+def mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """The same plain data with every text changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {mapped(k, change): mapped(v, change) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [mapped(item, change) for item in value]
+    return value
 
 
 def _fold_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:

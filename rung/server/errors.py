@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from starlette.exceptions import HTTPException
 from rung.data.encoding import clean
 from rung.engine.request import ContextExceeded
 from rung.errors import ModelNotFound, RungError, one_line
+from rung.store.pages import UnknownCursor
 
 log = logging.getLogger("rung.server")
 
@@ -25,7 +27,10 @@ TYPES = {
     409: "conflict_error",
     429: "rate_limit_error",
 }
-CODES = {401: "invalid_api_key", 413: "request_too_large", 429: "queue_full", 503: "unavailable"}
+CODES = {
+    401: "invalid_api_key", 408: "timeout", 413: "request_too_large", 429: "queue_full",
+    503: "unavailable",
+}  # fmt: skip
 
 
 class ApiError(RungError):
@@ -33,13 +38,20 @@ class ApiError(RungError):
 
     Args:
         param: the parameter at fault. code: OpenAI's word for the fault.
+        wait: seconds after which to try again, where that is known.
     """
 
     def __init__(
-        self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        param: str | None = None,
+        code: str | None = None,
+        wait: float | None = None,
     ):
         super().__init__(message)
-        self.http_status, self.param, self.code = status, param, code
+        self.http_status, self.param, self.code, self.wait = status, param, code, wait
 
 
 def not_supported(param: str) -> ApiError:
@@ -63,6 +75,8 @@ def of_fault(fault: Exception, param: str | None = None) -> tuple[int, dict[str,
         return status, body(str(fault), status, fault.param, fault.code)
     if isinstance(fault, ModelNotFound):
         return 404, body(str(fault), 404, "model", "model_not_found")
+    if isinstance(fault, UnknownCursor):
+        return 400, body(str(fault), 400, "after", "invalid_value")
     if isinstance(fault, ContextExceeded):
         return 400, body(str(fault), 400, param, "context_length_exceeded")
     if isinstance(fault, RungError):
@@ -81,12 +95,21 @@ def respond(
     return JSONResponse(content, status, {**extra, **(headers or {})})
 
 
+def waiting(fault: Exception) -> dict[str, str]:
+    """When to try again, as headers, where the fault says."""
+    wait = getattr(fault, "wait", None)
+    if wait is None:
+        return {}
+    return {"Retry-After": str(max(1, math.ceil(wait))), "retry-after-ms": str(math.ceil(wait * 1000))}
+
+
 def install(app: FastAPI) -> None:
     """Make every fault of an application come out in this shape."""
 
     @app.exception_handler(RungError)
     async def refused(request: Request, fault: RungError) -> JSONResponse:
-        return respond(*of_fault(fault, getattr(request.state, "param", None)))
+        status, content = of_fault(fault, getattr(request.state, "param", None))
+        return respond(status, content, waiting(fault))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, fault: RequestValidationError) -> JSONResponse:

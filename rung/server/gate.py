@@ -1,19 +1,38 @@
-"""What every request passes first: its key, the size of its body, and whether the server drains."""
+"""What every request passes first: its key, the size of its body, and whether the server drains.
+
+And last: every answer carries an id, is counted, and makes one line of the log.
+"""
 
 from __future__ import annotations
 
-import hmac
+import asyncio
+import json
+import logging
 import secrets
-from collections.abc import Sequence
+import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from anyio.to_thread import run_sync
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rung.server.errors import body, respond
+from rung.server.errors import ApiError, of_fault, respond, waiting
+
+if TYPE_CHECKING:
+    from rung.server.access import Account
+    from rung.server.service import Service
 
 OPEN = frozenset({"/health"})  # needs no key, and answers while draining
+UPLOADS = "/v1/files"
+# What a path's first words need of a key; what is not here is open to every key.
+SCOPES = (
+    ("/v1/chat", "ask"), ("/v1/completions", "ask"), ("/v1/embeddings", "ask"),
+    ("/v1/moderations", "ask"), ("/v1/files", "train"), ("/v1/fine_tuning", "train"),
+)  # fmt: skip
+
+log = logging.getLogger("rung.requests")
 
 
 @dataclass
@@ -29,83 +48,111 @@ class Traffic:
 
 
 class Gate:
-    """ASGI middleware.
+    """ASGI middleware around the application of a service."""
 
-    Args:
-        app: what comes behind.
-        traffic: kept up to date, and asked whether to refuse.
-        keys: any of them opens the gate; none leaves it open.
-        max_body: bytes.
-    """
-
-    def __init__(self, app: ASGIApp, traffic: Traffic, keys: Sequence[str], max_body: int):
-        self.app, self.traffic, self.max_body = app, traffic, max_body
-        self._keys = [key.encode() for key in keys]
+    def __init__(self, app: ASGIApp, service: Service):
+        self.app, self.service, self.traffic = app, service, service.traffic
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        send = _named(send)
-        refusal = self._refusal(scope)
-        if refusal is not None:
-            await respond(refusal[0], body(refusal[1], refusal[0]))(scope, receive, send)
+        began, seen = time.perf_counter(), _Seen()
+        send = seen.watch(send)
+        try:
+            scope["rung.account"] = await self._admit(scope)
+        except ApiError as fault:
+            await respond(*of_fault(fault), waiting(fault))(scope, receive, send)
+            self._note(scope, seen, time.perf_counter() - began)
             return
         self.traffic.in_flight += 1
         try:
-            await self.app(scope, self._bounded(receive), send)
+            await self.app(scope, self._bounded(scope, receive), send)
         finally:
             self.traffic.in_flight -= 1
+            self.service.access.settle(scope["rung.account"])
+            self._note(scope, seen, time.perf_counter() - began)
 
-    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
-        """(status, reason), or None for those who may pass."""
-        if scope["path"] in OPEN:
-            return None
+    async def _admit(self, scope: Scope) -> Account:
+        """Whose request it is. Raises ApiError for those who may not pass."""
+        from rung.server.access import Account
+
+        access, path = self.service.access, scope["path"]
+        if path in OPEN:
+            return Account()
+        if access.stale:
+            await run_sync(access.refresh)
         headers = Headers(scope=scope)
-        if not self._knows(headers.get("authorization", "")):
-            return 401, "the API key is missing or wrong: send it as 'Authorization: Bearer KEY'"
+        account = access.account(headers.get("authorization", ""))
         if self.traffic.draining:
-            return 503, "the server is shutting down"
+            raise ApiError("the server is shutting down", status=503)
+        for start, word in SCOPES:
+            if path.startswith(start):
+                account.needs(word)
+        if path.startswith("/v1/models") and scope["method"] == "DELETE":
+            account.needs("admin")
         length = headers.get("content-length", "0")
-        if length.isascii() and length.isdigit() and int(length[:20]) > self.max_body:
-            return 413, self._too_large
-        return None
+        most = self._most(scope)
+        if length.isascii() and length.isdigit() and int(length[:20]) > most:
+            raise ApiError(_too_large(most), status=413)
+        return account
 
-    @property
-    def _too_large(self) -> str:
-        return f"the body is larger than {self.max_body} bytes"
+    def _most(self, scope: Scope) -> int:
+        limits = self.service.limits
+        return limits.max_file + (1 << 16) if scope["path"] == UPLOADS else limits.max_body
 
-    def _knows(self, authorization: str) -> bool:
-        if not self._keys:
-            return True
-        kind, _, given = authorization.partition(" ")
-        spoken = given.strip().encode("latin-1")  # the bytes that were sent
-        # Every key is compared in full, so that the time says nothing about any of them.
-        matches = [hmac.compare_digest(spoken, key) for key in self._keys]
-        return kind.lower() == "bearer" and any(matches)
-
-    def _bounded(self, receive: Receive) -> Receive:
-        """Counts the bytes of a body that did not announce its length."""
-        seen = 0
+    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
+        """Counts the bytes of a body, and waits only so long for the next of them."""
+        seen, whole, most = 0, False, self._most(scope)
 
         async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, whole
+            if whole:  # only the disconnect is left to come
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), self.service.limits.patience)
+            except TimeoutError:
+                raise HTTPException(408, "the request did not arrive in time") from None
+            whole = not message.get("more_body", False)
             seen += len(message.get("body", b""))
-            if seen > self.max_body:
-                raise HTTPException(413, self._too_large)
+            if seen > most:
+                raise HTTPException(413, _too_large(most))
             return message
 
         return counted
 
+    def _note(self, scope: Scope, seen: _Seen, seconds: float) -> None:
+        account = scope.get("rung.account")
+        route = getattr(scope.get("route"), "path", "none")
+        self.service.metrics.request(route, scope["method"], seen.status, seconds, account)
+        if not self.service.settings.log:
+            return
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "request_id": seen.id, "method": scope["method"], "path": scope["path"][:200],
+            "status": seen.status, "seconds": round(seconds, 4),
+        }  # fmt: skip
+        if account is not None:
+            line |= {"model": account.model, "prompt_tokens": account.asked}
+            line |= {"completion_tokens": account.drawn, "key": account.key and account.key.id}
+        log.info(json.dumps(line))
 
-def _named(send: Send) -> Send:
-    """Gives every response an id for the log, which the official client shows."""
-    name = f"req_{secrets.token_hex(12)}"
 
-    async def sent(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            MutableHeaders(scope=message).setdefault("x-request-id", name)
-        await send(message)
+class _Seen:
+    """The id and the status of an answer."""
 
-    return sent
+    def __init__(self) -> None:
+        self.id, self.status = f"req_{secrets.token_hex(12)}", 0
+
+    def watch(self, send: Send) -> Send:
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self.status = message["status"]
+                MutableHeaders(scope=message).setdefault("x-request-id", self.id)
+            await send(message)
+
+        return sent
+
+
+def _too_large(most: int) -> str:
+    return f"the body is larger than {most} bytes"

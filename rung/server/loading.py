@@ -1,25 +1,38 @@
-"""From names to an engine: one base in memory, and every named model of it in the bank."""
+"""From names to an engine: one base in memory, and every named model of it in the bank.
+
+Models also come and go while the engine runs: those that jobs make, and those that are deleted.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rung import bases
 from rung.bases.loaded import quiet, read_tokenizer
 from rung.data import Template
 from rung.engine import Engine, ServedModel
-from rung.errors import ArtefactError, BaseNotFound, ConfigError, ModelNotFound
+from rung.errors import ArtefactError, BaseNotFound, ConfigError, ModelNotFound, RungError
+from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
 from rung.methods import artefact
-from rung.store import Store
+from rung.store import Store, artefacts
 from rung.store.records import ModelRecord
+from rung.store.serving import CheckpointRecord, JobRecord
+from rung.train.estimate import device as device_of
 from rung.types import BaseInfo, Decoding
+
+if TYPE_CHECKING:
+    from rung.server.service import Service
+
+log = logging.getLogger("rung.server")
 
 CHAT_TOKENS = 1024  # of an answer, where neither request nor model says
 
@@ -33,20 +46,35 @@ class _Named:
     record: ModelRecord | None = None
 
 
-def load_engine(
+@dataclass(frozen=True)
+class Loaded:
+    """An engine and the base it stands on."""
+
+    engine: Engine
+    base: BaseInfo
+
+
+def load_engine(names: Sequence[str], **settings: Any) -> Engine:
+    """The engine alone; as `load`."""
+    return load(names, **settings).engine
+
+
+def load(
     names: Sequence[str],
     *,
     base: str | None = None,
     dtype: str = "float32",
     device: str = "cpu",
+    quantize: str | None = None,
     **settings: Any,
-) -> Engine:
+) -> Loaded:
     """An engine, not yet started, that serves the named models and their bare base.
 
     Args:
         names: models of the store or bases; all of one base.
         base: a base to serve beside them, or alone where no names are given.
         dtype, device: of the base, as `bases.load`.
+        quantize: int8, nf4 or none; by default what the models were trained on, where all agree.
         settings: passed to `Engine`.
 
     Raises:
@@ -61,7 +89,8 @@ def load_engine(
     if not found:
         raise ConfigError("name a model to serve, or a base with --base")
     _share_base(found)
-    loaded = bases.load(found[0].base, dtype=dtype, device=device)
+    quantize = quantize or _trained_on(found)
+    loaded = bases.load(found[0].base, dtype=dtype, device=device_of(device), quantize=quantize)
     bank = Bank(loaded.model)
     bare = _bare(loaded)
     models = {bare.name: bare}
@@ -70,7 +99,7 @@ def load_engine(
             models[one.name] = _adapted(one.record, bank, bare)
         elif one.name not in models:  # the base under the name that it was asked for by
             models[one.name] = dataclasses.replace(bare, name=one.name)
-    return Engine(bank, models, **settings)
+    return Loaded(Engine(bank, models, **settings), loaded.info)
 
 
 def _find(store: Store, name: str) -> _Named:
@@ -88,6 +117,13 @@ def _find(store: Store, name: str) -> _Named:
             f"'{name}' was made from {made_from.name}, but {made_from.spec} holds other weights now"
         )
     return _Named(name, info, record)
+
+
+def _trained_on(found: Sequence[_Named]) -> str | None:
+    """The quantisation that all named models were trained on; None where they differ."""
+    folders = [Path(one.record.folder) for one in found if one.record is not None]
+    kinds = {artefact.about(folder).get("settings", {}).get("quantize") for folder in folders}
+    return kinds.pop() if len(kinds) == 1 else None
 
 
 def _share_base(found: Sequence[_Named]) -> None:
@@ -113,23 +149,30 @@ def _bare(loaded: bases.LoadedBase) -> ServedModel:
 
 
 def _adapted(record: ModelRecord, bank: Bank, bare: ServedModel) -> ServedModel:
-    """Put a stored model into the bank. Tokenizer, template and stop tokens are those of its folder."""
-    folder = Path(record.folder)
+    """Put a stored model into the bank."""
+    model, adapter = _read(
+        Path(record.folder), bank, name=record.name, root=bare.name,
+        parent=record.parent or bare.name, created=record.created_unix,
+    )  # fmt: skip
+    return dataclasses.replace(model, slot=bank.add(adapter))
+
+
+def _read(folder: Path, bank: Bank, **values: Any) -> tuple[ServedModel, Adapter]:
+    """A model and its adapter, not yet in the bank. Tokenizer, template and stop tokens are those of
+    its folder."""
     adapter, _ = artefact.load(folder, bank)
     settings = _generation_config(folder)
     with quiet():
         tokenizer = read_tokenizer(folder)
-    return ServedModel(
-        name=record.name,
-        slot=bank.add(adapter),
+    model = ServedModel(
+        slot=-1,
         template=Template.of(tokenizer, generation_config=settings),
         decoding=decoding_of(settings),
         conversation=adapter.conversation,
         classifier=adapter.classifier,
-        root=bare.name,
-        parent=record.parent or bare.name,
-        created=record.created_unix,
+        **values,
     )
+    return model, adapter
 
 
 def _generation_config(folder: Path) -> dict[str, Any]:
@@ -151,3 +194,102 @@ def decoding_of(settings: dict[str, Any]) -> Decoding:
         temperature=1.0 if temperature is None else float(temperature),
         top_p=1.0 if top_p is None else float(top_p),
     )
+
+
+# --- while the engine runs ------------------------------------------------------------------------
+
+
+def served_name(job: JobRecord, organisation: str, base: str) -> str:
+    """`ft:BASE:ORGANISATION:SUFFIX:ID`, as OpenAI names what a job made."""
+    short = job.id.removeprefix("ftjob-")[:12]
+    return f"ft:{base}:{organisation}:{job.suffix or ''}:{short}"
+
+
+def serve_job(service: Service, job: JobRecord) -> str:
+    """Serve what a job made under its long name and, where it has one, its suffix.
+
+    The newest job of a suffix has it. Checkpoints are served beside it.
+
+    Raises:
+        ArtefactError: when the model's folder is damaged.
+    """
+    bare = base_of(service)
+    record = service.store.models.get(job.name)
+    name = served_name(job, service.settings.organisation, bare.name)
+    with service.loading:
+        model = _put(service, Path(record.folder), bare, record, name)
+        service.stored[name] = job.name
+        if job.suffix:
+            service.engine.load(dataclasses.replace(model, name=job.suffix))
+            service.stored[job.suffix] = job.name
+            service.aliases.add(job.suffix)
+        for one in service.store.jobs.checkpoints(job.id).items:
+            _put(service, Path(one.folder), bare, record, checkpoint_name(name, one))
+    return name
+
+
+def checkpoint_name(name: str, checkpoint: CheckpointRecord) -> str:
+    """What a checkpoint of a served model goes by."""
+    return f"{name}:{checkpoint.model}"
+
+
+def _put(
+    service: Service, folder: Path, bare: ServedModel, record: ModelRecord, name: str
+) -> ServedModel:
+    engine = service.engine
+    made, adapter = _read(
+        folder, engine.bank, name=name, root=bare.name, parent=record.parent or bare.name,
+        created=record.created_unix, owned_by=service.settings.organisation,
+    )  # fmt: skip
+    return engine.load(made, adapter)
+
+
+def serve_jobs(service: Service) -> None:
+    """Serve what earlier jobs made on this base; a model that is damaged or gone is left out."""
+    done = service.store.jobs.list(statuses=["succeeded"], limit=10_000).items
+    for job in sorted(done, key=lambda j: j.created):
+        if job.base == service.settings.base:
+            try:
+                serve_job(service, job)
+            except RungError as fault:
+                log.warning("the model of job %s is not served: %s", job.id, fault)
+
+
+def base_of(service: Service) -> ServedModel:
+    """The bare base under its own name."""
+    return next(m for m in service.engine.models.values() if m.slot == -1)
+
+
+def stored_name(service: Service, name: str) -> str:
+    """What a served model is called in the store."""
+    return service.stored.get(name, name)
+
+
+def stop_serving(service: Service, name: str) -> None:
+    """Take a model out of the engine, under all its names, and out of the store.
+
+    Raises:
+        ModelNotFound: naming the nearest. ApiError: for the base. InUse: for a parent of others.
+    """
+    from rung.server.errors import ApiError
+
+    model = service.engine.model(name)
+    if model.root is None:
+        raise ApiError(f"'{name}' is the base, which every model here needs", status=403)
+    stored = stored_name(service, name)
+    with contextlib.suppress(ModelNotFound, ConfigError):
+        service.store.models.remove(stored)
+        folder = artefacts.model_folder(stored)
+        if folder.is_dir() and not folder.is_symlink():
+            artefacts.remove(folder)
+    with service.loading:
+        for other, one in list(service.engine.models.items()):
+            if one.slot == model.slot or _checkpoint_of(other, stored, service):
+                service.engine.unload(other)
+                service.aliases.discard(other)
+
+
+def _checkpoint_of(name: str, stored: str, service: Service) -> bool:
+    """Whether a served name is a checkpoint of a model of the store."""
+    whole, mark, _ = name.partition(":ckpt-step-")
+    return bool(mark) and service.stored.get(whole) == stored

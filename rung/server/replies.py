@@ -1,11 +1,11 @@
-"""Answers in OpenAI's words: whole, and as server-sent events."""
+"""Answers in OpenAI's words: whole, and as server-sent events. The kinds are next door."""
 
 from __future__ import annotations
 
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 from starlette.responses import StreamingResponse
@@ -15,64 +15,120 @@ from rung.server.answers import Answers
 from rung.server.errors import of_fault
 
 QUIET = 15.0  # seconds without a token after which a comment keeps the connection open
+REASONS = {"cancelled": "stop"}  # what OpenAI has no word for
 
 
 class Reply:
-    """How one kind of completion is written; the subclasses differ in a choice's shape only."""
+    """How one kind of completion is written; the subclasses differ in a choice's shape only.
+
+    Args:
+        model: as it was asked for.
+        prompts: lengths of the distinct prompts in tokens.
+        includes_usage: whether a stream ends with the counts.
+        spend: told the tokens asked and answered, once they are known.
+    """
 
     kind: str
     chunk_kind: str
     prefix: str
+    opens = False  # whether a choice begins with a delta of its own
 
-    def __init__(self, model: str, includes_usage: bool = False):
+    def __init__(
+        self,
+        model: str,
+        prompts: Sequence[int],
+        includes_usage: bool = False,
+        spend: Callable[[int, int], object] = lambda asked, drawn: None,
+    ):
         self.id = f"{self.prefix}-{secrets.token_hex(12)}"
-        self.model, self.includes_usage = model, includes_usage
-        self.created = int(time.time())
+        self.model, self.prompts, self.includes_usage = model, list(prompts), includes_usage
+        self.created, self.spend = int(time.time()), spend
 
-    def whole(self, completions: Sequence[Completion], prompts: Iterable[int]) -> dict[str, Any]:
-        """The response; `prompts` are the lengths of the distinct prompts in tokens."""
-        choices = [self.choice(i, c) for i, c in enumerate(completions)]
-        return {**self._head(self.kind), "choices": choices, "usage": usage(completions, prompts)}
+    def whole(self, completions: Sequence[Completion]) -> dict[str, Any]:
+        """The response."""
+        choices = [self.choice(i, c) for i, c in enumerate(self.chosen(completions))]
+        counts = self.counted(completions)
+        return {**self._head(self.kind), "choices": choices, "usage": counts}
+
+    def chosen(self, completions: Sequence[Completion]) -> Sequence[Completion]:
+        """Those of the answers that the client gets."""
+        return completions
+
+    def counted(self, completions: Iterable[Completion]) -> dict[str, Any]:
+        """Token counts, which are also put on the client's account."""
+        counts = usage(completions, self.prompts)
+        self.spend(counts["prompt_tokens"], counts["completion_tokens"])
+        return counts
 
     def choice(self, index: int, completion: Completion) -> dict[str, Any]:
         """A finished answer."""
         raise NotImplementedError
 
-    def delta(self, index: int, text: str | None, reason: str | None = None) -> dict[str, Any]:
-        """A piece of an answer; None for the text that opens it."""
+    def delta(self, index: int, tokens: Sequence[Token]) -> dict[str, Any] | None:
+        """A piece of an answer; None where nothing can be said yet."""
         raise NotImplementedError
 
-    opens = False  # whether a choice begins with a delta of its own
+    def opening(self, index: int) -> dict[str, Any]:
+        """The delta that opens a choice."""
+        raise NotImplementedError
 
-    async def stream(self, answers: Answers, prompts: Sequence[int]) -> AsyncIterator[bytes]:
+    def closing(self, index: int, completion: Completion) -> Iterable[dict[str, Any]]:
+        """The last deltas of an answer, with its finish reason."""
+        raise NotImplementedError
+
+    async def stream(self, answers: Answers) -> AsyncIterator[bytes]:
         """Server-sent events to the end of all answers."""
         done: dict[int, Completion] = {}
-        if self.opens:
-            for i in range(len(answers.generations)):
-                yield self._chunk([self.delta(i, None)])
-        async for gathered in answers.events(QUIET):
-            if not gathered:
-                yield b": still working\n\n"
-            texts: dict[int, str] = {}
-            for i, event in gathered:
-                if isinstance(event, Token):
-                    texts[i] = texts.get(i, "") + event.text
-                elif isinstance(event, Completion):
-                    done[i] = event
-                else:
-                    yield _event(of_fault(event)[1])
-                    return
-            for i, text in texts.items():
-                if text:
-                    yield self._chunk([self.delta(i, text)])
-            for i, event in gathered:
-                if isinstance(event, Completion):
-                    yield self._chunk([self.delta(i, "", event.finish_reason)])
-        if self.includes_usage:
-            yield self._chunk([], usage(done.values(), prompts))
-        yield b"data: [DONE]\n\n"
+        drawn = [0] * len(answers.generations)
+        try:
+            if self.opens:
+                for i in range(len(answers.generations)):
+                    yield self._chunk([self.opening(i)])
+            async for gathered in answers.events(QUIET):
+                if not gathered:
+                    yield b": still working\n\n"
+                tokens: dict[int, list[Token]] = {}
+                for i, event in gathered:
+                    if isinstance(event, Token):
+                        tokens.setdefault(i, []).append(event)
+                        drawn[i] += 1
+                    elif isinstance(event, Completion):
+                        done[i] = event
+                    else:
+                        yield _event(of_fault(event)[1])
+                        return
+                for i, some in tokens.items():
+                    if (delta := self.delta(i, some)) is not None:
+                        yield self._chunk([delta])
+                for i, event in gathered:
+                    if isinstance(event, Completion):
+                        for delta in self.closing(i, event):
+                            yield self._chunk([delta])
+            if self.includes_usage:
+                yield self._chunk([], usage(done.values(), self.prompts))
+            yield b"data: [DONE]\n\n"
+        finally:  # a client that went away has used what was drawn for it
+            complete = sum(c.completion_tokens for c in done.values())
+            cut = sum(n for i, n in enumerate(drawn) if i not in done)
+            self.spend(sum(self.prompts), complete + cut)
 
-    def _chunk(self, choices: list[dict[str, Any]], counts: dict[str, int] | None = None) -> bytes:
+    def replayed(self, completions: Sequence[Completion]) -> bytes:
+        """Finished answers as the events that a stream would have had."""
+        events: list[bytes] = []
+        for i, completion in enumerate(completions):
+            if self.opens:
+                events.append(self._chunk([self.opening(i)]))
+            drawn = completion.tokens or (Token(completion.ids[0] if completion.ids else 0, ""),)
+            text = Token(drawn[0].id, completion.text)
+            if (delta := self.delta(i, [text])) is not None:
+                events.append(self._chunk([delta]))
+            events += [self._chunk([delta]) for delta in self.closing(i, completion)]
+        counts = self.counted(completions)
+        if self.includes_usage:
+            events.append(self._chunk([], counts))
+        return b"".join([*events, b"data: [DONE]\n\n"])
+
+    def _chunk(self, choices: list[dict[str, Any]], counts: dict[str, Any] | None = None) -> bytes:
         content = {**self._head(self.chunk_kind), "choices": choices}
         return _event({**content, "usage": counts} if self.includes_usage else content)
 
@@ -80,51 +136,38 @@ class Reply:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
 
-class ChatReply(Reply):
-    kind, chunk_kind, prefix, opens = "chat.completion", "chat.completion.chunk", "chatcmpl", True
-
-    def choice(self, index: int, completion: Completion) -> dict[str, Any]:
-        message = {"role": "assistant", "content": completion.text, "refusal": None}
-        reason = completion.finish_reason
-        return {"index": index, "message": message, "logprobs": None, "finish_reason": reason}
-
-    def delta(self, index: int, text: str | None, reason: str | None = None) -> dict[str, Any]:
-        delta = {"content": text} if text else {}
-        if text is None:
-            delta = {"role": "assistant", "content": ""}
-        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
-
-
-class TextReply(Reply):
-    kind, chunk_kind, prefix = "text_completion", "text_completion", "cmpl"
-
-    def choice(self, index: int, completion: Completion) -> dict[str, Any]:
-        return self.delta(index, completion.text, completion.finish_reason)
-
-    def delta(self, index: int, text: str | None, reason: str | None = None) -> dict[str, Any]:
-        return {"text": text or "", "index": index, "logprobs": None, "finish_reason": reason}
-
-
 class EventStream(StreamingResponse):
     """A stream whose end, however it comes, ends the generations too."""
 
-    def __init__(self, reply: Reply, answers: Answers, prompts: Sequence[int]):
+    def __init__(self, reply: Reply, answers: Answers):
         self._answers = answers
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        content = reply.stream(answers, prompts)
-        super().__init__(content, media_type="text/event-stream", headers=headers)
+        super().__init__(reply.stream(answers), media_type="text/event-stream", headers=headers)
 
     async def __call__(self, scope, receive, send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
             self._answers.cancel()
+            await self.body_iterator.aclose()  # type: ignore[attr-defined]
 
 
-def usage(completions: Iterable[Completion], prompts: Iterable[int]) -> dict[str, int]:
+def finish_reason(completion: Completion) -> str:
+    """Why an answer ended, in OpenAI's words."""
+    return REASONS.get(completion.finish_reason, completion.finish_reason)
+
+
+def usage(completions: Iterable[Completion], prompts: Iterable[int]) -> dict[str, Any]:
     """Token counts; a prompt that several choices answer counts once."""
+    completions = list(completions)
     asked, drawn = sum(prompts), sum(c.completion_tokens for c in completions)
-    return {"prompt_tokens": asked, "completion_tokens": drawn, "total_tokens": asked + drawn}
+    cached = min(asked, sum(c.cached_tokens for c in completions))
+    counts: dict[str, Any] = {"prompt_tokens": asked, "completion_tokens": drawn}
+    return {
+        **counts,
+        "total_tokens": asked + drawn,
+        "prompt_tokens_details": {"cached_tokens": cached, "audio_tokens": 0},
+    }
 
 
 def _event(content: dict[str, Any]) -> bytes:

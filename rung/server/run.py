@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import ssl
 from collections.abc import Callable
 
 import uvicorn
@@ -47,13 +48,27 @@ class Server(uvicorn.Server):
     Args:
         app: made by `create_app`.
         ready: called once requests are taken.
+        tls: paths of certificate and private key, in PEM; None serves plain HTTP.
+
+    Raises:
+        ConfigError: when certificate or key cannot be used.
     """
 
-    def __init__(self, app: FastAPI, ready: Callable[[], None] | None = None):
-        # The pure Python parser bounds headers; nothing of the request is logged.
+    def __init__(
+        self,
+        app: FastAPI,
+        ready: Callable[[], None] | None = None,
+        tls: tuple[str, str] | None = None,
+    ):
+        # The pure Python parser bounds headers; the gate logs requests.
         config = uvicorn.Config(
-            app, http="h11", ws="none", log_level="warning", access_log=False, server_header=False
-        )
+            app, http="h11", ws="none", log_level="warning", access_log=False, server_header=False,
+            ssl_certfile=tls[0] if tls else None, ssl_keyfile=tls[1] if tls else None,
+        )  # fmt: skip
+        try:
+            config.load()
+        except (OSError, ssl.SSLError) as fault:
+            raise ConfigError(f"--tls-certificate and --tls-key cannot be used: {fault}") from None
         super().__init__(config)
         self._traffic, self._ready = app.state.traffic, ready
 
@@ -74,6 +89,11 @@ class Server(uvicorn.Server):
         return over or (self._traffic.draining and self._traffic.in_flight == 0)
 
 
-def run(app: FastAPI, on: socket.socket, ready: Callable[[], None] | None = None) -> None:
-    """Serve an application until a signal ends it."""
-    asyncio.run(Server(app, ready).serve(sockets=[on]))
+def run(
+    app: FastAPI,
+    on: socket.socket,
+    ready: Callable[[], None] | None = None,
+    tls: tuple[str, str] | None = None,
+) -> None:
+    """Serve an application until a signal ends it; as `Server`."""
+    asyncio.run(Server(app, ready, tls).serve(sockets=[on]))

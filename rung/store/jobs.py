@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -124,7 +124,7 @@ class Jobs:
 
     def checkpoint(
         self, id: str, *, step: int, model: str, folder: str, metrics: Mapping[str, Any]
-    ) -> list[CheckpointRecord]:
+    ) -> Sequence[CheckpointRecord]:
         """Record a checkpoint of a step; returns those that are too many, which are forgotten."""
         made = CheckpointRecord(
             f"ftckpt_{secrets.token_hex(12)}", id, step, model, folder, dict(metrics), now()

@@ -28,6 +28,7 @@ class Gradient:
     tensors: list[Tensor]
     loss: float
     tokens: int
+    accuracy: float = 0.0  # share of the supervised tokens that were the likeliest
 
 
 class Gradients:
@@ -74,32 +75,33 @@ class Gradients:
     def _try(self, rows: list[Rendered]) -> Gradient | None:
         weight = sum(self.objective.weight(r) for r in rows) or 1.0
         total = [torch.zeros_like(p) for p in self.parameters]
-        loss, waiting = 0.0, self._pack(rows)
+        loss, correct, waiting = 0.0, 0.0, self._pack(rows)
         while waiting:
             if self.stopping():
                 return None
             micro = waiting.pop(0)
             try:
-                part, gradients = self._micro(micro, weight)
+                part, right, gradients = self._micro(micro, weight)
             except (RuntimeError, MemoryError) as fault:
                 if not out_of_memory(fault):
                     raise
                 waiting = self._halve(micro) + waiting
                 continue
-            loss += part
+            loss, correct = loss + part, correct + right
             for sum_, gradient in zip(total, gradients, strict=True):
                 if gradient is not None:
                     sum_.add_(gradient, alpha=1 / self.scale)
-        return Gradient(total, loss, sum(len(r.ids) for r in rows))
+        return Gradient(total, loss, sum(len(r.ids) for r in rows), correct)
 
-    def _micro(self, rows: list[Rendered], weight: float) -> tuple[float, tuple]:
+    def _micro(self, rows: list[Rendered], weight: float) -> tuple[float, float, tuple]:
         sequences = [s for r in rows for s in self.objective.sequences(r, self.slot)]
         trie = self.bank.trie(sequences, prune=True)
         hidden = self.bank.forward(trie)
-        loss = self.objective.loss(self.bank, trie, hidden, self.slot).total / weight
+        found = self.objective.loss(self.bank, trie, hidden, self.slot, accuracy=True)
+        loss = found.total / weight
         value = float(loss.detach())
         gradients = torch.autograd.grad(loss * self.scale, self.parameters, allow_unused=True)
-        return value, gradients
+        return value, found.correct / weight, gradients
 
     def _pack(self, rows: list[Rendered]) -> list[list[Rendered]]:
         """Rows in the order of their tokens, so that what they share falls into one micro-batch."""

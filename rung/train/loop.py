@@ -123,6 +123,7 @@ class Trainer:
         entry = {
             "step": self.state.step + 1,
             "loss": gradient.loss,
+            "accuracy": gradient.accuracy,
             "lr": self.optimizer.rate(self.state.step),
             "gradient_norm": norm,
             "tokens": gradient.tokens,

@@ -1,0 +1,141 @@
+"""From a checked request to the engine and back; chat and plain completions share it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+
+from rung.engine import Completion, Engine, GenerationRequest
+from rung.engine.constraint import Constraint
+from rung.engine.request import ContextExceeded, derive_seed
+from rung.server.answers import GONE, Answers, unless_gone
+from rung.server.errors import ApiError
+from rung.server.replies import EventStream, Reply
+from rung.server.schema import MOST_ANSWERS, Asked
+from rung.server.service import Service, account_of, service_of
+
+
+@dataclasses.dataclass
+class Wanted:
+    """What is to be drawn.
+
+    Attributes:
+        prompts: each as ids. text: the last user message, for classifiers.
+        most: tokens of an answer as the client says; usual: where it does not.
+        n: answers to each prompt.
+        logprobs, prompt_logprobs: as `GenerationRequest`.
+    """
+
+    prompts: Sequence[tuple[int, ...]]
+    most: int | None
+    usual: int
+    n: int = 1
+    text: str = ""
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    constraint: Constraint | None = None
+
+
+def requests_of(service: Service, asked: Asked, wanted: Wanted) -> list[GenerationRequest]:
+    """What the engine is to do; the answers to one prompt stand together.
+
+    Raises:
+        ApiError: for more answers than one request may want.
+        ContextExceeded: when prompt and wanted tokens do not fit, naming both counts.
+    """
+    engine: Engine = service.engine
+    model = engine.model(asked.model)
+    if len(wanted.prompts) * wanted.n > MOST_ANSWERS:
+        told = f"{len(wanted.prompts)} prompts with {wanted.n} answers each"
+        raise ApiError(f"{told} want more than {MOST_ANSWERS} answers at once", param="n")
+    for ids in wanted.prompts:
+        room = engine.room(model.name, len(ids))
+        if wanted.most is not None and ids and wanted.most > room:
+            raise ContextExceeded(
+                f"the prompt has {len(ids)} tokens and {wanted.most} are to follow, which together "
+                f"exceed the context of '{model.name}': {engine.context} tokens, {max(room, 0)} of "
+                "them free"
+            )
+    decoding = asked.decoding(model.decoding, wanted.usual if wanted.most is None else wanted.most)
+    seeds = [None if asked.seed is None else asked.seed % 2**63]
+    decodings = [dataclasses.replace(decoding, seed=derive_seed(seeds[0], i)) for i in range(wanted.n)]
+    return [
+        GenerationRequest(
+            model.name, ids, drawn, text=wanted.text, logprobs=wanted.logprobs,
+            prompt_logprobs=wanted.prompt_logprobs, constraint=wanted.constraint,
+            deadline=service.limits.timeout,
+        )
+        for ids in wanted.prompts
+        for drawn in decodings
+    ]  # fmt: skip
+
+
+async def answer(request: Request, asked: Asked, wanted: Wanted, reply: Reply) -> Response:
+    """Queue what is wanted, and answer whole or as a stream."""
+    service = service_of(request)
+    began = time.perf_counter()
+    account_of(request).model = asked.model
+    answers = Answers(service.engine, requests_of(service, asked, wanted))
+    judged = service.moderator.there and not service.settings.guarded.isdisjoint({"*", asked.model})
+    if asked.stream and not judged:
+        return EventStream(reply, answers)
+    try:
+        completions = await unless_gone(request.receive, answers.completions())
+    finally:
+        answers.cancel()
+    if completions is None:
+        return Response(status_code=GONE)
+    verdicts: list[bool] = []
+    if judged:
+        completions, verdicts = await judge(service, completions)
+    if asked.stream:
+        return Response(reply.replayed(completions), media_type="text/event-stream")
+    content = reply.whole(completions)
+    if asked.trace:
+        content["trace"] = traced(wanted, completions, verdicts, time.perf_counter() - began)
+    return JSONResponse(content)
+
+
+async def judge(
+    service: Service, completions: Sequence[Completion]
+) -> tuple[list[Completion], list[bool]]:
+    """Empty the answers that the moderation flags."""
+    verdicts = await service.moderator.judge([c.text for c in completions])
+    kept: list[Any] = []
+    for completion, verdict in zip(completions, verdicts, strict=True):
+        if verdict.flagged:
+            gone: dict[str, Any] = {"text": "", "tokens": (), "finish_reason": "content_filter"}
+            completion = dataclasses.replace(completion, **gone)
+        kept.append(completion)
+    return kept, [v.flagged for v in verdicts]
+
+
+async def check_input(service: Service, name: str, texts: Sequence[str]) -> None:
+    """Refuse a request whose texts the moderation flags, where the model is guarded.
+
+    Raises:
+        ApiError: code `content_filter`.
+    """
+    if not service.moderator.there or service.settings.guarded.isdisjoint({"*", name}):
+        return
+    if any(v.flagged for v in await service.moderator.judge(texts)):
+        raise ApiError("the moderation of this server refuses the request", code="content_filter")
+
+
+def traced(
+    wanted: Wanted, completions: Sequence[Completion], flagged: Sequence[bool], seconds: float
+) -> dict[str, Any]:
+    """What happened to a request."""
+    return {
+        "prompt_ids": [list(ids) for ids in wanted.prompts],
+        "cached_tokens": sum(c.cached_tokens for c in completions),
+        "constraint": wanted.constraint.kind if wanted.constraint else None,
+        "moderation": {"answers_flagged": list(flagged)} if flagged else None,
+        "labels": [dict(c.labels) for c in completions if c.labels] or None,
+        "seconds": round(seconds, 4),
+    }

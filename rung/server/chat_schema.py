@@ -1,0 +1,242 @@
+"""What a chat request may say."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from rung.server.errors import ApiError
+from rung.server.schema import Asked
+
+NAME = r"^[a-zA-Z0-9_-]{1,64}$"
+MOST_TOOLS = 128
+
+
+class Part(BaseModel):
+    """A piece of a message's content."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    type: Literal["text", "image_url", "input_audio", "file", "refusal"]
+    text: str | None = None
+    refusal: str | None = None
+
+    @model_validator(mode="after")
+    def _has_text(self) -> Part:
+        if self.type not in ("text", "refusal"):
+            raise ValueError(f"content of type '{self.type}' is not supported yet")
+        if (self.text if self.type == "text" else self.refusal) is None:
+            raise ValueError(f"content of type '{self.type}' needs '{self.type}'")
+        return self
+
+
+class FunctionCall(BaseModel):
+    """Which function a model called; `arguments` is JSON as text."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    name: str = Field(pattern=NAME)
+    arguments: str
+
+
+class ToolCall(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+    id: str
+    type: Literal["function"]
+    function: FunctionCall
+
+
+class ChatMessage(BaseModel):
+    """One turn. What it carries beside what is named here must be empty."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    role: Literal["developer", "system", "user", "assistant", "tool", "function"]
+    content: str | list[Part] | None = None
+    name: str | None = None
+    refusal: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    function_call: FunctionCall | None = None
+
+    @model_validator(mode="after")
+    def _fits_its_role(self) -> ChatMessage:
+        if self.content is None and not (self.role == "assistant" and self._says_something):
+            raise ValueError("'content' is required")
+        if self._calls and self.role != "assistant":
+            raise ValueError(f"a message of role '{self.role}' calls no tools")
+        if self.role == "tool" and not self.tool_call_id:
+            raise ValueError("a message of role 'tool' needs 'tool_call_id'")
+        if self.role == "function" and not self.name:
+            raise ValueError("a message of role 'function' needs 'name'")
+        for key, value in (self.model_extra or {}).items():
+            if value not in (None, [], {}):
+                raise ValueError(f"'{key[:80]}' is not supported yet")
+        return self
+
+    @property
+    def _says_something(self) -> bool:
+        return bool(self._calls or self.refusal)
+
+    @property
+    def _calls(self) -> bool:
+        return bool(self.tool_calls or self.function_call)
+
+    @property
+    def calls(self) -> list[FunctionCall]:
+        """The functions that this turn called."""
+        found = [call.function for call in self.tool_calls or ()]
+        return [*found, self.function_call] if self.function_call else found
+
+    @property
+    def text(self) -> str:
+        if self.content is None:
+            return self.refusal or ""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join((p.text if p.type == "text" else p.refusal) or "" for p in self.content)
+
+
+class Function(BaseModel):
+    """What a model may call; `parameters` is a JSON schema."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    name: str = Field(pattern=NAME)
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+    @model_validator(mode="after")
+    def _takes_an_object(self) -> Function:
+        kind = (self.parameters or {}).get("type", "object")
+        if kind != "object":
+            raise ValueError(f"the parameters of '{self.name}' must be a schema of type 'object'")
+        return self
+
+
+class Tool(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    name: str
+
+
+class NamedTool(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class JsonSchema(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", populate_by_name=True)
+    name: str = Field(pattern=NAME)
+    description: str | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class TextFormat(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    type: Literal["text"]
+
+
+class ObjectFormat(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    type: Literal["json_object"]
+
+
+class SchemaFormat(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+class RegexFormat(BaseModel):
+    """Rung's own: an answer that matches a regular expression."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    type: Literal["regex"]
+    regex: str
+
+
+class ChoiceFormat(BaseModel):
+    """Rung's own: an answer that is one of several texts."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    type: Literal["choice"]
+    choice: list[str] = Field(min_length=1, max_length=1024)
+
+
+Format = Annotated[
+    TextFormat | ObjectFormat | SchemaFormat | RegexFormat | ChoiceFormat, Field(discriminator="type")
+]
+
+
+class ChatRequest(Asked):
+    unsupported = {
+        "modalities": (["text"],), "audio": (), "prediction": (), "reasoning_effort": ("none",),
+        "verbosity": ("medium",), "web_search_options": (),
+    }  # fmt: skip
+
+    messages: list[ChatMessage] = Field(min_length=1, max_length=4096)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    response_format: Format | None = None
+    tools: list[Tool] | None = Field(None, max_length=MOST_TOOLS)
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    functions: list[Function] | None = Field(None, max_length=MOST_TOOLS)
+    function_call: Literal["none", "auto"] | NamedFunction | None = None
+    modalities: list[str] | None = None
+    audio: Any = None
+    prediction: Any = None
+    reasoning_effort: Any = None
+    verbosity: Any = None
+    web_search_options: Any = None
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> ChatRequest:
+        names = [f.name for f in self.offered]
+        forced = self.forced if isinstance(self.forced, str) else ""
+        faults = (
+            (len(set(names)) < len(names), "tools", "holds several functions of one name"),
+            (self.top_logprobs and not self.logprobs, "top_logprobs", "needs 'logprobs': true"),
+            (self.forced and not names, "tool_choice", "asks for a call, and there are no 'tools'"),
+            (forced and forced not in names, "tool_choice", "names none of the 'tools'"),
+        )
+        for wrong, param, told_ in faults:
+            if wrong:
+                raise ApiError(f"'{param}' {told_}", param=param, code="invalid_value")
+        return self
+
+    @property
+    def offered(self) -> list[Function]:
+        """What may be called, in either of OpenAI's words."""
+        return [*(t.function for t in self.tools or ()), *(self.functions or ())]
+
+    @property
+    def forced(self) -> str | bool:
+        """The name of the function that must be called; True for any of them."""
+        if isinstance(self.tool_choice, NamedTool):
+            return self.tool_choice.function.name
+        if isinstance(self.function_call, NamedFunction):
+            return self.function_call.name
+        return self.tool_choice == "required"
+
+    @property
+    def callable(self) -> list[Function]:
+        """What the model is told of: nothing where calls are ruled out."""
+        said = self.tool_choice if self.tools else self.function_call
+        return [] if said == "none" else self.offered
+
+
+def told(function: Function) -> dict[str, Any]:
+    """A function as chat templates and prompts show it."""
+    shown: dict[str, Any] = {"name": function.name, "description": function.description or ""}
+    shown["parameters"] = function.parameters or {"type": "object", "properties": {}}
+    json.dumps(shown)  # whatever came in as JSON goes out as JSON
+    return {"type": "function", "function": shown}

@@ -1,0 +1,282 @@
+"""From a client's request for a tuning to a job: everything checked before it is queued.
+
+`method` is OpenAI's: `{"type": "supervised", "supervised": {"hyperparameters": {...}}}`. Rung adds to
+it in one way: the type may also be any of its methods, and the hyperparameters any of its knobs:
+`{"type": "prefix_tuning", "prefix_tuning": {"hyperparameters": {"n_epochs": 4, "virtual_tokens": 8}}}`.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from rung import methods
+from rung.config import Knob, knobs_of
+from rung.data.knobs import DataKnobs
+from rung.errors import ConfigError, nearest
+from rung.server.errors import ApiError
+from rung.server.schema import Metadata, Strict
+from rung.server.service import Service
+from rung.store import artefacts
+from rung.store.files import place
+from rung.store.jobs import fresh_id
+from rung.store.serving import FileNotFound, FileRecord, JobRecord
+from rung.train.knobs import RunKnobs, TrainKnobs
+from rung.train.plan import Plan
+
+LATER = ("dpo", "reinforcement")  # OpenAI's methods that Rung does not train yet
+COLUMNS = ("system", "user", "assistant", "text", "label")
+# What the job itself decides, or what would read or write where the client says.
+OURS = frozenset(
+    {"base", "method", "objective", "parent", "dtype", "device", "push_to_hub", "quantize",
+     "data", "validation_data", "test_data", "seed"}
+)  # fmt: skip
+WORD = re.compile(r"[\w.,*|() \[\]-]{0,200}")
+
+Auto = Literal["auto"]
+BatchSize = Auto | Annotated[int, Field(ge=1, le=256)]
+Multiplier = Auto | Annotated[float, Field(gt=0, le=1000)]
+Epochs = Auto | Annotated[int, Field(ge=1, le=50)]
+Beta = Auto | Annotated[float, Field(gt=0, le=2)]
+
+
+class Hyperparameters(BaseModel):
+    """OpenAI's three, each `auto` or in range; whatever else is given must be a knob of Rung."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+    batch_size: BatchSize | None = None
+    learning_rate_multiplier: Multiplier | None = None
+    n_epochs: Epochs | None = None
+    beta: Beta | None = None
+
+
+class Settings(BaseModel):
+    """The part of a method's request that stands under its name."""
+
+    model_config = ConfigDict(extra="allow")
+    hyperparameters: Hyperparameters | None = None
+
+
+class MethodRequest(BaseModel):
+    """`type`, and under the same name what is asked of it."""
+
+    model_config = ConfigDict(extra="allow")
+    type: str
+    supervised: Settings | None = None
+    dpo: Settings | None = None
+    reinforcement: Settings | None = None
+
+
+class JobRequest(Strict):
+    model: str
+    training_file: str
+    validation_file: str | None = None
+    suffix: str | None = Field(None, min_length=1, max_length=64)
+    seed: int | None = Field(None, ge=0, lt=2**31)
+    metadata: Metadata | None = None
+    method: MethodRequest | None = None
+    hyperparameters: Hyperparameters | None = None
+    integrations: list[dict[str, Any]] | None = Field(None, max_length=5)
+
+    @model_validator(mode="after")
+    def _asks_for_nothing_outside(self) -> JobRequest:
+        if self.integrations:
+            told = "'integrations' are not supported: read the job's events instead"
+            raise ApiError(told, param="integrations", code="not_supported")
+        return self
+
+
+def order(service: Service, asked: JobRequest) -> JobRecord:
+    """Check a request and record it as a job.
+
+    Raises:
+        ApiError: naming the parameter at fault.
+        ModelNotFound: for a model that is not served.
+    """
+    if service.supervisor is None or service.settings.base is None:
+        raise ApiError("this server takes no tuning jobs: start it with --jobs 1", status=403)
+    base, parent = _base(service, asked)
+    files = [_file(service, asked, "training_file"), _file(service, asked, "validation_file")]
+    assert files[0] is not None
+    name, hyperparameters = _method(asked)
+    seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
+    id = fresh_id()
+    suffix = _suffix(service, asked.suffix)
+    model = f"{suffix[:40] if suffix else 'ft'}-{id.removeprefix('ftjob-')[:12]}"
+    known = _knobs(name)
+    settings = {
+        **service.settings.job_options,
+        **_mapped(service, name, hyperparameters, known),
+        "base": base, "method": name, "parent": parent, "seed": seed,
+        "data": str(place(files[0].stored)),
+        "validation_data": str(place(files[1].stored)) if files[1] else None,
+    }  # fmt: skip
+    # All rows of the training file are trained on, unless the client wants some held out.
+    settings.setdefault("test", 0.0)
+    settings.setdefault("validation", 0.0)
+    try:
+        plan = Plan.of(model, settings)
+    except ConfigError as fault:
+        raise ApiError(_words(str(fault)), param="method.hyperparameters") from None
+    auto = hyperparameters or Hyperparameters()
+    multiplier = auto.learning_rate_multiplier
+    job = JobRecord(
+        id, "validating_files", asked.model, base, model, files[0].id, suffix,
+        files[1].id if files[1] else None,
+        method=_shown(asked), settings=settings, notes=dict(asked.metadata or {}), seed=seed,
+        hyperparameters={
+            "n_epochs": max(1, round(plan.train.epochs)), "batch_size": plan.train.batch_size,
+            "learning_rate_multiplier": 1.0 if multiplier in (None, "auto") else multiplier,
+        },
+    )  # fmt: skip
+    return service.store.jobs.put(job)
+
+
+def _base(service: Service, asked: JobRequest) -> tuple[str, str | None]:
+    """The spec of the base, and the model of the store to go on from."""
+    model = service.engine.model(asked.model)
+    assert service.settings.base is not None
+    if model.root is None:
+        return service.settings.base, None
+    from rung.server.loading import stored_name
+
+    return service.settings.base, stored_name(service, asked.model)
+
+
+def _file(service: Service, asked: JobRequest, param: str) -> FileRecord | None:
+    id = getattr(asked, param)
+    if id is None:
+        return None
+    try:
+        file = service.store.files.get(id)
+    except FileNotFound as fault:
+        raise ApiError(f"invalid {param}: {fault}", param=param, code="invalid_file") from None
+    if file.purpose != "fine-tune":
+        told = f"invalid {param}: '{id}' was uploaded for '{file.purpose}', not for 'fine-tune'"
+        raise ApiError(told, param=param, code="invalid_file")
+    return file
+
+
+def _suffix(service: Service, suffix: str | None) -> str | None:
+    if suffix is None:
+        return None
+    try:
+        artefacts.model_name(suffix)
+    except ConfigError as fault:
+        raise ApiError(f"'suffix': {fault}", param="suffix") from None
+    taken = service.engine.models.get(suffix)
+    if taken is not None and suffix not in service.aliases:
+        raise ApiError(f"'suffix': a model '{suffix}' is served already", param="suffix")
+    return suffix
+
+
+def _method(asked: JobRequest) -> tuple[str, Hyperparameters | None]:
+    """Which method of Rung, and what is asked of it."""
+    if asked.method is None:
+        return RunKnobs.method, asked.hyperparameters
+    kind = asked.method.type
+    if kind in LATER:
+        raise ApiError(
+            f"the method '{kind}' is not available yet: use 'supervised'",
+            param="method.type", code="unsupported_method",
+        )  # fmt: skip
+    known = methods.names()
+    if kind != "supervised" and kind not in known:
+        hint = nearest(kind[:80], ["supervised", *known])
+        raise ApiError(f"no method '{kind[:80]}'{hint}", param="method.type")
+    extra = asked.method.model_extra or {}
+    if stray := [key for key in extra if key != kind]:
+        raise ApiError(f"'method.{stray[0][:80]}' does not belong to the type '{kind}'", param="method")
+    said = getattr(asked.method, kind, None) or extra.get(kind)
+    try:
+        settings = said if isinstance(said, Settings) else Settings.model_validate(said or {})
+    except ValueError as fault:
+        raise ApiError(
+            f"'method.{kind}' is malformed: {_first(fault)}", param=f"method.{kind}"
+        ) from None
+    if settings.model_extra:
+        first = str(next(iter(settings.model_extra)))[:80]
+        told = f"unknown parameter 'method.{kind}.{first}': knobs go into 'hyperparameters'"
+        raise ApiError(told, param=f"method.{kind}")
+    found = settings.hyperparameters
+    return (RunKnobs.method if kind == "supervised" else kind), found or asked.hyperparameters
+
+
+def _knobs(name: str) -> dict[str, Knob]:
+    """What a client may set, by name."""
+    classes = (DataKnobs, TrainKnobs, methods.get(name).Config)
+    return {k.name: k for cls in classes for k in knobs_of(cls) if k.name not in OURS}
+
+
+def _mapped(
+    service: Service, name: str, said: Hyperparameters | None, known: dict[str, Knob]
+) -> dict[str, Any]:
+    """A client's hyperparameters as Rung's knobs.
+
+    Raises:
+        ApiError: for an unknown knob, or a text that might name a place on the server.
+    """
+    if said is None:
+        return {}
+    if said.beta not in (None, "auto"):
+        raise ApiError("'beta' belongs to the method 'dpo'", param="method.hyperparameters.beta")
+    found: dict[str, Any] = {}
+    if isinstance(said.batch_size, int):
+        found["batch_size"] = said.batch_size
+    if isinstance(said.n_epochs, int):
+        found["epochs"] = said.n_epochs
+    if isinstance(said.learning_rate_multiplier, (int, float)):
+        usual = methods.get(name).defaults.get("lr", TrainKnobs.lr)
+        found["lr"] = usual * said.learning_rate_multiplier
+    for key, value in (said.model_extra or {}).items():
+        param = f"method.hyperparameters.{key[:80]}"
+        if key not in known:
+            raise ApiError(f"unknown knob '{key[:80]}'{nearest(key, known)}", param=param)
+        found[key] = _safe(service, known[key], value, param)
+    return found
+
+
+def _safe(service: Service, knob: Knob, value: Any, param: str) -> Any:
+    """The value of a knob; a text may name an uploaded file, and nothing else on this machine."""
+    if isinstance(value, (list, tuple)):
+        return [_safe(service, knob, one, param) for one in value]
+    if knob.type is not str or knob.choices or knob.name in COLUMNS or value is None:
+        return value
+    if isinstance(value, str) and re.fullmatch(r"file-[0-9a-f]+", value):
+        try:
+            return str(place(service.store.files.get(value).stored))
+        except FileNotFound as fault:
+            raise ApiError(str(fault), param=param) from None
+    places = {"SOURCE", "PATH", "FILE", "FOLDER", "REPO", "NAME", "DIR"}
+    if knob.metavar in places or not isinstance(value, str) or not WORD.fullmatch(value):
+        raise ApiError(f"'{knob.name}' takes the id of an uploaded file here", param=param)
+    return value
+
+
+def _shown(asked: JobRequest) -> dict[str, Any]:
+    """`method` as it was asked for, whole."""
+    said = asked.hyperparameters.model_dump(exclude_none=True) if asked.hyperparameters else {}
+    usual = {"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"}
+    if asked.method is None:
+        return {"type": "supervised", "supervised": {"hyperparameters": usual | said}}
+    given = asked.method.model_dump(exclude_none=True)
+    kind = given["type"]
+    parts = given.get(kind) or {}
+    parts["hyperparameters"] = usual | (parts.get("hyperparameters") or said)
+    return {"type": kind, kind: parts}
+
+
+def _words(text: str) -> str:
+    """A fault of flags in the words of the API."""
+    return re.sub(r"--([a-z][a-z0-9-]*)", lambda m: f"'{m[1].replace('-', '_')}'", text)
+
+
+def _first(fault: ValueError) -> str:
+    errors = getattr(fault, "errors", None)
+    if errors is None:
+        return str(fault)
+    found = errors()[0]
+    return f"{'.'.join(str(p) for p in found['loc'])}: {found['msg']}"[:300]

@@ -1,0 +1,64 @@
+"""The description of the API, with errors as they are: OpenAI's shape, for any status."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "additionalProperties": False,
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "additionalProperties": False,
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+STREAMS = ("/v1/chat/completions", "/v1/completions")
+
+
+def describe(app: FastAPI) -> None:
+    """Make `app.openapi()` say what the routes really answer."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            found = get_openapi(title=app.title, version=app.version, routes=app.routes)
+            app.openapi_schema = _amended(found)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _amended(found: dict[str, Any]) -> dict[str, Any]:
+    schemas = found.setdefault("components", {}).setdefault("schemas", {})
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    schemas["Error"] = ERROR
+    reference = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    for path, operations in found["paths"].items():
+        for operation in operations.values():
+            responses = operation["responses"]
+            responses.pop("422", None)
+            responses["default"] = {"description": "What went wrong.", "content": reference}
+            if path in STREAMS:
+                whole = responses["200"]["content"]
+                whole["text/event-stream"] = {"schema": {"type": "string"}}
+            elif path.endswith("/content"):
+                octets = {"schema": {"type": "string", "format": "binary"}}
+                responses["200"]["content"] = {"application/octet-stream": octets}
+                part = {"description": "A part.", "content": responses["200"]["content"]}
+                responses["206"] = part
+            elif path == "/metrics":
+                responses["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
+    return found

@@ -1,0 +1,96 @@
+"""Continue a conversation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from rung.engine import ServedModel
+from rung.engine.constraint import Constraint
+from rung.engine.patterns import ConstraintError
+from rung.server import tools
+from rung.server.answering import Wanted, answer, check_input
+from rung.server.chat_reply import ChatReply
+from rung.server.chat_schema import ChatRequest, ChoiceFormat, ObjectFormat, RegexFormat, SchemaFormat
+from rung.server.errors import ApiError
+from rung.server.service import Service, account_of, service_of
+
+routes = APIRouter(tags=["chat"])
+
+
+@routes.post("/v1/chat/completions", response_model=None, responses={200: {"model": dict[str, Any]}})
+async def chat(request: Request, asked: ChatRequest) -> Response:
+    """An answer to a conversation, whole or as a stream."""
+    service = service_of(request)
+    request.state.param = "messages"
+    asked.check(vocabulary_of(service))
+    model = service.engine.model(asked.model)
+    await check_input(service, asked.model, [m.text for m in asked.messages if m.role == "user"])
+    ids = await run_sync(prompt_of, model, asked)
+    constraint = await run_sync(constraint_of, service, asked)
+    most = asked.max_completion_tokens or asked.max_tokens
+    usual = model.decoding.max_tokens
+    if model.conversation is not None and model.conversation.max_tokens is not None:
+        usual = max(usual, model.conversation.max_tokens)
+    usual = max(1, min(usual, service.engine.room(asked.model, len(ids))))
+    logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
+    text = next((m.text for m in reversed(asked.messages) if m.role == "user"), "")
+    wanted = Wanted([ids], most, usual, asked.n or 1, text, logprobs, constraint=constraint)
+    reply = ChatReply(asked.model, [len(ids)], asked.includes_usage, account_of(request).spend)
+    reply.functions = tuple(f.name for f in asked.callable)
+    reply.forced, reply.legacy = bool(asked.forced), bool(asked.functions and not asked.tools)
+    reply.one_call = asked.parallel_tool_calls is False
+    reply.conversation, reply.stops = model.conversation, frozenset(model.stop_ids)
+    reply.pieces = service.pieces(asked.model) if asked.logprobs else None
+    return await answer(request, asked, wanted, reply)
+
+
+def prompt_of(model: ServedModel, asked: ChatRequest) -> tuple[int, ...]:
+    """The conversation, with what may be called, as ids."""
+    functions = asked.callable
+    shows = bool(functions) and model.template.shows_tools
+    turns = tools.conversation(asked.messages, functions, shows)
+    if not shows:
+        return model.prompt(turns)
+    if model.conversation is not None:
+        turns = model.conversation.messages(turns)
+    listed = [tools.told(f) for f in functions]
+    return tuple(model.template.prompt(turns, tools=listed))
+
+
+def constraint_of(service: Service, asked: ChatRequest) -> Constraint | None:
+    """What the answer must look like.
+
+    Raises:
+        ApiError: naming `response_format` or `tools`, for what cannot be followed.
+    """
+    made, name = service.engine.constraint, asked.model
+    form, param = asked.response_format, "response_format"
+    try:
+        if asked.forced:
+            param = "tools"
+            return made(name, "json_schema", tools.schema(asked.offered, asked.forced))
+        if asked.callable:
+            param = "tools"
+            for function in asked.callable:  # a bad schema is told whether it is called or not
+                if function.parameters:
+                    made(name, "json_schema", function.parameters)
+        if isinstance(form, ObjectFormat):
+            return made(name, "json_object")
+        if isinstance(form, SchemaFormat):
+            return made(name, "json_schema", form.json_schema.schema_)
+        if isinstance(form, RegexFormat):
+            return made(name, "regex", form.regex)
+        if isinstance(form, ChoiceFormat):
+            return made(name, "choice", form.choice)
+    except ConstraintError as fault:
+        raise ApiError(str(fault), param=param, code="invalid_schema") from None
+    return None
+
+
+def vocabulary_of(service: Service) -> int:
+    """Ids that a token may have."""
+    return service.engine.bank.model.get_input_embeddings().weight.shape[0]

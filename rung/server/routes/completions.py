@@ -1,0 +1,51 @@
+"""Continue texts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from rung.engine import ServedModel
+from rung.server.answering import Wanted, answer, check_input
+from rung.server.completion_schema import CompletionRequest, Prompt
+from rung.server.routes.chat import vocabulary_of
+from rung.server.service import account_of, service_of
+from rung.server.text_reply import TextReply
+
+USUAL = 16  # tokens that OpenAI's plain completions draw where nothing is said
+
+routes = APIRouter(tags=["completions"])
+
+
+@routes.post("/v1/completions", response_model=None, responses={200: {"model": dict[str, Any]}})
+async def complete(request: Request, asked: CompletionRequest) -> Response:
+    """Continuations of one or several texts, whole or as a stream."""
+    service = service_of(request)
+    request.state.param = "prompt"
+    asked.check(vocabulary_of(service))
+    model = service.engine.model(asked.model)
+    await check_input(service, asked.model, [p for p in asked.prompt if isinstance(p, str)])
+    prompts = await run_sync(lambda: [encoded(model, p) for p in asked.prompt])
+    n, best_of = asked.n or 1, asked.best_of or asked.n or 1
+    logprobs = asked.logprobs if best_of == n else asked.logprobs or 0
+    echoed = asked.logprobs if asked.echo else None
+    if asked.max_tokens == 0:
+        echoed = asked.logprobs or 0
+    wanted = Wanted(prompts, asked.max_tokens, USUAL, best_of, "", logprobs, echoed)
+    lengths = [len(ids) for ids in prompts]
+    reply = TextReply(asked.model, lengths, asked.includes_usage, account_of(request).spend)
+    reply.n, reply.best_of = n, best_of
+    if asked.logprobs is not None:
+        reply.pieces, reply.logprobs = service.pieces(asked.model), asked.logprobs
+    if asked.echo:
+        decode = model.template.tokenizer.decode
+        reply.echoes = [p if isinstance(p, str) else decode(list(p)) for p in asked.prompt]
+    return await answer(request, asked, wanted, reply)
+
+
+def encoded(model: ServedModel, prompt: Prompt) -> tuple[int, ...]:
+    """A text as ids, with one beginning-of-text token where the tokenizer puts one; ids as they are."""
+    return tuple(model.template.encode(prompt)) if isinstance(prompt, str) else prompt

@@ -1,0 +1,158 @@
+"""Tuning jobs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Query, Request
+
+from rung.server.jobs import JobRequest, order
+from rung.server.loading import base_of, checkpoint_name, served_name
+from rung.server.service import service_of
+from rung.store.serving import ACTIVE, CheckpointRecord, EventRecord, JobRecord, unix
+
+routes = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
+
+Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+@routes.post("")
+async def create_job(request: Request, asked: JobRequest) -> dict[str, Any]:
+    """Queue a tuning."""
+    service = service_of(request)
+    job = await run_sync(order, service, asked)
+    if service.supervisor is not None:
+        service.supervisor.wake()
+    return shown(job, service.settings.organisation)
+
+
+@routes.get("")
+def list_jobs(
+    request: Request, after: str | None = None, limit: Limit = 20, metadata: str | None = None
+) -> dict[str, Any]:
+    """Jobs, newest first; `metadata[key]=value` keeps those that carry it."""
+    service = service_of(request)
+    notes = {
+        key[9:-1]: value
+        for key, value in request.query_params.items()
+        if key.startswith("metadata[") and key.endswith("]")
+    }
+    page = service.store.jobs.list(after=after, limit=limit, notes=notes)
+    return listed([shown(j, service.settings.organisation) for j in page.items], page.has_more)
+
+
+@routes.get("/{job_id}")
+def get_job(request: Request, job_id: str) -> dict[str, Any]:
+    """How far a job is."""
+    service = service_of(request)
+    return shown(service.store.jobs.get(job_id), service.settings.organisation)
+
+
+@routes.post("/{job_id}/cancel")
+def cancel_job(request: Request, job_id: str) -> dict[str, Any]:
+    """End a job for good."""
+    return _turned(request, job_id, "cancelled", (*ACTIVE, "paused"), "The job has been cancelled")
+
+
+@routes.post("/{job_id}/pause")
+def pause_job(request: Request, job_id: str) -> dict[str, Any]:
+    """Stop a job at a checkpoint, to go on later."""
+    return _turned(request, job_id, "paused", ACTIVE, "The job has been paused")
+
+
+@routes.post("/{job_id}/resume")
+def resume_job(request: Request, job_id: str) -> dict[str, Any]:
+    """Go on with a paused job."""
+    return _turned(request, job_id, "queued", ("paused",), "The job has been resumed")
+
+
+def _turned(request: Request, id: str, to: Any, among: Any, say: str) -> dict[str, Any]:
+    service = service_of(request)
+    job = service.store.jobs.turn(id, to, among=among, say=say, attempts=0)
+    if service.supervisor is not None:
+        service.supervisor.wake()
+    return shown(job, service.settings.organisation)
+
+
+@routes.get("/{job_id}/events")
+def list_events(
+    request: Request, job_id: str, after: str | None = None, limit: Limit = 20
+) -> dict[str, Any]:
+    """What happened in a job, newest first."""
+    after = after.removeprefix("ftevent-") if after else None
+    page = service_of(request).store.jobs.events(job_id, after=after, limit=limit)
+    return listed([told(event) for event in page.items], page.has_more)
+
+
+@routes.get("/{job_id}/checkpoints")
+def list_checkpoints(
+    request: Request, job_id: str, after: str | None = None, limit: Limit = 10
+) -> dict[str, Any]:
+    """The last states of a job's model, newest first; each can be asked."""
+    service = service_of(request)
+    page = service.store.jobs.checkpoints(job_id, after=after, limit=limit)
+    job, base = service.store.jobs.get(job_id), base_of(service).name
+    name = served_name(job, service.settings.organisation, base)
+    checkpoints = [kept(one, checkpoint_name(name, one)) for one in page.items]
+    ends = {
+        "first_id": checkpoints[0]["id"] if checkpoints else None,
+        "last_id": checkpoints[-1]["id"] if checkpoints else None,
+    }
+    return {**listed(checkpoints, page.has_more), **ends}
+
+
+def listed(data: list[dict[str, Any]], has_more: bool) -> dict[str, Any]:
+    return {"object": "list", "data": data, "has_more": has_more}
+
+
+def shown(job: JobRecord, organisation: str) -> dict[str, Any]:
+    """A job in OpenAI's words."""
+    return {
+        "id": job.id,
+        "object": "fine_tuning.job",
+        "created_at": unix(job.created),
+        "finished_at": unix(job.finished),
+        "estimated_finish": unix(job.estimate) if job.status in ACTIVE else None,
+        "error": job.error or None,
+        "model": job.model,
+        "fine_tuned_model": job.fine_tuned_model,
+        "organization_id": organisation,
+        "status": job.status,
+        "hyperparameters": job.hyperparameters,
+        "method": job.method,
+        "training_file": job.training_file,
+        "validation_file": job.validation_file,
+        "result_files": [job.result_file] if job.result_file else [],
+        "trained_tokens": job.trained_tokens,
+        "seed": job.seed,
+        "suffix": job.suffix,
+        "metadata": job.notes or None,
+        "integrations": [],
+    }
+
+
+def told(event: EventRecord) -> dict[str, Any]:
+    """An event in OpenAI's words."""
+    return {
+        "id": f"ftevent-{event.id}",
+        "object": "fine_tuning.job.event",
+        "created_at": unix(event.created),
+        "level": event.level,
+        "type": event.kind,
+        "message": event.message,
+        "data": event.data or None,
+    }
+
+
+def kept(one: CheckpointRecord, name: str) -> dict[str, Any]:
+    """A checkpoint in OpenAI's words; once the job has succeeded it can be asked by its name."""
+    return {
+        "id": one.id,
+        "object": "fine_tuning.job.checkpoint",
+        "created_at": unix(one.created),
+        "fine_tuned_model_checkpoint": name,
+        "fine_tuning_job_id": one.job,
+        "step_number": one.step,
+        "metrics": one.metrics,
+    }

@@ -1,0 +1,64 @@
+"""Who can be asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict
+
+from rung.engine import ServedModel
+from rung.server.loading import stop_serving
+from rung.server.service import service_of
+
+routes = APIRouter(tags=["models"])
+
+
+class Model(BaseModel):
+    """A model in OpenAI's words; an adapter also tells its base and its parent."""
+
+    model_config = ConfigDict(extra="forbid")
+    id: str
+    object: str = "model"
+    created: int
+    owned_by: str
+    root: str | None = None
+    parent: str | None = None
+
+
+class ModelList(BaseModel):
+    object: str = "list"
+    data: list[Model]
+
+
+class ModelDeleted(BaseModel):
+    id: str
+    object: str = "model"
+    deleted: bool
+
+
+@routes.get("/v1/models", response_model=ModelList, response_model_exclude_none=True)
+def list_models(request: Request) -> dict[str, Any]:
+    """All of them."""
+    models = service_of(request).engine.models
+    return {"object": "list", "data": [described(m, name) for name, m in list(models.items())]}
+
+
+@routes.get("/v1/models/{model:path}", response_model=Model, response_model_exclude_none=True)
+def get_model(request: Request, model: str) -> dict[str, Any]:
+    """One of them."""
+    return described(service_of(request).engine.model(model), model)
+
+
+@routes.delete("/v1/models/{model:path}", response_model=ModelDeleted)
+async def delete_model(request: Request, model: str) -> dict[str, Any]:
+    """Stop serving an adapter under all its names, and remove it from the store."""
+    await run_sync(stop_serving, service_of(request), model)
+    return {"id": model, "object": "model", "deleted": True}
+
+
+def described(model: ServedModel, name: str) -> dict[str, Any]:
+    """A model as the API shows it."""
+    shown = {"id": name, "object": "model", "created": model.created, "owned_by": model.owned_by}
+    return shown if model.root is None else {**shown, "root": model.root, "parent": model.parent}
