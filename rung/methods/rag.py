@@ -57,6 +57,13 @@ class Knobs:
     choose_rows: int | None = choice.choose_rows()
 
 
+ASKING = "Passages from the documents:\n\n{passages}\n\n{wording}\n\n{question}"
+WORDINGS = {
+    "plain": "Answer with the help of these passages.",
+    "brief": "Answer from these passages. Reply with the answer alone, in as few words as possible.",
+}
+
+
 @dataclass(frozen=True)
 class Retrieved(Conversation):
     """The best passages for the last question, in front of it.
@@ -65,6 +72,7 @@ class Retrieved(Conversation):
         count: how many. mode: how they are found.
         encoder, encoder_digest: who makes the vectors, where any are needed.
         characters: of a prompt at most, 0 for any; passages that would not fit are left out.
+        wording: what the model is told to do with them.
         index: None until it is read from the model's folder.
     """
 
@@ -73,13 +81,14 @@ class Retrieved(Conversation):
     encoder: str = ""
     encoder_digest: str = ""
     characters: int = 0
+    wording: str = WORDINGS["plain"]
     index: Index | None = field(default=None, repr=False, compare=False)
 
     def messages(self, messages: Sequence[Message]) -> list[Message]:
         text = choice.question(messages)
         if self.index is None or not text:
             return list(messages)
-        room = self.characters - sum(len(m["content"]) for m in messages) - len(ASKING)
+        room = self.characters - sum(len(m["content"]) for m in messages) - len(ASKING + self.wording)
         blocks: list[str] = []
         for hit in self.index.search(text, self.count, self.mode):
             block = f"[{len(blocks) + 1}] {_source(hit.passage)}\n{hit.passage.text}"
@@ -91,7 +100,7 @@ class Retrieved(Conversation):
             return list(messages)
         found = list(messages)
         at = max(i for i, m in enumerate(found) if m["role"] == "user")
-        content = ASKING.format(passages="\n\n".join(blocks), question=text)
+        content = ASKING.format(passages="\n\n".join(blocks), wording=self.wording, question=text)
         found[at] = {**found[at], "content": content}
         return found
 
@@ -103,14 +112,8 @@ class Retrieved(Conversation):
             raise ValueError("mode")
         return cls(
             int(settings["count"]), mode, str(settings["encoder"]), str(settings["encoder_digest"]),
-            int(settings["characters"]),
+            int(settings["characters"]), str(settings["wording"]),
         )  # fmt: skip
-
-
-ASKING = (
-    "Passages from the documents:\n\n{passages}\n\n"
-    "Answer with the help of these passages.\n\n{question}"
-)
 
 
 def _source(passage: Any) -> str:
@@ -139,9 +142,12 @@ class Method(choice.PromptMethod):
         mode, figures = _best_mode(study, index, config)
         race = choice.Race(study, rows)
         bare = choice.Candidate("no documents", Conversation())
-        candidates = _candidates(study, rows, index, mode, config)
         race.best([bare])
-        best = race.best(candidates)
+        # One dimension after the other: the wording with the fewest passages, then their number.
+        candidates = _candidates(study, rows, index, mode, config)
+        best = race.best([_worded(candidates[0], name) for name in WORDINGS])
+        wording = best.name.rpartition(" ")[2]
+        best = race.best([_worded(c, wording) for c in candidates])
         study.note(f"chose {race.told(best)}; without documents {race.scores[bare.name].value:.3f}")
         metrics = race.metrics(best) | figures | {"passages": len(index.passages)}
         return base.Fitted(Adapter(conversation=best.conversation), metrics)
@@ -149,14 +155,19 @@ class Method(choice.PromptMethod):
     def to_files(self, adapter: Adapter, bank: Any, config: Any):
         asking = adapter.conversation
         assert isinstance(asking, Retrieved)
-        names = ("count", "mode", "encoder", "encoder_digest", "characters")
+        names = ("count", "mode", "encoder", "encoder_digest", "characters", "wording")
         return {name: getattr(asking, name) for name in names}, {}
 
     def to_folder(self, adapter: Adapter, folder: Path) -> None:
         asking = adapter.conversation
         assert isinstance(asking, Retrieved) and asking.index is not None
+        from rung.data.retrieval import Index
+
         (folder / FOLDER).mkdir()
-        asking.index.save(folder / FOLDER)
+        index = asking.index
+        if asking.mode == "bm25":  # vectors that lost the comparison are not carried along
+            index = Index(index.passages, index.lexical)
+        index.save(folder / FOLDER)
 
     def from_folder(self, adapter: Adapter, folder: Path) -> None:
         from rung.data.retrieval import Index
@@ -188,7 +199,7 @@ def _candidates(
     left_out = []
     by = config.vectors_by if mode != "bm25" else ""
     for count in sorted(set(config.passages)):
-        asking = Retrieved(count, mode, by, _encoder(by).digest if by else "", 0, index)
+        asking = Retrieved(count, mode, by, _encoder(by).digest if by else "", index=index)
         # The fewest are tried in any case: what does not fit is left out request by request.
         if found and not room.holds(study, asking, rows):
             left_out.append(count)
@@ -197,6 +208,13 @@ def _candidates(
     if left_out:
         study.note(f"too long for the context, not tried: {', '.join(map(str, left_out))} passages")
     return found
+
+
+def _worded(candidate: choice.Candidate, name: str) -> choice.Candidate:
+    asking = candidate.conversation
+    assert isinstance(asking, Retrieved)
+    worded = replace(asking, wording=WORDINGS[name])
+    return choice.Candidate(f"{candidate.name} {name}", worded)
 
 
 def indexed(study: base.Study, config: Knobs) -> Index:

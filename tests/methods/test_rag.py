@@ -66,7 +66,8 @@ def test_documents_of_every_kind_are_asked_and_kept(rung_home, tmp_path, folder,
     fitted, made, _ = fit(tmp_path, folder, monkeypatch)
     metrics = fitted.metrics
     assert (
-        metrics["choice"] == "1 passages" and metrics["choice_exact_match of 1 passages"]["value"] == 1
+        metrics["choice"] == "1 passages plain"
+        and metrics["choice_exact_match of 1 passages plain"]["value"] == 1
     )
     assert metrics["choice_exact_match of no documents"]["value"] == 0
     assert metrics["retrieval_recall_at_1"] == 1 == metrics["retrieval_mrr"]
