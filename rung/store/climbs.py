@@ -121,15 +121,6 @@ class Climbs:
         with self._database.read() as connection:
             return _as_it_is(_get(connection, climb))
 
-    def list(self, *, data: str | None = None) -> list[ClimbRecord]:
-        """Climbs, newest first; `data` is a digest."""
-        query = sa.select(*_CLIMBS.c).order_by(_CLIMBS.c.started.desc(), _CLIMBS.c.id)
-        if data is not None:
-            query = query.where(_CLIMBS.c.data == data)
-        with self._database.read() as connection:
-            rows = connection.execute(query).mappings().all()
-        return [_as_it_is(ClimbRecord(**row)) for row in rows]
-
     def update(
         self,
         climb: str,
@@ -171,6 +162,15 @@ class Climbs:
         with self._database.read() as connection:
             rows = connection.execute(query.order_by(_RUNGS.c.place, _RUNGS.c.key)).mappings().all()
         return [RungRecord(**row) for row in rows]
+
+    def list(self, *, data: str | None = None) -> list[ClimbRecord]:
+        """Climbs, newest first; `data` is a digest."""
+        query = sa.select(*_CLIMBS.c).order_by(_CLIMBS.c.started.desc(), _CLIMBS.c.id)
+        if data is not None:
+            query = query.where(_CLIMBS.c.data == data)
+        with self._database.read() as connection:
+            rows = connection.execute(query).mappings().all()
+        return [_as_it_is(ClimbRecord(**row)) for row in rows]
 
 
 def _get(connection: Connection, climb: str) -> ClimbRecord:

@@ -1,0 +1,241 @@
+"""One rung, tried: its settings chosen by validation, its cost measured, the best kept as a model."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from rung.evals.measure import Measured
+from rung.evals.predict import Answers
+from rung.ladder.cost import Cost
+from rung.ladder.judge import falls
+from rung.ladder.kept import (
+    better,
+    changed_settings,
+    disk_bytes,
+    figure,
+    kept_items,
+    measured_of,
+    short_figure,
+)
+from rung.ladder.meter import Meter, now
+from rung.ladder.rungs import Rung
+from rung.ladder.search import Search
+from rung.ladder.trial import Prediction
+from rung.ladder.workbench import Workbench
+from rung.store import Store
+from rung.store.climbs import RungRecord
+from rung.train import job
+from rung.train.plan import Plan
+from rung.train.prepare import Opened
+
+
+class Pruned(Exception):
+    """A trial was given up, since others were better by then."""
+
+
+@dataclass
+class Attempt:
+    """A rung being tried.
+
+    Attributes:
+        allotted: seconds it may take. name: of the model it makes.
+        pay: told of seconds as they are spent.
+    """
+
+    bench: Workbench
+    rung: Rung
+    record: RungRecord
+    prediction: Prediction
+    allotted: float
+    name: str
+    store: Store
+    watcher: job.Watcher
+    best: Measured | None = None
+    spent: float = 0.0
+    _meter: Meter = field(default_factory=Meter)
+
+    def run(self) -> RungRecord:
+        """Try settings while there is time, then seeds.
+
+        Raises:
+            Interrupted: naming the run that was under way.
+            Exception: whatever a method raises; the record is then the caller's to close.
+        """
+        knobs, bar = self.bench.knobs, self.bench.bar
+        space = {} if not self.rung.method.trained else self._space()
+        search = Search(space, falls(self.bench.task), self.record.trials)
+        self._recall(search)
+        while len(search.done) < knobs.trials:
+            if search.done and (not search.left or not self._time_for_another()):
+                break
+            self._try(search)
+            if self.best is not None and bar is not None and bar.cleared(self.best.value):
+                break
+        self._repeat()
+        return self.record
+
+    def _space(self) -> dict[str, tuple[Any, ...]]:
+        """Knobs to search; what the user or the rung itself has set is not searched."""
+        fixed = {**self.bench.given, **self.rung.settings}
+        return {k: v for k, v in self.rung.method.search.items() if k not in fixed}
+
+    def _recall(self, search: Search) -> None:
+        """What an interrupted attempt had measured already."""
+        kept = self.record.metrics.get("validation")
+        if search.done and kept:
+            self.best = measured_of(kept, self.record.items["validation"])
+
+    def _time_for_another(self) -> bool:
+        took = self.record.cost.get("wall", self.spent)
+        return self.spent + took <= self.allotted
+
+    # --- one trial ------------------------------------------------------------------------------
+
+    def _try(self, search: Search) -> None:
+        params = search.ask()
+        plan = self._plan(params)
+        watcher = Steering(self.watcher, search)
+        self._note(status="running", reason=None)
+        began = now()
+        try:
+            with Meter() as self._meter:
+                made = job.attempt(
+                    plan, self.bench.opened_for(plan), self._judge(plan), watcher, self.store,
+                    run=self._interrupted(),
+                )  # fmt: skip
+        except Pruned:
+            search.tell(params, None, watcher.curve, watcher.run)
+            self._note(trials=search.kept)
+            return
+        finally:
+            self.spent += now() - began
+        value = made.metrics.get("judged")
+        search.tell(params, value, watcher.curve, made.run)
+        self._note(trials=search.kept, run=made.run if made.outcome else self.record.run)
+
+    def _interrupted(self) -> str | None:
+        """The run to go on with, if this attempt is one that was interrupted."""
+        run = self.record.run if self.record.status == "running" else None
+        return run if run and self.store.runs.get(run).status == "interrupted" else None
+
+    def _plan(self, params: dict[str, Any]) -> Plan:
+        plan = self.bench.plan(self.name, self.rung, **params)
+        predicted = self.prediction
+        if self.rung.method.trained and predicted.cost.wall > self.allotted:
+            share = max(0.0, self.allotted - (predicted.cost.wall - predicted.cost.seconds))
+            steps = int(predicted.steps * share / max(predicted.cost.seconds, 1e-9))
+            plan.train.steps = max(1, steps)
+        return plan
+
+    def _judge(self, plan: Plan) -> job.Judge:
+        """Measures what was made on validation, and keeps it when it is the best so far."""
+
+        def judge(made: job.Made) -> dict[str, Any] | None:
+            peak = self._meter.peak()  # before measuring adds to it
+            bench, opened = self.bench, self.bench.opened_for(plan)
+            self.watcher.stage(f"{self.rung.key}: measuring on validation")
+            with bench.served(opened, made.adapter, self.rung.key) as model:
+                answers, measured = bench.answer(opened, model, bench.validation)
+                request = bench.time_requests(opened, model)
+            made.metrics["judged"] = measured.value
+            if self.best is not None and not better(measured, self.best, bench.task):
+                return None
+            self.best = measured
+            cost = Cost(
+                made.state.seconds, 0.0, request.seconds, request.tokens, peak,
+            )  # fmt: skip
+            self._found(plan, made, answers, measured, cost)
+            return {f"validation_{measured.metric}": short_figure(measured)}
+
+        return judge
+
+    def _found(
+        self, plan: Plan, made: job.Made, answers: Answers, measured: Measured, cost: Cost
+    ) -> None:
+        knobs = self.bench.knobs
+        metrics = {
+            "validation": figure(measured),
+            "curve": [[h["step"], h["validation_loss"]] for h in made.state.history],
+            "steps": made.state.step,
+            "train_tokens": made.state.tokens,
+            "parameters": made.adapter.size,
+            "choice": made.metrics.get("choice"),
+        }
+        self._note(
+            run=made.run,
+            model=self.name,
+            settings={**self.record.settings, **changed_settings(plan)},
+            metrics=metrics,
+            cost=cost.as_dict(knobs.requests, knobs.price),
+            items={**self.record.items, "validation": kept_items(answers, measured)},
+        )
+
+    def close(self) -> RungRecord:
+        """Note what only the end tells: wall time, energy, the artefact's size."""
+        knobs = self.bench.knobs
+        cost = dataclasses.replace(
+            Cost.of(self.record.cost), wall=self._meter.seconds, joules=self._meter.joules,
+            disk=disk_bytes(self.store, self.name),
+        )  # fmt: skip
+        self._note(cost=cost.as_dict(knobs.requests, knobs.price), status="succeeded", reason=None)
+        return self.record
+
+    # --- seeds ------------------------------------------------------------------------------------
+
+    def _repeat(self) -> None:
+        """The best settings again with other seeds, to see what luck does."""
+        bench, known = self.bench, list(self.record.metrics.get("seeds", []))
+        if self.best is None or bench.knobs.seeds < 2:
+            return
+        own = Plan.of(self.name, self.store.runs.get(self.record.run or "").config)
+        known = known or [{"seed": own.train.seed, "value": self.best.value}]
+        seeds = [s for s in range(own.train.seed, own.train.seed + bench.knobs.seeds)]
+        for seed in seeds[len(known) :]:
+            plan = Plan.of(self.name, own.settings(), {"seed": seed})
+            opened = bench.opened_for(plan)
+
+            def judge(made: job.Made, opened: Opened = opened) -> None:
+                with bench.served(opened, made.adapter, self.rung.key) as model:
+                    made.metrics["judged"] = bench.answer(opened, model, bench.validation)[1].value
+
+            began = now()
+            made = job.attempt(plan, opened, judge, self.watcher, self.store)
+            self.spent += now() - began
+            known.append({"seed": seed, "value": made.metrics["judged"]})
+            self._note(metrics={**self.record.metrics, "seeds": known})
+
+    def _note(self, **changed: Any) -> None:
+        self.record = self.store.climbs.put(dataclasses.replace(self.record, **changed))
+
+
+@dataclass
+class Steering:
+    """Passes everything on, keeps the validation curve, and gives up a trial that falls behind."""
+
+    watcher: job.Watcher
+    search: Search
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    run: str = ""
+
+    def begin(self, steps: int, at: int) -> None:
+        self.watcher.begin(steps, at)
+
+    def step(self, entry: dict[str, Any]) -> None:
+        self.watcher.step(entry)
+
+    def validated(self, entry: dict[str, Any]) -> None:
+        self.watcher.validated(entry)
+        self.curve.append((entry["step"], entry["validation_loss"]))
+        if self.search.report(entry["step"], entry["validation_loss"]):
+            raise Pruned
+
+    def note(self, text: str) -> None:
+        self.watcher.note(text)
+
+    def stage(self, text: str) -> None:
+        self.watcher.stage(text)
+
+    def prepared(self, *what: Any) -> None:
+        self.watcher.prepared(*what)

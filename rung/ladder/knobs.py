@@ -1,0 +1,61 @@
+"""The settings of a climb."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rung.config import knob
+from rung.errors import ConfigError
+
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass
+class ClimbKnobs:
+    """How far to climb, and what counts as cost."""
+
+    group: ClassVar[str] = "climb"
+
+    bar: str | None = knob(
+        None,
+        "Stop at the cheapest rung that clears it, such as accuracy=0.84 or perplexity<=12.",
+        metavar="BAR",
+    )
+    budget: str = knob("30m", "The time that all rungs share, such as 90s, 20m or 1h.", metavar="TIME")
+    all: bool = knob(False, "Try every rung that fits, whether the bar is cleared or not.")
+    requests: int = knob(
+        10000, "How many requests the winner is expected to answer; part of a rung's cost.", least=0
+    )
+    price: float | None = knob(None, "What an hour of this machine costs, to show money.", least=0)
+    seeds: int = knob(1, "Repeat each rung's best settings with so many seeds.", least=1, most=20)
+    trials: int = knob(3, "Settings to try on a rung, at most, where time allows.", least=1, most=100)
+    only: list[str] = knob([], "Try these methods alone.", metavar="METHOD")
+    skip: list[str] = knob([], "Leave these methods out.", metavar="METHOD")
+    task: str | None = knob(
+        None, "The kind of task; found from the replies by default.", metavar="KIND"
+    )
+    metric: str | None = knob(
+        None, "What rungs are judged by; the bar's, or the task's own by default.", metavar="METRIC"
+    )
+    validation_rows: int = knob(300, "Validation rows that rungs are chosen by, at most.", least=2)
+
+    @property
+    def seconds(self) -> float:
+        """The budget in seconds."""
+        return seconds_of(self.budget)
+
+
+def seconds_of(text: str) -> float:
+    """`90s`, `20m`, `1h30m` or a plain number of seconds.
+
+    Raises:
+        ConfigError: for anything else, or nothing at all.
+    """
+    parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text)
+    found = [float(p or 0) for p in parts.groups()] if parts and text else []
+    total = sum(value * unit for value, unit in zip(found, (3600, 60, 1), strict=False))
+    if total <= 0:
+        raise ConfigError(f"--budget is '{text}': give a time such as 90s, 20m or 1h")
+    return total

@@ -1,0 +1,71 @@
+"""Which rungs a ladder has: each method once, or in the variations that it names itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rung import methods
+from rung.config import knobs_of
+from rung.errors import ConfigError, nearest, one_line
+from rung.methods.base import Method
+from rung.types import Task
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A method as a step of the ladder.
+
+    Attributes:
+        key: what it is called in tables and, behind the climb's name, as a model.
+        settings: what sets it apart from the method's other rungs.
+    """
+
+    key: str
+    method: Method
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def all_rungs(task: Task, only: Sequence[str] = (), skip: Sequence[str] = ()) -> list[Rung]:
+    """Every rung for a task, by name; whether it fits is asked later, so that tables can say why not.
+
+    Args:
+        only, skip: names of methods or of single rungs.
+
+    Raises:
+        ConfigError: for a name that is neither, or when nothing is left.
+    """
+    found = [
+        Rung(_key(name, settings), methods.get(name), dict(settings))
+        for name in methods.names()
+        for settings in methods.get(name).rungs(task)
+    ]
+    known = {rung.key for rung in found} | set(methods.names())
+    unknown = [
+        f"--{flag} names '{name}'{nearest(name, known)}"
+        for flag, names in (("only", only), ("skip", skip))
+        for name in names
+        if name not in known
+    ]
+    if unknown:
+        raise ConfigError(one_line(unknown))
+    kept = [r for r in found if not only or {r.key, r.method.name} & set(only)]
+    kept = [r for r in kept if not {r.key, r.method.name} & set(skip)]
+    if not kept:
+        raise ConfigError("--only and --skip leave no method to try")
+    return kept
+
+
+def own_settings(method: Method, classes: Sequence[type], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given for a climb as far as this method has such knobs."""
+    known = {k.name for cls in (*classes, method.Config) for k in knobs_of(cls)}
+    return {name: value for name, value in given.items() if name in known}
+
+
+def _key(method: str, settings: Mapping[str, Any]) -> str:
+    return "-".join([method, *(_word(k, v) for k, v in settings.items())])
+
+
+def _word(name: str, value: Any) -> str:
+    return name if value is True else str(value).replace("_", "-")

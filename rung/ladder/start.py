@@ -1,0 +1,127 @@
+"""Beginning a climb, and going on with one that was interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rung.config import as_dict, resolve
+from rung.errors import ConfigError, DataError, Interrupted
+from rung.ladder import verdict
+from rung.ladder.climb import Climb, Quiet, Watcher
+from rung.ladder.knobs import ClimbKnobs
+from rung.ladder.rungs import all_rungs
+from rung.ladder.workbench import Workbench
+from rung.store import Store, artefacts
+from rung.store.climbs import ClimbRecord
+
+# Names of files and folders that say nothing of what is in them.
+PLAIN = {"samples", "data", "train", "test", "validation", "dataset"}
+
+
+def climb(
+    name: str,
+    given: Mapping[str, Any],
+    knobs: ClimbKnobs,
+    watcher: Watcher | None = None,
+    store: Store | None = None,
+) -> ClimbRecord:
+    """Climb on data, and keep the scorecard.
+
+    Args:
+        name: begins the climb's id and the names of its models.
+        given: settings of data, base, training and methods by knob.
+
+    Raises:
+        RungError: for anything the user can mend, in one line.
+        Interrupted: after Ctrl-C or SIGTERM; `.args[0]` is the climb to resume.
+    """
+    watcher, store = watcher or Quiet(), store or Store.open()
+    artefacts.model_name(f"{name}-x")
+    _ = knobs.seconds
+    with _stopped_by_terminate():
+        bench = Workbench.open(given, knobs, watcher.stage)
+        rungs = {r.key: r for r in all_rungs(bench.task, knobs.only, knobs.skip)}
+        task = dataclasses.asdict(bench.task)
+        record = store.climbs.create(
+            name, task=task, base=bench.opened.base, data=bench.data, bar=knobs.bar,
+            settings={"given": bench.given, "knobs": as_dict(knobs), "spent": 0.0},
+        )  # fmt: skip
+        return _go(Climb(bench, store, record, rungs, watcher))
+
+
+def resume(climb_id: str, watcher: Watcher | None = None, store: Store | None = None) -> ClimbRecord:
+    """Go on with a climb; rungs that are finished are not repeated.
+
+    Raises:
+        ClimbNotFound: naming the nearest. ConfigError: for one that is still going or has ended.
+        DataError: when the data is no longer what the climb began with.
+    """
+    watcher, store = watcher or Quiet(), store or Store.open()
+    record = store.climbs.get(climb_id)
+    if record.status == "succeeded":
+        raise ConfigError(f"climb {record.id} has finished: rung board shows it")
+    if record.status == "running":
+        raise ConfigError(f"climb {record.id} is still running in process {record.pid}")
+    knobs = resolve([ClimbKnobs], record.settings["knobs"])[0]
+    with _stopped_by_terminate():
+        bench = Workbench.open(record.settings["given"], knobs, watcher.stage)
+        if bench.data.digest != record.data:
+            raise DataError(f"the data of climb {record.id} has changed since it began: climb anew")
+        record = store.climbs.update(record.id, status="running")
+        rungs = {r.key: r for r in all_rungs(bench.task, knobs.only, knobs.skip)}
+        records = {r.key: r for r in store.climbs.rungs(record.id)}
+        spent = record.settings.get("spent", 0.0)
+        return _go(Climb(bench, store, record, rungs, watcher, {}, records, spent))
+
+
+def _go(work: Climb) -> ClimbRecord:
+    bench, id_ = work.bench, work.record.id
+    warnings = [p.message for p in bench.opened.dataset.problems]
+    held = (("test", len(bench.test)), ("validation", len(bench.validation)))
+    told = (verdict.resolution(bench.task, bench.bar, n, part) for part, n in held)
+    work.watcher.opened(bench, work.record, [*warnings, *(t for t in told if t)])
+    try:
+        return work.run()
+    except (Interrupted, KeyboardInterrupt):
+        work.store.climbs.update(id_, status="interrupted")
+        raise Interrupted(id_) from None
+    except Exception:
+        work.store.climbs.update(id_, status="failed")
+        raise
+
+
+@contextlib.contextmanager
+def _stopped_by_terminate() -> Iterator[None]:
+    """Let SIGTERM act as Ctrl-C does. Outside the main thread signals are not ours to take."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def task_name(source: str) -> str:
+    """A short name for data, from where it came: `.../sarcasm/samples.jsonl` -> `sarcasm`."""
+    parts = [p for p in re.split(r"[/:]", source.removeprefix("wheel:").removeprefix("hf:")) if p]
+    words = [Path(p).stem if p == parts[-1] else p for p in parts]
+    plain = {"samples", "data", "train", "test", "validation", "dataset"}
+    chosen = next(
+        (w for w in reversed(words) if w.lower() not in plain), words[-1] if words else "task"
+    )
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", chosen).strip("-_")[:32]
+    return name or "task"
