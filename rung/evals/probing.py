@@ -25,6 +25,8 @@ FREEDOM = (
     15.0,
     50.0,
 )  # C times the number of rows: what suits depends little on their number
+MIDDLE = 5.0  # what sets of features are first compared at
+FINALISTS = 3  # sets that are tried at every strength
 TINY = 1e-6
 
 
@@ -91,26 +93,33 @@ def choose(
     from threadpoolctl import threadpool_limits
 
     count, held = features.rows
-    codes, names = _codes(train[:count], validation[:held])
-    freedoms = FREEDOM if c is None else (c * len(train),)
-    best: Chosen | None = None
-    others: dict[str, float] = {}
+    codes, labels = _codes(train[:count], validation[:held])
+    found: dict[tuple[str, float], Chosen] = {}
+
+    def judge(names: Sequence[str], freedoms: Sequence[float]) -> None:
+        for name in names:
+            x = features.of(name).float().numpy()
+            for freedom in freedoms:
+                if stopping():
+                    raise Interrupted
+                if (name, freedom) not in found:
+                    tried = _judge(x, codes, count, len(labels), kind, freedom)
+                    found[name, freedom] = Chosen(name, freedom / len(train), *tried)
+
+    usual, every = (MIDDLE, FREEDOM) if c is None else (c * len(train), [c * len(train)])
     # Products this small are faster on one core than on several.
     with threadpool_limits(limits=1):
-        for again in (False, True):
-            for name in features.rounds(best.name if again and best else None):
-                x = features.of(name).float().numpy()
-                for freedom in freedoms:
-                    if stopping():
-                        raise Interrupted
-                    tried = _judge(x, codes, count, len(names), kind, freedom)
-                    found = Chosen(name, freedom / len(train), *tried)
-                    others[name] = max(others.get(name, 0.0), found.accuracy)
-                    if best is None or (found.accuracy, -found.loss) > (best.accuracy, -best.loss):
-                        best = found
-    assert best is not None
-    best.others = others
-    return best
+        judge(features.rounds(None), [usual])
+        judge(features.rounds(_ranked(found)[0].name), [usual])
+        judge([chosen.name for chosen in _ranked(found)[:FINALISTS]], every)
+    ranked = _ranked(found)
+    for chosen in reversed(ranked):
+        ranked[0].others[chosen.name] = chosen.accuracy
+    return ranked[0]
+
+
+def _ranked(found: dict[tuple[str, float], Chosen]) -> list[Chosen]:
+    return sorted(found.values(), key=lambda c: (-c.accuracy, c.loss))
 
 
 def final(

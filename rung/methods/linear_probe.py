@@ -36,6 +36,7 @@ SYSTEM = ("system", "developer")
 SPREAD = 10  # layers that are tried before those around the best
 CHOOSE_ROWS = 2000  # training rows to choose by, and as many of validation
 ROOM = 1 << 30  # bytes of features at once
+SHOWN = 8  # sets of features whose accuracy is kept with the model
 
 
 @dataclass
@@ -346,7 +347,8 @@ def _metrics(
     """The choice with what others scored, and the accuracy on validation of what was fitted."""
     found: dict[str, Any] = {"choice": chosen.name, "c": chosen.c, "held_out_rows": chosen.n}
     found["held_out_accuracy"] = chosen.accuracy
-    found["choices"] = chosen.others
+    best = sorted(chosen.others.items(), key=lambda item: -item[1])[:SHOWN]
+    found["choices"] = ", ".join(f"{name} {value:.3f}" for name, value in best)
     count, held = features.rows
     if held:
         logits = probe.logits(features.of(chosen.name)[count:])

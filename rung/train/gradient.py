@@ -15,6 +15,8 @@ from torch import Tensor
 
 from rung.errors import TrainingStopped
 from rung.forward.bank import Bank
+from rung.forward.features import Boundary
+from rung.forward.trie import Trie
 from rung.objectives import Objective
 from rung.types import Rendered
 
@@ -38,6 +40,7 @@ class Gradients:
         max_tokens: budget of a micro-batch; halved for good when memory runs out.
         note: told what happened, for the log.
         stopping: asked between micro-batches; True abandons the step.
+        boundary: states that passes start from; None runs the whole base.
     """
 
     def __init__(
@@ -49,10 +52,12 @@ class Gradients:
         max_tokens: int,
         note: Callable[[str], None],
         stopping: Callable[[], bool] = lambda: False,
+        boundary: Boundary | None = None,
     ):
         self.bank, self.objective, self.slot = bank, objective, slot
         self.parameters = list(parameters.values())
         self.max_tokens, self.note, self.stopping = max_tokens, note, stopping
+        self.boundary = boundary
         # float16 loses small gradients below 6e-8; the loss is scaled up before and down after.
         self.scale = LARGEST_SCALE if bank.dtype == torch.float16 else 1.0
 
@@ -96,12 +101,16 @@ class Gradients:
     def _micro(self, rows: list[Rendered], weight: float) -> tuple[float, float, tuple]:
         sequences = [s for r in rows for s in self.objective.sequences(r, self.slot)]
         trie = self.bank.trie(sequences, prune=True)
-        hidden = self.bank.forward(trie)
+        hidden = self.forward(trie)
         found = self.objective.loss(self.bank, trie, hidden, self.slot, accuracy=True)
         loss = found.total / weight
         value = float(loss.detach())
         gradients = torch.autograd.grad(loss * self.scale, self.parameters, allow_unused=True)
         return value, found.correct / weight, gradients
+
+    def forward(self, trie: Trie) -> Tensor:
+        """Hidden states after the final norm, (T, d)."""
+        return (self.boundary or self.bank).forward(trie)
 
     def _pack(self, rows: list[Rendered]) -> list[list[Rendered]]:
         """Rows in the order of their tokens, so that what they share falls into one micro-batch."""
@@ -176,17 +185,22 @@ def _shared(a: Rendered | None, b: Rendered) -> int:
 
 @torch.no_grad()
 def evaluate(
-    bank: Bank, objective: Objective, slot: int, rows: list[Rendered], max_tokens: int
+    bank: Bank,
+    objective: Objective,
+    slot: int,
+    rows: list[Rendered],
+    max_tokens: int,
+    boundary: Boundary | None = None,
 ) -> dict[str, float]:
     """Mean loss and token accuracy of an adapter over rows, {} for none."""
     if not rows:
         return {}
-    runner = Gradients(bank, objective, slot, {}, max_tokens, lambda _: None)
+    runner = Gradients(bank, objective, slot, {}, max_tokens, lambda _: None, boundary=boundary)
     total = weight = correct = 0.0
     for micro in runner._pack(rows):
         sequences = [s for r in micro for s in objective.sequences(r, slot)]
         trie = bank.trie(sequences, prune=True)
-        loss = objective.loss(bank, trie, bank.forward(trie), slot, accuracy=True)
+        loss = objective.loss(bank, trie, runner.forward(trie), slot, accuracy=True)
         total, weight = total + float(loss.total), weight + loss.weight
         correct += loss.correct
     return {"loss": total / max(weight, 1e-9), "token_accuracy": correct / max(weight, 1e-9)}

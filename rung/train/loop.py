@@ -18,6 +18,7 @@ from torch import Tensor
 from rung.errors import Interrupted, TrainingStopped
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
+from rung.forward.features import Boundary
 from rung.objectives import Objective
 from rung.train import checkpoint
 from rung.train.checkpoint import State
@@ -26,6 +27,8 @@ from rung.train.knobs import TrainKnobs
 from rung.train.optim import Optimizer
 from rung.train.order import Order
 from rung.types import Rendered
+
+LEAST_FROZEN = 0.25  # of the layers; below that, keeping states gains less than it takes
 
 
 class Reporter(Protocol):
@@ -96,6 +99,7 @@ class Trainer:
             TrainingStopped: when it cannot go on, after keeping the last good weights.
         """
         self._resume()
+        self._start_above_what_is_frozen()
         self._validate_at_start()
         self.work.reporter.begin(self.steps, self.state.step)
         while self.state.step < self.steps and not self._stale():
@@ -111,6 +115,26 @@ class Trainer:
             self._validate_if_due()
             self._save_if_due()
         return self._finish()
+
+    def _start_above_what_is_frozen(self) -> None:
+        """Compute once what enters the first layer that changes, where that saves a fair part.
+
+        Raises:
+            Interrupted: when asked to stop; nothing was trained yet that a checkpoint could hold.
+        """
+        work, depth = self.work, self.work.bank.depth
+        layer = depth.frozen_below(work.adapter)
+        if layer < LEAST_FROZEN * depth.count or self.state.step >= self.steps:
+            return
+        began = time.perf_counter()
+        epoch = range(min(self.steps, work.order.per_epoch))
+        used = sorted({i for step in epoch for i in work.order.batch(step)})
+        rows = [*(work.train[i] for i in used), *work.validation]
+        sequences = [s for row in rows for s in work.objective.sequences(row, work.slot)]
+        self.gradients.boundary = Boundary.of(
+            work.bank, layer, sequences, work.reporter.note, work.stopping
+        )
+        self.state.seconds += time.perf_counter() - began
 
     def _step(self) -> dict[str, Any] | None:
         began = time.perf_counter()
@@ -140,9 +164,13 @@ class Trainer:
     def _validate_at_start(self) -> None:
         """The bare base's loss, to show what training gains; an adapter may not start there."""
         if self.state.step == 0 and self.work.validation and self.state.first_loss is None:
-            work = self.work
-            found = evaluate(work.bank, work.objective, -1, work.validation, work.max_tokens)
-            self.state.first_loss = found["loss"]
+            self.state.first_loss = self._evaluate(-1)["loss"]
+
+    def _evaluate(self, slot: int) -> dict[str, float]:
+        work = self.work
+        return evaluate(
+            work.bank, work.objective, slot, work.validation, work.max_tokens, self.gradients.boundary
+        )
 
     def _validate_if_due(self) -> None:
         work, step = self.work, self.state.step
@@ -150,7 +178,7 @@ class Trainer:
         if not work.validation or (step % every and step != self.steps):
             return
         began = time.perf_counter()
-        found = evaluate(work.bank, work.objective, work.slot, work.validation, work.max_tokens)
+        found = self._evaluate(work.slot)
         entry = {"step": step, **{f"validation_{k}": v for k, v in found.items()}}
         if self.state.best_loss is None or found["loss"] < self.state.best_loss:
             self.state.best_loss, self.state.best_step, self.state.stale = found["loss"], step, 0
