@@ -12,6 +12,8 @@ from rung.bases import wheel
 from rung.bases.cache import cached
 from rung.bases.entries import DEFAULT, CatalogueEntry, catalogue, entry_of
 from rung.bases.loaded import LoadedBase, load
+from rung.bases.quantize import check as check_quantize
+from rung.bases.quantize import memory
 from rung.bases.source import resolve
 
 __all__ = [
@@ -20,8 +22,10 @@ __all__ = [
     "LoadedBase",
     "cached",
     "catalogue",
+    "check_quantize",
     "entry_of",
     "load",
+    "memory",
     "resolve",
     "wheel",
 ]

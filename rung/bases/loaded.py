@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rung.bases import quantize as quantizing
 from rung.bases.folder import inspect
 from rung.errors import ArtefactError, ConfigError, nearest
 from rung.types import BaseInfo
@@ -22,36 +23,50 @@ class LoadedBase:
     model: Any
     tokenizer: Any
     info: BaseInfo
+    quantize: str = quantizing.NONE
 
 
-def load(info: BaseInfo, *, dtype: str = "float32", device: str = "cpu") -> LoadedBase:
+def load(
+    info: BaseInfo,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    quantize: str | None = None,
+) -> LoadedBase:
     """Load a resolved base into memory.
 
     Args:
         info: what `resolve` returned.
         dtype: of the weights: float32, bfloat16, float16, or auto for what the files hold.
         device: where to put them, such as `cpu`, `cuda`, `cuda:1` or `mps`.
+        quantize: keep the weights in fewer bits, int8 or nf4, and compute in `dtype`.
 
     Raises:
         ArtefactError: the folder is unsafe, damaged, or not a causal language model.
-        ConfigError: no such dtype or device.
+        ConfigError: no such dtype, device or quantisation.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"--dtype is '{dtype}'{nearest(dtype, DTYPES)}")
+    kind = quantize or quantizing.NONE
+    quantizing.check(kind)
     check_device(device)
     path = Path(info.path)
     inspect(path)
     with quiet():
-        model = read_model(path, dtype)
+        # As the files have them, so that they are mapped and not copied before they are coded.
+        model = read_model(path, dtype if kind == quantizing.NONE else "auto")
         tokenizer = read_tokenizer(path)
     try:
-        model.to(device)
+        if kind == quantizing.NONE:
+            model.to(device)
+        else:
+            quantizing.quantize(model, kind, dtype, device)
     except (RuntimeError, AssertionError) as fault:
         reason = str(fault).splitlines()[0]
         raise ConfigError(f"--device {device} cannot be used: {reason}") from None
     model.eval()
     model.requires_grad_(False)
-    return LoadedBase(model, tokenizer, info)
+    return LoadedBase(model, tokenizer, info, kind)
 
 
 def check_device(device: str) -> None:

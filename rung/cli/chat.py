@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 # Options of every verb that asks models; serve and compare take them from here.
 Base = Annotated[str | None, typer.Option(help="A base to load: a name, a folder or a Hub id.")]
 Dtype = Annotated[str, typer.Option(help="Of the base: float32, bfloat16, float16 or auto.")]
-Device = Annotated[str, typer.Option(help="Where to compute, such as cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1 or mps.")]
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        help="Keep the base in fewer bits: int8, nf4 or none; as the models were trained by default."
+    ),
+]
 System = Annotated[str | None, typer.Option(help="The system message.")]
 Temperature = Annotated[
     float | None,
@@ -43,7 +49,8 @@ def chat(
     seed: Seed = None,
     max_tokens: MaxTokens = None,
     dtype: Dtype = "float32",
-    device: Device = "cpu",
+    device: Device = "auto",
+    quantize: Quantize = None,
 ) -> None:
     """Ask a model: once with -p or a text on stdin, else as a conversation."""
     if prompt is None and not sys.stdin.isatty():
@@ -55,7 +62,7 @@ def chat(
     from rung.server.loading import load_engine
 
     with loading():
-        engine = load_engine([name], dtype=dtype, device=device, max_batch=1)
+        engine = load_engine([name], dtype=dtype, device=device, quantize=quantize, max_batch=1)
     decoding = decoding_of(engine.model(name).decoding, temperature, top_p, seed, max_tokens)
     talk = Conversation(engine, name, decoding, system)
     try:

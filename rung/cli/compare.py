@@ -12,6 +12,7 @@ from rung.cli.chat import (
     Device,
     Dtype,
     MaxTokens,
+    Quantize,
     Seed,
     System,
     Temperature,
@@ -37,7 +38,8 @@ def compare(
     seed: Seed = None,
     max_tokens: MaxTokens = None,
     dtype: Dtype = "float32",
-    device: Device = "cpu",
+    device: Device = "auto",
+    quantize: Quantize = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the answers as JSON.")] = False,
 ) -> None:
     """Ask the base and the models the same, in one batch, and show the answers side by side."""
@@ -47,7 +49,7 @@ def compare(
     from rung.server.loading import load_engine
 
     with loading():
-        engine = load_engine(names, dtype=dtype, device=device)
+        engine = load_engine(names, dtype=dtype, device=device, quantize=quantize)
         models = _base_first(engine)
         answers = _ask(engine, models, prompts, system, temperature, top_p, seed, max_tokens)
     if as_json:

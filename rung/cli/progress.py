@@ -17,6 +17,8 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
+from rung import bases
+
 if TYPE_CHECKING:
     from rung.forward.adapter import Adapter
     from rung.train.estimate import Estimate
@@ -74,6 +76,8 @@ class Terminal:
         carrier = "trie" if bank.carries_trie else f"padded rows ({bank.why_not})"
         dtype = str(bank.dtype).removeprefix("torch.")
         self._say("base", f"{prepared.base.name} in {dtype} on {bank.device}, batches as {carrier}")
+        held, plain = bases.memory(bank.model)
+        self._say("memory", f"base memory {held / 2**20:.0f} MiB ({held / plain:.2f} of float32)")
         self._say("data", f"{prepared.dataset.name} ({prepared.dataset.format}): {counts} rows of "
                   f"{lengths[len(lengths) // 2]} tokens (median), {lengths[-1]} at most")  # fmt: skip
         self._say("first row", _marked(prepared))

@@ -77,6 +77,7 @@ class Method(ABC):
         peft_type: PEFT's name for its artefacts, or None where PEFT does not know it.
         Config: the file's dataclass of knobs, its `group` the heading in help.
         trained: whether the training loop makes its adapter; else `fit` does.
+        own_weights: whether it trains copies of the base's weights, which then must not be quantised.
         weightless: whether its adapters are words alone, which no other tool could load.
         defaults: values for the training knobs that suit this method better than the general ones.
         search: knobs worth trying at other values, the default first, for a climb that has the time.
@@ -87,6 +88,7 @@ class Method(ABC):
     peft_type: ClassVar[str | None] = None
     Config: ClassVar[type]
     trained: ClassVar[bool] = True
+    own_weights: ClassVar[bool] = False
     weightless: ClassVar[bool] = False
     defaults: ClassVar[dict[str, Any]] = {}
     search: ClassVar[dict[str, tuple[Any, ...]]] = {}

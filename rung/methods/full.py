@@ -25,6 +25,7 @@ class Knobs:
 class Method(base.Method):
     summary = "every weight of the base"
     Config = Knobs
+    own_weights = True
     defaults = {"lr": 2e-5, "epochs": 2.0}
 
     def build(self, bank: Bank, config: Any, start: base.Start) -> Adapter:

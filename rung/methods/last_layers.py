@@ -27,6 +27,7 @@ class Knobs:
 class Method(base.Method):
     summary = "the last layers and the final norm"
     Config = Knobs
+    own_weights = True
     defaults = {"lr": 3e-4, "epochs": 3.0}
 
     def misfit(self, bank: Bank, config: Knobs) -> str | None:

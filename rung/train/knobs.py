@@ -25,6 +25,11 @@ class RunKnobs:
         "Precision of the base; auto takes what a quick measurement finds fastest.",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
+    quantize: str = knob(
+        "none",
+        "Keep the base's weights in fewer bits, which takes a quarter of the memory or less.",
+        choices=("none", "int8", "nf4"),
+    )
     device: str = knob("auto", "Where to run: auto, cpu, cuda, cuda:1 or mps.")
     push_to_hub: str | None = knob(
         None, "Upload the finished model to this repository.", metavar="REPO"

@@ -47,6 +47,7 @@ class Plan:
             raise ConfigError(one_line([*(p for _, p in problems), str(fault)])) from None
         if problems:
             raise ConfigError(one_line([p for _, p in problems]))
+        _refuse_quantized(run, method)
         if not data.data:
             raise ConfigError("--data is missing: name a file, hf:NAME or wheel:PACKAGE/MEMBER")
         return cls(name, run, data, training, method, config)
@@ -66,6 +67,22 @@ def check_name(name: str) -> None:
     artefacts.model_name(name)
     if bases.entry_of(name):
         raise ConfigError(f"'{name}' is the name of a base: choose another name for the model")
+
+
+def _refuse_quantized(run: RunKnobs, method: Method) -> None:
+    """Refuse a quantisation that the method cannot train on, or whose kernels are not installed.
+
+    Raises:
+        ConfigError: saying what to do instead.
+    """
+    if run.quantize == RunKnobs.quantize:
+        return
+    if method.own_weights:
+        raise ConfigError(
+            f"--quantize {run.quantize} does not go with {method.name}, which trains copies of the "
+            "base's own weights: leave it out, or use --method lora"
+        )
+    bases.check_quantize(run.quantize)
 
 
 def _foreign(

@@ -90,9 +90,9 @@ def open_base(run: RunKnobs, dataset: Dataset, splits: Splits, stage: Stage) -> 
     """The base in memory, with its template, beside data that was read."""
     stage(f"loading {run.base}")
     info = bases.resolve(run.base, data=_texts(splits))
-    base = bases.load(info, dtype=run.dtype, device=run.device)
+    base = bases.load(info, dtype=run.dtype, device=run.device, quantize=run.quantize)
     template = Template.of(base.tokenizer, generation_config=base.model.generation_config)
-    return Opened(info, dataset, splits, template, Bank(base.model))
+    return Opened(info, dataset, splits, template, Bank(base.model, info.digest))
 
 
 def prepare(plan: Plan, stage: Stage, opened: Opened | None = None) -> Prepared:
