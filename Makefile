@@ -6,7 +6,7 @@ ENV := .venv/.stamp
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help env lint format test test-faults quickstart bench-train clean
+.PHONY: help env lint format test test-faults quickstart bench-train bench-eval clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ quickstart: $(ENV)  ## the README's first steps, for real
 
 bench-train: $(ENV) bench/.peers/.stamp  ## training speed beside TRL and PEFT
 	@$(BIN)/python -m bench.train $(ARGS)
+
+bench-eval: $(ENV) bench/.peers/.stamp  ## evaluation beside lm-evaluation-harness
+	@$(BIN)/python -m bench.eval $(ARGS)
 
 # The peers live apart, so that they never decide which versions Rung runs on.
 bench/.peers/.stamp: bench/peers.txt constraints.txt
