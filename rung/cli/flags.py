@@ -107,6 +107,6 @@ def _help(knob: Knob) -> str:
     """The knob's own words, its range and its default."""
     notes = [knob.bounds] if knob.bounds and knob.type is int else []
     if knob.default not in (None, False, "") and knob.default != []:
-        shown = " ".join(knob.default) if knob.many else knob.default
+        shown = " ".join(map(str, knob.default)) if knob.many else knob.default
         notes.append(f"default {shown:g}" if isinstance(shown, float) else f"default {shown}")
     return f"{knob.help} ({', '.join(notes)})" if notes else knob.help
