@@ -86,7 +86,7 @@ def test_what_a_method_cannot_do_is_said_in_one_line(rung_home, labelled, tmp_pa
 
 @pytest.mark.wheel
 def test_sarcasm_on_a_real_base(rung_home):
-    """On a real base examples are no worse than the best of the prompts, and the figures hold together."""
+    """Examples are no worse than the best of the prompts, and the figures hold together."""
     data = "wheel:evals/evals/registry/data/sarcasm/samples.jsonl"
     plan = {"base": "smollm2-135m", "data": data, "limit": 300, "dtype": "float32", "choose_rows": 30}
     few = tune(Plan.of("few", {**plan, "method": "few_shot", "pick": "nearest", "shots": [2]}))
