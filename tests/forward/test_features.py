@@ -1,0 +1,290 @@
+"""Hidden states at every layer are the model's own, and a pass may start from them."""
+
+from __future__ import annotations
+
+import functools
+import os
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rung.errors import ConfigError, Interrupted
+from rung.forward import feature_cache, features
+from rung.forward.attention import TriePlan
+from rung.forward.bank import Bank
+from rung.forward.features import Boundary, Frame, pooled
+from rung.forward.trie import Sequence
+from tests.models import FAMILIES, VOCABULARY, tiny_adapter, tiny_model
+
+quick = settings(max_examples=10, deadline=None)
+LAYERS = range(4)
+
+
+@functools.cache
+def bank_of(family: str) -> Bank:
+    return Bank(tiny_model(family))
+
+
+@functools.cache
+def reference_of(family: str):
+    model = tiny_model(family)
+    model.set_attn_implementation("eager")
+    return model
+
+
+@st.composite
+def batches(draw):
+    """Sequences that begin alike, some of them twice."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
+    stem = torch.randint(3, VOCABULARY, (16,), generator=generator).tolist()
+    found = []
+    for _ in range(draw(st.integers(1, 5))):
+        own = torch.randint(3, VOCABULARY, (draw(st.integers(1, 6)),), generator=generator).tolist()
+        found.append(tuple(stem[: draw(st.integers(0, 16))] + own))
+    return found + found[: draw(st.integers(0, 1))]
+
+
+def theirs(family, ids):
+    """transformers' own hidden states of one sequence, (layers + 1, n, d)."""
+    with torch.no_grad():
+        out = reference_of(family)(torch.tensor([ids]), output_hidden_states=True)
+    return torch.cat(out.hidden_states)
+
+
+def close(a, b, tolerance=1e-5):
+    return float((a - b).abs().max()) <= tolerance * max(1.0, float(b.abs().max()))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@quick
+@given(batch=batches())
+def test_states_at_every_layer_are_those_of_transformers(family, batch):
+    bank = bank_of(family)
+    trie = bank.trie([Sequence(ids) for ids in batch])
+    with torch.no_grad():
+        found = bank.depth.hidden(trie, LAYERS)
+    for ids, rows in zip(batch, trie.rows, strict=True):
+        reference = theirs(family, ids)
+        for layer in LAYERS:
+            assert close(found[layer][rows], reference[layer]), layer
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "bloom"])
+@quick
+@given(batch=batches(), layer=st.sampled_from(LAYERS))
+def test_a_pass_from_any_layer_ends_like_a_whole_one(family, batch, layer):
+    bank = bank_of(family)
+    assert bank.depth.starts, bank.depth.why_not
+    trie = bank.trie([Sequence(ids) for ids in batch])
+    with torch.no_grad():
+        entering = bank.depth.hidden(trie, {layer})[layer]
+        found = bank.run_from(layer, entering, trie.positions, TriePlan(trie))
+        assert close(found, bank.forward(trie))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "bloom"])
+def test_no_layer_above_the_last_wanted_one_is_run(family):
+    bank = Bank(tiny_model(family))
+    trie = bank.trie([Sequence((5, 6, 7)), Sequence((5, 8))])
+    with torch.no_grad():
+        bank.depth.hidden(trie, {1})  # the first time it may have to look how layers answer
+    ran = []
+    for at, layer in enumerate(bank.depth.layers):
+        own = layer.forward
+        layer.forward = lambda *a, at=at, own=own, **k: (ran.append(at), own(*a, **k))[1]
+    with torch.no_grad():
+        bank.depth.hidden(trie, {1})
+    assert ran == [0]
+    with torch.no_grad():
+        bank.forward(trie)
+    assert ran == [0, 0, 1, 2]  # the layers have their own forward back
+
+
+def test_a_base_that_cannot_start_says_why():
+    bank = bank_of("bloom")
+    assert not bank.depth.starts and "attention" in bank.depth.why_not
+    assert Boundary.of(bank, 1, [Sequence((5, 6), (False, True))]) is None
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "opt"])
+def test_what_an_adapter_leaves_frozen(family):
+    bank = Bank(tiny_model(family))
+    depth = bank.depth
+
+    def below(method, **settings):
+        return depth.frozen_below(tiny_adapter(bank, method, **settings))
+
+    assert below("last_layers", layers=1) == 2
+    assert below("last_layers", layers=2) == 1
+    assert [below(m) for m in ("lora", "full", "prompt_tuning", "prefix_tuning")] == [0, 0, 0, 0]
+    top = next(n for n in tiny_adapter(bank, "lora").linear if n.startswith(depth.names[2]))
+    assert below("lora", targets=[top]) == 2
+
+
+# --- pooled features --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "bloom"])
+@quick
+@given(batch=batches(), budget=st.integers(4, 60))
+def test_pooled_features_are_means_of_states_however_passes_are_cut(family, batch, budget):
+    frame = Frame.of(batch)
+    kept, features.BUDGET = features.BUDGET, budget
+    try:
+        found = pooled(bank_of(family), batch, LAYERS, frame)
+    finally:
+        features.BUDGET = kept
+    for i, ids in enumerate(batch):
+        reference = theirs(family, ids)
+        for layer in LAYERS:
+            states = reference[layer]
+            assert close(found[f"{layer}.last"][i], states[-1])
+            assert close(found[f"{layer}.mean"][i], states.mean(0))
+            assert close(found[f"{layer}.own"][i], states[frame.own(ids)].mean(0))
+
+
+@given(batch=batches())
+def test_a_frame_is_what_all_prompts_share(batch):
+    frame = Frame.of(batch)
+    for ids in batch:
+        assert ids[: len(frame.prefix)] == frame.prefix
+        assert ids[len(ids) - len(frame.suffix) :] == frame.suffix
+        assert ids[frame.own(ids)]  # never nothing
+    distinct = set(batch)
+    if len(distinct) > 1:
+        n = len(frame.prefix)
+        assert len({ids[: n + 1] for ids in distinct}) > 1
+
+
+def test_a_request_with_another_beginning_keeps_it_as_its_own():
+    frame = Frame((1, 2, 3), (8, 9))
+    assert frame.own((1, 2, 3, 5, 6, 8, 9)) == slice(3, 5)
+    assert frame.own((1, 4, 5, 6, 8, 9)) == slice(1, 4)
+    assert frame.own((1, 2, 3, 8, 9)) == slice(0, 5)
+
+
+# --- what is kept on disk -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept_bank(rung_home, tmp_path, monkeypatch):
+    """A bank whose features are kept in an empty cache."""
+    monkeypatch.setattr(feature_cache, "folder", lambda name: tmp_path / name)
+    monkeypatch.setattr(feature_cache, "SPARE", 0)
+    bank = Bank(tiny_model())
+    bank.digest = "a base"
+    return bank
+
+
+def counted(bank, monkeypatch):
+    """How often the backbone runs, as a list that grows."""
+    runs: list[int] = []
+    own = bank.run
+    monkeypatch.setattr(bank, "run", lambda *a, **k: (runs.append(1), own(*a, **k))[1])
+    return runs
+
+
+def files(tmp_path):
+    return sorted((tmp_path / "cache" / "features").glob("*.safetensors"))
+
+
+def test_what_is_kept_is_found_and_equal_to_the_bit(kept_bank, tmp_path, monkeypatch):
+    prompts = [(5, 6, 7), (5, 6, 8, 9)]
+    frame = Frame.of(prompts)
+    first = {n: t.clone() for n, t in pooled(kept_bank, prompts, LAYERS, frame, keep=True).items()}
+    assert len(files(tmp_path)) == 1
+    runs = counted(kept_bank, monkeypatch)
+    again = pooled(kept_bank, prompts, LAYERS, frame, keep=True)
+    assert not runs and again.keys() == first.keys()
+    assert all(torch.equal(first[n], again[n]) for n in first)
+    pooled(kept_bank, [*prompts, (4, 4)], LAYERS, frame, keep=True)
+    assert runs and len(files(tmp_path)) == 2
+
+
+def test_another_base_precision_or_layer_is_another_key(kept_bank):
+    key = feature_cache.key
+    names = {key(kept_bank, "boundary", 1, "rows"), key(kept_bank, "boundary", 2, "rows")}
+    kept_bank.digest = "another base"
+    names.add(key(kept_bank, "boundary", 1, "rows"))
+    half = Bank(tiny_model().to(torch.bfloat16))
+    half.digest = "a base"
+    names.add(key(half, "boundary", 1, "rows"))
+    assert len(names) == 4
+    kept_bank.digest = ""
+    assert key(kept_bank, "boundary", 1, "rows") is None
+
+
+def test_half_precision_is_kept_as_it_is(rung_home, tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_cache, "folder", lambda name: tmp_path / name)
+    bank = Bank(tiny_model().to(torch.bfloat16))
+    bank.digest = "half"
+    rows = [Sequence((5, 6, 7, 8), (False, True, True, True))]
+    first = Boundary.of(bank, 2, rows).states.clone()
+    assert first.dtype == torch.bfloat16
+    assert torch.equal(Boundary.of(bank, 2, rows).states, first)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "header", "empty"])
+def test_a_damaged_file_is_made_anew(kept_bank, tmp_path, damage):
+    prompts = [(5, 6, 7), (5, 6, 8, 9)]
+    first = pooled(kept_bank, prompts, [2], Frame(), keep=True)["2.mean"].clone()
+    (path,) = files(tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(
+        {"truncate": content[:-5], "header": b"\xff" * 8 + content[8:], "empty": b""}[damage]
+    )
+    assert torch.equal(pooled(kept_bank, prompts, [2], Frame(), keep=True)["2.mean"], first)
+    assert path.read_bytes() == content
+
+
+def test_the_least_used_goes_first_when_room_is_short(kept_bank, tmp_path, monkeypatch):
+    def ask(first):
+        pooled(kept_bank, [(first, 6, 7)] * 400, [2], Frame(), keep=True)
+
+    ask(5)
+    (old,) = files(tmp_path)
+    size = old.stat().st_size
+    os.utime(old, (1, 1))
+    monkeypatch.setenv(feature_cache.LIMIT, str(2.5 * size / 1e9))
+    ask(6)
+    ask(7)
+    assert not old.exists() and len(files(tmp_path)) == 2
+
+
+def test_without_room_nothing_is_kept_and_the_answer_is_the_same(kept_bank, tmp_path, monkeypatch):
+    rows = [Sequence((5, 6, 7, 8), (False, True, True, True))]
+    notes: list[str] = []
+    kept = Boundary.of(kept_bank, 2, rows, notes.append).states.clone()
+    for path in files(tmp_path):
+        path.unlink()
+    monkeypatch.setattr(feature_cache, "SPARE", 1 << 60)
+    found = Boundary.of(kept_bank, 2, rows, notes.append)
+    assert torch.equal(found.states, kept) and not files(tmp_path)
+    assert len(notes) == 1 and "no room on disk" in notes[0]
+    monkeypatch.setattr(feature_cache, "SHARE", 0.0)
+    assert Boundary.of(kept_bank, 2, rows, notes.append) is None
+
+
+def test_a_disk_that_fills_up_is_no_fault(kept_bank, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    found = pooled(kept_bank, [(5, 6)], [2], Frame(), keep=True)
+    assert found["2.last"].shape == (1, 32)
+    assert not list((tmp_path / "cache" / "features").glob("*safetensors"))
+
+
+def test_nothing_is_left_of_what_was_interrupted(kept_bank, tmp_path):
+    with pytest.raises(Interrupted):
+        pooled(kept_bank, [(5, 6)], [2], Frame(), keep=True, stopping=lambda: True)
+    assert not [p for p in (tmp_path / "cache" / "features").iterdir() if p.suffix != ".lock"]
+
+
+@pytest.mark.parametrize("text", ["much", "-1", "nan", "inf"])
+def test_a_limit_that_is_no_number_is_named(monkeypatch, text):
+    monkeypatch.setenv(feature_cache.LIMIT, text)
+    with pytest.raises(ConfigError, match="RUNG_FEATURES_GB"):
+        feature_cache.limit()

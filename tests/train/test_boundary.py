@@ -1,0 +1,149 @@
+"""Training from kept states gives what training through the whole base gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rung import objectives
+from rung.forward import feature_cache
+from rung.forward.bank import Bank
+from rung.forward.features import Boundary
+from rung.train import loop
+from rung.train.gradient import Gradients, evaluate
+from rung.train.loop import Trainer, train
+from tests.models import tiny_adapter, tiny_model
+from tests.train.conftest import rows
+
+
+def boundary_of(work):
+    layer = work.bank.depth.frozen_below(work.adapter)
+    sequences = [s for r in work.train for s in work.objective.sequences(r, work.slot)]
+    return Boundary.of(work.bank, layer, sequences)
+
+
+def gradients(bank, slot, adapter, max_tokens=10_000, boundary=None):
+    objective = objectives.get("sft")
+    parameters = adapter.trainable().parameters()
+    return Gradients(bank, objective, slot, parameters, max_tokens, lambda _: None, boundary=boundary)
+
+
+def close(a, b, tolerance=1e-5):
+    return float((a - b).abs().max()) <= tolerance * max(1.0, float(b.abs().max()))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gemma3", "gpt2", "gpt_neox", "opt"])
+@pytest.mark.parametrize("max_tokens", [20, 10_000])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_gradients_are_those_of_the_whole_pass(family, max_tokens, layers):
+    bank = Bank(tiny_model(family))
+    adapter = tiny_adapter(bank, "last_layers", layers=layers)
+    slot, data = bank.add(adapter), rows(9)
+    sequences = [s for r in data for s in objectives.get("sft").sequences(r, slot)]
+    boundary = Boundary.of(bank, bank.depth.frozen_below(adapter), sequences)
+    assert boundary is not None and boundary.layer == 3 - layers
+    whole = gradients(bank, slot, adapter).of(data, 0)
+    found = gradients(bank, slot, adapter, max_tokens, boundary).of(data, 0)
+    assert found.loss == pytest.approx(whole.loss, abs=1e-5)
+    assert all(close(a, b) for a, b in zip(found.tensors, whole.tensors, strict=True))
+
+
+def test_lora_on_top_layers_starts_there_too(make_work):
+    work = make_work("last_layers")
+    bank = work.bank
+    targets = [n for n in tiny_adapter(bank, "lora").linear if n.startswith(bank.depth.names[2])]
+    adapter = tiny_adapter(bank, "lora", targets=targets)
+    slot = bank.add(adapter)
+    sequences = [s for r in work.train for s in work.objective.sequences(r, slot)]
+    boundary = Boundary.of(bank, bank.depth.frozen_below(adapter), sequences)
+    assert boundary.layer == 2
+    whole = gradients(bank, slot, adapter).of(work.train, 0)
+    found = gradients(bank, slot, adapter, boundary=boundary).of(work.train, 0)
+    assert all(close(a, b) for a, b in zip(found.tensors, whole.tensors, strict=True))
+
+
+def test_the_frozen_layers_run_once_in_a_whole_training(make_work, monkeypatch):
+    work = make_work("last_layers")
+    assert work.bank.depth.starts  # its probe runs the layers too
+    assert work.bank.depth.frozen_below(work.adapter) == 1
+    ran = []
+    first = work.bank.depth.layers[0]
+    own = first.forward
+    monkeypatch.setattr(first, "forward", lambda *a, **k: (ran.append(1), own(*a, **k))[1])
+    state = train(work)
+    assert state.step == 12 and len(state.history) > 1
+    assert len(ran) == 1
+
+
+@pytest.mark.parametrize("method", ["lora", "prompt_tuning", "full"])
+def test_what_changes_at_the_bottom_goes_through_the_whole_base(make_work, method):
+    trainer = Trainer(make_work(method))
+    trainer.run()
+    assert trainer.gradients.boundary is None
+
+
+def test_a_training_ends_with_the_weights_of_one_without_kept_states(make_work, monkeypatch):
+    kept = make_work("last_layers")
+    trainer = Trainer(kept)
+    state = trainer.run()
+    assert trainer.gradients.boundary is not None
+    monkeypatch.setattr(loop, "LEAST_FROZEN", 2.0)
+    plain = make_work("last_layers")
+    reference = train(plain)
+    assert state.best_loss == pytest.approx(reference.best_loss, abs=1e-4)
+    assert state.first_loss == pytest.approx(reference.first_loss, abs=1e-5)
+    ours, theirs = kept.adapter.parameters(), plain.adapter.parameters()
+    assert all(torch.allclose(ours[n], theirs[n], atol=1e-3) for n in ours)
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_a_resumed_run_is_equal_to_the_bit(make_work, monkeypatch, tmp_path, forgotten):
+    """FAULT 41, also where the kept states are gone by then."""
+    monkeypatch.setattr(feature_cache, "folder", lambda name: tmp_path / name)
+
+    def work(folder, **settings):
+        made = make_work("last_layers", folder, **settings)
+        made.bank.digest = "a base"
+        return made
+
+    whole = work("whole")
+    train(whole)
+    stopped = work("stopped")
+    asked = iter([False] * 6 + [True] * 99)
+    stopped.stopping = lambda: next(asked)
+    with pytest.raises(loop.Interrupted):
+        train(stopped)
+    kept = list((tmp_path / "cache" / "features").glob("*.safetensors"))
+    assert len(kept) == 1  # both runs share it
+    if forgotten:
+        kept[0].unlink()
+    again = work("stopped")
+    state = train(again)
+    assert state.step == 12
+    ours, theirs = again.adapter.parameters(), whole.adapter.parameters()
+    assert all(torch.equal(ours[n], theirs[n]) for n in theirs)
+
+
+def test_a_short_run_computes_only_the_rows_it_uses(make_work):
+    work = make_work("last_layers", steps=1)
+    work.validation = []
+    trainer = Trainer(work)
+    trainer.run()
+    assert len(trainer.gradients.boundary.nodes) <= 4
+
+
+def test_rows_that_are_not_kept_go_through_the_whole_base(make_work):
+    work = make_work("last_layers")
+    boundary = boundary_of(work)
+    other = rows(5, seed=7)
+    plain = evaluate(work.bank, work.objective, work.slot, other, 30)
+    assert evaluate(work.bank, work.objective, work.slot, other, 30, boundary) == plain
+
+
+def test_an_interruption_before_the_first_step_leaves_nothing_half_done(make_work):
+    work = make_work("last_layers", "run")
+    work.stopping = lambda: True
+    with pytest.raises(loop.Interrupted):
+        train(work)
+    work.stopping = lambda: False
+    assert train(work).step == 12
