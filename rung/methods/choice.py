@@ -184,8 +184,7 @@ def rows_to_choose_by(study: base.Study, most: int) -> tuple[list[Example], list
         MethodMisfit: when there are too few rows for either.
     """
     generator = random.Random(study.seed)
-    chosen = [e for e in study.validation if e.messages]
-    train = [e for e in study.train if e.messages]
+    chosen, train = conversations(study.validation), conversations(study.train)
     generator.shuffle(chosen)
     generator.shuffle(train)
     if not chosen:
@@ -199,6 +198,21 @@ def rows_to_choose_by(study: base.Study, most: int) -> tuple[list[Example], list
     if not chosen or not train:
         raise MethodMisfit("too few rows to choose by: give at least 5, or --validation 0.2")
     return chosen, train
+
+
+def conversations(rows: Sequence[Example]) -> list[Example]:
+    """The rows that have a reply, as conversations; of a labelled text, the text is the question."""
+    found = []
+    for row in rows:
+        if not row.messages and row.label is not None:
+            turns: tuple[Message, ...] = (
+                {"role": "user", "content": row.text or ""},
+                {"role": "assistant", "content": row.label},
+            )
+            row = replace(row, messages=turns, text=None)
+        if row.messages:
+            found.append(row)
+    return found
 
 
 def _fits(study: base.Study, example: Example) -> bool:

@@ -259,7 +259,7 @@ def _best_mode(study: base.Study, index: Index, config: Knobs) -> tuple[str, dic
     """How passages are found best, and how well."""
     from rung.data.retrieval import measure, quality
 
-    rows = [e for e in study.validation or study.train if e.messages][:MEASURED]
+    rows = choice.conversations(study.validation or study.train)[:MEASURED]
     strangers = quality.unknown(index, rows)
     if strangers:
         names = ", ".join(strangers[:3])

@@ -7,6 +7,7 @@ import pytest
 from rung.data.conversation import Conversation
 from rung.errors import Interrupted, MethodMisfit
 from rung.methods import choice
+from rung.types import Example
 from tests.methods.asking import answering, row, rows, study
 
 
@@ -105,6 +106,15 @@ def test_rows_that_no_prompt_could_hold_are_left_out(tmp_path):
     made = study(tmp_path, validation=[row("long " * 200, "no"), *rows(5, "validation")], context=256)
     chosen, _ = choice.rows_to_choose_by(made, 100)
     assert len(chosen) == 5
+
+
+def test_labelled_texts_are_questions_too(tmp_path):
+    texts = [Example(text=f"text {i}", label="no", origin=str(i)) for i in range(4)]
+    chosen, _ = choice.rows_to_choose_by(study(tmp_path, validation=texts), 10)
+    assert sorted(m["content"] for e in chosen for m in e.messages)[-4:] == [
+        f"text {i}" for i in range(4)
+    ]
+    assert choice.conversations([Example(text="a tale")]) == []
 
 
 def test_room_counts_tokens_and_guesses_characters(tmp_path):
