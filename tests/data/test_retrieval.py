@@ -198,3 +198,9 @@ def test_else_by_the_passages_that_hold_the_answer():
     found = measure(Index.of(PASSAGES), rows, "bm25", query)
     assert found.rows == 2 and found.gold == "contains the answer" and found.recall[3] == 1
     assert measure(Index.of(PASSAGES), rows[2:], "bm25", query) is None
+
+
+def test_indexing_says_nothing(caplog):
+    with caplog.at_level("DEBUG"):
+        Index.of(PASSAGES).search("pump", 1)
+    assert "bm25s" not in {record.name for record in caplog.records}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,18 +19,24 @@ def words(text: str) -> list[str]:
     return WORD.findall(text.casefold())
 
 
+def _bm25() -> Any:
+    """The class. Importing bm25s makes it log every index; that is undone."""
+    import bm25s
+
+    logging.getLogger("bm25s").setLevel(logging.WARNING)
+    return bm25s.BM25
+
+
 class Lexical:
     """An index over texts."""
 
     def __init__(self, texts: Sequence[str]):
         """Raises ValueError when no text holds a word."""
-        from bm25s import BM25
-
         tokens = [words(text) for text in texts]
         if not any(tokens):
             raise ValueError("there are no words to index")
         self.count = len(tokens)
-        self._ranking = BM25()
+        self._ranking = _bm25()()
         self._ranking.index(tokens, show_progress=False)
 
     def search(self, query: str, most: int) -> list[tuple[int, float]]:
@@ -55,11 +62,9 @@ class Lexical:
         Raises:
             ArtefactError: when it is damaged, or an index of other texts.
         """
-        from bm25s import BM25
-
         index = cls.__new__(cls)
         try:
-            ranking: Any = BM25.load(str(folder), load_corpus=False, allow_pickle=False)
+            ranking: Any = _bm25().load(str(folder), load_corpus=False, allow_pickle=False)
             scores = ranking.scores
             ends, ids = scores["indptr"], scores["indices"]
             whole = (
