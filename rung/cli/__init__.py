@@ -18,6 +18,7 @@ import typer
 VERBS = {
     "tune": ("tune", "tune"),
     "resume": ("tune", "resume"),
+    "eval": ("eval", "eval_"),
     "compare": ("compare", "compare"),
     "chat": ("chat", "chat"),
     "serve": ("serve", "serve"),

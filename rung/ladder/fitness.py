@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-
 from rung.data import Splits
-from rung.data.problem import places
 from rung.errors import DataError, one_line
-from rung.evals.tasks import reply
-from rung.types import Example, Task
+from rung.evals import tasks
+from rung.types import Task
 
 LEAST_TRAIN = 8
 LEAST_HELD = 5  # rows of validation and of test
@@ -22,7 +18,7 @@ def check(task: Task, splits: Splits) -> None:
         DataError: saying everything that is wrong, on one line.
     """
     every = [*splits.train, *splits.validation, *splits.test]
-    faults = [*_replies(every, task), *_rows(splits)]
+    faults = [*tasks.faults(every, task), *_rows(splits)]
     if faults:
         raise DataError(one_line(faults))
 
@@ -39,42 +35,3 @@ def _rows(splits: Splits) -> list[str]:
         f"{LEAST_TRAIN} for training and {LEAST_HELD} each for validation and test, better "
         "hundreds; give more rows, larger --validation and --test, or use rung tune"
     ]
-
-
-def _replies(examples: Sequence[Example], task: Task) -> list[str]:
-    """What is wrong with the answers that are to be learned."""
-    faults = []
-    empty = [e.origin for e in examples if (said := reply(e)) is not None and not said.strip()]
-    if empty:
-        faults.append(
-            f"{len(empty)} rows have no answer or label ({places(empty)}): fill them in, or leave "
-            "them out with --where"
-        )
-    counts = Counter(said for e in examples if (said := reply(e)) is not None and said.strip())
-    if len(counts) == 1:
-        only = next(iter(counts))
-        faults.append(
-            f"every row has the same answer '{_short(only)}': there is nothing to tell apart; add "
-            "rows with other answers"
-        )
-    if task.kind == "classification":
-        faults += _alike(counts)
-    return faults
-
-
-def _alike(counts: Counter[str]) -> list[str]:
-    """Labels that mean the same and are spelled differently."""
-    groups: dict[str, list[str]] = {}
-    for label in counts:
-        groups.setdefault(" ".join(label.casefold().split()), []).append(label)
-    faults = []
-    for group in groups.values():
-        if len(group) > 1:
-            shown = " and ".join(f"'{_short(g)}' ({counts[g]} rows)" for g in sorted(group))
-            faults.append(f"the labels {shown} differ only in case or blanks: spell them alike")
-    return faults
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 40 else line[:37] + "..."

@@ -102,6 +102,19 @@ def load(
     return Loaded(Engine(bank, models, **settings), loaded.info)
 
 
+def by_base(names: Sequence[str]) -> list[list[str]]:
+    """The names in groups that stand on one base, in the order given.
+
+    Raises:
+        ModelNotFound: when a name is neither a model nor a base.
+    """
+    groups: dict[str, list[str]] = {}
+    with Store.open() as store:
+        for name in dict.fromkeys(names):
+            groups.setdefault(_find(store, name).base.digest, []).append(name)
+    return list(groups.values())
+
+
 def _find(store: Store, name: str) -> _Named:
     try:
         record = store.models.get(name)
