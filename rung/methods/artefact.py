@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rung import __version__, methods
+from rung import __version__, bases, methods
 from rung.config import as_dict
 from rung.errors import ArtefactError
 from rung.methods.base import Method
@@ -40,12 +40,25 @@ def save(
     base: BaseInfo,
     template: Template,
     about: dict[str, Any],
-) -> None:
-    """Fill an existing folder. `about` is what `rung.json` says beside method and base."""
+    name: str = "",
+) -> BaseInfo:
+    """Fill an existing folder.
+
+    Args:
+        about: what `rung.json` says beside method and base.
+        name: of the model, for one that becomes a base of its own.
+
+    Returns:
+        the base that the model stands on: `base`, or itself.
+    """
     settings, tensors = method.to_files(adapter, bank, config)
     write_adapter(folder, method, settings, tensors, base)
     method.to_folder(adapter, folder)
     template.save(folder)
+    if method.own_base:
+        method.to_base(adapter, bank, folder)
+        about = {**about, "begun_from": base.spec}
+        base = bases.standing_alone(name, folder, base.licence)
     _write_json(folder / "generation_config.json", {"eos_token_id": list(template.stop_ids)})
     kept = {
         "rung": __version__,
@@ -56,6 +69,7 @@ def save(
         **about,
     }
     _write_json(folder / ABOUT, kept)
+    return base
 
 
 def write_adapter(

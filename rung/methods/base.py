@@ -78,6 +78,7 @@ class Method(ABC):
         Config: the file's dataclass of knobs, its `group` the heading in help.
         trained: whether the training loop makes its adapter; else `fit` does.
         own_weights: whether it trains copies of the base's weights, which then must not be quantised.
+        own_base: whether its models are bases of their own, which `to_base` writes.
         weightless: whether its adapters are words alone, which no other tool could load.
         defaults: values for the training knobs that suit this method better than the general ones.
         search: knobs worth trying at other values, the default first, for a climb that has the time.
@@ -89,6 +90,7 @@ class Method(ABC):
     Config: ClassVar[type]
     trained: ClassVar[bool] = True
     own_weights: ClassVar[bool] = False
+    own_base: ClassVar[bool] = False
     weightless: ClassVar[bool] = False
     defaults: ClassVar[dict[str, Any]] = {}
     search: ClassVar[dict[str, tuple[Any, ...]]] = {}
@@ -102,6 +104,10 @@ class Method(ABC):
         context = getattr(bank.config, "max_position_embeddings", None)
         if context and taken >= context - 1:
             return f"it takes {taken} positions and the base has {context} in all: take fewer"
+        return None
+
+    def base_spec(self, config: Any) -> str | None:
+        """The spec of the base that it begins from, in place of the one the user names; None: that."""
         return None
 
     def rungs(self, task: Task) -> list[dict[str, Any]]:
@@ -160,6 +166,10 @@ class Method(ABC):
             ArtefactError: naming the file that is missing or damaged.
         """
         return
+
+    def to_base(self, adapter: Adapter, bank: Bank, folder: Path) -> None:
+        """Write config and weights of a base that needs no other, where `own_base` says so."""
+        raise NotImplementedError(f"{self.name} makes no base of its own")
 
     def merged(self, adapter: Adapter, bank: Bank) -> dict[str, Tensor]:
         """The base's parameters that change when the adapter is built in, by name.

@@ -179,7 +179,8 @@ class Trainer:
             return
         began = time.perf_counter()
         found = self._evaluate(work.slot)
-        entry = {"step": step, **{f"validation_{k}": v for k, v in found.items()}}
+        entry: dict[str, Any] = {"step": step, "tokens_seen": self.state.tokens}
+        entry |= {f"validation_{k}": v for k, v in found.items()}
         if self.state.best_loss is None or found["loss"] < self.state.best_loss:
             self.state.best_loss, self.state.best_step, self.state.stale = found["loss"], step, 0
             self.best = {n: p.detach().clone() for n, p in self.parameters.items()}

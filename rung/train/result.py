@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,15 +60,18 @@ def keep(
     data = data_record(prepared.dataset)
     about = {
         "parent": plan.run.parent, "run": run, "settings": plan.settings(),
-        "data": asdict(data), "metrics": metrics, "cost": cost,
+        "data": asdict(data), "metrics": metrics, "cost": cost, "history": state.history,
     }  # fmt: skip
     folder = artefacts.model_folder(plan.name)
     licence_class, reasons = _licence(prepared.base, data, plan.run.parent, store)
 
+    base = prepared.base
+
     def fill(temporary: Path) -> None:
-        artefact.save(
+        nonlocal base
+        base = artefact.save(
             temporary, adapter, prepared.bank, plan.method, plan.config, prepared.base,
-            prepared.template, about,
+            prepared.template, about, plan.name,
         )  # fmt: skip
         card = Card(
             name=plan.name, base=prepared.base.spec, base_name=prepared.base.name,
@@ -81,7 +85,7 @@ def keep(
 
     artefacts.write(folder, fill)
     model = store.models.put(
-        plan.name, method=plan.method.name, base=prepared.base, datasets=[data],
+        plan.name, method=plan.method.name, base=base, datasets=[data],
         parent=plan.run.parent, run=run, folder=folder, metrics=metrics, cost=cost,
     )  # fmt: skip
     for name, value in metrics.items():
@@ -105,8 +109,21 @@ def losses(prepared: Prepared, work: Work, state: State, test: bool) -> dict[str
         bare = evaluate(work.bank, work.objective, -1, rows, work.max_tokens)
         metrics["test_loss"], metrics["test_loss_of_base"] = tuned["loss"], bare["loss"]
         metrics["test_token_accuracy"] = tuned["token_accuracy"]
+        metrics["test_bits_per_byte"] = bits_per_byte(tuned["loss"], prepared, work)
         metrics["test_rows"] = len(rows)
     return metrics
+
+
+def bits_per_byte(loss: float, prepared: Prepared, work: Work) -> float:
+    """What a byte of the test replies costs in bits at a loss in nats per token.
+
+    Unlike the loss, it can be compared between bases with other tokenizers.
+    """
+    rows = prepared.rows["test"]
+    tokens = sum(work.objective.weight(r) for r in rows)
+    texts = [[i for i, s in zip(r.ids, r.supervised, strict=True) if s] for r in rows]
+    size = sum(len(prepared.template.decode(ids).encode()) for ids in texts)
+    return loss * tokens / math.log(2) / max(1, size)
 
 
 def _licence(
