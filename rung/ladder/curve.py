@@ -99,6 +99,8 @@ def advice(points: Sequence[Point], task: Task, higher: bool | None) -> list[str
             lines.append("More data of this kind is unlikely to help: the last doubling gave nothing.")
     if higher is None:
         lines.append("Higher rungs were not tried: --all, or a higher bar, would show what they give.")
+    elif points and points[-1].measured.value == (0.0 if lower else 1.0):
+        lines.append("No validation row is missed: harder or more validation rows would tell more.")
     elif higher:
         lines.append("A higher rung is better, at the cost that the table shows.")
     else:

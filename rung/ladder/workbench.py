@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from rung.config import resolve
+from rung.config import knobs_of, resolve
 from rung.data import Splits
 from rung.data.knobs import DataKnobs
 from rung.data.split import place
@@ -82,13 +82,13 @@ class Workbench:
             RungError: for data, bar or base that a climb cannot stand on.
         """
         bar = Bar.parse(knobs.bar) if knobs.bar else None
-        run, data, _ = resolve([RunKnobs, DataKnobs, TrainKnobs], _shared(given))
+        run, data, _ = resolve([RunKnobs, DataKnobs, TrainKnobs], shared_settings(given))
         dataset, splits = read(data, stage)
         task = settle_task(detect(splits.train), knobs, bar)
         fitness.check(task, splits)
         device = estimate.device(run.device)
         run = dataclasses.replace(run, device=device, dtype=estimate.dtype(run.dtype, device))
-        kept = Splits(splits.train, _some(splits.validation, knobs.validation_rows))
+        kept = Splits(splits.train, some(splits.validation, knobs.validation_rows))
         opened = open_base(run, dataset, kept, stage)
         settled = {**given, "device": run.device, "dtype": run.dtype}
         settled.setdefault("max_tokens", MAX_TOKENS)
@@ -120,7 +120,7 @@ class Workbench:
     @property
     def plain(self) -> RunKnobs:
         """The base as the user asked for it."""
-        return resolve([RunKnobs, DataKnobs, TrainKnobs], _shared(self.given))[0]
+        return resolve([RunKnobs, DataKnobs, TrainKnobs], shared_settings(self.given))[0]
 
     def close_others(self) -> None:
         """Forget bases that only one rung needed."""
@@ -191,11 +191,11 @@ class Workbench:
         return now() - began, len(ids) + done.completion_tokens
 
 
-def _shared(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the user's settings is not a method's own."""
-    from rung.config import knobs_of
-
-    known = {k.name for cls in (RunKnobs, DataKnobs, TrainKnobs) for k in knobs_of(cls)}
+def shared_settings(
+    given: Mapping[str, Any], classes: Sequence[type] = (RunKnobs, DataKnobs, TrainKnobs)
+) -> dict[str, Any]:
+    """What of the user's settings is a knob of some classes: by default, what is no method's own."""
+    known = {k.name for cls in classes for k in knobs_of(cls)}
     return {name: value for name, value in given.items() if name in known}
 
 
@@ -206,7 +206,7 @@ def _way(run: RunKnobs) -> tuple:
     return tuple(sorted((k, str(v)) for k, v in fields.items() if k not in about))
 
 
-def _some(examples: Sequence[Example], most: int) -> tuple[Example, ...]:
+def some(examples: Sequence[Example], most: int) -> tuple[Example, ...]:
     """At most so many, evenly by content, in the order of the source."""
     if len(examples) <= most:
         return tuple(examples)

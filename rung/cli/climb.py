@@ -1,0 +1,172 @@
+"""`rung climb`: from the cheapest way of adapting a base up to the first that is good enough."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rung.cli.flags import Given, takes_knobs, without
+from rung.cli.tune import panels as tune_panels
+from rung.config import Knob, knobs_of, read_yaml, resolve
+from rung.errors import ConfigError
+from rung.ladder.knobs import ClimbKnobs
+
+if TYPE_CHECKING:
+    from rung.cli.ladder import Ladder
+    from rung.ladder.scorecard import Scorecard
+    from rung.store.climbs import ClimbRecord
+
+# What a climb decides, or has no use for.
+FIXED = ("data", "method", "objective", "parent", "push_to_hub")
+
+
+def panels() -> dict[str, list[Knob]]:
+    """The climb's own knobs, then those of a tuning that every rung may take."""
+    shared = {heading: without(knobs, *FIXED) for heading, knobs in tune_panels().items()}
+    return {"climb": knobs_of(ClimbKnobs), **shared}
+
+
+def split_knobs(given: Given) -> tuple[ClimbKnobs, dict[str, Any]]:
+    """The climb's own settings, checked, and the rest.
+
+    Raises:
+        ConfigError: naming every bad value.
+    """
+    own = {k.name for k in knobs_of(ClimbKnobs)}
+    mine = {k.replace("-", "_"): v for k, v in given.items()}
+    (knobs,) = resolve([ClimbKnobs], {k: v for k, v in mine.items() if k in own})
+    _ = knobs.seconds
+    return knobs, {k: v for k, v in mine.items() if k not in own}
+
+
+@takes_knobs(panels())
+def climb(
+    given: Given,
+    data: Annotated[
+        str | None, typer.Argument(help="The data: a file, hf:NAME or wheel:PACKAGE/MEMBER.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Begins the names of the models; the data's own by default.")
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="CLIMB", help="Go on with a climb that was interrupted.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A YAML file with the same settings; flags win.")
+    ] = None,
+    report: Annotated[Path, typer.Option(help="Where to write the scorecard as a page.")] = Path(
+        "report.html"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Write the scorecard as JSON.")] = False,
+) -> None:
+    """Measure what each way of adapting a base gives and costs, and stop at the first that is enough.
+
+    Ctrl-C keeps what is finished and says how to go on.
+    """
+    if resume:
+        from rung.ladder.start import resume as go_on
+
+        _run(lambda watcher: go_on(resume, watcher), report, as_json)
+        return
+    settings = {**(read_yaml(config) if config else {}), **given}
+    source = data or settings.pop("data", None)
+    if not source:
+        raise ConfigError("name the data: rung climb FILE, hf:NAME or wheel:PACKAGE/MEMBER")
+    knobs, rest = split_knobs(settings)
+    check(rest | {"data": source}, knobs)
+    from rung.ladder.start import climb as begin
+    from rung.ladder.start import task_name
+
+    prefix = name or task_name(source)
+    _run(lambda watcher: begin(prefix, {**rest, "data": source}, knobs, watcher), report, as_json)
+
+
+def check(settings: dict[str, Any], knobs: ClimbKnobs) -> None:
+    """Refuse bad settings before anything heavy is imported.
+
+    Raises:
+        ConfigError: naming every unknown key and bad value.
+    """
+    from rung import methods
+    from rung.config import coerce
+    from rung.data.knobs import DataKnobs
+    from rung.errors import nearest, one_line
+    from rung.ladder.bar import Bar
+    from rung.train.knobs import RunKnobs, TrainKnobs
+
+    classes = [RunKnobs, DataKnobs, TrainKnobs, *(methods.get(n).Config for n in methods.names())]
+    known = {k.name: k for cls in reversed(classes) for k in knobs_of(cls) if k.name not in FIXED[1:]}
+    faults = []
+    for key, value in settings.items():
+        if key not in known:
+            faults.append(f"unknown setting '{key}'{nearest(key, known)}")
+            continue
+        try:
+            coerce(known[key], value)
+        except ValueError as fault:
+            faults.append(f"{known[key].flag} {fault}")
+    if faults:
+        raise ConfigError(one_line(faults))
+    if knobs.bar:
+        Bar.parse(knobs.bar)
+
+
+def _run(work: Callable[[Ladder], ClimbRecord], report: Path, as_json: bool) -> None:
+    from rung.cli.ladder import Ladder
+    from rung.errors import Interrupted
+    from rung.ladder.scorecard import Scorecard
+    from rung.store import Store
+
+    with Ladder() as ladder:
+        try:
+            record = work(ladder)
+        except Interrupted as stopped:
+            ladder.__exit__()
+            typer.echo(f"interrupted; go on with: rung climb --resume {stopped}", err=True)
+            raise typer.Exit(130) from None
+    with Store.open() as store:
+        card = Scorecard.of(store, record)
+        from rung.ladder.report import write_report
+
+        write_report(store, card, report)
+    if as_json:
+        typer.echo(json.dumps(card.as_dict(), indent=2, ensure_ascii=False))
+        return
+    show(card)
+    _advise(card, report)
+
+
+def show(card: Scorecard) -> None:
+    """The table on a terminal; tab-separated into a pipe."""
+    from rung.ladder.scorecard import cells, head
+
+    if not sys.stdout.isatty():
+        for line in (
+            head(card.metric, card.knobs["requests"]),
+            *(cells(r, card.winner) for r in card.rows),
+        ):
+            typer.echo("\t".join(" ".join(c.split()) for c in line))
+        return
+    from rich.console import Console
+
+    from rung.cli.ladder import table
+
+    Console().print(table(card.rows, card.climb))
+
+
+def _advise(card: Scorecard, report: Path) -> None:
+    said = card.climb.verdict
+    typer.echo("")
+    typer.echo(said.get("says", ""))
+    for line in said.get("next", []):
+        typer.echo(line)
+    if card.licence:
+        typer.echo(f"Licence class: {card.licence['class']}.")
+    typer.echo(f"The whole scorecard: {report}")
+    if said.get("model"):
+        typer.echo(f"Go on with: rung chat {said['model']}, rung serve {said['model']}")

@@ -1,0 +1,146 @@
+"""The live table of a climb: rows as rungs are tried, a line of what happens now below them.
+
+Where there is no terminal, a plain line when a rung ends.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from rung.ladder.scorecard import Row
+    from rung.ladder.workbench import Workbench
+    from rung.store.climbs import ClimbRecord, RungRecord
+
+LOG_SECONDS = 30.0
+
+
+class Ladder:
+    """Reports to stderr, so that stdout stays free for results."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self._live: Live | None = None
+        self._rows: list[RungRecord] = []
+        self._climb: ClimbRecord | None = None
+        self._stage = "starting"
+        self._said = ""
+        self._told: dict[str, str] = {}
+        self._at = 0.0
+        self._steps = 0
+
+    def __enter__(self) -> Ladder:
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, get_renderable=self._shown, refresh_per_second=4)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._stage = ""
+            self._live.stop()
+            self._live = None
+
+    # --- what a climb tells -----------------------------------------------------------------------
+
+    def opened(self, bench: Workbench, climb: ClimbRecord, warnings: Sequence[str]) -> None:
+        self._climb = climb
+        splits = bench.opened.splits
+        parts = f"{len(splits.train):,} train, {len(splits.validation):,} validation, "
+        self.say("climb", climb.id)
+        self.say("task", _task(bench))
+        self.say("data", f"{bench.data.name}: {parts}{len(bench.test):,} test rows")
+        self.say("budget", f"{bench.knobs.budget}, for {bench.knobs.requests:,} requests"
+                 + (f"; bar {bench.bar}" if bench.bar else ""))  # fmt: skip
+        for warning in warnings:
+            self.note(warning)
+
+    def table(self, records: Sequence[RungRecord]) -> None:
+        self._rows = sorted(records, key=lambda r: (r.place, r.key))
+        if self._live is None:
+            self._lines()
+
+    def stage(self, text: str) -> None:
+        self._stage, self._said = text, ""
+
+    def prepared(self, *_: Any) -> None:
+        return
+
+    def begin(self, steps: int, at: int) -> None:
+        self._steps = steps
+
+    def step(self, entry: dict[str, Any]) -> None:
+        self._said = f"step {entry['step']} of {self._steps}, loss {entry['loss']:.3f}"
+        if self._live is None and time.monotonic() - self._at > LOG_SECONDS:
+            self._at = time.monotonic()
+            self.say("", f"{self._stage}: {self._said}")
+
+    def validated(self, entry: dict[str, Any]) -> None:
+        self._said = f"step {entry['step']}, validation loss {entry['validation_loss']:.3f}"
+
+    def note(self, text: str) -> None:
+        self.console.print(Text(text, style="yellow"), soft_wrap=True)
+
+    def say(self, head: str, text: str) -> None:
+        line = Text(f"{head:>10}  ", style="bold cyan").append(text, style="not bold default")
+        self.console.print(line, soft_wrap=True)
+
+    # --- how it looks ---------------------------------------------------------------------------
+
+    def _lines(self) -> None:
+        from rung.ladder.scorecard import cells
+
+        assert self._climb is not None
+        for row in self._as_rows():
+            if row.status == "queued" and row.key not in self._told:
+                continue
+            told = "  ".join(c for c in cells(row) if c)
+            if row.status not in ("queued", "running") and self._told.get(row.key) != told:
+                self.say("rung", told)
+            self._told[row.key] = told
+
+    def _as_rows(self) -> list[Row]:
+        from rung.ladder.scorecard import row_of
+
+        assert self._climb is not None
+        return [row_of(r, self._climb) for r in self._rows]
+
+    def _shown(self) -> Group:
+        now = Text(f"{self._stage}  ", style="bold cyan").append(self._said, style="not bold default")
+        if not self._rows or self._climb is None:
+            return Group(now)
+        return Group(table(self._as_rows(), self._climb), now)
+
+
+def _task(bench: Workbench) -> str:
+    labels = bench.task.labels
+    named = f" over {len(labels)} labels ({', '.join(labels[:6])})" if labels else ""
+    return f"{bench.task.kind.replace('_', ' ')}{named}, judged by {bench.task.metric}"
+
+
+def table(rows: Sequence[Row], climb: ClimbRecord) -> Table:
+    """The rows as a table for the terminal."""
+    from rung.ladder.scorecard import cells, head
+
+    winner = climb.verdict.get("winner")
+    built = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    titles = head(climb.task["metric"], climb.settings["knobs"]["requests"])
+    for place, title in enumerate(titles):
+        numbers = 1 < place < len(titles) - 1
+        built.add_column(
+            title, justify="right" if numbers else "left", no_wrap=place < 2,
+            overflow="fold", ratio=None if place < len(titles) - 1 else 1,
+        )  # fmt: skip
+    styles = {"running": "bold cyan", "failed": "red", "cancelled": "dim", "queued": "dim"}
+    for row in rows:
+        style = "bold green" if row.key == winner else styles.get(row.status, "")
+        built.add_row(*(Text(c) for c in cells(row, winner)), style=style)
+    return built

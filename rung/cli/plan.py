@@ -1,0 +1,74 @@
+"""`rung plan`: time, memory, disk and tokens per request of each rung, before anything runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rung.cli.climb import check, panels, split_knobs
+from rung.cli.flags import Given, takes_knobs, without
+from rung.cli.models import _table
+from rung.config import Knob, read_yaml
+from rung.errors import ConfigError
+
+UNUSED = ("bar", "budget", "all", "seeds", "trials")  # of a climb, where nothing is climbed
+
+
+def plan_panels() -> dict[str, list[Knob]]:
+    """A climb's knobs but for those that only a climb has a use for."""
+    return {heading: without(knobs, *UNUSED) for heading, knobs in panels().items()}
+
+
+@takes_knobs(plan_panels())
+def plan(
+    given: Given,
+    data: Annotated[
+        str | None, typer.Argument(help="The data: a file, hf:NAME or wheel:PACKAGE/MEMBER.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="This method alone.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A YAML file with the same settings; flags win.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write the plan as JSON.")] = False,
+) -> None:
+    """Predict what each rung will take, from a trial of two steps and the counts of tokens."""
+    settings = {**(read_yaml(config) if config else {}), **given}
+    source = data or settings.pop("data", None)
+    if not source:
+        raise ConfigError("name the data: rung plan FILE, hf:NAME or wheel:PACKAGE/MEMBER")
+    if method:
+        settings["only"] = [method]
+    knobs, rest = split_knobs(settings)
+    check(rest | {"data": source}, knobs)
+    from rich.console import Console
+
+    from rung.ladder.plan import plan as work
+
+    console = Console(stderr=True)
+    with console.status("starting") as status:
+        rows = work({**rest, "data": source}, knobs, status.update)
+    plain = [row.as_dict(knobs) for row in rows]
+    if as_json:
+        typer.echo(json.dumps(plain, indent=2, ensure_ascii=False))
+        return
+    head = ("rung", "making it", "steps", "memory", "disk", "a request", "tokens",
+            f"{knobs.requests:,} requests", "total", "note")  # fmt: skip
+    _table(head, [_cells(row) for row in plain])
+    if sys.stdout.isatty():
+        typer.echo("\nPredicted from a trial of two steps, without an early stop.")
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    from rung.ladder.scorecard import duration, size
+
+    if row["reason"]:
+        return [row["key"], *[""] * 8, row["reason"]]
+    return [
+        row["key"], duration(row["seconds"]), str(row["steps"] or ""), size(row["bytes"]),
+        size(row["disk"]), duration(row["request_seconds"]), f"{row['request_tokens']:.0f}",
+        duration(row["serving_seconds"]), duration(row["total_seconds"]), "",
+    ]  # fmt: skip

@@ -1,0 +1,154 @@
+"""The scorecard's plots as SVG that stands inside a page, in the page's own colours.
+
+What is drawn in `INK` becomes the colour of the text around, so that a plot is readable on a light and
+on a dark page. Nothing in the SVG points outside.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+INK = "#010203"
+WIN, REST, LINE = "#2e9e5b", "#4c78a8", "#d08a2e"
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none", "text.parse_math": False, "font.size": 11, "text.color": INK,
+    "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
+    "axes.spines.top": False, "axes.spines.right": False, "font.family": "sans-serif",
+    "legend.labelcolor": INK, "legend.frameon": False, "savefig.transparent": True,
+}  # fmt: skip
+
+
+def pareto(
+    points: Sequence[Mapping[str, Any]], metric: str, bar: float | None, front: Sequence[str]
+) -> str:
+    """Quality with its interval against total cost.
+
+    Args:
+        points: each with key, cost (seconds), value, low, high, winner.
+        front: keys that nothing beats in both.
+    """
+
+    def draw(axes: Any) -> None:
+        for p in points:
+            colour = WIN if p["winner"] else REST
+            low, high = p["value"] - p["low"], p["high"] - p["value"]
+            axes.errorbar(
+                [p["cost"]], [p["value"]], yerr=[[max(0, low)], [max(0, high)]], fmt="o",
+                color=colour, capsize=3, markersize=7 if p["winner"] else 5, linewidth=1,
+            )  # fmt: skip
+        line = sorted((p["cost"], p["value"]) for p in points if p["key"] in front)
+        if len(line) > 1:
+            axes.plot(*zip(*line, strict=True), color=LINE, linewidth=1, zorder=0)
+        if bar is not None:
+            axes.axhline(bar, color=INK, linewidth=1, linestyle="--")
+            axes.annotate(f"bar {bar:g}", (0.01, bar), xycoords=("axes fraction", "data"),
+                          va="bottom", fontsize=9)  # fmt: skip
+        if all(p["cost"] > 0 for p in points):
+            axes.set_xscale("log")
+            _readable_seconds(axes, [p["cost"] for p in points])
+        axes.margins(x=0.06, y=0.06)
+        _name_points(axes, points)
+        axes.set_xlabel("total cost, all expected requests included")
+        axes.set_ylabel(metric)
+
+    return _svg(draw, "pareto", (5.8, 4.2))
+
+
+def _name_points(axes: Any, points: Sequence[Mapping[str, Any]]) -> None:
+    """Names in a column at the right, apart from each other, each joined to its point."""
+    low, high = axes.get_ylim()
+    ranked = sorted(points, key=lambda p: p["value"])
+    gap = 0.058  # of the height: a line of text
+    wanted = [(p["value"] - low) / (high - low) for p in ranked]
+    placed: list[float] = []
+    for at in wanted:
+        placed.append(max(at, placed[-1] + gap) if placed else max(at, 0.0))
+    over = max(0.0, placed[-1] - 1.0)
+    for i in range(len(placed) - 1, -1, -1):
+        most = placed[i + 1] - gap if i + 1 < len(placed) else 1.0
+        placed[i] = min(placed[i], most) if over else placed[i]
+    for p, at in zip(ranked, placed, strict=True):
+        axes.annotate(
+            p["key"], (p["cost"], p["value"]), xytext=(1.04, at), textcoords="axes fraction",
+            va="center", fontsize=9, color=WIN if p["winner"] else INK,
+            fontweight="bold" if p["winner"] else "normal",
+            arrowprops={"arrowstyle": "-", "color": INK, "alpha": 0.25, "linewidth": 0.6},
+        )  # fmt: skip
+
+
+def _readable_seconds(axes: Any, costs: Sequence[float]) -> None:
+    from rung.ladder.scorecard import duration
+
+    steps: list[float] = [1, 3, 10, 30, 60, 180, 600, 1800, 3600, 10800, 36000, 108000, 360000]
+    low, high = min(costs) / 1.5, max(costs) * 1.5
+    ticks = [t for t in steps if low <= t <= high]
+    if len(ticks) > 5:
+        ticks = ticks[::2]
+    if len(ticks) < 2:
+        ticks = sorted({round(min(costs), 1), round(max(costs), 1)})
+    axes.set_xticks(ticks, [duration(t) for t in ticks])
+    axes.minorticks_off()
+
+
+def curves(lines: Mapping[str, Sequence[Sequence[float]]]) -> str:
+    """Validation loss over the steps of each rung that was trained."""
+
+    def draw(axes: Any) -> None:
+        for name, points in lines.items():
+            axes.plot([p[0] for p in points], [p[1] for p in points], marker="o", markersize=3,
+                      linewidth=1.4, label=name)  # fmt: skip
+        axes.set_xlabel("step")
+        axes.set_ylabel("validation loss")
+        axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+    return _svg(draw, "curves", (5.8, 3.4))
+
+
+def data_curve(points: Sequence[Mapping[str, Any]], metric: str) -> str:
+    """The winner's figure with less data."""
+
+    def draw(axes: Any) -> None:
+        rows, values = [p["rows"] for p in points], [p["value"] for p in points]
+        spread = [
+            [max(0, p["value"] - p["low"]) for p in points],
+            [max(0, p["high"] - p["value"]) for p in points],
+        ]
+        axes.errorbar(rows, values, yerr=spread, marker="o", color=WIN, capsize=3, linewidth=1.4)
+        axes.set_xscale("log")
+        axes.set_xticks(rows, [f"{r:,}" for r in rows])
+        axes.minorticks_off()
+        axes.set_xlabel("training rows")
+        axes.set_ylabel(f"{metric} on validation")
+
+    return _svg(draw, "data", (5.4, 3.0))
+
+
+def _svg(draw: Any, name: str, size: tuple[float, float]) -> str:
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasSVG(figure)
+        draw(figure.subplots())
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    return _inline(out.getvalue(), name)
+
+
+def _inline(svg: str, name: str) -> str:
+    """The drawing alone: without headers that name addresses, its size left to the page."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
+    svg = re.sub(r'(<svg[^>]*?)\swidth="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?)\sheight="[^"]*"', r'\1 role="img"', svg, count=1)
+    svg = svg.replace("xlink:href", "href").replace(INK, "currentColor")
+    # Two drawings on one page must not share names.
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'href="#', f'href="#{name}-', svg)
+    return svg.replace("url(#", f"url(#{name}-")

@@ -1,0 +1,145 @@
+"""The scorecard as one page that needs no network: plots, errors, costs, lineage, commands."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rung.config import resolve
+from rung.data.knobs import DataKnobs
+from rung.errors import RungError, StoreError
+from rung.evals import metrics
+from rung.ladder import plots, scorecard
+from rung.ladder.bar import Bar
+from rung.ladder.climb import BASE
+from rung.ladder.errors import Lesson, lessons
+from rung.ladder.scorecard import Scorecard
+from rung.ladder.workbench import shared_settings, some
+from rung.store import Store
+from rung.store.climbs import RungRecord
+from rung.train.prepare import read
+from rung.types import Example
+
+
+def write_report(
+    store: Store, card: Scorecard, path: Path, examples: Sequence[Example] | None = None
+) -> None:
+    """Write the page.
+
+    Args:
+        examples: the validation rows; read again from the source where they are not given.
+
+    Raises:
+        StoreError: when the file cannot be written.
+    """
+    page = render(store, card, examples)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    except OSError as fault:
+        raise StoreError(
+            f"cannot write {path} ({fault.strerror}): say --report FILE; the climb itself is kept"
+        ) from None
+
+
+def render(store: Store, card: Scorecard, examples: Sequence[Example] | None = None) -> str:
+    """The page as text."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    records = store.climbs.rungs(card.climb.id)
+    kept = [r for r in card.rows if r.status == "succeeded" or r.reason or r.predicted]
+    environment = Environment(
+        loader=PackageLoader("rung.ladder"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    for name in ("duration", "size", "interval"):
+        environment.filters[name] = getattr(scorecard, name)
+    drawn = {name: Markup(svg) for name, svg in _drawings(card, records).items()}
+    return environment.get_template("report.html").render(
+        card=card,
+        rows=kept,
+        base=BASE,
+        plots=drawn,
+        confusion=_confusion(card),
+        lessons=_lessons(card, records, examples),
+        lineage=_lineage(store, card),
+        requests=card.knobs.get("requests", 0),
+        price=card.knobs.get("price"),
+        joules=any(r.cost.get("joules") for r in card.rows),
+        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def _drawings(card: Scorecard, records: Sequence[RungRecord]) -> dict[str, str]:
+    lower = metrics.get(card.metric).lower
+    points = [
+        {"key": r.key, "cost": r.cost["total_seconds"], "winner": r.key == card.winner,
+         **{k: r.validation[k] for k in ("value", "low", "high")}}
+        for r in card.rows
+        if r.validation and r.cost
+    ]  # fmt: skip
+    drawn = {}
+    if points:
+        bar = Bar.parse(card.climb.bar).value if card.climb.bar else None
+        front = scorecard.pareto(card.rows, lower)
+        drawn["pareto"] = plots.pareto(points, card.metric, bar, front)
+    lines = {r.key: r.metrics["curve"] for r in records if len(r.metrics.get("curve") or ()) > 1}
+    if lines:
+        drawn["curves"] = plots.curves(lines)
+    known = card.climb.verdict.get("curve") or []
+    if len(known) > 1:
+        drawn["data"] = plots.data_curve(known, card.metric)
+    return drawn
+
+
+def _confusion(card: Scorecard) -> dict[str, Any] | None:
+    """The winner's confusion matrix on the test rows."""
+    row = card.row(card.winner) if card.winner else None
+    seen = (row.test or row.validation) if row else None
+    if not seen or not seen.get("confusion"):
+        return None
+    labels, cells = seen["labels"], seen["confusion"]
+    columns = [*labels, "none of them"]
+    used = [i for i in range(len(columns)) if i < len(labels) or any(c[i] for c in cells)]
+    most = max((v for c in cells for v in c), default=0) or 1
+    return {
+        "labels": labels,
+        "columns": [columns[i] for i in used],
+        "cells": [[(c[i], c[i] / most) for i in used] for c in cells],
+        "part": "test" if row and row.test else "validation",
+    }
+
+
+def _lessons(
+    card: Scorecard, records: Sequence[RungRecord], examples: Sequence[Example] | None
+) -> list[Lesson]:
+    lower = metrics.get(card.metric).lower
+    try:
+        shown = validation_rows(card) if examples is None else examples
+    except RungError:  # the source is gone: the rest of the page stands without it
+        return []
+    return lessons(shown, records, card.winner, lower)
+
+
+def validation_rows(card: Scorecard) -> Sequence[Example]:
+    """The rows that rungs were chosen by, read again from their source."""
+    settings = card.climb.settings
+    (data,) = resolve([DataKnobs], shared_settings(settings["given"], [DataKnobs]))
+    dataset, splits = read(data, lambda _: None)
+    if dataset.digest != card.climb.data:
+        return []
+    return some(splits.validation, settings["knobs"]["validation_rows"])
+
+
+def _lineage(store: Store, card: Scorecard) -> list[dict[str, Any]]:
+    model = card.climb.verdict.get("model")
+    if not model or model not in {m.name for m in store.models.list()}:
+        return []
+    return [
+        {"kind": n.kind, "name": n.name, "method": n.method, "licence": n.licence or "",
+         "group": n.licence_class, "digest": n.digest[:12]}
+        for n in store.lineage(model).walk()
+    ]  # fmt: skip

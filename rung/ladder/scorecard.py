@@ -1,0 +1,216 @@
+"""The rungs of one climb side by side, as plain data for a terminal, a page or JSON."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rung.ladder.climb import BASE
+from rung.store import Store
+from rung.store.climbs import ClimbRecord, RungRecord
+
+HIDDEN = ("max_tokens", "dtype", "device")  # found by the machine, not asked for
+
+
+@dataclass(frozen=True)
+class Row:
+    """One rung. Figures that are not there yet are None; others have value, low and high."""
+
+    key: str
+    method: str
+    status: str
+    reason: str | None
+    model: str | None
+    validation: dict[str, Any] | None
+    test: dict[str, Any] | None
+    cost: dict[str, Any]
+    predicted: dict[str, Any]
+    seeds: list[float]
+    settings: dict[str, Any]
+    choice: str | None
+    command: str
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """What the table shows as cost: measured, or predicted until then."""
+        return self.cost or self.predicted
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """A climb with its rows, in the order of their cost; the base as it is comes first."""
+
+    climb: ClimbRecord
+    rows: tuple[Row, ...]
+    data: dict[str, Any]
+    base: dict[str, Any]
+    licence: dict[str, Any]
+
+    @classmethod
+    def of(cls, store: Store, climb: ClimbRecord) -> Scorecard:
+        """Read a climb from the store."""
+        rows = tuple(row_of(r, climb) for r in store.climbs.rungs(climb.id))
+        data = store.datasets.get(climb.data or "").as_dict()
+        base = store.bases.get(climb.base or "").as_dict()
+        model = climb.verdict.get("model")
+        licence: dict[str, Any] = {}
+        if model and model in {m.name for m in store.models.list()}:
+            group, reasons = store.licence(model)
+            licence = {"class": group, "reasons": list(reasons)}
+        return cls(climb, rows, data, base, licence)
+
+    @property
+    def metric(self) -> str:
+        return self.climb.task["metric"]
+
+    @property
+    def knobs(self) -> dict[str, Any]:
+        return self.climb.settings.get("knobs", {})
+
+    @property
+    def winner(self) -> str | None:
+        return self.climb.verdict.get("winner")
+
+    def row(self, key: str) -> Row | None:
+        """The row of that key."""
+        return next((r for r in self.rows if r.key == key), None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        climb = self.climb
+        return {
+            "climb": climb.id, "name": climb.name, "status": climb.status, "task": climb.task,
+            "bar": climb.bar, "verdict": climb.verdict, "data": self.data, "base": self.base,
+            "licence": self.licence, "requests": self.knobs.get("requests"),
+            "seconds": climb.settings.get("spent"), "rungs": [asdict(r) for r in self.rows],
+        }  # fmt: skip
+
+
+def row_of(record: RungRecord, climb: ClimbRecord) -> Row:
+    """A stored rung as a row."""
+    metrics = record.metrics
+    reason = record.reason
+    if record.status == "queued" and climb.status == "succeeded":
+        reason = "the bar was cleared below it" if climb.bar else "not reached"
+    return Row(
+        record.key, record.method, record.status, reason, record.model,
+        metrics.get("validation"), metrics.get("test"), record.cost, record.predicted,
+        [s["value"] for s in metrics.get("seeds", [])], record.settings, metrics.get("choice"),
+        command(record, climb.settings.get("given", {})),
+    )  # fmt: skip
+
+
+def command(record: RungRecord, given: Mapping[str, Any]) -> str:
+    """The command that makes the row's model again."""
+    if record.key == BASE:
+        return f"rung chat {shlex.quote(str(given.get('base', 'smollm2-135m')))}"
+    name = record.model or f"{record.key}-again"
+    settings = {**{k: v for k, v in given.items() if k not in HIDDEN}, **record.settings}
+    settings = {k: v for k, v in settings.items() if k not in (*HIDDEN, "method", "data")}
+    words = ["rung", "tune", name, "--method", record.method, "--data", str(given.get("data", ""))]
+    for key, value in sorted(settings.items()):
+        words += _flag(key, value)
+    return " ".join(shlex.quote(w) for w in [*words, "--replace"])
+
+
+def _flag(key: str, value: Any) -> list[str]:
+    flag = "--" + key.replace("_", "-")
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{flag[2:]}"]
+    if isinstance(value, (list, tuple)):
+        return [word for one in value for word in (flag, str(one))]
+    return [flag, f"{value:g}" if isinstance(value, float) else str(value)]
+
+
+# --- words for tables -------------------------------------------------------------------------
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in the unit that suits them."""
+    if seconds is None:
+        return ""
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def size(count: float | None) -> str:
+    """Bytes in the unit that suits them."""
+    if not count:
+        return ""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def interval(figure: Mapping[str, Any] | None) -> str:
+    """`0.812 [0.77, 0.85]`."""
+    if not figure:
+        return ""
+    if figure.get("low") is None:
+        return f"{figure['value']:.3f}"
+    return f"{figure['value']:.3f} [{figure['low']:.2f}, {figure['high']:.2f}]"
+
+
+WORDS = {"queued": "waiting", "running": "running", "cancelled": "skipped", "failed": "failed",
+         "interrupted": "interrupted", "succeeded": ""}  # fmt: skip
+
+
+def head(metric: str, requests: int) -> tuple[str, ...]:
+    """The table's titles."""
+    return ("rung", metric, "making it", "a request", f"{requests:,} requests", "total", "memory",
+            "tokens", "note")  # fmt: skip
+
+
+def cells(row: Row, winner: str | None = None) -> tuple[str, ...]:
+    """A row as text. What is only predicted has a tilde."""
+    cost, about = row.shown, "" if row.cost else "~"
+
+    def told(text: str) -> str:
+        return about + text if text else ""
+
+    tokens = cost.get("request_tokens")
+    return (
+        row.key,
+        interval(row.validation),
+        told(duration(cost.get("seconds"))) if cost else "",
+        told(duration(cost.get("request_seconds"))) if cost else "",
+        told(duration(cost.get("serving_seconds"))) if cost else "",
+        told(duration(cost.get("total_seconds"))) if cost else "",
+        told(size(cost.get("bytes"))) if cost else "",
+        f"{tokens:.0f}" if tokens else "",
+        _note(row, winner),
+    )
+
+
+def _note(row: Row, winner: str | None) -> str:
+    if row.key == winner:
+        return "winner"
+    said = WORDS.get(row.status, row.status)
+    if row.reason:
+        return f"{said}: {row.reason}".replace("waiting: ", "not tried: ")
+    if row.seeds:
+        return f"{len(row.seeds)} seeds: {min(row.seeds):.3f} to {max(row.seeds):.3f}"
+    return said or (f"with {row.choice}" if row.choice else "")
+
+
+def pareto(rows: Sequence[Row], lower: bool) -> list[str]:
+    """Keys of the rungs that no other beats in both quality and cost."""
+    measured = [r for r in rows if r.validation and r.cost]
+    sign = -1 if lower else 1
+    kept = []
+    for row in measured:
+        mine = (sign * row.validation["value"], -row.cost["total_seconds"])  # type: ignore[index]
+        beaten = any(
+            (sign * o.validation["value"], -o.cost["total_seconds"]) != mine  # type: ignore[index]
+            and sign * o.validation["value"] >= mine[0]  # type: ignore[index]
+            and -o.cost["total_seconds"] >= mine[1]
+            for o in measured
+        )
+        if not beaten:
+            kept.append(row.key)
+    return kept
