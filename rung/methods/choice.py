@@ -7,11 +7,13 @@ which is the cheapest, stays.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import random
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 FIRST = 32  # rows that every candidate sees before any is dropped
 CLEARLY = 2.0  # standard errors of the paired difference
+KEPT = "answers.jsonl"  # in the run's folder
 CAUTION = 0.8  # of the characters that the context seems to hold, as scripts differ in tokens
 
 
@@ -74,8 +77,6 @@ class PromptMethod(base.Method):
         """The conversation that is best on validation, for a task that suits the method."""
 
     def to_files(self, adapter: Adapter, bank: Bank, config: Any):
-        from dataclasses import asdict
-
         return asdict(adapter.conversation), {}  # type: ignore[call-overload]
 
     def from_files(self, settings: dict[str, Any], tensors: dict[str, Tensor], bank: Bank) -> Adapter:
@@ -95,12 +96,16 @@ class PromptMethod(base.Method):
 
 
 class Race:
-    """Candidates side by side on the same rows; nobody is asked the same twice."""
+    """Candidates side by side on the same rows; nobody is asked the same twice.
+
+    What was answered is kept in the run's folder, so that a run that goes on does not ask again.
+    """
 
     def __init__(self, study: base.Study, rows: Sequence[Example]):
         self.study, self.rows = study, rows
         self.scores: dict[str, Measured] = {}
         self._answers: dict[str, Answers] = {}
+        self._kept = study.folder / KEPT
 
     def best(self, candidates: Sequence[Candidate]) -> Candidate:
         """The best of the candidates by the task's metric.
@@ -132,19 +137,53 @@ class Race:
 
     def _ask(self, candidate: Candidate, until: int) -> None:
         """Have the candidate answer the rows up to `until` that it has not answered yet."""
-        from rung.engine.models import ServedModel
         from rung.evals.measure import measure
-        from rung.evals.predict import predict
 
         study, before = self.study, self._answers.get(candidate.name)
         rows = self.rows[len(before.texts) if before else 0 : until]
         if not rows:
             return
-        model = ServedModel(candidate.name, -1, study.template, conversation=candidate.conversation)
-        found = predict(study.bank, model, rows, study.task, stopping=study.stopping)
+        key = self._key(candidate.conversation, rows)
+        found = self._read(key)
+        if found is None:
+            found = self._predict(candidate, rows)
+            self._keep(key, found)
         answers = _together(before, found) if before else found
         self._answers[candidate.name] = answers
         self.scores[candidate.name] = measure(answers, self.rows[: len(answers.texts)], study.task)
+
+    def _predict(self, candidate: Candidate, rows: Sequence[Example]) -> Answers:
+        from rung.engine.models import ServedModel
+        from rung.evals.predict import predict
+
+        study = self.study
+        model = ServedModel(candidate.name, -1, study.template, conversation=candidate.conversation)
+        return predict(study.bank, model, rows, study.task, stopping=study.stopping)
+
+    def _key(self, asking: Conversation, rows: Sequence[Example]) -> str:
+        """SHA-256 of what answers follow from: the prompts in the end, and how answers are drawn."""
+        drawn = (type(asking).__name__, asking.max_tokens, asking.samples, asking.temperature)
+        seen = [[asking.messages(asked(e)), e.messages[-1]["content"]] for e in rows]
+        content = json.dumps([drawn, list(self.study.task.labels), seen])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def _read(self, key: str) -> Answers | None:
+        from rung.evals.predict import Answers
+
+        lines = self._kept.read_text("utf-8").splitlines() if self._kept.exists() else []
+        for line in lines:
+            try:
+                entry = json.loads(line)
+                if entry["key"] == key:
+                    return Answers(**entry["answers"])
+            except (ValueError, KeyError, TypeError):
+                continue  # cut off by a crash: asked again
+        return None
+
+    def _keep(self, key: str, answers: Answers) -> None:
+        self._kept.parent.mkdir(parents=True, exist_ok=True)
+        with self._kept.open("a", encoding="utf-8") as file:
+            file.write("\n" + json.dumps({"key": key, "answers": asdict(answers)}))
 
     def _still_in(self, candidates: list[Candidate], until: int) -> list[Candidate]:
         """The candidates that are not clearly worse than the best on the rows that all have seen."""

@@ -103,9 +103,8 @@ def test_the_instruction_that_wins_is_kept(tmp_path, monkeypatch):
 
 def test_the_model_itself_is_asked_and_votes(tmp_path):
     """No stand-in: chains are drawn by the engine, and the same seed gives the same figures."""
-    made = study(tmp_path)
     config = COT.Config(samples=3, reasoning_tokens=8, choose_rows=3, sample_temperature=1.5)
-    first, second = (COT.fit(made, config) for _ in range(2))
+    first, second = (COT.fit(study(tmp_path / name), config) for name in ("one", "two"))
     assert first.metrics == second.metrics and first.metrics["choice_accuracy of brief"]["n"] == 3
 
 

@@ -71,6 +71,25 @@ def test_a_stop_is_passed_on(tmp_path, monkeypatch):
         choice.Race(made, made.validation).best(candidates("a", "b"))
 
 
+def test_a_run_that_goes_on_does_not_ask_again(tmp_path, monkeypatch):
+    stops = iter([False, True])
+    made = study(tmp_path, stopping=lambda: next(stops, False))
+    asked = answering(monkeypatch, right_with("b"))
+    both = candidates("a", "b")
+    with pytest.raises(Interrupted):
+        choice.Race(made, made.validation).best(both)
+    with (tmp_path / choice.KEPT).open("a") as file:
+        file.write('\n{"key": "cut')  # a crash while the next line was written
+    race = choice.Race(made, made.validation)
+    assert race.best(both).name == "b"
+    assert [name for name, _ in asked] == ["a", "b"]
+    fresh = choice.Race(study(tmp_path / "other"), made.validation)
+    assert fresh.best(both).name == "b" and fresh.scores["a"].value == race.scores["a"].value
+    longer = [*made.validation[:-1], row("another", "no")]
+    choice.Race(made, longer).best(both)
+    assert len(asked) == 6  # other rows are other questions
+
+
 @pytest.mark.parametrize(
     ("one", "other", "worse"),
     [
