@@ -31,12 +31,12 @@ trap 'exit 143' TERM
 heading() { printf '\n\033[1m== %s\033[0m\n\n' "$1"; }
 
 heading "1 of 4: a coach, from 326 quotes, by prompt tuning"
-rung tune coach --base smollm2-135m --method prompt_tuning \
+rung tune coach --replace --base smollm2-135m --method prompt_tuning \
     --data wheel:inspirational-quotes/inspirational_quotes/quotes.json \
     --user "$COACH" --assistant "{text}"
 
 heading "2 of 4: a satirist, from $ROWS headlines, by prefix tuning"
-rung tune satire --base smollm2-135m --method prefix_tuning \
+rung tune satire --replace --base smollm2-135m --method prefix_tuning \
     --data wheel:evals/evals/registry/data/sarcasm/samples.jsonl --where ideal=1 --limit "$ROWS" \
     --user "$SATIRE" --assistant "{input[1][content]}"
 

@@ -16,6 +16,9 @@ import typer
 
 # verb -> (module, function); imported only when asked for, so that `rung --help` stays quick.
 VERBS = {
+    "climb": ("climb", "climb"),
+    "plan": ("plan", "plan"),
+    "board": ("board", "board"),
     "tune": ("tune", "tune"),
     "resume": ("tune", "resume"),
     "eval": ("eval", "eval_"),
