@@ -98,6 +98,8 @@ class Engine:
         """Run on a thread of its own; harmless when it already does."""
         if not self.alive:
             self._stopping = False
+            if not self.scheduler.busy:
+                self.between(self.scheduler.runner.arrange)
             self._thread = threading.Thread(target=self._live, name="rung-engine", daemon=True)
             self._thread.start()
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from collections.abc import Sequence as Items
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from rung.engine.cache import Cache, LayerShape
 from rung.engine.decoding import DecodePlan
+from rung.engine.lean import Lean
 from rung.engine.prefixes import PAGE, Prefixes
 from rung.engine.reading import Chunk, Read, lay_out
 from rung.engine.recomputing import RecomputingRunner
@@ -21,6 +23,7 @@ from rung.forward.trie import Sequence
 
 log = logging.getLogger("rung.engine")
 
+TRIAL = 6  # steps
 KEPT = 0.5  # share of the memory that texts read before may take
 
 
@@ -31,6 +34,10 @@ class Runner(Protocol):
     """
 
     in_pieces: bool  # whether a prompt can be read in several
+
+    def arrange(self) -> None:
+        """Prepare the base for decoding fast."""
+        ...
 
     def reserve(self, lanes: int, entries: int) -> bool:
         """Make room for so many lanes of so many entries; False where memory forbids it."""
@@ -106,6 +113,22 @@ class CachedRunner:
         self.cache = Cache(_shapes(bank), bank.dtype, bank.device, max_lanes, budget)
         self.prefixes = Prefixes()
         self._slots = Slots([-1])
+        self._lean: Lean | None = None
+
+    def arrange(self) -> None:
+        """Join the base's weights for decoding, where it is built for that."""
+        if self._lean is not None:
+            return
+        lean = Lean.of(self.bank)
+        if lean is not None and self.reserve(2, TRIAL) and lean.agrees(self._trial()):
+            self._lean = lean
+        self.reset()
+
+    def _trial(self) -> Iterator[tuple[DecodePlan, DecodePlan]]:
+        """A few steps of two lanes, each planned twice."""
+        for _ in range(TRIAL):
+            yield DecodePlan(self.cache, Slots([-1, -1])), DecodePlan(self.cache, Slots([-1, -1]))
+            self.cache.lengths[:2] += 1
 
     # --- memory ---------------------------------------------------------------------------------
 
@@ -132,6 +155,8 @@ class CachedRunner:
     def reset(self) -> None:
         self.cache.reset()
         self._slots = Slots([-1])
+        if self._lean is not None:
+            self._lean.stacks.clear()
 
     def forget(self, slot: int | None = None) -> None:
         if slot is None:
@@ -226,7 +251,9 @@ class CachedRunner:
 
     def _step(self, ids: Items[int], plan: DecodePlan) -> Tensor:
         row = torch.tensor(ids, device=self.bank.device)
-        hidden = self.bank.run(self.bank.embed(row, plan.slots), plan.positions, plan)
+        embeddings = self.bank.embed(row, plan.slots)
+        lean = self._lean if self._lean is not None and self._lean.suits(plan) else self.bank
+        hidden = lean.run(embeddings, plan.positions, plan)
         return self.bank.logits(hidden, plan.slots)
 
     def _same_slots(self, slots: Items[int]) -> Slots:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -205,15 +206,26 @@ class Bank:
         slots = slots if isinstance(slots, Slots) else Slots(list(slots))
         if slots.only is not None:
             return self.head(slots.only).logits(hidden)
+        # All that share the base's own output layer go through it at once: its weights are read once.
+        own = [s for s in slots.present if self._owns_weights(s)]
+        if not own:
+            return self.head(-1).logits(hidden)
+        shared = torch.from_numpy(~np.isin(slots.of_token, own))
         out: Tensor | None = None
-        for slot in slots.present:
-            rows = slots.rows(slot)
-            part = self.head(slot).logits(hidden[rows])
+        for head, rows in [
+            (self.head(-1), shared.to(hidden.device)),
+            *((self.head(s), slots.rows(s)) for s in own),
+        ]:
+            part = head.logits(hidden[rows])
             if out is None:
                 out = part.new_empty(len(hidden), part.shape[1])
             out[rows] = part
         assert out is not None
         return out
+
+    def _owns_weights(self, slot: int) -> bool:
+        adapter = self.adapters.get(slot)
+        return adapter is not None and bool(adapter.weights)
 
     def head(self, slot: int) -> Head:
         """The output layer of a slot."""

@@ -1,0 +1,184 @@
+"""Decoding with fewer and larger operations, for bases built like Llama.
+
+One token per lane is little arithmetic, so what a step costs besides reading the weights is calls. Here
+queries, keys and values are one product, gate and up another, and norms and rotations one operation
+each. The base's own projections become views into the joined weights, so nothing is held twice and
+every other path computes with the same numbers; on a CPU they are stored transposed, which multiplies
+faster at few rows.
+
+Whether a base is built that way is seen from its modules, and then tried: a step must give what the
+base's own forward gives. Steps with adapters that are more than LoRA or something in front of the
+prompt take the ordinary way.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rung.engine.stacks import GROUPS, Stacks
+from rung.forward.attention import Plan
+from rung.forward.bank import Bank
+from rung.forward.padded import COARSE, TOLERANCE
+
+log = logging.getLogger("rung.engine")
+
+
+@dataclass
+class Layer:
+    """One layer: joined weights (d_out, d_in) by group, biases, and the rest of its modules.
+
+    Attributes:
+        widths: per group how wide each of its projections is.
+    """
+
+    weights: dict[str, Tensor]
+    biases: dict[str, Tensor | None]
+    widths: dict[str, list[int]]
+    norms: tuple[nn.Module, nn.Module]
+    scaling: float
+
+
+class Lean:
+    """The decoder of a base; made by `Lean.of`."""
+
+    def __init__(self, bank: Bank, layers: list[Layer], head_dim: int):
+        self.bank, self.layers, self.head_dim = bank, layers, head_dim
+        self.rotary: Any = bank.backbone.rotary_emb
+        self.norm: Any = bank.backbone.norm
+        self.stacks = Stacks(bank)
+
+    @classmethod
+    def of(cls, bank: Bank) -> Lean | None:
+        """A decoder for the bank's base, its weights joined; None where it is built otherwise."""
+        if not bank.carries_trie or not _built_like_llama(bank):
+            return None
+        modules: Any = bank.backbone.layers
+        with torch.inference_mode(False):  # a later training must be able to use them
+            layers = [_join(layer) for layer in modules]
+        return cls(bank, layers, modules[0].self_attn.head_dim)
+
+    def suits(self, plan: Plan) -> bool:
+        """Whether every adapter of a step can be computed here."""
+        return self.stacks.suits(plan.slots)
+
+    def agrees(self, steps: Iterable[tuple[Plan, Plan]]) -> bool:
+        """Whether steps give what the base's own forward gives.
+
+        Args:
+            steps: a few consecutive ones, each planned twice.
+        """
+        vocabulary = self.bank.model.get_input_embeddings().weight.shape[0]
+        for i, (first, second) in enumerate(steps):
+            ids = (torch.arange(len(first.slots.of_token)) * 7 + 3 * i + 1) % vocabulary
+            embeddings = self.bank.embed(ids.to(self.bank.device), first.slots)
+            positions = first.positions  # type: ignore[attr-defined]
+            ours = self.run(embeddings, positions, first)
+            theirs = self.bank.run(embeddings, positions, second)
+            apart = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-9))
+            if not apart < TOLERANCE.get(ours.dtype, COARSE):
+                log.warning("steps take the base's own forward: joined weights differ by %.2g", apart)
+                return False
+        return True
+
+    def run(self, embeddings: Tensor, positions: Tensor, plan: Any) -> Tensor:
+        """One pass over one token per lane: (B, d), (B,) -> (B, d)."""
+        hidden = embeddings
+        cos, sin = (x[0, :, None] for x in self.rotary(hidden[None], position_ids=positions[None]))
+        adds = self.stacks.of(plan.slots)
+        for i, layer in enumerate(self.layers):
+            add = adds[i]
+            x = _normed(layer.norms[0], hidden)
+            joined = _product(layer, "attention", x, add)
+            mixed = self._attend(i, layer, joined, cos, sin, plan)
+            hidden = hidden + _product(layer, "output", mixed, add)
+            x = _normed(layer.norms[1], hidden)
+            gate, up = _product(layer, "gate", x, add).split(layer.widths["gate"], 1)
+            hidden = hidden + _product(layer, "down", F.silu(gate) * up, add)
+        return _normed(self.norm, hidden)
+
+    def _attend(self, i: int, layer: Layer, joined: Tensor, cos, sin, plan: Any) -> Tensor:
+        """joined (B, queries + keys + values) -> (B, queries)."""
+        batch, widths = len(joined), layer.widths["attention"]
+        heads = joined.view(batch, -1, self.head_dim)
+        rotated, values = heads.split(
+            [(widths[0] + widths[1]) // self.head_dim, widths[2] // self.head_dim], 1
+        )
+        half = self.head_dim // 2
+        turned = torch.cat((-rotated[..., half:], rotated[..., :half]), -1)
+        rotated = torch.addcmul(rotated * cos, turned, sin)
+        queries, keys = rotated.split([widths[0] // self.head_dim, widths[1] // self.head_dim], 1)
+        parts = (x.transpose(0, 1)[None] for x in (queries, keys, values))
+        return plan.attend(i, *parts, layer.scaling).view(batch, -1)
+
+
+def _product(layer: Layer, group: str, x: Tensor, add: Any) -> Tensor:
+    y = F.linear(x, layer.weights[group], layer.biases[group])
+    return y if add is None else add(group, x, y, layer.widths[group])
+
+
+def _normed(norm: Any, x: Tensor) -> Tensor:
+    if x.dtype == torch.float32:
+        return F.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
+    return norm(x)
+
+
+# --- what a base is built of ------------------------------------------------------------------------
+
+
+def _built_like_llama(bank: Bank) -> bool:
+    layers, backbone = getattr(bank.backbone, "layers", None), bank.backbone
+    if not layers or not all(hasattr(backbone, n) for n in ("rotary_emb", "norm")):
+        return False
+    if getattr(bank.config, "hidden_act", None) != "silu" or _has_window(bank.config):
+        return False
+    return hasattr(backbone.norm, "variance_epsilon") and all(_is_plain(layer) for layer in layers)
+
+
+def _has_window(config: Any) -> bool:
+    return bool(getattr(config, "sliding_window", None)) and getattr(config, "use_sliding_window", True)
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Two norms, and the seven projections of GROUPS with weights that are plain tensors."""
+    children = {n for n, _ in layer.named_children()}
+    if children != {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}:
+        return False
+    modules = dict(layer.named_modules())
+    named = [n for names in GROUPS.values() for n in names]
+    linear = [modules.get(n) for n in named]
+    if not all(type(m) is nn.Linear and type(m.weight) is nn.Parameter for m in linear):
+        return False
+    others = set(modules) - set(named) - children - {"", "mlp.act_fn"}
+    norms = (modules["input_layernorm"], modules["post_attention_layernorm"])
+    return not others and all(hasattr(n, "variance_epsilon") for n in norms)
+
+
+def _join(layer: Any) -> Layer:
+    """Make the projections of each group views into one weight."""
+    modules = dict(layer.named_modules())
+    weights: dict[str, Tensor] = {}
+    biases: dict[str, Tensor | None] = {}
+    widths: dict[str, list[int]] = {}
+    for group, names in GROUPS.items():
+        parts: list[nn.Linear] = [modules[n] for n in names]
+        widths[group] = [p.out_features for p in parts]
+        weight: list[Tensor] = [p.weight.detach() for p in parts]
+        joined = torch.cat(weight)  # (sum of d_out, d_in)
+        if joined.device.type == "cpu":
+            joined = joined.t().contiguous().t()
+        weights[group] = joined
+        for part, view in zip(parts, joined.split(widths[group]), strict=True):
+            part.weight.data = view
+        biased: list[Tensor] = [
+            p.bias if p.bias is not None else p.weight.new_zeros(p.out_features) for p in parts
+        ]
+        biases[group] = torch.cat(biased).detach() if any(p.bias is not None for p in parts) else None
+    norms = (layer.input_layernorm, layer.post_attention_layernorm)
+    return Layer(weights, biases, widths, norms, layer.self_attn.scaling)

@@ -1,0 +1,154 @@
+"""The LoRA adapters of a step, arranged once for as long as the same ones decode together."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rung.forward.bank import Bank
+from rung.forward.lora import LoraOp
+from rung.forward.slots import Slots
+
+GROUPS = {
+    "attention": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "output": ("self_attn.o_proj",),
+    "gate": ("mlp.gate_proj", "mlp.up_proj"),
+    "down": ("mlp.down_proj",),
+}
+TOGETHER = 12  # adapters multiplied as one; with more, most of that product is thrown away
+KEPT = 2  # arrangements
+
+Columns = tuple[tuple[int, int, float], ...]  # (slot, width, scale)
+
+
+@dataclass
+class Stack:
+    """The adapters of one group of projections: A of all, and B of each projection.
+
+    Attributes:
+        a: (d_in, R). b: per projection (R of it, d_out), None where no adapter changes it.
+        columns: whose columns of `a` are whose.
+    """
+
+    a: Tensor
+    b: list[Tensor | None]
+    columns: Columns
+
+
+class Stacks:
+    """Arrangements by the slots that are present."""
+
+    def __init__(self, bank: Bank):
+        self.bank = bank
+        self._kept: OrderedDict[tuple, tuple[list[Any], list[dict[str, list[Stack]]] | None]] = (
+            OrderedDict()
+        )
+        layers = bank.backbone.layers
+        first = next(n for n, m in bank.model.named_modules() if m is layers)  # type: ignore[union-attr]
+        self._names = [
+            {g: [f"{first}.{i}.{n}" for n in names] for g, names in GROUPS.items()}
+            for i in range(len(layers))  # type: ignore[arg-type]
+        ]
+        self._known = {n for layer in self._names for names in layer.values() for n in names}
+
+    def clear(self) -> None:
+        """Forget all arrangements."""
+        self._kept.clear()
+
+    def suits(self, slots: Slots) -> bool:
+        """Whether all that these adapters do to layers is LoRA on known projections."""
+        return self._arranged(slots)[1] is not None
+
+    def of(self, slots: Slots) -> Sequence[Any]:
+        """Per layer what adds the adapters' part, or None where there are none."""
+        layers = self._arranged(slots)[1]
+        assert layers is not None
+        return [Added(stacks, slots) if stacks else None for stacks in layers]
+
+    def _arranged(self, slots: Slots) -> tuple[list[Any], list[dict[str, list[Stack]]] | None]:
+        adapters = [self.bank.adapters.get(s) for s in slots.present]
+        known = self._kept.get(slots.present)
+        if known is None or any(a is not b for a, b in zip(known[0], adapters, strict=True)):
+            known = adapters, self._arrange(slots.present, adapters)
+            self._kept[slots.present] = known
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(slots.present)
+        return known
+
+    def _arrange(
+        self, present: Sequence[int], adapters: Sequence[Any]
+    ) -> list[dict[str, list[Stack]]] | None:
+        mine = {
+            s: a.linear for s, a in zip(present, adapters, strict=True) if a is not None and a.linear
+        }
+        for adapter in adapters:
+            if adapter is None:
+                continue
+            # The head is asked for its own weights elsewhere; a layer's would be missed here.
+            if adapter.weights or any(
+                type(op) is not LoraOp or name not in self._known for name, op in adapter.linear.items()
+            ):
+                return None
+        sets = [mine] if len(mine) <= TOGETHER else [{s: ops} for s, ops in mine.items()]
+        return [
+            {
+                group: stacks
+                for group, names in layer.items()
+                if (stacks := [s for ops in sets if (s := self._stack(ops, names)) is not None])
+            }
+            for layer in self._names
+        ]
+
+    def _stack(self, mine: dict[int, Any], names: Sequence[str]) -> Stack | None:
+        a, columns, b = [], [], []
+        for name in names:
+            ops = [(s, linear[name]) for s, linear in mine.items() if name in linear]
+            a += [op.a for _, op in ops]
+            columns += [(s, len(op.a), op.scale) for s, op in ops]
+            b.append(torch.cat([op.b.t() for _, op in ops]).to(self.bank.dtype) if ops else None)
+        if not a:
+            return None
+        return Stack(torch.cat(a).to(self.bank.dtype).t().contiguous(), b, tuple(columns))
+
+
+class Added:
+    """What the adapters of a step add in one layer."""
+
+    def __init__(self, stacks: dict[str, list[Stack]], slots: Slots):
+        self.stacks, self.slots = stacks, slots
+
+    def __call__(self, group: str, x: Tensor, y: Tensor, widths: Sequence[int]) -> Tensor:
+        """x (B, d_in) and the projections' joined output y (B, sum of widths), which is changed."""
+        for stack in self.stacks.get(group, ()):
+            owners = {s for s, _, _ in stack.columns}
+            if len(owners) == 1 and self.slots.only is None:
+                rows = self.slots.rows(next(iter(owners)))
+                if isinstance(rows, slice):
+                    self._add(stack, x[rows], y[rows], widths)
+                else:
+                    part = y[rows]
+                    self._add(stack, x[rows], part, widths)
+                    y[rows] = part
+            else:
+                self._add(stack, x, y, widths)
+        return y
+
+    def _add(self, stack: Stack, x: Tensor, y: Tensor, widths: Sequence[int]) -> None:
+        hidden = x @ stack.a
+        first = stack.columns[0]
+        if all(s == first[0] and v == first[2] for s, _, v in stack.columns):
+            hidden *= first[2]
+        else:
+            hidden *= self.slots.column_mask(stack.columns, x)
+        at = column = 0
+        for width, b in zip(widths, stack.b, strict=True):
+            if b is not None:
+                y[:, at : at + width].addmm_(hidden[:, column : column + len(b)], b)
+                column += len(b)
+            at += width
