@@ -6,7 +6,7 @@ ENV := .venv/.stamp
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help env lint format test test-faults quickstart bench-train bench-eval clean
+.PHONY: help env lint format test test-faults quickstart bench-train bench-eval bench-features clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench-train: $(ENV) bench/.peers/.stamp  ## training speed beside TRL and PEFT
 
 bench-eval: $(ENV) bench/.peers/.stamp  ## evaluation beside lm-evaluation-harness
 	@$(BIN)/python -m bench.eval $(ARGS)
+
+bench-features: $(ENV) bench/.peers/.stamp  ## training on kept states beside transformers' Trainer
+	@$(BIN)/python -m bench.features $(ARGS)
 
 # The peers live apart, so that they never decide which versions Rung runs on.
 bench/.peers/.stamp: bench/peers.txt constraints.txt

@@ -17,6 +17,7 @@ from rung.store.artefacts import model_folder
 from rung.store.licences import classify
 from rung.types import BaseInfo
 
+FRESH = "scratch"  # random weights
 MODEL = "model"
 
 
@@ -43,7 +44,7 @@ def resolve(spec: str, *, data: Iterable[str] | None = None) -> BaseInfo:
             f"'{written}' has no published weights: it can be asked through an API (method "
             "remote), not loaded as a base"
         )
-    if kind == "scratch":
+    if kind == FRESH:
         from rung.bases import scratch
 
         return scratch.resolve(place, data)

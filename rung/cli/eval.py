@@ -21,6 +21,7 @@ from rung.errors import ConfigError, DataError, one_line
 if TYPE_CHECKING:
     from rung.data import Dataset
     from rung.evals.compare import Comparison
+    from rung.evals.judge import Judge
     from rung.evals.measure import Measured
     from rung.evals.predict import Answers
     from rung.types import BaseInfo, Example, Task
@@ -69,13 +70,14 @@ def eval_(
         raise ConfigError(f"--part is '{part}', must be one of {', '.join(PARTS)}")
     if items is not None and items < 1:
         raise ConfigError(f"--items is {items}, must be at least 1")
+    arbiter = _judge(judge, judge_model) if judge else None
     dataset, asked, chosen = _read(resolve([DataKnobs], given)[0], task, metric, part, items)
     _say(f"task: {_told(chosen)}; {len(asked)} items of {dataset.name} ({part})")
     if len(asked) < FEW:
         _say(f"{len(asked)} items show little: see the intervals")
     rows = _ask(names, asked, chosen, dataset, dtype, device)
     found = _compare(rows)
-    verdicts = _judge(rows, asked, judge, judge_model) if judge else []
+    verdicts = _verdicts(rows, asked, arbiter) if arbiter else []
     if as_json:
         typer.echo(json.dumps(_plain(rows, found, verdicts, chosen, part), ensure_ascii=False))
     else:
@@ -154,14 +156,20 @@ def _compare(rows: list[Row]) -> list[Comparison]:
     return [compare(rows[0].measured, row.measured) for row in rows[1:]]
 
 
-def _judge(rows: list[Row], asked: list[Example], address: str, model: str) -> list[dict[str, Any]]:
-    """How often each model's answers beat the first's, or, of one model alone, the references."""
-    from rung.evals.intervals import bootstrap, percentile
+def _judge(address: str, model: str) -> Judge:
     from rung.evals.judge import Judge
+
+    return Judge.at(address, model, os.environ.get("RUNG_JUDGE_KEY"))
+
+
+def _verdicts(rows: list[Row], asked: list[Example], judge: Judge) -> list[dict[str, Any]]:
+    """How often each model's answers beat the first's, or, of one model alone, the references."""
+    import numpy as np
+
+    from rung.evals.intervals import bootstrap, percentile
     from rung.evals.metric import mean
     from rung.evals.tasks import question, reply
 
-    judge = Judge.at(address, model, os.environ.get("RUNG_JUDGE_KEY"))
     asked_of = [question(e) for e in asked]
     if len(rows) == 1:
         pairs = [
@@ -170,8 +178,6 @@ def _judge(rows: list[Row], asked: list[Example], address: str, model: str) -> l
     else:
         first = rows[0]
         pairs = [(r.name, r.answers.texts, first.name, first.answers.texts) for r in rows[1:]]
-    import numpy as np
-
     found = []
     for name, texts, against, others in pairs:
         with _bar(f"judging {name}", len(asked)) as progress:

@@ -96,7 +96,7 @@ class Attempt:
     def _try(self, search: Search) -> None:
         params = search.ask()
         plan = self._plan(params)
-        watcher = Steering(self.watcher, search)
+        watcher = Steering(self.watcher, search, self.rung.key)
         self._note(status="running", reason=None)
         began = now()
         try:
@@ -216,6 +216,7 @@ class Steering:
 
     watcher: job.Watcher
     search: Search
+    rung: str
     curve: list[tuple[int, float]] = field(default_factory=list)
     run: str = ""
 
@@ -235,7 +236,7 @@ class Steering:
         self.watcher.note(text)
 
     def stage(self, text: str) -> None:
-        self.watcher.stage(text)
+        self.watcher.stage(f"{self.rung}: {text}")
 
     def prepared(self, *what: Any) -> None:
         self.watcher.prepared(*what)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from rung.errors import ConfigError, Interrupted, MethodMisfit, RungError
 from rung.evals.compare import compare
 from rung.evals.measure import Measured
+from rung.forward.adapter import Adapter
 from rung.ladder import curve, verdict
 from rung.ladder.attempt import Attempt
 from rung.ladder.cost import Cost
@@ -31,6 +32,7 @@ from rung.store import Store, artefacts
 from rung.store.climbs import ClimbRecord, RungRecord
 from rung.train import job
 from rung.train.gradient import out_of_memory
+from rung.train.prepare import Opened
 
 BASE = "base"  # the key of the base as it is
 DONE = ("succeeded", "failed", "cancelled")
@@ -152,11 +154,11 @@ class Climb:
                 self._put(dataclasses.replace(self.records[key], place=place))
 
     def _order(self) -> list[str]:
-        """Rungs by what they will cost in all; what has no prediction is done, and comes as it came."""
+        """Rungs by what they will cost in all; those that give up the base are the top ones."""
 
         def total(key: str) -> tuple:
-            predicted = self.records[key].predicted
-            return (not predicted, predicted.get("total_seconds", 0.0), key)
+            predicted, method = self.records[key].predicted, self.rungs[key].method
+            return (not predicted, method.own_base, predicted.get("total_seconds", 0.0), key)
 
         return sorted((k for k in self.records if k in self.rungs), key=total)
 
@@ -250,11 +252,7 @@ class Climb:
         if "test" in record.metrics:
             return measured_of(record.metrics["test"], record.items["test"])
         self.watcher.stage(f"{key}: measuring on the test rows")
-        opened, adapter = bench.opened, None
-        if key != BASE:
-            opened = bench.opened_for(bench.plan(self._name(key), self.rungs[key]))
-            folder = artefacts.model_folder(str(record.model))
-            adapter, _ = artefact.load(folder, opened.bank)
+        opened, adapter = self._loaded(record)
         with bench.served(opened, adapter, key) as model:
             answers, measured = bench.answer_test(opened, model)
         metrics = {**record.metrics, "test": figure(measured)}
@@ -266,6 +264,18 @@ class Climb:
                 dataset=bench.data, low=measured.low, high=measured.high, n=measured.n,
             )  # fmt: skip
         return measured
+
+    def _loaded(self, record: RungRecord) -> tuple[Opened, Adapter | None]:
+        """A rung's model as the store has it, on its base."""
+        if record.key == BASE:
+            return self.bench.opened, None
+        rung, folder = self.rungs[record.key], artefacts.model_folder(str(record.model))
+        plan = self.bench.plan(self._name(record.key), rung)
+        if rung.method.own_base:
+            plan.run.base = str(folder)
+            return self.bench.opened_for(plan), None
+        opened = self.bench.opened_for(plan)
+        return opened, artefact.load(folder, opened.bank)[0]
 
     def _higher(self, winner: Standing, found: Sequence[Standing]) -> bool | None:
         """Whether a dearer rung is better than the winner as far as validation can tell."""

@@ -123,6 +123,9 @@ def _scale(settings: dict[str, Any], name: str, rank: int) -> float:
 def _refuse_variants(settings: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Say so where PEFT wrote a variant whose answer would differ if it were read as plain LoRA."""
     unread = [k for k in tensors if ".lora_A." not in k and ".lora_B." not in k]
+    halves = [k.replace(".lora_B.", ".lora_A.") for k in tensors if ".lora_B." in k]
+    if alone := [k for k in halves if k not in tensors]:
+        raise ArtefactError(f"the adapter file lacks {alone[0]}: fetch or train it again")
     if settings.get("use_dora"):
         raise ArtefactError("this adapter uses DoRA, which Rung does not serve: merge it with PEFT")
     if settings.get("modules_to_save") or settings.get("bias", "none") != "none" or unread:

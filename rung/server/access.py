@@ -85,6 +85,11 @@ class Access:
         """Whether the store should be asked again."""
         return time.monotonic() - self._read_at > FRESH
 
+    @property
+    def owes(self) -> bool:
+        """Whether the store has yet to be told what was used."""
+        return bool(self._used) and self.stale
+
     def refresh(self) -> None:
         """Hand over what was used, and read the keys again; keeps the old ones where that fails."""
         self._read_at = time.monotonic()

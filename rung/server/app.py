@@ -88,9 +88,11 @@ def create_app(
 
 
 async def _watch(service: Service) -> None:
-    """Start the engine again where its thread has ended; until then /ready says 503."""
+    """Keep the accounts, and start the engine again where its thread has ended: until then 503."""
     while True:
         await asyncio.sleep(WATCH)
+        if service.access.owes:
+            await run_sync(service.access.refresh)
         if not service.engine.alive and not service.traffic.draining:
             log.error("the engine has ended: starting it again")
             await run_sync(service.engine.start)

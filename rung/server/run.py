@@ -70,7 +70,7 @@ class Server(uvicorn.Server):
         except (OSError, ssl.SSLError) as fault:
             raise ConfigError(f"--tls-certificate and --tls-key cannot be used: {fault}") from None
         super().__init__(config)
-        self._traffic, self._ready = app.state.traffic, ready
+        self._service, self._traffic, self._ready = app.state.service, app.state.traffic, ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -82,6 +82,11 @@ class Server(uvicorn.Server):
         if self._traffic.draining:
             self.should_exit = self.force_exit = True
         self._traffic.draining = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.force_exit:  # the application's own end, with its checkpoints, is left out then
+            self._service.abort()
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second; True ends."""

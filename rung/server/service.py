@@ -91,6 +91,12 @@ class Service:
         template = self.engine.model(name).template
         return self._pieces.setdefault(id(template), Pieces(template))
 
+    def abort(self) -> None:
+        """End at once what would outlive an abort; jobs go on from their last checkpoint some day."""
+        if self.supervisor is not None:
+            self.supervisor.abort()
+        self.engine.stop()
+
     def close(self) -> None:
         """Give back what is held."""
         if self._store is not None:

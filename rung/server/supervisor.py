@@ -100,6 +100,14 @@ class Supervisor:
             if worker.alive:
                 worker.process.kill()
 
+    def abort(self) -> None:
+        """Kill the workers where they are."""
+        self._stopping = True
+        self.wake()
+        for worker in list(self.workers.values()):
+            with contextlib.suppress(Exception):
+                worker.process.kill()
+
     def _live(self) -> None:
         served = False
         while not self._stopping:

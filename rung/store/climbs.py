@@ -178,7 +178,9 @@ def _get(connection: Connection, climb: str) -> ClimbRecord:
     row = connection.execute(query).mappings().first()
     if row is None:
         known = connection.execute(sa.select(_CLIMBS.c.id)).scalars().all()
-        raise ClimbNotFound(f"no climb '{climb}' (rung board --climbs lists them){nearest(climb, known[:50])}")
+        raise ClimbNotFound(
+            f"no climb '{climb}' (rung board --climbs lists them){nearest(climb, known[:50])}"
+        )
     return ClimbRecord(**row)
 
 

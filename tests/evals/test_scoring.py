@@ -66,3 +66,38 @@ def test_scores_equal_those_of_padded_rows(family, method):
             assert ours == pytest.approx(theirs, abs=1e-4, rel=1e-5)
 
     check()
+
+
+@pytest.mark.parametrize("max_tokens", [8, 40, 10_000])
+def test_no_token_is_computed_twice(max_tokens, monkeypatch):
+    from rung.evals.scoring import Item, score
+    from rung.forward.bank import Bank
+
+    bank = Bank(tiny_model("llama"))
+    made = [Item((*range(3, 40), 50 + i), ((4,), (5, 6), (5, 7, 8))) for i in range(12)]
+    computed = []
+    run = bank.run
+    monkeypatch.setattr(bank, "run", lambda x, *rest: (computed.append(len(x)), run(x, *rest))[1])
+    found = score(bank, -1, made, max_tokens=max_tokens)
+    # The shared beginning, and per item its own token, the 5 that two answers share, and the 7.
+    # Where a slice ends within an item, only the token that the next answer follows comes again.
+    assert 37 + 12 * 3 <= sum(computed) <= 37 + 12 * 3 + (len(computed) if max_tokens == 8 else 0)
+    for ours, theirs in zip(found, score(bank, -1, made[::-1])[::-1], strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+def test_it_stops_when_asked_and_tells_how_far_it_is():
+    from rung.errors import Interrupted
+    from rung.evals.scoring import Item, score
+    from rung.forward.bank import Bank
+
+    bank = Bank(tiny_model("llama"))
+    made = [Item((3, 4, 5 + i), ((6,), (7, 8))) for i in range(10)]
+    seen: list[int] = []
+    with pytest.raises(Interrupted):
+        score(bank, -1, made, max_tokens=10, stopping=lambda: len(seen) == 2, progress=seen.append)
+    seen.clear()
+    score(bank, -1, made, max_tokens=10, progress=seen.append)
+    assert sum(seen) == 20 and len(seen) > 2
+    with pytest.raises(ValueError, match="empty"):
+        score(bank, -1, [Item((3,), ((),))])

@@ -12,13 +12,13 @@ import pytest
 from tests.engine.world import engine_of, tiny_llama
 
 
-def serve(engine, **settings):
+def serve(engine, tls=None, **settings):
     """An application in a thread, on a free port; `.stop()` drains it as a signal would."""
     from rung.server.app import create_app
     from rung.server.run import Server, bind
 
     app, on, up = create_app(engine, **settings), bind("127.0.0.1", 0), threading.Event()
-    server = Server(app, up.set)
+    server = Server(app, up.set, tls)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[on])), daemon=True)
     thread.start()
     assert up.wait(20)

@@ -1,0 +1,85 @@
+"""`rung eval`: what it shows, keeps and refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.cli.conftest import FAST, SCRATCH
+
+
+@pytest.fixture
+def choices(tmp_path):
+    """Data with labels."""
+    path = tmp_path / "choices.jsonl"
+    rows = [{"text": f"row number {i}", "label": ["good", "bad"][i % 2]} for i in range(60)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def test_models_are_compared_and_kept(studio, ask, monkeypatch, choices):
+    from rung.store import Store
+
+    monkeypatch.setenv("RUNG_HOME", str(studio))
+    found = ask("eval", "coach", "kid", "--data", choices, "--part", "all", "--json")
+    assert found.code == 0, found.err
+    assert "task: classification (bad, good), metric accuracy; 60 items" in found.err
+    out = json.loads(found.out)
+    assert [m["name"] for m in out["models"]] == ["coach", "kid"]
+    one = out["models"][0]
+    assert one["low"] <= one["value"] <= one["high"] and one["n"] == len(one["items"]) == 60
+    assert out["comparisons"][0]["model"] == "kid" and "60 items" in out["comparisons"][0]["says"]
+    with Store.open() as store:
+        kept = store.evaluations.list(model="kid")
+    assert [(k.metric, k.value, k.n) for k in kept if k.metric == "accuracy"] == [
+        ("accuracy", out["models"][1]["value"], 60)
+    ]
+
+
+def test_the_test_part_of_generation_as_a_table(studio, ask, monkeypatch, good):
+    monkeypatch.setenv("RUNG_HOME", str(studio))
+    found = ask("eval", "coach", "--data", good, "--metric", "chrf", "--items", "2")
+    assert found.code == 0, found.err
+    head, line = found.out.strip().splitlines()
+    assert head.split("\t")[:3] == ["model", "chrf", "95% interval"] and line.startswith("coach\t")
+    assert "2 items show little" in found.err
+
+
+def test_models_of_two_bases_in_one_call(studio, ask, monkeypatch, choices, good):
+    monkeypatch.setenv("RUNG_HOME", str(studio))
+    other = SCRATCH.replace("width=32", "width=16")
+    made = ask("tune", "thin", "--data", good, *FAST[2:], "--base", other, "--replace")
+    assert made.code == 0, made.err
+    found = ask("eval", "coach", "thin", "kid", "--data", choices, "--json")
+    assert found.code == 0, found.err
+    models = json.loads(found.out)["models"]
+    assert [m["name"] for m in models] == ["coach", "thin", "kid"]
+    assert models[0]["base"] == models[2]["base"] != models[1]["base"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--metric", "acuracy"), "no metric 'acuracy', did you mean 'accuracy'"),
+        (("--task", "classify"), "no task 'classify'"),
+        (("--part", "tset"), "--part is 'tset', must be one of test"),
+        (("--items", "0"), "--items is 0"),
+        (("--test", "0"), "the test part has no rows"),
+        (("--judge", "nowhere"), "must begin with http"),
+    ],
+)
+def test_mistakes_are_one_line(studio, ask, monkeypatch, choices, flags, said):
+    monkeypatch.setenv("RUNG_HOME", str(studio))
+    assert said in ask("eval", "coach", "--data", choices, *flags).refused()
+
+
+def test_data_that_cannot_be_measured_is_refused_before_anything_loads(ask, rung_home, tmp_path):
+    path = tmp_path / "one.jsonl"
+    path.write_text("\n".join(json.dumps({"text": f"t {i}", "label": "yes"}) for i in range(30)))
+    assert "same answer 'yes'" in ask("eval", "coach", "--data", path).refused()
+    labels = ["yes", "Yes", "no"]
+    path.write_text(
+        "\n".join(json.dumps({"text": f"t {i}", "label": labels[i % 3]}) for i in range(30))
+    )
+    assert "differ only in case" in ask("eval", "coach", "--data", path).refused()

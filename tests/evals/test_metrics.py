@@ -1,0 +1,171 @@
+"""Metrics against the libraries and by hand."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rung.errors import ConfigError, DataError
+from rung.evals import choices, metrics, overlap, reading, structure
+from rung.evals.metric import Case
+from rung.types import Task
+
+
+def case(texts, references, kind="generation", metric="rouge_l", scores=None, labels=()):
+    return Case(texts, references, scores, Task(kind, metric, tuple(labels)))
+
+
+def figure(name, found):
+    metric = metrics.get(name)
+    return float(metric.finish(metric.statistics(found).sum(0)))
+
+
+labelled = st.lists(st.tuples(st.sampled_from("abcx"), st.sampled_from("abc")), min_size=1, max_size=30)
+
+
+@settings(max_examples=40, deadline=None)
+@given(labelled)
+def test_accuracy_and_macro_f1_equal_scikit_learns(pairs):
+    from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+
+    texts, references = map(list, zip(*pairs, strict=True))
+    found = case(texts, references, "classification", "accuracy", labels=("a", "b", "c"))
+    assert figure("accuracy", found) == pytest.approx(accuracy_score(references, texts))
+    present = sorted(set(texts) - {"x"} | set(references))
+    theirs = f1_score(references, texts, labels=present, average="macro", zero_division=0)
+    assert figure("macro_f1", found) == pytest.approx(theirs)
+    labels, table = choices.confusion(found)
+    expected = confusion_matrix(references, texts, labels=[*labels, "x"])[:3]
+    assert np.array_equal(np.array(table), expected)
+
+
+def test_accuracy_norm_divides_by_the_length_of_the_label():
+    scores = [{"yes": -3.0, "no way": -4.0}]
+    found = case(["yes"], ["no way"], "classification", "accuracy", scores, ("yes", "no way"))
+    assert (figure("accuracy", found), figure("accuracy_norm", found)) == (0.0, 1.0)
+    with pytest.raises(ConfigError, match="scored"):
+        figure("accuracy_norm", case(["yes"], ["yes"]))
+
+
+TEXTS = ["the cat sat on the mat", "a dog", "", "hello there general", "one two three four five"]
+REFERENCES = ["the cat is on the mat", "the dog", "x", "hello there", "one two three four six"]
+
+
+def test_bleu_chrf_and_rouge_equal_their_libraries():
+    import sacrebleu
+    from rouge_score.rouge_scorer import RougeScorer
+
+    found = case(TEXTS, REFERENCES)
+    assert figure("bleu", found) == pytest.approx(sacrebleu.corpus_bleu(TEXTS, [REFERENCES]).score)
+    assert figure("chrf", found) == pytest.approx(sacrebleu.corpus_chrf(TEXTS, [REFERENCES]).score)
+    items = overlap.sentence_bleu(overlap.bleu_counts(found))
+    assert items[0] == pytest.approx(sacrebleu.sentence_bleu(TEXTS[0], [REFERENCES[0]]).score)
+    scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
+    theirs = [scorer.score(r, t)["rougeL"].fmeasure for t, r in zip(TEXTS, REFERENCES, strict=True)]
+    assert figure("rouge_l", found) == pytest.approx(np.mean(theirs))
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "exact", "f1"),
+    [
+        ("The Cat!", "cat", 1.0, 1.0),
+        ("a black cat", "the cat", 0.0, 2 / 3),
+        ("", "", 1.0, 1.0),
+        ("", "cat", 0.0, 0.0),
+        ("cat cat", "cat", 0.0, 2 / 3),
+    ],
+)
+def test_squads_measures(text, reference, exact, f1):
+    assert overlap.exact_match(text, reference) == exact
+    assert overlap.token_f1(text, reference) == pytest.approx(f1)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("48/2 = 24 clips.\n#### 72", 72.0),
+        ("So he pays $1,234.50.", 1234.5),
+        ("The answer is 7, not 8.", 7.0),
+        (r"thus \boxed{-3}", -3.0),
+        ("a half, 1/2", 0.5),
+        ("minus −4", -4.0),
+        ("1/0", None),
+        ("none", None),
+    ],
+)
+def test_numbers_are_read_out_of_answers(text, number):
+    assert reading.number(text) == number
+
+
+def test_patterns_and_json():
+    assert reading.regex_match("call 555-1234", r"\d{3}-\d{4}") == 1.0
+    with pytest.raises(DataError, match="no pattern"):
+        reading.regex_match("x", "(")
+    assert reading.json_valid('```json\n{"a": 1}\n```') == 1.0
+    assert reading.json_valid("{a: 1}") == 0.0
+    schema = json.dumps({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
+    assert [reading.json_valid(t, schema) for t in ('{"a": 1}', '{"a": "1"}', "{}")] == [1.0, 0.0, 0.0]
+    assert reading.json_match('{"b": 2, "a": 1}', '{"a": 1, "b": 2}') == 1.0
+    assert reading.json_match("[1]", "[2]") == reading.json_match("[", "[2]") == 0.0
+    with pytest.raises(DataError, match="no JSON"):
+        reading.json_match("1", "{")
+    with pytest.raises(DataError, match="no number"):
+        reading.number_match("1", "one")
+
+
+def test_spans_however_they_are_written():
+    lines = "PER: Nadim Ladki\n- LOC: Japan, China\nnone"
+    objects = json.dumps([{"label": "PER", "text": "Nadim Ladki"}, {"type": "LOC", "span": "Japan"}])
+    grouped = json.dumps({"PER": ["Nadim Ladki"], "LOC": ["Japan", "China"]})
+    assert structure.read_spans(lines) == structure.read_spans(grouped)
+    assert structure.read_spans(objects) == structure.read_spans(lines)[:2]
+    found = case([objects, "LOC: Ladki"], [grouped, "PER: Ladki"])
+    assert figure("label_f1", found) == pytest.approx(2 * 2 / (3 + 4))
+    assert figure("span_f1", found) == pytest.approx(2 * 3 / (3 + 4))
+    assert figure("label_f1", case(["none"], ["[]"])) == 1.0
+
+
+def test_brackets_count_constituents_and_not_tags():
+    right = "(S (NP (DT the) (NN cat)) (VP (VBD sat) (PP (IN on) (NP (DT a) (NN mat)))))"
+    wrong = "(S (NP (DT the) (NN cat)) (VP (VBD sat)) (PP (IN on) (NP (DT a) (NN mat))))"
+    assert structure.read_brackets(right) == {
+        ("S", 0, 6): 1, ("NP", 0, 2): 1, ("VP", 2, 6): 1, ("PP", 3, 6): 1, ("NP", 4, 6): 1,
+    }  # fmt: skip
+    assert figure("bracket_f1", case([right], [right])) == 1.0
+    assert figure("bracket_f1", case([wrong], [right])) == pytest.approx(2 * 4 / 10)
+    assert figure("bracket_f1", case(["((( no"], [right])) == 0.0
+
+
+def test_attachment_of_short_lines_and_conllu():
+    conllu = (
+        "1\tthe\tthe\tDET\tDT\t_\t2\tdet\t_\t_\n2\tcat\tcat\tNOUN\tNN\t_\t3\tnsubj\t_\t_\n"
+        "3\tsat\tsit\tVERB\tVBD\t_\t0\troot\t_\t_"
+    )
+    short = "1 the 2 det\n2 cat 3 obj\n3 sat 0 root"
+    assert structure.read_heads(short)[1] == structure.read_heads(conllu)[1] == (2, "det")
+    assert figure("attachment_score", case([short], [conllu])) == 1.0
+    assert figure("labelled_attachment_score", case([short], [conllu])) == pytest.approx(2 / 3)
+
+
+def test_names_are_told_and_the_nearest_is_named():
+    with pytest.raises(ConfigError, match="did you mean 'accuracy'|accuracy"):
+        metrics.get("acuracy")
+    assert set(metrics.suited(Task("translation", "bleu"))) >= {"bleu", "chrf"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.text(max_size=40), st.text(max_size=40)), min_size=1, max_size=4))
+def test_no_text_upsets_a_metric(pairs):
+    texts, references = map(list, zip(*pairs, strict=True))
+    for name in metrics.names():
+        if name in ("perplexity", "accuracy_norm"):
+            continue
+        try:
+            found = figure(name, case(texts, references))
+        except DataError:
+            continue  # a reference that is no number, pattern or JSON
+        assert 0 <= found <= 100 + 1e-9

@@ -1,0 +1,147 @@
+"""Keys of the store: scopes, rates, quotas, and what is logged and counted."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+
+import httpx
+import openai
+import pytest
+
+from rung.store import Store
+from tests.engine.world import engine_of, tiny_llama
+from tests.server.conftest import serve
+from tests.server.shop import client_of
+
+HELLO = [{"role": "user", "content": "Hello there"}]
+
+
+@pytest.fixture
+def store(rung_home):
+    with Store.open() as opened:
+        yield opened
+
+
+@pytest.fixture
+def served(store):
+    from rung.server.service import Settings
+
+    made = serve(engine_of(tiny_llama(), ("lora",)), settings=Settings(log=True))
+    yield made
+    made.stop()
+
+
+def ask(client, **settings):
+    return client.chat.completions.create(model="base", messages=HELLO, max_tokens=3, **settings)
+
+
+def soon(check, seconds=5.0):
+    """Wait until something holds: servers look for new keys every two seconds."""
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_keys_come_into_force_and_go(store, served):
+    with client_of(served) as client:
+        assert ask(client)  # no keys yet: everybody is let in
+    _, secret = store.keys.add("me")
+    url = f"{served.url}/v1/models"
+    soon(lambda: httpx.get(url).status_code == 401)
+    assert httpx.get(f"{served.url}/health").status_code == 200
+    with client_of(served, secret) as client:
+        assert ask(client)
+    with client_of(served, secret[:-1]) as client, pytest.raises(openai.AuthenticationError):
+        client.models.list()
+    store.keys.add("other")
+    store.keys.revoke("me")
+    soon(lambda: httpx.get(url, headers={"Authorization": f"Bearer {secret}"}).status_code == 401)
+
+
+def test_a_scope_opens_its_part_alone(store, served):
+    _, asks = store.keys.add("asks", scopes=["ask"])
+    _, trains = store.keys.add("trains", scopes=["train"])
+    soon(lambda: httpx.get(f"{served.url}/v1/models").status_code == 401)
+    with client_of(served, asks) as client:
+        assert ask(client) and client.models.list()
+        for call in (
+            client.files.list, client.fine_tuning.jobs.list, lambda: client.models.delete("lora")
+        ):  # fmt: skip
+            with pytest.raises(openai.PermissionDeniedError):
+                call()
+    with client_of(served, trains) as client:
+        assert client.files.list() is not None
+        with pytest.raises(openai.PermissionDeniedError, match="scope 'ask'"):
+            ask(client)
+
+
+def test_rates_and_quotas(store, served):
+    _, slow = store.keys.add("slow", requests_per_minute=2)
+    _, poor = store.keys.add("poor", quota=10)
+    _, heavy = store.keys.add("heavy", tokens_per_minute=20)
+    soon(lambda: httpx.get(f"{served.url}/v1/models").status_code == 401)
+    with client_of(served, slow) as client:
+        ask(client), ask(client)
+        with pytest.raises(openai.RateLimitError) as fault:
+            ask(client)
+        assert fault.value.code == "rate_limit_exceeded"
+        assert 0 < int(fault.value.response.headers["retry-after"]) <= 31
+    for secret, code in ((poor, "insufficient_quota"), (heavy, "rate_limit_exceeded")):
+        with client_of(served, secret) as client:
+            used = ask(client).usage.total_tokens
+            assert used > 20
+            with pytest.raises(openai.RateLimitError) as fault:
+                ask(client)
+            assert fault.value.code == code
+    soon(lambda: {k.name: k.used for k in store.keys.list()}["poor"] == used)
+
+
+def test_streams_count_too(store, served):
+    _, secret = store.keys.add("streams")
+    soon(lambda: httpx.get(f"{served.url}/v1/models").status_code == 401)
+    with client_of(served, secret) as client:
+        chunks = list(ask(client, stream=True, stream_options={"include_usage": True}))
+    total = chunks[-1].usage.total_tokens
+
+    def used():
+        served.app.state.service.access.refresh()
+        return store.keys.list()[0].used
+
+    soon(lambda: used() == total)
+
+
+def test_requests_are_logged_and_counted(served, caplog):
+    with caplog.at_level(logging.INFO, "rung.requests"), client_of(served) as client:
+        answer = ask(client)
+        httpx.get(f"{served.url}/nothing")
+        soon(lambda: len(caplog.records) >= 2)
+    lines = [json.loads(r.getMessage()) for r in caplog.records if r.name == "rung.requests"]
+    found = next(line for line in lines if line["path"] == "/v1/chat/completions")
+    assert found["request_id"] == answer._request_id and found["status"] == 200
+    assert found["prompt_tokens"] == answer.usage.prompt_tokens and found["completion_tokens"] > 0
+    text = httpx.get(f"{served.url}/metrics").text
+    assert 'rung_requests_total{method="POST",route="/v1/chat/completions",status="200"} 1.0' in text
+    assert 'rung_tokens_total{kind="prompt",model="base"}' in text
+    assert "rung_requests_running 0.0" in text and "rung_engine_alive 1.0" in text
+    assert 'route="none"' in text and "/nothing" not in text
+
+
+def test_the_verb(store, capsys):
+    from rung import cli
+
+    assert cli.run(["keys", "add", "bot", "--scope", "ask", "--quota", "5", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["key"].startswith("rung-") and made["scopes"] == "ask"
+    assert cli.run(["keys", "list", "--json"]) == 0
+    listed = capsys.readouterr().out
+    assert json.loads(listed)[0]["quota"] == 5 and made["key"] not in listed
+    assert cli.run(["keys", "list"]) == 0
+    assert "bot\task" in capsys.readouterr().out
+    assert cli.run(["keys", "revoke", "bot"]) == 0
+    capsys.readouterr()
+    for wrong in (["revoke", "bot"], ["add"], ["list", "x"], ["ad", "x"], ["add", "x", "--scope", "y"]):
+        assert cli.run(["keys", *wrong]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
