@@ -120,15 +120,20 @@ class CachedRunner:
         if self._lean is not None:
             return
         lean = Lean.of(self.bank)
-        if lean is not None and self.reserve(2, TRIAL) and lean.agrees(self._trial()):
+        if lean is not None and self.reserve(self._trial_lanes, TRIAL) and lean.agrees(self._trial()):
             self._lean = lean
         self.reset()
 
+    @property
+    def _trial_lanes(self) -> int:
+        return min(2, self.cache.max_lanes)
+
     def _trial(self) -> Iterator[tuple[DecodePlan, DecodePlan]]:
-        """A few steps of two lanes, each planned twice."""
+        """A few steps of two lanes, where there are two, each planned twice."""
+        bare = [-1] * self._trial_lanes
         for _ in range(TRIAL):
-            yield DecodePlan(self.cache, Slots([-1, -1])), DecodePlan(self.cache, Slots([-1, -1]))
-            self.cache.lengths[:2] += 1
+            yield DecodePlan(self.cache, Slots(bare)), DecodePlan(self.cache, Slots(bare))
+            self.cache.lengths[: len(bare)] += 1
 
     # --- memory ---------------------------------------------------------------------------------
 

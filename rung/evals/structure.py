@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -94,35 +95,61 @@ def _from_json(value: Any, label: str) -> Iterator[tuple[str, str]]:
 # --- constituents ---------------------------------------------------------------------------------
 
 
+@dataclass
+class Node:
+    """A pair of brackets: words [first, last), `own` of them directly in it; a parent holds others."""
+
+    label: str
+    first: int
+    last: int = 0
+    own: int = 0
+    parent: bool = False
+
+    @property
+    def tag(self) -> bool:
+        """Whether it holds one word and nothing else."""
+        return self.own == 1 and not self.parent
+
+
 def brackets(case: Case) -> np.ndarray:
-    """Labelled constituents in common, as PARSEVAL counts: tags of single words are none."""
-    return _counts(case, read_brackets)
+    """Labelled constituents in common, as PARSEVAL counts.
+
+    Where the reference puts every word into brackets of its own, those are tags, and no constituents.
+    """
+    rows = []
+    for text, reference in zip(case.texts, case.references, strict=True):
+        expected = read_brackets(reference)
+        tagged = all(node.tag for node in expected if node.own)
+        told, right = (
+            Counter((n.label, n.first, n.last) for n in nodes if not (tagged and n.tag))
+            for nodes in (read_brackets(text), expected)
+        )
+        rows.append([(told & right).total(), told.total(), right.total()])
+    return np.array(rows, dtype=np.float64).reshape(-1, 3)
 
 
-def read_brackets(text: str) -> Counter:
-    """(label, first word, last word) of each constituent; what is not closed or opened is left out."""
-    found: Counter = Counter()
-    open_: list[tuple[str, int, bool]] = []  # label, first word, holds constituents
+def read_brackets(text: str) -> list[Node]:
+    """The closed brackets with a label and a word; others are left out."""
+    found: list[Node] = []
+    open_: list[Node] = []
     word, fresh = 0, False
     for piece in re.findall(r"[()]|[^\s()]+", text):
         if piece == "(":
             if open_:
-                open_[-1] = (*open_[-1][:2], True)
-            open_.append(("", word, False))
-            fresh = True
-        elif piece == ")":
-            fresh = False
-            if not open_:
-                continue
-            label, first, parent = open_.pop()
-            tag = not parent and word - first == 1
-            if label and word > first and not tag:
-                found[label, first, word] += 1
+                open_[-1].parent = True
+            open_.append(Node("", word))
+        elif piece == ")" and open_:
+            node = open_.pop()
+            node.last = word
+            if node.label and word > node.first:
+                found.append(node)
         elif fresh:
-            open_[-1] = (piece, *open_[-1][1:])
-            fresh = False
-        else:
+            open_[-1].label = piece
+        elif piece != ")":
             word += 1
+            if open_:
+                open_[-1].own += 1
+        fresh = piece == "("
     return found
 
 

@@ -27,6 +27,7 @@ class Method(base.Method):
     Config = Knobs
     own_weights = True
     defaults = {"lr": 2e-5, "epochs": 2.0}
+    search = {"lr": (2e-05, 1e-05, 4e-05)}
 
     def build(self, bank: Bank, config: Any, start: base.Start) -> Adapter:
         return copied(bank, [n for n, _ in bank.model.named_parameters()])

@@ -56,6 +56,7 @@ class Method(base.Method):
     peft_type = "IA3"
     Config = Knobs
     defaults = {"lr": 3e-2, "epochs": 5.0}
+    search = {"lr": (0.03, 0.015, 0.06)}
 
     def build(self, bank: Bank, config: Knobs, start: base.Start) -> Adapter:
         import torch

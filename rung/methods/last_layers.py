@@ -29,6 +29,7 @@ class Method(base.Method):
     Config = Knobs
     own_weights = True
     defaults = {"lr": 3e-4, "epochs": 3.0}
+    search = {"lr": (0.0003, 0.00015, 0.0006)}
 
     def misfit(self, bank: Bank, config: Knobs) -> str | None:
         there = bank.config.num_hidden_layers

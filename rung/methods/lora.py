@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
+    from rung.types import Task
 
 
 @dataclass
@@ -45,6 +46,10 @@ class Method(base.Method):
     peft_type = "LORA"
     Config = Knobs
     defaults = {"lr": 1e-3, "epochs": 3.0}
+    search = {"lr": (0.001, 0.0005, 0.002)}
+
+    def rungs(self, task: Task) -> list[dict[str, Any]]:
+        return [{}, {"quantize": "int8"}]
 
     def build(self, bank: Bank, config: Knobs, start: base.Start) -> Adapter:
         import torch

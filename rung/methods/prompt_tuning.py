@@ -40,6 +40,7 @@ class Method(base.Method):
     peft_type = "PROMPT_TUNING"
     Config = Knobs
     defaults = {"lr": 3e-2, "epochs": 5.0}
+    search = {"lr": (0.03, 0.015, 0.06)}
 
     def positions(self, config: Knobs) -> int:
         return config.virtual_tokens

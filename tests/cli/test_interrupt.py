@@ -28,6 +28,8 @@ def start(*arguments: object, code: str = "") -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, *program, *map(str, arguments)],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # Whoever runs the tests in a shell's background hands down an ignored SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
 
 

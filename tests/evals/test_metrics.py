@@ -132,12 +132,14 @@ def test_spans_however_they_are_written():
 def test_brackets_count_constituents_and_not_tags():
     right = "(S (NP (DT the) (NN cat)) (VP (VBD sat) (PP (IN on) (NP (DT a) (NN mat)))))"
     wrong = "(S (NP (DT the) (NN cat)) (VP (VBD sat)) (PP (IN on) (NP (DT a) (NN mat))))"
-    assert structure.read_brackets(right) == {
-        ("S", 0, 6): 1, ("NP", 0, 2): 1, ("VP", 2, 6): 1, ("PP", 3, 6): 1, ("NP", 4, 6): 1,
-    }  # fmt: skip
+    spans = {(n.label, n.first, n.last) for n in structure.read_brackets(right) if not n.tag}
+    assert spans == {("S", 0, 6), ("NP", 0, 2), ("VP", 2, 6), ("PP", 3, 6), ("NP", 4, 6)}
     assert figure("bracket_f1", case([right], [right])) == 1.0
     assert figure("bracket_f1", case([wrong], [right])) == pytest.approx(2 * 4 / 10)
-    assert figure("bracket_f1", case(["((( no"], [right])) == 0.0
+    assert figure("bracket_f1", case(["((( no", ") (S x"], [right, right])) == 0.0
+    # Without tags, brackets around a single word are a constituent.
+    chunks = "(S (NP the cat) (VP sat))"
+    assert figure("bracket_f1", case(["(S (NP the cat) sat)"], [chunks])) == pytest.approx(2 * 2 / 5)
 
 
 def test_attachment_of_short_lines_and_conllu():

@@ -13,6 +13,7 @@ import openai
 
 from tests.engine.world import engine_of, tiny_llama
 from tests.server.conftest import serve
+from tests.server.test_client import idle
 from tests.server.test_faults import CHAT, TEXT, chat, fault_of, still_serves, text  # noqa: F401
 
 
@@ -78,7 +79,7 @@ def test_an_answer_that_takes_too_long_is_ended():
         with httpx.Client(base_url=served.url, timeout=20) as http:
             slow = text(prompt=["x"] * 8, max_tokens=480, temperature=2.0)[1]
             assert fault_of(http.post(TEXT, json=slow), 408)["code"] == "timeout"
-            assert not served.engine.scheduler.busy
+            idle(served)
     finally:
         served.stop()
 
