@@ -220,9 +220,12 @@ def _seal(folder: Path) -> None:
     """Check what was written, add the manifest, and have the disk hold all of it."""
     (folder / MANIFEST).unlink(missing_ok=True)
     entries = {}
+    # The folder was made under the umask; safetensors gives its files to their owner alone.
+    readable = folder.stat().st_mode & 0o666
     for path in files(folder):
         name = path.relative_to(folder).as_posix()
         inspect_file(path, name)
+        path.chmod(readable)
         entries[name] = {"sha256": sha256(path), "bytes": path.stat().st_size}
         _sync(path)
     manifest = folder / MANIFEST

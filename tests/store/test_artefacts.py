@@ -50,6 +50,18 @@ def test_what_was_written_verifies(folder: Path) -> None:
     assert os.listdir(folder.parent) == ["coach"]
 
 
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o007, 0o660), (0o077, 0o600)])
+def test_who_may_read_it_follows_the_umask(tmp_path: Path, mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        artefacts.write(tmp_path / "coach", fill)
+    finally:
+        os.umask(before)
+    found = {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / "coach").rglob("*") if p.is_file()}
+    assert found["w.safetensors"] == found["manifest.json"] == mode
+    assert set(found.values()) == {mode}
+
+
 def test_writing_again_replaces_all_of_it(folder: Path) -> None:
     artefacts.write(folder, lambda new: (new / "only.txt").write_text("x"))
     artefacts.verify(folder)
