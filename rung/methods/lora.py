@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from rung.forward.bank import Bank
     from rung.types import Task
 
+MOST_RANK = 1024
+
 
 @dataclass
 class Knobs:
     group: ClassVar[str] = "lora"
-    rank: int = knob(16, "Rank of the added weights.", least=1, most=1024)
+    rank: int = knob(16, "Rank of the added weights.", least=1, most=MOST_RANK)
     alpha: float | None = knob(None, "Scale of the added weights; twice the rank by default.", above=0)
     rslora: bool = knob(False, "Divide alpha by the square root of the rank instead of the rank.")
     targets: list[str] = knob(
@@ -97,6 +99,8 @@ class Method(base.Method):
                 raise ArtefactError(f"the base has no projection {name}: was it made for another base?")
             _, d_in, d_out = modules[name]
             a = layers.tensor(tensors, key, (-1, d_in))
+            if len(a) > MOST_RANK:
+                raise ArtefactError(f"{key} has rank {len(a)}, above the limit of {MOST_RANK}")
             b = layers.tensor(tensors, key.replace(".lora_A.", ".lora_B."), (d_out, len(a)))
             ops[name] = LoraOp(a, b, _scale(settings, name, len(a)))
         if not ops:

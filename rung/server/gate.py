@@ -58,7 +58,7 @@ class Gate:
             await self.app(scope, receive, send)
             return
         began, seen = time.perf_counter(), _Seen()
-        send = seen.watch(send)
+        send = seen.watch(_patient(send, self.service.limits.patience))
         try:
             scope["rung.account"] = await self._admit(scope)
         except ApiError as fault:
@@ -68,6 +68,8 @@ class Gate:
         self.traffic.in_flight += 1
         try:
             await self.app(scope, self._bounded(scope, receive), send)
+        except _Unread:
+            log.warning("a client stopped reading: %s", seen.id)
         finally:
             self.traffic.in_flight -= 1
             self.service.access.settle(scope["rung.account"])
@@ -136,6 +138,23 @@ class Gate:
             line |= {"model": account.model, "prompt_tokens": account.asked}
             line |= {"completion_tokens": account.drawn, "key": account.key and account.key.id}
         log.info(json.dumps(line))
+
+
+class _Unread(OSError):
+    """The client does not take its answer."""
+
+
+def _patient(send: Send, seconds: float) -> Send:
+    """Gives up a client that does not take what it asked for, as if it had gone away."""
+
+    async def sent(message: Message) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await send(message)
+        except TimeoutError:
+            raise _Unread from None
+
+    return sent
 
 
 class _Seen:

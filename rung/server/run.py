@@ -16,6 +16,8 @@ from fastapi import FastAPI
 
 from rung.errors import ConfigError
 
+GRACE = 5  # seconds
+
 
 def bind(host: str, port: int) -> socket.socket:
     """The socket to serve on; taken early, so that a busy port is told before a model is loaded.
@@ -62,7 +64,9 @@ class Server(uvicorn.Server):
     ):
         # The pure Python parser bounds headers; the gate logs requests.
         config = uvicorn.Config(
-            app, http="h11", ws="none", log_level="warning", access_log=False, server_header=False,
+            app, http="h11", ws="auto" if app.state.page else "none",
+            log_level="warning", access_log=False, server_header=False,
+            timeout_graceful_shutdown=GRACE,  # once everybody was answered: for who does not hang up
             ssl_certfile=tls[0] if tls else None, ssl_keyfile=tls[1] if tls else None,
         )  # fmt: skip
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -100,14 +101,56 @@ def test_refused_naming_the_parameter(http, request_, param):
     assert error["type"] == "invalid_request_error"
 
 
-@pytest.mark.parametrize(
-    "url",
-    ["http://169.254.169.254/", "file:///etc/passwd", "http://a\\b/", "http://127.0.0.1:1/x.png"],
-)
-def test_images_are_refused_and_nothing_is_fetched(http, url):
-    part = {"type": "image_url", "image_url": {"url": url}}
-    error = fault_of(http.post(CHAT, json=chat(messages=[{"role": "user", "content": [part]}])[1]))
-    assert "not supported yet" in error["message"]
+def test_an_absurd_n_is_refused_at_once(http):
+    """The best of three, since other work may hold the machine's cores."""
+    for n in (0, -1, 10**9):
+        took = []
+        for _ in range(3):
+            began = time.monotonic()
+            fault_of(http.post(CHAT, json=chat(n=n)[1]))
+            took.append(time.monotonic() - began)
+        assert min(took) < 0.1
+
+
+def test_a_chat_template_of_the_clients_never_runs(http):
+    """Nothing is rendered, so nothing holds up the others."""
+    endless = "{% for i in range(10**12) %}{{ i }}{% endfor %}"
+    for extra in ({"chat_template": endless}, {"chat_template_kwargs": {"x": endless}}):
+        began = time.monotonic()
+        assert fault_of(http.post(CHAT, json=chat(**extra)[1]))["code"] == "unknown_parameter"
+        assert http.get("/health").status_code == 200 and time.monotonic() - began < 2
+
+
+@pytest.fixture
+def lure():
+    """A listening address, and whoever came to it; it would send a client on."""
+    came, listening = [], socket.create_server(("127.0.0.1", 0))
+
+    def answer():
+        with contextlib.suppress(OSError):
+            while True:
+                visitor, _ = listening.accept()
+                came.append(visitor)
+                visitor.sendall(b"HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/\r\n\r\n")
+                visitor.close()
+
+    threading.Thread(target=answer, daemon=True).start()
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}/x.png", came
+    listening.close()
+
+
+def test_images_are_refused_and_nothing_is_fetched(http, lure):
+    address, came = lure
+    for url in ("http://169.254.169.254/", "file:///etc/passwd", "http://a\\b/", address):
+        part = {"type": "image_url", "image_url": {"url": url}}
+        messages = [{"role": "user", "content": [part]}]
+        error = fault_of(http.post(CHAT, json=chat(messages=messages)[1]))
+        assert "not supported yet" in error["message"]
+    time.sleep(0.1)
+    assert came == []
+    with contextlib.suppress(httpx.HTTPError):
+        httpx.get(address)
+    assert len(came) == 1  # it does notice visitors
 
 
 def test_a_misspelt_parameter_names_the_nearest(http):
@@ -206,24 +249,59 @@ def test_a_full_queue_says_when_to_come_back():
         served.stop()
 
 
+def walked(routes):
+    """(verb, path) of every route, those of included routers too."""
+    for route in routes:
+        if inner := getattr(route, "original_router", None):
+            yield from walked(inner.routes)
+        else:
+            yield from ((verb, route.path) for verb in sorted(route.methods - {"HEAD"}))
+
+
 def test_keys_guard_every_route_but_health():
     served = serve(engine_of(tiny_llama(), ()), api_keys=("first", "sécond"))
     try:
         with httpx.Client(base_url=served.url, timeout=20) as http:
-            addresses = [p for p in served.app.openapi()["paths"] if p != "/health"]
-            assert len(addresses) >= 5
+            ways = [way for way in walked(served.app.routes) if way[1] != "/health"]
+            assert len(ways) >= 23
             wrong = [{}, {"Authorization": "Bearer no"}, {"Authorization": "Basic first"}]
-            for address in [*addresses, "/openapi.json", "/nothing"]:
+            for verb, address in [*ways, ("GET", "/nothing"), ("POST", "/v1/files/../chat")]:
                 for headers in wrong:
-                    for verb in ("GET", "POST"):
-                        error = fault_of(http.request(verb, address, headers=headers), 401)
-                        assert error["code"] == "invalid_api_key"
+                    error = fault_of(http.request(verb, address, headers=headers), 401)
+                    assert error["code"] == "invalid_api_key"
             assert http.get("/health").status_code == 200
             for key in ("first", "sécond"):
                 headers = {"Authorization": f"Bearer {key}".encode()}
                 assert http.get("/v1/models", headers=headers).status_code == 200
     finally:
         served.stop()
+
+
+def test_every_key_is_compared_in_full(monkeypatch):
+    """The time that a comparison takes must not say which key was near, or whether one was right."""
+    import hmac
+
+    from rung.server.access import Access
+    from rung.server.errors import ApiError
+
+    seen = []
+    compare = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: seen.append(len(a)) or compare(a, b))
+    access = Access(["first", "second", "third"], lambda: None)
+    for given, right in (
+        ("first", True),
+        ("third", True),
+        ("firs", False),
+        ("x" * 9000, False),
+        ("", False),
+    ):
+        seen.clear()
+        try:
+            access.account(f"Bearer {given}")
+            assert right
+        except ApiError:
+            assert not right
+        assert seen == [64, 64, 64]  # hashes of one length, whatever was sent
 
 
 def test_draining_finishes_what_is_in_flight():
@@ -278,6 +356,7 @@ def test_a_fault_in_mid_stream_is_an_event(monkeypatch):
 
 
 def test_a_dead_engine_is_told(monkeypatch):
+    monkeypatch.setattr("rung.server.app.WATCH", 60)  # it is not started again meanwhile
     engine = engine_of(tiny_llama(), ())
     served = serve(engine)
     try:

@@ -123,6 +123,25 @@ def _wide(tensors):
     tensors[name] = tensors[name].repeat(2000, 1)
 
 
+def _many(tensors):
+    """Rank 1032 throughout: each matrix fits the next."""
+    for name, tensor in tensors.items():
+        across = int("lora_B" in name)
+        copies = -(-1032 // tensor.shape[across])
+        tensors[name] = tensor.repeat(1, copies) if across else tensor.repeat(copies, 1)
+
+
+def test_a_rank_above_the_limit_is_refused(base):
+    folder = home.folder("models") / "bad"
+    _rewrite(folder, _many)
+    path = folder / "adapter_config.json"
+    rank = 1032
+    path.write_text(json.dumps({**json.loads(path.read_text()), "r": rank}))
+    with pytest.raises(ArtefactError, match="rank.*1024") as fault:
+        load("bad")
+    assert fault.value.http_status == 400
+
+
 @pytest.mark.parametrize(
     ("change", "words"), [(_nan, "finite"), (_missing, "lora"), (_wide, "shape|rank")]
 )
@@ -147,7 +166,7 @@ def test_models_change_under_load_without_mixing():
 
     engine = engine_of(tiny_llama())
     served = serve(engine)
-    asked = {"messages": HELLO, "max_tokens": 16, "temperature": 1.0, "seed": 5, "n": 4}
+    asked = {"messages": HELLO, "max_tokens": 12, "temperature": 1.0, "seed": 5, "n": 16}
     variants = [tiny_adapter(engine.bank, "lora", seed=s) for s in (21, 22)]
     model = dataclasses.replace(engine.model("lora"), name="swap")
 
@@ -168,7 +187,7 @@ def test_models_change_under_load_without_mixing():
 
             def ask(name):
                 with client_of(served) as own:
-                    for _ in range(6):
+                    for _ in range(3):
                         try:
                             found = texts(own, name)
                         except openai.NotFoundError:

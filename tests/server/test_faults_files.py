@@ -7,9 +7,10 @@ import sqlite3
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
 from rung import home
-from tests.server.shop import base_folder, open_shop
+from tests.server.shop import base_folder, open_shop, rows
 from tests.server.test_faults import fault_of
 
 
@@ -111,14 +112,42 @@ def test_a_file_too_large(rung_home, tmp_path):
         served.stop()
 
 
-def test_a_store_that_is_locked_or_gone(http, shop, rung_home):
+@pytest.fixture
+def hasty(shop):
+    """The shop's store, which waits for a lock no longer than a second."""
+    from rung.store import Store
+
+    service = shop.app.state.service
+    before, service._store = service.store, Store.open(busy_seconds=1)
+    yield service.store
+    service.store.close()
+    service._store = before
+
+
+@pytest.fixture
+def resting(shop):
+    """No job is taken up, so that none ends while the test looks."""
+    shop.app.state.service.supervisor._stopping = True
+
+
+def order(http, id):
+    return http.post("/v1/fine_tuning/jobs", json={"model": "tiny", "training_file": id})
+
+
+def test_a_file_in_use_stays(http, resting):
+    id = send(http, content=rows()).json()["id"]
+    job = order(http, id).json()["id"]
+    assert "in use" in fault_of(http.delete(f"/v1/files/{id}"), 409)["message"]
+    assert http.get(f"/v1/files/{id}/content").content == rows()
+    assert http.post(f"/v1/fine_tuning/jobs/{job}/cancel").status_code == 200
+    assert http.delete(f"/v1/files/{id}").json()["deleted"]
+
+
+def test_a_store_that_is_locked_or_gone(http, hasty, rung_home):
     id = send(http).json()["id"]
-    shop.app.state.service.store._database._engine.dispose()
     with sqlite3.connect(rung_home / "rung.db") as other:
         other.execute("BEGIN EXCLUSIVE")
-        answer = http.post(
-            "/v1/fine_tuning/jobs", json={"model": "tiny", "training_file": id}, timeout=60
-        )
+        answer = order(http, id)
         assert fault_of(answer, 503) and "retry-after" in answer.headers
         other.rollback()
     assert http.get(f"/v1/files/{id}").status_code == 200
@@ -131,3 +160,47 @@ def test_a_store_that_is_locked_or_gone(http, shop, rung_home):
     assert set(home.folder("files").iterdir()) == before
     chat = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
     assert http.post("/v1/chat/completions", json=chat).status_code == 200
+
+
+def test_a_store_that_is_full(http, hasty, resting):
+    """SQLite meets the end of its room in the middle of writing a job and its first event."""
+    id = send(http).json()["id"]
+    engine = hasty._database._engine
+
+    def full(connection, _):
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count={pages}")
+
+    engine.dispose()
+    sa.event.listen(engine, "connect", full)
+    statuses, count = [], 0
+    while 503 not in statuses:  # the last page has room for a few
+        answer = order(http, id)
+        statuses.append(answer.status_code)
+        count += answer.status_code == 200
+        assert count < 200
+    assert "full" in fault_of(answer, 503)["message"] and "retry-after" in answer.headers
+    engine.dispose()
+    sa.event.remove(engine, "connect", full)
+    jobs = http.get("/v1/fine_tuning/jobs", params={"limit": 1000}).json()["data"]
+    assert len(jobs) == count
+    for job in jobs:  # whoever is there has its first event too
+        events = http.get(f"/v1/fine_tuning/jobs/{job['id']}/events").json()["data"]
+        assert events[-1]["message"].startswith("Created fine-tuning job")
+        http.post(f"/v1/fine_tuning/jobs/{job['id']}/cancel")
+
+
+def test_a_disk_that_is_full(http, monkeypatch):
+    import errno
+    import shutil
+
+    def no_room(source, target, size):
+        target.write(b"begun")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = set(home.folder("files").iterdir())
+    monkeypatch.setattr(shutil, "copyfileobj", no_room)
+    assert "No space left" in fault_of(send(http), 503)["message"]
+    monkeypatch.undo()
+    assert set(home.folder("files").iterdir()) == before
+    assert send(http).status_code == 200

@@ -57,7 +57,7 @@ def test_a_schema_ten_thousand_levels_deep(http):
     fault_of(http.post(CHAT, content=body, headers={"Content-Type": "application/json"}))
 
 
-def test_thousands_of_schemas_leave_memory_flat(http, live):
+def test_thousands_of_schemas_leave_memory_and_disk_flat(http, live):
     process = psutil.Process()
 
     def ask(i):
@@ -66,10 +66,11 @@ def test_thousands_of_schemas_leave_memory_flat(http, live):
 
     for i in range(300):
         ask(i)
-    before = process.memory_info().rss
+    before, written = process.memory_info().rss, process.io_counters().write_bytes
     for i in range(300, 10_300):
         ask(i)
     assert process.memory_info().rss - before < 100 << 20
+    assert process.io_counters().write_bytes - written < 1 << 20
     for i in range(20):
         request_ = form({"type": "object", "properties": {f"q{i}": {"type": "null"}}})
         assert http.post(request_[0], json=request_[1]).status_code == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import subprocess
 import threading
@@ -10,6 +11,7 @@ import time
 
 import httpx
 import openai
+import pytest
 
 from tests.engine.world import engine_of, tiny_llama
 from tests.server.conftest import serve
@@ -43,10 +45,16 @@ def test_two_hundred_impatient_clients(live, http):
 
 
 def test_a_reader_that_does_not_read_holds_nothing_up(live, http):
+    """What is sent waits in a buffer of bounded size, what is drawn no longer than the answers are."""
+    for listening in live.server.servers[
+        0
+    ].sockets:  # connections inherit it: else the kernel holds all
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     body = b'{"model":"base","messages":[{"role":"user","content":"x"}],"stream":true,"n":16,'
     body += b'"max_tokens":400,"temperature":2.0}'
-    with socket.create_connection(("127.0.0.1", live.port)) as raw:
+    with socket.socket() as raw:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        raw.connect(("127.0.0.1", live.port))
         head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         raw.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         began = time.monotonic()
@@ -56,6 +64,39 @@ def test_a_reader_that_does_not_read_holds_nothing_up(live, http):
         while live.engine.scheduler.busy:  # it is answered to the end without being read
             assert time.monotonic() < end
             time.sleep(0.02)
+        transports = [c.transport for c in live.server.server_state.connections if c.transport]
+        assert 0 < max(t.get_write_buffer_size() for t in transports) < 1 << 18
+        assert live.app.state.traffic.in_flight == 1
+    while live.app.state.traffic.in_flight:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_reader_that_never_reads_is_given_up(monkeypatch):
+    """Also when the server is told to end: it does not wait for that client's sake."""
+    from rung.server.service import Limits
+
+    monkeypatch.setattr("rung.server.run.GRACE", 1)
+    served = serve(engine_of(tiny_llama(), ()), limits=Limits(patience=0.5))
+    for listening in served.server.servers[0].sockets:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    try:
+        body = json.dumps({**chat()[1], "stream": True, "n": 16, "max_tokens": 400, "temperature": 2})
+        with socket.socket() as raw:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+            raw.connect(("127.0.0.1", served.port))
+            head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            raw.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+            end = time.monotonic() + 20
+            while not served.app.state.traffic.in_flight:
+                time.sleep(0.01)
+            while served.app.state.traffic.in_flight:
+                assert time.monotonic() < end
+                time.sleep(0.02)
+            idle(served)
+            served.stop()  # with the connection still open
+    finally:
+        served.stop()
 
 
 def test_a_body_that_never_ends_is_given_up():
@@ -84,6 +125,7 @@ def test_an_answer_that_takes_too_long_is_ended():
         served.stop()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_an_engine_that_ends_comes_back(monkeypatch):
     """The engine is a thread: where it ends, streams get an error event and it is started again."""
     engine = engine_of(tiny_llama(), ())
@@ -137,8 +179,6 @@ def test_a_second_signal_aborts():
 
 def test_tls(tmp_path, rung_home):
     """HTTPS with a certificate of one's own; a broken one is told before anything is served."""
-    import pytest
-
     from rung.errors import ConfigError
     from rung.server.app import create_app
     from rung.server.run import Server
