@@ -33,7 +33,8 @@ class Example:
     """One row of data: a conversation that ends with the reply to learn, or plain text.
 
     `origin` names file and row for error messages, such as `quotes.json:12`. `gold` names the document
-    that holds the answer, where retrieval is to be measured.
+    that holds the answer, where retrieval is to be measured. `choices` are the answers that this row
+    offers, the reply among them.
     """
 
     messages: tuple[Message, ...] = ()
@@ -41,16 +42,22 @@ class Example:
     label: str | None = None
     origin: str = ""
     gold: str | None = None
+    choices: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
         """SHA-256 of the content alone, so that the same row has the same digest anywhere."""
-        content = {"messages": self.messages, "text": self.text, "label": self.label}
+        content: dict[str, object] = {
+            "messages": self.messages, "text": self.text, "label": self.label,
+        }  # fmt: skip
+        if self.choices:
+            content["choices"] = self.choices
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 TaskKind = Literal[
     "classification",
+    "multiple_choice",
     "extraction",
     "question_answering",
     "translation",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from rung.data import formats, sources
+from rung.data.choices import offer
 from rung.data.columns import Condition, Format, Missing
 from rung.data.knobs import DataKnobs
 from rung.data.problem import Problem, places
@@ -75,6 +76,7 @@ def _read(knobs: DataKnobs, source: str) -> Dataset:
     conditions = _conditions(knobs.where)
     formats.mapping(knobs)  # a malformed mapping is told before a long download
     gold = Format.parse(knobs.gold, "--gold") if knobs.gold else None
+    choices = Format.parse(knobs.choices, "--choices") if knobs.choices else None
     found = sources.read(source, None if conditions else knobs.limit)
     # Faults of the conditions go where those of the source go, so that all are told at once.
     rows = list(islice(_kept(found, conditions), knobs.limit))
@@ -88,7 +90,8 @@ def _read(knobs: DataKnobs, source: str) -> Dataset:
         for origin, row in rows:
             try:
                 example = form.read(row, origin)
-                examples.append(replace(example, gold=gold.fill(row)) if gold else example)
+                example = replace(example, gold=gold.fill(row)) if gold else example
+                examples.append(offer(example, choices.fill(row)) if choices else example)
             except Missing as fault:
                 unread.setdefault(_words(fault), []).append(origin)
     faults = [*found.faults, *_grouped(unread)]

@@ -46,6 +46,11 @@ class DataKnobs:
         "The document that holds a row's answer, as a format string; retrieval is measured by it.",
         metavar="FORMAT",
     )
+    choices: str | None = knob(
+        None,
+        "The answers that a row offers, the reply among them: a column that holds a list, or lines.",
+        metavar="FORMAT",
+    )
     where: list[str] = knob(
         [], "Keep only rows where COLUMN=VALUE (or COLUMN!=VALUE).", metavar="CONDITION"
     )

@@ -25,7 +25,8 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
     p, z2 = successes / n, Z * Z
     middle = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # Where all are right or wrong the bound is p itself, which rounding must not miss.
+    return max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half))
 
 
 def bootstrap(

@@ -108,9 +108,9 @@ def _more(case: Case, task: Task) -> dict[str, float]:
     """What else the answers say, by the metrics that suit the task."""
     if task.metric == "perplexity" or task.kind == "language_modelling":
         return {}
-    names = [n for n in metrics.suited(task) if n != task.metric and n != "perplexity"]
-    if task.kind == "classification" and case.scores is not None:
-        names.append("accuracy_norm")
+    names = [n for n in metrics.suited(task) if n not in (task.metric, "perplexity")]
+    if case.scores is None:
+        names = [n for n in names if n != "accuracy_norm"]
     found = {}
     for name in names:
         metric = metrics.get(name)

@@ -42,7 +42,8 @@ def _perplexity(sums: np.ndarray) -> np.ndarray:
     return np.exp(np.minimum(sums[..., 0] / np.maximum(sums[..., 1], 1.0), 700.0))
 
 
-CHOICE = ("classification",)
+LABELS = ("classification",)
+CHOICE = ("classification", "multiple_choice")
 SHORT = ("question_answering", "extraction")
 TEXT = ("generation", "translation", "question_answering")
 FREE = ("generation",)
@@ -52,10 +53,10 @@ _ALL = [
     Metric("accuracy", "share of right labels", choices.accuracy, kinds=CHOICE),
     Metric(
         "accuracy_norm", "accuracy by log-probability per character of the label",
-        choices.accuracy_norm, kinds=(),
+        choices.accuracy_norm, kinds=CHOICE,
     ),
     Metric("macro_f1", "F1 of each label, averaged", choices.counts, choices.macro_f1,
-           kinds=CHOICE, item=choices.hits),
+           kinds=LABELS, item=choices.hits),
     Metric("exact_match", "share of answers equal to the reference, as SQuAD normalises",
            of_pairs(overlap.exact_match), kinds=(*SHORT, "translation", "generation")),
     Metric("token_f1", "words in common with the reference, as SQuAD counts",

@@ -27,6 +27,7 @@ Stopping = Callable[[], bool]
 Progress = Callable[[int, int], None]  # items done, of how many
 
 LEAST_TOKENS = 16  # that an answer may take, however short the references are
+CHOOSING = ("classification", "multiple_choice")
 ASKED = 64  # that a classifier gets at once
 
 
@@ -79,51 +80,63 @@ def predict(
 def _way(model: ServedModel, task: Task) -> Callable[..., Answers]:
     if task.kind == "language_modelling" or task.metric == "perplexity":
         return _read
-    if task.kind != "classification":
+    if task.kind not in CHOOSING:
         return _generate
-    if model.classifier is not None:
+    if model.classifier is not None and task.kind == "classification":
         return _classify
     reasons = model.conversation is not None and model.conversation.max_tokens is not None
     return _generate if reasons else _choose
 
 
-# --- by choice among labels -----------------------------------------------------------------------
+# --- by choice among labels, or among what each row offers ------------------------------------------
 
 
 def _choose(bank, model, examples, task, stopping, progress) -> Answers:
     prompts = [model.prompt(question(e)) for e in examples]
-    labels = label_ids(model, question(examples[0]), task.labels) if examples else {}
-    items = [Item(p, tuple(labels.values())) for p in prompts]
-    _fit(bank, model, [len(p) + max(map(len, labels.values())) for p in prompts], examples)
+    offered = [task.labels or e.choices for e in examples]
+    distinct = list(dict.fromkeys(label for labels in offered for label in labels))
+    ids = _replies(model, question(examples[0]), distinct) if examples else {}
+    items = [
+        Item(p, told_apart([ids[label] for label in labels], model.template.stop_ids))
+        for p, labels in zip(prompts, offered, strict=True)
+    ]
+    _fit(bank, model, [len(i.prompt) + max(map(len, i.answers)) for i in items], examples)
     scores = score(
         bank, model.slot, items, stopping=stopping,
-        progress=_counted(progress, len(items), len(labels)),
+        progress=_counted(progress, len(items), sum(map(len, offered))),
     )  # fmt: skip
-    found = [dict(zip(labels, values, strict=True)) for values in scores]
+    found = [
+        dict(zip(labels, values, strict=True)) for labels, values in zip(offered, scores, strict=True)
+    ]
     texts = [max(s, key=lambda label: s[label]) for s in found]
     return Answers(texts, found, sum(map(len, prompts)), len(prompts))
 
 
-def label_ids(
+def _replies(
     model: ServedModel, messages: Sequence[Message], labels: Sequence[str]
 ) -> dict[str, tuple[int, ...]]:
-    """The tokens of each label as a reply.
+    """The tokens of each label as a reply, with the end of turn.
 
-    Prompt and reply are encoded apart, so they are the same behind every prompt. Without the end of
-    turn, unless one label begins another: then only the end tells them apart.
+    Prompt and reply are encoded apart, so they are the same behind every prompt, and `messages` are
+    any question.
     """
-    if model.conversation is not None:
-        messages = model.conversation.messages(messages)
     start = len(model.template.prompt(messages))
     found = {}
     for label in labels:
         example = Example((*messages, {"role": "assistant", "content": label}))
         found[label] = model.template.render(example).ids[start:]
-    bare = {label: _without_end(ids, model.template.stop_ids) for label, ids in found.items()}
+    return found
+
+
+def told_apart(replies: Sequence[tuple[int, ...]], stop: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Without the end of turn, unless one reply begins another: then only the end tells them apart."""
+    bare = [_without_end(ids, stop) for ids in replies]
     nested = any(
-        a != b and one == other[: len(one)] for a, one in bare.items() for b, other in bare.items()
+        a != b and one == other[: len(one)]
+        for a, one in enumerate(bare)
+        for b, other in enumerate(bare)
     )
-    return found if nested or not all(bare.values()) else bare
+    return tuple(replies if nested or not all(bare) else bare)
 
 
 def _without_end(ids: tuple[int, ...], stop: Sequence[int]) -> tuple[int, ...]:
@@ -177,7 +190,7 @@ def _read(bank, model, examples, task, stopping, progress) -> Answers:
                 items.append(Item(ids[:at], (ids[at:],)))
                 owners.append(i)
     scores = score(
-        bank, model.slot, items, stopping=stopping, progress=_counted(progress, len(items), 1)
+        bank, model.slot, items, stopping=stopping, progress=_counted(progress, len(items), len(items))
     )
     found = [{"log_likelihood": 0.0, "tokens": 0.0} for _ in examples]
     for i, item, (value,) in zip(owners, items, scores, strict=True):
@@ -201,12 +214,13 @@ def _generate(bank, model, examples, task, stopping, progress) -> Answers:
             heat = talk.temperature if talk is not None and samples > 1 else 0.0
             drawn = Decoding(decoding.max_tokens, heat, 1.0, i, decoding.stop)
             requests.append(GenerationRequest(model.name, ids, drawn))
-    done = run(bank, model, requests, stopping, _counted(progress, len(examples), samples))
+    done = run(bank, model, requests, stopping, _counted(progress, len(examples), len(requests)))
     texts = []
     for low in range(0, len(done), samples):
         read = [c.text if talk is None else talk.answer(c.text) for c in done[low : low + samples]]
-        if task.kind == "classification":
-            read = [as_label(text, task.labels) for text in read]
+        if task.kind in CHOOSING:
+            labels = task.labels or examples[low // samples].choices
+            read = [as_label(text, labels) for text in read]
         texts.append(read[0] if samples == 1 else talk.vote(read))
     prompt, completion = (
         sum(getattr(c, f"{x}_tokens") for c in done) for x in ("prompt", "completion")
@@ -299,15 +313,15 @@ def _fit(bank: Bank, model: ServedModel, lengths: Sequence[int], examples: Seque
         )
 
 
-def _counted(progress: Progress | None, total: int, each: int) -> Callable[[int], None] | None:
-    """Turn counts of single answers into items done."""
+def _counted(progress: Progress | None, total: int, answers: int) -> Callable[[int], None] | None:
+    """Turn counts of single answers, of how many there are, into items done."""
     if progress is None:
         return None
     done = 0
 
-    def count(answers: int) -> None:
+    def count(more: int) -> None:
         nonlocal done
-        done += answers
-        progress(min(total, done // max(1, each)), total)
+        done += more
+        progress(total * done // max(1, answers), total)
 
     return count

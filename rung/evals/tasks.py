@@ -21,6 +21,7 @@ MOST = 0.8  # share of rows that decides
 
 METRICS: dict[str, str] = {
     "classification": "accuracy",
+    "multiple_choice": "accuracy",
     "extraction": "label_f1",
     "question_answering": "token_f1",
     "translation": "chrf",
@@ -34,14 +35,16 @@ _NUMBER = re.compile(r"[\s\S]*####\s*\S+|\s*[$€£]?-?[\d,.]+%?\s*")
 def detect(examples: Iterable[Example]) -> Task:
     """The task of examples.
 
-    Plain texts are language modelling. Few short replies that come again and again are a label set.
-    What is asked in a translation's words, replies that are JSON or trees, and short replies to
-    questions say the rest; all else is open generation.
+    Plain texts are language modelling. Rows that offer answers are multiple choice. Few short replies
+    that come again and again are a label set. What is asked in a translation's words, replies that are
+    JSON or trees, and short replies to questions say the rest; all else is open generation.
     """
     rows = list(examples)
     replies = [said for e in rows if (said := reply(e)) is not None]
     if len(replies) < len(rows) or not rows:
         return Task("language_modelling", "perplexity")
+    if all(e.choices for e in rows):
+        return Task("multiple_choice", "accuracy")
     labels = _labels(replies)
     if labels:
         return Task("classification", "accuracy", labels)
@@ -77,12 +80,14 @@ def choose(task: Task, examples: Iterable[Example], kind: str | None, metric: st
             labels = tuple(sorted({said for e in examples if (said := reply(e)) is not None}))
             if not labels:
                 raise ConfigError("--task classification needs rows with a label or a reply")
+        if kind == "multiple_choice" and not all(e.choices for e in examples):
+            raise ConfigError("--task multiple_choice needs --choices, the answers that a row offers")
         task = Task(kind, METRICS[kind], labels)  # type: ignore[arg-type]
     if metric is None:
         return task
     name = metric.replace("-", "_")
     wanted = metrics.get(name)
-    if "classification" in wanted.kinds and task.kind != "classification":
+    if "classification" in wanted.kinds and task.kind not in wanted.kinds:
         raise ConfigError(
             f"{name} needs labels, and the task is {task.kind}: set --task classification"
         )

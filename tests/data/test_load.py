@@ -147,6 +147,43 @@ def test_mapping_over_nested_columns_with_a_condition(write):
     assert dataset.format == "mapped"
 
 
+@pytest.mark.parametrize(
+    ("offered", "reply"),
+    [(["a lake", "a hill"], "a hill"), (["a lake", "a hill"], "b"), (["a lake", "a hill"], 1),
+     (" a lake \n\na hill\n", "a hill "), (["7", "1", "3"], 1)],
+)  # fmt: skip
+def test_choices_of_a_row_and_its_reply(write, offered, reply):
+    rows = lines({"q": "where?", "offered": offered, "a": reply})
+    mapped = {"user": "{q}", "choices": "{offered}"}
+    one = load(DataKnobs(data=write("r.jsonl", rows), assistant="{a}", **mapped)).examples[0]
+    assert one.choices == (
+        ("7", "1", "3") if reply == 1 and len(offered) == 3 else ("a lake", "a hill")
+    )
+    assert one.messages[-1]["content"] == ("1" if len(one.choices) == 3 else "a hill")
+    labelled = load(
+        DataKnobs(data=write("r.jsonl", rows), text="{q}", label="{a}", choices="{offered}")
+    )
+    assert labelled.examples[0].label == one.messages[-1]["content"]
+    assert (
+        one.digest != load(DataKnobs(data=write("r.jsonl", rows), user="{q}", assistant="{a}")).digest
+    )
+
+
+def test_choices_that_are_none_are_told(write):
+    rows = [{"q": "?", "c": c, "a": "x"} for c in (["x", "y"], ["y", "z"], ["x"], ["x", "x"])]
+    knobs = DataKnobs(
+        data=write("r.jsonl", lines(*rows)), user="{q}", assistant="{a}", choices="{c}"
+    )  # fmt: skip
+    with pytest.raises(DataError) as fault:
+        load(knobs)
+    for words in (
+        "r.jsonl:2: the reply 'x' is none of its choices",
+        "r.jsonl:3: --choices gives 1 answers to choose from",
+        "r.jsonl:4: --choices gives the same answer twice",
+    ):
+        assert words in str(fault.value)
+
+
 def test_limit_counts_what_passes_the_condition(write):
     path = write("rows.jsonl", lines(*({"text": str(i), "label": str(i % 2)} for i in range(10))))
     dataset = load(DataKnobs(data=path, where=["label=1"], limit=3))

@@ -57,6 +57,34 @@ def test_labels_are_scored_as_replies(engine, name):
     assert {"macro_f1", "accuracy_norm"} <= set(result.more) and len(result.confusion) == 3
 
 
+def test_each_row_has_choices_of_its_own(engine):
+    from rung.evals.predict import predict
+
+    task = Task("multiple_choice", "accuracy_norm")
+    offered = [tuple(f"{word} {i}" for word in ("a lake", "hill", "the moon")) for i in range(5)]
+    examples = [replace(example(i, c[1]), choices=c) for i, c in enumerate(offered)]
+    seen = []
+    found = predict(
+        engine.bank,
+        engine.models["lora"],
+        examples,
+        task,
+        progress=lambda done, n: seen.append((done, n)),
+    )
+    for e, c, scores, text in zip(examples, offered, found.scores, found.texts, strict=True):
+        assert tuple(scores) == c and text == max(scores, key=scores.get)
+        # The same as labels, which every row has alike.
+        alone = predict(engine.bank, engine.models["lora"], [e], replace(CHOICE, labels=c))
+        assert scores == pytest.approx(alone.scores[0], abs=1e-4)
+    assert seen[-1] == (5, 5)
+    right = [
+        max(s, key=lambda w: s[w] / len(w)) == c[1] for s, c in zip(found.scores, offered, strict=True)
+    ]
+    result = measure(found, examples, task)
+    assert result.value == sum(right) / 5 and result.confusion is None
+    assert set(result.more) == {"accuracy"}
+
+
 def test_generated_answers_are_those_of_transformers(engine):
     from rung.evals.predict import predict
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from rung.errors import ConfigError
@@ -22,6 +24,10 @@ def rows(pairs, system=None):
 
 CASES = {
     ("classification", "accuracy"): rows([(f"headline {i}", str(i % 2)) for i in range(12)]),
+    ("multiple_choice", "accuracy"): [
+        replace(e, choices=("yes", "no", f"{i}"))
+        for i, e in enumerate(rows([(f"is it {i}?", "yes") for i in range(6)]))
+    ],
     ("question_answering", "token_f1"): rows([(f"Who is {i}?", f"person {i}") for i in range(12)]),
     ("question_answering", "number_match"): rows(
         [(f"How many are {i}?", f"{i} + 1\n#### {i}") for i in range(9)]
@@ -55,7 +61,7 @@ def test_the_user_has_the_last_word():
     assert back.labels == ("0", "1")
     for kind, metric, said in (
         ("classifying", None, "no task 'classifying'"), (None, "bleux", "no metric 'bleux'"),
-        ("generation", "accuracy", "needs labels"),
+        ("generation", "accuracy", "needs labels"), ("multiple_choice", None, "needs --choices"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=said):
             tasks.choose(found, examples, kind, metric)
