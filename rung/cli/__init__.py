@@ -32,6 +32,7 @@ VERBS = {
     "runs": ("models", "runs"),
     "data": ("data", "data"),
     "bases": ("bases", "bases"),
+    "measure": ("measure", "measure"),
     "export": ("export", "export"),
 }
 

@@ -6,19 +6,12 @@ on a dark page. Nothing in the SVG points outside.
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-INK = "#010203"
+from rung.evals.drawing import INK, svg
+
 WIN, REST, LINE = "#2e9e5b", "#4c78a8", "#d08a2e"
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none", "text.parse_math": False, "font.size": 11, "text.color": INK,
-    "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
-    "axes.spines.top": False, "axes.spines.right": False, "font.family": "sans-serif",
-    "legend.labelcolor": INK, "legend.frameon": False, "savefig.transparent": True,
-}  # fmt: skip
 
 
 def pareto(
@@ -54,7 +47,7 @@ def pareto(
         axes.set_xlabel("total cost, all expected requests included")
         axes.set_ylabel(metric)
 
-    return _svg(draw, "pareto", (5.8, 4.2))
+    return svg(draw, "pareto", (5.8, 4.2))
 
 
 def _name_points(axes: Any, points: Sequence[Mapping[str, Any]]) -> None:
@@ -104,7 +97,7 @@ def curves(lines: Mapping[str, Sequence[Sequence[float]]]) -> str:
         axes.set_ylabel("validation loss")
         axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
-    return _svg(draw, "curves", (5.8, 3.4))
+    return svg(draw, "curves", (5.8, 3.4))
 
 
 def data_curve(points: Sequence[Mapping[str, Any]], metric: str) -> str:
@@ -123,32 +116,4 @@ def data_curve(points: Sequence[Mapping[str, Any]], metric: str) -> str:
         axes.set_xlabel("training rows")
         axes.set_ylabel(f"{metric} on validation")
 
-    return _svg(draw, "data", (5.4, 3.0))
-
-
-def _svg(draw: Any, name: str, size: tuple[float, float]) -> str:
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasSVG(figure)
-        draw(figure.subplots())
-        out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None})
-    return _inline(out.getvalue(), name)
-
-
-def _inline(svg: str, name: str) -> str:
-    """The drawing alone: without headers that name addresses, its size left to the page."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
-    svg = re.sub(r'(<svg[^>]*?)\swidth="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?)\sheight="[^"]*"', r'\1 role="img"', svg, count=1)
-    svg = svg.replace("xlink:href", "href").replace(INK, "currentColor")
-    # Two drawings on one page must not share names.
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = re.sub(r'href="#', f'href="#{name}-', svg)
-    return svg.replace("url(#", f"url(#{name}-")
+    return svg(draw, "data", (5.4, 3.0))

@@ -15,7 +15,7 @@ from tests.conftest import _prepare
 SCRATCH = "scratch:layers=2,width=32,heads=2,vocab=300,context=256"
 FAST = ("--base", SCRATCH, "--dtype", "float32", "--device", "cpu", "--steps", "1")
 
-STATUS = ("making a fresh base", "fetching ", "converting ")
+STATUS = ("making a fresh base", "fetching ", "converting ", "loading ")
 
 
 @dataclass(frozen=True)
