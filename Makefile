@@ -6,7 +6,8 @@ ENV := .venv/.stamp
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help env lint format test test-faults quickstart bench-train bench-eval bench-features clean
+.PHONY: help env lint format test test-faults quickstart bench-train bench-eval bench-features \
+	harness-server soak clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +49,12 @@ bench-eval: $(ENV) bench/.peers/.stamp  ## evaluation beside lm-evaluation-harne
 
 bench-features: $(ENV) bench/.peers/.stamp  ## training on kept states beside transformers' Trainer
 	@$(BIN)/python -m bench.features $(ARGS)
+
+harness-server: $(ENV) bench/.peers/.stamp  ## lm-evaluation-harness through the server and without it
+	@$(BIN)/python -m bench.harness_server $(ARGS)
+
+soak: $(ENV)  ## ten minutes of clients that misbehave
+	@$(BIN)/python -m bench.soak $(ARGS)
 
 # The peers live apart, so that they never decide which versions Rung runs on.
 bench/.peers/.stamp: bench/peers.txt constraints.txt

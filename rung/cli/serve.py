@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,7 @@ from rung.errors import ConfigError
 if TYPE_CHECKING:
     from rung.engine import Engine
 
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -29,6 +31,13 @@ def serve(
     max_waiting: Annotated[
         int, typer.Option(min=1, max=65536, help="Requests in the queue; beyond it 429.")
     ] = 256,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="For keys and values, such as 4GB or 512MB; two fifths of what is free by default.",
+        ),
+    ] = None,
     jobs: Annotated[
         int, typer.Option(min=0, max=64, help="Tuning jobs that run at once; 0 takes none.")
     ] = 1,
@@ -70,6 +79,7 @@ def serve(
         raise ConfigError("--tls-certificate and --tls-key belong together: give both")
     if guard and moderation is None:
         raise ConfigError("--guard needs --moderation NAME, the classifier that judges")
+    room = None if memory is None else _bytes(memory)
     tls = (tls_certificate, tls_key) if tls_certificate and tls_key else None
     with bind(host, port) as taken:  # before the base is loaded, so that a busy port is told at once
         from rich.console import Console
@@ -83,7 +93,7 @@ def serve(
             wanted = [*(names or []), *([moderation] if moderation else [])]
             loaded = load(
                 wanted, base=base, dtype=dtype, device=device, quantize=quantize,
-                max_batch=max_batch, max_waiting=max_waiting,
+                max_batch=max_batch, max_waiting=max_waiting, memory=room,
             )  # fmt: skip
         limits = Limits(int(max_body * 1e6), int(max_file * 1e6), timeout)
         options = {"device": loaded.engine.bank.device.type}
@@ -99,6 +109,14 @@ def serve(
         if log:
             _log_requests()
         run(app, taken, lambda: typer.echo(_greeting(loaded.engine, address, locked)), tls)
+
+
+def _bytes(size: str) -> int:
+    """A size in words, such as 4GB, as bytes. Raises ConfigError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *(B|KB|MB|GB|TB)?", size.strip(), re.IGNORECASE)
+    if not found:
+        raise ConfigError(f"--memory is '{size}': give a size such as 4GB or 512MB")
+    return int(float(found[1]) * UNITS[(found[2] or "B").upper()])
 
 
 def _log_requests() -> None:

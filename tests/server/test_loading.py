@@ -145,6 +145,9 @@ def test_mistakes_are_one_line(rung_home, capsys):
     assert tuple(capsys.readouterr()) == ("", expected)
     assert cli.run(["chat", "nobody", "-p", "hi"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+    assert cli.run(["serve", "nobody", "--memory", "plenty"]) == 2
+    expected = "rung: --memory is 'plenty': give a size such as 4GB or 512MB\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_interactive_chat_remembers_and_forgets(shop, monkeypatch, capsys):
@@ -181,6 +184,7 @@ def test_serve_greets_refuses_a_busy_port_and_ends_quietly(shop, capsys):
     from rung import cli
 
     command = [sys.executable, "-u", "-m", "rung.cli", "serve", "my-lora", "--port", "0"]
+    command += ["--memory", "100MB"]
     environment = {**os.environ, "RUNG_API_KEY": "secret"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
