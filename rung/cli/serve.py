@@ -66,6 +66,7 @@ def serve(
     tls_key: Annotated[
         str | None, typer.Option(metavar="PATH", help="The certificate's private key (PEM).")
     ] = None,
+    page: Annotated[bool, typer.Option(help="Show the page for browsers at /.")] = True,
     log: Annotated[bool, typer.Option(help="Write a JSON line for each request to stderr.")] = False,
 ) -> None:
     """Serve models under OpenAI's API, from one base in memory.
@@ -100,7 +101,9 @@ def serve(
         settings = Settings(
             loaded.base.spec, organisation, jobs, options, keys, frozenset(guard or ()), log
         )
-        app = create_app(loaded.engine, limits=limits, settings=settings, moderation=moderation)
+        app = create_app(
+            loaded.engine, limits=limits, settings=settings, moderation=moderation, page=page
+        )
         locked = bool(keys) or bool(app.state.service.store.keys.list())
         if host not in LOOPBACK and not locked:
             typer.echo(f"rung: anybody who reaches {host} can ask: set --api-key", err=True)
@@ -108,7 +111,8 @@ def serve(
         address = f"{scheme}://{_shown(host)}:{taken.getsockname()[1]}"
         if log:
             _log_requests()
-        run(app, taken, lambda: typer.echo(_greeting(loaded.engine, address, locked)), tls)
+        shown = page and app.state.page.installed
+        run(app, taken, lambda: typer.echo(_greeting(loaded.engine, address, locked, shown)), tls)
 
 
 def _bytes(size: str) -> int:
@@ -138,10 +142,10 @@ def _shown(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _greeting(engine: Engine, address: str, locked: bool) -> str:
+def _greeting(engine: Engine, address: str, locked: bool, page: bool) -> str:
     """The models and two ways to ask one, ready to be pasted."""
     names = sorted(engine.models, key=lambda n: engine.models[n].slot == -1)
-    lines = [f"serving at {address}/v1", ""]
+    lines = [f"serving at {address}/v1", *([f"the page at {address}/"] if page else []), ""]
     for name in names:
         root = engine.models[name].root
         lines.append(f"  {name}" + (f"  (on {root})" if root else "  (base)"))

@@ -116,8 +116,20 @@ class Access:
         Raises:
             ApiError: 401 for an unknown key, 429 for one that has used up its rate or quota.
         """
-        if not self.locked:
+        key = self.find(authorization)
+        if key is None:
             return Account()
+        self._admit(key)
+        return Account(key)
+
+    def find(self, authorization: str) -> KeyRecord | None:
+        """The key that is sent; None for one of the command line, or where none is needed.
+
+        Raises:
+            ApiError: 401 for an unknown key.
+        """
+        if not self.locked:
+            return None
         kind, _, given = authorization.partition(" ")
         digest = digest_of(given.strip().encode("latin-1"))  # the bytes that were sent
         # Every key is compared in full, so that the time says nothing about any of them.
@@ -125,10 +137,7 @@ class Access:
         found = [key for key in self._known if hmac.compare_digest(digest, key.digest)]
         if kind.lower() != "bearer" or not (any(fixed) or found):
             raise ApiError(WRONG, status=401)
-        if any(fixed):
-            return Account()
-        self._admit(found[0])
-        return Account(found[0])
+        return None if any(fixed) else found[0]
 
     def _admit(self, key: KeyRecord) -> None:
         with self._lock:

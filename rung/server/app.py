@@ -17,6 +17,7 @@ from rung.server.errors import install
 from rung.server.gate import Gate
 from rung.server.moderation import Judge, Moderator
 from rung.server.openapi import describe
+from rung.server.page.front import Front, Page
 from rung.server.routes import (
     chat,
     completions,
@@ -43,6 +44,7 @@ def create_app(
     limits: Limits | None = None,
     settings: Settings | None = None,
     moderation: str | Judge | None = None,
+    page: bool = False,
 ) -> FastAPI:
     """An application over an engine, which it starts, watches and stops.
 
@@ -51,6 +53,7 @@ def create_app(
             everybody in.
         max_body: bytes of a request. limits, settings: everything else, in place of the two.
         moderation: a served classifier, or a callable from a text to probabilities of labels.
+        page: whether `/` answers with the page.
 
     Returns:
         the application; `app.state.traffic` tells and sets whether it still serves.
@@ -71,6 +74,8 @@ def create_app(
         watch.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watch
+        if app.state.page is not None:
+            await app.state.page.close()
         if service.supervisor is not None:
             await run_sync(service.supervisor.stop)
         await run_sync(engine.stop)
@@ -84,6 +89,9 @@ def create_app(
     describe(app)
     app.state.service, app.state.engine, app.state.traffic = service, engine, service.traffic
     app.add_middleware(Gate, service=service)
+    app.state.page = Page(app, service) if page else None
+    if page:
+        app.add_middleware(Front, page=app.state.page)
     return app
 
 

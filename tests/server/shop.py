@@ -30,12 +30,12 @@ def open_shop(base: Path, names=(), **settings):
     from rung.server.service import Limits, Settings
 
     limits = settings.pop("limits", Limits())
-    moderation = settings.pop("moderation", None)
+    moderation, page = settings.pop("moderation", None), settings.pop("page", False)
     extra = [moderation] if isinstance(moderation, str) else []
     loaded = load([*names, *extra], base=str(base), cache_bytes=1 << 28)
     options = {"device": "cpu", "dtype": "float32"}
     made = Settings(**{"base": loaded.base.spec, "job_options": options, "jobs": 2, **settings})
-    return serve(loaded.engine, limits=limits, settings=made, moderation=moderation)
+    return serve(loaded.engine, limits=limits, settings=made, moderation=moderation, page=page)
 
 
 def client_of(served, key: str = "none"):

@@ -1,0 +1,37 @@
+"""A real browser, and a server with a page in a process's one NiceGUI."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import contextmanager
+
+CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome")
+                 if (p := shutil.which(name))), None)  # fmt: skip
+
+
+@contextmanager
+def browsing(url: str, **settings):
+    """A page of a headless Chromium, with what it asked for and what its console said.
+
+    Yields:
+        the page; `.asked` holds the addresses of all requests, `.said` errors and warnings.
+    """
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_context(viewport={"width": 1200, "height": 800}, **settings).new_page()
+        page.asked, page.said = [], []
+        page.on("request", lambda request: page.asked.append(request.url))
+        page.on("websocket", lambda socket: page.asked.append(socket.url))
+        page.on("pageerror", lambda fault: page.said.append(str(fault)))
+        page.on(
+            "console",
+            lambda m: page.said.append(m.text) if m.type in ("error", "warning") else None,
+        )
+        page.set_default_timeout(15_000)
+        page.goto(url)
+        try:
+            yield page
+        finally:
+            browser.close()
