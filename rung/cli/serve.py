@@ -44,8 +44,18 @@ def serve(
     organisation: Annotated[
         str, typer.Option(help="Who makes the tuned models: a part of their names.")
     ] = "rung",
+    stages: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="YAML that says which model has which checks, documents, moderation."
+        ),
+    ] = None,
     moderation: Annotated[
-        str | None, typer.Option(help="A classifier that judges texts, made by linear_probe.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Who judges texts: a classifier of linear_probe, or a function as module:function.",
+        ),
     ] = None,
     guard: Annotated[
         list[str] | None,
@@ -89,21 +99,25 @@ def serve(
         from rung.server.loading import load
         from rung.server.run import run
         from rung.server.service import Limits, Settings
+        from rung.server.stages import judge_of, named_judges, read
 
+        around = read(stages) if stages else {}
+        judge = judge_of(moderation)
         with Console(stderr=True).status("loading"):
-            wanted = [*(names or []), *([moderation] if moderation else [])]
+            judges = [*named_judges(around), *([judge] if isinstance(judge, str) else [])]
+            wanted = [*(names or []), *judges]
             loaded = load(
                 wanted, base=base, dtype=dtype, device=device, quantize=quantize,
                 max_batch=max_batch, max_waiting=max_waiting, memory=room,
             )  # fmt: skip
+        for name in {*around, *(guard or ())} - {"*", *loaded.engine.models}:
+            typer.echo(f"rung: stages are set for '{name}', which is not served yet", err=True)
         limits = Limits(int(max_body * 1e6), int(max_file * 1e6), timeout)
         options = {"device": loaded.engine.bank.device.type}
         settings = Settings(
-            loaded.base.spec, organisation, jobs, options, keys, frozenset(guard or ()), log
+            loaded.base.spec, organisation, jobs, options, keys, frozenset(guard or ()), log, around
         )
-        app = create_app(
-            loaded.engine, limits=limits, settings=settings, moderation=moderation, page=page
-        )
+        app = create_app(loaded.engine, limits=limits, settings=settings, moderation=judge, page=page)
         locked = bool(keys) or bool(app.state.service.store.keys.list())
         if host not in LOOPBACK and not locked:
             typer.echo(f"rung: anybody who reaches {host} can ask: set --api-key", err=True)

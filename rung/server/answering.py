@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Sequence
-from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
-from rung.engine import Completion, Engine, GenerationRequest
+from rung.engine import Engine, GenerationRequest
 from rung.engine.constraint import Constraint
 from rung.engine.request import ContextExceeded, derive_seed
 from rung.server.answers import GONE, Answers, unless_gone
+from rung.server.course import Course
 from rung.server.errors import ApiError
 from rung.server.replies import EventStream, Reply
 from rung.server.schema import MOST_ANSWERS, Asked
@@ -75,14 +74,19 @@ def requests_of(service: Service, asked: Asked, wanted: Wanted) -> list[Generati
     ]  # fmt: skip
 
 
-async def answer(request: Request, asked: Asked, wanted: Wanted, reply: Reply) -> Response:
+async def answer(
+    request: Request, asked: Asked, wanted: Wanted, reply: Reply, course: Course
+) -> Response:
     """Queue what is wanted, and answer whole or as a stream."""
     service = service_of(request)
-    began = time.perf_counter()
     account_of(request).model = asked.model
     answers = Answers(service.engine, requests_of(service, asked, wanted))
-    judged = service.moderator.there and not service.settings.guarded.isdisjoint({"*", asked.model})
-    if asked.stream and not judged:
+    if asked.trace:
+        decode = service.engine.model(asked.model).template.tokenizer.decode
+        reply.trace = lambda found: course.told(
+            wanted, [decode(list(i)) for i in wanted.prompts], found
+        )
+    if asked.stream and not course.judges_answers:
         return EventStream(reply, answers)
     try:
         completions = await unless_gone(request.receive, answers.completions())
@@ -90,52 +94,8 @@ async def answer(request: Request, asked: Asked, wanted: Wanted, reply: Reply) -
         answers.cancel()
     if completions is None:
         return Response(status_code=GONE)
-    verdicts: list[bool] = []
-    if judged:
-        completions, verdicts = await judge(service, completions)
+    if course.judges_answers:
+        completions = await course.judge(completions)
     if asked.stream:
         return Response(reply.replayed(completions), media_type="text/event-stream")
-    content = reply.whole(completions)
-    if asked.trace:
-        content["trace"] = traced(wanted, completions, verdicts, time.perf_counter() - began)
-    return JSONResponse(content)
-
-
-async def judge(
-    service: Service, completions: Sequence[Completion]
-) -> tuple[list[Completion], list[bool]]:
-    """Empty the answers that the moderation flags."""
-    verdicts = await service.moderator.judge([c.text for c in completions])
-    kept: list[Any] = []
-    for completion, verdict in zip(completions, verdicts, strict=True):
-        if verdict.flagged:
-            gone: dict[str, Any] = {"text": "", "tokens": (), "finish_reason": "content_filter"}
-            completion = dataclasses.replace(completion, **gone)
-        kept.append(completion)
-    return kept, [v.flagged for v in verdicts]
-
-
-async def check_input(service: Service, name: str, texts: Sequence[str]) -> None:
-    """Refuse a request whose texts the moderation flags, where the model is guarded.
-
-    Raises:
-        ApiError: code `content_filter`.
-    """
-    if not service.moderator.there or service.settings.guarded.isdisjoint({"*", name}):
-        return
-    if any(v.flagged for v in await service.moderator.judge(texts)):
-        raise ApiError("the moderation of this server refuses the request", code="content_filter")
-
-
-def traced(
-    wanted: Wanted, completions: Sequence[Completion], flagged: Sequence[bool], seconds: float
-) -> dict[str, Any]:
-    """What happened to a request."""
-    return {
-        "prompt_ids": [list(ids) for ids in wanted.prompts],
-        "cached_tokens": sum(c.cached_tokens for c in completions),
-        "constraint": wanted.constraint.kind if wanted.constraint else None,
-        "moderation": {"answers_flagged": list(flagged)} if flagged else None,
-        "labels": [dict(c.labels) for c in completions if c.labels] or None,
-        "seconds": round(seconds, 4),
-    }
+    return JSONResponse(reply.whole(completions))

@@ -137,6 +137,8 @@ class Gate:
         if account is not None:
             line |= {"model": account.model, "prompt_tokens": account.asked}
             line |= {"completion_tokens": account.drawn, "key": account.key and account.key.id}
+        if notes := scope.get("rung.notes"):
+            line["stages"] = {note["stage"]: note["seconds"] for note in notes}
         log.info(json.dumps(line))
 
 

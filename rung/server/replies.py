@@ -32,6 +32,8 @@ class Reply:
     chunk_kind: str
     prefix: str
     opens = False  # whether a choice begins with a delta of its own
+    # What happened to the request, where the client asked for it.
+    trace: Callable[[Sequence[Completion]], dict[str, Any]] | None = None
 
     def __init__(
         self,
@@ -48,7 +50,8 @@ class Reply:
         """The response."""
         choices = [self.choice(i, c) for i, c in enumerate(self.chosen(completions))]
         counts = self.counted(completions)
-        return {**self._head(self.kind), "choices": choices, "usage": counts}
+        told = {"trace": self.trace(completions)} if self.trace else {}
+        return {**self._head(self.kind), "choices": choices, "usage": counts, **told}
 
     def chosen(self, completions: Sequence[Completion]) -> Sequence[Completion]:
         """Those of the answers that the client gets."""
@@ -106,6 +109,8 @@ class Reply:
                             yield self._chunk([delta])
             if self.includes_usage:
                 yield self._chunk([], usage(done.values(), self.prompts))
+            if self.trace:
+                yield self._traced(list(done.values()))
             yield b"data: [DONE]\n\n"
         finally:  # a client that went away has used what was drawn for it
             complete = sum(c.completion_tokens for c in done.values())
@@ -126,7 +131,15 @@ class Reply:
         counts = self.counted(completions)
         if self.includes_usage:
             events.append(self._chunk([], counts))
+        if self.trace:
+            events.append(self._traced(completions))
         return b"".join([*events, b"data: [DONE]\n\n"])
+
+    def _traced(self, completions: Sequence[Completion]) -> bytes:
+        """A chunk without choices, which carries the trace alone."""
+        assert self.trace is not None
+        told = self.trace(completions)
+        return _event({**self._head(self.chunk_kind), "choices": [], "trace": told})
 
     def _chunk(self, choices: list[dict[str, Any]], counts: dict[str, Any] | None = None) -> bytes:
         content = {**self._head(self.chunk_kind), "choices": choices}

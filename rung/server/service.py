@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +11,12 @@ from fastapi import Request
 
 from rung.engine import Engine
 from rung.server.access import Access, Account
+from rung.server.course import Course
 from rung.server.gate import Traffic
 from rung.server.metrics import Metrics
 from rung.server.moderation import Moderator
 from rung.server.pieces import Pieces
+from rung.server.stages import Lines, Stages, guarded
 from rung.store import Store
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class Settings:
         jobs: tunings that run at once. job_options: knobs that every job gets.
         api_keys: keys that open everything, beside those in the store.
         guarded: models whose requests and answers pass the moderation; `*` is all of them.
+        stages: what else models have around them, by their names; `*` is for those not named.
     """
 
     base: str | None = None
@@ -56,6 +59,7 @@ class Settings:
     api_keys: Sequence[str] = ()
     guarded: frozenset[str] = frozenset()
     log: bool = False
+    stages: Mapping[str, Stages] = field(default_factory=dict)
 
 
 class Service:
@@ -64,6 +68,7 @@ class Service:
     def __init__(self, engine: Engine, limits: Limits, settings: Settings, moderator: Moderator):
         self.engine, self.limits, self.settings = engine, limits, settings
         self.moderator = moderator
+        self._lines = Lines(engine, guarded(settings.stages, sorted(settings.guarded)), moderator)
         self.traffic, self.metrics = Traffic(), Metrics(engine)
         self.access = Access(settings.api_keys, self.keys)
         self.supervisor: Supervisor | None = None
@@ -85,6 +90,12 @@ class Service:
     def keys(self):
         """The keys that are in force."""
         return self.store.keys
+
+    def course(self, request: Request, name: str, traced: bool = False) -> Course:
+        """The way of a request through the stages of a model."""
+        course = Course(self._lines.of(name, self.stored.get(name, name)), traced)
+        request.scope["rung.notes"] = course.notes
+        return course
 
     def pieces(self, name: str) -> Pieces:
         """What single tokens of a model's tokenizer stand for."""

@@ -322,8 +322,15 @@ def test_a_classifier_trained_by_a_job_moderates(rung_home, tmp_path):
         assert answer.choices[0].message.content == "violence"
         name = served.app.state.service.store.jobs.get(job.id).name
     served.stop()
-    served = open_shop(base, moderation=name)
+    served = open_shop(base, moderation=name, guarded=frozenset({"tiny"}))
     with client_of(served) as client:
+        with pytest.raises(openai.BadRequestError, match="moderation"):
+            chat(client, model="tiny", messages=[{"role": "user", "content": "kill the crowd 4"}])
+        good = [{"role": "user", "content": "water the plants 4"}]
+        answer = chat(client, model="tiny", messages=good, extra_body={"trace": True})
+        stages = {note["stage"]: note for note in answer.trace["stages"]}
+        assert stages["moderation of the request"]["flagged"] == [False]
+        assert "moderation of the answer" in stages
         found = client.moderations.create(input=["kill the crowd 4", "water the plants 4"]).results
         assert [r.flagged for r in found] == [True, False] and found[0].categories.violence
     served.stop()

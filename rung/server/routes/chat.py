@@ -12,9 +12,10 @@ from rung.engine import ServedModel
 from rung.engine.constraint import Constraint
 from rung.engine.patterns import ConstraintError
 from rung.server import tools
-from rung.server.answering import Wanted, answer, check_input
+from rung.server.answering import Wanted, answer
 from rung.server.chat_reply import ChatReply
 from rung.server.chat_schema import ChatRequest, ChoiceFormat, ObjectFormat, RegexFormat, SchemaFormat
+from rung.server.course import Course
 from rung.server.errors import ApiError
 from rung.server.service import Service, account_of, service_of
 
@@ -28,8 +29,9 @@ async def chat(request: Request, asked: ChatRequest) -> Response:
     request.state.param = "messages"
     asked.check(vocabulary_of(service))
     model = service.engine.model(asked.model)
-    await check_input(service, asked.model, [m.text for m in asked.messages if m.role == "user"])
-    ids = await run_sync(prompt_of, model, asked)
+    course = service.course(request, asked.model, bool(asked.trace))
+    await course.check([m.text for m in asked.messages if m.role != "assistant"])
+    ids = await run_sync(prompt_of, model, asked, course)
     constraint = await run_sync(constraint_of, service, asked)
     most = asked.max_completion_tokens or asked.max_tokens
     usual = model.decoding.max_tokens
@@ -45,14 +47,16 @@ async def chat(request: Request, asked: ChatRequest) -> Response:
     reply.one_call = asked.parallel_tool_calls is False
     reply.conversation, reply.stops = model.conversation, frozenset(model.stop_ids)
     reply.pieces = service.pieces(asked.model) if asked.logprobs else None
-    return await answer(request, asked, wanted, reply)
+    return await answer(request, asked, wanted, reply, course)
 
 
-def prompt_of(model: ServedModel, asked: ChatRequest) -> tuple[int, ...]:
-    """The conversation, with what may be called, as ids."""
+def prompt_of(model: ServedModel, asked: ChatRequest, course: Course) -> tuple[int, ...]:
+    """The conversation, with what its stages add and what may be called, as ids."""
     functions = asked.callable
     shows = bool(functions) and model.template.shows_tools
     turns = tools.conversation(asked.messages, functions, shows)
+    if model.classifier is None:  # which reads the question itself
+        turns = course.messages(turns)
     if not shows:
         return model.prompt(turns)
     if model.conversation is not None:

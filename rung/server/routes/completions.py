@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from rung.engine import ServedModel
-from rung.server.answering import Wanted, answer, check_input
+from rung.server.answering import Wanted, answer
 from rung.server.completion_schema import CompletionRequest, Prompt
 from rung.server.routes.chat import vocabulary_of
 from rung.server.service import account_of, service_of
@@ -27,7 +27,9 @@ async def complete(request: Request, asked: CompletionRequest) -> Response:
     request.state.param = "prompt"
     asked.check(vocabulary_of(service))
     model = service.engine.model(asked.model)
-    await check_input(service, asked.model, [p for p in asked.prompt if isinstance(p, str)])
+    course = service.course(request, asked.model, bool(asked.trace))
+    if course.reads:
+        await course.check([shown(model, p, vocabulary_of(service)) for p in asked.prompt])
     prompts = await run_sync(lambda: [encoded(model, p) for p in asked.prompt])
     n, best_of = asked.n or 1, asked.best_of or asked.n or 1
     logprobs = asked.logprobs if best_of == n else asked.logprobs or 0
@@ -41,9 +43,16 @@ async def complete(request: Request, asked: CompletionRequest) -> Response:
     if asked.logprobs is not None:
         reply.pieces, reply.logprobs = service.pieces(asked.model), asked.logprobs
     if asked.echo:
-        decode = model.template.tokenizer.decode
-        reply.echoes = [p if isinstance(p, str) else decode(list(p)) for p in asked.prompt]
-    return await answer(request, asked, wanted, reply)
+        reply.echoes = [shown(model, p, vocabulary_of(service)) for p in asked.prompt]
+    return await answer(request, asked, wanted, reply, course)
+
+
+def shown(model: ServedModel, prompt: Prompt, vocabulary: int) -> str:
+    """A prompt as text; empty for ids that the engine is going to refuse."""
+    if isinstance(prompt, str):
+        return prompt
+    known = all(0 <= id < vocabulary for id in prompt)
+    return model.template.tokenizer.decode(list(prompt)) if known else ""
 
 
 def encoded(model: ServedModel, prompt: Prompt) -> tuple[int, ...]:
