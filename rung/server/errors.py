@@ -90,6 +90,8 @@ def respond(
 ) -> JSONResponse:
     """An error as a response, with what the client needs for trying again."""
     extra = {"Retry-After": RETRY_AFTER} if status in (429, 503) else {}
+    if status in (409, 501) or content["error"]["code"] == "insufficient_quota":
+        extra = {"x-should-retry": "false"}  # clients would try again, and nothing would have changed
     if status == 401:
         extra["WWW-Authenticate"] = "Bearer"
     return JSONResponse(content, status, {**extra, **(headers or {})})

@@ -25,6 +25,13 @@ ERROR = {
         }
     },
 }
+# What the id in an answer to the first address is good for.
+JOB = "/v1/fine_tuning/jobs"
+FOLLOWING = {
+    "/v1/files": ("file_id", ("/v1/files/{file_id}", "/v1/files/{file_id}/content")),
+    JOB: ("job_id", (f"{JOB}/{{job_id}}", *(f"{JOB}/{{job_id}}/{what}" for what in (
+        "cancel", "pause", "resume", "events", "checkpoints")))),
+}  # fmt: skip
 STREAMS = ("/v1/chat/completions", "/v1/completions")
 
 
@@ -61,4 +68,21 @@ def _amended(found: dict[str, Any]) -> dict[str, Any]:
                 responses["206"] = part
             elif path == "/metrics":
                 responses["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
+    _link(found["paths"])
     return found
+
+
+def _link(paths: dict[str, Any]) -> None:
+    """Say which address takes the id that another gave, for those who follow the description."""
+    for first, (parameter, others) in FOLLOWING.items():
+        taken = {parameter: "$response.body#/id"}
+        links = {
+            operation["operationId"]: {"operationId": operation["operationId"], "parameters": taken}
+            for path in others
+            for operation in paths[path].values()
+        }
+        if first != JOB:
+            order = paths[JOB]["post"]["operationId"]
+            body = {"training_file": "$response.body#/id"}
+            links[order] = {"operationId": order, "requestBody": body}
+        paths[first]["post"]["responses"]["200"]["links"] = links

@@ -177,6 +177,9 @@ class Telling:
         found = {
             "valid_loss": entry["validation_loss"],
             "valid_mean_token_accuracy": entry["validation_token_accuracy"],
+            # Rung always validates on all of the held-out rows.
+            "full_valid_loss": entry["validation_loss"],
+            "full_valid_mean_token_accuracy": entry["validation_token_accuracy"],
         }
         kept = self.last.get("step") == entry["step"]
         self.last = {**(self.last if kept else {"step": entry["step"]}), **found}

@@ -96,6 +96,8 @@ def test_rates_and_quotas(store, served):
             with pytest.raises(openai.RateLimitError) as fault:
                 ask(client)
             assert fault.value.code == code
+            again = fault.value.response.headers.get("x-should-retry")
+            assert again == ("false" if code == "insufficient_quota" else None)
     soon(lambda: {k.name: k.used for k in store.keys.list()}["poor"] == used)
 
 

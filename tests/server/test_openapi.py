@@ -17,27 +17,36 @@ HELD = (
 )  # fmt: skip
 
 
+HOW = {
+    "deadline": None, "database": None, "derandomize": True,
+    "suppress_health_check": list(hypothesis.HealthCheck),
+}  # fmt: skip
+
+
+def judge(text):
+    return {"violence": float("kill" in text)}
+
+
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    made = open_shop(base_folder(tmp_path_factory.mktemp("openapi") / "tiny"), jobs=1)
-    yield made
-    made.stop()
-
-
-def test_no_answer_is_outside_the_description(served):
+def schema(tmp_path_factory):
+    base = base_folder(tmp_path_factory.mktemp("openapi") / "tiny")
+    served = open_shop(base, jobs=1, moderation=judge)
+    # Jobs are ordered, paused and cancelled; none is worked at.
+    served.app.state.service.supervisor._stopping = True
     config = SchemathesisConfig(
         projects=ProjectsConfig(default=ProjectConfig(generation=GenerationConfig(max_examples=12)))
     )
-    schema = schemathesis.openapi.from_url(f"{served.url}/openapi.json", config=config)
+    yield schemathesis.openapi.from_url(f"{served.url}/openapi.json", config=config)
+    served.stop()
+
+
+def test_no_answer_is_outside_the_description(schema):
     checks = CHECKS.get_by_names(HELD)
     seen = []
     for result in schema.get_all_operations():
         operation = result.ok()
-        if operation.path == "/v1/moderations":
-            continue  # 501 by design where nothing judges
 
-        @hypothesis.settings(max_examples=12, deadline=None, database=None, derandomize=True,
-                             suppress_health_check=list(hypothesis.HealthCheck))  # fmt: skip
+        @hypothesis.settings(max_examples=12, **HOW)
         @hypothesis.given(case=operation.as_strategy())
         def holds(case):
             response = case.call()
@@ -45,4 +54,30 @@ def test_no_answer_is_outside_the_description(served):
 
         holds()
         seen.append((operation.method, operation.path))
-    assert len(seen) >= 20
+    assert len(seen) >= 23
+
+
+def test_no_answer_of_several_calls_in_a_row_is_outside_it(schema):
+    """Files and jobs that were made are looked at, changed and deleted, as the links say."""
+    checks, answered = CHECKS.get_by_names(HELD), set()
+
+    class Chain(schema.as_state_machine()):
+        def validate_response(self, response, case, **settings):
+            answered.add((case.operation.label, response.status_code))
+            case.validate_response(response, checks=checks)
+
+    Chain.run(settings=hypothesis.settings(max_examples=8, stateful_step_count=8, **HOW))
+    assert ("POST /v1/files", 200) in answered
+    assert any(status == 200 and "{file_id}" in label for label, status in answered)
+
+
+def test_every_answer_is_described(schema):
+    """A shape that allows anything would hold any answer."""
+    for path, operations in schema.raw_schema["paths"].items():
+        for method, operation in operations.items():
+            for kind, content in operation["responses"]["200"]["content"].items():
+                shape = content["schema"]
+                if kind == "application/json":
+                    name = shape.get("$ref", "").rpartition("/")[2]
+                    known = schema.raw_schema["components"]["schemas"].get(name, {})
+                    assert known.get("properties"), (method, path, shape)

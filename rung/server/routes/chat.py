@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -18,11 +16,12 @@ from rung.server.chat_schema import ChatRequest, ChoiceFormat, ObjectFormat, Reg
 from rung.server.course import Course
 from rung.server.errors import ApiError
 from rung.server.service import Service, account_of, service_of
+from rung.server.shapes import ChatCompletion, answers
 
 routes = APIRouter(tags=["chat"])
 
 
-@routes.post("/v1/chat/completions", response_model=None, responses={200: {"model": dict[str, Any]}})
+@routes.post("/v1/chat/completions", **answers(ChatCompletion))
 async def chat(request: Request, asked: ChatRequest) -> Response:
     """An answer to a conversation, whole or as a stream."""
     service = service_of(request)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -13,6 +11,7 @@ from rung.server.answering import Wanted, answer
 from rung.server.completion_schema import CompletionRequest, Prompt
 from rung.server.routes.chat import vocabulary_of
 from rung.server.service import account_of, service_of
+from rung.server.shapes import TextCompletion, answers
 from rung.server.text_reply import TextReply
 
 USUAL = 16  # tokens that OpenAI's plain completions draw where nothing is said
@@ -20,7 +19,7 @@ USUAL = 16  # tokens that OpenAI's plain completions draw where nothing is said
 routes = APIRouter(tags=["completions"])
 
 
-@routes.post("/v1/completions", response_model=None, responses={200: {"model": dict[str, Any]}})
+@routes.post("/v1/completions", **answers(TextCompletion))
 async def complete(request: Request, asked: CompletionRequest) -> Response:
     """Continuations of one or several texts, whole or as a stream."""
     service = service_of(request)

@@ -16,6 +16,7 @@ from rung.server.routes.chat import vocabulary_of
 from rung.server.routes.completions import encoded
 from rung.server.schema import Strict
 from rung.server.service import account_of, service_of
+from rung.server.shapes import Embeddings, answers
 
 MOST = 2048
 
@@ -36,7 +37,7 @@ class EmbeddingRequest(Strict):
     user: str | None = None
 
 
-@routes.post("/v1/embeddings")
+@routes.post("/v1/embeddings", **answers(Embeddings))
 async def embed(request: Request, asked: EmbeddingRequest) -> dict[str, Any]:
     """A vector for each input; with `dimensions` its first numbers, again of length 1."""
     service = service_of(request)

@@ -16,6 +16,7 @@ from fastapi.responses import FileResponse, Response
 from rung.data.sources import READERS
 from rung.server.errors import ApiError
 from rung.server.service import Service, service_of
+from rung.server.shapes import File, FileDeleted, FileList, answers
 from rung.store.files import fresh_id, place
 from rung.store.records import stamp
 from rung.store.serving import FileRecord, unix
@@ -29,7 +30,7 @@ ONE_RANGE = re.compile(r"bytes=\d{0,18}-\d{0,18}")
 routes = APIRouter(tags=["files"])
 
 
-@routes.post("/v1/files")
+@routes.post("/v1/files", **answers(File))
 async def upload(
     request: Request,
     file: UploadFile,
@@ -75,7 +76,7 @@ def keep(service: Service, file: UploadFile, purpose: str, expires: str | None) 
         raise
 
 
-@routes.get("/v1/files")
+@routes.get("/v1/files", **answers(FileList))
 def list_files(
     request: Request,
     purpose: str | None = None,
@@ -97,13 +98,13 @@ def list_files(
     }
 
 
-@routes.get("/v1/files/{file_id}")
+@routes.get("/v1/files/{file_id}", **answers(File))
 def get_file(request: Request, file_id: str) -> dict[str, Any]:
     """What is known of a file."""
     return shown(service_of(request).store.files.get(file_id))
 
 
-@routes.delete("/v1/files/{file_id}")
+@routes.delete("/v1/files/{file_id}", **answers(FileDeleted))
 def delete_file(request: Request, file_id: str) -> dict[str, Any]:
     """Delete a file that no job needs."""
     service_of(request).store.files.remove(file_id)

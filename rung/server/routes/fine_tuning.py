@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request
 from rung.server.jobs import JobRequest, order
 from rung.server.loading import base_of, checkpoint_name, served_name
 from rung.server.service import service_of
+from rung.server.shapes import CheckpointList, EventList, Job, JobList, answers
 from rung.store.serving import ACTIVE, CheckpointRecord, EventRecord, JobRecord, unix
 
 routes = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
@@ -17,7 +18,7 @@ routes = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
-@routes.post("")
+@routes.post("", **answers(Job))
 async def create_job(request: Request, asked: JobRequest) -> dict[str, Any]:
     """Queue a tuning."""
     service = service_of(request)
@@ -27,7 +28,7 @@ async def create_job(request: Request, asked: JobRequest) -> dict[str, Any]:
     return shown(job, service.settings.organisation)
 
 
-@routes.get("")
+@routes.get("", **answers(JobList))
 def list_jobs(
     request: Request, after: str | None = None, limit: Limit = 20, metadata: str | None = None
 ) -> dict[str, Any]:
@@ -42,26 +43,26 @@ def list_jobs(
     return listed([shown(j, service.settings.organisation) for j in page.items], page.has_more)
 
 
-@routes.get("/{job_id}")
+@routes.get("/{job_id}", **answers(Job))
 def get_job(request: Request, job_id: str) -> dict[str, Any]:
     """How far a job is."""
     service = service_of(request)
     return shown(service.store.jobs.get(job_id), service.settings.organisation)
 
 
-@routes.post("/{job_id}/cancel")
+@routes.post("/{job_id}/cancel", **answers(Job))
 def cancel_job(request: Request, job_id: str) -> dict[str, Any]:
     """End a job for good."""
     return _turned(request, job_id, "cancelled", (*ACTIVE, "paused"), "The job has been cancelled")
 
 
-@routes.post("/{job_id}/pause")
+@routes.post("/{job_id}/pause", **answers(Job))
 def pause_job(request: Request, job_id: str) -> dict[str, Any]:
     """Stop a job at a checkpoint, to go on later."""
     return _turned(request, job_id, "paused", ACTIVE, "The job has been paused")
 
 
-@routes.post("/{job_id}/resume")
+@routes.post("/{job_id}/resume", **answers(Job))
 def resume_job(request: Request, job_id: str) -> dict[str, Any]:
     """Go on with a paused job."""
     return _turned(request, job_id, "queued", ("paused",), "The job has been resumed")
@@ -75,7 +76,7 @@ def _turned(request: Request, id: str, to: Any, among: Any, say: str) -> dict[st
     return shown(job, service.settings.organisation)
 
 
-@routes.get("/{job_id}/events")
+@routes.get("/{job_id}/events", **answers(EventList))
 def list_events(
     request: Request, job_id: str, after: str | None = None, limit: Limit = 20
 ) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def list_events(
     return listed([told(event) for event in page.items], page.has_more)
 
 
-@routes.get("/{job_id}/checkpoints")
+@routes.get("/{job_id}/checkpoints", **answers(CheckpointList))
 def list_checkpoints(
     request: Request, job_id: str, after: str | None = None, limit: Limit = 10
 ) -> dict[str, Any]:

@@ -7,11 +7,12 @@ from fastapi.responses import Response
 
 from rung.engine.request import EngineStopped
 from rung.server.service import service_of
+from rung.server.shapes import Health, answers
 
 routes = APIRouter(tags=["health"])
 
 
-@routes.get("/health")
+@routes.get("/health", **answers(Health))
 def health(request: Request) -> dict[str, str]:
     """Whether process and engine live."""
     if not service_of(request).engine.alive:
@@ -19,7 +20,7 @@ def health(request: Request) -> dict[str, str]:
     return {"status": "ok"}
 
 
-@routes.get("/ready")
+@routes.get("/ready", **answers(Health))
 def ready(request: Request) -> dict[str, str]:
     """Whether requests are taken."""
     return health(request)

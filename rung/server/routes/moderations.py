@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rung.server import moderation
 from rung.server.schema import Strict
 from rung.server.service import service_of
+from rung.server.shapes import Moderation, answers
 
 routes = APIRouter(tags=["moderations"])
 
@@ -31,7 +32,7 @@ class ModerationRequest(Strict):
     model: str | None = None
 
 
-@routes.post("/v1/moderations")
+@routes.post("/v1/moderations", **answers(Moderation))
 async def moderate(request: Request, asked: ModerationRequest) -> dict[str, Any]:
     """A verdict on each text."""
     request.state.param = "input"
