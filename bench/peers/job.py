@@ -10,6 +10,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +94,17 @@ class Clock(TrainerCallback):
         self.seconds = time.perf_counter() - self._start
 
 
-def train(job: dict[str, Any], trainer: Any, packages: list[str]) -> None:
-    """Train, save the adapter in PEFT's layout and write the result."""
+def train(
+    job: dict[str, Any],
+    trainer: Any,
+    packages: list[str],
+    save: Callable[[str], object] | None = None,
+) -> None:
+    """Train, save the adapter in PEFT's layout (or as `save` does) and write the result."""
     clock = Clock()
     trainer.add_callback(clock)
     trainer.train()
-    trainer.model.save_pretrained(job["out"])
+    (save or trainer.model.save_pretrained)(job["out"])
     args = trainer.args
     result = {
         "seconds": clock.seconds,
