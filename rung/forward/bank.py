@@ -53,6 +53,7 @@ class Bank:
         self._modules = dict(model.named_modules())
         self._seams: dict[str, Seam] = {}
         self._next = 0
+        self._named: dict[int, tuple[Tensor, list[str]]] = {}
         self._own_attention = model.config._attn_implementation
         self._takes_trie_attention()
 
@@ -197,9 +198,16 @@ class Bank:
         """The base's layers, as places to stop at and to start from."""
         return Depth(self)
 
-    def run_from(self, layer: int, hidden: Tensor, positions: Tensor, plan: Plan) -> Tensor:
+    def run_from(
+        self,
+        layer: int,
+        hidden: Tensor,
+        positions: Tensor,
+        plan: Plan,
+        read: np.ndarray | None = None,
+    ) -> Tensor:
         """The rest of a pass from what enters a layer: (T, d), (T,) -> (T, d); see `Depth`."""
-        return self.depth.run_from(layer, hidden, positions, plan)
+        return self.depth.run_from(layer, hidden, positions, plan, read)
 
     def logits(self, hidden: Tensor, slots: Slots | Iterable[int]) -> Tensor:
         """(N, d) and each row's slot -> (N, vocabulary), each through its own adapter's head."""
@@ -244,8 +252,11 @@ class Bank:
 
     def _names(self, parameter: Tensor) -> list[str]:
         """The names that a parameter has; tied weights have several."""
-        named = self.model.named_parameters(remove_duplicate=False)
-        return [n for n, p in named if p is parameter]
+        known = self._named.get(id(parameter))
+        if known is None or known[0] is not parameter:
+            named = self.model.named_parameters(remove_duplicate=False)
+            known = self._named[id(parameter)] = parameter, [n for n, p in named if p is parameter]
+        return known[1]
 
     # --- which bases carry a trie ---------------------------------------------------------------
 

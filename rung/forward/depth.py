@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rung.forward import padded
+from rung.forward import padded, sources
 from rung.forward.attention import Plan, TriePlan
 from rung.forward.slots import Slots
 from rung.forward.trie import Sequence as Row
@@ -25,6 +26,9 @@ from rung.forward.trie import Trie
 if TYPE_CHECKING:
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
+
+# How transformers tells that a base cannot be run in a way that was not meant for it.
+FAULTS = (ValueError, NotImplementedError, TypeError, KeyError, AttributeError)
 
 
 class Depth:
@@ -129,14 +133,34 @@ class Depth:
 
     # --- starting -------------------------------------------------------------------------------
 
-    def run_from(self, layer: int, hidden: Tensor, positions: Tensor, plan: Plan) -> Tensor:
-        """The rest of a pass: what enters `layer` (T, d), positions (T,) -> (T, d) after the norm."""
+    def run_from(
+        self,
+        layer: int,
+        hidden: Tensor,
+        positions: Tensor,
+        plan: Plan,
+        read: np.ndarray | None = None,
+    ) -> Tensor:
+        """The rest of a pass: what enters `layer` (T, d), positions (T,) -> (T, d) after the norm.
+
+        Args:
+            read: ascending indices of the only tokens whose states will be read; those of others are
+                then not computed where that can be spared (see `narrows`), and mean nothing.
+        """
         if layer == self.count:
             self.bank.plan, self.bank.slots = plan, plan.slots
             return hidden
+        if read is not None and not (sources.worthwhile(read, len(hidden)) and self.narrows):
+            read = None
+        return self._run_from(layer, hidden, positions, plan, read)
+
+    def _run_from(
+        self, layer: int, hidden: Tensor, positions: Tensor, plan: Plan, read: np.ndarray | None
+    ) -> Tensor:
         width = self.bank.model.get_input_embeddings().weight.shape[1]
         # What the base embeds is thrown away at the first layer, so it takes no memory either.
         nothing = hidden.new_zeros(1, 1).expand(len(hidden), width)
+        last = self.count - 1
 
         def passed(at: int, own: Callable[..., Any]) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
@@ -147,12 +171,18 @@ class Depth:
 
         def entered(at: int, own: Callable[..., Any]) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
+                x = hidden[None] if at == layer else _entering(args, kwargs)
                 kwargs.pop("hidden_states", None)
-                return own(hidden[None], *args[1:], **kwargs)
+                if at < last or read is None:
+                    return own(x, *args[1:], **kwargs)
+                return sources.run_at(self.bank, read, own, x, args[1:], kwargs)
 
             return forward
 
-        with self._replacing({**dict.fromkeys(range(layer), passed), layer: entered}):
+        changed = {layer} if read is None else {layer, last}
+        with self._replacing(
+            {**dict.fromkeys(range(layer), passed), **dict.fromkeys(changed, entered)}
+        ):
             return self.bank.run(nothing, positions, plan)
 
     @cached_property
@@ -169,23 +199,48 @@ class Depth:
             return self.bank.why_not
         if not self.layers:
             return "no list of decoder layers was found"
-        ids = torch.randint(
-            0, self.bank.config.vocab_size, (9,), generator=torch.Generator().manual_seed(1)
-        ).tolist()
-        trie = Trie.build([Row(tuple(ids[:6])), Row(tuple(ids[:3] + ids[6:]))])
-        plan = TriePlan(trie)
         half = self.count // 2
         try:
-            with torch.no_grad():
-                found = self.hidden(trie, {half, self.count})
-                again = self.run_from(half, found[half], trie.positions.to(self.bank.device), plan)
-        except (ValueError, NotImplementedError, TypeError, KeyError, AttributeError) as fault:
+            apart = self._apart(half)
+        except FAULTS as fault:
             return " ".join(str(fault).split()) or type(fault).__name__
-        whole = found[self.count]
-        apart = float((again - whole).abs().max() / whole.abs().max().clamp(min=1e-9))
-        if not apart < padded.TOLERANCE.get(whole.dtype, padded.COARSE):
+        if not apart < self._tolerance:
             return f"a pass that starts at layer {half} differs by {apart:.2g}"
         return None
+
+    @cached_property
+    def narrows(self) -> bool:
+        """Whether the last layer can be run for some tokens alone, found by a probe like `starts`."""
+        if self.bank.device.type != "cpu" or not self.starts:
+            return False  # elsewhere its second pass would cost more than it saves
+        try:
+            return self._apart(self.count - 1, np.array([4, 10])) < self._tolerance
+        except (*FAULTS, RuntimeError):
+            return False
+
+    @property
+    def _tolerance(self) -> float:
+        return padded.TOLERANCE.get(self.bank.dtype, padded.COARSE)
+
+    def _apart(self, layer: int, read: np.ndarray | None = None) -> float:
+        """How far a pass over the sample from a layer ends from a whole one."""
+        trie, found = self._sample
+        with torch.no_grad():
+            positions = trie.positions.to(self.bank.device)
+            again = self._run_from(layer, found[layer], positions, TriePlan(trie), read)
+        at = slice(None) if read is None else torch.from_numpy(read).to(again.device)
+        again, whole = again[at], found[self.count][at]
+        return float((again - whole).abs().max() / whole.abs().max().clamp(min=1e-9))
+
+    @cached_property
+    def _sample(self) -> tuple[Trie, dict[int, Tensor]]:
+        """A trie of 11 tokens, and what enters its middle and last layer and leaves the norm."""
+        ids = torch.randint(
+            0, self.bank.config.vocab_size, (11,), generator=torch.Generator().manual_seed(1)
+        ).tolist()
+        trie = Trie.build([Row(tuple(ids[:6])), Row(tuple(ids[:3] + ids[6:]))])
+        with torch.no_grad():
+            return trie, self.hidden(trie, {self.count // 2, self.count - 1, self.count})
 
     # --- adapters -------------------------------------------------------------------------------
 

@@ -209,10 +209,13 @@ class Boundary:
         nodes = {ids[path].tobytes(): path for path in whole.paths}
         return cls(bank, layer, nodes, found["states"])
 
-    def forward(self, trie: Trie) -> Tensor:
+    def forward(self, trie: Trie, edges_only: bool = False) -> Tensor:
         """As `bank.forward`: hidden states after the final norm, (T, d).
 
         A trie with rows that are not kept goes through the whole base.
+
+        Args:
+            edges_only: states will be read only where edges start.
         """
         ids = trie.ids.numpy()
         places = np.empty(len(trie), dtype=np.int64)
@@ -223,4 +226,5 @@ class Boundary:
             places[path] = known
         hidden = self.states[torch.from_numpy(places)].to(self.bank.device)
         positions = trie.positions.to(self.bank.device)
-        return self.bank.run_from(self.layer, hidden, positions, TriePlan(trie))
+        read = np.unique(trie.source.numpy()) if edges_only else None
+        return self.bank.run_from(self.layer, hidden, positions, TriePlan(trie), read)

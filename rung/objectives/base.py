@@ -19,6 +19,7 @@ class Objective(ABC):
     """Turns rows into sequences, and hidden states into a loss. Instances hold no state."""
 
     summary: ClassVar[str]
+    edges_only: ClassVar[bool] = False  # whether `loss` reads hidden states only where edges start
 
     def __init__(self, name: str):
         self.name = name

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 class Objective(base.Objective):
     summary = "predict the replies of the data"
+    edges_only = True
 
     def sequences(self, row: Rendered, slot: int) -> list[Sequence]:
         from rung.forward.trie import Sequence

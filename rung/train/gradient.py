@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -25,12 +26,17 @@ LARGEST_SCALE = 2.0**16
 
 @dataclass
 class Gradient:
-    """Of the mean loss; one tensor per parameter, in their order."""
+    """Of the mean loss; one tensor per parameter, in their order, each with memory of its own."""
 
     tensors: list[Tensor]
     loss: float
     tokens: int
     accuracy: float = 0.0  # share of the supervised tokens that were the likeliest
+
+    @cached_property
+    def norm(self) -> Tensor:
+        """Of all tensors as one vector."""
+        return torch.nn.utils.get_total_norm(self.tensors)
 
 
 class Gradients:
@@ -79,7 +85,7 @@ class Gradients:
 
     def _try(self, rows: list[Rendered]) -> Gradient | None:
         weight = sum(self.objective.weight(r) for r in rows) or 1.0
-        total = [torch.zeros_like(p) for p in self.parameters]
+        total: list[Tensor] | None = None
         loss, correct, waiting = 0.0, 0.0, self._pack(rows)
         while waiting:
             if self.stopping():
@@ -93,10 +99,14 @@ class Gradients:
                 waiting = self._halve(micro) + waiting
                 continue
             loss, correct = loss + part, correct + right
+            if total is None and self.scale == 1.0:
+                total = _own(gradients, self.parameters)
+                continue
+            total = total or [torch.zeros_like(p) for p in self.parameters]
             for sum_, gradient in zip(total, gradients, strict=True):
                 if gradient is not None:
                     sum_.add_(gradient, alpha=1 / self.scale)
-        return Gradient(total, loss, sum(len(r.ids) for r in rows), correct)
+        return Gradient(total or [], loss, sum(len(r.ids) for r in rows), correct)
 
     def _micro(self, rows: list[Rendered], weight: float) -> tuple[float, float, tuple]:
         sequences = [s for r in rows for s in self.objective.sequences(r, self.slot)]
@@ -110,7 +120,9 @@ class Gradients:
 
     def forward(self, trie: Trie) -> Tensor:
         """Hidden states after the final norm, (T, d)."""
-        return (self.boundary or self.bank).forward(trie)
+        if self.boundary is None:
+            return self.bank.forward(trie)
+        return self.boundary.forward(trie, self.objective.edges_only)
 
     def _pack(self, rows: list[Rendered]) -> list[list[Rendered]]:
         """Rows in the order of their tokens, so that what they share falls into one micro-batch."""
@@ -163,13 +175,32 @@ def out_of_memory(fault: BaseException) -> bool:
     return "out of memory" in text or "can't allocate memory" in text
 
 
+def _own(gradients: tuple, parameters: list[Tensor]) -> list[Tensor]:
+    """Gradients as autograd gave them, in memory that nothing else uses.
+
+    It gives None for a parameter without influence, and may give one tensor, or a part of it, twice.
+    """
+    found, seen = [], set()
+    for gradient, parameter in zip(gradients, parameters, strict=True):
+        if gradient is None:
+            gradient = torch.zeros_like(parameter)
+        storage = gradient.untyped_storage()
+        whole = gradient.is_contiguous() and storage.nbytes() == gradient.nbytes
+        if not whole or storage.data_ptr() in seen:
+            gradient = gradient.clone(memory_format=torch.contiguous_format)
+        seen.add(storage.data_ptr())
+        found.append(gradient)
+    return found
+
+
 def _finite(result: Gradient) -> bool:
     if not math.isfinite(result.loss):
         return False
-    # One value for all tensors: an infinity or NaN anywhere makes the largest magnitude one too.
-    return not result.tensors or bool(
-        torch.stack(torch._foreach_norm(result.tensors, math.inf)).isfinite().all()
-    )
+    if not result.tensors or bool(result.norm.isfinite()):
+        return True
+    # Squares overflow long before values do. One value for all tensors: an infinity or NaN anywhere
+    # makes the largest magnitude one too.
+    return bool(torch.stack(torch._foreach_norm(result.tensors, math.inf)).isfinite().all())
 
 
 def _shared(a: Rendered | None, b: Rendered) -> int:

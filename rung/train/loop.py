@@ -142,7 +142,7 @@ class Trainer:
         gradient = self.gradients.of(rows, self.state.step)
         if gradient is None:
             return None
-        norm = self.optimizer.step(self.state.step, gradient.tensors)
+        norm = self.optimizer.step(self.state.step, gradient.tensors, gradient.norm)
         seconds = time.perf_counter() - began
         entry = {
             "step": self.state.step + 1,

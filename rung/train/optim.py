@@ -43,11 +43,12 @@ class Optimizer:
         }
         return self.knobs.lr * shapes[self.knobs.schedule]
 
-    def step(self, step: int, gradients: list[Tensor]) -> float:
-        """Clip, update; returns the norm of the gradient before clipping."""
+    def step(self, step: int, gradients: list[Tensor], norm: Tensor | None = None) -> float:
+        """Clip, update; returns the norm of the gradient before clipping, `norm` where it is known."""
         for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
             parameter.grad = gradient
-        norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.knobs.clip)
+        norm = torch.nn.utils.get_total_norm(gradients) if norm is None else norm
+        torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.knobs.clip, norm)
         for group in self.adamw.param_groups:
             group["lr"] = self.rate(step)
         self.adamw.step()

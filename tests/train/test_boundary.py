@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from rung import objectives
-from rung.forward import feature_cache
+from rung.forward import feature_cache, sources
 from rung.forward.bank import Bank
 from rung.forward.features import Boundary
 from rung.train import loop
@@ -46,6 +48,34 @@ def test_gradients_are_those_of_the_whole_pass(family, max_tokens, layers):
     found = gradients(bank, slot, adapter, max_tokens, boundary).of(data, 0)
     assert found.loss == pytest.approx(whole.loss, abs=1e-5)
     assert all(close(a, b) for a, b in zip(found.tensors, whole.tensors, strict=True))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "gpt2", "gpt_neox", "opt"])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_where_few_tokens_are_read_the_last_layer_runs_for_them_alone(family, layers, monkeypatch):
+    """Labels behind long prompts: same loss and gradient, and a feed-forward part for a token each."""
+    bank = Bank(tiny_model(family))
+    adapter = tiny_adapter(bank, "last_layers", layers=layers)
+    slot = bank.add(adapter)
+    data = [replace(r, supervised=(False,) * (len(r.ids) - 2) + (True, False)) for r in rows(9)]
+    data = [*data, replace(data[0], ids=data[1].ids, supervised=data[1].supervised)]  # one twice
+    sequences = [s for r in data for s in objectives.get("sft").sequences(r, slot)]
+    boundary = Boundary.of(bank, bank.depth.frozen_below(adapter), sequences)
+    whole = gradients(bank, slot, adapter).of(data, 0)
+    assert bank.depth.narrows
+    wide = []
+    run_at = sources.run_at
+    monkeypatch.setattr(
+        sources, "run_at", lambda bank, at, *rest: (wide.append(len(at)), run_at(bank, at, *rest))[1]
+    )
+    found = gradients(bank, slot, adapter, boundary=boundary).of(data, 0)
+    assert wide == [len({r.ids for r in data})]
+    assert found.loss == pytest.approx(whole.loss, abs=1e-5)
+    assert all(close(a, b) for a, b in zip(found.tensors, whole.tensors, strict=True))
+
+
+def test_soft_capped_scores_run_the_last_layer_for_all():
+    assert not Bank(tiny_model("gemma2")).depth.narrows
 
 
 def test_lora_on_top_layers_starts_there_too(make_work):
