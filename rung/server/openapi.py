@@ -27,7 +27,7 @@ ERROR = {
 }
 # What the id in an answer to the first address is good for.
 JOB = "/v1/fine_tuning/jobs"
-FOLLOWING = {
+FOLLOWING: dict[str, tuple[str, tuple[str, ...]]] = {
     "/v1/files": ("file_id", ("/v1/files/{file_id}", "/v1/files/{file_id}/content")),
     JOB: ("job_id", (f"{JOB}/{{job_id}}", *(f"{JOB}/{{job_id}}/{what}" for what in (
         "cancel", "pause", "resume", "events", "checkpoints")))),
