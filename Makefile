@@ -7,7 +7,7 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help env lint format test test-faults quickstart bench-train bench-eval bench-features \
-	harness-server soak clean
+	harness-server soak bench-serve clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ harness-server: $(ENV) bench/.peers/.stamp  ## lm-evaluation-harness through the
 soak: $(ENV)  ## ten minutes of clients that misbehave
 	@$(BIN)/python -m bench.soak $(ARGS)
 
+bench-serve: $(ENV) bench/.peers/.stamp bench/.vllm/.stamp  ## serving beside vLLM and PEFT
+	@$(BIN)/python -m bench.serve $(ARGS)
+
 # The peers live apart, so that they never decide which versions Rung runs on.
 bench/.peers/.stamp: bench/peers.txt constraints.txt
 	@test -x bench/.peers/bin/python || $(PYTHON) -m venv bench/.peers
@@ -63,7 +66,13 @@ bench/.peers/.stamp: bench/peers.txt constraints.txt
 	@bench/.peers/bin/python -m pip install -qq -r bench/peers.txt
 	@touch $@
 
+bench/.vllm/.stamp: bench/peers-serve.txt constraints.txt
+	@test -x bench/.vllm/bin/python || $(PYTHON) -m venv bench/.vllm
+	@bench/.vllm/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt pip
+	@bench/.vllm/bin/python -m pip install -qq --no-deps -r bench/peers-serve.txt
+	@touch $@
+
 clean:  ## remove what the targets made, the environments too
-	@rm -rf .venv bench/.peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+	@rm -rf .venv bench/.peers bench/.vllm build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
 		.import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
