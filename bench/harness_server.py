@@ -25,9 +25,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.eval import FOLDER, PEER_PYTHON, ROOT, TOLERANCE, prepare
+from bench.eval_items import TASKS, items_of
 
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "build" / "bench" / "harness"
+PEER_PYTHON = ROOT / "bench" / ".peers" / "bin" / "python"
 PEER = ROOT / "bench" / "peers" / "harness_models.py"
+TOLERANCE = 1e-3  # nats
+
+
+def prepare(items: int) -> list[dict[str, Any]]:
+    """Write the items; the tasks as both runs read them."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    tasks = []
+    for task in TASKS:
+        path = FOLDER / f"{task.name}.jsonl"
+        path.write_text("".join(json.dumps(i) + "\n" for i in items_of(task, items)))
+        tasks.append({"name": task.name, "items": str(path), "most": task.most})
+    return tasks
 
 
 @contextlib.contextmanager
@@ -87,8 +102,10 @@ def main() -> int:
     parser.add_argument("--base", default="smollm2-135m")
     parser.add_argument("--batch-size", type=int, default=8)
     args = parser.parse_args()
-    job = prepare(args)
-    folder = job.pop("base")
+    from rung import bases
+
+    job = {"tasks": prepare(args.items), "batch_size": args.batch_size}
+    folder = str(bases.resolve(args.base).path)
     with server(args.base) as address:
         arguments = {
             "model": args.base, "base_url": f"{address}/completions", "tokenizer": folder,
