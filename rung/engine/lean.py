@@ -15,17 +15,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rung.engine.packing import FEW, MANY, multiply, pack
 from rung.engine.stacks import GROUPS, Stacks
 from rung.forward.attention import Plan
 from rung.forward.bank import Bank
 from rung.forward.padded import COARSE, TOLERANCE
+from rung.forward.slots import Slots
 
 log = logging.getLogger("rung.engine")
 
@@ -36,6 +38,7 @@ class Layer:
 
     Attributes:
         widths: per group how wide each of its projections is.
+        packed: the joined weights of some groups once more, for more than a few lanes.
     """
 
     weights: dict[str, Tensor]
@@ -43,6 +46,7 @@ class Layer:
     widths: dict[str, list[int]]
     norms: tuple[nn.Module, nn.Module]
     scaling: float
+    packed: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Lean:
@@ -53,16 +57,39 @@ class Lean:
         self.rotary: Any = bank.backbone.rotary_emb
         self.norm: Any = bank.backbone.norm
         self.stacks = Stacks(bank)
+        self._head: Tensor | None = None  # packed
 
     @classmethod
-    def of(cls, bank: Bank) -> Lean | None:
-        """A decoder for the bank's base, its weights joined; None where it is built otherwise."""
+    def of(cls, bank: Bank, lanes: int = 1) -> Lean | None:
+        """A decoder for the bank's base, its weights joined; None where it is built otherwise.
+
+        Args:
+            lanes: that decode at once, at most; for more than a few, weights are packed too.
+        """
         if not bank.carries_trie or not _built_like_llama(bank):
             return None
         modules: Any = bank.backbone.layers
         with torch.inference_mode(False):  # a later training must be able to use them
             layers = [_join(layer) for layer in modules]
-        return cls(bank, layers, modules[0].self_attn.head_dim)
+            lean = cls(bank, layers, modules[0].self_attn.head_dim)
+            lean._pack(lanes)
+        return lean
+
+    def _pack(self, lanes: int) -> None:
+        for group in GROUPS:
+            packed = pack([layer.weights[group] for layer in self.layers], lanes)
+            for layer, weight in zip(self.layers, packed or (), strict=bool(packed)):
+                layer.packed[group] = weight
+        head = self.bank.head(-1)
+        if head.bias is None and head.scale == 1.0 and not head.softcap:
+            packed = pack([head.weight.detach()], lanes)
+            self._head = packed[0] if packed else None
+
+    def logits(self, hidden: Tensor, slots: Slots) -> Tensor:
+        """(B, d) of a step that suits -> (B, vocabulary): no such adapter has a head of its own."""
+        if self._head is not None and FEW <= len(hidden) <= MANY:
+            return multiply(hidden, self._head)
+        return self.bank.logits(hidden, slots)
 
     def suits(self, plan: Plan) -> bool:
         """Whether every adapter of a step can be computed here."""
@@ -91,7 +118,7 @@ class Lean:
         """One pass over one token per lane: (B, d), (B,) -> (B, d)."""
         hidden = embeddings
         cos, sin = (x[0, :, None] for x in self.rotary(hidden[None], position_ids=positions[None]))
-        adds = self.stacks.of(plan.slots)
+        adds = self.stacks.of(plan.slots, by_lane=True)
         for i, layer in enumerate(self.layers):
             add = adds[i]
             x = _normed(layer.norms[0], hidden)
@@ -119,7 +146,11 @@ class Lean:
 
 
 def _product(layer: Layer, group: str, x: Tensor, add: Any) -> Tensor:
-    y = F.linear(x, layer.weights[group], layer.biases[group])
+    packed = layer.packed.get(group) if FEW <= len(x) <= MANY else None
+    if packed is not None:
+        y = multiply(x, packed, layer.biases[group])
+    else:
+        y = F.linear(x, layer.weights[group], layer.biases[group])
     return y if add is None else add(group, x, y, layer.widths[group])
 
 

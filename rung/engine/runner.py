@@ -119,7 +119,7 @@ class CachedRunner:
         """Join the base's weights for decoding, where it is built for that."""
         if self._lean is not None:
             return
-        lean = Lean.of(self.bank)
+        lean = Lean.of(self.bank, self.cache.max_lanes)
         if lean is not None and self.reserve(self._trial_lanes, TRIAL) and lean.agrees(self._trial()):
             self._lean = lean
         self.reset()
@@ -257,9 +257,8 @@ class CachedRunner:
     def _step(self, ids: Items[int], plan: DecodePlan) -> Tensor:
         row = torch.tensor(ids, device=self.bank.device)
         embeddings = self.bank.embed(row, plan.slots)
-        lean = self._lean if self._lean is not None and self._lean.suits(plan) else self.bank
-        hidden = lean.run(embeddings, plan.positions, plan)
-        return self.bank.logits(hidden, plan.slots)
+        way = self._lean if self._lean is not None and self._lean.suits(plan) else self.bank
+        return way.logits(way.run(embeddings, plan.positions, plan), plan.slots)
 
     def _same_slots(self, slots: Items[int]) -> Slots:
         """The last step's object where nobody joined or left: it keeps the seams' masks."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rung.engine.lanes import Group, LaneWeights
 from rung.forward.bank import Bank
 from rung.forward.lora import LoraOp
 from rung.forward.slots import Slots
@@ -55,17 +56,33 @@ class Stacks:
             for i in range(len(layers))  # type: ignore[arg-type]
         ]
         self._known = {n for layer in self._names for names in layer.values() for n in names}
+        modules: dict[str, Any] = {n: m for n, m in bank.model.named_modules() if n in self._known}
+        widths = {n: (m.in_features, m.out_features) for n, m in modules.items()}
+        self._fitting: dict[int, Any] = {}  # of the last step, those that were found to fit
+        self._lanes = LaneWeights(self._names, widths, bank.dtype, bank.device)
 
     def clear(self) -> None:
         """Forget all arrangements."""
         self._kept.clear()
+        self._fitting.clear()
+        self._lanes.clear()
 
     def suits(self, slots: Slots) -> bool:
         """Whether all that these adapters do to layers is LoRA on known projections."""
+        if len(slots.present) > TOGETHER:  # arranging so many is left to `of`
+            return self._are_lora(slots.present)
         return self._arranged(slots)[1] is not None
 
-    def of(self, slots: Slots) -> Sequence[Any]:
-        """Per layer what adds the adapters' part, or None where there are none."""
+    def of(self, slots: Slots, by_lane: bool = False) -> Sequence[Any]:
+        """Per layer what adds the adapters' part, or None where there are none; they must suit.
+
+        Args:
+            by_lane: each token is a lane, and will mostly be its adapter's in the next step too.
+        """
+        if by_lane and len(slots.present) > TOGETHER:
+            adapters = [self.bank.adapters.get(s) for s in slots.of_token.tolist()]
+            if self._lanes.hold(adapters):
+                return [OfLanes(groups) if groups else None for groups in self._lanes.layers]
         layers = self._arranged(slots)[1]
         assert layers is not None
         return [Added(stacks, slots) if stacks else None for stacks in layers]
@@ -87,14 +104,8 @@ class Stacks:
         mine = {
             s: a.linear for s, a in zip(present, adapters, strict=True) if a is not None and a.linear
         }
-        for adapter in adapters:
-            if adapter is None:
-                continue
-            # The head is asked for its own weights elsewhere; a layer's would be missed here.
-            if adapter.weights or any(
-                type(op) is not LoraOp or name not in self._known for name, op in adapter.linear.items()
-            ):
-                return None
+        if not self._are_lora(present):
+            return None
         sets = [mine] if len(mine) <= TOGETHER else [{s: ops} for s, ops in mine.items()]
         return [
             {
@@ -104,6 +115,21 @@ class Stacks:
             }
             for layer in self._names
         ]
+
+    def _are_lora(self, present: Sequence[int]) -> bool:
+        """Whether adapters do nothing to layers but LoRA on known projections."""
+        adapters = {s: self.bank.adapters.get(s) for s in present}
+        known = self._fitting
+        self._fitting = {
+            s: a for s, a in adapters.items() if a is None or known.get(s) is a or self._fits(a)
+        }
+        return len(self._fitting) == len(adapters)
+
+    def _fits(self, adapter: Any) -> bool:
+        # The head is asked for its own weights elsewhere; a layer's would be missed here.
+        return not adapter.weights and all(
+            type(op) is LoraOp and name in self._known for name, op in adapter.linear.items()
+        )
 
     def _stack(self, mine: dict[int, Any], names: Sequence[str]) -> Stack | None:
         a, columns, b = [], [], []
@@ -115,6 +141,18 @@ class Stacks:
         if not a:
             return None
         return Stack(torch.cat(a).to(self.bank.dtype).t().contiguous(), b, tuple(columns))
+
+
+class OfLanes:
+    """What adapters that stand by lane add in one layer; called as `Added`."""
+
+    def __init__(self, groups: dict[str, Group]):
+        self.groups = groups
+
+    def __call__(self, group: str, x: Tensor, y: Tensor, widths: Sequence[int]) -> Tensor:
+        if group in self.groups:
+            self.groups[group](x, y, widths)
+        return y
 
 
 class Added:

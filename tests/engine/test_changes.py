@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from rung.engine import GenerationRequest
 from rung.engine import scheduler as scheduling
+from rung.engine import stacks as stacking
 from rung.engine.request import DeadlineExceeded, EngineFault
 from rung.errors import ArtefactError, ConfigError, ModelNotFound
 from rung.forward.classifier import Asked, Classifier
@@ -309,23 +310,31 @@ ACTIONS = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(
     st.lists(ACTIONS, min_size=5, max_size=30),
     st.sampled_from([250, 1 << 20]),
     st.sampled_from([5, scheduling.PIECE]),
+    st.sampled_from([None, 1, stacking.TOGETHER]),
 )
-def test_every_answer_is_its_own(references, actions, room, piece):
-    """Joins, leaves, loads, reloads and unloads under load, with much memory and with little."""
+def test_every_answer_is_its_own(references, actions, room, piece, together):
+    """Joins, leaves, loads, reloads and unloads under load, with much memory and with little.
+
+    In plain steps, and in those with joined weights, LoRA standing by lane or multiplied together.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scheduling, "PIECE", piece)
         patch.setattr(scheduling, "ALONE", 4 * piece)
-        act(references, actions, room)
+        patch.setattr(stacking, "TOGETHER", together or 0)
+        act(references, actions, room, together is not None)
 
 
-def act(references, actions, room):
+def act(references, actions, room, arranged):
     engine = engine_of(tiny_llama(), (), max_batch=5, memory=ENTRY * room, max_resident=2)
     assert engine.scheduler.runner.cache.entry_bytes == ENTRY
+    if arranged:
+        engine.between(engine.scheduler.runner.arrange)
+        assert engine.scheduler.runner._lean is not None
     served, open_ = {}, []
     for action, *what in actions:
         if action == "ask":

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from rung.engine import Engine, GenerationRequest
+from rung.engine import Engine, GenerationRequest, lanes
 from rung.engine.lean import Lean
 from rung.forward.trie import Sequence
 from rung.types import Decoding
@@ -75,8 +75,10 @@ def test_others_take_the_ordinary_way(kind):
     assert len(passes) == 5
 
 
-def test_many_loras_of_different_ranks_and_targets():
+@pytest.mark.parametrize("room", [lanes.MOST, 0])
+def test_many_loras_of_different_ranks_and_targets(room, monkeypatch):
     """More than are multiplied together; some leave projections alone; two share a slot's rows."""
+    monkeypatch.setattr(lanes, "MOST", room)
     engine = engine_of(tiny_llama(), ())
     for i in range(17):
         targets = {"targets": ["q_proj", "down_proj"]} if i % 3 == 1 else {}
