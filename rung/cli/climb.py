@@ -59,6 +59,9 @@ def climb(
     config: Annotated[
         Path | None, typer.Option(help="A YAML file with the same settings; flags win.")
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take the place of the models of an earlier climb.")
+    ] = False,
     report: Annotated[Path, typer.Option(help="Where to write the scorecard as a page.")] = Path(
         "report.html"
     ),
@@ -80,10 +83,13 @@ def climb(
     knobs, rest = split_knobs(settings)
     check(rest | {"data": source}, knobs)
     from rung.ladder.start import climb as begin
-    from rung.ladder.start import task_name
+    from rung.ladder.start import free_name, task_name
+    from rung.store import Store
 
-    prefix = name or task_name(source)
-    _run(lambda watcher: begin(prefix, {**rest, "data": source}, knobs, watcher), report, as_json)
+    store = Store.open()
+    prefix = name or (task_name(source) if replace else free_name(task_name(source), store))
+    rest["data"] = source
+    _run(lambda watcher: begin(prefix, rest, knobs, watcher, store, replace), report, as_json)
 
 
 def check(settings: dict[str, Any], knobs: ClimbKnobs) -> None:
@@ -112,7 +118,7 @@ def check(settings: dict[str, Any], knobs: ClimbKnobs) -> None:
             faults.append(f"{known[key].flag} {fault}")
     if faults:
         raise ConfigError(one_line(faults))
-    if knobs.bar:
+    if knobs.bar is not None:
         Bar.parse(knobs.bar)
 
 
@@ -148,7 +154,7 @@ def show(card: Scorecard) -> None:
     if not sys.stdout.isatty():
         for line in (
             head(card.metric, card.knobs["requests"]),
-            *(cells(r, card.winner) for r in card.rows),
+            *(cells(r, card.winner) for r in card.rows if not r.untried),
         ):
             typer.echo("\t".join(" ".join(c.split()) for c in line))
         return
@@ -160,7 +166,11 @@ def show(card: Scorecard) -> None:
 
 
 def _advise(card: Scorecard, report: Path) -> None:
+    from rung.ladder.scorecard import untried
+
     said = card.climb.verdict
+    if above := untried(card.rows):
+        typer.echo(above)
     typer.echo("")
     typer.echo(said.get("says", ""))
     for line in said.get("next", []):

@@ -140,7 +140,7 @@ def table(rows: Sequence[Row], climb: ClimbRecord) -> Table:
             overflow="fold", ratio=None if place < len(titles) - 1 else 1,
         )  # fmt: skip
     styles = {"running": "bold cyan", "failed": "red", "cancelled": "dim", "queued": "dim"}
-    for row in rows:
+    for row in (r for r in rows if not r.untried):
         style = "bold green" if row.key == winner else styles.get(row.status, "")
         built.add_row(*(Text(c) for c in cells(row, winner)), style=style)
     return built

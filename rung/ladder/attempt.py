@@ -8,6 +8,7 @@ from typing import Any
 
 from rung.evals.measure import Measured
 from rung.evals.predict import Answers
+from rung.ladder.bar import Bar
 from rung.ladder.cost import Cost
 from rung.ladder.judge import falls
 from rung.ladder.kept import (
@@ -26,9 +27,11 @@ from rung.ladder.trial import Prediction
 from rung.ladder.workbench import Workbench
 from rung.store import Store
 from rung.store.climbs import RungRecord
+from rung.store.records import RunRecord
 from rung.train import job
 from rung.train.plan import Plan
-from rung.train.prepare import Opened
+
+LEAST_SECONDS = 0.1  # that a trial takes, whatever the clock says
 
 
 class Pruned(Exception):
@@ -41,7 +44,7 @@ class Attempt:
 
     Attributes:
         allotted: seconds it may take. name: of the model it makes.
-        pay: told of seconds as they are spent.
+        since: when the climb began; a run of that name interrupted since then goes on.
     """
 
     bench: Workbench
@@ -52,8 +55,10 @@ class Attempt:
     name: str
     store: Store
     watcher: job.Watcher
+    since: str = ""
     best: Measured | None = None
     spent: float = 0.0
+    _longest: float = 0.0
     _meter: Meter = field(default_factory=Meter)
 
     def run(self) -> RungRecord:
@@ -67,14 +72,17 @@ class Attempt:
         space = {} if not self.rung.method.trained else self._space()
         search = Search(space, falls(self.bench.task), self.record.trials)
         self._recall(search)
-        while len(search.done) < knobs.trials:
+        left = self._left_behind()
+        while len(search.done) < knobs.trials and not self._good_enough(bar):
             if search.done and (not search.left or not self._time_for_another()):
                 break
-            self._try(search)
-            if self.best is not None and bar is not None and bar.cleared(self.best.value):
-                break
-        self._repeat()
+            self._try(search, left)
+            left = None
+        self._repeat(left)
         return self.record
+
+    def _good_enough(self, bar: Bar | None) -> bool:
+        return self.best is not None and bar is not None and bar.cleared(self.best.value)
 
     def _space(self) -> dict[str, tuple[Any, ...]]:
         """Knobs to search; what the user or the rung itself has set is not searched."""
@@ -86,39 +94,58 @@ class Attempt:
         kept = self.record.metrics.get("validation")
         if search.done and kept:
             self.best = measured_of(kept, self.record.items["validation"])
+            self._longest = self.record.cost.get("wall", 0.0)
+
+    def _left_behind(self) -> RunRecord | None:
+        """The run that was under way when this climb was interrupted, or its process killed."""
+        if self.record.status not in ("running", "interrupted"):
+            return None
+        known = self.store.runs.list(model=self.name, status="interrupted", limit=1)
+        return next((run for run in known if run.started >= self.since), None)
 
     def _time_for_another(self) -> bool:
-        took = self.record.cost.get("wall", self.spent)
-        return self.spent + took <= self.allotted
+        """Whether another trial, as long as the longest so far, stays within what is allotted."""
+        return self.spent + max(self._longest, LEAST_SECONDS) <= self.allotted
 
     # --- one trial ------------------------------------------------------------------------------
 
-    def _try(self, search: Search) -> None:
-        params = search.ask()
+    def _try(self, search: Search, left: RunRecord | None) -> None:
+        if left is not None and left.config.get("seed") != self._plan({}).train.seed:
+            left = None  # one of the repetitions, which come later
+        params = search.ask({k: left.config.get(k) for k in search.space} if left else None)
         plan = self._plan(params)
         watcher = Steering(self.watcher, search, self.rung.key)
         self._note(status="running", reason=None)
-        began = now()
+        judge = self._judge(plan)
         try:
             with Meter() as self._meter:
-                made = job.attempt(
-                    plan, self.bench.opened_for(plan), self._judge(plan), watcher, self.store,
-                    run=self._interrupted(),
-                )  # fmt: skip
+                made = self._run(plan, judge, watcher, left)
         except Pruned:
-            search.tell(params, None, watcher.curve, watcher.run)
+            search.tell(params, None, watcher.curve, self._given_up())
             self._note(trials=search.kept)
             return
-        finally:
-            self.spent += now() - began
-        value = made.metrics.get("judged")
-        search.tell(params, value, watcher.curve, made.run)
-        self._note(trials=search.kept, run=made.run if made.outcome else self.record.run)
+        search.tell(params, made.metrics.get("judged"), watcher.curve, made.run)
+        self._note(trials=search.kept)
+        if made.outcome:
+            self._keep_cost()
 
-    def _interrupted(self) -> str | None:
-        """The run to go on with, if this attempt is one that was interrupted."""
-        run = self.record.run if self.record.status == "running" else None
-        return run if run and self.store.runs.get(run).status == "interrupted" else None
+    def _run(
+        self, plan: Plan, judge: job.Judge, watcher: job.Watcher, left: RunRecord | None
+    ) -> job.Made:
+        began = now()
+        opened = self.bench.opened_for(plan)
+        try:
+            return job.attempt(plan, opened, judge, watcher, self.store, run=left.id if left else None)
+        finally:
+            took = now() - began
+            self.spent += took
+            self._longest = max(self._longest, took)
+
+    def _given_up(self) -> str:
+        """The run that was just pruned, which is no failure."""
+        run = self.store.runs.list(model=self.name, limit=1)[0]
+        self.store.runs.update(run.id, status="cancelled", error="given up: others were better by then")
+        return run.id
 
     def _plan(self, params: dict[str, Any]) -> Plan:
         plan = self.bench.plan(self.name, self.rung, **params)
@@ -172,39 +199,45 @@ class Attempt:
             items={**self.record.items, "validation": kept_items(answers, measured)},
         )
 
-    def close(self) -> RungRecord:
-        """Note what only the end tells: wall time, energy, the artefact's size."""
+    def _keep_cost(self) -> None:
+        """Note what only the end of a trial tells: wall time, energy, the artefact's size."""
         knobs = self.bench.knobs
         cost = dataclasses.replace(
             Cost.of(self.record.cost), wall=self._meter.seconds, joules=self._meter.joules,
             disk=disk_bytes(self.store, self.name),
         )  # fmt: skip
-        self._note(cost=cost.as_dict(knobs.requests, knobs.price), status="succeeded", reason=None)
+        self._note(cost=cost.as_dict(knobs.requests, knobs.price))
+
+    def close(self) -> RungRecord:
+        """The rung is done."""
+        self._note(status="succeeded", reason=None)
         return self.record
 
     # --- seeds ------------------------------------------------------------------------------------
 
-    def _repeat(self) -> None:
+    def _repeat(self, left: RunRecord | None) -> None:
         """The best settings again with other seeds, to see what luck does."""
         bench, known = self.bench, list(self.record.metrics.get("seeds", []))
         if self.best is None or bench.knobs.seeds < 2:
             return
         own = Plan.of(self.name, self.store.runs.get(self.record.run or "").config)
         known = known or [{"seed": own.train.seed, "value": self.best.value}]
-        seeds = [s for s in range(own.train.seed, own.train.seed + bench.knobs.seeds)]
-        for seed in seeds[len(known) :]:
+        for seed in range(own.train.seed + len(known), own.train.seed + bench.knobs.seeds):
             plan = Plan.of(self.name, own.settings(), {"seed": seed})
-            opened = bench.opened_for(plan)
-
-            def judge(made: job.Made, opened: Opened = opened) -> None:
-                with bench.served(opened, made.adapter, self.rung.key) as model:
-                    made.metrics["judged"] = bench.answer(opened, model, bench.validation)[1].value
-
-            began = now()
-            made = job.attempt(plan, opened, judge, self.watcher, self.store)
-            self.spent += now() - began
+            again = left if left is not None and left.config.get("seed") == seed else None
+            made = self._run(plan, self._value_of(plan), self.watcher, again)
             known.append({"seed": seed, "value": made.metrics["judged"]})
             self._note(metrics={**self.record.metrics, "seeds": known})
+
+    def _value_of(self, plan: Plan) -> job.Judge:
+        """Measures what was made on validation, and does not keep it."""
+
+        def judge(made: job.Made) -> None:
+            bench, opened = self.bench, self.bench.opened_for(plan)
+            with bench.served(opened, made.adapter, self.rung.key) as model:
+                made.metrics["judged"] = bench.answer(opened, model, bench.validation)[1].value
+
+        return judge
 
     def _note(self, **changed: Any) -> None:
         self.record = self.store.climbs.put(dataclasses.replace(self.record, **changed))
@@ -218,7 +251,6 @@ class Steering:
     search: Search
     rung: str
     curve: list[tuple[int, float]] = field(default_factory=list)
-    run: str = ""
 
     def begin(self, steps: int, at: int) -> None:
         self.watcher.begin(steps, at)

@@ -12,12 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from rung.errors import ConfigError, Interrupted, MethodMisfit, RungError
+from rung.errors import ConfigError, Interrupted, MethodMisfit, RungError, StoreError
 from rung.evals.compare import compare
 from rung.evals.measure import Measured
 from rung.forward.adapter import Adapter
 from rung.ladder import curve, verdict
 from rung.ladder.attempt import Attempt
+from rung.ladder.budget import shares
 from rung.ladder.cost import Cost
 from rung.ladder.judge import falls
 from rung.ladder.kept import figure, kept_items, measured_of
@@ -37,7 +38,7 @@ from rung.train.prepare import Opened
 BASE = "base"  # the key of the base as it is
 DONE = ("succeeded", "failed", "cancelled")
 LEAST_SHARE = 0.1  # of a training's steps: a rung with time for less is not tried
-SHARE = 2.0  # of an even part of the time left: what one rung may take while others wait
+LAST = 0.15  # of the budget that is kept for measuring on test rows and for the curve
 CHEAP = 60.0  # seconds: what a curve may take where no time is left
 
 
@@ -80,16 +81,13 @@ class Climb:
         return max(0.0, self.knobs.seconds - self.spent)
 
     def run(self) -> ClimbRecord:
-        """Measure the base, predict every rung, try them, judge."""
+        """Measure the base, predict rungs, try them, judge."""
         with self._spending():
             self._measure_base()
-            self._predict()
-        for key in self._order():
-            if self.records[key].status not in DONE:
-                with self._spending():
-                    self._attempt(key)
-            if self._cleared(key) and not self.knobs.all:
-                break
+            self._list()
+        while key := self._next():
+            with self._spending():
+                self._attempt(key)
         return self._conclude()
 
     @contextlib.contextmanager
@@ -127,28 +125,58 @@ class Climb:
             )
         )  # fmt: skip
 
-    def _predict(self) -> None:
-        """A trial of every rung that is still to be tried; those that do not fit say why."""
+    def _list(self) -> None:
+        """A row for every rung, with what an interrupted climb had predicted of it."""
         for key, rung in self.rungs.items():
             known = self.records.get(key)
-            if known is not None and known.status in DONE:
-                continue
-            if known is not None and known.predicted:
+            if known is None:
+                self._put(
+                    RungRecord(self.record.id, key, rung.method.name, settings=dict(rung.settings))
+                )
+            elif known.predicted:
                 self.predictions[key] = _prediction(known.predicted)
-                continue
-            self.watcher.stage(f"{key}: a trial of two steps")
-            fresh = RungRecord(self.record.id, key, rung.method.name, settings=dict(rung.settings))
-            try:
-                found = predict_rung(self.bench, rung)
-            except (Interrupted, KeyboardInterrupt):
-                raise
-            except Exception as fault:
-                self._put(dataclasses.replace(fresh, place=len(self.rungs), **_ended(fault)))
-                continue
-            self.predictions[key] = found
-            kept = found.cost.as_dict(self.knobs.requests, self.knobs.price)
-            about = {"steps": found.steps, "tokens": found.tokens, "parameters": found.parameters}
-            self._put(dataclasses.replace(fresh, predicted={**kept, **about}))
+
+    def _next(self) -> str | None:
+        """The rung that is expected to cost least of those that are left; None after the last.
+
+        With a bar, rungs that may never be reached are not tried out before they must be: one that
+        generates its answers cannot cost less than the base's own answers do, so a classifier that
+        costs less goes first.
+        """
+        if not self.knobs.all and any(self._cleared(key) for key in self.rungs):
+            return None
+        waiting = [k for k in self._order() if self.records[k].status not in DONE]
+        unknown = [k for k in waiting if k not in self.predictions]
+        if self.bench.bar is not None and not self.knobs.all:
+            least = self.records[BASE].cost["serving_seconds"]
+            known = [k for k in waiting if k in self.predictions]
+            first = [k for k in unknown if self.rungs[k].method.classifies]
+            cheap = known and self.predictions[known[0]].cost.total(self.knobs.requests) < least
+            unknown = first or ([] if cheap else unknown)
+        if not unknown:
+            return waiting[0] if waiting else None
+        with self._spending():
+            for key in unknown:
+                self._predict(key)
+            self._place()
+        return self._next()
+
+    def _predict(self, key: str) -> None:
+        """A trial of a rung; one that does not fit says why."""
+        self.watcher.stage(f"{key}: a trial of two steps")
+        try:
+            found = predict_rung(self.bench, self.rungs[key])
+        except (Interrupted, KeyboardInterrupt):
+            raise
+        except Exception as fault:
+            self._put(dataclasses.replace(self.records[key], place=len(self.rungs), **_ended(fault)))
+            return
+        self.predictions[key] = found
+        kept = found.cost.as_dict(self.knobs.requests, self.knobs.price)
+        about = {"steps": found.steps, "tokens": found.tokens, "parameters": found.parameters}
+        self._put(dataclasses.replace(self.records[key], predicted={**kept, **about}))
+
+    def _place(self) -> None:
         for place, key in enumerate(self._order()):
             if self.records[key].place != place:
                 self._put(dataclasses.replace(self.records[key], place=place))
@@ -173,29 +201,37 @@ class Climb:
             return
         self.watcher.stage(f"{key}: beginning")
         attempt = Attempt(
-            self.bench, rung, record, found, allotted, self._name(key), self.store, self.watcher
-        )
+            self.bench, rung, record, found, allotted, self._name(key), self.store, self.watcher,
+            self.record.started,
+        )  # fmt: skip
         try:
             attempt.run()
             self._put(attempt.close())
-        except (Interrupted, KeyboardInterrupt) as stopped:
-            run = str(stopped.args[0]) if stopped.args else attempt.record.run
-            self._put(dataclasses.replace(attempt.record, status="interrupted", run=run))
+        except (Interrupted, KeyboardInterrupt):
+            self._put(dataclasses.replace(attempt.record, status="interrupted"))
             raise
         except Exception as fault:
-            self._put(dataclasses.replace(attempt.record, **_ended(fault)))
+            if attempt.best is None:
+                self._put(dataclasses.replace(attempt.record, **_ended(fault)))
+            else:  # what an earlier trial gave stands
+                reason = f"a later trial failed: {_ended(fault)['reason']}"
+                self._put(dataclasses.replace(attempt.close(), reason=reason))
         finally:
             self.bench.close_others()
 
     def _allotted(self, key: str) -> float:
-        """Seconds for a rung: all that is left for the last one, else up to twice an even part."""
-        waiting = [k for k in self.predictions if self.records[k].status not in DONE]
-        return min(self.left, SHARE * self.left / max(1, len(waiting)))
+        """Seconds for a rung, so that those behind it have their part; some are kept for the end."""
+        wanted = {
+            k: found.cost.wall
+            for k, found in self.predictions.items()
+            if self.records[k].status not in DONE
+        }
+        return shares(wanted, self.left - LAST * self.knobs.seconds)[key]
 
     def _too_long(self, rung: Rung, found: Prediction, allotted: float) -> str | None:
         """Why there is no time for a rung; a training may be cut short, though not to nothing."""
         needed = found.cost.wall * (LEAST_SHARE if rung.method.trained else 1.0)
-        room = allotted if rung.method.trained else self.left
+        room = allotted if rung.method.trained else max(allotted, 0.5 * self.left)
         if needed <= room:
             return None
         return (
@@ -207,8 +243,11 @@ class Climb:
         return f"{self.record.name}-{key}"[:64]
 
     def _cleared(self, key: str) -> bool:
-        bar, kept = self.bench.bar, self.records[key].metrics.get("validation")
-        return bar is not None and kept is not None and bar.cleared(kept["value"])
+        bar, record = self.bench.bar, self.records[key]
+        kept = record.metrics.get("validation")
+        if bar is None or kept is None or record.status != "succeeded":
+            return False
+        return bar.cleared(kept["value"])
 
     # --- the end ------------------------------------------------------------------------------------
 
@@ -275,6 +314,10 @@ class Climb:
             plan.run.base = str(folder)
             return self.bench.opened_for(plan), None
         opened = self.bench.opened_for(plan)
+        if self.store.models.get(str(record.model)).run != record.run:
+            raise StoreError(
+                f"the model '{record.model}' was replaced since it was measured: climb anew"
+            )
         return opened, artefact.load(folder, opened.bank)[0]
 
     def _higher(self, winner: Standing, found: Sequence[Standing]) -> bool | None:
@@ -290,18 +333,23 @@ class Climb:
         return False
 
     def _learn(self, winner: Standing) -> tuple[list[curve.Point], list[str]]:
-        """The learning curve of the winner, where there is time for it."""
-        kept = self.record.settings.get("points")
-        if kept:
-            return [], []
-        took = winner.record.cost.get("wall", 0.0) * sum(curve.SHARES)
+        """The learning curve of the winner, where there is time for it; known points are kept."""
+        known = {p["share"]: p for p in self.record.settings.get("points", [])}
+        missing = [share for share in curve.SHARES if share not in known]
+        took = winner.record.cost.get("wall", 0.0) * sum(missing)
         if took > max(self.left, CHEAP):
             return [], [f"A curve over less data was left out: it would take {took:.0f} s more."]
         rung = self.rungs[winner.record.key]
-        try:
-            return curve.learn(self.bench, winner, rung, self.store, self.watcher), []
-        except RungError as fault:
-            return [], [f"A curve over less data could not be had: {fault}"]
+        for share in missing:
+            try:
+                known[share] = curve.learn(self.bench, winner, rung, share, self.store, self.watcher)
+            except RungError as fault:
+                return [], [f"A curve over less data could not be had: {fault}"]
+            settings = {**self.record.settings, "points": list(known.values())}
+            self.record = self.store.climbs.update(self.record.id, settings=settings)
+        points = [curve.point_of(known[share]) for share in curve.SHARES]
+        whole = curve.Point(1.0, len(self.bench.opened.splits.train), winner.measured)
+        return [*points, whole], []
 
 
 def _prediction(kept: Mapping[str, Any]) -> Prediction:

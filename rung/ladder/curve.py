@@ -7,7 +7,7 @@ left is a larger base.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from rung.data.split import place
 from rung.evals.compare import compare
 from rung.evals.measure import Measured
 from rung.ladder.judge import falls
+from rung.ladder.kept import figure, kept_items, measured_of
 from rung.ladder.rungs import Rung
 from rung.ladder.verdict import Standing
 from rung.ladder.workbench import Workbench
@@ -44,30 +45,30 @@ def part(splits: Splits, share: float) -> Splits:
 
 
 def learn(
-    bench: Workbench, standing: Standing, rung: Rung, store: Store, watcher: job.Watcher
-) -> list[Point]:
-    """The rung with the settings that won, on smaller shares of the data; the whole is known."""
+    bench: Workbench, standing: Standing, rung: Rung, share: float, store: Store, watcher: job.Watcher
+) -> dict[str, Any]:
+    """The rung with the settings that won, on a share of the data; as plain data for a store."""
     record = standing.record
-    settings = store.runs.get(record.run or "").config
-    points = []
-    for share in SHARES:
-        name = f"{record.model}-part"[:64]
-        plan = Plan.of(name, settings)
-        opened = bench.opened_for(plan)
-        fewer = opened.over(part(opened.splits, share))
-        if plan.train.steps:
-            plan.train.steps = max(1, round(share * plan.train.steps))
-        watcher.stage(f"{rung.key} on {share:.0%} of the data")
-        found: list[Measured] = []
+    plan = Plan.of(f"{record.model}-part"[:64], store.runs.get(record.run or "").config)
+    opened = bench.opened_for(plan)
+    fewer = opened.over(part(opened.splits, share))
+    if plan.train.steps:
+        plan.train.steps = max(1, round(share * plan.train.steps))
+    watcher.stage(f"{rung.key} on {share:.0%} of the data")
+    found: dict[str, Any] = {}
 
-        def judge(made: job.Made, opened=fewer, found=found) -> None:
-            with bench.served(opened, made.adapter, rung.key) as model:
-                found.append(bench.answer(opened, model, bench.validation)[1])
+    def judge(made: job.Made) -> None:
+        with bench.served(fewer, made.adapter, rung.key) as model:
+            answers, measured = bench.answer(fewer, model, bench.validation)
+        found.update(figure=figure(measured), items=kept_items(answers, measured))
 
-        job.attempt(plan, fewer, judge, watcher, store)
-        points.append(Point(share, len(fewer.splits.train), found[0]))
-    points.append(Point(1.0, len(bench.opened.splits.train), standing.measured))
-    return points
+    job.attempt(plan, fewer, judge, watcher, store)
+    return {"share": share, "rows": len(fewer.splits.train), **found}
+
+
+def point_of(kept: Mapping[str, Any]) -> Point:
+    """A point from what `learn` gave."""
+    return Point(kept["share"], kept["rows"], measured_of(kept["figure"], kept["items"]))
 
 
 def advice(points: Sequence[Point], task: Task, higher: bool | None) -> list[str]:

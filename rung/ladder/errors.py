@@ -72,10 +72,14 @@ def _lesson(example: Example, best: Sequence[RungRecord], i: int) -> Lesson:
         for r, v in zip(best, values, strict=True)
     }
     sure = _sure(best[0], i)
-    if len(set(values)) > 1:
-        why = "the best rungs disagree"
-    else:
+    if values[0] < max(values):
+        why = "another rung gets it right"
+    elif len(set(values)) > 1:
+        why = "the winner gets it right, another good rung does not"
+    elif len(values) > 1:
         why = "all of the best rungs miss it: hard, or labelled wrongly"
+    else:
+        why = "the winner misses it"
     return Lesson(example.origin, _short(asked, LETTERS), _short(reply(example) or "", 200),
                   answers, sure, why)  # fmt: skip
 

@@ -23,7 +23,7 @@ class ClimbKnobs:
         "Stop at the cheapest rung that clears it, such as accuracy=0.84 or perplexity<=12.",
         metavar="BAR",
     )
-    budget: str = knob("30m", "The time that all rungs share, such as 90s, 20m or 1h.", metavar="TIME")
+    budget: str = knob("20m", "The time that all rungs share, such as 90s, 20m or 1h.", metavar="TIME")
     all: bool = knob(False, "Try every rung that fits, whether the bar is cleared or not.")
     requests: int = knob(
         10000, "How many requests the winner is expected to answer; part of a rung's cost.", least=0

@@ -37,8 +37,8 @@ def pareto(
             axes.plot(*zip(*line, strict=True), color=LINE, linewidth=1, zorder=0)
         if bar is not None:
             axes.axhline(bar, color=INK, linewidth=1, linestyle="--")
-            axes.annotate(f"bar {bar:g}", (0.01, bar), xycoords=("axes fraction", "data"),
-                          va="bottom", fontsize=9)  # fmt: skip
+            axes.annotate(f"bar {bar:g}", (0.99, bar), xycoords=("axes fraction", "data"),
+                          va="bottom", ha="right", fontsize=9)  # fmt: skip
         if all(p["cost"] > 0 for p in points):
             axes.set_xscale("log")
             _readable_seconds(axes, [p["cost"] for p in points])
@@ -75,11 +75,11 @@ def _name_points(axes: Any, points: Sequence[Mapping[str, Any]]) -> None:
 def _readable_seconds(axes: Any, costs: Sequence[float]) -> None:
     from rung.ladder.scorecard import duration
 
-    steps: list[float] = [1, 3, 10, 30, 60, 180, 600, 1800, 3600, 10800, 36000, 108000, 360000]
-    low, high = min(costs) / 1.5, max(costs) * 1.5
+    steps: list[float] = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 18000,
+                          36000, 72000, 180000, 360000, 720000]  # fmt: skip
+    low, high = min(costs) / 1.3, max(costs) * 1.3
     ticks = [t for t in steps if low <= t <= high]
-    if len(ticks) > 5:
-        ticks = ticks[::2]
+    ticks = ticks[:: -(-len(ticks) // 5)] if ticks else []
     if len(ticks) < 2:
         ticks = sorted({round(min(costs), 1), round(max(costs), 1)})
     axes.set_xticks(ticks, [duration(t) for t in ticks])

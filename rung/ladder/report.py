@@ -50,7 +50,7 @@ def render(store: Store, card: Scorecard, examples: Sequence[Example] | None = N
     from markupsafe import Markup
 
     records = store.climbs.rungs(card.climb.id)
-    kept = [r for r in card.rows if r.status == "succeeded" or r.reason or r.predicted]
+    kept = [r for r in card.rows if not r.untried]
     environment = Environment(
         loader=PackageLoader("rung.ladder"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -68,9 +68,17 @@ def render(store: Store, card: Scorecard, examples: Sequence[Example] | None = N
         lineage=_lineage(store, card),
         requests=card.knobs.get("requests", 0),
         price=card.knobs.get("price"),
+        capped=_capped(card),
+        untried=scorecard.untried(card.rows),
         joules=any(r.cost.get("joules") for r in card.rows),
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
+
+
+def _capped(card: Scorecard) -> int | None:
+    """To how many validation rows the climb was held, where there may have been more."""
+    most = card.knobs.get("validation_rows")
+    return most if any(r.validation and r.validation["n"] == most for r in card.rows) else None
 
 
 def _drawings(card: Scorecard, records: Sequence[RungRecord]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from rung.store import Store
 from rung.store.climbs import ClimbRecord, RungRecord
 
 HIDDEN = ("max_tokens", "dtype", "device")  # found by the machine, not asked for
+BELOW = "the bar was cleared below it"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class Row:
     def shown(self) -> dict[str, Any]:
         """What the table shows as cost: measured, or predicted until then."""
         return self.cost or self.predicted
+
+    @property
+    def untried(self) -> bool:
+        """Whether nothing is known of it, since the climb ended below."""
+        return self.reason == BELOW and not self.predicted
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ def row_of(record: RungRecord, climb: ClimbRecord) -> Row:
     metrics = record.metrics
     reason = record.reason
     if record.status == "queued" and climb.status == "succeeded":
-        reason = "the bar was cleared below it" if climb.bar else "not reached"
+        reason = BELOW if climb.bar else "not reached"
     return Row(
         record.key, record.method, record.status, reason, record.model,
         metrics.get("validation"), metrics.get("test"), record.cost, record.predicted,
@@ -144,6 +150,8 @@ def size(count: float | None) -> str:
     """Bytes in the unit that suits them."""
     if not count:
         return ""
+    if count < 1e6:
+        return f"{count / 1e3:.0f} kB"
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
@@ -196,6 +204,12 @@ def _note(row: Row, winner: str | None) -> str:
     if row.seeds:
         return f"{len(row.seeds)} seeds: {min(row.seeds):.3f} to {max(row.seeds):.3f}"
     return said or (f"with {row.choice}" if row.choice else "")
+
+
+def untried(rows: Sequence[Row]) -> str:
+    """A sentence about the rungs above the one that cleared the bar, "" where there are none."""
+    names = [row.key for row in rows if row.untried]
+    return f"Not tried, since the bar was cleared below: {', '.join(names)}." if names else ""
 
 
 def pareto(rows: Sequence[Row], lower: bool) -> list[str]:

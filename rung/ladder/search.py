@@ -45,12 +45,18 @@ class Search:
             total *= len(values)
         return max(0, total - len({_id(t["params"]) for t in self.done}))
 
-    def ask(self) -> dict[str, Any]:
-        """The next settings: the defaults first, then what looks promising and was not tried."""
-        default = {name: values[0] for name, values in self.space.items()}
+    def ask(self, begun: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The next settings: the defaults first, then what looks promising and was not tried.
+
+        Args:
+            begun: settings of a trial that was interrupted; they come first where they can be tried.
+        """
+        first = {name: values[0] for name, values in self.space.items()}
         tried = {_id(t["params"]) for t in self.done}
-        if _id(default) not in tried:
-            self.study.enqueue_trial(self._indices(default))
+        if begun is not None and all(begun.get(n) in values for n, values in self.space.items()):
+            first = {name: begun[name] for name in self.space}
+        if _id(first) not in tried:
+            self.study.enqueue_trial(self._indices(first))
         for _ in range(50):
             trial = self.study.ask()
             params = {

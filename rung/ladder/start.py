@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import re
 import signal
 import threading
@@ -23,6 +24,7 @@ from rung.store.climbs import ClimbRecord
 
 # Names of files and folders that say nothing of what is in them.
 PLAIN = {"samples", "data", "train", "test", "validation", "dataset"}
+UNFINISHED = ("running", "interrupted")
 
 
 def climb(
@@ -31,20 +33,25 @@ def climb(
     knobs: ClimbKnobs,
     watcher: Watcher | None = None,
     store: Store | None = None,
+    replace: bool = False,
 ) -> ClimbRecord:
     """Climb on data, and keep the scorecard.
 
     Args:
         name: begins the climb's id and the names of its models.
         given: settings of data, base, training and methods by knob.
+        replace: take the place of models of an earlier climb of that name.
 
     Raises:
         RungError: for anything the user can mend, in one line.
         Interrupted: after Ctrl-C or SIGTERM; `.args[0]` is the climb to resume.
     """
     watcher, store = watcher or Quiet(), store or Store.open()
-    artefacts.model_name(f"{name}-x")
+    artefacts.model_name(name)
     _ = knobs.seconds
+    taken = [] if replace else taken_by(name, store)
+    if taken:
+        raise ConfigError(f"there is {taken[0]} already: say --replace, or choose another --name")
     with _stopped_by_terminate():
         bench = Workbench.open(given, knobs, watcher.stage)
         rungs = {r.key: r for r in all_rungs(bench.task, knobs.only, knobs.skip)}
@@ -115,13 +122,29 @@ def _stopped_by_terminate() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def taken_by(name: str, store: Store) -> list[str]:
+    """What stands in the way of a climb of that name: models, and climbs that may go on."""
+    found = [
+        f"a model '{m.name}'"
+        for m in store.models.list()
+        if m.name.startswith(f"{name}-") and m.name.removeprefix(f"{name}-").startswith(m.method)
+    ]
+    unfinished = [c for c in store.climbs.list() if c.name == name and c.status in UNFINISHED]
+    return [*found, *(f"an unfinished climb {c.id} (--resume goes on with it)" for c in unfinished)]
+
+
+def free_name(wanted: str, store: Store) -> str:
+    """`wanted`, or `wanted-2` and so on where earlier climbs have made models of that name."""
+    names = (wanted if i == 1 else f"{wanted}-{i}" for i in itertools.count(1))
+    return next(name for name in names if not taken_by(name, store))
+
+
 def task_name(source: str) -> str:
     """A short name for data, from where it came: `.../sarcasm/samples.jsonl` -> `sarcasm`."""
     parts = [p for p in re.split(r"[/:]", source.removeprefix("wheel:").removeprefix("hf:")) if p]
     words = [Path(p).stem if p == parts[-1] else p for p in parts]
-    plain = {"samples", "data", "train", "test", "validation", "dataset"}
     chosen = next(
-        (w for w in reversed(words) if w.lower() not in plain), words[-1] if words else "task"
+        (w for w in reversed(words) if w.lower() not in PLAIN), words[-1] if words else "task"
     )
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", chosen).strip("-_")[:32]
     return name or "task"

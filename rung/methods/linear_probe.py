@@ -81,6 +81,7 @@ class Method(base.Method):
     paper = "arXiv 1610.01644"
     Config = Knobs
     trained = False
+    classifies = True
 
     def misfit(self, bank: Bank, config: Knobs) -> str | None:
         count = bank.config.num_hidden_layers

@@ -1,0 +1,154 @@
+"""The scorecard as a table and as a page: every section, nothing from the network."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from rung.ladder.report import render, write_report
+from rung.ladder.scorecard import Scorecard, cells, head
+from rung.store import Store
+from tests.conftest import _prepare
+from tests.ladder.hill import SCRATCH, go, settings, write_words
+
+ONLY = ["zero_shot", "linear_probe", "lora", "rag"]
+
+
+@pytest.fixture(scope="module")
+def climbed(tmp_path_factory: pytest.TempPathFactory):
+    """A whole climb with --all and a bar, its page, and its card."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("climbed")
+        patch.setenv("RUNG_HOME", str(_prepare(folder / "home")))
+        path = write_words(folder / "words.jsonl")
+        given = settings(path, steps=6, eval_every=2)
+        record, _ = go(path, given=given, only=ONLY, all=True, bar="accuracy=0.9", price=2.0)
+        with Store.open() as store:
+            card = Scorecard.of(store, record)
+            yield card, render(store, card), store, path
+
+
+def section(page: str, name: str) -> str:
+    """A part of the page from its heading to the next."""
+    return page[page.index(f'id="{name}"') :].partition("<h2")[0]
+
+
+def test_the_page_needs_no_network(climbed):
+    page = climbed[1]
+    assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!#)""", page)
+    assert "http" not in re.sub(r"<code>.*?</code>", "", page, flags=re.DOTALL)
+    assert "@import" not in page and "url(" not in page.replace("url(#", "")
+
+
+def test_quality_is_drawn_against_cost_with_intervals(climbed):
+    card, page = climbed[0], climbed[1]
+    drawn = section(page, "pareto")
+    assert drawn.count("<svg") == 1
+    for key in ("base", "zero_shot", "linear_probe", "lora"):
+        assert key in drawn, key
+    assert "bar 0.9" in drawn
+    assert drawn.count("LineCollection") >= 4  # an interval for each point
+    assert "total cost" in drawn and card.metric in drawn
+
+
+def test_the_cost_table_has_a_row_for_every_rung(climbed):
+    card, page = climbed[0], climbed[1]
+    table = section(page, "costs")
+    for row in card.rows:
+        assert f"<td>{row.key}</td>" in table
+        if row.validation:
+            assert f"{row.validation['value']:.3f}" in table
+    assert "--documents" in table  # why rag was not tried
+    assert "price" in table and "winner" in table
+
+
+def test_learning_curves_and_the_curve_over_data_are_drawn(climbed):
+    page = climbed[1]
+    assert "<svg" in section(page, "curves") and "validation loss" in section(page, "curves")
+    assert "<svg" in section(page, "next") and "training rows" in section(page, "next")
+
+
+def test_the_confusion_matrix_adds_up_to_the_test_rows(climbed):
+    card, page = climbed[0], climbed[1]
+    matrix = section(page, "confusion")
+    counts = [int(n) for n in re.findall(r"<td style=[^>]*>(\d+)</td>", matrix)]
+    winner = card.row(card.winner)
+    assert sum(counts) == winner.test["n"]
+    assert all(f"<th>{label}</th>" in matrix for label in ("kind", "cruel"))
+
+
+def test_errors_name_the_row_the_truth_and_the_answers(climbed):
+    page = climbed[1]
+    errors = section(page, "errors")
+    shown = errors.count('class="lesson"')
+    assert 0 < shown <= 10
+    assert errors.count("words.jsonl:") == shown and errors.count("right: <strong>") == shown
+    assert 'class="wrong"' in errors
+
+
+def test_lineage_and_licence_are_there(climbed):
+    card, page = climbed[0], climbed[1]
+    lineage = section(page, "lineage")
+    assert card.data["name"] in lineage and card.base["name"] in lineage
+    assert card.licence["class"] in lineage
+
+
+def test_the_command_of_each_row_makes_it_again(climbed, tmp_path):
+    """The words of the page are given to the command line, and the figure comes out the same."""
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    from rung.cli import run
+
+    def read(folder):
+        return load_file(folder / "weights.safetensors")
+
+    card, page, store, path = climbed
+    commands = section(page, "commands")
+    for row in card.rows:
+        if row.status == "succeeded":
+            assert row.key in commands and row.command.split()[0] == "rung"
+    row = card.row("linear_probe")
+    words = shlex.split(row.command)
+    assert words[:4] == ["rung", "tune", "words-linear_probe", "--method"]
+    folder = Path(store.models.get("words-linear_probe").folder)
+    before = read(folder)
+    run_before = store.models.get("words-linear_probe").run
+    assert run(words[1:]) == 0
+    assert store.models.get("words-linear_probe").run != run_before
+    after = read(folder)
+    assert before and before.keys() == after.keys()
+    apart = {name: float(np.abs(before[name] - after[name]).max()) for name in before}
+    assert max(apart.values()) < 0.02, apart  # kept states are rounded
+    for other in card.rows:
+        if other.status == "succeeded" and other.method:
+            assert SCRATCH in other.command and str(path) in other.command
+
+
+def test_a_page_of_a_climb_that_has_not_ended(climbed, tmp_path):
+    import dataclasses
+
+    card, _, store, _ = climbed
+    bare = dataclasses.replace(card, climb=dataclasses.replace(card.climb, verdict={}))
+    write_report(store, bare, tmp_path / "deep" / "page.html")
+    assert "has not ended" in (tmp_path / "deep" / "page.html").read_text()
+
+
+def test_the_table_shows_what_pays_once_and_what_with_every_request(climbed):
+    card = climbed[0]
+    titles = head(card.metric, 10)
+    assert {"making it", "a request", "10 requests", "total"} <= set(titles)
+    for row in card.rows:
+        shown = dict(zip(titles, cells(row, card.winner), strict=True))
+        cost = row.cost
+        if row.status == "succeeded":
+            assert cost["total_seconds"] == pytest.approx(
+                cost["seconds"] + 10 * cost["request_seconds"]
+            )
+            assert shown[card.metric].startswith(f"{row.validation['value']:.3f} [")
+    skipped = cells(card.row("rag"))
+    assert skipped[-1].startswith("skipped: ") and "--documents" in skipped[-1]
+    assert cells(card.row(card.winner), card.winner)[-1] == "winner"
