@@ -123,7 +123,8 @@ class Conversation:
         from rung.engine import GenerationRequest
 
         asked: list[Message] = [*self.turns, {"role": "user", "content": text}]
-        request = GenerationRequest(self.name, self.model.prompt(asked), self.decoding)
+        ids = self.model.prompt(asked)
+        request = GenerationRequest(self.name, ids, self.decoding, messages=tuple(asked))
         generation = self.engine.submit(request)
         try:
             for token in generation:

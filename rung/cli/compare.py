@@ -80,8 +80,9 @@ def _ask(
     requests = []
     for text, name in places:
         model = engine.model(name)
-        ids = model.prompt([*first, {"role": "user", "content": text}])
-        requests.append(GenerationRequest(name, ids, decoding_of(model.decoding, *given)))
+        turns: tuple[Message, ...] = (*first, {"role": "user", "content": text})
+        decoding = decoding_of(model.decoding, *given)
+        requests.append(GenerationRequest(name, model.prompt(turns), decoding, messages=turns))
     return dict(zip(places, engine.generate(requests), strict=True))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -21,6 +22,7 @@ from rung.engine.constraint import Constraint
 from rung.engine.errands import Errands
 from rung.engine.labelling import Labelling
 from rung.engine.models import ServedModel
+from rung.engine.passing import Passing
 from rung.engine.registry import Registry
 from rung.engine.request import (
     Completion,
@@ -85,6 +87,7 @@ class Engine:
         self.registry.on_forget = self.scheduler.runner.forget
         self.models = self.registry.models
         self._labelling = Labelling(max_waiting)
+        self._passing = Passing(max_waiting)
         self._errands = Errands()
         self._step = Step(bank, self.scheduler, self.registry)
         self._thread: threading.Thread | None = None
@@ -131,6 +134,7 @@ class Engine:
         fault = EngineStopped("the engine has stopped")
         self.scheduler.fail_all(fault)
         self._labelling.fail_all(fault)
+        self._passing.fail_all()
         self._errands.fail_all(fault)
 
     # --- asking ---------------------------------------------------------------------------------
@@ -170,14 +174,19 @@ class Engine:
             self.registry.hold(name)
         with self.registry.lock:  # until they are queued no model of theirs is taken away
             generations = [Generation(r, listener) for r in asked]
-            running, labels = [], []
+            running, labels, passed = [], [], []
             for generation in generations:
                 model = self.registry.model(generation.request.model)
+                if model.elsewhere is not None:
+                    passed.append((generation, model))
+                    continue
                 one = prepare(generation, model, self.registry, self.context)
                 if model.classifier is None:
                     running.append(one)
                 else:
                     labels.append((generation, model))
+            if passed:
+                self._passing.add(passed, patient)
             if labels:
                 self._labelling.add(labels, patient)
             self.scheduler.waiting.add(running, patient)
@@ -196,7 +205,8 @@ class Engine:
         generations = self.submit_all(requests, patient=True)
         if not self.alive:
             while not all(g.done for g in generations):
-                self._guarded_step()
+                if not self._guarded_step():
+                    time.sleep(0.002)  # what is left was passed on, and is answered elsewhere
             self.scheduler.runner.forget()
         return [g.result() for g in generations]
 
@@ -224,6 +234,8 @@ class Engine:
         Raises:
             RungError: as `submit`. EngineFault: when values are not finite.
         """
+        if self.model(name).elsewhere is not None:
+            raise ConfigError(f"'{name}' is behind an API, which gives no vectors here: ask a base")
         for ids in texts:
             prepare(
                 Generation(GenerationRequest(name, tuple(ids))), self.model(name), self.registry,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from rung.data.conversation import Conversation
 from rung.data.template import Template
 from rung.forward.classifier import Classifier
+from rung.forward.elsewhere import Elsewhere
 from rung.types import Decoding, Message
 
 
@@ -23,6 +24,7 @@ class ServedModel:
         decoding: what applies where a request says nothing.
         conversation: what its adapter does to the messages; None leaves them as they are.
         classifier: answers with a label in place of generating; None for models that generate.
+        elsewhere: answers behind an API, in place of the bank.
         root: the base an adapter stands on; None for a base.
         parent: the model it was tuned from; None for a base.
         created: seconds since 1970. owned_by: the organisation behind it.
@@ -35,6 +37,7 @@ class ServedModel:
     decoding: Decoding = field(default_factory=Decoding)
     conversation: Conversation | None = None
     classifier: Classifier | None = None
+    elsewhere: Elsewhere | None = None
     root: str | None = None
     parent: str | None = None
     created: int = 0

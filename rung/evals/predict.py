@@ -15,7 +15,8 @@ import torch
 
 from rung.engine import Engine, GenerationRequest, ServedModel
 from rung.engine.request import Completion, ContextExceeded
-from rung.errors import Interrupted
+from rung.errors import ConfigError, Interrupted
+from rung.evals.asking import ask_all, label_scores
 from rung.evals.scoring import Item, score
 from rung.evals.tasks import question, reply
 from rung.forward.bank import Bank
@@ -78,6 +79,8 @@ def predict(
 
 
 def _way(model: ServedModel, task: Task) -> Callable[..., Answers]:
+    if model.elsewhere is not None:
+        return _pass_on
     if task.kind == "language_modelling" or task.metric == "perplexity":
         return _read
     if task.kind not in CHOOSING:
@@ -286,6 +289,37 @@ def as_label(text: str, labels: Sequence[str]) -> str:
 
 def _plain(text: str) -> str:
     return " ".join(text.casefold().split()).strip(" .!:\"'`*")
+
+
+# --- behind an API ---------------------------------------------------------------------------------
+
+
+def _pass_on(bank, model, examples, task, stopping, progress) -> Answers:
+    """Labels by the first token's log-probabilities where the server tells them, else as written."""
+    if task.kind == "language_modelling" or task.metric == "perplexity":
+        raise ConfigError(f"'{model.name}' is behind an API, which does not say how likely a text is")
+    labels = task.labels if task.kind == "classification" else ()
+    asked = [question(e) for e in examples]
+    if model.conversation is not None:
+        asked = [tuple(model.conversation.messages(messages)) for messages in asked]
+    said = ask_all(
+        model.elsewhere, asked, [_decoding(model, examples, task)] * len(asked), first=bool(labels),
+        stopping=stopping, progress=_counted(progress, len(examples), 1),
+    )  # fmt: skip
+    texts = [s.text if model.conversation is None else model.conversation.answer(s.text) for s in said]
+    scores: list[Scores | None] = []
+    for i, one in enumerate(said):
+        found = label_scores(one.first, labels, _plain) if labels else None
+        scores.append(found)
+        if found:
+            texts[i] = max(found, key=lambda label: found[label])
+        elif labels:
+            texts[i] = as_label(texts[i], labels)
+    known = [s for s in scores if s is not None]
+    return Answers(
+        texts, known if known and len(known) == len(said) else None,
+        sum(s.prompt_tokens for s in said), sum(s.completion_tokens for s in said),
+    )  # fmt: skip
 
 
 # --- what fits ------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rung.data.conversation import Conversation
 from rung.forward.classifier import Classifier
+from rung.forward.elsewhere import Elsewhere
 from rung.forward.op import LinearOp
 
 
@@ -24,6 +25,7 @@ class Adapter:
         weights: own copies of the base's parameters, by parameter name.
         conversation: rewrites the messages before they are rendered.
         classifier: answers with a label in place of the output layer.
+        elsewhere: answers behind an API; nothing of the base is asked then.
     """
 
     embeddings: Tensor | None = None
@@ -32,6 +34,7 @@ class Adapter:
     weights: dict[str, Tensor] = field(default_factory=dict)
     conversation: Conversation | None = None
     classifier: Classifier | None = None
+    elsewhere: Elsewhere | None = None
 
     def parameters(self) -> dict[str, Tensor]:
         """All tensors that training changes, by a name that is stable across runs."""

@@ -137,6 +137,7 @@ class Workbench:
                 name, slot, opened.template,
                 conversation=adapter.conversation if adapter else None,
                 classifier=adapter.classifier if adapter else None,
+                elsewhere=adapter.elsewhere if adapter else None,
             )  # fmt: skip
         finally:
             opened.bank.remove(slot)
@@ -187,7 +188,8 @@ class Workbench:
         decoding = dataclasses.replace(model.decoding, max_tokens=most)
         began = now()
         ids = model.prompt(example.messages[:-1])
-        done = engine.generate([GenerationRequest(model.name, ids, decoding)])[0]
+        request = GenerationRequest(model.name, ids, decoding, messages=example.messages[:-1])
+        done = engine.generate([request])[0]
         return now() - began, len(ids) + done.completion_tokens
 
 

@@ -17,6 +17,7 @@ from rung.server.errors import ApiError
 from rung.server.replies import EventStream, Reply
 from rung.server.schema import MOST_ANSWERS, Asked
 from rung.server.service import Service, account_of, service_of
+from rung.types import Message
 
 
 @dataclasses.dataclass
@@ -24,7 +25,8 @@ class Wanted:
     """What is to be drawn.
 
     Attributes:
-        prompts: each as ids. text: the last user message, for classifiers.
+        prompts: each as ids. text: the last user message, for classifiers. messages: the conversation,
+            for models behind an API.
         most: tokens of an answer as the client says; usual: where it does not.
         n: answers to each prompt.
         logprobs, prompt_logprobs: as `GenerationRequest`.
@@ -38,6 +40,7 @@ class Wanted:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     constraint: Constraint | None = None
+    messages: tuple[Message, ...] = ()
 
 
 def requests_of(service: Service, asked: Asked, wanted: Wanted) -> list[GenerationRequest]:
@@ -65,8 +68,9 @@ def requests_of(service: Service, asked: Asked, wanted: Wanted) -> list[Generati
     decodings = [dataclasses.replace(decoding, seed=derive_seed(seeds[0], i)) for i in range(wanted.n)]
     return [
         GenerationRequest(
-            model.name, ids, drawn, text=wanted.text, logprobs=wanted.logprobs,
-            prompt_logprobs=wanted.prompt_logprobs, constraint=wanted.constraint,
+            model.name, ids, drawn, text=wanted.text, messages=wanted.messages,
+            logprobs=wanted.logprobs, prompt_logprobs=wanted.prompt_logprobs,
+            constraint=wanted.constraint,
             deadline=service.limits.timeout,
         )
         for ids in wanted.prompts

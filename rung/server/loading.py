@@ -183,6 +183,7 @@ def _read(folder: Path, bank: Bank, **values: Any) -> tuple[ServedModel, Adapter
         decoding=decoding_of(settings),
         conversation=adapter.conversation,
         classifier=adapter.classifier,
+        elsewhere=adapter.elsewhere,
         **values,
     )
     return model, adapter

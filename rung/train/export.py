@@ -80,8 +80,8 @@ def _open(name: str, store: Store) -> _Source:
     about = artefact.about(folder)
     if methods.get(about["method"]).weightless:
         raise MethodMisfit(
-            f"'{name}' is a prompt ({about['method']}) and has no weights to export: serve it with "
-            f"`rung serve {name}`, or read its words in {folder / artefact.SETTINGS}"
+            f"'{name}' ({about['method']}) has no weights to export: serve it with "
+            f"`rung serve {name}`, or read what it is in {folder / artefact.SETTINGS}"
         )
     base = bases.load(bases.resolve(about["base"]["spec"]))
     if base.info.digest != about["base"]["digest"]:

@@ -17,6 +17,7 @@ from rung.server.course import Course
 from rung.server.errors import ApiError
 from rung.server.service import Service, account_of, service_of
 from rung.server.shapes import ChatCompletion, answers
+from rung.types import Message
 
 routes = APIRouter(tags=["chat"])
 
@@ -30,7 +31,8 @@ async def chat(request: Request, asked: ChatRequest) -> Response:
     model = service.engine.model(asked.model)
     course = service.course(request, asked.model, bool(asked.trace))
     await course.check([m.text for m in asked.messages if m.role != "assistant"])
-    ids = await run_sync(prompt_of, model, asked, course)
+    turns = await run_sync(turns_of, model, asked, course)
+    ids = await run_sync(prompt_of, model, asked, turns)
     constraint = await run_sync(constraint_of, service, asked)
     most = asked.max_completion_tokens or asked.max_tokens
     usual = model.decoding.max_tokens
@@ -40,6 +42,7 @@ async def chat(request: Request, asked: ChatRequest) -> Response:
     logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
     text = next((m.text for m in reversed(asked.messages) if m.role == "user"), "")
     wanted = Wanted([ids], most, usual, asked.n or 1, text, logprobs, constraint=constraint)
+    wanted.messages = tuple(turns)
     reply = ChatReply(asked.model, [len(ids)], asked.includes_usage, account_of(request).spend)
     reply.functions = tuple(f.name for f in asked.callable)
     reply.forced, reply.legacy = bool(asked.forced), bool(asked.functions and not asked.tools)
@@ -49,18 +52,26 @@ async def chat(request: Request, asked: ChatRequest) -> Response:
     return await answer(request, asked, wanted, reply, course)
 
 
-def prompt_of(model: ServedModel, asked: ChatRequest, course: Course) -> tuple[int, ...]:
-    """The conversation, with what its stages add and what may be called, as ids."""
-    functions = asked.callable
-    shows = bool(functions) and model.template.shows_tools
-    turns = tools.conversation(asked.messages, functions, shows)
+def turns_of(model: ServedModel, asked: ChatRequest, course: Course) -> list[Message]:
+    """The conversation with what its stages add, and what may be called where no template shows it."""
+    turns = tools.conversation(asked.messages, asked.callable, shows_tools(model, asked))
     if model.classifier is None:  # which reads the question itself
         turns = course.messages(turns)
-    if not shows:
+    return turns
+
+
+def shows_tools(model: ServedModel, asked: ChatRequest) -> bool:
+    """Whether the model's own template tells it what may be called."""
+    return bool(asked.callable) and model.template.shows_tools and model.elsewhere is None
+
+
+def prompt_of(model: ServedModel, asked: ChatRequest, turns: list[Message]) -> tuple[int, ...]:
+    """The conversation as ids, with what may be called."""
+    if not shows_tools(model, asked):
         return model.prompt(turns)
     if model.conversation is not None:
         turns = model.conversation.messages(turns)
-    listed = [tools.told(f) for f in functions]
+    listed = [tools.told(f) for f in asked.callable]
     return tuple(model.template.prompt(turns, tools=listed))
 
 
