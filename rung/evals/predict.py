@@ -304,7 +304,7 @@ def _pass_on(bank, model, examples, task, stopping, progress) -> Answers:
         asked = [tuple(model.conversation.messages(messages)) for messages in asked]
     said = ask_all(
         model.elsewhere, asked, [_decoding(model, examples, task)] * len(asked), first=bool(labels),
-        stopping=stopping, progress=_counted(progress, len(examples), 1),
+        stopping=stopping, progress=_counted(progress, len(examples), len(examples)),
     )  # fmt: skip
     texts = [s.text if model.conversation is None else model.conversation.answer(s.text) for s in said]
     scores: list[Scores | None] = []

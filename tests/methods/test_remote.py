@@ -84,10 +84,10 @@ def labelled(count):
     ]
 
 
-def predicted(api, examples, task):
+def predicted(api, examples, task, progress=None):
     from rung.evals.predict import predict
 
-    return predict(None, served_of(api), examples, task)
+    return predict(None, served_of(api), examples, task, progress=progress)
 
 
 # --- against Rung's own server --------------------------------------------------------------------
@@ -234,7 +234,9 @@ def test_labels_are_chosen_by_the_first_tokens_probabilities():
     """The text says one thing, the tokens that can begin a label another: those decide."""
     tokens = {"Hm": -0.1, "not": -3.0, " sarc": -4.0, "!": -5.0}
     with scripted(lambda path, body: chat("Hm, hard to say", tokens)) as server:
-        answers = predicted(api_of(server.url), labelled(3), MOOD)
+        seen = []
+        answers = predicted(api_of(server.url), labelled(3), MOOD, lambda *told: seen.append(told))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
     assert answers.texts == ["not sarcastic"] * 3
     assert answers.scores[0] == pytest.approx({"sarcastic": -4.0, "not sarcastic": -3.0})
     assert (answers.prompt_tokens, answers.completion_tokens) == (30, 6)
