@@ -47,8 +47,9 @@ bench-train: $(ENV) bench/.peers/.stamp  ## training speed beside TRL and PEFT
 bench-eval: $(ENV) bench/.peers/.stamp  ## evaluation beside lm-evaluation-harness
 	@$(BIN)/python -m bench.eval $(ARGS)
 
-bench-features: $(ENV) bench/.peers/.stamp  ## training on kept states beside transformers' Trainer
+bench-features: $(ENV) bench/.peers/.stamp  ## training on kept states beside transformers' Trainer; a climb beside its rungs
 	@$(BIN)/python -m bench.features $(ARGS)
+	@$(BIN)/python -m bench.climb $(CLIMB_ARGS)
 
 harness-server: $(ENV) bench/.peers/.stamp  ## lm-evaluation-harness through the server and without it
 	@$(BIN)/python -m bench.harness_server $(ARGS)

@@ -34,6 +34,7 @@ class Comparison:
     learning_rate: float
     steps: int
     rows: Callable[[Template, int], list[Rendered]] = field(hash=False)
+    batch: int = BATCH  # examples of a step
 
 
 def conversation(user: str, assistant: str, system: str | None = None) -> Example:
@@ -88,25 +89,25 @@ COMPARISONS = [
     ),
     Comparison(
         "shared_prompt", "LoRA r=16, all linear, headlines behind one system prompt",
-        "train_trl.py", "lora", LORA, 1e-4, 16, sarcasm,
+        "train_trl.py", "lora", LORA, 1e-4, 16, sarcasm, 64,
     ),
 ]  # fmt: skip
 
 
-def batches(examples: int, steps: int) -> list[list[int]]:
+def batches(examples: int, steps: int, size: int) -> list[list[int]]:
     """Each step's examples, shuffled with a fixed seed, epoch after epoch."""
     draw = random.Random(0)
     order: list[int] = []
-    while len(order) < steps * BATCH:
+    while len(order) < steps * size:
         epoch = list(range(examples))
         draw.shuffle(epoch)
         order += epoch
-    return [order[i * BATCH : (i + 1) * BATCH] for i in range(steps)]
+    return [order[i * size : (i + 1) * size] for i in range(steps)]
 
 
 def job(comparison: Comparison, base: str, template: Template, folder: Path, steps: int) -> Path:
     """Write a comparison's job; bench/train_rung.py says what its fields mean."""
-    rows = comparison.rows(template, steps * BATCH)
+    rows = comparison.rows(template, steps * comparison.batch)
     content = {
         "name": comparison.name,
         "base": base,
@@ -116,7 +117,7 @@ def job(comparison: Comparison, base: str, template: Template, folder: Path, ste
         "out": str(folder / "trained"),
         "seed": 0,
         "examples": [{"ids": list(r.ids), "supervised": list(r.supervised)} for r in rows],
-        "batches": batches(len(rows), steps),
+        "batches": batches(len(rows), steps, comparison.batch),
         "learning_rate": comparison.learning_rate,
         "weight_decay": 0.0,
         "betas": [0.9, 0.999],

@@ -1,7 +1,8 @@
 """lm-evaluation-harness's side of bench/eval.py; bench/eval_rung.py documents job and result.
 
 Its own tasks read the same JSON lines. Timed are its model's calls, tokenising included, without
-loading, reading the task and writing the report.
+loading, reading the task and writing the report. Every task gets the batch size that a trial on its
+first items finds fastest; the trial is not counted.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-CALLS = ("loglikelihood", "generate_until")
+TRIAL = 8  # items, the largest batch that they can fill included
 
 
 class Timed(HFLM):
@@ -47,10 +48,9 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(job["base"])
     found = {}
     for task in job["tasks"]:
-        lm = Timed(model, tokenizer=tokenizer, device="cpu", batch_size=job["batch_size"])
-        out = simple_evaluate(lm, tasks=[config(task)], bootstrap_iters=0, log_samples=True)
-        samples = sorted(out["samples"][task["name"]], key=lambda s: s["doc_id"])
-        found[task["name"]] = {"seconds": lm.seconds, **answers(samples)}
+        size = fastest(model, tokenizer, task, job["batch_sizes"])
+        seconds, samples = run(model, tokenizer, task, size)
+        found[task["name"]] = {"seconds": seconds, "batch_size": size, **answers(samples)}
     result = {
         "tasks": found,
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -58,6 +58,22 @@ def main() -> None:
         "versions": {n: importlib.metadata.version(n) for n in ("lm_eval", "transformers", "torch")},
     }
     Path(sys.argv[2]).write_text(json.dumps(result))
+
+
+def fastest(model: Any, tokenizer: Any, task: dict[str, Any], sizes: list[int]) -> int:
+    """The batch size that suits the harness best."""
+    if len(sizes) == 1:
+        return sizes[0]
+    return min(sizes, key=lambda size: run(model, tokenizer, task, size, TRIAL)[0])
+
+
+def run(
+    model: Any, tokenizer: Any, task: dict[str, Any], size: int, limit: int | None = None
+) -> tuple[float, list[dict[str, Any]]]:
+    """Seconds and samples of a task, or of its first items."""
+    lm = Timed(model, tokenizer=tokenizer, device="cpu", batch_size=size)
+    out = simple_evaluate(lm, tasks=[config(task)], limit=limit, bootstrap_iters=0, log_samples=True)
+    return lm.seconds, sorted(out["samples"][task["name"]], key=lambda s: s["doc_id"])
 
 
 def config(task: dict[str, Any]) -> dict[str, Any]:

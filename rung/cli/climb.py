@@ -103,6 +103,7 @@ def check(settings: dict[str, Any], knobs: ClimbKnobs) -> None:
     from rung.data.knobs import DataKnobs
     from rung.errors import nearest, one_line
     from rung.ladder.bar import Bar
+    from rung.ladder.rungs import check_names
     from rung.train.knobs import RunKnobs, TrainKnobs
 
     classes = [RunKnobs, DataKnobs, TrainKnobs, *(methods.get(n).Config for n in methods.names())]
@@ -118,6 +119,7 @@ def check(settings: dict[str, Any], knobs: ClimbKnobs) -> None:
             faults.append(f"{known[key].flag} {fault}")
     if faults:
         raise ConfigError(one_line(faults))
+    check_names(knobs.only, knobs.skip)
     if knobs.bar is not None:
         Bar.parse(knobs.bar)
 

@@ -14,8 +14,9 @@ from rung.cli.flags import Given, takes_knobs, without
 from rung.cli.models import _table
 from rung.config import Knob, read_yaml
 from rung.errors import ConfigError
+from rung.ladder.knobs import ClimbKnobs
 
-UNUSED = ("bar", "budget", "all", "seeds", "trials")  # of a climb, where nothing is climbed
+UNUSED = ("all", "seeds", "trials")  # of a climb, where nothing is climbed
 
 
 def plan_panels() -> dict[str, list[Knob]]:
@@ -57,18 +58,19 @@ def plan(
         return
     head = ("rung", "making it", "steps", "memory", "disk", "a request", "tokens",
             f"{knobs.requests:,} requests", "total", "note")  # fmt: skip
-    _table(head, [_cells(row) for row in plain])
+    _table(head, [_cells(row, knobs) for row in plain])
     if sys.stdout.isatty():
         typer.echo("\nPredicted from a trial of two steps, without an early stop.")
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def _cells(row: dict[str, Any], knobs: ClimbKnobs) -> list[str]:
     from rung.ladder.scorecard import duration, size
 
     if row["reason"]:
         return [row["key"], *[""] * 8, row["reason"]]
+    note = f"more than --budget {knobs.budget}" if row["wall"] > knobs.seconds else ""
     return [
         row["key"], duration(row["seconds"]), str(row["steps"] or ""), size(row["bytes"]),
         size(row["disk"]), duration(row["request_seconds"]), f"{row['request_tokens']:.0f}",
-        duration(row["serving_seconds"]), duration(row["total_seconds"]), "",
+        duration(row["serving_seconds"]), duration(row["total_seconds"]), note,
     ]  # fmt: skip

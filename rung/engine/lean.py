@@ -2,9 +2,9 @@
 
 One token per lane is little arithmetic, so what a step costs besides reading the weights is calls. Here
 queries, keys and values are one product, gate and up another, and norms and rotations one operation
-each. The base's own projections become views into the joined weights, so nothing is held twice and
-every other path computes with the same numbers; on a CPU they are stored transposed, which multiplies
-faster at few rows.
+each; long rows, as in prefill and scoring, gain by passing over memory less often. The base's own
+projections become views into the joined weights, so nothing is held twice and every other path computes
+with the same numbers; on a CPU they are stored transposed, which multiplies faster at few rows.
 
 Whether a base is built that way is seen from its modules, and then tried: a step must give what the
 base's own forward gives. Steps with adapters that are more than LoRA or something in front of the
@@ -17,19 +17,25 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rung.engine.decoding import DecodePlan
 from rung.engine.packing import FEW, MANY, multiply, pack
 from rung.engine.stacks import GROUPS, Stacks
-from rung.forward.attention import Plan
-from rung.forward.bank import Bank
+from rung.forward.attention import Plan, TriePlan
+from rung.forward.bank import Bank, Record
 from rung.forward.padded import COARSE, TOLERANCE
 from rung.forward.slots import Slots
+from rung.forward.trie import Sequence, Trie
 
 log = logging.getLogger("rung.engine")
+
+# Bases whose joined weights were tried, and whether they gave what the base's own forward gives.
+_TRIED: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 @dataclass
@@ -63,10 +69,12 @@ class Lean:
     def of(cls, bank: Bank, lanes: int = 1) -> Lean | None:
         """A decoder for the bank's base, its weights joined; None where it is built otherwise.
 
+        Weights that are joined already stay as they are.
+
         Args:
             lanes: that decode at once, at most; for more than a few, weights are packed too.
         """
-        if not bank.carries_trie or not _built_like_llama(bank):
+        if not bank.carries_trie or not _built_like_llama(bank) or not _TRIED.get(bank.backbone, True):
             return None
         modules: Any = bank.backbone.layers
         with torch.inference_mode(False):  # a later training must be able to use them
@@ -91,6 +99,23 @@ class Lean:
             return multiply(hidden, self._head)
         return self.bank.logits(hidden, slots)
 
+    @classmethod
+    def for_tries(cls, bank: Bank) -> Lean | None:
+        """The same for long rows, tried on a small trie."""
+        lean = cls.of(bank)
+        if lean is None or lean.tried:
+            return lean
+        trie = bank.trie([Sequence((1, 2, 3, 4)), Sequence((1, 2, 5))])
+        plans = TriePlan(trie), TriePlan(trie)
+        with torch.inference_mode():
+            same = lean._same(trie.ids, trie.positions.to(bank.device), plans)
+        return lean if same else None
+
+    @property
+    def tried(self) -> bool:
+        """Whether the base was tried before."""
+        return self.bank.backbone in _TRIED
+
     def suits(self, plan: Plan) -> bool:
         """Whether every adapter of a step can be computed here."""
         return self.stacks.suits(plan.slots)
@@ -102,23 +127,37 @@ class Lean:
             steps: a few consecutive ones, each planned twice.
         """
         vocabulary = self.bank.model.get_input_embeddings().weight.shape[0]
-        for i, (first, second) in enumerate(steps):
-            ids = (torch.arange(len(first.slots.of_token)) * 7 + 3 * i + 1) % vocabulary
-            embeddings = self.bank.embed(ids.to(self.bank.device), first.slots)
-            positions = first.positions  # type: ignore[attr-defined]
-            ours = self.run(embeddings, positions, first)
-            theirs = self.bank.run(embeddings, positions, second)
-            apart = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-9))
-            if not apart < TOLERANCE.get(ours.dtype, COARSE):
-                log.warning("steps take the base's own forward: joined weights differ by %.2g", apart)
+        for i, plans in enumerate(steps):
+            ids = (torch.arange(len(plans[0].slots.of_token)) * 7 + 3 * i + 1) % vocabulary
+            if not self._same(ids, plans[0].positions, plans):  # type: ignore[attr-defined]
                 return False
         return True
 
+    def _same(self, ids: Tensor, positions: Tensor, plans: tuple[Plan, Plan]) -> bool:
+        embeddings = self.bank.embed(ids.to(self.bank.device), plans[0].slots)
+        ours = self.run(embeddings, positions, plans[0])
+        theirs = self.bank.run(embeddings, positions, plans[1])
+        apart = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-9))
+        same = _TRIED[self.bank.backbone] = apart < TOLERANCE.get(ours.dtype, COARSE)
+        if not same:
+            log.warning("the base's own forward is taken: joined weights differ by %.2g", apart)
+        return same
+
+    def forward(
+        self, trie: Trie, record: Record | None = None, front: dict[int, Tensor] | None = None
+    ) -> Tensor:
+        """What `Bank.forward` gives, without a graph; the ordinary way where adapters need it."""
+        plan = TriePlan(trie, {**self.bank.front(trie), **(front or {})}, record)
+        if not self.suits(plan):
+            return self.bank.forward(trie, record, front)
+        embeddings = self.bank.embed(trie.ids, plan.slots)
+        return self.run(embeddings, trie.positions.to(self.bank.device), plan)
+
     def run(self, embeddings: Tensor, positions: Tensor, plan: Any) -> Tensor:
-        """One pass over one token per lane: (B, d), (B,) -> (B, d)."""
+        """One pass over one token per lane, or over a trie: (B, d), (B,) -> (B, d)."""
         hidden = embeddings
         cos, sin = (x[0, :, None] for x in self.rotary(hidden[None], position_ids=positions[None]))
-        adds = self.stacks.of(plan.slots, by_lane=True)
+        adds = self.stacks.of(plan.slots, isinstance(plan, DecodePlan))
         for i, layer in enumerate(self.layers):
             add = adds[i]
             x = _normed(layer.norms[0], hidden)
@@ -201,15 +240,31 @@ def _join(layer: Any) -> Layer:
         parts: list[nn.Linear] = [modules[n] for n in names]
         widths[group] = [p.out_features for p in parts]
         weight: list[Tensor] = [p.weight.detach() for p in parts]
-        joined = torch.cat(weight)  # (sum of d_out, d_in)
-        if joined.device.type == "cpu":
-            joined = joined.t().contiguous().t()
+        joined = _already(weight)  # (sum of d_out, d_in)
+        if joined is None:
+            joined = torch.cat(weight)
+            if joined.device.type == "cpu":
+                joined = joined.t().contiguous().t()
+            for part, view in zip(parts, joined.split(widths[group]), strict=True):
+                part.weight.data = view
         weights[group] = joined
-        for part, view in zip(parts, joined.split(widths[group]), strict=True):
-            part.weight.data = view
         biased: list[Tensor] = [
             p.bias if p.bias is not None else p.weight.new_zeros(p.out_features) for p in parts
         ]
         biases[group] = torch.cat(biased).detach() if any(p.bias is not None for p in parts) else None
     norms = (layer.input_layernorm, layer.post_attention_layernorm)
     return Layer(weights, biases, widths, norms, layer.self_attn.scaling)
+
+
+def _already(weights: list[Tensor]) -> Tensor | None:
+    """The joined weight that these are views of, if they are."""
+    first = weights[0]
+    at, across = first.storage_offset(), first.stride()
+    if first.device.type == "cpu" and across[0] != 1:
+        return None
+    for weight in weights:
+        beside = weight.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if not beside or weight.stride() != across or weight.storage_offset() != at:
+            return None
+        at += len(weight) * across[0]
+    return first.as_strided((sum(map(len, weights)), first.shape[1]), across, first.storage_offset())

@@ -17,6 +17,7 @@ from rung.engine.lean import Lean
 from rung.engine.prefixes import PAGE, Prefixes
 from rung.engine.reading import Chunk, Read, lay_out
 from rung.engine.recomputing import RecomputingRunner
+from rung.forward.attention import Plan
 from rung.forward.bank import Bank
 from rung.forward.slots import Slots
 from rung.forward.trie import Sequence
@@ -120,8 +121,10 @@ class CachedRunner:
         if self._lean is not None:
             return
         lean = Lean.of(self.bank, self.cache.max_lanes)
-        if lean is not None and self.reserve(self._trial_lanes, TRIAL) and lean.agrees(self._trial()):
-            self._lean = lean
+        if lean is not None and not lean.tried:
+            agrees = self.reserve(self._trial_lanes, TRIAL) and lean.agrees(self._trial())
+            lean = lean if agrees else None
+        self._lean = lean
         self.reset()
 
     @property
@@ -207,7 +210,8 @@ class CachedRunner:
 
         plan.record = record
         embeddings = self.bank.embed(trie.ids, plan.slots)
-        hidden = self.bank.run(embeddings, trie.positions.to(self.bank.device), plan)  # (T, d)
+        positions = trie.positions.to(self.bank.device)
+        hidden = self._way(plan).run(embeddings, positions, plan)  # (T, d)
         for chunk, path in zip(chunks, trie.paths, strict=True):
             self.cache.lengths[chunk.lane] += len(path)
         return Read(hidden, [self._tensor(r) for r in trie.rows])
@@ -257,8 +261,12 @@ class CachedRunner:
     def _step(self, ids: Items[int], plan: DecodePlan) -> Tensor:
         row = torch.tensor(ids, device=self.bank.device)
         embeddings = self.bank.embed(row, plan.slots)
-        way = self._lean if self._lean is not None and self._lean.suits(plan) else self.bank
+        way = self._way(plan)
         return way.logits(way.run(embeddings, plan.positions, plan), plan.slots)
+
+    def _way(self, plan: Plan) -> Bank | Lean:
+        """The fastest forward that can compute a step's adapters."""
+        return self._lean if self._lean is not None and self._lean.suits(plan) else self.bank
 
     def _same_slots(self, slots: Items[int]) -> Slots:
         """The last step's object where nobody joined or left: it keeps the seams' masks."""

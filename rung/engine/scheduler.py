@@ -25,12 +25,15 @@ class Scheduler:
         running: at its index stands who has that lane. The first `decoding` of them decode, the others
             still read.
         waiting: who has no lane.
+        piece: prompt tokens read in one step beside those who decode; more where nobody waits for
+            the next token.
     """
 
     def __init__(self, runner: Runner, max_batch: int, max_waiting: int):
         self.runner, self.max_batch = runner, max_batch
         self.running: list[Running] = []
         self.decoding = 0
+        self.piece = PIECE
         self.waiting = Waiting(max_waiting)
         self._order = itertools.count()
         self._joined: dict[int, int] = {}  # id of a running request -> when it joined
@@ -102,7 +105,7 @@ class Scheduler:
                 self.runner.resume(request.lane, request.slot, ())
         if not self.runner.in_pieces:
             return [(r, _piece(r, r.unread)) for r in readers]
-        budget = PIECE if self.decoding else ALONE
+        budget = self.piece if self.decoding else ALONE
         oldest = min(readers, key=lambda r: self._joined[id(r)])
         share = {id(oldest): min(oldest.unread, max(1, budget // OLDEST))}
         left = budget - share[id(oldest)]

@@ -71,6 +71,7 @@ class Step:
                 self.scheduler.release(request)
                 request.finish("length")
         if ready:
+            ready.sort(key=lambda pair: pair[0].lane)  # who stands first is promoted without a swap
             requests = [r for r, _ in ready]
             logits = self.bank.logits(torch.stack([h for _, h in ready]), [r.slot for r in requests])
             for request in requests:

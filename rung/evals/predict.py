@@ -15,6 +15,7 @@ import torch
 
 from rung.engine import Engine, GenerationRequest, ServedModel
 from rung.engine.request import Completion, ContextExceeded
+from rung.engine.scheduler import ALONE
 from rung.errors import ConfigError, Interrupted
 from rung.evals.asking import ask_all, label_scores
 from rung.evals.scoring import Item, score
@@ -28,6 +29,7 @@ Stopping = Callable[[], bool]
 Progress = Callable[[int, int], None]  # items done, of how many
 
 LEAST_TOKENS = 16  # that an answer may take, however short the references are
+AT_ONCE = 64  # requests that generate side by side
 CHOOSING = ("classification", "multiple_choice")
 ASKED = 64  # that a classifier gets at once
 
@@ -239,7 +241,12 @@ def run(
     progress: Callable[[int], None] | None = None,
 ) -> list[Completion]:
     """Answer requests on an engine of their own, those with like beginnings side by side."""
-    engine = Engine(bank, {model.name: model})
+    together = max(1, min(len(requests), AT_ONCE))
+    engine = Engine(bank, {model.name: model}, max_batch=together)
+    runner, engine.scheduler.piece = engine.scheduler.runner, ALONE
+    engine.between(runner.arrange)
+    # Room for all prompts at once; where memory forbids it, it grows as far as it can.
+    runner.reserve(together, 1 + max((len(r.ids) for r in requests), default=0))
     order = sorted(range(len(requests)), key=lambda i: requests[i].ids)
     generations = engine.submit_all([requests[i] for i in order], patient=True)
     left = len(generations)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rung.engine.lean import Lean
 from rung.errors import Interrupted
 from rung.forward import trie as tries
 from rung.forward.bank import Bank
@@ -114,6 +115,7 @@ class _Walk:
 
     def __init__(self, bank: Bank, slot: int, max_tokens: int):
         self.bank, self.slot, self.max_tokens = bank, slot, max_tokens
+        self.way: Bank | Lean = Lean.for_tries(bank) or bank
         self.front = _Front(np.empty(0, dtype=np.int64))
         adapter = bank.adapters.get(slot)
         keys_values = None if adapter is None else adapter.keys_values
@@ -170,7 +172,7 @@ class _Walk:
         def record(layer: int, k: Tensor, v: Tensor) -> None:
             recorded.append((k[own], v[own]))
 
-        hidden = self.bank.forward(trie, record if keep > shared else None, front)
+        hidden = self.way.forward(trie, record if keep > shared else None, front)
         self._keep(paths[-1].ids[:keep], shared, recorded)
         return self._sum(paths, trie, hidden)
 

@@ -1,8 +1,8 @@
 """Hidden states kept on disk: one safetensors file for each set of rows, mapped into memory when read.
 
 Lies in `RUNG_HOME/cache/features`, at most `RUNG_FEATURES_GB` (10) of it; what was not used for longest
-goes first. A file appears when it is whole. Where there is no room, the same tensors are held in memory
-if they are small, or not at all.
+goes first. A file appears when it is whole, and holds a checksum by which later damage is found. Where
+there is no room, the same tensors are held in memory if they are small, or not at all.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,21 @@ SPARE = 1 << 30  # bytes of the disk that are left to others
 SHARE = 0.25  # of the free memory, for what the disk has no room for
 KINDS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.uint8: "U8"}
 
+CHECKSUM = "crc32"  # of the tensors' bytes, in the header's own place for remarks
+CHUNK = 1 << 22  # bytes read at once
+
 Shapes = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+_unused: ContextVar[bool] = ContextVar("features are made anew", default=False)
+
+
+@contextlib.contextmanager
+def unused() -> Iterator[None]:
+    """Make everything anew and keep nothing on disk, so that it can be timed."""
+    token = _unused.set(True)
+    try:
+        yield
+    finally:
+        _unused.reset(token)
 
 
 def key(bank: Any, *parts: Any) -> str | None:
@@ -68,15 +84,29 @@ def find(name: str | None) -> dict[str, Tensor] | None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if name is None:
+    if name is None or _unused.get():
         return None
     path = _path(name)
     try:
+        if not _sound(path):
+            return None
         found = load_file(path)
         os.utime(path)  # the next one to go is the one not used for longest
-    except (OSError, SafetensorError):
+    except (OSError, ValueError, KeyError, SafetensorError):
         return None
     return found
+
+
+def _sound(path: Path) -> bool:
+    """Whether a file's tensors are those that were written. Raises for a header that is none."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > path.stat().st_size:
+            return False
+        said, found = json.loads(file.read(length))["__metadata__"][CHECKSUM], 0
+        while part := file.read(CHUNK):
+            found = zlib.crc32(part, found)
+    return said == f"{found:08x}"
 
 
 def keep(
@@ -98,7 +128,7 @@ def keep(
     found = find(name)
     if found is not None and _fits(found, shapes):
         return found
-    if name is not None and limit():
+    if name is not None and limit() and not _unused.get():
         with locked(_path(name)):
             found = find(name)  # another process may have made it meanwhile
             if found is not None and _fits(found, shapes):
@@ -155,20 +185,27 @@ def _on_disk(name: str, shapes: Shapes, fill: Callable, note: Callable) -> dict[
     header = _header(shapes)
     size = len(header) + _bytes(shapes)
     place = _path(name).parent
-    if not _make_room(place, size):
-        note(
-            f"no room on disk for {size / 1e9:.2f} GB of hidden states: they are not kept for later "
-            f"runs (free some space, or raise {LIMIT})"
-        )
-        return None
-    handle, temporary = tempfile.mkstemp(dir=place, prefix=".making-", suffix=".safetensors")
+    temporary = ""
     try:
-        with os.fdopen(handle, "r+b") as file:
-            # Reserved at once: writing through the map into a full disk would kill the process.
-            os.posix_fallocate(file.fileno(), 0, size)
+        with locked(
+            place / "room"
+        ):  # so that two that are made at once do not both take the last of it
+            if not _make_room(place, size):
+                note(
+                    f"no room on disk for {size / 1e9:.2f} GB of hidden states: they are not kept for "
+                    f"later runs (free some space, or raise {LIMIT})"
+                )
+                return None
+            handle, temporary = tempfile.mkstemp(dir=place, prefix=".making-", suffix=".safetensors")
+            with os.fdopen(handle, "r+b") as file:
+                # Reserved at once: writing through the map into a full disk would kill the process.
+                os.posix_fallocate(file.fileno(), 0, size)
+        whole = torch.from_file(temporary, shared=True, size=size, dtype=torch.uint8)
+        fill(_parts(whole, len(header), shapes))
+        header = _header(shapes, zlib.crc32(whole[len(header) :].numpy().data))
+        with open(temporary, "r+b") as file:
             file.write(header)
             file.flush()
-            fill(_mapped(temporary, len(header), size, shapes))
             os.fsync(file.fileno())
         os.replace(temporary, _path(name))
     except OSError as fault:
@@ -180,9 +217,13 @@ def _on_disk(name: str, shapes: Shapes, fill: Callable, note: Callable) -> dict[
     return find(name)
 
 
-def _header(shapes: Shapes) -> bytes:
-    """The header of a safetensors file whose tensors stand in the order of `shapes`."""
-    entries, at = {}, 0
+def _header(shapes: Shapes, checksum: int = 0) -> bytes:
+    """The header of a safetensors file whose tensors stand in the order of `shapes`.
+
+    As long for one checksum as for another.
+    """
+    entries: dict[str, Any] = {"__metadata__": {CHECKSUM: f"{checksum:08x}"}}
+    at = 0
     for name, (shape, dtype) in shapes.items():
         end = at + math.prod(shape) * dtype.itemsize
         entries[name] = {"dtype": KINDS[dtype], "shape": list(shape), "data_offsets": [at, end]}
@@ -192,9 +233,8 @@ def _header(shapes: Shapes) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _mapped(path: str, start: int, size: int, shapes: Shapes) -> dict[str, Tensor]:
-    """Tensors whose memory is the file's."""
-    whole = torch.from_file(path, shared=True, size=size, dtype=torch.uint8)
+def _parts(whole: Tensor, start: int, shapes: Shapes) -> dict[str, Tensor]:
+    """The tensors in a file's bytes, sharing their memory."""
     tensors = {}
     for name, (shape, dtype) in shapes.items():
         count = math.prod(shape) * dtype.itemsize
@@ -212,13 +252,21 @@ def _make_room(place: Path, size: int) -> bool:
         with contextlib.suppress(OSError):
             if _age(left) > 24 * 3600:
                 left.unlink()
+    making = sum(_size(f) for f in place.glob(".making-*"))
     kept = sorted(place.glob("[!.]*.safetensors"), key=_age, reverse=True)
-    total = sum(f.stat().st_size for f in kept)
+    total = making + sum(_size(f) for f in kept)
     while kept and (total + size > limit() or shutil.disk_usage(place).free < size + SPARE):
         oldest = kept.pop(0)
-        total -= oldest.stat().st_size
+        total -= _size(oldest)
         oldest.unlink(missing_ok=True)
     return total + size <= limit() and shutil.disk_usage(place).free >= size + SPARE
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # another process was done with it
+        return 0
 
 
 def _age(path: Path) -> float:

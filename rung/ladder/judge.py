@@ -21,14 +21,19 @@ def settle_task(found: Task, knobs: ClimbKnobs, bar: Bar | None) -> Task:
     Raises:
         ConfigError: for a kind or metric that is none, or a bar that nothing could be measured by.
     """
-    kind = _kind(knobs.task) if knobs.task else found.kind
+    kind = found.kind if knobs.task is None else _kind(knobs.task)
     labels = found.labels if kind == "classification" else ()
+    if kind == "classification" and not labels:
+        raise ConfigError(
+            "--task classification: the replies are no labels, since too few of them come again; "
+            "leave --task out, or give rows with few, short replies"
+        )
     task = replace(found, kind=kind, labels=labels)
     if kind != found.kind:
         task = replace(task, metric=metrics.suited(replace(task, metric=""))[1])
-    chosen = knobs.metric or (bar.metric if bar else None)
-    if chosen:
-        task = replace(task, metric=_metric(chosen.replace("-", "_"), task, bool(knobs.metric)))
+    chosen = knobs.metric if knobs.metric is not None else (bar.metric if bar else None)
+    if chosen is not None:
+        task = replace(task, metric=_metric(chosen.replace("-", "_"), task, knobs.metric is not None))
     if bar is not None:
         _check_bar(bar, task.metric)
     return task
@@ -77,6 +82,6 @@ def _check_bar(bar: Bar, metric: str) -> None:
         )
     low, high = BOUNDS.get(metric, (0.0, 1.0))
     if not low <= bar.value <= high:
-        hint = f"; did you mean {bar.value / 100:g}?" if high == 1 and 1 < bar.value <= 100 else ""
+        hint = f"; did you mean {bar.value / 100:g}?" if high == 1 and 2 <= bar.value <= 100 else ""
         most = "" if math.isinf(high) else f" and at most {high:g}"
         raise ConfigError(f"--bar {bar} cannot be measured: {metric} is at least {low:g}{most}{hint}")

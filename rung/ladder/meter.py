@@ -1,13 +1,16 @@
 """What a stretch of work takes: seconds, peak memory of the process, and energy where it is counted.
 
 Linux lets a process set its own high-water mark back (`/proc/self/clear_refs`, proc(5)); elsewhere a
-thread looks at the resident memory some times a second. Energy comes from the counters of the
-processor's packages (`/sys/class/powercap`) or from what `nvidia-smi` says of power.
+thread looks at the resident memory some times a second. What earlier work freed is given back first,
+so that it does not count. Energy comes from the counters of the processor's packages
+(`/sys/class/powercap`) or from what `nvidia-smi` says of power.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import shutil
 import subprocess
 import threading
@@ -16,6 +19,8 @@ from pathlib import Path
 
 import psutil
 import torch
+
+from rung.forward.memory import high_water, reset_high_water
 
 POWERCAP = Path("/sys/class/powercap")
 EVERY = 0.05  # seconds between looks at the memory
@@ -39,7 +44,8 @@ class Meter:
         self._end = threading.Event()
         self._watts: list[float] = []
         self._process = psutil.Process()
-        self._marked = _reset_high_water()
+        give_back()
+        self._marked = reset_high_water()
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         self._counters = _energy()
@@ -59,7 +65,7 @@ class Meter:
         """The high-water mark so far."""
         if torch.cuda.is_available():
             return torch.cuda.max_memory_allocated()
-        mark = _high_water() if self._marked else 0
+        mark = high_water() if self._marked else 0
         return max(mark, self.peak_bytes, self._process.memory_info().rss)
 
     def _look(self) -> None:
@@ -86,21 +92,14 @@ class Meter:
         return total / 1e6
 
 
-def _reset_high_water() -> bool:
-    """Set the high-water mark back to what is resident now; False where that is not allowed."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return _high_water() > 0
+def give_back() -> None:
+    """Return what earlier work has freed to the system, so that it does not count for the next.
 
-
-def _high_water() -> int:
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return 0
+    The C library of Linux keeps freed memory for later use; its `malloc_trim` lets go of it.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _energy() -> dict[str, tuple[int, int]]:

@@ -57,6 +57,23 @@ def all_rungs(task: Task, only: Sequence[str] = (), skip: Sequence[str] = ()) ->
     return kept
 
 
+def check_names(only: Sequence[str] = (), skip: Sequence[str] = ()) -> None:
+    """Refuse names that are no method's and no method's rung's, before there is a task.
+
+    Raises:
+        ConfigError: naming the nearest.
+    """
+    known = methods.names()
+    unknown = [
+        f"--{flag} names '{name}'{nearest(name, known)}"
+        for flag, names in (("only", only), ("skip", skip))
+        for name in names
+        if not any(name == method or name.startswith(f"{method}-") for method in known)
+    ]
+    if unknown:
+        raise ConfigError(one_line(unknown))
+
+
 def own_settings(method: Method, classes: Sequence[type], given: Mapping[str, Any]) -> dict[str, Any]:
     """What was given for a climb as far as this method has such knobs."""
     known = {k.name for cls in (*classes, method.Config) for k in knobs_of(cls)}

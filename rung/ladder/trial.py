@@ -1,9 +1,10 @@
 """What a rung will take, from a trial of two steps and the counts of tokens.
 
-A trained rung takes one step to warm up, one on the batch with the most tokens and the same one
-again: where the frozen part is kept from the first time, the second tells what later epochs cost. A
-method that finds its adapter without training does so on a few rows, twice or thrice, and is scaled up.
-Peak memory is that of the trial, whose batch is the largest there will be.
+A trained rung warms up on the batch with the most tokens, which shows the peak of memory, and then
+takes two steps of usual size, which show the time. What stands before the first step (states of the
+frozen part) and a validation are timed beside them. A method that finds its adapter without training
+does so on two small numbers of rows; the difference is what a row takes. Nothing of a trial is kept on
+disk, and nothing that was kept before makes it faster.
 """
 
 from __future__ import annotations
@@ -16,23 +17,23 @@ from pathlib import Path
 from typing import Any
 
 from rung import objectives
-from rung.data import Splits
 from rung.errors import MethodMisfit
+from rung.forward import feature_cache
 from rung.forward.adapter import Adapter
 from rung.ladder.cost import Cost
 from rung.ladder.meter import Meter, now
 from rung.ladder.rungs import Rung
 from rung.ladder.workbench import Workbench
-from rung.methods.base import Study
-from rung.train.loop import Silent, Work, train
+from rung.methods.base import Method, Study
+from rung.train.loop import Silent, Trainer, Work
 from rung.train.order import Order
 from rung.train.plan import Plan
 from rung.train.prepare import Opened, Prepared, adapter_of, prepare
 from rung.types import Rendered
 
-KEPT = 0.6  # of the first time's seconds: below it the frozen part was kept from the first time
-FEW, MORE = 8, 24  # rows of a small fit
-PATIENT = 4.0  # seconds: a small fit that takes longer is not repeated on more rows
+FEW, MORE = 4, 48  # rows of a small fit, and of the next one at most
+LARGER = 3  # times as many at least, so that the difference tells what a row takes
+PATIENT = 6.0  # seconds that a fit may take to be repeated, and the next one where more rows are tried
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,12 @@ def predict_rung(bench: Workbench, rung: Rung) -> Prediction:
     why = misfit(bench, rung, plan, opened)
     if why:
         raise MethodMisfit(why)
-    with Meter() as meter:
+    with Meter() as meter, feature_cache.unused():
         if rung.method.trained:
-            adapter, found = _trained(plan, opened)
+            adapter, found, more = _trained(plan, opened)
         else:
-            adapter, found = _fitted(bench, plan, opened)
-        peak = meter.peak()
+            adapter, found, more = _fitted(bench, rung.method, plan, opened)
+        peak = meter.peak() + more
         with bench.served(opened, adapter, rung.key) as model:
             request = bench.time_requests(opened, model)
     cost = dataclasses.replace(
@@ -102,43 +103,58 @@ class _Chosen:
 
 
 class _Stopwatch(Silent):
-    """Keeps what each step took."""
+    """Keeps what each step took, and when the first began and the last was validated."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self.began = self.stepped = self.ended = now()
+
+    def begin(self, steps: int, at: int) -> None:
+        self.began = now()
 
     def step(self, entry: dict[str, Any]) -> None:
         self.seconds.append(entry["seconds"])
+        self.stepped = now()
+
+    def validated(self, entry: dict[str, Any]) -> None:
+        self.ended = now()
 
 
-def _trained(plan: Plan, opened: Opened) -> tuple[Adapter, Prediction]:
+def _trained(plan: Plan, opened: Opened) -> tuple[Adapter, Prediction, int]:
+    """Seconds from two steps and one validation; and bytes of frozen states not held yet."""
     prepared = prepare(plan, lambda _: None, opened)
     adapter = adapter_of(plan, prepared)
-    rows = prepared.rows["train"]
+    rows, held = prepared.rows["train"], prepared.rows["validation"]
     order = Order(len(rows), plan.train.batch_size, plan.train.seed)
-    sizes = [computed(rows[i] for i in order.batch(s)) for s in range(order.per_epoch)]
+    batches = [order.batch(s) for s in range(order.per_epoch)]
+    sizes = [computed(rows[i] for i in batch) for batch in batches]
     ranked = sorted(range(len(sizes)), key=sizes.__getitem__)
-    middle, largest = ranked[len(ranked) // 2], ranked[-1]
-    sample = _sample(prepared.rows["validation"], plan.train.max_tokens or sum(sizes))
+    tried = [ranked[-1], ranked[len(ranked) // 3], ranked[2 * len(ranked) // 3]]
+    sample = _sample(held, plan.train.max_tokens or sum(sizes))
     watch = _Stopwatch()
-    work = _work(plan, prepared, adapter, [middle, largest, largest], order, sample, watch)
+    trainer = Trainer(_work(plan, prepared, adapter, tried, order, sample, watch))
+    began = now()
     try:
-        state = train(work)
+        trainer.run()
     finally:
-        opened.bank.remove(work.slot)
-    _, first, again = watch.seconds
-    checking = (state.seconds - sum(watch.seconds)) / max(computed(sample), 1)
-    if again > KEPT * first:
-        first = again = (first + again) / 2
+        opened.bank.remove(trainer.work.slot)
+    per_token = sum(watch.seconds[1:]) / sum(sizes[i] for i in tried[1:])
+    checking = (watch.ended - watch.stepped) / max(computed(sample), 1)
+    before, kept = 0.0, 0
+    if trainer.gradients.boundary is not None:
+        # Before the first step stand the states of the frozen part and one validation.
+        seen = [*sample, *(rows[i] for t in set(tried) for i in batches[t])]
+        fresh = watch.began - began - checking * computed(sample)
+        part, whole = computed(seen), computed([*rows, *held])
+        before = max(0.0, fresh) / part * whole
+        kept = (whole - part) * opened.bank.config.hidden_size * opened.bank.dtype.itemsize
     steps = order.steps(plan.train.epochs, plan.train.steps)
-    counted = [sizes[s % len(sizes)] for s in range(steps)]
-    fresh = sum(counted[: len(sizes)]) * first / sizes[largest]
-    later = sum(counted[len(sizes) :]) * again / sizes[largest]
-    held = computed(prepared.rows["validation"]) * checking
+    tokens = sum(sizes[s % len(sizes)] for s in range(steps))
     every = plan.train.eval_every or max(1, order.per_epoch // 2)
     checks = steps // every + (1 if steps % every else 0)
-    seconds = fresh + later + checks * held
-    return adapter, Prediction(Cost(seconds, seconds + 3 * held), steps, sum(counted))
+    check = checking * computed(held)
+    seconds = before + tokens * per_token + checks * check
+    return adapter, Prediction(Cost(seconds, seconds + 3 * check), steps, tokens), max(0, kept)
 
 
 def _work(
@@ -179,40 +195,63 @@ def _sample(rows: Sequence[Rendered], tokens: int) -> list[Rendered]:
 # --- found without training -------------------------------------------------------------------
 
 
-def _fitted(bench: Workbench, plan: Plan, opened: Opened) -> tuple[Adapter, Prediction]:
-    """Seconds as a + b (training rows) + c (validation rows), from fits on a few of each."""
-    train, held = len(opened.splits.train), len(opened.splits.validation)
-    few = _Small(bench, plan, opened)
-    few.fit(FEW, FEW)  # the first fit of all also pays for what is made once
-    adapter, base = few.fit(FEW, FEW)
-    if base > PATIENT:
-        seconds = base * max(1.0, held / FEW)
-        return adapter, Prediction(Cost(seconds, seconds))
-    _, wide = few.fit(MORE, FEW)
-    _, long = few.fit(FEW, MORE)
-    per_row = max(0.0, wide - base) / (MORE - FEW), max(0.0, long - base) / (MORE - FEW)
-    seconds = base + per_row[0] * max(0, train - FEW) + per_row[1] * max(0, held - FEW)
-    return adapter, Prediction(Cost(seconds, seconds + per_row[1] * held))
+def _fitted(
+    bench: Workbench, method: Method, plan: Plan, opened: Opened
+) -> tuple[Adapter, Prediction, int]:
+    """Seconds as a + b (rows read), from fits on a few and on some more; and bytes not held yet."""
+    config = plan.config
+    whole = opened.splits
+    reads = method.reads(config, len(whole.train), len(whole.validation))
+    small = _Small(bench, method, plan, opened, reads)
+    adapter, few = small.fit(FEW)
+    if few <= PATIENT:
+        adapter, few = small.fit(FEW)  # the first fit of all also paid for what is made once
+    began, least = small.rows(FEW), few
+    most = max(LARGER * FEW, min(MORE, int(FEW * PATIENT / max(few, 1e-9))))
+    if few <= LARGER * PATIENT and small.rows(most) > began:
+        adapter, more = small.fit(most)
+        per_row = max(0.0, more - few) / (small.rows(most) - began)
+        began, least = small.rows(most), more
+    else:
+        per_row = few / max(began, 1)
+    seconds = least + per_row * max(0, sum(reads) - began)
+    rendered = prepare(plan, lambda _: None, opened).rows
+    rows = [*rendered["train"], *rendered["validation"]]
+    tokens = computed(rows) / max(len(rows), 1)
+    whole_bytes, tried_bytes = (
+        method.holds(opened.bank, config, n, round(n * tokens)) for n in (sum(reads), began)
+    )
+    more_bytes = max(0, whole_bytes - tried_bytes)
+    return adapter, Prediction(Cost(seconds, seconds + per_row * reads[1])), more_bytes
 
 
 @dataclass
 class _Small:
-    """Fits on a few rows."""
+    """Fits on a few rows of each part that is read; of the others all."""
 
     bench: Workbench
+    method: Method
     plan: Plan
     opened: Opened
+    reads: tuple[int, int]
 
-    def fit(self, train: int, held: int) -> tuple[Adapter, float]:
+    def rows(self, count: int) -> int:
+        """How many are read when each part has so many at most."""
+        return sum(min(count, n) for n in self.reads)
+
+    def fit(self, count: int) -> tuple[Adapter, float]:
         splits = self.opened.splits
-        few = Splits(_mixed(splits.train, train), _mixed(splits.validation, held))
+        parts = [
+            _mixed(part, count) if n else part
+            for part, n in zip((splits.train, splits.validation), self.reads, strict=True)
+        ]
         with tempfile.TemporaryDirectory(prefix="rung-trial-") as folder:
             study = Study(
-                self.opened.bank, self.opened.template, self.bench.task, list(few.train),
-                list(few.validation), self.plan.train.seed, Path(folder), lambda _: None,
+                self.opened.bank, self.opened.template, self.bench.task, list(parts[0]),
+                list(parts[1]), self.plan.train.seed, Path(folder), lambda _: None,
             )  # fmt: skip
             began = now()
-            fitted = self.plan.method.fit(study, self.plan.config)
+            fitted = self.method.fit(study, self.plan.config)
             return fitted.adapter, now() - began
 
 

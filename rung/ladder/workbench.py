@@ -81,7 +81,7 @@ class Workbench:
         Raises:
             RungError: for data, bar or base that a climb cannot stand on.
         """
-        bar = Bar.parse(knobs.bar) if knobs.bar else None
+        bar = None if knobs.bar is None else Bar.parse(knobs.bar)
         run, data, _ = resolve([RunKnobs, DataKnobs, TrainKnobs], shared_settings(given))
         dataset, splits = read(data, stage)
         task = settle_task(detect(splits.train), knobs, bar)

@@ -15,7 +15,7 @@ from types import ModuleType
 from rung.errors import ConfigError, nearest
 from rung.methods.base import Method
 
-_CONTRACT = {"base", "artefact", "layers", "choice", "hosted"}
+_CONTRACT = {"base", "artefact", "layers", "choice", "hosted", "probe_features"}
 
 
 @cache

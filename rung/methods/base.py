@@ -140,6 +140,14 @@ class Method(ABC):
         """
         raise NotImplementedError(f"{self.name} is trained: it has no `fit`")
 
+    def reads(self, config: Any, train: int, validation: int) -> tuple[int, int]:
+        """How many rows of training and of validation `fit` passes through the base, of so many."""
+        return train, validation
+
+    def holds(self, bank: Bank, config: Any, rows: int, tokens: int) -> int:
+        """Bytes that `fit` holds at once of so many rows that it read, with so many tokens."""
+        return 0
+
     def to_files(
         self, adapter: Adapter, bank: Bank, config: Any
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -21,7 +21,6 @@ from rung.errors import MethodMisfit
 from rung.methods import base, choice
 from rung.types import Example, Message
 
-ROWS = 32  # each costs as many tokens as its reasons take
 MOSTLY = 0.95  # of the replies are numbers: then so is the answer
 
 # What may stand before an answer: "Answer:", "**Final answer:** ", "The answer is".
@@ -100,6 +99,7 @@ class Method(choice.PromptMethod):
     summary = "reasons before the answer"
     paper = "arXiv 2201.11903"
     Config = Knobs
+    rows = 32  # each costs as many tokens as its reasons take
     speaks = Reasoning
 
     def unsuited(self, task: Any, config: Knobs) -> str | None:
@@ -110,7 +110,7 @@ class Method(choice.PromptMethod):
     def find(self, study: base.Study, config: Knobs) -> base.Fitted:
         from rung.forward.adapter import Adapter
 
-        rows, train = choice.rows_to_choose_by(study, config.choose_rows or ROWS)
+        rows, train = choice.rows_to_choose_by(study, config.choose_rows or self.rows)
         room = choice.Room.of(study, rows, config.reasoning_tokens)
         numeric = not study.task.labels and numbers(train)
         found = []

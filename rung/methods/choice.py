@@ -60,6 +60,7 @@ class PromptMethod(base.Method):
     trained = False
     weightless = True
     speaks: ClassVar[type[Any]]  # a dataclass of Conversation
+    rows: ClassVar[int] = 128  # to choose by, where the user does not say how many
 
     def unsuited(self, task: Any, config: Any) -> str | None:
         if task.kind == "language_modelling":
@@ -71,6 +72,9 @@ class PromptMethod(base.Method):
         if refused:
             raise MethodMisfit(f"{self.name} does not suit this data: {refused}")
         return self.find(study, config)
+
+    def reads(self, config: Any, train: int, validation: int) -> tuple[int, int]:
+        return 0, min(validation or train // 5, config.choose_rows or self.rows)
 
     @abstractmethod
     def find(self, study: base.Study, config: Any) -> base.Fitted:

@@ -24,7 +24,6 @@ from rung.types import Example, Message
 if TYPE_CHECKING:
     from rung.data.retrieval import Lexical
 
-ROWS = 128
 SYSTEM = ("system", "developer")
 
 
@@ -118,7 +117,7 @@ class Method(choice.PromptMethod):
     def find(self, study: base.Study, config: Knobs) -> base.Fitted:
         from rung.forward.adapter import Adapter
 
-        rows, train = choice.rows_to_choose_by(study, config.choose_rows or ROWS)
+        rows, train = choice.rows_to_choose_by(study, config.choose_rows or self.rows)
         found = _Candidates(study, rows, train, config.pool)
         shots = sorted(set(config.shots))
         picks = [config.pick]

@@ -11,15 +11,14 @@ training rows out of fold. With `--encoder` a sentence encoder reads the last us
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung.config import knob
 from rung.data.conversation import Conversation
-from rung.errors import ArtefactError, DataError, MethodMisfit
-from rung.evals.tasks import reply
-from rung.forward.classifier import Asked
+from rung.errors import ArtefactError, MethodMisfit
 from rung.methods import base, layers
+from rung.methods.probe_features import CHOOSE_ROWS, POOLINGS, ROOM, Rows, features
 from rung.types import Example, Message, Task
 
 if TYPE_CHECKING:
@@ -28,14 +27,9 @@ if TYPE_CHECKING:
     from rung.evals.probing import Chosen
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
-    from rung.forward.features import Frame
     from rung.forward.probe import Reading
 
-POOLINGS = ("last", "mean", "own")
 SYSTEM = ("system", "developer")
-SPREAD = 10  # layers that are tried before those around the best
-CHOOSE_ROWS = 2000  # training rows to choose by, and as many of validation
-ROOM = 1 << 30  # bytes of features at once
 SHOWN = 8  # sets of features whose accuracy is kept with the model
 
 
@@ -98,6 +92,19 @@ class Method(base.Method):
             return f"it answers with one of a few labels, and this task is {task.kind}"
         return None
 
+    def reads(self, config: Knobs, train: int, validation: int) -> tuple[int, int]:
+        return train, min(validation, CHOOSE_ROWS)
+
+    def holds(self, bank: Bank, config: Knobs, rows: int, tokens: int) -> int:
+        if config.encoder:
+            return 0
+        from rung.forward.features import BUDGET
+
+        layers = 1 if config.layer is not None else bank.depth.count + 1
+        row = layers * bank.config.hidden_size * 4
+        room = min(ROOM, len(POOLINGS) * min(rows, 2 * CHOOSE_ROWS) * row)
+        return room + min(tokens, 2 * BUDGET) * row  # states of one pass, and of the one before
+
     def fit(self, study: base.Study, config: Knobs) -> base.Fitted:
         from rung.evals.probing import choose
         from rung.forward.adapter import Adapter
@@ -107,16 +114,16 @@ class Method(base.Method):
         if len(set(train.labels)) < 2:
             only = f", '{train.labels[0]}'" if train.labels else ""
             raise MethodMisfit(f"linear_probe needs rows of two labels at least; there is one{only}")
-        features = _features(study, train, validation, config)
+        read = features(study, train, validation, config)
         chosen = choose(
-            features, train.labels, validation.labels, config.classifier, config.c, study.stopping
+            read, train.labels, validation.labels, config.classifier, config.c, study.stopping
         )
-        labels, tensors = features.final(chosen, train.labels, config.classifier)
-        probe = Probe(labels, features.reading(chosen.name), tensors)
+        labels, tensors = read.final(chosen, train.labels, config.classifier)
+        probe = Probe(labels, read.reading(chosen.name), tensors)
         study.note(f"chose {chosen.told}")
         system = _system(study.train)
         adapter = Adapter(conversation=Preamble(system) if system else None, classifier=probe)
-        return base.Fitted(adapter, _metrics(study, probe, chosen, features, validation))
+        return base.Fitted(adapter, _metrics(probe, chosen, read, validation))
 
     def to_files(self, adapter: Adapter, bank: Bank, config: Knobs):
         from rung.forward.probe import EncoderReading, Probe, StateReading
@@ -159,46 +166,6 @@ class Method(base.Method):
         )
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Rows as a classifier is asked them, and their labels."""
-
-    asked: list[Asked]
-    labels: list[str]
-
-    @classmethod
-    def of(cls, study: base.Study, examples: Sequence[Example]) -> Rows:
-        """Those that can be rendered and fit into the context; a note counts the others.
-
-        In the order of their digests, so that the first of them are a fair part of all, however the
-        source is sorted, and the same part for every seed.
-        """
-        context = getattr(study.bank.config, "max_position_embeddings", None) or 1 << 30
-        asked, labels, left = [], [], 0
-        for example in sorted(examples, key=lambda e: e.digest):
-            messages, label = _prompt(example), reply(example)
-            try:
-                ids = tuple(study.template.prompt(messages))
-            except DataError:
-                ids = ()
-            if label is None or not 0 < len(ids) <= context:
-                left += 1
-                continue
-            text = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
-            asked.append(Asked(ids, text))
-            labels.append(label)
-        if left:
-            study.note(f"{left} rows are left out: they have no label, or do not fit the context")
-        return cls(asked, labels)
-
-
-def _prompt(example: Example) -> Sequence[Message]:
-    """The conversation before the label."""
-    if example.messages:
-        return example.messages[:-1]
-    return [{"role": "user", "content": example.text or ""}]
-
-
 def _system(examples: Sequence[Example]) -> str:
     """The system message that all rows have, "" where they differ."""
     found = {
@@ -209,142 +176,10 @@ def _system(examples: Sequence[Example]) -> str:
     return only[0] if len(only) == 1 else ""
 
 
-# --- features ---------------------------------------------------------------------------------------
-
-
-@dataclass
-class StateFeatures:
-    """Features of the base. The rows to choose by are read at many layers, the others at the best."""
-
-    study: base.Study
-    train: Rows
-    validation: Rows
-    config: Knobs
-    frame: Frame
-    read: dict[str, Tensor] = field(default_factory=dict)  # LAYER.POOLING -> (rows to choose by, d)
-
-    def __post_init__(self) -> None:
-        from rung.forward.features import pooled
-
-        prompts = [a.ids for a in (*self.train.asked[:CHOOSE_ROWS], *self._held)]
-        depth = self.study.bank.depth.count
-        width = self.study.bank.config.hidden_size
-        most = max(2, ROOM // (len(prompts) * width * len(POOLINGS) * 4))
-        chosen = [self.config.layer] if self.config.layer is not None else spread(depth, most)
-        self.layers = chosen
-        self.read = pooled(
-            self.study.bank, prompts, chosen, self.frame, keep=True, stopping=self.study.stopping
-        )
-
-    @property
-    def _held(self) -> list[Asked]:
-        return self.validation.asked[:CHOOSE_ROWS]
-
-    @property
-    def rows(self) -> tuple[int, int]:
-        """How many rows of training, and of validation, there are to choose by."""
-        return min(len(self.train.asked), CHOOSE_ROWS), len(self._held)
-
-    def rounds(self, best: str | None) -> list[str]:
-        """What to try: a spread of layers first, then the layers around the best."""
-        poolings = POOLINGS if self.config.pooling == "auto" else (self.config.pooling,)
-        if best is None:
-            few = [self.layers[i] for i in spread(len(self.layers) - 1, SPREAD)]
-            return [f"{layer}.{p}" for layer in few for p in poolings]
-        layer, _, pooling = best.partition(".")
-        at, step = self.layers.index(int(layer)), max(1, len(self.layers) // SPREAD)
-        near = self.layers[max(0, at - step + 1) : at + step]
-        return [f"{n}.{pooling}" for n in near if n != int(layer)]
-
-    def of(self, name: str) -> Tensor:
-        """The rows to choose by, training first: (N, d)."""
-        return self.read[name]
-
-    def all(self, name: str) -> Tensor:
-        """Every training row: (N, d)."""
-        from rung.forward.features import pooled
-
-        known = self.read[name][: self.rows[0]]
-        rest = [a.ids for a in self.train.asked[CHOOSE_ROWS:]]
-        if not rest:
-            return known
-        import torch
-
-        layer, bank = int(name.partition(".")[0]), self.study.bank
-        more = pooled(bank, rest, [layer], self.frame, keep=True, stopping=self.study.stopping)
-        return torch.cat([known, more[name]])
-
-    def reading(self, name: str) -> Reading:
-        from rung.forward.probe import StateReading
-
-        layer, _, pooling = name.partition(".")
-        return StateReading(int(layer), pooling, self.frame)
-
-    def final(self, chosen: Chosen, labels: list[str], kind: str):
-        from rung.evals.probing import final
-
-        return final(self.all(chosen.name), labels, kind, chosen)
-
-
-@dataclass
-class EncoderFeatures:
-    """Vectors of a sentence encoder."""
-
-    study: base.Study
-    train: Rows
-    validation: Rows
-    config: Knobs
-
-    def __post_init__(self) -> None:
-        from rung.bases import encoder
-        from rung.forward.probe import encoded
-
-        assert self.config.encoder
-        self.encoder = encoder.load(self.config.encoder)
-        texts = [a.text for a in (*self.train.asked, *self.validation.asked)]
-        self.vectors = encoded(self.encoder, texts, self.study.stopping)
-
-    @property
-    def rows(self) -> tuple[int, int]:
-        return len(self.train.asked), len(self.validation.asked)
-
-    def rounds(self, best: str | None) -> list[str]:
-        return ["encoder"] if best is None else []
-
-    def of(self, name: str) -> Tensor:
-        return self.vectors
-
-    def reading(self, name: str) -> Reading:
-        from rung.forward.probe import EncoderReading
-
-        return EncoderReading(self.encoder)
-
-    def final(self, chosen: Chosen, labels: list[str], kind: str):
-        from rung.evals.probing import final
-
-        return final(self.vectors[: len(labels)], labels, kind, chosen)
-
-
-def _features(study: base.Study, train: Rows, validation: Rows, config: Knobs) -> Any:
-    from rung.forward.features import Frame
-
-    if config.encoder:
-        return EncoderFeatures(study, train, validation, config)
-    return StateFeatures(study, train, validation, config, Frame.of([a.ids for a in train.asked]))
-
-
-def spread(last: int, most: int) -> list[int]:
-    """At most `most` whole numbers from 0 to `last`, evenly, both ends among them."""
-    count = min(most, last + 1)
-    return sorted({round(i * last / max(count - 1, 1)) for i in range(count)})
-
-
 # --- figures and files --------------------------------------------------------------------------------
 
 
-def _metrics(
-    study: base.Study, probe: Any, chosen: Chosen, features: Any, rows: Rows
-) -> dict[str, Any]:
+def _metrics(probe: Any, chosen: Chosen, features: Any, rows: Rows) -> dict[str, Any]:
     """The choice with what others scored, and the accuracy on validation of what was fitted."""
     found: dict[str, Any] = {"choice": chosen.name, "c": chosen.c, "held_out_rows": chosen.n}
     found["held_out_accuracy"] = chosen.accuracy

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from rung.data.retrieval import Embed, Index, Quality
     from rung.forward.adapter import Adapter
 
-ROWS = 128
 MEASURED = 500  # rows that retrieval is measured on, at most
 FOLDER = "documents"  # inside the model's folder
 MODES = ("bm25", "vectors", "hybrid")
@@ -137,7 +136,7 @@ class Method(choice.PromptMethod):
 
         if config.overlap_words >= config.passage_words:
             raise ConfigError("--overlap-words must be below --passage-words")
-        rows, _ = choice.rows_to_choose_by(study, config.choose_rows or ROWS)
+        rows, _ = choice.rows_to_choose_by(study, config.choose_rows or self.rows)
         index = indexed(study, config)
         mode, figures = _best_mode(study, index, config)
         race = choice.Race(study, rows)

@@ -21,7 +21,6 @@ from rung.errors import ConfigError
 from rung.methods import base, choice
 from rung.types import Example, Message, Task
 
-ROWS = 128
 MOST_LABELS = 20  # that a prompt names; more would be longer than the text
 FILES = (".txt", ".json", ".yaml", ".yml")
 
@@ -70,7 +69,7 @@ class Method(choice.PromptMethod):
     def find(self, study: base.Study, config: Knobs) -> base.Fitted:
         from rung.forward.adapter import Adapter
 
-        rows, _ = choice.rows_to_choose_by(study, config.choose_rows or ROWS)
+        rows, _ = choice.rows_to_choose_by(study, config.choose_rows or self.rows)
         room = choice.Room.of(study, rows)
         found = candidates(study.task, rows, prompts(config.system_prompts))
         fitting = [c for c in found if room.holds(study, c.conversation, rows)]

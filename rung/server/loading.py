@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rung import bases
 from rung.bases.loaded import quiet, read_tokenizer
+from rung.bases.quantize import NONE
 from rung.data import Template
 from rung.engine import Engine, ServedModel
 from rung.errors import ArtefactError, BaseNotFound, ConfigError, ModelNotFound, RungError
@@ -103,15 +104,16 @@ def load(
 
 
 def by_base(names: Sequence[str]) -> list[list[str]]:
-    """The names in groups that stand on one base, in the order given.
+    """The names in groups that stand on one base in as many bits, in the order given.
 
     Raises:
         ModelNotFound: when a name is neither a model nor a base.
     """
-    groups: dict[str, list[str]] = {}
+    groups: dict[tuple[str, str], list[str]] = {}
     with Store.open() as store:
         for name in dict.fromkeys(names):
-            groups.setdefault(_find(store, name).base.digest, []).append(name)
+            found = _find(store, name)
+            groups.setdefault((found.base.digest, _trained_on([found])), []).append(name)
     return list(groups.values())
 
 
@@ -132,11 +134,11 @@ def _find(store: Store, name: str) -> _Named:
     return _Named(name, info, record)
 
 
-def _trained_on(found: Sequence[_Named]) -> str | None:
-    """The quantisation that all named models were trained on; None where they differ."""
+def _trained_on(found: Sequence[_Named]) -> str:
+    """The quantisation that all named models were trained on; none for bases, or where they differ."""
     folders = [Path(one.record.folder) for one in found if one.record is not None]
-    kinds = {artefact.about(folder).get("settings", {}).get("quantize") for folder in folders}
-    return kinds.pop() if len(kinds) == 1 else None
+    kinds = {artefact.about(folder).get("settings", {}).get("quantize") or NONE for folder in folders}
+    return kinds.pop() if len(kinds) == 1 else NONE
 
 
 def _share_base(found: Sequence[_Named]) -> None:

@@ -170,7 +170,7 @@ def plan(name, data, **settings):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_tuning_keeps_an_ordinary_adapter(rung_home, quotes, kind):
     from rung.methods import artefact
-    from rung.server.loading import load_engine
+    from rung.server.loading import by_base, load_engine
     from rung.store import artefacts
     from rung.train.job import tune
 
@@ -181,7 +181,8 @@ def test_a_tuning_keeps_an_ordinary_adapter(rung_home, quotes, kind):
     plain = bases.load(bases.resolve(artefact.about(folder)["base"]["spec"]))
     adapter, _ = artefact.load(folder, Bank(plain.model))
     assert adapter.size == outcome.cost["parameters"]
-    # Served on what it was trained on, unless told otherwise.
+    # Measured and served on what it was trained on, unless told otherwise.
+    assert by_base(["coach", SCRATCH]) == [["coach"], [SCRATCH]]
     for asked, coded in ((None, True), ("none", False)):
         engine = load_engine(["coach"], quantize=asked)
         weight = engine.bank.model.get_input_embeddings().weight

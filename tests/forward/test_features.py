@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
+import time
 
 import pytest
 import torch
@@ -226,17 +228,64 @@ def test_half_precision_is_kept_as_it_is(rung_home, tmp_path, monkeypatch):
     assert torch.equal(Boundary.of(bank, 2, rows).states, first)
 
 
-@pytest.mark.parametrize("damage", ["truncate", "header", "empty"])
+@pytest.mark.parametrize("damage", ["truncate", "header", "empty", "bit"])
 def test_a_damaged_file_is_made_anew(kept_bank, tmp_path, damage):
     prompts = [(5, 6, 7), (5, 6, 8, 9)]
     first = pooled(kept_bank, prompts, [2], Frame(), keep=True)["2.mean"].clone()
     (path,) = files(tmp_path)
     content = path.read_bytes()
-    path.write_bytes(
-        {"truncate": content[:-5], "header": b"\xff" * 8 + content[8:], "empty": b""}[damage]
-    )
+    spoilt = {
+        "truncate": content[:-5],
+        "header": b"\xff" * 8 + content[8:],
+        "empty": b"",
+        "bit": content[:-7] + bytes([content[-7] ^ 1]) + content[-6:],
+    }
+    path.write_bytes(spoilt[damage])
     assert torch.equal(pooled(kept_bank, prompts, [2], Frame(), keep=True)["2.mean"], first)
     assert path.read_bytes() == content
+
+
+def test_another_template_or_other_rows_are_another_key(kept_bank, tmp_path):
+    """Both are in the tokens: whatever changes them is computed anew, whatever does not is shared."""
+    texts = ["so it is", "not at all"]
+    words = {w: 3 + i for i, w in enumerate(["<user>", "<ask>", "so", "it", "is", "not", "at", "all"])}
+
+    def boundary(opening, texts):
+        ids = [tuple(words[w] for w in f"{opening} {t}".split()) for t in texts]
+        rows = [Sequence(i, (False,) * (len(i) - 1) + (True,)) for i in ids]
+        return Boundary.of(kept_bank, 2, rows)
+
+    for opening, chosen in (("<user>", texts), ("<ask>", texts), ("<user>", texts[:1])):
+        boundary(opening, chosen)
+    assert len(files(tmp_path)) == 3
+    boundary("<user>", texts)
+    assert len(files(tmp_path)) == 3
+
+
+def _fill_slowly(folder, log):
+    feature_cache.folder = lambda name: folder / name
+
+    def fill(into):
+        with log.open("a") as file:
+            file.write("made\n")
+        time.sleep(0.2)
+        into["x"][:] = 3.0
+
+    found = feature_cache.keep("shared", {"x": ((4, 8), torch.float32)}, fill)
+    assert found is not None and bool((found["x"] == 3.0).all())
+
+
+def test_processes_that_ask_at_once_share_what_one_makes(rung_home, tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_cache, "SPARE", 0)
+    log = tmp_path / "log.txt"
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_fill_slowly, args=(tmp_path, log)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [w.exitcode for w in workers] == [0] * 4
+    assert log.read_text() == "made\n"
 
 
 def test_the_least_used_goes_first_when_room_is_short(kept_bank, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from rung.evals.scoring import Item, score
 
 LENGTHS = ((128, 512), (128, 512, 2048))  # tokens, quick and thorough
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-CONTEXTS = (4, 6)  # of each length
+CONTEXTS = (3, 6)  # of each length
 
 
 def recall(subject: Subject, quick: bool, progress: Progress) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from rung import bases
@@ -17,6 +18,7 @@ from rung.forward.memory import reset_high_water
 from rung.types import BaseInfo, Decoding
 
 CONTEXT = 2048  # tokens, for bases that do not say
+TOGETHER = 32  # answers that are written side by side
 LEAST = 64  # tokens of context, without which nothing here can be asked
 
 
@@ -91,14 +93,19 @@ class Subject:
         )
         return Item(before[:shared], tuple(ids[shared:] for ids in found))
 
+    @cached_property
+    def engine(self) -> Engine:
+        """Set up as for serving; it keeps its own copies of some weights."""
+        model = ServedModel(self.info.name, -1, self.template)
+        engine = Engine(self.bank, {model.name: model}, max_batch=TOGETHER)
+        engine.between(engine.scheduler.runner.arrange)
+        return engine
+
     def generate(
         self, prompts: Sequence[tuple[int, ...]], decoding: Sequence[Decoding]
     ) -> list[Completion]:
-        """Continuations of exactly so many tokens as each decoding says, all in one batch."""
-        name = self.info.name
-        model = ServedModel(name, -1, self.template)
-        engine = Engine(self.bank, {name: model}, max_batch=len(prompts))
-        return engine.generate(
-            GenerationRequest(name, ids, how, stop_ids=())
+        """Continuations of exactly so many tokens as each decoding says, side by side."""
+        return self.engine.generate(
+            GenerationRequest(self.info.name, ids, how, stop_ids=())
             for ids, how in zip(prompts, decoding, strict=True)
         )

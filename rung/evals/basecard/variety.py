@@ -18,7 +18,7 @@ from rung.types import Decoding
 TEMPERATURES = ((0.3, 0.7, 1.0), (0.3, 0.6, 0.8, 1.0, 1.3))  # quick and thorough
 SAMPLES = (4, 6)  # of each beginning
 BEGINNINGS = (2, 4)
-TOKENS = (24, 32)
+TOKENS = (16, 32)
 
 
 def variety(subject: Subject, quick: bool, progress: Progress) -> dict[str, Any]:
