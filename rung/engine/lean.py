@@ -105,7 +105,10 @@ class Lean:
         lean = cls.of(bank)
         if lean is None or lean.tried:
             return lean
-        trie = bank.trie([Sequence((1, 2, 3, 4)), Sequence((1, 2, 5))])
+        # No special tokens: their huge states drown the rest of a pass in half precision's rounding.
+        size = bank.model.get_input_embeddings().weight.shape[0]
+        rows = [(100, 137, 174, 211), (100, 137, 248)]
+        trie = bank.trie([Sequence(tuple(n % size for n in row)) for row in rows])
         plans = TriePlan(trie), TriePlan(trie)
         with torch.inference_mode():
             same = lean._same(trie.ids, trie.positions.to(bank.device), plans)
@@ -128,7 +131,7 @@ class Lean:
         """
         vocabulary = self.bank.model.get_input_embeddings().weight.shape[0]
         for i, plans in enumerate(steps):
-            ids = (torch.arange(len(plans[0].slots.of_token)) * 7 + 3 * i + 1) % vocabulary
+            ids = (torch.arange(len(plans[0].slots.of_token)) * 7 + 3 * i + 100) % vocabulary
             if not self._same(ids, plans[0].positions, plans):  # type: ignore[attr-defined]
                 return False
         return True
