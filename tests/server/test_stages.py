@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 
 import openai
 import pytest
@@ -70,6 +71,9 @@ def refused(call, code):
 def test_checks_refuse_what_comes_in(client, served, caplog):
     with caplog.at_level(logging.INFO, "rung.requests"):
         refused(lambda: chat(client, "base", "My CARD number is 3"), "request_refused")
+        end = time.monotonic() + 5  # the line is written after the answer has gone out
+        while not caplog.records and time.monotonic() < end:
+            time.sleep(0.01)
     line = json.loads(caplog.records[-1].getMessage())
     assert line["status"] == 400 and list(line["stages"]) == ["checks"]
     long = refused(lambda: chat(client, "prompt_tuning", "x" * 31, extra_body={}), "request_refused")
