@@ -94,6 +94,16 @@ COMPARISONS = [
 ]  # fmt: skip
 
 
+# The same on both sides of every comparison.
+OPTIMISER = {
+    "weight_decay": 0.0,
+    "betas": [0.9, 0.999],
+    "eps": 1e-8,
+    "max_grad_norm": 1.0,
+    "schedule": "constant",
+}
+
+
 def batches(examples: int, steps: int, size: int) -> list[list[int]]:
     """Each step's examples, shuffled with a fixed seed, epoch after epoch."""
     draw = random.Random(0)
@@ -119,11 +129,7 @@ def job(comparison: Comparison, base: str, template: Template, folder: Path, ste
         "examples": [{"ids": list(r.ids), "supervised": list(r.supervised)} for r in rows],
         "batches": batches(len(rows), steps, comparison.batch),
         "learning_rate": comparison.learning_rate,
-        "weight_decay": 0.0,
-        "betas": [0.9, 0.999],
-        "eps": 1e-8,
-        "max_grad_norm": 1.0,
-        "schedule": "constant",
+        **OPTIMISER,
     }
     path = folder / "job.json"
     path.write_text(json.dumps(content))

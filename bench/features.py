@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import report
-from bench.examples import BATCH, sarcasm
-from bench.train import LOSS_TOLERANCE, PEER_PYTHON, PEERS, ROOT, Side, load_base, once, run
+from bench.examples import BATCH, OPTIMISER, sarcasm
+from bench.train import LOSS_TOLERANCE, PEER_PYTHON, PEERS, ROOT, Side, load_base, once, score
 
 LAYERS, EPOCHS, LEARNING_RATE = 2, 5, 2e-5
 HEADER = (
@@ -55,7 +55,7 @@ def main() -> int:
             with tempfile.TemporaryDirectory(prefix="rung-bench-") as home:
                 os.environ["RUNG_HOME"] = home  # nothing that an earlier run kept
                 side.results.append(once(side, content, folder))
-    score([peer, ours], path)
+    score([peer, ours], path, "evaluate_weights.py")
     return show(peer, ours, content, args.record)
 
 
@@ -89,26 +89,11 @@ def job(base: str, template: Any, folder: Path, count: int) -> Path:
         "examples": [{"ids": list(r.ids), "supervised": list(r.supervised)} for r in rows],
         "batches": steps,
         "learning_rate": LEARNING_RATE,
-        "weight_decay": 0.0,
-        "betas": [0.9, 0.999],
-        "eps": 1e-8,
-        "max_grad_norm": 1.0,
-        "schedule": "constant",
+        **OPTIMISER,
     }
     path = folder / "job.json"
     path.write_text(json.dumps(content))
     return path
-
-
-def score(sides: list[Side], path: Path) -> None:
-    """The final loss of every side, by the same code on the same examples."""
-    result = path.parent / "losses.json"
-    folders = [str(side.trained) for side in sides]
-    command = [str(PEER_PYTHON), str(PEERS / "evaluate_weights.py"), str(path), str(result), *folders]
-    run(command, path.parent / "evaluate.log")
-    losses = json.loads(result.read_text())
-    for side in sides:
-        side.loss = losses[str(side.trained)]
 
 
 def show(peer: Side, ours: Side, content: dict[str, Any], record: bool) -> int:

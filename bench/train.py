@@ -138,11 +138,11 @@ def once(side: Side, content: dict[str, Any], folder: Path) -> dict[str, Any]:
     return json.loads(result.read_text())
 
 
-def score(sides: list[Side], path: Path) -> None:
+def score(sides: list[Side], path: Path, ruler: str = "evaluate.py") -> None:
     """The final loss of every side, by the same code on the same examples."""
     result = path.parent / "losses.json"
     folders = [str(side.trained) for side in sides]
-    command = [str(PEER_PYTHON), str(PEERS / "evaluate.py"), str(path), str(result), *folders]
+    command = [str(PEER_PYTHON), str(PEERS / ruler), str(path), str(result), *folders]
     run(command, path.parent / "evaluate.log")
     losses = json.loads(result.read_text())
     for side in sides:

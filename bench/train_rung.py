@@ -33,39 +33,23 @@ import resource
 import shutil
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import psutil
 import torch
 from safetensors.torch import save_file
 
 from rung import bases, methods, objectives
+from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
 from rung.methods import artefact
 from rung.train import estimate, loop
 from rung.train.knobs import TrainKnobs
 from rung.train.loop import Silent, Work
-from rung.train.order import Order
+from rung.train.order import GivenOrder
 from rung.types import BaseInfo, Rendered
-
-
-@dataclass(frozen=True)
-class GivenOrder:
-    """The job's batches, in the place of Rung's own shuffled order."""
-
-    batches: list[list[int]]
-
-    @property
-    def per_epoch(self) -> int:
-        return len(self.batches)
-
-    def batch(self, step: int) -> list[int]:
-        return self.batches[step]
-
-    def steps(self, epochs: float, most: int | None) -> int:
-        return len(self.batches)
 
 
 class Losses(Silent):
@@ -87,25 +71,25 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     info = BaseInfo(name="bench", spec=job["base"], path=job["base"], digest="")
     bank = Bank(bases.load(info).model)
     adapter, _ = artefact.load(Path(job["adapter"]), bank)
+    work, result = timed(job, bank, adapter)
+    save(job, work)
+    settings = {"trie": bank.carries_trie, "threads": torch.get_num_threads()}
+    return result | {"settings": settings, "computed_tokens": computed_tokens(work)}
+
+
+def timed(job: dict[str, Any], bank: Bank, adapter: Adapter) -> tuple[Work, dict[str, Any]]:
+    """Train an adapter on the job; what was worked on, and seconds and losses."""
     rows = [Rendered(tuple(e["ids"]), tuple(e["supervised"])) for e in job["examples"]]
     objective, knobs, losses = objectives.get("sft"), settings(job), Losses()
     resident = psutil.Process().memory_info().rss
     guess = estimate.of(bank, adapter.size, rows, objective, 1.0, knobs.batch_size, None, resident)
-    order = cast(Order, GivenOrder(job["batches"]))
     work = Work(
-        bank, adapter, bank.add(adapter), objective, rows, [], knobs, guess.max_tokens, order,
-        reporter=losses,
+        bank, adapter, bank.add(adapter), objective, rows, [], knobs, guess.max_tokens,
+        GivenOrder.of(job["batches"]), reporter=losses,
     )  # fmt: skip
     start = time.perf_counter()
     loop.train(work)
-    seconds = time.perf_counter() - start
-    save(job, work)
-    return {
-        "seconds": seconds,
-        "losses": losses.values,
-        "settings": {"trie": bank.carries_trie, "threads": torch.get_num_threads()},
-        "computed_tokens": computed_tokens(work),
-    }
+    return work, {"seconds": time.perf_counter() - start, "losses": losses.values}
 
 
 def settings(job: dict[str, Any]) -> TrainKnobs:
@@ -148,9 +132,9 @@ def save(job: dict[str, Any], work: Work) -> None:
     shutil.copy(Path(job["adapter"]) / "adapter_config.json", out)
 
 
-def main() -> None:
-    job = json.loads(Path(sys.argv[1]).read_text())
-    result = train(job)
+def tell(train: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Run the job that the command line names, and write its result."""
+    result = train(json.loads(Path(sys.argv[1]).read_text()))
     result["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     packages = ("rung", "transformers", "torch")
     result["versions"] = {name: importlib.metadata.version(name) for name in packages}
@@ -158,4 +142,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tell(train)

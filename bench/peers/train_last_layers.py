@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import job as jobs
-from datasets import Dataset
 from safetensors.torch import save_file
-from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+from train_peft import plain_trainer
 
 
 def unfreeze(model: Any, count: int) -> list[str]:
@@ -27,24 +26,7 @@ def main() -> None:
     job = jobs.read()
     model = jobs.load_base(job)
     names = unfreeze(model, job["layers"])
-    rows = jobs.rows(job)
-    columns = {
-        "input_ids": [row["ids"] for row in rows],
-        "attention_mask": [[1] * len(row["ids"]) for row in rows],
-        "labels": [
-            [token if kept else -100 for token, kept in zip(row["ids"], row["supervised"], strict=True)]
-            for row in rows
-        ],
-    }
-    tokenizer = jobs.load_tokenizer(job)
-    trainer = Trainer(
-        model=model,
-        args=TrainingArguments(**jobs.trainer_settings(job)),
-        train_dataset=Dataset.from_dict(columns),
-        # The collator that pads labels too, whatever its name says.
-        data_collator=DataCollatorForSeq2Seq(tokenizer, padding=True, label_pad_token_id=-100),
-        processing_class=tokenizer,
-    )
+    trainer = plain_trainer(job, model)
 
     def save(folder: str) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)

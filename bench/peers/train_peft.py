@@ -5,14 +5,15 @@ Usage: train_peft.py JOB RESULT.
 
 from __future__ import annotations
 
+from typing import Any
+
 import job as jobs
 from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
 
-def main() -> None:
-    job = jobs.read()
-    model = jobs.load_model(job)
+def plain_trainer(job: dict[str, Any], model: Any) -> Trainer:
+    """The Trainer over the job's examples, with labels of -100 where nothing is supervised."""
     rows = jobs.rows(job)
     columns = {
         "input_ids": [row["ids"] for row in rows],
@@ -23,7 +24,7 @@ def main() -> None:
         ],
     }
     tokenizer = jobs.load_tokenizer(job)
-    trainer = Trainer(
+    return Trainer(
         model=model,
         args=TrainingArguments(**jobs.trainer_settings(job)),
         train_dataset=Dataset.from_dict(columns),
@@ -31,6 +32,12 @@ def main() -> None:
         data_collator=DataCollatorForSeq2Seq(tokenizer, padding=True, label_pad_token_id=-100),
         processing_class=tokenizer,
     )
+
+
+def main() -> None:
+    job = jobs.read()
+    model = jobs.load_model(job)
+    trainer = plain_trainer(job, model)
     jobs.train(job, trainer, ["peft", "transformers", "torch"])
 
 

@@ -26,7 +26,7 @@ from rung.ladder.rungs import Rung
 from rung.ladder.workbench import Workbench
 from rung.methods.base import Method, Study
 from rung.train.loop import Silent, Trainer, Work
-from rung.train.order import Order
+from rung.train.order import GivenOrder, Order
 from rung.train.plan import Plan
 from rung.train.prepare import Opened, Prepared, adapter_of, prepare
 from rung.types import Rendered
@@ -83,23 +83,6 @@ def predict_rung(bench: Workbench, rung: Rung) -> Prediction:
 
 
 # --- trained ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """The trial's batches, in the place of the shuffled order."""
-
-    batches: list[list[int]]
-
-    @property
-    def per_epoch(self) -> int:
-        return len(self.batches)
-
-    def batch(self, step: int) -> list[int]:
-        return self.batches[step]
-
-    def steps(self, epochs: float, most: int | None) -> int:
-        return len(self.batches)
 
 
 class _Stopwatch(Silent):
@@ -166,7 +149,7 @@ def _work(
     return Work(
         bank, adapter, bank.add(adapter), objectives.get(plan.run.objective), prepared.rows["train"],
         sample, knobs, plan.train.max_tokens or 1 << 30,
-        _Chosen([order.batch(s) for s in steps]),  # type: ignore[arg-type]
+        GivenOrder.of(order.batch(s) for s in steps),
         None, watch,
     )  # fmt: skip
 

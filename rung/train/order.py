@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,3 +32,25 @@ class Order:
         """How many steps a training has."""
         total = max(1, round(epochs * self.per_epoch))
         return min(total, most) if most else total
+
+
+@dataclass(frozen=True)
+class GivenOrder(Order):
+    """Batches that somebody else chose, each once."""
+
+    batches: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, batches: Iterable[Sequence[int]]) -> GivenOrder:
+        chosen = tuple(map(tuple, batches))
+        return cls(sum(map(len, chosen)), max(map(len, chosen), default=0), 0, chosen)
+
+    @property
+    def per_epoch(self) -> int:
+        return len(self.batches)
+
+    def batch(self, step: int) -> list[int]:
+        return list(self.batches[step])
+
+    def steps(self, epochs: float, most: int | None) -> int:
+        return len(self.batches)
