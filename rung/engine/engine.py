@@ -17,6 +17,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from rung.engine import helpers
 from rung.engine.admission import prepare
 from rung.engine.constraint import Constraint
 from rung.engine.errands import Errands
@@ -101,10 +102,12 @@ class Engine:
         """Run on a thread of its own; harmless when it already does."""
         if not self.alive:
             self._stopping = False
-            if not self.scheduler.busy:
-                self.between(self.scheduler.runner.arrange)
+            arranged = None if self.scheduler.busy else self._errands.add(self.scheduler.runner.arrange)
+            helpers.release()
             self._thread = threading.Thread(target=self._live, name="rung-engine", daemon=True)
             self._thread.start()
+            if arranged is not None:
+                arranged.result()
         return self
 
     def stop(self) -> None:

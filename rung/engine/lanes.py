@@ -24,18 +24,16 @@ class Group:
 
     Attributes:
         a: (lanes, R, d_in), R the ranks of all its projections. b: per projection (lanes, r, d_out),
-            None where no adapter changes it. scales: (lanes, R).
+            times its adapter's scale; None where no adapter changes it.
     """
 
     a: Tensor
     b: list[Tensor | None]
-    scales: Tensor
 
     def __call__(self, x: Tensor, y: Tensor, widths: Sequence[int]) -> None:
         """Add to y (B, sum of widths) what x (B, d_in) brings."""
         count, at, column = len(x), 0, 0
         hidden = torch.bmm(x[:, None], self.a[:count].transpose(1, 2))  # (B, 1, R)
-        hidden *= self.scales[:count, None]
         for width, b in zip(widths, self.b, strict=True):
             if b is not None:
                 mine = hidden[:, :, column : column + b.shape[1]]
@@ -107,11 +105,12 @@ class LaneWeights:
         here = [n for n in names if n in changed]
         b = [self._zeros(lanes, rank, self._widths[n][1]) if n in changed else None for n in names]
         width = len(here) * rank
-        return Group(self._zeros(lanes, width, self._widths[names[0]][0]), b, self._zeros(lanes, width))
+        return Group(self._zeros(lanes, width, self._widths[names[0]][0]), b)
 
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=self._dtype, device=self._device)
 
+    @torch.no_grad()
     def _fill(self, lane: int, adapter: Any) -> None:
         """Put an adapter's weights into a lane, and zeros where it has none."""
         linear = {} if adapter is None else adapter.linear
@@ -129,8 +128,7 @@ class LaneWeights:
                         b[lane, rank:] = 0
                     if op is not None:
                         group.a[lane, first : first + rank] = op.a
-                        b[lane, :rank] = op.b.t()
-                        group.scales[lane, first:last] = op.scale
+                        torch.mul(op.b.t(), op.scale, out=b[lane, :rank])
                     first = last
 
 

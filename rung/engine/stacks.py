@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ GROUPS = {
 TOGETHER = 12  # adapters multiplied as one; with more, most of that product is thrown away
 KEPT = 2  # arrangements
 
+Rows = slice | Tensor
 Columns = tuple[tuple[int, int, float], ...]  # (slot, width, scale)
 
 
@@ -46,9 +47,7 @@ class Stacks:
 
     def __init__(self, bank: Bank):
         self.bank = bank
-        self._kept: OrderedDict[tuple, tuple[list[Any], list[dict[str, list[Stack]]] | None]] = (
-            OrderedDict()
-        )
+        self._kept: OrderedDict[tuple, tuple[list[Any], list[dict[str, Stack]] | None]] = OrderedDict()
         layers = bank.backbone.layers
         first = next(n for n, m in bank.model.named_modules() if m is layers)  # type: ignore[union-attr]
         self._names = [
@@ -83,11 +82,18 @@ class Stacks:
             adapters = [self.bank.adapters.get(s) for s in slots.of_token.tolist()]
             if self._lanes.hold(adapters):
                 return [OfLanes(groups) if groups else None for groups in self._lanes.layers]
+        if len(slots.present) > TOGETHER:
+            mine = self._linear(slots)
+            return [OneByOne(mine, names) for names in self._names]
         layers = self._arranged(slots)[1]
         assert layers is not None
         return [Added(stacks, slots) if stacks else None for stacks in layers]
 
-    def _arranged(self, slots: Slots) -> tuple[list[Any], list[dict[str, list[Stack]]] | None]:
+    def _linear(self, slots: Slots) -> list[tuple[Rows, Mapping[str, Any]]]:
+        known = ((s, self.bank.adapters.get(s)) for s in slots.present)
+        return [(slots.rows(s), a.linear) for s, a in known if a is not None and a.linear]
+
+    def _arranged(self, slots: Slots) -> tuple[list[Any], list[dict[str, Stack]] | None]:
         adapters = [self.bank.adapters.get(s) for s in slots.present]
         known = self._kept.get(slots.present)
         if known is None or any(a is not b for a, b in zip(known[0], adapters, strict=True)):
@@ -100,19 +106,14 @@ class Stacks:
 
     def _arrange(
         self, present: Sequence[int], adapters: Sequence[Any]
-    ) -> list[dict[str, list[Stack]]] | None:
+    ) -> list[dict[str, Stack]] | None:
         mine = {
             s: a.linear for s, a in zip(present, adapters, strict=True) if a is not None and a.linear
         }
         if not self._are_lora(present):
             return None
-        sets = [mine] if len(mine) <= TOGETHER else [{s: ops} for s, ops in mine.items()]
         return [
-            {
-                group: stacks
-                for group, names in layer.items()
-                if (stacks := [s for ops in sets if (s := self._stack(ops, names)) is not None])
-            }
+            {g: stack for g, names in layer.items() if (stack := self._stack(mine, names)) is not None}
             for layer in self._names
         ]
 
@@ -155,26 +156,48 @@ class OfLanes:
         return y
 
 
+class OneByOne:
+    """What many adapters add in one layer of a pass over long rows; called as `Added`.
+
+    They are used as they are: arranging them would cost more than it saves in one pass.
+    """
+
+    def __init__(self, mine: Sequence[tuple[Rows, Mapping[str, Any]]], names: dict[str, list[str]]):
+        self.mine, self.names = mine, names
+
+    def __call__(self, group: str, x: Tensor, y: Tensor, widths: Sequence[int]) -> Tensor:
+        for rows, linear in self.mine:
+            at = 0
+            for name, width in zip(self.names[group], widths, strict=True):
+                if (op := linear.get(name)) is not None:
+                    part = y[rows, at : at + width]
+                    part.addmm_(x[rows] @ op.a.t().to(x.dtype), op.b.t().to(x.dtype), alpha=op.scale)
+                    if not isinstance(rows, slice):
+                        y[rows, at : at + width] = part
+                at += width
+        return y
+
+
 class Added:
     """What the adapters of a step add in one layer."""
 
-    def __init__(self, stacks: dict[str, list[Stack]], slots: Slots):
+    def __init__(self, stacks: dict[str, Stack], slots: Slots):
         self.stacks, self.slots = stacks, slots
 
     def __call__(self, group: str, x: Tensor, y: Tensor, widths: Sequence[int]) -> Tensor:
         """x (B, d_in) and the projections' joined output y (B, sum of widths), which is changed."""
-        for stack in self.stacks.get(group, ()):
-            owners = {s for s, _, _ in stack.columns}
-            if len(owners) == 1 and self.slots.only is None:
-                rows = self.slots.rows(next(iter(owners)))
-                if isinstance(rows, slice):
-                    self._add(stack, x[rows], y[rows], widths)
-                else:
-                    part = y[rows]
-                    self._add(stack, x[rows], part, widths)
-                    y[rows] = part
-            else:
-                self._add(stack, x, y, widths)
+        stack = self.stacks.get(group)
+        if stack is None:
+            return y
+        owners = {s for s, _, _ in stack.columns}
+        if len(owners) == 1 and self.slots.only is None:
+            rows = self.slots.rows(next(iter(owners)))
+            part = y[rows]
+            self._add(stack, x[rows], part, widths)
+            if not isinstance(rows, slice):
+                y[rows] = part
+        else:
+            self._add(stack, x, y, widths)
         return y
 
     def _add(self, stack: Stack, x: Tensor, y: Tensor, widths: Sequence[int]) -> None:
