@@ -8,8 +8,8 @@ Every side is a server of its own process, one at a time, with both cores, the s
 the same prompts as token ids; 64 tokens are drawn greedily for each, over HTTP, streamed. The clients
 run on the same machine. `rung_mixed` serves 3 LoRA, 2 prefixes, 2 soft prompts and the bare base side
 by side, `rung_lora` and `vllm_lora` 8 LoRA, `peft` the mixed ones, one `generate` for all that wait for
-the same adapter. `rung_1` serves one LoRA of rank 16 on PEFT's default targets, `rung_1000` a thousand
-of them, each question to a random one. Start-up is from the process's beginning to the first token.
+the same adapter. `rung_1` serves one LoRA of PEFT's default rank and targets, `rung_1000` a thousand of
+them, each question to a random one. Start-up is from the process's beginning to the first token.
 """
 
 from __future__ import annotations

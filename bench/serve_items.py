@@ -16,8 +16,8 @@ RANK = 16
 VIRTUAL = 20  # tokens, of prefixes and soft prompts
 LORA = [f"lora{i}" for i in range(8)]
 MIXED = [*LORA[:3], "prefix0", "prefix1", "soft0", "soft1", "base"]
-# The adapters of which there are many: PEFT's own default targets.
-COPIED = {"rank": RANK, "targets": ["q_proj", "v_proj"]}
+# The adapters of which there are many: what PEFT's LoraConfig gives by default.
+COPIED = {"rank": 8, "targets": ["q_proj", "v_proj"]}
 SHORT, LONG = 24, 160  # tokens of a prompt
 
 

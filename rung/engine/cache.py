@@ -15,6 +15,9 @@ from torch import Tensor
 
 LEAST = 64  # entries of a lane
 
+# Entries of all layers: of each shape that layers have its k (layers, heads, n, k_width), then its v.
+Entries = list[Tensor]
+
 
 @dataclass(frozen=True)
 class LayerShape:
@@ -46,6 +49,7 @@ class Cache:
     ):
         self.shapes, self.dtype, self.device = shapes, dtype, device
         self.max_lanes, self.budget = max_lanes, budget
+        self._alike = [[i for i, s in enumerate(shapes) if s == one] for one in dict.fromkeys(shapes)]
         self.lengths = np.zeros(max_lanes, dtype=np.int64)  # entries in use per lane
         self.reset()
 
@@ -115,21 +119,26 @@ class Cache:
         self.k[layer].view(-1, k.shape[1]).index_copy_(0, places, k.to(self.dtype))
         self.v[layer].view(-1, v.shape[1]).index_copy_(0, places, v.to(self.dtype))
 
-    def copy_out(self, lane: int, begin: int, end: int) -> list[tuple[Tensor, Tensor]]:
-        """A lane's entries [begin, end) of every layer, as (heads, n, width) of their own."""
+    def copy_out(self, lane: int, begin: int, end: int, page: int) -> list[Entries]:
+        """A lane's entries [begin, end) of every layer in pages of so many, as tensors of their own."""
+        kinds = [
+            torch.stack([kind[layer][lane, :, begin:end] for layer in layers])
+            for layers in self._alike
+            for kind in (self.k, self.v)
+        ]
         return [
-            (k[lane, :, begin:end].clone(), v[lane, :, begin:end].clone())
-            for k, v in zip(self.k, self.v, strict=True)
+            [part.clone() for part in parts]
+            for parts in zip(*(k.split(page, 2) for k in kinds), strict=True)
         ]
 
-    def copy_in(self, lane: int, parts: list[list[tuple[Tensor, Tensor]]]) -> None:
+    def copy_in(self, lane: int, parts: list[Entries]) -> None:
         """Append to a lane what `copy_out` gave, one part behind the other."""
         begin = end = int(self.lengths[lane])
-        for layer in range(len(self.shapes)):
-            for kind, which in ((self.k, 0), (self.v, 1)):
-                whole = torch.cat([part[layer][which] for part in parts], 1)
-                end = begin + whole.shape[1]
-                kind[layer][lane, :, begin:end] = whole
+        kinds = [(layers, kind) for layers in self._alike for kind in (self.k, self.v)]
+        for i, (layers, kind) in enumerate(kinds):
+            whole = torch.cat([part[i] for part in parts], 2)
+            end = begin + whole.shape[2]
+            torch._foreach_copy_([kind[n][lane, :, begin:end] for n in layers], whole.unbind())
         self.lengths[lane] = end
 
     def shrink(self, lanes: int, capacity: int) -> None:
@@ -161,10 +170,14 @@ class Cache:
 
     def clear(self, lane: int) -> None:
         """Empty a lane."""
+        self.cut(lane, 0)
+
+    def cut(self, lane: int, length: int) -> None:
+        """Keep only a lane's first entries."""
         used = int(self.lengths[lane])
-        for tensor in (*self.k, *self.v):
-            tensor[lane, :, :used] = 0
-        self.lengths[lane] = 0
+        if length < used:
+            torch._foreach_zero_([t[lane, :, length:used] for t in (*self.k, *self.v)])
+            self.lengths[lane] = length
 
 
 def _rounded(n: int) -> int:

@@ -46,6 +46,7 @@ from rung.forward.classifier import Asked
 log = logging.getLogger("rung.engine")
 
 CONTEXT = 2048  # tokens, for bases that do not say
+IDLE = 5.0  # seconds without work after which memory is given back
 MEMORY = 0.4  # share of the free memory that keys and values may take
 T = TypeVar("T")
 
@@ -127,7 +128,9 @@ class Engine:
         try:
             while not self._stopping:
                 if not self._guarded_step():
-                    self._wake.wait()
+                    if not self._wake.wait(IDLE):
+                        self.between(self.scheduler.rest)
+                        self._wake.wait()
                     self._wake.clear()
         finally:  # however it ends, nobody is left waiting
             self._stopping = True
@@ -318,7 +321,10 @@ class Engine:
             except Exception as fault:
                 log.exception("a step of the engine failed")
                 self.scheduler.fail_running(fault)
-        return self.scheduler.busy or bool(len(self._labelling) or len(self._errands))
+        busy = self.scheduler.busy or bool(len(self._labelling) or len(self._errands))
+        if not busy and not self.alive:
+            self.between(self.scheduler.rest)
+        return busy
 
     def step(self) -> None:
         """One round: errands, labels, then a token for everybody who generates."""

@@ -15,18 +15,16 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from torch import Tensor
+from rung.engine.cache import Entries
 
-PAGE = 16  # tokens
-
-Layers = list[tuple[Tensor, Tensor]]  # per layer k (heads, n, k_width) and v (heads, n, v_width)
+PAGE = 8  # tokens
 
 
 @dataclass
 class Page:
     """One page, and what followed it in the texts seen."""
 
-    layers: Layers
+    entries: Entries
     size: int = 0
     used: int = 0
     parent: Page | None = None
@@ -64,7 +62,7 @@ class Prefixes:
         return found
 
     def add(
-        self, slot: int, ids: Sequence[int], begin: int, pages: list[Layers], front: Layers
+        self, slot: int, ids: Sequence[int], begin: int, pages: list[Entries], front: Entries
     ) -> None:
         """Keep pages of a text.
 
@@ -80,9 +78,9 @@ class Prefixes:
         for i in range(begin):
             page = page.after[tuple(ids[i * PAGE : (i + 1) * PAGE])]
             page.used = now
-        for i, layers in enumerate(pages, begin):
+        for i, entries in enumerate(pages, begin):
             key = tuple(ids[i * PAGE : (i + 1) * PAGE])
-            page.after[key] = Page(layers, _size(layers), now, page, key)
+            page.after[key] = Page(entries, _size(entries), now, page, key)
             page = page.after[key]
             self.size += page.size
 
@@ -128,5 +126,5 @@ def _below(root: Page) -> list[Page]:
     return found
 
 
-def _size(layers: Layers) -> int:
-    return sum(t.numel() * t.element_size() for pair in layers for t in pair)
+def _size(entries: Entries) -> int:
+    return sum(t.numel() * t.element_size() for t in entries)

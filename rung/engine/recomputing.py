@@ -68,6 +68,10 @@ class RecomputingRunner:
         if sequence is not None:
             self._ids[lane] = sequence
 
+    def cut(self, lane: int, front: int, count: int) -> None:
+        whole = self._ids[lane]
+        self._ids[lane] = Sequence(whole.ids[:count], slot=whole.slot)
+
     def clear(self, lane: int) -> None:
         self._ids.pop(lane, None)
 

@@ -72,6 +72,10 @@ class Runner(Protocol):
         """Let two lanes change places."""
         ...
 
+    def cut(self, lane: int, front: int, count: int) -> None:
+        """Forget all that a lane has read but its first so many tokens, which stand behind `front`."""
+        ...
+
     def clear(self, lane: int) -> None:
         """Empty a lane."""
         ...
@@ -157,6 +161,9 @@ class CachedRunner:
     def swap(self, a: int, b: int) -> None:
         self.cache.swap(a, b)
 
+    def cut(self, lane: int, front: int, count: int) -> None:
+        self.cache.cut(lane, front + count)
+
     def clear(self, lane: int) -> None:
         self.cache.clear(lane)
 
@@ -177,7 +184,7 @@ class CachedRunner:
     def resume(self, lane: int, slot: int, ids: Items[int]) -> int:
         known = self.prefixes.find(slot, ids[: (len(ids) - 1) // PAGE * PAGE])
         self.cache.clear(lane)
-        if parts := [page.layers for page in known if page.layers]:
+        if parts := [page.entries for page in known if page.entries]:
             self.cache.copy_in(lane, parts)
         else:
             self._put_in_front(lane, slot)
@@ -237,12 +244,10 @@ class CachedRunner:
             return
         self.prefixes.shrink(most - fresh)
         first = max(0, len(self.prefixes.find(chunk.slot, chunk.ids[: whole * PAGE])) - 1)
-        pages = [
-            self.cache.copy_out(chunk.lane, chunk.front + i * PAGE, chunk.front + (i + 1) * PAGE)
-            for i in range(first, whole)
-        ]
-        ahead = self.cache.copy_out(chunk.lane, 0, chunk.front) if chunk.front else []
-        self.prefixes.add(chunk.slot, chunk.ids, first, pages, ahead)
+        begin, end = (chunk.front + n * PAGE for n in (first, whole))
+        pages = self.cache.copy_out(chunk.lane, begin, end, PAGE)
+        ahead = self.cache.copy_out(chunk.lane, 0, chunk.front, chunk.front) if chunk.front else [[]]
+        self.prefixes.add(chunk.slot, chunk.ids, first, pages, ahead[0])
 
     # --- one token each -------------------------------------------------------------------------
 

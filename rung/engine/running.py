@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from rung.engine.lookup import Lookup
 from rung.engine.models import ServedModel
 from rung.engine.request import Completion, DeadlineExceeded, FinishReason, Generation, Token
 from rung.engine.sampler import Draw, Told
@@ -36,6 +37,7 @@ class Running:
         self.draw = Draw(request.decoding, request.ids, request.constraint, request.logprobs)
         self.stop_ids = frozenset(model.stop_ids if request.stop_ids is None else request.stop_ids)
         self.expires = None if request.deadline is None else time.monotonic() + request.deadline
+        self.lookup = Lookup()
         self.told: list[Told | None] = []  # of the prompt's tokens from the second on
         self._decoder = model.template.decoder()
         self._stops = StopTexts(request.decoding.stop)

@@ -15,6 +15,7 @@ from rung.errors import RungError
 PIECE = 256  # prompt tokens read in one step beside those who decode, who wait for it
 ALONE = 2048  # the same when nobody decodes; cancelling takes effect between steps
 OLDEST = 4  # the oldest reader gets at least one in so many of these tokens
+FEW = 2  # requests that decode while guesses are read; with more, reading them costs what they save
 HEADROOM = 64  # entries a newcomer must find free, or it would be sent back a few steps later
 
 
@@ -36,6 +37,7 @@ class Scheduler:
         self.piece = PIECE
         self.waiting = Waiting(max_waiting)
         self._order = itertools.count()
+        self._most = 0, 0  # lanes and entries needed since the last rest
         self._joined: dict[int, int] = {}  # id of a running request -> when it joined
 
     @property
@@ -77,6 +79,9 @@ class Scheduler:
 
         It keeps what it has drawn, and reads it again with its prompt when it is admitted next.
         """
+        if self.running:
+            entries = max(r.entries for r in self.running) + HEADROOM
+            self._most = max(self._most[0], len(self.running)), max(self._most[1], entries)
         while self.running and not self._fits(self.running):
             youngest = max(self.running, key=lambda r: self._joined[id(r)])
             self.release(youngest)
@@ -89,6 +94,17 @@ class Scheduler:
     def _fits(self, requests: Iterable[Running], headroom: int = 0) -> bool:
         entries = [r.entries for r in requests]
         return self.runner.reserve(len(entries), max(entries) + headroom)
+
+    def guesses(self) -> list[list[int]] | None:
+        """For each who decodes what may come next; None where nobody can tell, or too many decode."""
+        decoding = self.running[: self.decoding]
+        if not 0 < len(decoding) <= FEW:
+            return None
+        found = [r.lookup.guess(r.ids, r.end - len(r.ids) - 1) for r in decoding]
+        if not any(found):
+            return None
+        entries = max(r.entries for r in self.running) + max(map(len, found))
+        return found if self.runner.reserve(len(self.running), entries) else None
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -145,10 +161,14 @@ class Scheduler:
         self._joined.pop(id(request), None)
         request.lane = -1
         self.runner.clear(last)
+
+    def rest(self) -> None:
+        """Give back memory that nobody has needed since the last rest."""
         if self.running:
-            self.runner.shrink(len(self.running), max(r.entries for r in self.running) + HEADROOM)
+            self.runner.shrink(*self._most)
         else:
             self.runner.reset()
+        self._most = 0, 0
 
     def _move(self, source: int, target: int) -> None:
         if source != target:

@@ -17,6 +17,7 @@ from rung.errors import RungError
 from rung.forward.bank import Bank
 
 SLICE = 128  # prompt positions whose logits are held at once
+REST = 64  # steps between two looks at whether less memory would do
 
 
 class Step:
@@ -24,9 +25,13 @@ class Step:
 
     def __init__(self, bank: Bank, scheduler: Scheduler, registry: Registry):
         self.bank, self.scheduler, self.registry = bank, scheduler, registry
+        self._steps = 0
 
     def __call__(self) -> None:
         scheduler = self.scheduler
+        self._steps += 1
+        if self._steps % REST == 0:
+            scheduler.rest()
         scheduler.sweep()
         self.registry.retire(self._in_use)
         scheduler.admit(self._settle)
@@ -34,7 +39,10 @@ class Step:
         if pieces := scheduler.pieces():
             self._read(pieces)
         scheduler.make_room()
-        if decoding := scheduler.running[: scheduler.decoding]:
+        decoding = scheduler.running[: scheduler.decoding]
+        if guesses := scheduler.guesses():
+            self._follow(decoding, guesses)
+        elif decoding:
             self._advance(decoding, self._decode(decoding))
 
     def _in_use(self) -> set[int]:
@@ -126,11 +134,36 @@ class Step:
                 logits[lanes] = runner.decode_again(lanes, [ids[i] for i in lanes], [slot] * len(lanes))
         return logits
 
+    def _follow(self, decoding: Sequence[Running], guesses: Sequence[Sequence[int]]) -> None:
+        """Read what may come next behind what is certain, and draw as long as the guess is right.
+
+        Every token is drawn from the distribution behind the tokens before it, as it is without a
+        guess, so answers are the same (the greedy and the sampled ones).
+        """
+        chunks = [
+            Chunk(r.lane, r.slot, [*r.ids, *guess], r.read, len(r.ids) + len(guess), r.front)
+            for r, guess in zip(decoding, guesses, strict=True)
+        ]
+        for request, guess, rows in zip(decoding, guesses, self._hidden(chunks), strict=True):
+            logits = self.bank.logits(rows[-len(guess) - 1 :], [request.slot] * (len(guess) + 1))
+            right = 0
+            for i in range(len(logits)):
+                request.read = len(request.ids)
+                self._advance([request], logits[i : i + 1])
+                if request.lane < 0 or i == len(guess) or request.ids[-1] != guess[i]:
+                    break
+                right += 1
+            if guess:
+                request.lookup.outcome(len(guess), right)
+            if request.lane >= 0:
+                self.scheduler.runner.cut(request.lane, request.front, request.read)
+
     def _advance(self, requests: Sequence[Running], logits: Tensor) -> None:
         """Draw a token for each, hand it on, and free the lanes of those who are done."""
         finite = _finite(logits).tolist()
         ids = draw(logits, [r.draw for r in requests])
         told = tell(logits, ids, [r.draw.logprobs for r in requests])
+        left = []
         for i, (request, token) in enumerate(zip(requests, ids.tolist(), strict=True)):
             if not finite[i]:
                 self._fail(request)
@@ -143,7 +176,9 @@ class Step:
                 continue
             if done:
                 self.scheduler.remember(request)
-                self.scheduler.release(request)
+                left.append(request)
+        for request in sorted(left, key=lambda r: -r.lane):  # from the end: nobody has to move up
+            self.scheduler.release(request)
 
     def _fail(self, request: Running) -> None:
         self.scheduler.release(request)

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterable
 from typing import Any
 
 from tests.models import tiny_adapter, tiny_config
 from tests.tokens import tiny_tokenizer
 
 METHODS = ("lora", "prompt_tuning", "prefix_tuning", "last_layers", "full")
+NAMES = ("base", *METHODS)
+
+
+def asked(name: str, ids: Iterable[int], count: int = 6, **decoding: Any) -> Any:
+    """A request for so many tokens, none of which ends the answer."""
+    from rung.engine import GenerationRequest
+    from rung.types import Decoding
+
+    return GenerationRequest(name, tuple(ids), Decoding(max_tokens=count, **decoding), stop_ids=())
+
+
+def text(seed: int, length: int) -> list[int]:
+    """Random ids of the tiny tokenizer."""
+    numbers = random.Random(seed)
+    return [numbers.randrange(3, 258) for _ in range(length)]
 
 
 def tiny_llama(seed: int = 0, **settings: Any) -> Any:

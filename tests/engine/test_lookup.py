@@ -1,0 +1,69 @@
+"""Guessing what comes next from what was said before: answers stay what they are, in fewer steps."""
+
+from unittest.mock import Mock
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rung.engine import lookup, scheduler
+from rung.engine.lookup import AFTER, PAUSE, Lookup, following
+from tests.engine.world import NAMES, asked, engine_of, text, tiny_llama
+
+
+@given(
+    st.lists(st.integers(0, 2) | st.sampled_from([256, 65536, 1 << 24]), max_size=40), st.integers(0, 8)
+)
+def test_the_latest_earlier_place(ids, most):
+    """Against looking at every place; the ids share bytes across the borders of tokens."""
+    expected = []
+    for at in range(len(ids) - AFTER):
+        if ids[at : at + AFTER] == ids[-AFTER:]:
+            expected = (ids[at + AFTER :] * 8)[:most]
+    assert following(ids, most) == expected
+
+
+def test_wrong_guesses_come_later_and_later():
+    one, ids = Lookup(), [1, 2, 3, 4] * 8
+    gaps, since = [], 0
+    for _ in range(200):
+        if one.guess(ids, 4):
+            one.outcome(4, 0)
+            gaps.append(since)
+            since = 0
+        else:
+            since += 1
+    assert gaps[:5] == [0, 2, 4, 8, 16]
+    assert max(gaps) == PAUSE
+    one._wait = 0
+    one.outcome(len(one.guess(ids, 4)), 2)
+    assert one.guess(ids, 4)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize("bias", [{}, {5: 100.0}])
+def test_answers_are_the_same_in_fewer_steps(temperature, bias, monkeypatch):
+    """Every kind of adapter, greedy and seeded, alone and two together."""
+    requests = [
+        asked(name, text(0, 12) * 4, 60, temperature=temperature, seed=i, logit_bias=bias)
+        for i, name in enumerate(NAMES)
+    ]
+    answers, steps = {}, {}
+    for most in (0, lookup.MOST):
+        monkeypatch.setattr(lookup, "MOST", most)
+        engine = engine_of(tiny_llama())
+        runner = engine.scheduler.runner
+        monkeypatch.setattr(runner, "decode", Mock(side_effect=runner.decode))
+        monkeypatch.setattr(runner, "read", Mock(side_effect=runner.read))
+        answers[most] = [engine.generate([r])[0] for r in requests]
+        answers[most] += engine.generate(requests[:2])
+        steps[most] = runner.decode.call_count + runner.read.call_count
+    assert answers[0] == answers[lookup.MOST]
+    if bias:  # the answer repeats itself
+        assert steps[lookup.MOST] < 0.4 * steps[0]
+
+
+def test_not_where_many_decode(monkeypatch):
+    engine = engine_of(tiny_llama(), ())
+    monkeypatch.setattr(engine._step, "_follow", lambda *a: pytest.fail("a guess was read"))
+    engine.generate([asked("base", text(0, 6) * 6, 40)] * (scheduler.FEW + 1))
