@@ -244,6 +244,22 @@ def serve_job(service: Service, job: JobRecord) -> str:
     return name
 
 
+def serve_kept(service: Service, name: str) -> None:
+    """Serve a model of the store under its own name.
+
+    Raises:
+        ModelNotFound: naming the nearest.
+        ConfigError: when it stands on another base than this server's.
+        ArtefactError: when its folder is damaged.
+    """
+    found, bare = _find(service.store, name), base_of(service)
+    own = bases.resolve(service.settings.base) if service.settings.base else None
+    if found.record is None or own is None or found.base.digest != own.digest:
+        raise ConfigError(f"'{name}' stands on {found.base.name}: this server has {bare.name}")
+    with service.loading:
+        _put(service, Path(found.record.folder), bare, found.record, name)
+
+
 def checkpoint_name(name: str, checkpoint: CheckpointRecord) -> str:
     """What a checkpoint of a served model goes by."""
     return f"{name}:{checkpoint.model}"

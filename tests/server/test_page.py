@@ -12,8 +12,9 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from rung.server.page.front import Front, Page
+from rung.store.climbs import RungRecord
 from tests.server.browser import CHROMIUM, browsing
-from tests.server.shop import base_folder, open_shop
+from tests.server.shop import base_folder, open_shop, rows
 
 nicegui = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("nicegui", "playwright"))),
@@ -42,6 +43,44 @@ def enter(page) -> None:
     page.get_by_label("API key", exact=True).fill(KEY)
     page.keyboard.press("Enter")
     page.get_by_label("Message to both").wait_for()
+
+
+def show(page, part: str) -> None:
+    page.get_by_role("tab", name=part).click()
+
+
+def alert(page):
+    """The line that says what went wrong."""
+    return page.get_by_role("alert").last
+
+
+def pick(page, label: str, start: str) -> None:
+    page.get_by_label(label, exact=True).locator("visible=true").first.click()
+    page.get_by_role("option", name=re.compile(start)).first.click()
+
+
+def recorded(service):
+    """A climb in the store, ended, with two rungs."""
+    store = service.store
+    job = store.jobs.list(limit=1).items[0]
+    model = store.models.get(job.name)
+    task = {"kind": "labels", "metric": "accuracy"}
+    climb = store.climbs.create("headlines", task=task, base=model.base, data=model.datasets[0],
+                                settings={"given": {}, "knobs": {"requests": 100}})  # fmt: skip
+    cost = {"seconds": 1.0, "request_seconds": 0.01, "serving_seconds": 1.0, "total_seconds": 2.0}
+    for place, (key, value) in enumerate((("base", 0.5), ("lora", 0.9))):
+        found = {
+            "metric": "accuracy",
+            "value": value,
+            "low": value - 0.1,
+            "high": value + 0.06,
+            "n": 40,
+        }
+        rung = RungRecord(climb.id, key, key, place, status="succeeded", cost=cost,
+                          metrics={"validation": found}, model=model.name)  # fmt: skip
+        store.climbs.put(rung)
+    said = {"winner": "lora", "says": "lora clears the bar", "model": model.name}
+    return store.climbs.update(climb.id, status="succeeded", verdict=said)
 
 
 @nicegui
@@ -92,6 +131,89 @@ def test_escape_stops(page, shop):
             break
         page.wait_for_timeout(100)
     assert shop.app.state.traffic.in_flight == 0
+
+
+@nicegui
+@chromium
+def test_a_data_set_is_shown_with_what_is_learnt_marked(page):
+    show(page, "Data")
+    file = {"name": "numbers.jsonl", "mimeType": "application/json", "buffer": rows(20)}
+    page.locator("input[type=file]").set_input_files(file)
+    marked = page.locator("pre mark").filter(has_text=re.compile(r"It is \d+\.")).first
+    marked.wait_for()
+    row = page.locator("pre").first.inner_text()
+    # The reply and its end are learnt, the question is not.
+    assert re.fullmatch(r"It is \d+\.<\|im_end\|>\s*", marked.inner_text())
+    assert "Say " in row and "Say " not in marked.inner_text()
+    bad = {
+        "name": "bad.jsonl",
+        "mimeType": "application/json",
+        "buffer": b'{"prompt": "a", "completion": "b"}\n{"a"',
+    }
+    page.locator("input[type=file]").set_input_files(bad)
+    alert(page).wait_for()
+    assert "line 2" in alert(page).inner_text() or ":2" in alert(page).inner_text()
+    page.get_by_role("button", name="Close").click()
+
+
+@nicegui
+@chromium
+def test_a_tuning_from_the_form_to_the_answer(page):
+    show(page, "Jobs")
+    page.get_by_text("Start a tuning").click()
+    pick(page, "Data set", "numbers.jsonl")
+    page.get_by_label("Name", exact=True).fill("coach")
+    page.get_by_label("epochs", exact=True).fill("900")  # more than a form should send
+    page.get_by_label("batch size", exact=True).fill("0")
+    start = page.get_by_role("button", name="Start", exact=True)
+    start.click()
+    alert(page).wait_for()
+    assert "batch_size" in alert(page).inner_text()
+    page.get_by_role("button", name="Close").click()
+    page.get_by_label("epochs", exact=True).fill("2")
+    page.get_by_label("batch size", exact=True).fill("4")
+    start.click()
+    page.get_by_role("button", name="Chat with it").wait_for(timeout=60_000)
+    assert page.get_by_role("img", name=re.compile(r"Loss: [\d.]+ after step 10")).count() == 1
+    page.locator("canvas").first.wait_for()
+    assert "Step 10/10" in page.get_by_role("log", name="Events").inner_text()
+    page.get_by_role("button", name="Chat with it").click()
+    page.get_by_role("button", name="New chat").click()
+    box = page.get_by_label("Message to both")
+    box.fill("Say 3")
+    box.press("Enter")
+    for side, model in (("Left", "tiny"), ("Right", "coach")):
+        page.get_by_role("log", name=f"{side} conversation").get_by_text("first after").wait_for()
+        chosen = page.get_by_label(f"{side} model", exact=True).locator("visible=true").first
+        field = page.locator(".q-field").filter(has=chosen).first
+        assert model in field.inner_text()
+
+
+@nicegui
+@chromium
+def test_models_tell_their_lineage_and_licence(page):
+    show(page, "Models")
+    page.get_by_text(re.compile("^coach-")).first.click()
+    page.get_by_text("Made from").first.wait_for()
+    told = page.locator(".tree").first.inner_text()
+    assert "lora" in told and "base tiny" in told and "data " in told
+    assert "states no licence" in page.locator(".pairs").nth(1).inner_text()
+
+
+@nicegui
+@chromium
+def test_a_climb_with_its_scorecard(page, shop):
+    climb = recorded(shop.app.state.service)
+    show(page, "Climbs")
+    table = page.get_by_role("region", name="Rungs")
+    table.get_by_text("winner").wait_for()
+    assert climb.id in page.locator(".title").last.inner_text()
+    assert "0.900 [0.80, 0.96]" in table.inner_text()
+    page.get_by_text("Start a climb").click()
+    page.get_by_label("bar", exact=True).fill("nonsense")
+    page.get_by_role("button", name="Start", exact=True).last.click()
+    alert(page).wait_for()
+    assert "nonsense" in alert(page).inner_text()
 
 
 @nicegui

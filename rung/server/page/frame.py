@@ -16,14 +16,20 @@ from nicegui import app as nicegui_app  # noqa: E402
 from nicegui import ui  # noqa: E402
 
 from rung.errors import RungError  # noqa: E402
-from rung.server.page import chat  # noqa: E402
+from rung.server.page import chat, climbs, data, jobs, models  # noqa: E402
 from rung.server.page.visit import Visit  # noqa: E402
 
 if TYPE_CHECKING:
     from rung.server.service import Service
 
 STYLE = Path(__file__).with_name("page.css")
-PARTS = {"Chat": ("forum", chat.build)}
+PARTS = {
+    "Chat": ("forum", chat.build),
+    "Models": ("account_tree", models.build),
+    "Data": ("dataset", data.build),
+    "Jobs": ("show_chart", jobs.build),
+    "Climbs": ("stairs", climbs.build),
+}
 THEMES = {"auto": None, "light": False, "dark": True}
 ICONS = {"auto": "brightness_auto", "light": "light_mode", "dark": "dark_mode"}
 AWAY = 60.0  # seconds that a phone may sleep before its page begins anew

@@ -1,0 +1,244 @@
+"""Climbs: start one, see its scorecard fill, read its report, interrupt it and go on."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nicegui import ui
+
+from rung.config import knobs_of
+from rung.ladder.knobs import ClimbKnobs
+from rung.ladder.scorecard import Scorecard, cells, head
+from rung.server.page import data
+from rung.server.page.ascents import Ascents
+from rung.server.page.fields import Fields
+from rung.server.page.models import pairs
+from rung.server.page.visit import Visit, told
+from rung.store.climbs import ClimbRecord
+
+EVERY = 2.0  # seconds between two looks
+COLOURS = {
+    "succeeded": "positive",
+    "failed": "negative",
+    "running": "primary",
+    "interrupted": "warning",
+}
+FIRST = ("bar", "budget", "only", "requests")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A climb as it is now. `log` is what its process says, where it was begun on the page."""
+
+    card: Scorecard
+    log: str
+    here: bool
+
+
+def build(visit: Visit) -> Callable[[], Awaitable[None]]:
+    """The part of the page; gives back what brings it up to date."""
+    ascents = Ascents.of(visit.service)
+    renew = _form(visit, ascents)
+    notice = ui.column().classes("wide").props("role=status")
+    with ui.row().classes("pickers"):
+        picked = ui.select({}, label="Climb").props("outlined dense options-dense").classes("field")
+    place = ui.column().classes("wide").props('role=region aria-label="Scorecard"')
+    drawn: dict[str, Any] = {}
+
+    async def update() -> None:
+        records = await visit.read("train", visit.service.store.climbs.list)
+        found = {r.id: f"{r.id} ({r.status})" for r in records}
+        newest = records[0].id if records else None
+        # What was just begun is what one wants to see.
+        keep = picked.value if picked.value in found and newest == drawn.get("newest") else newest
+        drawn["newest"] = newest
+        if found != picked.options or keep != picked.value:
+            picked.set_options(found, value=keep)
+        _unrecorded(ascents, {r.pid for r in records}, notice)
+        record = next((r for r in records if r.id == keep), None)
+        if record is None:
+            place.clear()
+            return
+        seen = await visit.read("train", lambda: see(visit, ascents, record))
+        if (seen.card, seen.log) != drawn.get("seen"):
+            drawn["seen"] = (seen.card, seen.log)
+            place.clear()
+            with place:
+                _show(visit, ascents, seen, update)
+
+    async def refresh() -> None:
+        async with told():
+            await renew()
+            await update()
+
+    async def tick() -> None:
+        if not place.is_deleted and (any(a.alive for a in ascents.all) or _running(drawn)):
+            async with told():
+                await update()
+
+    async def changed() -> None:
+        async with told():
+            await update()
+
+    picked.on_value_change(changed)
+    ui.timer(EVERY, tick)
+    return refresh
+
+
+def _running(drawn: dict[str, Any]) -> bool:
+    seen = drawn.get("seen")
+    return seen is not None and seen[0].climb.status == "running"
+
+
+def see(visit: Visit, ascents: Ascents, record: ClimbRecord) -> Seen:
+    """Read a climb, with its rungs, from the store."""
+    ascent = ascents.of_climb(record)
+    log = ascent.tail() if ascent else ""
+    return Seen(Scorecard.of(visit.service.store, record), log, ascent is not None)
+
+
+def _unrecorded(ascents: Ascents, known: set[int], notice: ui.column) -> None:
+    """Processes that have not made a climb of themselves yet, or ended before they could."""
+    notice.clear()
+    with notice:
+        for ascent in ascents.all:
+            ascent.recorded = ascent.recorded or ascent.child.pid in known
+            if ascent.recorded:
+                continue
+            if ascent.alive:
+                ui.label(f"{ascent.name}: reading the data and the base").classes("faint")
+            else:
+                ui.label(f"{ascent.name}: {ascent.tail().strip()[-1000:]}").classes("said bad")
+
+
+def _show(visit: Visit, ascents: Ascents, seen: Seen, update: Callable[[], Awaitable[None]]) -> None:
+    card, climb = seen.card, seen.card.climb
+    with ui.row().classes("head"):
+        ui.label(climb.id).classes("title").props("role=heading aria-level=2")
+        ui.badge(climb.status).props(f"color={COLOURS.get(climb.status, 'grey-7')}")
+    facts = {"data": f"{card.data.get('name', '')}", "base": card.base.get("name", "")}
+    facts["bar"] = climb.bar or "none: every rung was tried"
+    if climb.verdict.get("says"):
+        facts["verdict"] = climb.verdict["says"]
+    for n, line in enumerate(climb.verdict.get("next", []), 1):
+        facts[f"next, {n}"] = line
+    if card.licence:
+        facts["licence"] = card.licence["class"]
+    pairs(facts)
+    with ui.row():
+        _buttons(visit, ascents, card, update)
+    titles = head(card.metric, card.knobs.get("requests", 0))
+    with ui.element("div").classes("scroll").props('tabindex=0 role=region aria-label="Rungs"'):
+        _table(titles, [(cells(r, card.winner), r.key == card.winner) for r in card.rows])
+    ui.label("~ is predicted; an interval holds the figure with 95% certainty.").classes("faint")
+    if seen.log:
+        with ui.expansion("What it says", icon="terminal").classes("wide"):
+            ui.label(seen.log).classes("lines said")
+
+
+def _table(titles: tuple[str, ...], rows: list[tuple[tuple[str, ...], bool]]) -> None:
+    """A plain table: its words are read out as such, and it needs no script."""
+    with ui.element("table").classes("card-table"):
+        with ui.element("thead"), ui.element("tr"):
+            for title in titles:
+                with ui.element("th").props("scope=col"):
+                    ui.label(title)
+        with ui.element("tbody"):
+            for words, won in rows:
+                with ui.element("tr").classes("won" if won else ""):
+                    for n, word in enumerate(words):
+                        with ui.element("th" if n == 0 else "td").props("scope=row" if n == 0 else ""):
+                            ui.label(word)
+
+
+def _buttons(
+    visit: Visit, ascents: Ascents, card: Scorecard, update: Callable[[], Awaitable[None]]
+) -> None:
+    climb = card.climb
+
+    async def stop() -> None:
+        async with told():
+            await visit.read("train", lambda: ascents.interrupt(climb))
+            ui.notify("It keeps what is finished, and can be gone on with")
+
+    async def go_on() -> None:
+        async with told():
+            await visit.read("train", lambda: ascents.resume(climb))
+            await update()
+
+    async def open_report() -> None:
+        from rung.ladder.report import render
+
+        async with told():
+            report = await visit.read("train", lambda: render(visit.service.store, card))
+            with ui.dialog().props("maximized") as dialog, ui.card().classes("report"):
+                ui.button("Close", icon="close", on_click=dialog.close).props("flat autofocus")
+                frame = ui.element("iframe").props('sandbox="" title="Report"').classes("frame")
+                frame.props["srcdoc"] = report
+            dialog.on_value_change(lambda: None if dialog.value else dialog.delete())
+            dialog.open()
+
+    async def serve() -> None:
+        from rung.server.loading import serve_kept
+
+        async with told():
+            name = climb.verdict["model"]
+            await visit.read("train", lambda: serve_kept(visit.service, name))
+            visit.chosen["Chat"] = name
+            visit.show("Chat")
+
+    if climb.status == "running":
+        ui.button("Interrupt", icon="pause", on_click=stop).props("outline dense")
+    if climb.status in ("interrupted", "failed"):
+        ui.button("Go on", icon="play_arrow", on_click=go_on).props("outline dense")
+    ui.button("Whole report", icon="description", on_click=open_report).props("outline dense")
+    if climb.verdict.get("model"):
+        ui.button("Chat with the winner", icon="forum", on_click=serve).props("dense")
+
+
+def _form(visit: Visit, ascents: Ascents) -> Callable[[], Awaitable[None]]:
+    with ui.expansion("Start a climb", icon="add").classes("item"), ui.column().classes("inside"):
+        ui.label(
+            "Rung tries its methods from the cheapest up, measures each on held-out rows, and stops at "
+            "the first that clears the bar."
+        ).classes("faint")
+        with ui.element("div").classes("fields"):
+            file = ui.select({}, label="Data set").props("outlined dense options-dense")
+            name = ui.input("Name").props('outlined dense placeholder="such as headlines"')
+        knobs = knobs_of(ClimbKnobs)
+        groups = [Fields([k for k in knobs if k.name in FIRST])]
+        with ui.expansion("More settings", icon="tune").classes("wide"):
+            groups.append(Fields([k for k in knobs if k.name not in FIRST]))
+        with ui.expansion("Which column is what", icon="view_column").classes("wide"):
+            groups.append(Fields(data.of_columns()))
+        start = ui.button("Start", icon="rocket_launch")
+
+    async def begin() -> None:
+        async with told():
+            if not file.value:
+                ui.notify("Upload a data set first, under Data", type="warning")
+                return
+            settings = {key: value for group in groups for key, value in group.given().items()}
+            id, said = file.value, (name.value or "").strip()
+            await visit.read("train", lambda: _begin(visit, ascents, id, said, settings))
+            ui.notify("The climb has begun", type="positive")
+
+    async def renew() -> None:
+        found = data.options(await visit.read("train", lambda: data.files(visit.service)))
+        file.set_options(found, value=file.value if file.value in found else next(iter(found), None))
+
+    start.on_click(begin)
+    return renew
+
+
+def _begin(visit: Visit, ascents: Ascents, file: str, name: str, settings: dict[str, Any]) -> None:
+    from pathlib import PurePath
+
+    from rung.ladder.start import task_name
+    from rung.store.files import place
+
+    found = visit.service.store.files.get(file)
+    # Where it was stored says nothing of what it is: the client's own name for it does.
+    ascents.begin(name or task_name(PurePath(found.name).name), str(place(found.stored)), settings)

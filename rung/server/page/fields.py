@@ -1,0 +1,64 @@
+"""Inputs made from knobs: what is a flag on the command line is a field here, declared once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from nicegui import ui
+
+from rung.config import Knob
+
+
+class Fields:
+    """Inputs for knobs. What is left empty keeps its default, which the field shows.
+
+    Args:
+        usual: defaults other than the knobs' own.
+    """
+
+    def __init__(self, knobs: Iterable[Knob], usual: Mapping[str, Any] | None = None):
+        self._knobs = list(knobs)
+        with ui.element("div").classes("fields"):
+            self._inputs = {
+                k.name: _input(k, (usual or {}).get(k.name, k.default)) for k in self._knobs
+            }
+
+    def given(self) -> dict[str, Any]:
+        """What was filled in, by knob; lists are split at commas."""
+        found: dict[str, Any] = {}
+        for knob in self._knobs:
+            value = self._inputs[knob.name].value
+            if value is None or value == "":
+                continue
+            found[knob.name] = [v.strip() for v in value.split(",")] if knob.many else value
+        return found
+
+
+def _input(knob: Knob, usual: Any) -> Any:
+    made: Any
+    label = knob.name.replace("_", " ")
+    if knob.choices or knob.type is bool:
+        options: Any = {True: "yes", False: "no"} if knob.type is bool else list(knob.choices or ())
+        made = ui.select(options, label=f"{label} ({_shown(usual)})", clearable=True, value=None)
+        made.props("outlined dense options-dense")
+    elif knob.type in (int, float) and not knob.many:
+        whole = 0 if knob.type is int else None
+        made = ui.number(
+            label, placeholder=_shown(usual), min=knob.least, max=knob.most, precision=whole
+        ).props("outlined dense stack-label clearable")
+    else:
+        made = ui.input(label, placeholder=_shown(usual)).props("outlined dense stack-label clearable")
+    return made.props(f'hint="{_attribute(knob.help)}"').classes("field")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def _attribute(text: str) -> str:
+    return text.replace('"', "'")

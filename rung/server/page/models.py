@@ -1,0 +1,170 @@
+"""The models: what each was made from and by which method, under which licence, and what it scores."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from nicegui import ui
+
+from rung.server.page.visit import Visit, told
+
+if TYPE_CHECKING:
+    from rung.server.service import Service
+    from rung.store.records import ModelRecord, Node
+
+COLOURS = {"permissive": "positive", "restricted": "warning", "non-commercial": "warning"}
+FIGURES = 6  # metrics that are shown
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model, served or not. `names` are those it answers to; `lineage` is empty for a bare base."""
+
+    name: str
+    names: tuple[str, ...]
+    method: str = "base"
+    licence: str = "unknown"
+    reasons: tuple[str, ...] = ()
+    metrics: dict[str, Any] = field(default_factory=dict)
+    created: str = ""
+    lineage: Node | None = None
+
+
+def entries(service: Service) -> list[Entry]:
+    """The base first, then what is served, then what is only kept, the newest of each first."""
+    store, engine = service.store, service.engine
+    served: dict[str, list[str]] = {}
+    for name, model in list(engine.models.items()):
+        if model.root is not None and ":ckpt-step-" not in name:
+            served.setdefault(service.stored.get(name, name), []).append(name)
+    kept = {record.name: record for record in store.models.list()}
+    base = next(m.name for m in engine.models.values() if m.root is None)
+    known = next((b for b in store.bases.list() if b.name == base), None)
+    own = tuple(n for n, m in engine.models.items() if m.root is None)
+    found = [
+        Entry(
+            base, own, licence=known.licence_class if known else "unknown",
+            reasons=(f"{base} is under {known.licence}",) if known else (),
+        )
+    ]  # fmt: skip
+    # Put into the engine, not into the store.
+    found += [Entry(n, tuple(names), method="unknown") for n, names in served.items() if n not in kept]
+    made = sorted(kept.values(), key=lambda r: (r.name not in served, -r.created_unix, r.name))
+    return found + [_kept(service, record, tuple(served.get(record.name, ()))) for record in made]
+
+
+def _kept(service: Service, record: ModelRecord, names: tuple[str, ...]) -> Entry:
+    group, reasons = service.store.licence(record.name)
+    return Entry(
+        record.name, names, record.method, group, reasons, record.metrics, record.created,
+        service.store.lineage(record.name),
+    )  # fmt: skip
+
+
+def build(visit: Visit) -> Callable[[], Awaitable[None]]:
+    """The part of the page; gives back what brings it up to date."""
+    place = ui.column().classes("wide")
+
+    async def refresh() -> None:
+        async with told():
+            found = await visit.read(None, lambda: entries(visit.service))
+            place.clear()
+            with place:
+                for entry in found:
+                    _show(visit, entry, refresh)
+                if len(found) == 1:
+                    ui.label("Nothing has been made from this base yet: start a tuning under Jobs.")
+
+    return refresh
+
+
+def _show(visit: Visit, entry: Entry, refresh: Callable[[], Awaitable[None]]) -> None:
+    with ui.expansion().classes("item") as item:
+        with item.add_slot("header"), ui.row().classes("head"):
+            ui.label(entry.name).classes("name")
+            ui.badge(entry.method.replace("_", " ")).props("outline color=primary")
+            ui.badge(f"licence: {entry.licence}").props(f"color={COLOURS.get(entry.licence, 'grey-7')}")
+            if not entry.names:
+                ui.badge("not served").props("outline color=grey-7")
+        with ui.column().classes("inside"):
+            pairs(_facts(entry))
+            if entry.lineage is not None:
+                ui.label("Made from").classes("subtitle")
+                _branch(entry.lineage)
+            with ui.row():
+                _buttons(visit, entry, refresh)
+
+
+def pairs(facts: dict[str, str]) -> None:
+    """Words and what they stand for, in two columns."""
+    with ui.element("dl").classes("pairs"):
+        for word, value in facts.items():
+            with ui.element("dt"):
+                ui.label(word)
+            with ui.element("dd"):
+                ui.label(value).classes("said")
+
+
+def _facts(entry: Entry) -> dict[str, str]:
+    facts = {"answers to": ", ".join(entry.names) or "nobody: it is kept, but not served"}
+    if entry.created:
+        facts["made"] = datetime.fromisoformat(entry.created).strftime("%Y-%m-%d %H:%M UTC")
+    if entry.reasons:
+        facts["licence"] = f"{entry.licence}: " + "; ".join(entry.reasons)
+    figures = {k: v for k, v in entry.metrics.items() if isinstance(v, (int, float))}
+    for name, value in list(figures.items())[:FIGURES]:
+        facts[name.replace("_", " ")] = f"{value:.4g}"
+    return facts
+
+
+def _branch(node: Node) -> None:
+    """A part of the lineage and, indented below it, what it was made from."""
+    with ui.element("ul").classes("tree"), ui.element("li"):
+        said = f" by {node.method.replace('_', ' ')}" if node.method else ""
+        under = f", under {node.licence}" if node.licence else ""
+        digest = f" ({node.digest[:12]})" if node.digest else ""
+        ui.label(f"{node.kind} {node.name}{said}{under}{digest}").classes("said")
+        for child in node.children:
+            _branch(child)
+
+
+def _buttons(visit: Visit, entry: Entry, refresh: Callable[[], Awaitable[None]]) -> None:
+    async def serve() -> None:
+        from rung.server.loading import serve_kept
+
+        async with told():
+            await visit.read("train", lambda: serve_kept(visit.service, entry.name))
+            ui.notify(f"{entry.name} is served now")
+            await refresh()
+
+    async def delete() -> None:
+        async with told():
+            if await sure(f"Delete {entry.name}? Its folder goes with it.", "Delete"):
+                await visit.api.delete(f"/v1/models/{entry.names[0]}")
+                await refresh()
+
+    def chat() -> None:
+        visit.chosen["Chat"] = min(entry.names, key=len)
+        visit.show("Chat")
+
+    if entry.names:
+        ui.button("Chat", icon="forum", on_click=chat).props("flat")
+    else:
+        ui.button("Serve", icon="play_arrow", on_click=serve).props("flat")
+    if entry.names and entry.method != "base":
+        ui.button("Delete", icon="delete", on_click=delete).props("flat color=negative")
+
+
+async def sure(question: str, yes: str) -> bool:
+    """Ask before something that cannot be undone."""
+    with ui.dialog() as dialog, ui.card():
+        ui.label(question)
+        with ui.row().classes("right"):
+            ui.button("Keep it", on_click=lambda: dialog.submit(False)).props("flat autofocus")
+            ui.button(yes, on_click=lambda: dialog.submit(True)).props("color=negative")
+    answer = await dialog
+    dialog.delete()
+    return bool(answer)
