@@ -7,6 +7,7 @@ rollouts from the weights it trains.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
@@ -107,12 +108,14 @@ class Engine:
             helpers.release()
             self._thread = threading.Thread(target=self._live, name="rung-engine", daemon=True)
             self._thread.start()
+            atexit.register(self.stop)  # a thread that computes while Python ends aborts the process
             if arranged is not None:
                 arranged.result()
         return self
 
     def stop(self) -> None:
         """End the thread after the step it is in; whatever is not finished fails."""
+        atexit.unregister(self.stop)
         self._stopping = True
         self._wake.set()
         if self._thread is not None:

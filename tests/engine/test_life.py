@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from rung.engine import GenerationRequest, Token
+from rung.engine import GenerationRequest, Token, helpers
+from rung.engine import engine as engines
 from rung.engine.request import ContextExceeded, EngineFault, EngineStopped
 from rung.errors import Busy, ConfigError, ModelNotFound
 from rung.types import Decoding
 from tests.engine.world import METHODS, engine_of, tiny_llama
 
 PROMPT = tuple(range(40, 60))
+LIBRARIES = Path(torch.__file__).parent / "lib"
 
 
 def asked(name="base", count=10, ids=PROMPT, stop_ids=(), **decoding):
@@ -192,3 +198,52 @@ def test_a_listener_gets_every_event(live):
     wait_until(lambda: generation.done)
     wait_until(lambda: len(events) == 7)
     assert [e.id for _, e in events[:-1]] == list(events[-1][1].ids)
+
+
+def test_memory_is_given_back_after_a_pause(monkeypatch):
+    monkeypatch.setattr(engines, "IDLE", 0.05)
+    engine = engine_of(tiny_llama()).start()
+    try:
+        first = engine.generate([asked()])
+        wait_until(lambda: engine.scheduler.runner.cache.size == 0)
+        assert engine.generate([asked()]) == first
+    finally:
+        engine.stop()
+
+
+EXIT = """
+from tests.engine.test_life import asked, engine_of, tiny_llama
+engine = engine_of(tiny_llama()).start()
+generation = engine.submit(asked(count=400))
+next(iter(generation))
+"""
+
+
+def test_python_may_end_while_the_engine_works():
+    done = subprocess.run([sys.executable, "-c", EXIT], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not list(LIBRARIES.glob("libgomp*.so*")), reason="needs GNU's OpenMP")
+def test_helper_threads_are_released():
+    def count():
+        return len(os.listdir("/proc/self/task"))
+
+    def work():
+        a = torch.ones(600, 600)
+        before = count()
+        torch.set_num_threads(4)
+        (a @ a).add_(1).mul_(torch.ones(600, 600)).sum()
+        during = count()
+        helpers.release()
+        wait_until(lambda: count() < during)
+        counts.append((before, during, count()))
+
+    counts = []
+    threads = torch.get_num_threads()
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    torch.set_num_threads(threads)
+    ((before, during, after),) = counts
+    assert during > before and after < during
