@@ -61,7 +61,7 @@ class ChatReply(Reply):
 
     def closing(self, index: int, completion: Completion) -> Iterable[dict[str, Any]]:
         calls: list[Call] = []
-        if self._whole_only or completion.labels:
+        if self._whole_only:
             text, calls = self._read(completion)
         elif self.functions:
             rest = self._holding(index).rest

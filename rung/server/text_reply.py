@@ -57,8 +57,7 @@ class TextReply(Reply):
         return self._piece(index, text) if text else None
 
     def closing(self, index: int, completion: Completion) -> Iterable[dict[str, Any]]:
-        text = completion.text if completion.labels else ""
-        yield self._piece(index, text, None, finish_reason(completion))
+        yield self._piece(index, "", None, finish_reason(completion))
 
     @staticmethod
     def _piece(

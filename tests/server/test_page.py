@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import time
 from urllib.parse import urlsplit
 
 import httpx
@@ -115,7 +116,9 @@ def test_two_models_answer_side_by_side(page):
 
 @nicegui
 @chromium
-def test_escape_stops(page, shop):
+def test_escape_stops(page, shop, monkeypatch):
+    step = shop.engine._step
+    monkeypatch.setattr(shop.engine, "_step", lambda: (time.sleep(0.02), step()))  # time to press it
     page.get_by_role("button", name="New chat").click()
     page.get_by_text("Settings", exact=True).click()
     page.get_by_label("Temperature").fill("2")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import openai
 import pytest
@@ -316,10 +317,13 @@ def test_a_classifier_trained_by_a_job_moderates(rung_home, tmp_path):
             method={"type": "linear_probe", "linear_probe": knobs},
         )  # fmt: skip
         wait(client, job)
-        answer = client.chat.completions.create(
-            model="judge", messages=[{"role": "user", "content": "kill the crowd 3"}]
-        )
+        asked: Any = {"model": "judge", "messages": [{"role": "user", "content": "kill the crowd 3"}]}
+        answer = client.chat.completions.create(**asked)
         assert answer.choices[0].message.content == "violence"
+        streamed = client.chat.completions.create(**asked, stream=True)
+        assert "".join(c.choices[0].delta.content or "" for c in streamed) == "violence"
+        plain = client.completions.create(model="judge", prompt="kill the crowd 3", stream=True)
+        assert "".join(c.choices[0].text for c in plain) == "violence"
         name = served.app.state.service.store.jobs.get(job.id).name
     served.stop()
     served = open_shop(base, moderation=name, guarded=frozenset({"tiny"}))
