@@ -117,19 +117,18 @@ def command(record: RungRecord, given: Mapping[str, Any]) -> str:
     settings = {k: v for k, v in settings.items() if k not in (*HIDDEN, "method", "data")}
     words = ["rung", "tune", name, "--method", record.method, "--data", str(given.get("data", ""))]
     for key, value in sorted(settings.items()):
-        words += _flag(key, value)
+        words += flags(key, value)
     return " ".join(shlex.quote(w) for w in [*words, "--replace"])
 
 
-def _flag(key: str, value: Any) -> list[str]:
+def flags(key: str, value: Any) -> list[str]:
+    """A knob as words of a command, each with its flag, so that no value can be taken for another."""
     flag = "--" + key.replace("_", "-")
     if value is None:
         return []
     if isinstance(value, bool):
         return [flag if value else f"--no-{flag[2:]}"]
-    if isinstance(value, (list, tuple)):
-        return [word for one in value for word in (flag, str(one))]
-    return [flag, f"{value:g}" if isinstance(value, float) else str(value)]
+    return [f"{flag}={one}" for one in (value if isinstance(value, (list, tuple)) else [value])]
 
 
 # --- words for tables -------------------------------------------------------------------------

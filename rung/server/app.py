@@ -80,7 +80,7 @@ def create_app(
             await run_sync(service.supervisor.stop)
         await run_sync(engine.stop)
         await run_sync(service.access.refresh)
-        service.close()
+        await run_sync(service.close)
 
     app = FastAPI(title="Rung", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
     install(app)

@@ -20,6 +20,7 @@ from rung.server.stages import Lines, Stages, guarded
 from rung.store import Store
 
 if TYPE_CHECKING:
+    from rung.server.page.ascents import Ascents
     from rung.server.supervisor import Supervisor
 
 
@@ -72,6 +73,7 @@ class Service:
         self.traffic, self.metrics = Traffic(), Metrics(engine)
         self.access = Access(settings.api_keys, self.keys)
         self.supervisor: Supervisor | None = None
+        self.ascents: Ascents | None = None  # climbs begun on the page
         self.loading = threading.RLock()  # held while models come and go
         self.stored: dict[str, str] = {}  # served name -> name in the store, where they differ
         self.aliases: set[str] = set()  # served names that are suffixes of jobs
@@ -106,10 +108,14 @@ class Service:
         """End at once what would outlive an abort; jobs go on from their last checkpoint some day."""
         if self.supervisor is not None:
             self.supervisor.abort()
+        if self.ascents is not None:
+            self.ascents.interrupt_all()
         self.engine.stop()
 
     def close(self) -> None:
         """Give back what is held."""
+        if self.ascents is not None:
+            self.ascents.stop()
         if self._store is not None:
             self._store.close()
 

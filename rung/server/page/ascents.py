@@ -18,6 +18,7 @@ from rung.config import resolve
 from rung.data.knobs import DataKnobs
 from rung.errors import ConfigError
 from rung.ladder.knobs import ClimbKnobs
+from rung.ladder.scorecard import flags
 from rung.store.climbs import ClimbRecord
 
 if TYPE_CHECKING:
@@ -58,10 +59,9 @@ class Ascents:
     @classmethod
     def of(cls, service: Service) -> Ascents:
         """The service's own, made at first."""
-        found = getattr(service, "_ascents", None)
-        if found is None:
-            found = service._ascents = cls(service)  # type: ignore[attr-defined]
-        return found
+        if service.ascents is None:
+            service.ascents = cls(service)
+        return service.ascents
 
     def begin(self, name: str, data: str, settings: dict[str, Any]) -> Ascent:
         """Climb on data with the server's base.
@@ -83,7 +83,7 @@ class Ascents:
         if knobs.bar:
             Bar.parse(knobs.bar)
         given = {**self.service.settings.job_options, **settings, "base": self.service.settings.base}
-        words = [f"--name={name}", *(word for k, v in given.items() for word in _flags(k, v))]
+        words = [f"--name={name}", *(word for k, v in given.items() for word in flags(k, v))]
         return self._spawn(name, [*words, "--", data])
 
     def resume(self, climb: ClimbRecord) -> Ascent:
@@ -130,24 +130,19 @@ class Ascents:
             if "climb" in process.cmdline():
                 process.send_signal(signal.SIGINT)
 
-    def stop(self) -> None:
-        """Interrupt all of them, and wait until they have kept what they have."""
+    def interrupt_all(self) -> list[Ascent]:
+        """Tell all that still climb to keep what they have and end."""
         going = [a for a in self.all if a.alive]
         for ascent in going:
             ascent.child.send_signal(signal.SIGINT)
+        return going
+
+    def stop(self) -> None:
+        """Interrupt all of them, and wait until they have kept what they have."""
+        going = self.interrupt_all()
         end = time.monotonic() + GRACE
         for ascent in going:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 ascent.child.wait(max(0.1, end - time.monotonic()))
             if ascent.alive:
                 ascent.child.kill()
-
-
-def _flags(key: str, value: Any) -> list[str]:
-    """Each a single word, so that no value can be taken for a flag."""
-    flag = "--" + key.replace("_", "-")
-    if value is None:
-        return []
-    if isinstance(value, bool):
-        return [flag if value else f"--no-{flag[2:]}"]
-    return [f"{flag}={one}" for one in (value if isinstance(value, (list, tuple)) else [value])]
