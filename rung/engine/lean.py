@@ -25,9 +25,10 @@ from torch import Tensor, nn
 
 from rung.engine.decoding import DecodePlan
 from rung.engine.packing import FEW, MANY, multiply, pack
-from rung.engine.stacks import GROUPS, Stacks
+from rung.engine.stacks import Stacks
 from rung.forward.attention import Plan, TriePlan
 from rung.forward.bank import Bank, Record
+from rung.forward.llama import GROUPS, built_like_llama
 from rung.forward.padded import COARSE, TOLERANCE
 from rung.forward.slots import Slots
 from rung.forward.trie import Sequence, Trie
@@ -74,7 +75,7 @@ class Lean:
         Args:
             lanes: that decode at once, at most; for more than a few, weights are packed too.
         """
-        if not bank.carries_trie or not _built_like_llama(bank) or not _TRIED.get(bank.backbone, True):
+        if not bank.carries_trie or not built_like_llama(bank) or not _TRIED.get(bank.backbone, True):
             return None
         modules: Any = bank.backbone.layers
         with torch.inference_mode(False):  # a later training must be able to use them
@@ -203,34 +204,6 @@ def _normed(norm: Any, x: Tensor) -> Tensor:
 
 
 # --- what a base is built of ------------------------------------------------------------------------
-
-
-def _built_like_llama(bank: Bank) -> bool:
-    layers, backbone = getattr(bank.backbone, "layers", None), bank.backbone
-    if not layers or not all(hasattr(backbone, n) for n in ("rotary_emb", "norm")):
-        return False
-    if getattr(bank.config, "hidden_act", None) != "silu" or _has_window(bank.config):
-        return False
-    return hasattr(backbone.norm, "variance_epsilon") and all(_is_plain(layer) for layer in layers)
-
-
-def _has_window(config: Any) -> bool:
-    return bool(getattr(config, "sliding_window", None)) and getattr(config, "use_sliding_window", True)
-
-
-def _is_plain(layer: nn.Module) -> bool:
-    """Two norms, and the seven projections of GROUPS with weights that are plain tensors."""
-    children = {n for n, _ in layer.named_children()}
-    if children != {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}:
-        return False
-    modules = dict(layer.named_modules())
-    named = [n for names in GROUPS.values() for n in names]
-    linear = [modules.get(n) for n in named]
-    if not all(type(m) is nn.Linear and type(m.weight) is nn.Parameter for m in linear):
-        return False
-    others = set(modules) - set(named) - children - {"", "mlp.act_fn"}
-    norms = (modules["input_layernorm"], modules["post_attention_layernorm"])
-    return not others and all(hasattr(n, "variance_epsilon") for n in norms)
 
 
 def _join(layer: Any) -> Layer:

@@ -12,15 +12,10 @@ from torch import Tensor
 
 from rung.engine.lanes import Group, LaneWeights
 from rung.forward.bank import Bank
+from rung.forward.llama import GROUPS
 from rung.forward.lora import LoraOp
 from rung.forward.slots import Slots
 
-GROUPS = {
-    "attention": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "output": ("self_attn.o_proj",),
-    "gate": ("mlp.gate_proj", "mlp.up_proj"),
-    "down": ("mlp.down_proj",),
-}
 TOGETHER = 12  # adapters multiplied as one; with more, most of that product is thrown away
 KEPT = 2  # arrangements
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rung.errors import ArtefactError
-from rung.forward import padded
+from rung.forward import block, padded
 from rung.forward.adapter import Adapter
 from rung.forward.attention import Plan, TriePlan, register
 from rung.forward.depth import Depth
@@ -54,6 +54,7 @@ class Bank:
         self._seams: dict[str, Seam] = {}
         self._next = 0
         self._named: dict[int, tuple[Tensor, list[str]]] = {}
+        self._in_blocks: bool | None = None  # not known before gradients are wanted
         self._own_attention = model.config._attn_implementation
         self._takes_trie_attention()
 
@@ -157,6 +158,7 @@ class Bank:
             if record is not None or front is not None:
                 raise NotImplementedError(self.why_not)
             return padded.forward(self, trie)
+        self._arrange()
         plan = TriePlan(trie, {**self.front(trie), **(front or {})}, record)
         embeddings = self.embed(trie.ids, plan.slots)
         return self.run(embeddings, trie.positions.to(self.device), plan)
@@ -193,6 +195,12 @@ class Bank:
         )
         return out.last_hidden_state[0]
 
+    def _arrange(self) -> None:
+        """Have layers computed in fewer steps of autograd, where the base allows it."""
+        if self._in_blocks is None and torch.is_grad_enabled():
+            self._in_blocks = False
+            self._in_blocks = block.attach(self)
+
     @cached_property
     def depth(self) -> Depth:
         """The base's layers, as places to stop at and to start from."""
@@ -207,6 +215,7 @@ class Bank:
         read: np.ndarray | None = None,
     ) -> Tensor:
         """The rest of a pass from what enters a layer: (T, d), (T,) -> (T, d); see `Depth`."""
+        self._arrange()
         return self.depth.run_from(layer, hidden, positions, plan, read)
 
     def logits(self, hidden: Tensor, slots: Slots | Iterable[int]) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rung.forward import attention
+from rung.forward import attention, blocks
 from rung.forward.bank import Bank
 from rung.forward.loss import edge_loss
 from rung.forward.trie import Sequence
@@ -150,11 +150,11 @@ def test_blocks_may_be_cut_anywhere(batch, block):
     bank = mixed_bank("mistral")
     with torch.no_grad():
         whole = bank.forward(bank.trie(batch))
-        kept, attention.BLOCK = attention.BLOCK, block
+        kept, blocks.BLOCK = blocks.BLOCK, block
         try:
             cut = bank.forward(bank.trie(batch))
         finally:
-            attention.BLOCK = kept
+            blocks.BLOCK = kept
     assert close(cut, whole)
 
 
