@@ -141,7 +141,11 @@ class Bank:
         return Trie.build(sequences, soft, prefix, prune)
 
     def forward(
-        self, trie: Trie, record: Record | None = None, front: dict[int, Tensor] | None = None
+        self,
+        trie: Trie,
+        record: Record | None = None,
+        front: dict[int, Tensor] | None = None,
+        edges_only: bool = False,
     ) -> Tensor:
         """Hidden states after the final norm, (T, d).
 
@@ -150,6 +154,7 @@ class Bank:
             record: called per layer with the row's keys and values, each (T, kv_heads, hd).
             front: keys and values that stand in front of a slot's tokens in place of its adapter's
                 own, (layers, 2, P, kv_heads, hd); the trie is built with `prefix={slot: P}`.
+            edges_only: states will be read only where edges start; others may mean nothing.
 
         Raises:
             NotImplementedError: for `record` or `front` on a base that cannot carry the trie.
@@ -160,8 +165,10 @@ class Bank:
             return padded.forward(self, trie)
         self._arrange()
         plan = TriePlan(trie, {**self.front(trie), **(front or {})}, record)
-        embeddings = self.embed(trie.ids, plan.slots)
-        return self.run(embeddings, trie.positions.to(self.device), plan)
+        embeddings, positions = self.embed(trie.ids, plan.slots), trie.positions.to(self.device)
+        if edges_only and record is None and not plan.in_front:
+            return self.depth.run_read(embeddings, positions, plan, np.unique(trie.source.numpy()))
+        return self.run(embeddings, positions, plan)
 
     def front(self, trie: Trie) -> dict[int, Tensor]:
         """Keys and values in front, of the slots that a trie uses."""

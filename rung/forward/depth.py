@@ -150,9 +150,29 @@ class Depth:
         if layer == self.count:
             self.bank.plan, self.bank.slots = plan, plan.slots
             return hidden
-        if read is not None and not (sources.worthwhile(read, len(hidden)) and self.narrows):
+        if read is not None and not self._pays(read, len(hidden)):
             read = None
         return self._run_from(layer, hidden, positions, plan, read)
+
+    def run_read(self, embeddings: Tensor, positions: Tensor, plan: Plan, read: np.ndarray) -> Tensor:
+        """A whole pass whose states are read at some tokens alone; `read` as for `run_from`."""
+        if not self._pays(read, len(embeddings)):
+            return self.bank.run(embeddings, positions, plan)
+
+        def narrowed(at: int, own: Callable[..., Any]) -> Callable[..., Any]:
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                x = _entering(args, kwargs)
+                kwargs.pop("hidden_states", None)
+                return sources.run_at(self.bank, read, own, x, args[1:], kwargs)
+
+            return forward
+
+        with self._replacing({self.count - 1: narrowed}):
+            return self.bank.run(embeddings, positions, plan)
+
+    def _pays(self, read: np.ndarray, tokens: int) -> bool:
+        """Whether the last layer is better run where it is read alone."""
+        return sources.worthwhile(read, tokens) and self.narrows
 
     def _run_from(
         self, layer: int, hidden: Tensor, positions: Tensor, plan: Plan, read: np.ndarray | None

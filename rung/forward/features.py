@@ -222,7 +222,7 @@ class Boundary:
         for path in trie.paths:
             known = self.nodes.get(ids[path].tobytes())
             if known is None:
-                return self.bank.forward(trie)
+                return self.bank.forward(trie, edges_only=edges_only)
             places[path] = known
         hidden = self.states[torch.from_numpy(places)].to(self.bank.device)
         positions = trie.positions.to(self.bank.device)

@@ -121,7 +121,7 @@ class Gradients:
     def forward(self, trie: Trie) -> Tensor:
         """Hidden states after the final norm, (T, d)."""
         if self.boundary is None:
-            return self.bank.forward(trie)
+            return self.bank.forward(trie, edges_only=self.objective.edges_only)
         return self.boundary.forward(trie, self.objective.edges_only)
 
     def _pack(self, rows: list[Rendered]) -> list[list[Rendered]]:

@@ -61,15 +61,41 @@ def test_where_few_tokens_are_read_the_last_layer_runs_for_them_alone(family, la
     data = [*data, replace(data[0], ids=data[1].ids, supervised=data[1].supervised)]  # one twice
     sequences = [s for r in data for s in objectives.get("sft").sequences(r, slot)]
     boundary = Boundary.of(bank, bank.depth.frozen_below(adapter), sequences)
-    whole = gradients(bank, slot, adapter).of(data, 0)
+    with monkeypatch.context() as everywhere:
+        everywhere.setattr(type(objectives.get("sft")), "edges_only", False)
+        whole = gradients(bank, slot, adapter).of(data, 0)
     assert bank.depth.narrows
-    wide = []
-    run_at = sources.run_at
+    wide = counted(monkeypatch)
+    found = gradients(bank, slot, adapter, boundary=boundary).of(data, 0)
+    assert wide == [len({r.ids for r in data})]
+    assert found.loss == pytest.approx(whole.loss, abs=1e-5)
+    assert all(close(a, b) for a, b in zip(found.tensors, whole.tensors, strict=True))
+
+
+def counted(monkeypatch):
+    """For how many tokens the last layer runs alone, each time it does."""
+    wide, run_at = [], sources.run_at
     monkeypatch.setattr(
         sources, "run_at", lambda bank, at, *rest: (wide.append(len(at)), run_at(bank, at, *rest))[1]
     )
-    found = gradients(bank, slot, adapter, boundary=boundary).of(data, 0)
-    assert wide == [len({r.ids for r in data})]
+    return wide
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+@pytest.mark.parametrize("method", ["lora", "prompt_tuning", "prefix_tuning", "full"])
+def test_a_whole_pass_runs_the_last_layer_where_it_is_read(family, method, monkeypatch):
+    bank = Bank(tiny_model(family))
+    adapter = tiny_adapter(bank, method)
+    slot = bank.add(adapter)
+    data = [replace(r, supervised=(False,) * (len(r.ids) - 2) + (True, False)) for r in rows(9)]
+    with monkeypatch.context() as everywhere:
+        everywhere.setattr(type(objectives.get("sft")), "edges_only", False)
+        whole = gradients(bank, slot, adapter).of(data, 0)
+    assert bank.depth.narrows
+    wide = counted(monkeypatch)
+    found = gradients(bank, slot, adapter).of(data, 0)
+    # What stands in front of every layer's keys is not in the row that the last layer picks from.
+    assert wide == ([] if method == "prefix_tuning" else [len({r.ids for r in data})])
     assert found.loss == pytest.approx(whole.loss, abs=1e-5)
     assert all(close(a, b) for a, b in zip(found.tensors, whole.tensors, strict=True))
 

@@ -34,10 +34,10 @@ def test_out_of_memory_splits_the_step(make_work, monkeypatch):
     whole = gradients(work).of(work.train[:8], 0)
     forward = work.bank.forward
 
-    def small(trie, record=None):
+    def small(trie, **options):
         if len(trie) > 30:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 TB")
-        return forward(trie, record)
+        return forward(trie, **options)
 
     monkeypatch.setattr(work.bank, "forward", small)
     notes: list[str] = []
@@ -52,7 +52,7 @@ def test_out_of_memory_splits_the_step(make_work, monkeypatch):
 def test_a_row_that_does_not_fit_alone_is_named(make_work, monkeypatch):
     work = make_work()
 
-    def full(trie, record=None):
+    def full(trie, **options):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(work.bank, "forward", full)
@@ -62,7 +62,9 @@ def test_a_row_that_does_not_fit_alone_is_named(make_work, monkeypatch):
 
 def test_other_errors_are_not_taken_for_memory(make_work, monkeypatch):
     work = make_work()
-    monkeypatch.setattr(work.bank, "forward", lambda *_: (_ for _ in ()).throw(RuntimeError("a bug")))
+    monkeypatch.setattr(
+        work.bank, "forward", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("a bug"))
+    )
     with pytest.raises(RuntimeError, match="a bug"):
         gradients(work).of(work.train[:2], 0)
 
@@ -73,8 +75,8 @@ def test_a_loss_that_is_not_finite_names_step_and_rows(make_work, monkeypatch):
     forward = work.bank.forward
     guilty = work.train[2].ids
 
-    def poisoned(trie, record=None):
-        hidden = forward(trie, record)
+    def poisoned(trie, **options):
+        hidden = forward(trie, **options)
         if any(tuple(trie.ids[r].tolist()) == guilty[:-1] for r in trie.rows):  # the last is pruned
             return hidden * float("nan")
         return hidden
