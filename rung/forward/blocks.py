@@ -218,29 +218,30 @@ class Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, scaling, calls, masks):  # noqa: D102
         heads, rows = Heads.of(q, k), [_rows(x) for x in (q, k, v)]
-        out, kept = torch.empty_like(rows[0]), []
+        out, sums = torch.empty_like(rows[0]), []
         for call, mask in zip(calls, masks, strict=True):
-            part, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            part, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
                 call.queries(rows[0], heads), call.keys(rows[1], heads), call.keys(rows[2], heads),
                 0.0, mask is None, attn_mask=mask, scale=scaling,
             )  # fmt: skip
             call.put(part, out)
-            kept.append((part, lse))
-        ctx.save_for_backward(q, k, v)
-        ctx.rest = scaling, calls, masks, kept
-        return _heads(out, q)
+            sums.append(log_sum)
+        out = _heads(out, q)
+        ctx.save_for_backward(q, k, v, out)
+        ctx.rest = scaling, calls, masks, sums
+        return out
 
     @staticmethod
     def backward(ctx, grad):  # noqa: D102
-        q, k, v = ctx.saved_tensors
-        scaling, calls, masks, kept = ctx.rest
-        heads, (upstream, *rows) = Heads.of(q, k), [_rows(x) for x in (grad, q, k, v)]
+        q, k, v, out = ctx.saved_tensors
+        scaling, calls, masks, sums = ctx.rest
+        heads, (upstream, given, *rows) = Heads.of(q, k), [_rows(x) for x in (grad, out, q, k, v)]
         grads = [torch.empty_like(rows[0]), torch.zeros_like(rows[1]), torch.zeros_like(rows[2])]
-        for call, mask, (out, lse) in zip(calls, masks, kept, strict=True):
+        for call, mask, log_sum in zip(calls, masks, sums, strict=True):
             parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
                 call.queries(upstream, heads, padding=0.0), call.queries(rows[0], heads),
-                call.keys(rows[1], heads), call.keys(rows[2], heads), out, lse,
-                0.0, mask is None, attn_mask=mask, scale=scaling,
+                call.keys(rows[1], heads), call.keys(rows[2], heads), call.queries(given, heads),
+                log_sum, 0.0, mask is None, attn_mask=mask, scale=scaling,
             )  # fmt: skip
             call.put(parts[0], grads[0])
             call.add(parts[1], grads[1])
