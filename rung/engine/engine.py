@@ -202,11 +202,16 @@ class Engine:
         self._wake.set()
         return generations
 
-    def generate(self, requests: Iterable[GenerationRequest]) -> list[Completion]:
+    def generate(
+        self, requests: Iterable[GenerationRequest], remember: bool = False
+    ) -> list[Completion]:
         """Answer all of these and wait; any number, in one batch as far as it goes.
 
         Without the engine's thread the steps run here, and nothing that was read is remembered
         afterwards, since weights may change between two calls.
+
+        Args:
+            remember: what was read all the same: no weights change before the next call.
 
         Raises:
             RungError: as `submit`, or the first failure.
@@ -216,7 +221,8 @@ class Engine:
             while not all(g.done for g in generations):
                 if not self._guarded_step():
                     time.sleep(0.002)  # what is left was passed on, and is answered elsewhere
-            self.scheduler.runner.forget()
+            if not remember:
+                self.scheduler.runner.forget()
         return [g.result() for g in generations]
 
     def room(self, name: str, prompt: int) -> int:

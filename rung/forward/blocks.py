@@ -7,10 +7,11 @@ torch's flash kernel together: a call costs more than the few keys of one short 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 BLOCK = 64  # tokens, for what stands near a root; a block may be as long as what stands before it,
 LONGEST = 256  # up to this
 SLACK = 1.3  # padded scores over real ones, at most, in blocks that go together
+DENSE = 192  # keys of blocks that go together, up to which plain products are faster than the kernel
 CALL = 1 << 12  # scores that cost as much as a call
 WIDEST = 1024  # keys of blocks that go together, at most: they are copied, and so are their masks
 
@@ -208,8 +210,61 @@ def _fit(group: list[Block]) -> bool:
     return width <= WIDEST and padded <= SLACK * real + CALL * (len(group) - 1)
 
 
+class Flash:
+    """torch's flash kernel: q (B, H, Lq, hd), k and v (B, H, Lk, hd)."""
+
+    @staticmethod
+    def forward(q, k, v, mask, scaling):
+        """-> as q, and what the backward pass needs."""
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, 0.0, mask is None, attn_mask=mask, scale=scaling
+        )
+
+    @staticmethod
+    def backward(grad, q, k, v, out, log_sums, mask, scaling):
+        """-> gradients of q, k and v."""
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            grad, q, k, v, out(), log_sums, 0.0, mask is None, attn_mask=mask, scale=scaling
+        )
+
+
+class Dense:
+    """The same by plain products, which keeps the probabilities: faster where keys are few."""
+
+    @staticmethod
+    def forward(q, k, v, mask, scaling):
+        own = q.dtype
+        q, k, v = (_wide(x) for x in (q, k, v))
+        scores = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2)).mul_(scaling)
+        scores = scores.view(*q.shape[:3], -1).add_(mask)
+        shares = torch.softmax(scores, -1).flatten(0, 1)
+        return torch.bmm(shares, v.flatten(0, 1)).view_as(q).to(own), shares
+
+    @staticmethod
+    def backward(grad, q, k, v, out, shares, mask, scaling):
+        flat, q, k, v = (_wide(x).flatten(0, 1) for x in (grad, q, k, v))
+        inner = torch.bmm(flat, v.transpose(1, 2))
+        inner = torch._softmax_backward_data(inner, shares, -1, shares.dtype).mul_(scaling)
+        parts = (
+            torch.bmm(inner, k),
+            torch.bmm(inner.transpose(1, 2), q),
+            torch.bmm(shares.transpose(1, 2), flat),
+        )
+        return tuple(part.unflatten(0, grad.shape[:2]).to(grad.dtype) for part in parts)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In float32 where it has less: scores are not rounded before they are compared."""
+    return x if x.dtype.itemsize >= 4 else x.float()
+
+
+def kernel(call: Alone | Several) -> Any:
+    """The faster one."""
+    return Dense if isinstance(call, Several) and call.size[2] <= DENSE else Flash
+
+
 class Attention(torch.autograd.Function):
-    """All calls of torch's CPU flash kernel for a pass, with one backward that adds in place.
+    """All calls of a pass, with one backward that adds in place.
 
     q (1, H, T, hd), k and v (1, Hkv, K, hd) -> as q. Through autograd each call's part of the keys
     would cost a full-size zero tensor.
@@ -218,30 +273,28 @@ class Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, scaling, calls, masks):  # noqa: D102
         heads, rows = Heads.of(q, k), [_rows(x) for x in (q, k, v)]
-        out, sums = torch.empty_like(rows[0]), []
+        out, kept = torch.empty_like(rows[0]), []
         for call, mask in zip(calls, masks, strict=True):
-            part, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                call.queries(rows[0], heads), call.keys(rows[1], heads), call.keys(rows[2], heads),
-                0.0, mask is None, attn_mask=mask, scale=scaling,
-            )  # fmt: skip
+            parts = (call.queries(rows[0], heads), *(call.keys(x, heads) for x in rows[1:]))
+            part, rest = kernel(call).forward(*parts, mask, scaling)
             call.put(part, out)
-            sums.append(log_sum)
+            kept.append(rest)
         out = _heads(out, q)
         ctx.save_for_backward(q, k, v, out)
-        ctx.rest = scaling, calls, masks, sums
+        ctx.rest = scaling, calls, masks, kept
         return out
 
     @staticmethod
     def backward(ctx, grad):  # noqa: D102
         q, k, v, out = ctx.saved_tensors
-        scaling, calls, masks, sums = ctx.rest
+        scaling, calls, masks, kept = ctx.rest
         heads, (upstream, given, *rows) = Heads.of(q, k), [_rows(x) for x in (grad, out, q, k, v)]
         grads = [torch.empty_like(rows[0]), torch.zeros_like(rows[1]), torch.zeros_like(rows[2])]
-        for call, mask, log_sum in zip(calls, masks, sums, strict=True):
-            parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        for call, mask, rest in zip(calls, masks, kept, strict=True):
+            parts = kernel(call).backward(
                 call.queries(upstream, heads, padding=0.0), call.queries(rows[0], heads),
-                call.keys(rows[1], heads), call.keys(rows[2], heads), call.queries(given, heads),
-                log_sum, 0.0, mask is None, attn_mask=mask, scale=scaling,
+                *(call.keys(x, heads) for x in rows[1:]),
+                functools.partial(call.queries, given, heads), rest, mask, scaling,
             )  # fmt: skip
             call.put(parts[0], grads[0])
             call.add(parts[1], grads[1])

@@ -1,4 +1,4 @@
-"""The process's high-water mark of memory.
+"""The process's memory: its high-water mark, and what becomes of what is freed.
 
 Linux lets a process set its own mark back (`/proc/self/clear_refs`, proc(5)), so that a part of its
 life can be told from what came before; elsewhere the mark is that of the whole life.
@@ -7,8 +7,13 @@ life can be told from what came before; elsewhere the mark is that of the whole 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+TRIM, MMAP = -1, -3  # mallopt's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD (mallopt(3))
+LARGEST = 32 << 20  # bytes that glibc lets a block have which is not mapped by itself
 
 
 def reset_high_water() -> bool:
@@ -40,3 +45,23 @@ def _life() -> int:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@contextlib.contextmanager
+def keep_freed() -> Iterator[None]:
+    """Have the C library keep what is freed until this ends, where it can be told to.
+
+    A step frees what the next one needs again. Given back to the system in between, each page of it
+    costs a fault, which is dear in virtual machines.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if libc is None or not hasattr(libc, "malloc_trim"):  # glibc's
+        yield
+        return
+    libc.mallopt(MMAP, LARGEST)
+    libc.mallopt(TRIM, (1 << 31) - 1)
+    try:
+        yield
+    finally:
+        libc.mallopt(TRIM, 2 * LARGEST)
+        libc.malloc_trim(0)

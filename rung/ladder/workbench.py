@@ -42,6 +42,9 @@ LONG = 2.0  # seconds: what all of them may take
 REPLY_TOKENS = 64  # of a timed answer at most, where replies of the data are longer
 
 
+Ask = Callable[[Example], tuple[float, int]]  # seconds and tokens of a request
+
+
 @dataclass(frozen=True)
 class Served:
     """What one request takes, alone, as served."""
@@ -155,42 +158,54 @@ class Workbench:
         return self.answer(opened, model, self.test)
 
     def time_requests(self, opened: Opened, model: ServedModel) -> Served:
-        """Seconds (median) and tokens (mean) of single requests, as the server would answer them."""
+        """Seconds (median) and tokens (mean) of single requests, one after another, as a server that
+        has answered others before would take for them."""
         conversations = [e for e in self.validation if e.messages][: TIMED + 1]
         if not conversations:
             return Served(0.0, 0.0)
-        ask = self._classify if model.classifier is not None else self._generate
+        way = self._classify if model.classifier is not None else self._generate
+        ask = way(opened, model)
         found, began = [], now()
         for example in conversations:
-            found.append(ask(opened, model, example))
+            found.append(ask(example))
             if now() - began > LONG:
                 break
         found = found[1:] or found
         tokens = sum(t for _, t in found) / len(found)
         return Served(median(s for s, _ in found), tokens)
 
-    def _classify(self, opened: Opened, model: ServedModel, example: Example) -> tuple[float, int]:
-        assert model.classifier is not None
-        messages = example.messages[:-1]
-        text = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
-        began = now()
-        ids = model.prompt(messages)
-        model.classifier.probabilities(opened.bank, [Asked(ids, text)])
-        return now() - began, len(ids)
+    def _classify(self, opened: Opened, model: ServedModel) -> Ask:
+        classifier = model.classifier
+        assert classifier is not None
 
-    def _generate(self, opened: Opened, model: ServedModel, example: Example) -> tuple[float, int]:
-        reply = opened.template.tokenizer.encode(
-            example.messages[-1]["content"], add_special_tokens=False
-        )
-        own = model.conversation.max_tokens if model.conversation else None
-        most = own or min(REPLY_TOKENS, len(reply) + 1)
+        def ask(example: Example) -> tuple[float, int]:
+            messages = example.messages[:-1]
+            text = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
+            began = now()
+            ids = model.prompt(messages)
+            classifier.probabilities(opened.bank, [Asked(ids, text)])
+            return now() - began, len(ids)
+
+        return ask
+
+    def _generate(self, opened: Opened, model: ServedModel) -> Ask:
+        """Asks one engine, which arranges an adapter and reads a shared beginning once."""
         engine = Engine(opened.bank, {model.name: model}, max_batch=1, cache_bytes=1 << 28)
-        decoding = dataclasses.replace(model.decoding, max_tokens=most)
-        began = now()
-        ids = model.prompt(example.messages[:-1])
-        request = GenerationRequest(model.name, ids, decoding, messages=example.messages[:-1])
-        done = engine.generate([request])[0]
-        return now() - began, len(ids) + done.completion_tokens
+        own = model.conversation.max_tokens if model.conversation else None
+
+        def ask(example: Example) -> tuple[float, int]:
+            reply = opened.template.tokenizer.encode(
+                example.messages[-1]["content"], add_special_tokens=False
+            )
+            most = own or min(REPLY_TOKENS, len(reply) + 1)
+            decoding = dataclasses.replace(model.decoding, max_tokens=most)
+            began = now()
+            ids = model.prompt(example.messages[:-1])
+            request = GenerationRequest(model.name, ids, decoding, messages=example.messages[:-1])
+            done = engine.generate([request], remember=True)[0]
+            return now() - began, len(ids) + done.completion_tokens
+
+        return ask
 
 
 def shared_settings(

@@ -19,6 +19,7 @@ from rung.errors import Interrupted, TrainingStopped
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
 from rung.forward.features import Boundary
+from rung.forward.memory import keep_freed
 from rung.objectives import Objective
 from rung.train import checkpoint
 from rung.train.checkpoint import State
@@ -98,6 +99,10 @@ class Trainer:
             Interrupted: when asked to stop, after writing a checkpoint.
             TrainingStopped: when it cannot go on, after keeping the last good weights.
         """
+        with keep_freed():
+            return self._run()
+
+    def _run(self) -> State:
         self._resume()
         self._start_above_what_is_frozen()
         self._validate_at_start()

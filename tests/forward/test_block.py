@@ -44,7 +44,7 @@ def assert_alike(family, method, batch, **config):
     for name, gradient in expected.items():
         scale = float(gradient.abs().max())
         assert scale > 0, name
-        assert float((gradients[name] - gradient).abs().max()) <= 2e-5 * scale + 1e-9, name
+        assert float((gradients[name] - gradient).abs().max()) <= 1e-4 * scale + 1e-9, name
 
 
 @pytest.mark.parametrize("family", LIKE_LLAMA)
