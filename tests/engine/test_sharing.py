@@ -59,6 +59,15 @@ def test_an_answer_is_known_in_the_next_turn():
     assert seen == [30, 75 - again.cached_tokens]
 
 
+def test_without_a_thread_what_was_read_is_forgotten_unless_it_is_to_be_remembered():
+    engine, prompt = engine_of(tiny_llama(), ()), text(0, 64)
+    known = [
+        engine.generate([asked("base", prompt)], remember=remember)[0].cached_tokens
+        for remember in (False, True, False, False)
+    ]
+    assert known == [0, 0, 63 // PAGE * PAGE, 0]
+
+
 def test_many_answers_to_one_prompt_read_it_once():
     engine = engine_of(tiny_llama(), ())
     seen = counted(engine)

@@ -11,7 +11,7 @@ import pytest
 
 from rung import methods
 from rung.home import home
-from rung.ladder import trial
+from rung.ladder import trial, workbench
 from rung.ladder.knobs import ClimbKnobs
 from rung.ladder.meter import Meter
 from rung.ladder.plan import plan
@@ -106,6 +106,21 @@ def test_steps_tokens_and_parameters_are_those_of_the_training(words: Path) -> N
         assert 0 < told.tokens <= 1.5 * sum(len(r.ids) for r in rows) + 16 * 64
         assert told.parameters > 0 and told.cost.seconds > 0 and told.cost.disk >= 4 * told.parameters
         assert told.cost.request_seconds > 0 and told.cost.request_tokens > 0
+
+
+def test_requests_are_timed_on_one_engine_as_a_server_has_one(words: Path, monkeypatch: Any) -> None:
+    found, engines = bench(words), []
+
+    class Counted(workbench.Engine):
+        def __init__(self, *args: Any, **kwargs: Any):
+            super().__init__(*args, **kwargs)
+            engines.append(self)
+
+    monkeypatch.setattr(workbench, "Engine", Counted)
+    with found.served(found.opened, None, "base") as model:
+        told = found.time_requests(found.opened, model)
+    assert len(engines) == 1
+    assert told.seconds > 0 and told.tokens > 0
 
 
 def kept() -> set[Path]:
