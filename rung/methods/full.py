@@ -40,13 +40,17 @@ class Method(base.Method):
 
 
 def copied(bank: Bank, names: list[str]) -> Adapter:
-    """An adapter with float32 copies of the named parameters."""
+    """An adapter with float32 copies of the named parameters.
+
+    They lie in memory in the plain order: an engine may have stored the base's transposed.
+    """
     import torch
 
     from rung.forward.adapter import Adapter
 
     own = dict(bank.model.named_parameters())
-    return Adapter(weights={n: own[n].detach().to(torch.float32, copy=True) for n in names})
+    copies = {n: own[n].detach().to(torch.float32, copy=True) for n in names}
+    return Adapter(weights={n: tensor.contiguous() for n, tensor in copies.items()})
 
 
 def from_copies(tensors: dict[str, Tensor], bank: Bank) -> Adapter:

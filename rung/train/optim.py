@@ -21,7 +21,10 @@ class Optimizer:
 
     def __init__(self, parameters: dict[str, Tensor], knobs: TrainKnobs, steps: int):
         self.parameters, self.knobs, self.steps = parameters, knobs, steps
-        self.fused = all(p.device.type in ("cpu", "cuda") for p in parameters.values())
+        # The fused step goes through memory as it lies, whatever the order of a gradient's.
+        self.fused = all(
+            p.device.type in ("cpu", "cuda") and p.is_contiguous() for p in parameters.values()
+        )
         self.adamw = torch.optim.AdamW(
             list(parameters.values()),
             lr=knobs.lr,
