@@ -80,7 +80,8 @@ def test_a_fit_is_scaled_up_by_the_rows_that_it_reads(words: Path) -> None:
     assert {train for train, _ in sleeper.seen} == {len(found.opened.splits.train)}
     assert [held for _, held in sleeper.seen] == [trial.FEW, trial.FEW, most]
     assert told.cost.seconds == pytest.approx(HIGH + LOW * most, rel=0.25)
-    assert told.cost.bytes >= before.peak_bytes  # nothing more is held than in the last trial
+    # Nothing more is held than in the last trial; some pages may have gone back to the system since.
+    assert told.cost.bytes >= before.peak_bytes - 1_000_000
 
 
 def test_memory_grows_with_the_rows_that_are_held(words: Path, monkeypatch: Any) -> None:

@@ -255,7 +255,8 @@ def test_without_the_extra_one_line_says_how_to_get_it(monkeypatch):
 def test_climbs_end_with_the_server(tmp_path):
     """Interrupted, as by Ctrl-C, and waited for: they keep what is finished."""
     code = """if True:
-        import time
+        import signal, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
         try:
             print("on", flush=True)
             time.sleep(60)
