@@ -193,6 +193,10 @@ def _fitted(
     most = max(LARGER * FEW, min(MORE, int(FEW * PATIENT / max(few, 1e-9))))
     if few <= LARGER * PATIENT and small.rows(most) > began:
         adapter, more = small.fit(most)
+        if more <= PATIENT:
+            # The first one also meets memory that was never used before; a whole fit does so in part.
+            adapter, again = small.fit(most)
+            more = (more + again) / 2
         per_row = max(0.0, more - few) / (small.rows(most) - began)
         began, least = small.rows(most), more
     else:
