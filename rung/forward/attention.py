@@ -4,8 +4,8 @@ Rule: key `kv` is visible to query `q` when `start[kv] <= q < end[kv]` (and with
 window, measured in depth). For a token of the row `start` is its own index; keys that an adapter puts
 in front are visible to all rows of its slot.
 
-CPU: dense blocks through torch's flash kernel, see `blocks`. CUDA: FlexAttention with the same rule as
-its mask. Elsewhere, or with soft-capped scores: the same blocks one by one through plain torch.
+CPU: dense blocks, many in one call, see `blocks`. CUDA: FlexAttention with the same rule as its mask.
+Elsewhere, or with soft-capped scores: the same blocks one by one through plain torch.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class TriePlan:
         return visible  # (queries, keys)
 
     def _calls(self, heads: Heads, dtype: torch.dtype, window: int | None) -> tuple[list, list]:
-        """Calls of the CPU's kernel, and the mask of each."""
+        """What goes together on a CPU, and the mask of each."""
         if self._together is None:
             self._together = blocks.together(self.blocks)
         key = (window, dtype, heads.groups)

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rung.forward.attention import TriePlan
+from rung.forward.blocks import wide
 from rung.forward.llama import GROUPS, built_like_llama
-from rung.forward.lora import LoraOp
+from rung.forward.lora import Group, LoraOp, Low
 from rung.forward.padded import COARSE, TOLERANCE
 from rung.forward.trie import Sequence as Row
 
@@ -28,81 +29,6 @@ if TYPE_CHECKING:
     from rung.forward.bank import Bank
 
 log = logging.getLogger("rung.forward")
-
-
-class Low(NamedTuple):
-    """A projection's LoRA in the precision of the pass: a (r, d_in), b (d_out, r)."""
-
-    a: Tensor
-    b: Tensor
-    scale: float
-
-
-class Group:
-    """Projections that read the same input, with the LoRA of one adapter beside each.
-
-    Args:
-        linear: plain linear layers, frozen.
-        low: for each of them its LoRA, or None.
-    """
-
-    def __init__(self, linear: Sequence[Any], low: Sequence[Low | None]):
-        self.linear, self.low = linear, low
-        present = [one.a for one in low if one is not None]
-        self.a = (present[0] if len(present) == 1 else torch.cat(present)) if present else None
-        ends = [0]
-        for one in low:
-            ends.append(ends[-1] + (len(one.a) if one is not None else 0))
-        self.columns = [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
-
-    def forward(self, x: Tensor, onto: Tensor | None = None) -> tuple[list[Tensor], Tensor | None]:
-        """x (T, d_in) -> each projection (T, d_out), and x A' of all (T, R).
-
-        Args:
-            onto: (T, d_out) that the only projection is added to.
-        """
-        hidden = None if self.a is None else torch.mm(x, self.a.t())
-        found = []
-        for module, low, at in zip(self.linear, self.low, self.columns, strict=True):
-            if onto is None:
-                y = F.linear(x, module.weight, module.bias)
-            else:
-                y = torch.addmm(onto, x, module.weight.t())
-                if module.bias is not None:
-                    y += module.bias
-            if low is not None and hidden is not None:
-                y.addmm_(hidden[:, at], low.b.t(), alpha=low.scale)
-            found.append(y)
-        return found, hidden
-
-    def backward(
-        self, grads: Sequence[Tensor], x: Tensor | None, hidden: Tensor | None, through: bool = True
-    ) -> tuple[Tensor | None, list[Tensor | None]]:
-        """Gradients of the outputs -> that of x (None unless `through`), and of a and b of each.
-
-        Args:
-            x, hidden: what `forward` saw and gave; None where there is no LoRA.
-        """
-        grad_x = None
-        if through:
-            grad_x = torch.mm(grads[0], self.linear[0].weight)
-            for grad, module in zip(grads[1:], self.linear[1:], strict=True):
-                grad_x.addmm_(grad, module.weight)
-        found: list[Tensor | None] = [None] * (2 * len(self.low))
-        if self.a is None or x is None or hidden is None:
-            return grad_x, found
-        back = x.new_empty(len(x), len(self.a))  # (T, R)
-        for i, (grad, low, at) in enumerate(zip(grads, self.low, self.columns, strict=True)):
-            if low is not None:
-                torch.mul(torch.mm(grad, low.b), low.scale, out=back[:, at])
-                # Written so that the long side is contiguous, which is faster on a CPU.
-                found[2 * i + 1] = torch.mm(hidden[:, at].t(), grad).mul_(low.scale).t()
-        if grad_x is not None:
-            grad_x.addmm_(back, self.a)
-        grad_a = torch.mm(back.t(), x)
-        for i, (low, at) in enumerate(zip(self.low, self.columns, strict=True)):
-            found[2 * i] = grad_a[at] if low is not None else None
-        return grad_x, found
 
 
 class Norm:
@@ -113,23 +39,18 @@ class Norm:
 
     def inverse(self, x: Tensor) -> Tensor:
         """x (T, d) -> 1 / the root of its mean square, (T, 1) in float32."""
-        norm = torch.linalg.vector_norm(_wide(x), dim=-1, keepdim=True)
+        norm = torch.linalg.vector_norm(wide(x), dim=-1, keepdim=True)
         return norm.square_().div_(x.shape[-1]).add_(self.epsilon).rsqrt_()
 
     def forward(self, x: Tensor, inverse: Tensor) -> Tensor:
-        return (_wide(x) * inverse).to(x.dtype).mul_(self.weight)
+        return (wide(x) * inverse).to(x.dtype).mul_(self.weight)
 
     def backward(self, grad: Tensor, x: Tensor, inverse: Tensor, onto: Tensor | None) -> Tensor:
         """The gradient of x, added to that of what else reads x."""
-        grad, wide = _wide(grad * self.weight), _wide(x)
-        inner = (grad * wide).sum(-1, keepdim=True).mul_(inverse.pow(3)).div_(-x.shape[-1])
-        out = grad.mul_(inverse) if onto is None else torch.addcmul(_wide(onto), grad, inverse)
-        return out.addcmul_(wide, inner).to(x.dtype)
-
-
-def _wide(x: Tensor) -> Tensor:
-    """In float32 where it has less."""
-    return x if x.dtype.itemsize >= 4 else x.float()
+        grad, own = wide(grad * self.weight), wide(x)
+        inner = (grad * own).sum(-1, keepdim=True).mul_(inverse.pow(3)).div_(-x.shape[-1])
+        out = grad.mul_(inverse) if onto is None else torch.addcmul(wide(onto), grad, inverse)
+        return out.addcmul_(own, inner).to(x.dtype)
 
 
 class _Before(torch.autograd.Function):

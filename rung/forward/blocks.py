@@ -2,7 +2,7 @@
 
 The row is cut into blocks of consecutive tokens. All that a block can see is its own tokens, the
 ancestors of its first token, and what its slots put in front. Blocks of about the same size go through
-torch's flash kernel together: a call costs more than the few keys of one short branch.
+plain products or torch's flash kernel together: a call costs more than the few keys of a short branch.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ class Dense:
     @staticmethod
     def forward(q, k, v, mask, scaling):
         own = q.dtype
-        q, k, v = (_wide(x) for x in (q, k, v))
+        q, k, v = (wide(x) for x in (q, k, v))
         scores = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2)).mul_(scaling)
         scores = scores.view(*q.shape[:3], -1).add_(mask)
         shares = torch.softmax(scores, -1).flatten(0, 1)
@@ -242,7 +242,7 @@ class Dense:
 
     @staticmethod
     def backward(grad, q, k, v, out, shares, mask, scaling):
-        flat, q, k, v = (_wide(x).flatten(0, 1) for x in (grad, q, k, v))
+        flat, q, k, v = (wide(x).flatten(0, 1) for x in (grad, q, k, v))
         inner = torch.bmm(flat, v.transpose(1, 2))
         inner = torch._softmax_backward_data(inner, shares, -1, shares.dtype).mul_(scaling)
         parts = (
@@ -253,8 +253,8 @@ class Dense:
         return tuple(part.unflatten(0, grad.shape[:2]).to(grad.dtype) for part in parts)
 
 
-def _wide(x: Tensor) -> Tensor:
-    """In float32 where it has less: scores are not rounded before they are compared."""
+def wide(x: Tensor) -> Tensor:
+    """In float32 where it has less, so that sums and scores are not rounded on the way."""
     return x if x.dtype.itemsize >= 4 else x.float()
 
 

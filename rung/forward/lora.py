@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ class LoraOp(LinearOp):
             return None
         if not x.dtype == module.weight.dtype == self.a.dtype:
             return None
-        return _LoraLinear.apply(x, module.weight, module.bias, self.a, self.b, self.scale)
+        return _LoraLinear.apply(x, module, self.scale, self.a, self.b)
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         hidden = nn.functional.linear(x, self.a.to(x.dtype))  # (n, r)
@@ -45,29 +46,98 @@ class LoraOp(LinearOp):
         return torch.addmm(y, hidden, b.t())
 
 
+class Low(NamedTuple):
+    """A projection's LoRA in the precision of the pass: a (r, d_in), b (d_out, r)."""
+
+    a: Tensor
+    b: Tensor
+    scale: float
+
+
+class Group:
+    """Projections that read the same input, with the LoRA of one adapter beside each.
+
+    Args:
+        linear: plain linear layers, frozen.
+        low: for each of them its LoRA, or None.
+    """
+
+    def __init__(self, linear: Sequence[Any], low: Sequence[Low | None]):
+        self.linear, self.low = linear, low
+        present = [one.a for one in low if one is not None]
+        self.a = (present[0] if len(present) == 1 else torch.cat(present)) if present else None
+        ends = [0]
+        for one in low:
+            ends.append(ends[-1] + (len(one.a) if one is not None else 0))
+        self.columns = [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+
+    def forward(self, x: Tensor, onto: Tensor | None = None) -> tuple[list[Tensor], Tensor | None]:
+        """x (T, d_in) -> each projection (T, d_out), and x A' of all (T, R).
+
+        Args:
+            onto: (T, d_out) that the only projection is added to.
+        """
+        hidden = None if self.a is None else torch.mm(x, self.a.t())
+        found = []
+        for module, low, at in zip(self.linear, self.low, self.columns, strict=True):
+            if onto is None:
+                y = nn.functional.linear(x, module.weight, module.bias)
+            else:
+                y = torch.addmm(onto, x, module.weight.t())
+                if module.bias is not None:
+                    y += module.bias
+            if low is not None and hidden is not None:
+                y.addmm_(hidden[:, at], low.b.t(), alpha=low.scale)
+            found.append(y)
+        return found, hidden
+
+    def backward(
+        self, grads: Sequence[Tensor], x: Tensor | None, hidden: Tensor | None, through: bool = True
+    ) -> tuple[Tensor | None, list[Tensor | None]]:
+        """Gradients of the outputs -> that of x (None unless `through`), and of a and b of each.
+
+        Args:
+            x, hidden: what `forward` saw and gave; None where there is no LoRA.
+        """
+        grad_x = None
+        if through:
+            grad_x = torch.mm(grads[0], self.linear[0].weight)
+            for grad, module in zip(grads[1:], self.linear[1:], strict=True):
+                grad_x.addmm_(grad, module.weight)
+        found: list[Tensor | None] = [None] * (2 * len(self.low))
+        if self.a is None or x is None or hidden is None:
+            return grad_x, found
+        back = x.new_empty(len(x), len(self.a))  # (T, R)
+        for i, (grad, low, at) in enumerate(zip(grads, self.low, self.columns, strict=True)):
+            if low is not None:
+                torch.mul(torch.mm(grad, low.b), low.scale, out=back[:, at])
+                # Written so that the long side is contiguous, 2 to 3 times faster on a CPU.
+                found[2 * i + 1] = torch.mm(hidden[:, at].t(), grad).mul_(low.scale).t()
+        if grad_x is not None:
+            grad_x.addmm_(back, self.a)
+        grad_a = torch.mm(back.t(), x)
+        for i, (low, at) in enumerate(zip(self.low, self.columns, strict=True)):
+            found[2 * i] = grad_a[at] if low is not None else None
+        return grad_x, found
+
+
 class _LoraLinear(torch.autograd.Function):
     """x W' + bias + scale * (x A') B' with W frozen.
 
     Left to autograd, each projection would make two full-size temporaries and a sum of two gradients
-    more. The skinny products are written so that the long side is contiguous, which is 2 to 3 times
-    faster on a CPU.
+    more.
     """
 
     @staticmethod
-    def forward(ctx: Any, x, weight, bias, a, b, scale):
-        hidden = torch.mm(x, a.t())  # (n, r)
-        y = torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
-        ctx.save_for_backward(x, weight, a, b, hidden)
-        ctx.scale = scale
-        return y.addmm_(hidden, b.t(), alpha=scale)
+    def forward(ctx: Any, x, module, scale, a, b):
+        (y,), hidden = Group([module], [Low(a, b, scale)]).forward(x)
+        ctx.save_for_backward(x, a, b, hidden)
+        ctx.module, ctx.scale = module, scale
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad):
-        x, weight, a, b, hidden = ctx.saved_tensors
-        grad = grad.contiguous()
-        back = torch.mm(grad, b).mul_(ctx.scale)  # (n, r)
-        grad_b = torch.mm(hidden.t(), grad).mul_(ctx.scale).t()
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            grad_x = torch.mm(grad, weight).addmm_(back, a)
-        return grad_x, None, None, torch.mm(back.t(), x), grad_b, None
+        x, a, b, hidden = ctx.saved_tensors
+        group = Group([ctx.module], [Low(a, b, ctx.scale)])
+        grad_x, own = group.backward([grad.contiguous()], x, hidden, ctx.needs_input_grad[0])
+        return grad_x, None, None, *own
