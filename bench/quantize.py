@@ -47,10 +47,11 @@ def main() -> int:
     print(f"machine    {report.machine()}")
     weighed = {kind: asked(["-m", "bench.quantize", "--memory", kind]) for kind in kinds}
     for kind in kinds:
-        if not (FOLDER / "home" / "models" / kind).exists():
+        if not (FOLDER / "home" / "models" / model_of(kind)).exists():
             tune(kind, args.epochs)
     test = ["--data", str(FOLDER / "test.jsonl"), "--part", "all"]
-    found = asked(["-m", "rung.cli", "eval", *kinds, *test, "--dtype", "float32", "--json"])
+    models = [model_of(kind) for kind in kinds]
+    found = asked(["-m", "rung.cli", "eval", *models, *test, "--dtype", "float32", "--json"])
     show(weighed, found, f"{args.rows} rows, {args.epochs} epochs, {args.items} items", args.record)
     return 0
 
@@ -89,7 +90,12 @@ def tune(kind: str, epochs: int) -> None:
     settings = ["--method", "lora", "--base", BASE, "--dtype", "float32", "--epochs", str(epochs)]
     data = ["--data", str(FOLDER / "train.jsonl"), "--test", "0"]
     print(f"training   {kind}", flush=True)
-    asked(["-m", "rung.cli", "tune", kind, *data, *settings, "--quantize", kind, "--json"])
+    asked(["-m", "rung.cli", "tune", model_of(kind), *data, *settings, "--quantize", kind, "--json"])
+
+
+def model_of(kind: str) -> str:
+    """The model on a base of that kind; 'none' itself can be no model's name."""
+    return f"lora-{kind}"
 
 
 def asked(command: list[str]) -> dict[str, Any]:
@@ -126,12 +132,12 @@ def show(weighed: dict[str, Any], found: dict[str, Any], what: str, record: bool
     against = {c["model"]: c for c in found["comparisons"]}
     lines = []
     for model in found["models"]:
-        kind = model["name"]
-        took, other = weighed[kind], against.get(kind)
+        kind = model["name"].removeprefix("lora-")
+        took, other = weighed[kind], against.get(model["name"])
         beside = (
             f"{other['difference']:+.4f} ({other['low']:+.4f} to {other['high']:+.4f})" if other else ""
         )
-        about = json.loads((FOLDER / "home" / "models" / kind / "rung.json").read_text())
+        about = json.loads((FOLDER / "home" / "models" / model["name"] / "rung.json").read_text())
         cells = [
             kind, f"{took['held'] / 1e6:.1f} MB", f"{took['held'] / took['plain']:.3f}",
             f"{took['grew'] / 1e6:.0f} MB", f"{about['cost']['seconds']:.0f} s",
@@ -142,8 +148,8 @@ def show(weighed: dict[str, Any], found: dict[str, Any], what: str, record: bool
     print("\n".join([HEADER, *lines]))
     for kind, took in weighed.items():
         print(f"RATIO base_memory_{kind} {took['held'] / took['plain']:.3f}")
-    for kind, one in against.items():
-        print(f"DIFFERENCE accuracy_{kind} {one['difference']:+.4f}")
+    for model, one in against.items():
+        print(f"DIFFERENCE accuracy_{model} {one['difference']:+.4f}")
     if record:
         today = datetime.date.today().isoformat()
         head = f"\n## LoRA on a quantised base, {today}\n"
