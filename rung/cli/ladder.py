@@ -126,9 +126,9 @@ def _task(bench: Workbench) -> str:
     return f"{bench.task.kind.replace('_', ' ')}{named}, judged by {bench.task.metric}"
 
 
-def table(rows: Sequence[Row], climb: ClimbRecord) -> Table:
-    """The rows as a table for the terminal."""
-    from rung.ladder.scorecard import cells, head
+def table(rows: Sequence[Row], climb: ClimbRecord) -> Group:
+    """The rows as a table for the terminal, and below it why some have no figures."""
+    from rung.ladder.scorecard import cells, head, reasons
 
     winner = climb.verdict.get("winner")
     built = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
@@ -142,5 +142,5 @@ def table(rows: Sequence[Row], climb: ClimbRecord) -> Table:
     styles = {"running": "bold cyan", "failed": "red", "cancelled": "dim", "queued": "dim"}
     for row in (r for r in rows if not r.untried):
         style = "bold green" if row.key == winner else styles.get(row.status, "")
-        built.add_row(*(Text(c) for c in cells(row, winner)), style=style)
-    return built
+        built.add_row(*(Text(c) for c in cells(row, winner, why=False)), style=style)
+    return Group(built, *(Text(line, style="dim") for line in reasons(rows)))

@@ -156,6 +156,13 @@ class Attempt:
             plan.train.steps = max(1, steps)
         return plan
 
+    def _cut_from(self, plan: Plan, done: int) -> int | None:
+        """The steps that the settings ask for, where time ended the training before an early stop."""
+        most = plan.train.steps
+        if most == self.bench.plan(self.name, self.rung).train.steps or most is None or done < most:
+            return None
+        return self.prediction.steps
+
     def _judge(self, plan: Plan) -> job.Judge:
         """Measures what was made on validation, and keeps it when it is the best so far."""
 
@@ -186,6 +193,7 @@ class Attempt:
             "validation": figure(measured),
             "curve": [[h["step"], h["validation_loss"]] for h in made.state.history],
             "steps": made.state.step,
+            "cut_from": self._cut_from(plan, made.state.step),
             "train_tokens": made.state.tokens,
             "parameters": made.adapter.size,
             "choice": made.metrics.get("choice"),

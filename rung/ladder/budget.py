@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+
+from rung.store.climbs import RungRecord
+
+LAST = 0.15  # of the budget that is kept for measuring on test rows and for the curve
 
 
 def shares(wanted: Mapping[str, float], seconds: float) -> dict[str, float]:
@@ -20,3 +25,18 @@ def shares(wanted: Mapping[str, float], seconds: float) -> dict[str, float]:
         found[key] = min(wanted[key], left / (len(ranked) - place))
         left -= found[key]
     return {key: value + left / len(ranked) for key, value in found.items()}
+
+
+def short_of_time(records: Sequence[RungRecord], spent: float, budget: str) -> str | None:
+    """A sentence about trainings that ended for want of time, and the budget that would do; or None.
+
+    Args:
+        spent: seconds of the climb. budget: as the user gave it.
+    """
+    cut = [r for r in records if r.metrics.get("cut_from")]
+    if not cut:
+        return None
+    missing = sum(max(0.0, r.predicted["wall"] - r.cost["wall"]) for r in cut)
+    minutes = math.ceil((spent + missing) / (1 - LAST) / 60)
+    names = ", ".join(r.key for r in cut)
+    return f"--budget {budget} cut the training of {names} short; --budget {minutes}m would not."

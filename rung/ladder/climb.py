@@ -18,7 +18,7 @@ from rung.evals.measure import Measured
 from rung.forward.adapter import Adapter
 from rung.ladder import curve, verdict
 from rung.ladder.attempt import Attempt
-from rung.ladder.budget import shares
+from rung.ladder.budget import LAST, shares, short_of_time
 from rung.ladder.cost import Cost
 from rung.ladder.judge import falls
 from rung.ladder.kept import figure, kept_items, measured_of
@@ -38,7 +38,6 @@ from rung.train.prepare import Opened
 BASE = "base"  # the key of the base as it is
 DONE = ("succeeded", "failed", "cancelled")
 LEAST_SHARE = 0.1  # of a training's steps: a rung with time for less is not tried
-LAST = 0.15  # of the budget that is kept for measuring on test rows and for the curve
 CHEAP = 60.0  # seconds: what a curve may take where no time is left
 
 
@@ -264,7 +263,8 @@ class Climb:
         own = test[winner.record.key]
         against = {k: compare(m, own) for k, m in test.items() if k != winner.record.key}
         bar = self.bench.bar
-        said = verdict.says(self.bench.task, bar, winner.record.key, own, against)
+        cut = short_of_time(rungs, self.spent, self.knobs.budget)
+        said = verdict.says(bar, winner, own, against)
         return self._end({
             "says": said,
             "winner": winner.record.key,
@@ -275,7 +275,7 @@ class Climb:
             "test": {key: figure(m) for key, m in test.items()},
             "against": {key: verdict.plain(c) for key, c in against.items()},
             "curve": curve.plain(points),
-            "next": [*curve.advice(points, self.bench.task, self._higher(winner, found)), *notes],
+            "next": [*curve.advice(points, self.bench.task, self._higher(winner, found), cut), *notes],
         })  # fmt: skip
 
     def _end(self, said: dict[str, Any]) -> ClimbRecord:

@@ -71,11 +71,14 @@ def point_of(kept: Mapping[str, Any]) -> Point:
     return Point(kept["share"], kept["rows"], measured_of(kept["figure"], kept["items"]))
 
 
-def advice(points: Sequence[Point], task: Task, higher: bool | None) -> list[str]:
+def advice(
+    points: Sequence[Point], task: Task, higher: bool | None, cut: str | None = None
+) -> list[str]:
     """What is likely to help, in words.
 
     Args:
         higher: whether a rung of higher cost was better (True), was not (False), or none was tried.
+        cut: that trainings ended for want of time, which leaves open what they would give.
     """
     lines = []
     lower = falls(task)
@@ -107,8 +110,10 @@ def advice(points: Sequence[Point], task: Task, higher: bool | None) -> list[str
     else:
         lines.append(
             "Higher rungs were no better"
-            + ("; a larger base is what is left to try." if not gained else ".")
+            + ("; a larger base is what is left to try." if not gained and not cut else ".")
         )
+    if cut:
+        lines.append(cut)
     return lines
 
 

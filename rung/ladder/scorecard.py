@@ -17,7 +17,10 @@ BELOW = "the bar was cleared below it"
 
 @dataclass(frozen=True)
 class Row:
-    """One rung. Figures that are not there yet are None; others have value, low and high."""
+    """One rung. Figures that are not there yet are None; others have value, low and high.
+
+    `cut_from` is the number of steps that a training should have had, where time ended it.
+    """
 
     key: str
     method: str
@@ -31,6 +34,8 @@ class Row:
     seeds: list[float]
     settings: dict[str, Any]
     choice: str | None
+    steps: int | None
+    cut_from: int | None
     command: str
 
     @property
@@ -104,6 +109,7 @@ def row_of(record: RungRecord, climb: ClimbRecord) -> Row:
         record.key, record.method, record.status, reason, record.model,
         metrics.get("validation"), metrics.get("test"), record.cost, record.predicted,
         [s["value"] for s in metrics.get("seeds", [])], record.settings, metrics.get("choice"),
+        metrics.get("steps"), metrics.get("cut_from"),
         command(record, climb.settings.get("given", {})),
     )  # fmt: skip
 
@@ -173,8 +179,12 @@ def head(metric: str, requests: int) -> tuple[str, ...]:
             "tokens", "note")  # fmt: skip
 
 
-def cells(row: Row, winner: str | None = None) -> tuple[str, ...]:
-    """A row as text. What is only predicted has a tilde."""
+def cells(row: Row, winner: str | None = None, why: bool = True) -> tuple[str, ...]:
+    """A row as text. What is only predicted has a tilde.
+
+    Args:
+        why: whether the note has the reason of a rung that was not measured; else see `reasons`.
+    """
     cost, about = row.shown, "" if row.cost else "~"
 
     def told(text: str) -> str:
@@ -190,19 +200,42 @@ def cells(row: Row, winner: str | None = None) -> tuple[str, ...]:
         told(duration(cost.get("total_seconds"))) if cost else "",
         told(size(cost.get("bytes"))) if cost else "",
         f"{tokens:.0f}" if tokens else "",
-        _note(row, winner),
+        _note(row, winner, why),
     )
 
 
-def _note(row: Row, winner: str | None) -> str:
+def _note(row: Row, winner: str | None, why: bool) -> str:
     if row.key == winner:
-        return "winner"
-    said = WORDS.get(row.status, row.status)
-    if row.reason:
-        return f"{said}: {row.reason}".replace("waiting: ", "not tried: ")
+        return f"winner, {_made(row)}" if row.cut_from else "winner"
+    if row.reason and why:
+        return _said(row)
+    return _status(row) or _made(row)
+
+
+def _status(row: Row) -> str:
+    return "not tried" if row.status == "queued" and row.reason else WORDS.get(row.status, row.status)
+
+
+def _said(row: Row) -> str:
+    return ": ".join(word for word in (_status(row), row.reason) if word)
+
+
+def _made(row: Row) -> str:
+    """How a measured rung was made: seeds, a training that time ended, or what it chose."""
     if row.seeds:
         return f"{len(row.seeds)} seeds: {min(row.seeds):.3f} to {max(row.seeds):.3f}"
-    return said or (f"with {row.choice}" if row.choice else "")
+    if row.cut_from:
+        return f"{row.steps} of {row.cut_from} steps"
+    return f"with {row.choice}" if row.choice else ""
+
+
+def reasons(rows: Sequence[Row]) -> list[str]:
+    """A line for every reason for which rungs were not measured, or not wholly."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if row.reason and not row.untried:
+            found.setdefault(_said(row), []).append(row.key)
+    return [f"{', '.join(keys)} {said}" for said, keys in found.items()]
 
 
 def untried(rows: Sequence[Row]) -> str:

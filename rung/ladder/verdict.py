@@ -61,17 +61,17 @@ def choose(
     return winner, rest[0] if rest else None
 
 
-def says(
-    task: Task, bar: Bar | None, winner: str, test: Measured, against: dict[str, Comparison]
-) -> str:
+def says(bar: Bar | None, winner: Standing, test: Measured, against: dict[str, Comparison]) -> str:
     """The verdict in a few sentences.
 
     Args:
-        against: by name, what the winner has over that model on the test rows.
+        test: of the winner. against: by name, what the winner has over that model on the test rows.
     """
     shown = f"{test.metric} {test.value:.3f} [{test.low:.3f}, {test.high:.3f}] on {test.n} test rows"
-    lines = [f"{winner}: {shown}."]
+    lines = [f"{winner.record.key}: {shown}."]
     if bar is not None:
+        if not bar.cleared(winner.measured.value):
+            lines.append(f"No rung clears {bar} on validation; this one comes closest.")
         lines.append(_of_bar(bar, test))
     lines += [f"Beside {name}: {c.says}." for name, c in against.items()]
     return " ".join(lines)
@@ -87,10 +87,7 @@ def _of_bar(bar: Bar, test: Measured) -> str:
             "cannot rule out that it is missed."
         )
     if bar.cleared(best):
-        return (
-            f"It cleared {bar} on validation or came closest, and misses it on the test rows, though "
-            "within the 95% interval: do not count on it."
-        )
+        return f"It misses {bar} on the test rows, though within the 95% interval: do not count on it."
     return f"It does not clear {bar}: all of the 95% interval lies on the wrong side."
 
 

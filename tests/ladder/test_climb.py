@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rung.errors import ConfigError
+from rung.evals.measure import Measured
 from rung.ladder import climb as climbing
-from rung.ladder.budget import shares
+from rung.ladder.bar import Bar
+from rung.ladder.budget import shares, short_of_time
 from rung.ladder.climb import BASE
 from rung.ladder.cost import Cost
 from rung.ladder.start import free_name, task_name
 from rung.ladder.trial import Prediction
+from rung.ladder.verdict import Standing, says
 from rung.store import Store
+from rung.store.climbs import RungRecord
 from tests.ladder.hill import Log, go, settings, write_words
 
 ORDER = {"zero_shot": 1.0, "linear_probe": 2.0, "lora": 3.0}
@@ -172,10 +177,53 @@ def test_a_training_is_cut_to_the_budget_and_no_trial_begins_that_would_not_end(
     ordered({"lora": 1000.0})
     given = settings(words)
     del given["steps"]
-    _, rungs = go(words, given=given, only=["lora"], budget="200s", trials=5)
+    record, rungs = go(words, given=given, only=["lora"], budget="200s", trials=5)
     assert len(rungs["lora"].trials["done"]) > 1  # it was far quicker than predicted
     run = Store.open().runs.get(rungs["lora"].run or "")
     assert 15 <= run.config["steps"] <= 17  # of 100 predicted, what 170 of 1,000 seconds hold
+    assert rungs["lora"].metrics["cut_from"] == 100
+    assert record.verdict["next"][-1].startswith("--budget 200s cut the training of lora short; ")
+
+
+def test_a_training_with_time_for_all_its_steps_is_not_called_cut(words, ordered):
+    record, rungs = go(words, only=["lora"])
+    assert rungs["lora"].metrics["cut_from"] is None
+    assert not any("cut the training" in line for line in record.verdict["next"])
+
+
+def test_the_budget_that_would_have_done_holds_what_was_cut_and_the_end():
+    def rung(key, predicted, took, whole):
+        cost = {"wall": took}
+        return RungRecord(
+            "c", key, "m", predicted={"wall": predicted}, cost=cost, metrics={"cut_from": whole}
+        )
+
+    rows = [rung("a", 400.0, 100.0, 576), rung("b", 50.0, 60.0, None), rung("c", 310.0, 100.0, 384)]
+    said = short_of_time(rows, 1020.0 - 510.0, "10m")
+    assert said == "--budget 10m cut the training of a, c short; --budget 20m would not."
+    assert short_of_time(rows[1:2], 100.0, "10m") is None
+
+
+# --- the verdict --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("validation", "test", "expected"),
+    [
+        (0.95, 0.95, "all of the 95% interval does"),
+        (0.95, 0.84, "It misses accuracy >= 0.86 on the test rows, though within"),
+        (0.60, 0.60, "No rung clears accuracy >= 0.86 on validation; this one comes closest. It does"),
+    ],
+)
+def test_the_verdict_says_whether_validation_had_cleared_the_bar(validation, test, expected):
+    def measured(value):
+        items = np.arange(100) < 100 * value
+        return Measured("accuracy", value, value - 0.05, value + 0.05, 100, items, items)
+
+    winner = Standing(RungRecord("c", "lora", "lora"), measured(validation))
+    said = says(Bar.parse("accuracy=0.86"), winner, measured(test), {})
+    assert expected in said
+    assert ("No rung" in said) == (validation < 0.86)
 
 
 def test_a_rung_without_time_is_skipped_with_the_reason(words, ordered):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from rung.cli.ladder import table
 from rung.ladder.report import render, write_report
-from rung.ladder.scorecard import Scorecard, cells, head
+from rung.ladder.scorecard import Scorecard, cells, head, reasons
 from rung.store import Store
 from tests.conftest import _prepare
 from tests.ladder.hill import SCRATCH, go, settings, write_words
@@ -152,3 +156,23 @@ def test_the_table_shows_what_pays_once_and_what_with_every_request(climbed):
     skipped = cells(card.row("rag"))
     assert skipped[-1].startswith("skipped: ") and "--documents" in skipped[-1]
     assert cells(card.row(card.winner), card.winner)[-1] == "winner"
+
+
+def test_the_drawn_table_keeps_reasons_below_it(climbed):
+    card = climbed[0]
+    rag = card.row("rag")
+    assert cells(rag, why=False)[-1] == "skipped"
+    assert reasons(card.rows) == [f"rag skipped: {rag.reason}"]
+    twin = dataclasses.replace(rag, key="other")
+    assert reasons([rag, twin]) == [f"rag, other skipped: {rag.reason}"]
+    drawn = Console(width=118, record=True, file=io.StringIO())
+    drawn.print(table(card.rows, card.climb))
+    lines = drawn.export_text().splitlines()
+    assert lines[-1].strip() == f"rag skipped: {rag.reason}"
+    assert len(lines) <= len(card.rows) + 5  # none of the rows is folded
+
+
+def test_a_training_that_time_ended_says_how_far_it_came(climbed):
+    row = dataclasses.replace(climbed[0].row("lora"), steps=96, cut_from=576)
+    assert cells(row)[-1] == "96 of 576 steps"
+    assert cells(row, winner="lora")[-1] == "winner, 96 of 576 steps"
