@@ -43,7 +43,7 @@ def main() -> int:
         print(json.dumps(memory(args.memory)))
         return 0
     kinds = args.kinds.split(",")
-    settle(args.rows, args.items)
+    settle(args.rows, args.items, args.epochs)
     print(f"machine    {report.machine()}")
     weighed = {kind: asked(["-m", "bench.quantize", "--memory", kind]) for kind in kinds}
     for kind in kinds:
@@ -61,15 +61,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--kinds", default=",".join(KINDS), help="the first is compared with")
     parser.add_argument("--rows", type=int, default=1440, help="of training and validation")
     parser.add_argument("--items", type=int, default=1500, help="asked, none of them trained on")
-    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=3, help="fewer, and luck decides")
     parser.add_argument("--record", action="store_true", help="add to bench/RESULTS.md")
     parser.add_argument("--memory", choices=KINDS, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def settle(rows: int, items: int) -> None:
-    """The data, and a home of its own that shares the cache; begun anew where the rows are others."""
-    asked_for, kept = f"{rows} {items}", FOLDER / "asked.txt"
+def settle(rows: int, items: int, epochs: int) -> None:
+    """The data, and a home of its own that shares the cache; begun anew where another was asked for."""
+    asked_for, kept = f"{rows} {items} {epochs}", FOLDER / "asked.txt"
     if not kept.exists() or kept.read_text() != asked_for:
         shutil.rmtree(FOLDER, ignore_errors=True)
     (FOLDER / "home").mkdir(parents=True, exist_ok=True)
