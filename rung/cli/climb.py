@@ -164,7 +164,8 @@ def show(card: Scorecard) -> None:
 
     from rung.cli.ladder import table
 
-    Console().print(table(card.rows, card.climb))
+    console = Console()
+    console.print(table(card.rows, card.climb, console.width))
 
 
 def _advise(card: Scorecard, report: Path) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rung.store.climbs import ClimbRecord, RungRecord
 
 LOG_SECONDS = 30.0
+SPARE = (7, 6, 4)  # columns that narrow terminals do without: tokens, memory, all requests
+GAP = 2  # between columns
 
 
 class Ladder:
@@ -117,7 +119,7 @@ class Ladder:
         now = Text(f"{self._stage}  ", style="bold cyan").append(self._said, style="not bold default")
         if not self._rows or self._climb is None:
             return Group(now)
-        return Group(table(self._as_rows(), self._climb), now)
+        return Group(table(self._as_rows(), self._climb, self.console.width), now)
 
 
 def _task(bench: Workbench) -> str:
@@ -126,21 +128,38 @@ def _task(bench: Workbench) -> str:
     return f"{bench.task.kind.replace('_', ' ')}{named}, judged by {bench.task.metric}"
 
 
-def table(rows: Sequence[Row], climb: ClimbRecord) -> Group:
-    """The rows as a table for the terminal, and below it why some have no figures."""
+def table(rows: Sequence[Row], climb: ClimbRecord, width: int) -> Group:
+    """The rows as a table for a terminal so wide, and below it why some have no figures."""
     from rung.ladder.scorecard import cells, head, reasons
 
     winner = climb.verdict.get("winner")
-    built = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    rows = [r for r in rows if not r.untried]
     titles = head(climb.task["metric"], climb.settings["knobs"]["requests"])
-    for place, title in enumerate(titles):
+    lines = [cells(r, winner, why=False) for r in rows]
+    places = _fitting(titles, lines, width)
+    built = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
+    for place in places:
         numbers = 1 < place < len(titles) - 1
         built.add_column(
-            title, justify="right" if numbers else "left", no_wrap=place < 2,
-            overflow="fold", ratio=None if place < len(titles) - 1 else 1,
+            titles[place], justify="right" if numbers else "left", no_wrap=not numbers,
+            overflow="fold" if numbers else "ellipsis",
         )  # fmt: skip
     styles = {"running": "bold cyan", "failed": "red", "cancelled": "dim", "queued": "dim"}
-    for row in (r for r in rows if not r.untried):
+    for row, line in zip(rows, lines, strict=True):
         style = "bold green" if row.key == winner else styles.get(row.status, "")
-        built.add_row(*(Text(c) for c in cells(row, winner, why=False)), style=style)
+        built.add_row(*(Text(line[place]) for place in places), style=style)
     return Group(built, *(Text(line, style="dim") for line in reasons(rows)))
+
+
+def _fitting(titles: Sequence[str], lines: Sequence[Sequence[str]], width: int) -> list[int]:
+    """The columns that there is room for: the least telling are left out first."""
+
+    def taken(place: int) -> int:
+        words = [*titles[place].split(), *(line[place] for line in lines)]
+        return max(map(len, words)) + GAP
+
+    places = list(range(len(titles)))
+    for one in SPARE:
+        if sum(map(taken, places)) > width:
+            places.remove(one)
+    return places

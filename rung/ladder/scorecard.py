@@ -225,7 +225,7 @@ def _made(row: Row) -> str:
     if row.seeds:
         return f"{len(row.seeds)} seeds: {min(row.seeds):.3f} to {max(row.seeds):.3f}"
     if row.cut_from:
-        return f"{row.steps} of {row.cut_from} steps"
+        return f"{row.steps}/{row.cut_from} steps"
     return f"with {row.choice}" if row.choice else ""
 
 

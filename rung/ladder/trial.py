@@ -3,8 +3,8 @@
 A trained rung warms up on the batch with the most tokens, which shows the peak of memory, and then
 takes two steps of usual size, which show the time. What stands before the first step (states of the
 frozen part) and a validation are timed beside them. A method that finds its adapter without training
-does so on two small numbers of rows; the difference is what a row takes. Nothing of a trial is kept on
-disk, and nothing that was kept before makes it faster.
+does so on two small numbers of rows; the difference is what a row takes; and answers some validation
+rows. Nothing of a trial is kept on disk, and nothing that was kept before makes it faster.
 """
 
 from __future__ import annotations
@@ -75,8 +75,10 @@ def predict_rung(bench: Workbench, rung: Rung) -> Prediction:
         peak = meter.peak() + more
         with bench.served(opened, adapter, rung.key) as model:
             request = bench.time_requests(opened, model)
+            answering = 0.0 if rung.method.trained else bench.time_answers(opened, model)
     cost = dataclasses.replace(
-        found.cost, request_seconds=request.seconds, request_tokens=request.tokens,
+        found.cost, wall=found.cost.wall + answering,
+        request_seconds=request.seconds, request_tokens=request.tokens,
         bytes=peak, disk=4 * adapter.size + _tokenizer_bytes(opened),
     )  # fmt: skip
     return dataclasses.replace(found, cost=cost, parameters=adapter.size)
@@ -209,7 +211,7 @@ def _fitted(
         method.holds(opened.bank, config, n, round(n * tokens)) for n in (sum(reads), began)
     )
     more_bytes = max(0, whole_bytes - tried_bytes)
-    return adapter, Prediction(Cost(seconds, seconds + per_row * reads[1])), more_bytes
+    return adapter, Prediction(Cost(seconds, seconds)), more_bytes
 
 
 @dataclass

@@ -39,6 +39,7 @@ from rung.types import Example, Task
 MAX_TOKENS = 2048  # of a micro-batch, so that every rung's memory is measured alike
 TIMED = 7  # single requests that are timed, after a first one that warms up
 LONG = 2.0  # seconds: what all of them may take
+ANSWERED = 24  # rows that are answered together to tell what all take
 REPLY_TOKENS = 64  # of a timed answer at most, where replies of the data are longer
 
 
@@ -173,6 +174,13 @@ class Workbench:
         found = found[1:] or found
         tokens = sum(t for _, t in found) / len(found)
         return Served(median(s for s, _ in found), tokens)
+
+    def time_answers(self, opened: Opened, model: ServedModel) -> float:
+        """Seconds that all validation rows take together, from some of them."""
+        some_rows = self.validation[:ANSWERED]
+        began = now()
+        self.answer(opened, model, some_rows)
+        return (now() - began) * len(self.validation) / max(len(some_rows), 1)
 
     def _classify(self, opened: Opened, model: ServedModel) -> Ask:
         classifier = model.classifier

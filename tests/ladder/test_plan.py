@@ -83,6 +83,23 @@ def test_a_fit_is_scaled_up_by_the_rows_that_it_reads(words: Path, monkeypatch: 
     assert told.cost.bytes == peaks[0]  # nothing more is held than in the last trial
 
 
+def test_what_measuring_takes_is_told_from_some_answers(words: Path, monkeypatch: Any) -> None:
+    found = bench(words)
+    asked: list[int] = []
+
+    def answer(self: Any, opened: Any, model: Any, examples: Any) -> None:
+        asked.append(len(examples))
+        time.sleep(LOW * len(examples))
+
+    monkeypatch.setattr(Workbench, "answer", answer)
+    sleeper = Sleeper("zero_shot")
+    sleeper.seen = []
+    told = predict_rung(found, Rung("zero_shot", sleeper))
+    assert asked == [workbench.ANSWERED] and len(found.validation) > workbench.ANSWERED
+    expected = LOW * len(found.validation)
+    assert told.cost.wall - told.cost.seconds == pytest.approx(expected, rel=0.25)
+
+
 def test_memory_grows_with_the_rows_that_are_held(words: Path, monkeypatch: Any) -> None:
     found = bench(words)
     monkeypatch.setattr(trial, "MORE", trial.FEW + 1)

@@ -165,14 +165,30 @@ def test_the_drawn_table_keeps_reasons_below_it(climbed):
     assert reasons(card.rows) == [f"rag skipped: {rag.reason}"]
     twin = dataclasses.replace(rag, key="other")
     assert reasons([rag, twin]) == [f"rag, other skipped: {rag.reason}"]
-    drawn = Console(width=118, record=True, file=io.StringIO())
-    drawn.print(table(card.rows, card.climb))
-    lines = drawn.export_text().splitlines()
-    assert lines[-1].strip() == f"rag skipped: {rag.reason}"
-    assert len(lines) <= len(card.rows) + 5  # none of the rows is folded
+    assert drawn(card, 118)[-1].strip() == f"rag skipped: {rag.reason}"
+
+
+@pytest.mark.parametrize("width", [118, 100, 80])
+def test_the_drawn_table_folds_no_row_on_a_narrow_terminal(climbed, width):
+    card = climbed[0]
+    rows = [dataclasses.replace(r, cut_from=960, steps=219, key=r.key + 7 * "x") for r in card.rows]
+    card = dataclasses.replace(card, rows=tuple(rows))
+    lines = drawn(card, width)
+    titles = " ".join(lines[: next(i for i, line in enumerate(lines) if "───" in line)])
+    assert ("tokens" in titles) == (width == 118) and ("total" in titles)
+    for row in rows:
+        found = next(line for line in lines if line.strip().startswith(row.key))
+        assert row.status != "succeeded" or f"{row.validation['value']:.3f} [" in found
+    assert sum(bool(line.strip()) for line in lines) <= len(rows) + 6  # heads, a rule, reasons
+
+
+def drawn(card: Scorecard, width: int) -> list[str]:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(table(card.rows, card.climb, width))
+    return console.export_text().splitlines()
 
 
 def test_a_training_that_time_ended_says_how_far_it_came(climbed):
     row = dataclasses.replace(climbed[0].row("lora"), steps=96, cut_from=576)
-    assert cells(row)[-1] == "96 of 576 steps"
-    assert cells(row, winner="lora")[-1] == "winner, 96 of 576 steps"
+    assert cells(row)[-1] == "96/576 steps"
+    assert cells(row, winner="lora")[-1] == "winner, 96/576 steps"
