@@ -58,16 +58,19 @@ def plan(
         return
     head = ("rung", "making it", "steps", "memory", "disk", "a request", "tokens",
             f"{knobs.requests:,} requests", "total", "note")  # fmt: skip
-    _table(head, [_cells(row, knobs) for row in plain])
-    if sys.stdout.isatty():
+    drawn = sys.stdout.isatty()
+    _table(head, [_cells(row, knobs, why=not drawn) for row in plain])
+    if drawn:
+        for row in (r for r in plain if r["reason"]):
+            typer.echo(f"{row['key']} skipped: {row['reason']}")
         typer.echo("\nPredicted from a trial of two steps, without an early stop.")
 
 
-def _cells(row: dict[str, Any], knobs: ClimbKnobs) -> list[str]:
+def _cells(row: dict[str, Any], knobs: ClimbKnobs, why: bool) -> list[str]:
     from rung.ladder.scorecard import duration, size
 
     if row["reason"]:
-        return [row["key"], *[""] * 8, row["reason"]]
+        return [row["key"], *[""] * 8, row["reason"] if why else "skipped"]
     note = f"more than --budget {knobs.budget}" if row["wall"] > knobs.seconds else ""
     return [
         row["key"], duration(row["seconds"]), str(row["steps"] or ""), size(row["bytes"]),
