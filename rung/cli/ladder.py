@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from rung.store.climbs import ClimbRecord, RungRecord
 
 LOG_SECONDS = 30.0
-SPARE = (7, 6, 4)  # columns that narrow terminals do without: tokens, memory, all requests
 GAP = 2  # between columns
 
 
@@ -130,13 +129,13 @@ def _task(bench: Workbench) -> str:
 
 def table(rows: Sequence[Row], climb: ClimbRecord, width: int) -> Group:
     """The rows as a table for a terminal so wide, and below it why some have no figures."""
-    from rung.ladder.scorecard import cells, head, reasons
+    from rung.ladder.scorecard import SPARE, cells, head, reasons
 
     winner = climb.verdict.get("winner")
     rows = [r for r in rows if not r.untried]
     titles = head(climb.task["metric"], climb.settings["knobs"]["requests"])
     lines = [cells(r, winner, why=False) for r in rows]
-    places = _fitting(titles, lines, width)
+    places = _fitting(titles, lines, SPARE, width)
     built = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
     for place in places:
         numbers = 1 < place < len(titles) - 1
@@ -151,7 +150,9 @@ def table(rows: Sequence[Row], climb: ClimbRecord, width: int) -> Group:
     return Group(built, *(Text(line, style="dim") for line in reasons(rows)))
 
 
-def _fitting(titles: Sequence[str], lines: Sequence[Sequence[str]], width: int) -> list[int]:
+def _fitting(
+    titles: Sequence[str], lines: Sequence[Sequence[str]], spare: Sequence[int], width: int
+) -> list[int]:
     """The columns that there is room for: the least telling are left out first."""
 
     def taken(place: int) -> int:
@@ -159,7 +160,7 @@ def _fitting(titles: Sequence[str], lines: Sequence[Sequence[str]], width: int) 
         return max(map(len, words)) + GAP
 
     places = list(range(len(titles)))
-    for one in SPARE:
+    for one in spare:
         if sum(map(taken, places)) > width:
             places.remove(one)
     return places

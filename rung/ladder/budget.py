@@ -36,7 +36,8 @@ def short_of_time(records: Sequence[RungRecord], spent: float, budget: str) -> s
     cut = [r for r in records if r.metrics.get("cut_from")]
     if not cut:
         return None
-    missing = sum(max(0.0, r.predicted["wall"] - r.cost["wall"]) for r in cut)
+    untried = [r for r in records if r.status == "cancelled" and r.predicted]  # for want of time
+    missing = sum(max(0.0, r.predicted["wall"] - r.cost.get("wall", 0.0)) for r in [*cut, *untried])
     minutes = math.ceil((spent + missing) / (1 - LAST) / 60)
     names = ", ".join(r.key for r in cut)
     return f"--budget {budget} cut the training of {names} short; --budget {minutes}m would not."

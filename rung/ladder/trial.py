@@ -3,8 +3,9 @@
 A trained rung warms up on the batch with the most tokens, which shows the peak of memory, and then
 takes two steps of usual size, which show the time. What stands before the first step (states of the
 frozen part) and a validation are timed beside them. A method that finds its adapter without training
-does so on two small numbers of rows; the difference is what a row takes; and answers some validation
-rows. Nothing of a trial is kept on disk, and nothing that was kept before makes it faster.
+does so on two small numbers of rows, whose difference is what a row takes; what measuring it takes is
+told from some answers. Nothing of a trial is kept on disk, and nothing that was kept before makes it
+faster.
 """
 
 from __future__ import annotations

@@ -201,7 +201,18 @@ def test_the_budget_that_would_have_done_holds_what_was_cut_and_the_end():
     rows = [rung("a", 400.0, 100.0, 576), rung("b", 50.0, 60.0, None), rung("c", 310.0, 100.0, 384)]
     said = short_of_time(rows, 1020.0 - 510.0, "10m")
     assert said == "--budget 10m cut the training of a, c short; --budget 20m would not."
+    skipped = RungRecord("c", "d", "m", status="cancelled", predicted={"wall": 510.0})
+    assert "; --budget 30m would not." in short_of_time([*rows, skipped], 510.0, "10m")
     assert short_of_time(rows[1:2], 100.0, "10m") is None
+
+
+def test_a_rung_without_time_is_skipped_with_the_reason(words, ordered):
+    ordered({"zero_shot": 1.0, "linear_probe": 900.0, "lora": 5000.0})
+    log = Log()
+    record, rungs = go(words, log, budget="20s")
+    assert log.tried() == ["zero_shot"]
+    for key in ("linear_probe", "lora"):
+        assert rungs[key].status == "cancelled" and "no time" in (rungs[key].reason or "")
 
 
 # --- the verdict --------------------------------------------------------------------------------
@@ -224,15 +235,6 @@ def test_the_verdict_says_whether_validation_had_cleared_the_bar(validation, tes
     said = says(Bar.parse("accuracy=0.86"), winner, measured(test), {})
     assert expected in said
     assert ("No rung" in said) == (validation < 0.86)
-
-
-def test_a_rung_without_time_is_skipped_with_the_reason(words, ordered):
-    ordered({"zero_shot": 1.0, "linear_probe": 900.0, "lora": 5000.0})
-    log = Log()
-    record, rungs = go(words, log, budget="20s")
-    assert log.tried() == ["zero_shot"]
-    for key in ("linear_probe", "lora"):
-        assert rungs[key].status == "cancelled" and "no time" in (rungs[key].reason or "")
 
 
 # --- names --------------------------------------------------------------------------------------
