@@ -58,7 +58,7 @@ def main() -> None:
 def choose(bank: Bank, model: ServedModel, items: list[dict[str, Any]], task: dict[str, Any]) -> Any:
     """Score each choice behind a blank."""
     start = time.perf_counter()
-    asked = [_item(model.template.tokenizer, i["prompt"], i["choices"]) for i in items]
+    asked = encode(model.template.tokenizer, items)
     scores = score(bank, model.slot, asked)
     picked = [max(range(len(s)), key=s.__getitem__) for s in scores]
     seconds = time.perf_counter() - start
@@ -66,11 +66,15 @@ def choose(bank: Bank, model: ServedModel, items: list[dict[str, Any]], task: di
     return {"seconds": seconds, "scores": scores, "texts": None, "right": right}
 
 
-def _item(tokenizer: Any, prompt: str, choices: list[str]) -> Item:
+def encode(tokenizer: Any, items: list[dict[str, Any]]) -> list[Item]:
     """Prompt and choice are encoded together, as the harness does, and cut behind the prompt."""
-    rows = tokenizer([prompt, *(f"{prompt} {c}" for c in choices)])["input_ids"]
-    cut = len(rows[0])
-    return Item(tuple(rows[0]), tuple(tuple(row[cut:]) for row in rows[1:]))
+    texts = [[i["prompt"], *(f"{i['prompt']} {c}" for c in i["choices"])] for i in items]
+    rows = iter(tokenizer([t for one in texts for t in one])["input_ids"])
+    found = []
+    for one in texts:
+        prompt, *whole = (next(rows) for _ in one)
+        found.append(Item(tuple(prompt), tuple(tuple(row[len(prompt) :]) for row in whole)))
+    return found
 
 
 def generate(bank: Bank, model: ServedModel, items: list[dict[str, Any]], task: dict[str, Any]) -> Any:

@@ -28,6 +28,7 @@ from rung.engine.packing import FEW, MANY, multiply, pack
 from rung.engine.stacks import Stacks
 from rung.forward.attention import Plan, TriePlan
 from rung.forward.bank import Bank, Record
+from rung.forward.block import Norm
 from rung.forward.llama import GROUPS, built_like_llama
 from rung.forward.padded import COARSE, TOLERANCE
 from rung.forward.slots import Slots
@@ -51,7 +52,7 @@ class Layer:
     weights: dict[str, Tensor]
     biases: dict[str, Tensor | None]
     widths: dict[str, list[int]]
-    norms: tuple[nn.Module, nn.Module]
+    norms: tuple[Norm, Norm]
     scaling: float
     packed: dict[str, Tensor] = field(default_factory=dict)
 
@@ -62,7 +63,7 @@ class Lean:
     def __init__(self, bank: Bank, layers: list[Layer], head_dim: int):
         self.bank, self.layers, self.head_dim = bank, layers, head_dim
         self.rotary: Any = bank.backbone.rotary_emb
-        self.norm: Any = bank.backbone.norm
+        self.norm = Norm(bank.backbone.norm)
         self.stacks = Stacks(bank)
         self._head: Tensor | None = None  # packed
 
@@ -148,41 +149,57 @@ class Lean:
         return same
 
     def forward(
-        self, trie: Trie, record: Record | None = None, front: dict[int, Tensor] | None = None
+        self,
+        trie: Trie,
+        record: Record | None = None,
+        front: dict[int, Tensor] | None = None,
+        rows: Tensor | None = None,
     ) -> Tensor:
-        """What `Bank.forward` gives, without a graph; the ordinary way where adapters need it."""
+        """What `Bank.forward` gives, of some rows if they are named, without a graph.
+
+        It goes the ordinary way where adapters need it.
+        """
         plan = TriePlan(trie, {**self.bank.front(trie), **(front or {})}, record)
         if not self.suits(plan):
-            return self.bank.forward(trie, record, front)
+            hidden = self.bank.forward(trie, record, front)
+            return hidden if rows is None else hidden[rows]
         embeddings = self.bank.embed(trie.ids, plan.slots)
-        return self.run(embeddings, trie.positions.to(self.bank.device), plan)
+        return self.run(embeddings, trie.positions.to(self.bank.device), plan, rows)
 
-    def run(self, embeddings: Tensor, positions: Tensor, plan: Any) -> Tensor:
-        """One pass over one token per lane, or over a trie: (B, d), (B,) -> (B, d)."""
+    def run(
+        self, embeddings: Tensor, positions: Tensor, plan: Any, rows: Tensor | None = None
+    ) -> Tensor:
+        """One pass over one token per lane, or over a trie: (B, d), (B,) -> (B, d) or (rows, d)."""
         hidden = embeddings
-        cos, sin = (x[0, :, None] for x in self.rotary(hidden[None], position_ids=positions[None]))
+        turns = self._turns(hidden, positions)
         adds = self.stacks.of(plan.slots, isinstance(plan, DecodePlan))
-        for i, layer in enumerate(self.layers):
-            add = adds[i]
-            x = _normed(layer.norms[0], hidden)
-            joined = _product(layer, "attention", x, add)
-            mixed = self._attend(i, layer, joined, cos, sin, plan)
-            hidden = hidden + _product(layer, "output", mixed, add)
-            x = _normed(layer.norms[1], hidden)
-            gate, up = _product(layer, "gate", x, add).split(layer.widths["gate"], 1)
-            hidden = hidden + _product(layer, "down", F.silu(gate) * up, add)
-        return _normed(self.norm, hidden)
+        for i, (layer, add) in enumerate(zip(self.layers, adds, strict=True)):
+            joined = _product(layer, "attention", layer.norms[0](hidden), add)
+            mixed = self._attend(i, layer, joined, turns, plan)
+            if rows is not None and add is None and layer is self.layers[-1]:
+                # Behind the last attention no row needs another.
+                mixed, hidden, rows = mixed[rows], hidden[rows], None
+            hidden = _product(layer, "output", mixed, add).add_(hidden)
+            opened = _product(layer, "gate", layer.norms[1](hidden), add)
+            gate, up = opened.split(layer.widths["gate"], 1)
+            hidden = _product(layer, "down", F.silu(gate).mul_(up), add).add_(hidden)
+        return self.norm(hidden if rows is None else hidden[rows])
 
-    def _attend(self, i: int, layer: Layer, joined: Tensor, cos, sin, plan: Any) -> Tensor:
+    def _turns(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines, and sines with the sign that each half of a head takes, (B, 1, hd) each."""
+        cos, sin = (x[0, :, None] for x in self.rotary(hidden[None], position_ids=positions[None]))
+        first, second = sin.chunk(2, -1)
+        return cos, torch.cat((-first, second), -1)
+
+    def _attend(self, i: int, layer: Layer, joined: Tensor, turns: Any, plan: Any) -> Tensor:
         """joined (B, queries + keys + values) -> (B, queries)."""
         batch, widths = len(joined), layer.widths["attention"]
         heads = joined.view(batch, -1, self.head_dim)
         rotated, values = heads.split(
             [(widths[0] + widths[1]) // self.head_dim, widths[2] // self.head_dim], 1
         )
-        half = self.head_dim // 2
-        turned = torch.cat((-rotated[..., half:], rotated[..., :half]), -1)
-        rotated = torch.addcmul(rotated * cos, turned, sin)
+        cos, sin = turns
+        rotated = rotated.roll(self.head_dim // 2, -1).mul_(sin).addcmul_(rotated, cos)
         queries, keys = rotated.split([widths[0] // self.head_dim, widths[1] // self.head_dim], 1)
         parts = (x.transpose(0, 1)[None] for x in (queries, keys, values))
         return plan.attend(i, *parts, layer.scaling).view(batch, -1)
@@ -195,12 +212,6 @@ def _product(layer: Layer, group: str, x: Tensor, add: Any) -> Tensor:
     else:
         y = F.linear(x, layer.weights[group], layer.biases[group])
     return y if add is None else add(group, x, y, layer.widths[group])
-
-
-def _normed(norm: Any, x: Tensor) -> Tensor:
-    if x.dtype == torch.float32:
-        return F.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
-    return norm(x)
 
 
 # --- what a base is built of ------------------------------------------------------------------------
@@ -228,7 +239,7 @@ def _join(layer: Any) -> Layer:
             p.bias if p.bias is not None else p.weight.new_zeros(p.out_features) for p in parts
         ]
         biases[group] = torch.cat(biased).detach() if any(p.bias is not None for p in parts) else None
-    norms = (layer.input_layernorm, layer.post_attention_layernorm)
+    norms = Norm(layer.input_layernorm), Norm(layer.post_attention_layernorm)
     return Layer(weights, biases, widths, norms, layer.self_attn.scaling)
 
 

@@ -21,6 +21,7 @@ from rung.engine.lean import Lean
 from rung.errors import Interrupted
 from rung.forward import trie as tries
 from rung.forward.bank import Bank
+from rung.forward.memory import keep_freed
 
 BATCH_TOKENS = 1024  # tokens of a slice that are computed; measured with bench/eval.py
 LOGIT_ROWS = 128  # positions whose logits are held at once
@@ -59,6 +60,7 @@ class _Front:
 
 
 @torch.inference_mode()
+@keep_freed()
 def score(
     bank: Bank,
     slot: int,
@@ -110,12 +112,35 @@ def _paths(items: Sequence[Item]) -> list[_Path]:
     return sorted(paths, key=lambda p: p.ids.astype(">i8").tobytes())
 
 
+@dataclass
+class _Asked:
+    """What is predicted in a slice: all paths' targets, one behind another.
+
+    Attributes:
+        rows: the trie's tokens that something is predicted from. place: per target, which of them.
+        counts: targets of each path.
+    """
+
+    rows: np.ndarray
+    place: np.ndarray
+    targets: np.ndarray
+    counts: list[int]
+
+    @classmethod
+    def of(cls, paths: Sequence[_Path], trie: tries.Trie) -> _Asked:
+        counts = [len(p.targets) for p in paths]
+        source = np.concatenate([r[-c:] for r, c in zip(trie.paths, counts, strict=True)])
+        rows, place = np.unique(source, return_inverse=True)
+        return cls(rows, place, np.concatenate([p.targets for p in paths]), counts)
+
+
 class _Walk:
     """Goes through sorted paths slice by slice, keeping what the next slice begins with."""
 
     def __init__(self, bank: Bank, slot: int, max_tokens: int):
         self.bank, self.slot, self.max_tokens = bank, slot, max_tokens
-        self.way: Bank | Lean = Lean.for_tries(bank) or bank
+        lean = Lean.for_tries(bank)
+        self.way = self._ordinary if lean is None else lean.forward
         self.front = _Front(np.empty(0, dtype=np.int64))
         adapter = bank.adapters.get(slot)
         keys_values = None if adapter is None else adapter.keys_values
@@ -172,9 +197,11 @@ class _Walk:
         def record(layer: int, k: Tensor, v: Tensor) -> None:
             recorded.append((k[own], v[own]))
 
-        hidden = self.way.forward(trie, record if keep > shared else None, front)
+        asked = _Asked.of(paths, trie)
+        rows = torch.from_numpy(asked.rows).to(self.bank.device)
+        hidden = self.way(trie, record if keep > shared else None, front, rows)
         self._keep(paths[-1].ids[:keep], shared, recorded)
-        return self._sum(paths, trie, hidden)
+        return self._sum(asked, hidden)
 
     def _trie(self, paths: Sequence[_Path], shared: int) -> tries.Trie:
         sequences = [tries.Sequence(tuple(p.ids[shared:].tolist()), slot=self.slot) for p in paths]
@@ -203,26 +230,25 @@ class _Walk:
             fresh = torch.cat([before.to(fresh), fresh], 2)
         self.front = _Front(ids, fresh)
 
-    def _sum(self, paths: Sequence[_Path], trie: tries.Trie, hidden: Tensor) -> list[float]:
-        """Sum the log-probabilities of each path's targets."""
-        counts = [len(p.targets) for p in paths]
-        source = np.concatenate([r[-c:] for r, c in zip(trie.paths, counts, strict=True)])
-        rows, place = np.unique(source, return_inverse=True)
-        target = torch.from_numpy(np.concatenate([p.targets for p in paths])).to(self.bank.device)
-        order = np.argsort(place, kind="stable")
-        sorted_place = place[order]
+    def _ordinary(self, trie, record, front, rows: Tensor) -> Tensor:
+        return self.bank.forward(trie, record, front)[rows]
+
+    def _sum(self, asked: _Asked, hidden: Tensor) -> list[float]:
+        """Sum the log-probabilities of each path's targets; hidden states of the rows asked."""
         head = self.bank.head(self.slot)
-        found = np.empty(len(source), dtype=np.float64)
-        for low in range(0, len(rows), LOGIT_ROWS):
-            chunk = rows[low : low + LOGIT_ROWS]
+        found = np.empty(len(asked.place), dtype=np.float64)
+        order = np.argsort(asked.place, kind="stable")
+        sorted_place = asked.place[order]
+        for low in range(0, len(hidden), LOGIT_ROWS):
+            chunk = hidden[low : low + LOGIT_ROWS]
             a, b = np.searchsorted(sorted_place, [low, low + len(chunk)])
             edges = order[a:b]
-            logits = head.logits(hidden[torch.from_numpy(chunk).to(hidden.device)]).float()
+            logits = head.logits(chunk).float()
             total = torch.logsumexp(logits, -1)
-            at = torch.from_numpy(place[edges] - low).to(hidden.device)
-            picked = logits[at, target[torch.from_numpy(edges).to(hidden.device)]] - total[at]
-            found[edges] = picked.double().cpu().numpy()
-        return np.add.reduceat(found, np.cumsum([0, *counts[:-1]])).tolist()
+            at = torch.from_numpy(asked.place[edges] - low).to(hidden.device)
+            target = torch.from_numpy(asked.targets[edges]).to(hidden.device)
+            found[edges] = (logits[at, target] - total[at]).double().cpu().numpy()
+        return np.add.reduceat(found, np.cumsum([0, *asked.counts[:-1]])).tolist()
 
 
 def _common(a: np.ndarray, b: np.ndarray) -> int:

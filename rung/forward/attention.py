@@ -10,6 +10,7 @@ Elsewhere, or with soft-capped scores: the same blocks one by one through plain 
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rung.forward import blocks
+from rung.forward import blocks, in_front
 from rung.forward.blocks import Block, Heads
 from rung.forward.slots import Slots
 from rung.forward.trie import Trie
@@ -53,7 +54,7 @@ class TriePlan:
 
     def __init__(self, trie: Trie, front: dict[int, Tensor] | None = None, record: Any = None):
         self.slots = Slots(trie.slots)
-        self.record = record
+        self.trie, self.record = trie, record
         self.front = {s: f for s, f in (front or {}).items() if s in self.slots.present}
         self._lay_keys(trie)
         self._together: list[Any] | None = None
@@ -80,6 +81,8 @@ class TriePlan:
     def attend(self, layer, q, k, v, scaling, window=None, softcap=None):  # noqa: D102
         if self.record is not None:
             self.record(layer, k[0].transpose(0, 1), v[0].transpose(0, 1))
+        if self._meets_apart(q, v, window, softcap):
+            return self._attend_apart(layer, q, k, v, scaling)
         if self.front:
             k, v = self._with_front(layer, k, 0), self._with_front(layer, v, 1)
         if q.device.type == "cuda" and softcap is None:
@@ -92,6 +95,29 @@ class TriePlan:
     def _with_front(self, layer: int, own: Tensor, which: int) -> Tensor:
         parts = [f[layer, which].to(own.dtype).transpose(0, 1)[None] for f in self.front.values()]
         return torch.cat([*parts, own], dim=2)
+
+    def _meets_apart(self, q, v, window, softcap) -> bool:
+        """Whether what is in front can be met apart from the row, and that pays."""
+        plain = q.device.type == "cpu" and softcap is None and window is None
+        plain = plain and q.shape[-1] == v.shape[-1] and not torch.is_grad_enabled()
+        return plain and self.in_front >= in_front.LEAST and self._seen_by_all
+
+    @cached_property
+    def _seen_by_all(self) -> bool:
+        """Whether every token of the row sees all that is in front."""
+        start, end = self.start[: self.in_front], self.end[: self.in_front]
+        return bool((start == 0).all() and (end == len(self.end) - self.in_front).all())
+
+    def _attend_apart(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
+        (given,) = self.front.values()
+        keys, values = (given[layer, i].to(k.dtype).transpose(0, 1)[None] for i in range(2))
+        calls, masks = self._row._calls(Heads.of(q, k), q.dtype, None)
+        return in_front.attend(q, (k, v), (keys, values), scaling, calls, masks).transpose(1, 2)
+
+    @cached_property
+    def _row(self) -> TriePlan:
+        """The same without what is in front."""
+        return TriePlan(self.trie)
 
     def _visible(self, block: Block, window: int | None) -> np.ndarray:
         keys = np.concatenate([np.arange(a, b) for a, b in block.keys])

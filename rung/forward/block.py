@@ -37,6 +37,9 @@ class Norm:
     def __init__(self, module: Any):
         self.weight, self.epsilon = module.weight, module.variance_epsilon
 
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.forward(x, self.inverse(x))
+
     def inverse(self, x: Tensor) -> Tensor:
         """x (T, d) -> 1 / the root of its mean square, (T, 1) in float32."""
         norm = torch.linalg.vector_norm(wide(x), dim=-1, keepdim=True)

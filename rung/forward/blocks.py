@@ -19,9 +19,8 @@ from torch import Tensor
 
 BLOCK = 64  # tokens, for what stands near a root; a block may be as long as what stands before it,
 LONGEST = 256  # up to this
-SLACK = 1.3  # padded scores over real ones, at most, in blocks that go together
 DENSE = 192  # keys of blocks that go together, up to which plain products are faster than the kernel
-CALL = 1 << 12  # scores that cost as much as a call
+CALL = 1 << 13  # scores that cost as much as a call
 WIDEST = 1024  # keys of blocks that go together, at most: they are copied, and so are their masks
 
 
@@ -61,7 +60,9 @@ def cut(start: np.ndarray, end: np.ndarray, depth: np.ndarray, in_front: int) ->
 
     A segment is a run in which each token is the parent of the next.
     """
-    own_end, own_depth = end[in_front:], depth[in_front:]
+    own_end, before = end[in_front:], depth[in_front:]
+    if not in_front:
+        before = before - before.min()  # what stands in front may be met apart, and is no key here
     length = len(own_end)
     # A token starts a segment where the token before it ended a branch.
     heads = [0] + [i for i in range(1, length) if own_end[i - 1] == i] + [length]
@@ -69,7 +70,7 @@ def cut(start: np.ndarray, end: np.ndarray, depth: np.ndarray, in_front: int) ->
 
     def room() -> int:
         """The first token that does not fit into the block that began last."""
-        return cuts[-1] + max(BLOCK, min(LONGEST, int(own_depth[cuts[-1]])))
+        return cuts[-1] + max(BLOCK, min(LONGEST, int(before[cuts[-1]])))
 
     for a, b in zip(heads[:-1], heads[1:], strict=True):
         if b > room() and a > cuts[-1]:
@@ -81,8 +82,8 @@ def cut(start: np.ndarray, end: np.ndarray, depth: np.ndarray, in_front: int) ->
     blocks = []
     for first, last in zip(cuts[:-1], cuts[1:], strict=True):
         front = (start[:in_front] < last) & (end[:in_front] > first)
-        before = own_end[:first] > first
-        seen = np.concatenate([front, before, np.ones(last - first, dtype=bool)])
+        path = own_end[:first] > first
+        seen = np.concatenate([front, path, np.ones(last - first, dtype=bool)])
         blocks.append(Block(first, last, _ranges(seen)))
     return blocks
 
@@ -204,20 +205,28 @@ def together(blocks: Sequence[Block]) -> list[Alone | Several]:
 
 
 def _fit(group: list[Block]) -> bool:
-    width = max(b.width for b in group)
-    padded = len(group) * max(b.length for b in group) * width
-    real = sum(b.length * b.width for b in group)
-    return width <= WIDEST and padded <= SLACK * real + CALL * (len(group) - 1)
+    """Whether the last of a group costs less there, all padded to the largest, than by itself."""
+    *others, last = group
+    more = _padded(group) - _padded(others)
+    return last.width <= WIDEST and more <= last.length * last.width + CALL
+
+
+def _padded(group: list[Block]) -> int:
+    return len(group) * max(b.length for b in group) * max(b.width for b in group)
 
 
 class Flash:
     """torch's flash kernel: q (B, H, Lq, hd), k and v (B, H, Lk, hd)."""
 
     @staticmethod
-    def forward(q, k, v, mask, scaling):
-        """-> as q, and what the backward pass needs."""
+    def forward(q, k, v, mask, scaling, causal=True):
+        """-> as q, and what the backward pass needs: the logarithms of the sums, (B, H, Lq).
+
+        Args:
+            causal: what no mask means; else everything is seen.
+        """
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, 0.0, mask is None, attn_mask=mask, scale=scaling
+            q, k, v, 0.0, mask is None and causal, attn_mask=mask, scale=scaling
         )
 
     @staticmethod
@@ -272,7 +281,7 @@ class Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, k, v, scaling, calls, masks):  # noqa: D102
-        heads, rows = Heads.of(q, k), [_rows(x) for x in (q, k, v)]
+        heads, rows = Heads.of(q, k), [by_token(x) for x in (q, k, v)]
         out, kept = torch.empty_like(rows[0]), []
         for call, mask in zip(calls, masks, strict=True):
             parts = (call.queries(rows[0], heads), *(call.keys(x, heads) for x in rows[1:]))
@@ -288,7 +297,7 @@ class Attention(torch.autograd.Function):
     def backward(ctx, grad):  # noqa: D102
         q, k, v, out = ctx.saved_tensors
         scaling, calls, masks, kept = ctx.rest
-        heads, (upstream, given, *rows) = Heads.of(q, k), [_rows(x) for x in (grad, out, q, k, v)]
+        heads, (upstream, given, *rows) = Heads.of(q, k), [by_token(x) for x in (grad, out, q, k, v)]
         grads = [torch.empty_like(rows[0]), torch.zeros_like(rows[1]), torch.zeros_like(rows[2])]
         for call, mask, rest in zip(calls, masks, kept, strict=True):
             parts = kernel(call).backward(
@@ -302,7 +311,7 @@ class Attention(torch.autograd.Function):
         return *(_heads(g, x) for g, x in zip(grads, (q, k, v), strict=True)), None, None, None
 
 
-def _rows(x: Tensor) -> Tensor:
+def by_token(x: Tensor) -> Tensor:
     """(1, heads, T, hd) -> (T, heads * hd)."""
     return x[0].transpose(0, 1).reshape(x.shape[2], -1)
 

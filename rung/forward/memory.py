@@ -15,6 +15,8 @@ from pathlib import Path
 TRIM, MMAP = -1, -3  # mallopt's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD (mallopt(3))
 LARGEST = 32 << 20  # bytes that glibc lets a block have which is not mapped by itself
 
+_keeping = 0  # how many want freed memory kept, one within another
+
 
 def reset_high_water() -> bool:
     """Set the mark back to what is resident now; False where that is not allowed."""
@@ -54,14 +56,18 @@ def keep_freed() -> Iterator[None]:
     A step frees what the next one needs again. Given back to the system in between, each page of it
     costs a fault, which is dear in virtual machines.
     """
+    global _keeping
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if libc is None or not hasattr(libc, "malloc_trim"):  # glibc's
         yield
         return
     libc.mallopt(MMAP, LARGEST)
     libc.mallopt(TRIM, (1 << 31) - 1)
+    _keeping += 1
     try:
         yield
     finally:
-        libc.mallopt(TRIM, 2 * LARGEST)
-        libc.malloc_trim(0)
+        _keeping -= 1
+        if not _keeping:
+            libc.mallopt(TRIM, 2 * LARGEST)
+            libc.malloc_trim(0)
