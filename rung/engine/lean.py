@@ -182,7 +182,7 @@ class Lean:
             hidden = _product(layer, "output", mixed, add).add_(hidden)
             opened = _product(layer, "gate", layer.norms[1](hidden), add)
             gate, up = opened.split(layer.widths["gate"], 1)
-            hidden = _product(layer, "down", F.silu(gate).mul_(up), add).add_(hidden)
+            hidden = _product(layer, "down", F.silu(gate, inplace=True).mul_(up), add).add_(hidden)
         return self.norm(hidden if rows is None else hidden[rows])
 
     def _turns(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from rung.forward import trie as tries
 from rung.forward.bank import Bank
 from rung.forward.memory import keep_freed
 
-BATCH_TOKENS = 1024  # tokens of a slice that are computed; measured with bench/eval.py
+BATCH_TOKENS = 2048  # tokens of a slice that are computed; measured with bench/eval.py
 LOGIT_ROWS = 128  # positions whose logits are held at once
 WASTE = 64  # tokens of the shared beginning that a slice may compute again before it is cut instead
 
