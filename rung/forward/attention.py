@@ -4,8 +4,9 @@ Rule: key `kv` is visible to query `q` when `start[kv] <= q < end[kv]` (and with
 window, measured in depth). For a token of the row `start` is its own index; keys that an adapter puts
 in front are visible to all rows of its slot.
 
-CPU: dense blocks, many in one call, see `blocks`. CUDA: FlexAttention with the same rule as its mask.
-Elsewhere, or with soft-capped scores: the same blocks one by one through plain torch.
+CPU: dense blocks, many in one call, see `blocks`; what all tokens see in front goes apart, see
+`in_front`. CUDA: FlexAttention with the same rule as its mask. Elsewhere, or with soft-capped scores:
+the same blocks one by one through plain torch.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def keep_freed() -> Iterator[None]:
     """Have the C library keep what is freed until this ends, where it can be told to.
 
     A step frees what the next one needs again. Given back to the system in between, each page of it
-    costs a fault, which is dear in virtual machines.
+    costs a fault, which is dear in virtual machines. One may stand within another.
     """
     global _keeping
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
