@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The openai client reads a fine-tuning job's multi grader, as documented, as a StringCheckGrader.
+# The openai client reads a fine-tuning job's multi grader, in the form that works, as a StringCheckGrader.
 #
 # Version: openai 3.57.0.
-# Behaviour: the guide of reinforcement fine-tuning shows a multi grader with `graders` as an object from name
-#   to grader. The client types that field as one grader. A job that holds the documented form is sent and read
-#   without a warning, but what comes back is a StringCheckGrader whose `type` is "multi" and whose `graders`
+# Behaviour: the service takes a multi grader's `graders` as an object from name to grader (openai-java issue 647,
+#   openai-python pull request 3918). The client types that field as one grader. A job that holds the object is
+#   read without an error, but what comes back is a StringCheckGrader whose `type` is "multi" and whose `graders`
 #   are plain dicts. Nothing is lost: to_dict() gives the very object that the server sent.
 # A good guess: a MultiGrader with typed graders; failing that, a validation error.
 # Why it matters: isinstance(grader, MultiGrader) is False and isinstance(grader, StringCheckGrader) is True for

@@ -7,7 +7,7 @@
 #   that it is not implemented. With quantization_config=GgufConfig(dequantize=True) the weights are the same to
 #   the bit and everything works.
 # A good guess: loading from GGUF means dequantizing, as the progress bar says; what comes out is a float model.
-# Why it matters: to adapt a model that one has as GGUF only, loading is half a minute and looks finished; the
+# Why it matters: to adapt a model that one has as GGUF only, one loads it, and all looks finished; the
 #   refusal comes when the trainer is built, or after a LoRA has been merged and is to be saved.
 # Seen:
 #   layers: Linear torch.float32 weights equal: True
