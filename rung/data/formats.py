@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rung.data.columns import Format, Missing, written
+from rung.data.format_strings import Format, Missing, written
 from rung.data.knobs import DataKnobs
 from rung.errors import ConfigError, DataError, one_line
 from rung.types import Example, Message
