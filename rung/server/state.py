@@ -94,7 +94,13 @@ class Service:
         return self.store.keys
 
     def course(self, request: Request, name: str, traced: bool = False) -> Pipeline:
-        """The way of a request through the stages of a model."""
+        """The way of a request through the stages of a model.
+
+        Raises:
+            ApiError: for a trace that the key does not open, or that the stages do not allow.
+        """
+        if traced:
+            account_of(request).needs("trace")
         course = Pipeline(self._lines.of(name, self.stored.get(name, name)), traced)
         request.scope["rung.notes"] = course.notes
         return course

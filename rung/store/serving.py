@@ -16,7 +16,9 @@ JobStatus = Literal[
 OVER: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 # A worker may be at it.
 ACTIVE: tuple[JobStatus, ...] = ("validating_files", "queued", "running")
-SCOPES = ("ask", "train", "admin")
+SCOPES = ("ask", "train", "trace", "metrics", "admin")
+# Reading what the server sees; `admin` opens these too.
+READING = ("trace", "metrics")
 
 T = TypeVar("T")
 
@@ -161,4 +163,5 @@ class KeyRecord(Record):
 
     def may(self, scope: str) -> bool:
         """Whether the key opens what needs that scope."""
-        return scope in self.scopes.split(",")
+        held = self.scopes.split(",")
+        return scope in held or (scope in READING and "admin" in held)

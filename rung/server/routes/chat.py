@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
 
 from rung.engine import ServedModel
@@ -16,13 +16,14 @@ from rung.server.chat_schema import ChatRequest, ChoiceFormat, ObjectFormat, Reg
 from rung.server.errors import ApiError
 from rung.server.pipeline import Pipeline
 from rung.server.responses import ChatCompletion, answers
+from rung.server.routing import Routes
 from rung.server.state import Service, account_of, service_of
 from rung.types import Message
 
-routes = APIRouter(tags=["chat"])
+routes = Routes("/v1/chat", scope="ask", tags=["chat"])
 
 
-@routes.post("/v1/chat/completions", **answers(ChatCompletion))
+@routes.post("/completions", **answers(ChatCompletion))
 async def chat(request: Request, asked: ChatRequest) -> Response:
     """An answer to a conversation, whole or as a stream."""
     service = service_of(request)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
 
 from rung.engine import ServedModel
@@ -11,15 +11,16 @@ from rung.server.answering import Wanted, answer
 from rung.server.completion_schema import CompletionRequest, Prompt
 from rung.server.responses import TextCompletion, answers
 from rung.server.routes.chat import vocabulary_of
+from rung.server.routing import Routes
 from rung.server.state import account_of, service_of
 from rung.server.text_reply import TextReply
 
 USUAL = 16  # tokens that OpenAI's plain completions draw where nothing is said
 
-routes = APIRouter(tags=["completions"])
+routes = Routes("/v1/completions", scope="ask", tags=["completions"])
 
 
-@routes.post("/v1/completions", **answers(TextCompletion))
+@routes.post("", **answers(TextCompletion))
 async def complete(request: Request, asked: CompletionRequest) -> Response:
     """Continuations of one or several texts, whole or as a stream."""
     service = service_of(request)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 
 from rung.server.jobs import JobRequest, order
 from rung.server.loading import base_of, checkpoint_name, served_name
 from rung.server.responses import CheckpointList, EventList, Job, JobList, answers
+from rung.server.routing import Routes
 from rung.server.state import service_of
 from rung.store.serving import ACTIVE, CheckpointRecord, EventRecord, JobRecord, unix
 
-routes = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
+routes = Routes("/v1/fine_tuning/jobs", scope="train", tags=["fine-tuning"])
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
