@@ -15,7 +15,10 @@ def kinds(tmp_path, monkeypatch):
     """A package `kinds` with a contract, two entries, a helper and an entry that is a folder."""
     files = {
         "__init__.py": "",
-        "base.py": "from abc import ABC\nclass Kind(ABC):\n    def __init__(self, name):\n        self.name = name\n",
+        "base.py": (
+            "from abc import ABC\nclass Kind(ABC):\n"
+            "    def __init__(self, name):\n        self.name = name\n"
+        ),
         "one.py": "from kinds.base import Kind as Base\nclass Kind(Base):\n    pass\n",
         "two.py": "raise RuntimeError('imported too early')\nclass Kind(Base):\n    pass\n",
         "helper.py": "def help(): ...\n",
