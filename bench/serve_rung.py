@@ -22,7 +22,7 @@ from rung import methods
 from rung.methods import artefact
 from rung.server.app import create_app
 from rung.server.loading import load
-from rung.server.run import bind, run
+from rung.server.serve import bind, run
 
 NEVER = -1  # no token has this id: every answer is as long as was asked for
 

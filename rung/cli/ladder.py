@@ -17,7 +17,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from rung.ladder.scorecard import Row
-    from rung.ladder.workbench import Workbench
+    from rung.ladder.task_context import TaskContext
     from rung.store.climbs import ClimbRecord, RungRecord
 
 LOG_SECONDS = 30.0
@@ -52,7 +52,7 @@ class Ladder:
 
     # --- what a climb tells -----------------------------------------------------------------------
 
-    def opened(self, bench: Workbench, climb: ClimbRecord, warnings: Sequence[str]) -> None:
+    def opened(self, bench: TaskContext, climb: ClimbRecord, warnings: Sequence[str]) -> None:
         self._climb = climb
         splits = bench.opened.splits
         parts = f"{len(splits.train):,} train, {len(splits.validation):,} validation, "
@@ -121,7 +121,7 @@ class Ladder:
         return Group(table(self._as_rows(), self._climb, self.console.width), now)
 
 
-def _task(bench: Workbench) -> str:
+def _task(bench: TaskContext) -> str:
     labels = bench.task.labels
     named = f" over {len(labels)} labels ({', '.join(labels[:6])})" if labels else ""
     return f"{bench.task.kind.replace('_', ' ')}{named}, judged by {bench.task.metric}"

@@ -83,7 +83,7 @@ def serve(
 
     The bare base is served beside them. Ctrl-C finishes what is being answered; a second one aborts.
     """
-    from rung.server.run import bind
+    from rung.server.serve import bind
 
     keys = tuple(key for key in api_key or [] if key)
     if (tls_certificate is None) != (tls_key is None):
@@ -97,9 +97,9 @@ def serve(
 
         from rung.server.app import create_app
         from rung.server.loading import load
-        from rung.server.run import run
-        from rung.server.service import Limits, Settings
+        from rung.server.serve import run
         from rung.server.stages import judge_of, named_judges, read
+        from rung.server.state import Limits, Settings
 
         around = read(stages) if stages else {}
         judge = judge_of(moderation)

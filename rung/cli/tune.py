@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rung import methods
+from rung.artefacts import hub
 from rung.cli.flags import Given, knobs_by_panel, takes_knobs
 from rung.config import read_yaml
 from rung.data.knobs import DataKnobs
-from rung.store import hub
 from rung.train.knobs import RunKnobs, TrainKnobs
 
 if TYPE_CHECKING:

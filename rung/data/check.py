@@ -166,9 +166,9 @@ def _begins(rendered: Sequence[Rendered], template: Template) -> list[Problem]:
 
 
 def _trained(rendered: Sequence[Rendered], template: Template, untrained: Untrained) -> list[Problem]:
-    from rung.data import probe
+    from rung.data import chat_template
 
-    structure = set(probe.special(template.tokenizer).values())
+    structure = set(chat_template.special(template.tokenizer).values())
     used = sorted({i for r in rendered for i in r.ids if i in structure})
     lost = list(untrained(used))
     if not lost:

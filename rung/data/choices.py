@@ -10,7 +10,7 @@ import json
 from dataclasses import replace
 from string import ascii_uppercase
 
-from rung.data.columns import Missing, written
+from rung.data.format_strings import Missing, written
 from rung.types import Example
 
 LEAST = 2

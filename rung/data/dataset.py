@@ -9,7 +9,7 @@ from itertools import islice
 
 from rung.data import formats, sources
 from rung.data.choices import offer
-from rung.data.columns import Condition, Format, Missing
+from rung.data.format_strings import Condition, Format, Missing
 from rung.data.knobs import DataKnobs
 from rung.data.problem import Problem, places
 from rung.errors import ConfigError, DataError, one_line

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rung.data import preferences
-from rung.data.columns import Format, Missing, written
+from rung.data.format_strings import Format, Missing, written
 from rung.data.knobs import DataKnobs
 from rung.data.turns import turns
 from rung.errors import ConfigError, DataError, one_line

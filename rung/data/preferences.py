@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from rung.data.columns import Missing, written
+from rung.data.format_strings import Missing, written
 from rung.data.turns import functions, turns
 from rung.types import Example, Message
 

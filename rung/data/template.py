@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rung.data.detokenizer import Decoder
 from rung.data.encoding import Disguise, Encoder, clean
 from rung.data.problem import Problem, places
-from rung.data.stream import Decoder
 from rung.errors import DataError, one_line
 from rung.types import Example, Message, Rendered
 
@@ -71,17 +71,17 @@ class Template:
             DataError: when the tokenizer is not a fast one, has no end-of-text token and a template
                 that writes none, or `stop` names text that is no single token.
         """
-        from rung.data import probe
+        from rung.data import chat_template
 
         chat = bool(getattr(tokenizer, "chat_template", None))
-        folds = chat and not probe.takes_system(tokenizer)
-        end = probe.end_of_turn(tokenizer) if chat else None
+        folds = chat and not chat_template.takes_system(tokenizer)
+        end = chat_template.end_of_turn(tokenizer) if chat else None
         end = end or tokenizer.eos_token
         if not end:
             raise DataError("the tokenizer has no end-of-text token; set its eos_token")
-        ids = probe.stop_ids(tokenizer, end, stop, generation_config)
-        encoder = Encoder(tokenizer, probe.markers(tokenizer, ids, chat))
-        return cls(tokenizer, ids, end, chat, folds, probe.adds_bos(tokenizer), encoder)
+        ids = chat_template.stop_ids(tokenizer, end, stop, generation_config)
+        encoder = Encoder(tokenizer, chat_template.markers(tokenizer, ids, chat))
+        return cls(tokenizer, ids, end, chat, folds, chat_template.adds_bos(tokenizer), encoder)
 
     # -- what training, evaluation and serving call ---------------------------------------------
 
@@ -186,9 +186,9 @@ class Template:
 
     def problems(self) -> list[Problem]:
         """What is wrong with the template itself, before any data is seen."""
-        from rung.data import probe
+        from rung.data import chat_template
 
-        return probe.problems(self)
+        return chat_template.problems(self)
 
     # -- the one path ---------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from rung.data.columns import Missing
+from rung.data.format_strings import Missing
 from rung.types import Message
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"

@@ -5,7 +5,7 @@ engine.generate([GenerationRequest("base", ids), GenerationRequest("tuned", ids)
 """
 
 from rung.engine.engine import Engine
-from rung.engine.models import ServedModel
 from rung.engine.request import Completion, Generation, GenerationRequest, Token
+from rung.engine.served_model import ServedModel
 
 __all__ = ["Completion", "Engine", "Generation", "GenerationRequest", "ServedModel", "Token"]

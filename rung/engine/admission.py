@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from rung.engine.models import ServedModel
 from rung.engine.registry import Registry
 from rung.engine.request import ContextExceeded, Generation
-from rung.engine.running import Running
+from rung.engine.request_state import RequestState
+from rung.engine.served_model import ServedModel
 from rung.errors import ConfigError
 
 
-def prepare(generation: Generation, model: ServedModel, registry: Registry, context: int) -> Running:
+def prepare(
+    generation: Generation, model: ServedModel, registry: Registry, context: int
+) -> RequestState:
     """A request as the scheduler wants it.
 
     Raises:
@@ -37,4 +39,4 @@ def prepare(generation: Generation, model: ServedModel, registry: Registry, cont
     most = min(request.decoding.max_tokens, room)
     if most < (0 if echoes else 1):
         raise ConfigError(f"max_tokens is {most}, must be at least 1")
-    return Running(generation, model, front, most)
+    return RequestState(generation, model, front, most)

@@ -18,13 +18,14 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from rung.engine import helpers
+from rung import process
 from rung.engine.admission import prepare
+from rung.engine.bank_calls import BankCalls
 from rung.engine.constraint import Constraint
-from rung.engine.errands import Errands
-from rung.engine.labelling import Labelling
-from rung.engine.models import ServedModel
-from rung.engine.passing import Passing
+from rung.engine.core import EngineCore
+from rung.engine.embeddings import batches, pooled
+from rung.engine.queues.classify import ClassifyQueue
+from rung.engine.queues.remote import RemoteQueue
 from rung.engine.registry import Registry
 from rung.engine.request import (
     Completion,
@@ -37,8 +38,7 @@ from rung.engine.request import (
 from rung.engine.residency import Source
 from rung.engine.runner import runner_of
 from rung.engine.scheduler import Scheduler
-from rung.engine.step import Step
-from rung.engine.vectors import batches, pooled
+from rung.engine.served_model import ServedModel
 from rung.errors import ConfigError
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
@@ -89,10 +89,10 @@ class Engine:
         self.registry = Registry(bank, models, max_resident)
         self.registry.on_forget = self.scheduler.runner.forget
         self.models = self.registry.models
-        self._labelling = Labelling(max_waiting)
-        self._passing = Passing(max_waiting)
-        self._errands = Errands()
-        self._step = Step(bank, self.scheduler, self.registry)
+        self._labelling = ClassifyQueue(max_waiting)
+        self._passing = RemoteQueue(max_waiting)
+        self._errands = BankCalls()
+        self._step = EngineCore(bank, self.scheduler, self.registry)
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._stopping = False
@@ -105,7 +105,7 @@ class Engine:
         if not self.alive:
             self._stopping = False
             arranged = None if self.scheduler.busy else self._errands.add(self.scheduler.runner.arrange)
-            helpers.release()
+            process.release()
             self._thread = threading.Thread(target=self._live, name="rung-engine", daemon=True)
             self._thread.start()
             atexit.register(self.stop)  # a thread that computes while Python ends aborts the process
@@ -186,7 +186,7 @@ class Engine:
             running, labels, passed = [], [], []
             for generation in generations:
                 model = self.registry.model(generation.request.model)
-                if model.elsewhere is not None:
+                if model.remote is not None:
                     passed.append((generation, model))
                     continue
                 one = prepare(generation, model, self.registry, self.context)
@@ -249,7 +249,7 @@ class Engine:
         Raises:
             RungError: as `submit`. EngineFault: when values are not finite.
         """
-        if self.model(name).elsewhere is not None:
+        if self.model(name).remote is not None:
             raise ConfigError(f"'{name}' is behind an API, which gives no vectors here: ask a base")
         for ids in texts:
             prepare(

@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from rung.engine.constraint import Grammars
-from rung.engine.models import ServedModel
 from rung.engine.residency import Residency, Source, check
+from rung.engine.served_model import ServedModel
 from rung.errors import ModelNotFound, nearest
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank

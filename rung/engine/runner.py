@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rung.engine.cache import Cache, LayerShape
-from rung.engine.decoding import DecodePlan
-from rung.engine.lean import Lean
-from rung.engine.prefixes import PAGE, Prefixes
-from rung.engine.reading import Chunk, Read, lay_out
-from rung.engine.recomputing import RecomputingRunner
+from rung.engine.decode import DecodePlan
+from rung.engine.kv_cache import KVCache, LayerShape
+from rung.engine.prefill import PrefillChunk, Read, prefill_plan
+from rung.engine.prefix_cache import PAGE, PrefixCache
+from rung.engine.uncached_runner import UncachedRunner
 from rung.forward.attention import Plan
 from rung.forward.bank import Bank
+from rung.forward.llama.inference import LlamaInference
 from rung.forward.slots import Slots
 from rung.forward.trie import Sequence
 
@@ -48,11 +48,11 @@ class Runner(Protocol):
         """Begin an empty lane with what is known of a text -> how many of its ids, not all of them."""
         ...
 
-    def read(self, chunks: Items[Chunk]) -> Read:
+    def read(self, chunks: Items[PrefillChunk]) -> Read:
         """Read pieces of texts into their lanes."""
         ...
 
-    def keep(self, chunk: Chunk) -> None:
+    def keep(self, chunk: PrefillChunk) -> None:
         """Remember a text up to the end of a piece that was read, for later requests."""
         ...
 
@@ -102,7 +102,7 @@ def runner_of(bank: Bank, max_lanes: int, budget: int) -> Runner:
     if bank.carries_trie:
         return CachedRunner(bank, max_lanes, budget)
     log.warning("every step recomputes its whole sequences: %s", bank.why_not)
-    return RecomputingRunner(bank)
+    return UncachedRunner(bank)
 
 
 class CachedRunner:
@@ -115,16 +115,16 @@ class CachedRunner:
 
     def __init__(self, bank: Bank, max_lanes: int, budget: int):
         self.bank, self.budget = bank, budget
-        self.cache = Cache(_shapes(bank), bank.dtype, bank.device, max_lanes, budget)
-        self.prefixes = Prefixes()
+        self.cache = KVCache(_shapes(bank), bank.dtype, bank.device, max_lanes, budget)
+        self.prefixes = PrefixCache()
         self._slots = Slots([-1])
-        self._lean: Lean | None = None
+        self._lean: LlamaInference | None = None
 
     def arrange(self) -> None:
         """Join the base's weights for decoding, where it is built for that."""
         if self._lean is not None:
             return
-        lean = Lean.of(self.bank, self.cache.max_lanes)
+        lean = LlamaInference.of(self.bank, self.cache.max_lanes)
         if lean is not None and not lean.tried:
             agrees = self.reserve(self._trial_lanes, TRIAL) and lean.agrees(self._trial())
             lean = lean if agrees else None
@@ -200,10 +200,10 @@ class CachedRunner:
             self.cache.write(layer, torch.full_like(at, lane), at, k, v)
         self.cache.lengths[lane] = count
 
-    def read(self, chunks: Items[Chunk]) -> Read:
+    def read(self, chunks: Items[PrefillChunk]) -> Read:
         for chunk in chunks:
             self._drop_failed(chunk)
-        trie, plan = lay_out(self.bank, self.cache, chunks)
+        trie, plan = prefill_plan(self.bank, self.cache, chunks)
         rows, at, into = [], [], []
         for chunk, path in zip(chunks, trie.paths, strict=True):
             begin = self.cache.lengths[chunk.lane]
@@ -223,7 +223,7 @@ class CachedRunner:
             self.cache.lengths[chunk.lane] += len(path)
         return Read(hidden, [self._tensor(r) for r in trie.rows])
 
-    def _drop_failed(self, chunk: Chunk) -> None:
+    def _drop_failed(self, chunk: PrefillChunk) -> None:
         """Drop what an attempt that went wrong has left of a piece in its lane."""
         if self.cache.lengths[chunk.lane] <= chunk.front + chunk.begin:
             return
@@ -233,7 +233,7 @@ class CachedRunner:
             self.cache.clear(chunk.lane)
             self._put_in_front(chunk.lane, chunk.slot)
 
-    def keep(self, chunk: Chunk) -> None:
+    def keep(self, chunk: PrefillChunk) -> None:
         page_bytes = PAGE * self.cache.entry_bytes
         whole = chunk.end // PAGE
         most = min(int(self.budget * KEPT), self.budget - self.cache.size)
@@ -269,7 +269,7 @@ class CachedRunner:
         way = self._way(plan)
         return way.logits(way.run(embeddings, plan.positions, plan), plan.slots)
 
-    def _way(self, plan: Plan) -> Bank | Lean:
+    def _way(self, plan: Plan) -> Bank | LlamaInference:
         """The fastest forward that can compute a step's adapters."""
         return self._lean if self._lean is not None and self._lean.suits(plan) else self.bank
 

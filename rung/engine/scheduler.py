@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable
 
-from rung.engine.reading import Chunk
+from rung.engine.prefill import PrefillChunk
 from rung.engine.request import EngineFault
+from rung.engine.request_state import RequestState
 from rung.engine.runner import Runner
-from rung.engine.running import Running
-from rung.engine.waiting import Waiting
+from rung.engine.wait_queue import WaitQueue
 from rung.errors import RungError
 
 PIECE = 256  # prompt tokens read in one step beside those who decode, who wait for it
@@ -32,10 +32,10 @@ class Scheduler:
 
     def __init__(self, runner: Runner, max_batch: int, max_waiting: int):
         self.runner, self.max_batch = runner, max_batch
-        self.running: list[Running] = []
+        self.running: list[RequestState] = []
         self.decoding = 0
         self.piece = PIECE
-        self.waiting = Waiting(max_waiting)
+        self.waiting = WaitQueue(max_waiting)
         self._order = itertools.count()
         self._most = 0, 0  # lanes and entries needed since the last rest
         self._joined: dict[int, int] = {}  # id of a running request -> when it joined
@@ -52,7 +52,7 @@ class Scheduler:
         for request in self.waiting.sweep():
             _let_go(request)
 
-    def admit(self, ready: Callable[[Running], bool] = lambda request: True) -> None:
+    def admit(self, ready: Callable[[RequestState], bool] = lambda request: True) -> None:
         """Move from the queue into lanes what fits now.
 
         Args:
@@ -91,7 +91,7 @@ class Scheduler:
             else:
                 youngest.fail(_too_big(youngest))
 
-    def _fits(self, requests: Iterable[Running], headroom: int = 0) -> bool:
+    def _fits(self, requests: Iterable[RequestState], headroom: int = 0) -> bool:
         entries = [r.entries for r in requests]
         return self.runner.reserve(len(entries), max(entries) + headroom)
 
@@ -108,7 +108,7 @@ class Scheduler:
 
     # --- reading --------------------------------------------------------------------------------
 
-    def pieces(self) -> list[tuple[Running, Chunk]]:
+    def pieces(self) -> list[tuple[RequestState, PrefillChunk]]:
         """What to read in this step: the shortest first, a share for who has waited longest."""
         readers = sorted(self.running[self.decoding :], key=lambda r: r.unread)
         if not readers:
@@ -132,7 +132,7 @@ class Scheduler:
             left -= more
         return [(r, _piece(r, n)) for r in readers if (n := share[id(r)])]
 
-    def promote(self, request: Running) -> None:
+    def promote(self, request: RequestState) -> None:
         """A reader has read everything: from now on it decodes."""
         first = self.decoding
         if request.lane != first:
@@ -142,13 +142,13 @@ class Scheduler:
             request.lane, other.lane = first, lane
         self.decoding += 1
 
-    def remember(self, request: Running) -> None:
+    def remember(self, request: RequestState) -> None:
         """Keep what a request has read, its answer included: the next turn begins with it."""
         self.runner.keep(_piece(request, 0))
 
     # --- leaving --------------------------------------------------------------------------------
 
-    def release(self, request: Running) -> None:
+    def release(self, request: RequestState) -> None:
         """Free a lane; others move up, so that lanes stay without gaps and decoders in front."""
         hole = request.lane
         if hole < self.decoding:
@@ -191,7 +191,7 @@ class Scheduler:
         for request in requests:
             request.fail(fault)
 
-    def _forget_lanes(self) -> list[Running]:
+    def _forget_lanes(self) -> list[RequestState]:
         gone, self.running, self.decoding = self.running, [], 0
         self._joined.clear()
         self.runner.reset()
@@ -200,17 +200,17 @@ class Scheduler:
         return gone
 
 
-def _piece(request: Running, count: int) -> Chunk:
+def _piece(request: RequestState, count: int) -> PrefillChunk:
     begin = request.read
-    return Chunk(request.lane, request.slot, request.ids, begin, begin + count, request.front)
+    return PrefillChunk(request.lane, request.slot, request.ids, begin, begin + count, request.front)
 
 
-def _let_go(request: Running) -> None:
+def _let_go(request: RequestState) -> None:
     if request.generation.cancelled:
         request.finish("cancelled")
     else:
         request.expire()
 
 
-def _too_big(request: Running) -> RungError:
+def _too_big(request: RequestState) -> RungError:
     return EngineFault(f"memory does not suffice for the keys and values of {request.entries} tokens")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rung.errors import DataError
-from rung.evals import choices, metrics
+from rung.evals import label_metrics, metrics
 from rung.evals.intervals import bootstrap, percentile, wilson
 from rung.evals.metric import Case, mean
 from rung.evals.tasks import reply
@@ -83,7 +83,7 @@ def measure(answers: Answers, examples: Sequence[Example], task: Task) -> Measur
         low, high = wilson(float(items.sum()), len(items))
     else:
         low, high = percentile(bootstrap(statistics, metric.finish))
-    shown = choices.confusion(case) if task.kind == "classification" else ((), None)
+    shown = label_metrics.confusion(case) if task.kind == "classification" else ((), None)
     return Measured(
         task.metric, value, low, high, len(items), items, statistics, _more(case, task),
         tuple(shown[0]), shown[1],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rung.errors import ConfigError, nearest
-from rung.evals import choices, overlap, reading, structure
+from rung.evals import label_metrics, overlap, parsing_metrics, structure
 from rung.evals.metric import Case, Metric, of_pairs
 from rung.types import Task
 
@@ -50,13 +50,13 @@ FREE = ("generation",)
 STRUCTURE = ("extraction",)
 
 _ALL = [
-    Metric("accuracy", "share of right labels", choices.accuracy, kinds=CHOICE),
+    Metric("accuracy", "share of right labels", label_metrics.accuracy, kinds=CHOICE),
     Metric(
         "accuracy_norm", "accuracy by log-probability per character of the label",
-        choices.accuracy_norm, kinds=CHOICE,
+        label_metrics.accuracy_norm, kinds=CHOICE,
     ),
-    Metric("macro_f1", "F1 of each label, averaged", choices.counts, choices.macro_f1,
-           kinds=LABELS, item=choices.hits),
+    Metric("macro_f1", "F1 of each label, averaged", label_metrics.counts, label_metrics.macro_f1,
+           kinds=LABELS, item=label_metrics.hits),
     Metric("exact_match", "share of answers equal to the reference, as SQuAD normalises",
            of_pairs(overlap.exact_match), kinds=(*SHORT, "translation", "generation")),
     Metric("token_f1", "words in common with the reference, as SQuAD counts",
@@ -71,12 +71,12 @@ _ALL = [
     Metric("perplexity", "per token of what is to be predicted", _perplexity_statistics, _perplexity,
            kinds=("language_modelling",), lower=True),
     Metric("number_match", "share of answers whose number is the reference's",
-           of_pairs(reading.number_match)),
+           of_pairs(parsing_metrics.number_match)),
     Metric("regex_match", "share of answers that the reference, a pattern, finds",
-           of_pairs(reading.regex_match)),
-    Metric("json_valid", "share of answers that are JSON", of_pairs(reading.json_valid)),
+           of_pairs(parsing_metrics.regex_match)),
+    Metric("json_valid", "share of answers that are JSON", of_pairs(parsing_metrics.json_valid)),
     Metric("json_match", "share of answers that equal the reference, as JSON",
-           of_pairs(reading.json_match)),
+           of_pairs(parsing_metrics.json_match)),
     Metric("span_f1", "spans found, whatever their label", structure.spans(labelled=False),
            structure.f1, kinds=STRUCTURE),
     Metric("label_f1", "spans found with their label", structure.spans(labelled=True), structure.f1,

@@ -17,11 +17,11 @@ from rung.engine import Engine, GenerationRequest, ServedModel
 from rung.engine.request import Completion, ContextExceeded
 from rung.engine.scheduler import ALONE
 from rung.errors import ConfigError, Interrupted
-from rung.evals.asking import ask_all, label_scores
 from rung.evals.scoring import Item, score
 from rung.evals.tasks import question, reply
 from rung.forward.bank import Bank
 from rung.forward.classifier import Asked
+from rung.remote.batch import ask_all, label_scores
 from rung.types import Decoding, Example, Message, Task
 
 Scores = dict[str, float]
@@ -81,7 +81,7 @@ def predict(
 
 
 def _way(model: ServedModel, task: Task) -> Callable[..., Answers]:
-    if model.elsewhere is not None:
+    if model.remote is not None:
         return _pass_on
     if task.kind == "language_modelling" or task.metric == "perplexity":
         return _read
@@ -310,7 +310,7 @@ def _pass_on(bank, model, examples, task, stopping, progress) -> Answers:
     if model.conversation is not None:
         asked = [tuple(model.conversation.messages(messages)) for messages in asked]
     said = ask_all(
-        model.elsewhere, asked, [_decoding(model, examples, task)] * len(asked), first=bool(labels),
+        model.remote, asked, [_decoding(model, examples, task)] * len(asked), first=bool(labels),
         stopping=stopping, progress=_counted(progress, len(examples), len(examples)),
     )  # fmt: skip
     texts = [s.text if model.conversation is None else model.conversation.answer(s.text) for s in said]

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rung.engine.lean import Lean
 from rung.errors import Interrupted
 from rung.forward import trie as tries
 from rung.forward.bank import Bank
+from rung.forward.llama.inference import LlamaInference
 from rung.forward.memory import keep_freed
 
 BATCH_TOKENS = 2048  # tokens of a slice that are computed; measured with bench/eval.py
@@ -139,7 +139,7 @@ class _Walk:
 
     def __init__(self, bank: Bank, slot: int, max_tokens: int):
         self.bank, self.slot, self.max_tokens = bank, slot, max_tokens
-        lean = Lean.for_tries(bank)
+        lean = LlamaInference.for_tries(bank)
         self.way = self._ordinary if lean is None else lean.forward
         self.front = _Front(np.empty(0, dtype=np.int64))
         adapter = bank.adapters.get(slot)

@@ -17,7 +17,7 @@ import numpy as np
 
 from rung.evals.metric import Case, Statistics
 from rung.evals.overlap import normalise
-from rung.evals.reading import read_json
+from rung.evals.parsing_metrics import read_json
 
 _NONE = {"", "none", "no entities", "[]", "{}", "-"}
 

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rung.forward import blocks, in_front
-from rung.forward.blocks import Block, Heads
+from rung.forward import block_attention, shared_prefix_attention
+from rung.forward.block_attention import Block, Heads
 from rung.forward.slots import Slots
 from rung.forward.trie import Trie
 
@@ -29,6 +29,7 @@ class Plan(Protocol):
     """How one forward pass treats its flat row of T tokens."""
 
     slots: Slots
+    one_token_per_lane: bool  # whether token i is the next one of lane i, as in a decode step
 
     def attend(
         self,
@@ -52,6 +53,8 @@ class TriePlan:
         front: per slot with keys and values in front, a tensor (layers, 2, P, kv_heads, hd).
         record: called with (layer, k, v), each (T, kv_heads, hd), for a cache to keep.
     """
+
+    one_token_per_lane = False
 
     def __init__(self, trie: Trie, front: dict[int, Tensor] | None = None, record: Any = None):
         self.slots = Slots(trie.slots)
@@ -77,7 +80,7 @@ class TriePlan:
         self.start = np.concatenate([*starts, np.arange(len(end))])
         self.end = np.concatenate([*ends, end])
         self.depth = np.concatenate([*depths, positions])
-        self.blocks = blocks.cut(self.start, self.end, self.depth, self.in_front)
+        self.blocks = block_attention.cut(self.start, self.end, self.depth, self.in_front)
 
     def attend(self, layer, q, k, v, scaling, window=None, softcap=None):  # noqa: D102
         if self.record is not None:
@@ -90,7 +93,7 @@ class TriePlan:
             return self._attend_flex(q, k, v, scaling, window)
         if q.device.type == "cpu" and softcap is None and q.shape[-1] == v.shape[-1]:
             calls, masks = self._calls(Heads.of(q, k), q.dtype, window)
-            return blocks.Attention.apply(q, k, v, scaling, calls, masks).transpose(1, 2)
+            return block_attention.Attention.apply(q, k, v, scaling, calls, masks).transpose(1, 2)
         return self._attend_plain(q, k, v, scaling, window, softcap)
 
     def _with_front(self, layer: int, own: Tensor, which: int) -> Tensor:
@@ -101,7 +104,7 @@ class TriePlan:
         """Whether what is in front can be met apart from the row, and that pays."""
         plain = q.device.type == "cpu" and softcap is None and window is None
         plain = plain and q.shape[-1] == v.shape[-1] and not torch.is_grad_enabled()
-        return plain and self.in_front >= in_front.LEAST and self._seen_by_all
+        return plain and self.in_front >= shared_prefix_attention.LEAST and self._seen_by_all
 
     @cached_property
     def _seen_by_all(self) -> bool:
@@ -113,7 +116,9 @@ class TriePlan:
         (given,) = self.front.values()
         keys, values = (given[layer, i].to(k.dtype).transpose(0, 1)[None] for i in range(2))
         calls, masks = self._row._calls(Heads.of(q, k), q.dtype, None)
-        return in_front.attend(q, (k, v), (keys, values), scaling, calls, masks).transpose(1, 2)
+        return shared_prefix_attention.attend(
+            q, (k, v), (keys, values), scaling, calls, masks
+        ).transpose(1, 2)
 
     @cached_property
     def _row(self) -> TriePlan:
@@ -132,7 +137,7 @@ class TriePlan:
     def _calls(self, heads: Heads, dtype: torch.dtype, window: int | None) -> tuple[list, list]:
         """What goes together on a CPU, and the mask of each."""
         if self._together is None:
-            self._together = blocks.together(self.blocks)
+            self._together = block_attention.together(self.blocks)
         key = (window, dtype, heads.groups)
         if key not in self._masks:
             self._masks[key] = [

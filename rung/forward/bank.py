@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from rung.errors import ArtefactError
-from rung.forward import block, padded
+from rung.forward import padded
 from rung.forward.adapter import Adapter
 from rung.forward.attention import Plan, TriePlan, register
-from rung.forward.depth import Depth
+from rung.forward.layer_range import LayerRange
+from rung.forward.llama import training
 from rung.forward.seam import Seam
 from rung.forward.slots import Slots
 from rung.forward.trie import Sequence, Trie
@@ -206,12 +207,12 @@ class Bank:
         """Have layers computed in fewer steps of autograd, where the base allows it."""
         if self._in_blocks is None and torch.is_grad_enabled():
             self._in_blocks = False
-            self._in_blocks = block.attach(self)
+            self._in_blocks = training.attach(self)
 
     @cached_property
-    def depth(self) -> Depth:
+    def depth(self) -> LayerRange:
         """The base's layers, as places to stop at and to start from."""
-        return Depth(self)
+        return LayerRange(self)
 
     def run_from(
         self,
@@ -221,7 +222,7 @@ class Bank:
         plan: Plan,
         read: np.ndarray | None = None,
     ) -> Tensor:
-        """The rest of a pass from what enters a layer: (T, d), (T,) -> (T, d); see `Depth`."""
+        """The rest of a pass from what enters a layer: (T, d), (T,) -> (T, d); see `LayerRange`."""
         self._arrange()
         return self.depth.run_from(layer, hidden, positions, plan, read)
 

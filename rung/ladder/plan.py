@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from rung.errors import RungError
+from rung.ladder.forecast import Prediction, predict_rung
 from rung.ladder.knobs import ClimbKnobs
 from rung.ladder.rungs import all_rungs
-from rung.ladder.trial import Prediction, predict_rung
-from rung.ladder.workbench import Workbench
+from rung.ladder.task_context import TaskContext
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def plan(
     Raises:
         RungError: for data, settings or a base on which nothing can be planned.
     """
-    bench = Workbench.open(given, knobs, stage)
+    bench = TaskContext.open(given, knobs, stage)
     rows = []
     for rung in all_rungs(bench.task, knobs.only, knobs.skip):
         stage(f"{rung.key}: a trial of two steps")

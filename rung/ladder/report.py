@@ -13,10 +13,10 @@ from rung.errors import RungError, StoreError
 from rung.evals import metrics
 from rung.ladder import plots, scorecard
 from rung.ladder.bar import Bar
-from rung.ladder.climb import BASE
-from rung.ladder.errors import Lesson, lessons
+from rung.ladder.controller import BASE
+from rung.ladder.lessons import Lesson, lessons
 from rung.ladder.scorecard import Scorecard
-from rung.ladder.workbench import shared_settings, some
+from rung.ladder.task_context import shared_settings, some
 from rung.store import Store
 from rung.store.climbs import RungRecord
 from rung.train.prepare import read

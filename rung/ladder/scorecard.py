@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rung.ladder.climb import BASE
+from rung.ladder.controller import BASE
 from rung.store import Store
 from rung.store.climbs import ClimbRecord, RungRecord
 

@@ -157,7 +157,7 @@ class Race:
         self.scores[candidate.name] = measure(answers, self.rows[: len(answers.texts)], study.task)
 
     def _predict(self, candidate: Candidate, rows: Sequence[Example]) -> Answers:
-        from rung.engine.models import ServedModel
+        from rung.engine.served_model import ServedModel
         from rung.evals.predict import predict
 
         study = self.study

@@ -219,8 +219,8 @@ def _worded(candidate: choice.Candidate, name: str) -> choice.Candidate:
 def indexed(study: base.Study, config: Knobs) -> Index:
     """The documents' index, read from the cache where the same documents were indexed the same way."""
     from rung import home
+    from rung.artefacts import folders
     from rung.data.retrieval import Index, cut, documents, read_folder
-    from rung.store import artefacts
 
     assert config.documents
     embed = None
@@ -232,13 +232,13 @@ def indexed(study: base.Study, config: Knobs) -> Index:
     folder = home.folder("cache") / "documents" / f"{documents.digest(config.documents)[:32]}-{how}"
     if folder.exists():
         try:
-            artefacts.verify(folder)
+            folders.verify(folder)
             return Index.load(folder, embed)
         except ArtefactError:
             pass  # damaged: made anew
     texts = read_folder(config.documents, study.note)
     index = Index.of(cut(texts, config.passage_words, config.overlap_words), embed)
-    artefacts.write(folder, index.save)
+    folders.write(folder, index.save)
     return index
 
 

@@ -11,12 +11,12 @@ from fastapi.responses import JSONResponse, Response
 from rung.engine import Engine, GenerationRequest
 from rung.engine.constraint import Constraint
 from rung.engine.request import ContextExceeded, derive_seed
-from rung.server.answers import GONE, Answers, unless_gone
-from rung.server.course import Course
 from rung.server.errors import ApiError
+from rung.server.pipeline import Pipeline
 from rung.server.replies import EventStream, Reply
-from rung.server.schema import MOST_ANSWERS, Asked
-from rung.server.service import Service, account_of, service_of
+from rung.server.requests import MOST_ANSWERS, Asked
+from rung.server.state import Service, account_of, service_of
+from rung.server.streaming import GONE, Answers, unless_gone
 from rung.types import Message
 
 
@@ -79,7 +79,7 @@ def requests_of(service: Service, asked: Asked, wanted: Wanted) -> list[Generati
 
 
 async def answer(
-    request: Request, asked: Asked, wanted: Wanted, reply: Reply, course: Course
+    request: Request, asked: Asked, wanted: Wanted, reply: Reply, course: Pipeline
 ) -> Response:
     """Queue what is wanted, and answer whole or as a stream."""
     service = service_of(request)

@@ -14,10 +14,10 @@ from fastapi import FastAPI
 from rung import __version__
 from rung.engine import Engine
 from rung.server.errors import install
-from rung.server.gate import Gate
+from rung.server.middleware import GateMiddleware
 from rung.server.moderation import Judge, Moderator
 from rung.server.openapi import describe
-from rung.server.page.front import Front, Page
+from rung.server.page.mount import Front, Page
 from rung.server.routes import (
     chat,
     completions,
@@ -28,7 +28,7 @@ from rung.server.routes import (
     models,
     moderations,
 )
-from rung.server.service import Limits, Service, Settings
+from rung.server.state import Limits, Service, Settings
 
 ROUTES = (models, chat, completions, embeddings, files, fine_tuning, moderations, health)
 WATCH = 0.5  # seconds between two looks at the engine
@@ -66,7 +66,7 @@ def create_app(
     async def life(app: FastAPI) -> AsyncIterator[None]:
         engine.start()
         if settings.base is not None and settings.jobs:
-            from rung.server.supervisor import Supervisor
+            from rung.server.jobs_supervisor import Supervisor
 
             service.supervisor = (await run_sync(Supervisor, service)).start()
         watch = asyncio.create_task(_watch(service))
@@ -88,7 +88,7 @@ def create_app(
         app.include_router(module.routes)
     describe(app)
     app.state.service, app.state.engine, app.state.traffic = service, engine, service.traffic
-    app.add_middleware(Gate, service=service)
+    app.add_middleware(GateMiddleware, service=service)
     app.state.page = Page(app, service) if page else None
     if page:
         app.add_middleware(Front, page=app.state.page)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from rung.server.errors import ApiError
-from rung.server.schema import MOST_ANSWERS, Asked
+from rung.server.requests import MOST_ANSWERS, Asked
 
 Prompt = str | tuple[int, ...]
 

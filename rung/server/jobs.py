@@ -14,13 +14,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rung import methods
+from rung.artefacts import folders
 from rung.config import Knob, knobs_of
 from rung.data.knobs import DataKnobs
 from rung.errors import ConfigError, nearest
 from rung.server.errors import ApiError
-from rung.server.schema import Metadata, Strict
-from rung.server.service import Service
-from rung.store import artefacts
+from rung.server.requests import Metadata, Strict
+from rung.server.state import Service
 from rung.store.files import place
 from rung.store.jobs import fresh_id
 from rung.store.serving import FileNotFound, FileRecord, JobRecord
@@ -164,7 +164,7 @@ def _suffix(service: Service, suffix: str | None) -> str | None:
     if suffix is None:
         return None
     try:
-        artefacts.model_name(suffix)
+        folders.model_name(suffix)
     except ConfigError as fault:
         raise ApiError(f"'suffix': {fault}", param="suffix") from None
     taken = service.engine.models.get(suffix)

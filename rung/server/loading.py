@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rung import bases
+from rung.artefacts import folders
 from rung.bases.loaded import quiet, read_tokenizer
 from rung.bases.quantize import NONE
 from rung.data import Template
@@ -24,14 +25,14 @@ from rung.errors import ArtefactError, BaseNotFound, ConfigError, ModelNotFound,
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
 from rung.methods import artefact
-from rung.store import Store, artefacts
+from rung.store import Store
 from rung.store.records import ModelRecord
 from rung.store.serving import CheckpointRecord, JobRecord
 from rung.train.estimate import device as device_of
 from rung.types import BaseInfo, Decoding
 
 if TYPE_CHECKING:
-    from rung.server.service import Service
+    from rung.server.state import Service
 
 log = logging.getLogger("rung.server")
 
@@ -136,8 +137,8 @@ def _find(store: Store, name: str) -> _Named:
 
 def _trained_on(found: Sequence[_Named]) -> str:
     """The quantisation that all named models were trained on; none for bases, or where they differ."""
-    folders = [Path(one.record.folder) for one in found if one.record is not None]
-    kinds = {artefact.about(folder).get("settings", {}).get("quantize") or NONE for folder in folders}
+    places = [Path(one.record.folder) for one in found if one.record is not None]
+    kinds = {artefact.about(folder).get("settings", {}).get("quantize") or NONE for folder in places}
     return kinds.pop() if len(kinds) == 1 else NONE
 
 
@@ -185,7 +186,7 @@ def _read(folder: Path, bank: Bank, **values: Any) -> tuple[ServedModel, Adapter
         decoding=decoding_of(settings),
         conversation=adapter.conversation,
         classifier=adapter.classifier,
-        elsewhere=adapter.elsewhere,
+        remote=adapter.remote,
         **values,
     )
     return model, adapter
@@ -311,9 +312,9 @@ def stop_serving(service: Service, name: str) -> None:
     stored = stored_name(service, name)
     with contextlib.suppress(ModelNotFound, ConfigError):
         service.store.models.remove(stored)
-        folder = artefacts.model_folder(stored)
+        folder = folders.model_folder(stored)
         if folder.is_dir() and not folder.is_symlink():
-            artefacts.remove(folder)
+            folders.remove(folder)
     with service.loading:
         for other, one in list(service.engine.models.items()):
             if one.slot == model.slot or _checkpoint_of(other, stored, service):

@@ -15,8 +15,8 @@ from typing import Any
 from rung.engine import Engine
 from rung.engine.request import GenerationRequest
 from rung.errors import ConfigError
-from rung.server.answers import Answers
 from rung.server.errors import ApiError
+from rung.server.streaming import Answers
 from rung.types import Decoding
 
 CATEGORIES = (

@@ -203,8 +203,8 @@ class Telling:
 
     def _keep(self) -> None:
         """Keep the adapter as it is now, as a model that can be asked."""
+        from rung.artefacts import folders
         from rung.methods import artefact
-        from rung.store import artefacts
 
         if self.adapter is None or self.adapter.size * 4 > LARGEST:
             return
@@ -218,7 +218,7 @@ class Telling:
                 ready.template, {"metrics": self.last},
             )  # fmt: skip
 
-        artefacts.write(folder, fill)
+        folders.write(folder, fill)
         name = f"ckpt-step-{step}"
         for old in self.store.jobs.checkpoint(
             self.job.id, step=step, model=name, folder=str(folder), metrics=self.last

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from rung import bases, methods, objectives
+from rung.artefacts import folders
 from rung.config import as_dict, knobs_of, resolve
 from rung.data import DataKnobs
 from rung.errors import ConfigError, one_line
 from rung.methods.base import Method
-from rung.store import artefacts
 from rung.train.knobs import RunKnobs, TrainKnobs
 
 
@@ -65,7 +65,7 @@ def check_name(name: str) -> None:
     Raises:
         ConfigError: saying which.
     """
-    artefacts.model_name(name)
+    folders.model_name(name)
     if bases.entry_of(name):
         raise ConfigError(f"'{name}' is the name of a base: choose another name for the model")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from rung import bases
+from rung.artefacts import folders
 from rung.data import Dataset, Problem, Splits, Template, check, load, refuse, split, untrained_rows
 from rung.data.knobs import DataKnobs
 from rung.errors import ConfigError, MethodMisfit
@@ -15,7 +16,6 @@ from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
 from rung.methods import artefact
 from rung.methods.base import Start
-from rung.store import artefacts
 from rung.train.knobs import RunKnobs
 from rung.train.order import Order
 from rung.train.plan import Plan
@@ -122,7 +122,7 @@ def adapter_of(plan: Plan, prepared: Prepared) -> Adapter:
     """
     bank = prepared.bank
     if plan.run.parent:
-        folder = artefacts.model_folder(plan.run.parent)
+        folder = folders.model_folder(plan.run.parent)
         adapter, about = artefact.load(folder, bank)
         if about["method"] != plan.method.name:
             raise ConfigError(

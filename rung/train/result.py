@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from rung import bases
+from rung.artefacts import folders
+from rung.artefacts.cards import Card, write_card
+from rung.artefacts.licences import classify, tightest
 from rung.data import Dataset
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
 from rung.methods import artefact
-from rung.store import Store, artefacts
-from rung.store.cards import Card, write_card
-from rung.store.licences import classify, tightest
+from rung.store import Store
 from rung.store.records import DatasetRecord, ModelRecord
 from rung.train.checkpoint import State
 from rung.train.gradient import evaluate
@@ -62,7 +63,7 @@ def keep(
         "parent": plan.run.parent, "run": run, "settings": plan.settings(),
         "data": asdict(data), "metrics": metrics, "cost": cost, "history": state.history,
     }  # fmt: skip
-    folder = artefacts.model_folder(plan.name)
+    folder = folders.model_folder(plan.name)
     licence_class, reasons = _licence(prepared.base, data, plan.run.parent, store)
 
     base = prepared.base
@@ -83,7 +84,7 @@ def keep(
         )  # fmt: skip
         write_card(temporary, card)
 
-    artefacts.write(folder, fill)
+    folders.write(folder, fill)
     model = store.models.put(
         plan.name, method=plan.method.name, base=base, datasets=[data],
         parent=plan.run.parent, run=run, folder=folder, metrics=metrics, cost=cost,

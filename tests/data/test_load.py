@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rung.data import DataKnobs, load
-from rung.data.columns import Condition, Format, Missing
+from rung.data.format_strings import Condition, Format, Missing
 from rung.data.licence import of_metadata
 from rung.errors import ConfigError, DataError
 

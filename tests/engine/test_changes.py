@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from rung.engine import GenerationRequest
 from rung.engine import scheduler as scheduling
-from rung.engine import stacks as stacking
 from rung.engine.request import DeadlineExceeded, EngineFault
 from rung.errors import ArtefactError, ConfigError, ModelNotFound
 from rung.forward.classifier import Asked, Classifier
+from rung.forward.llama import lora_batch as stacking
 from rung.types import Decoding
 from tests.engine.world import METHODS, engine_of, tiny_llama
 from tests.models import tiny_adapter

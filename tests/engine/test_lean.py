@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 import torch
 
-from rung.engine import Engine, GenerationRequest, lanes
-from rung.engine.lean import Lean
+from rung.engine import Engine, GenerationRequest
+from rung.forward.llama import lora_lanes
+from rung.forward.llama.inference import LlamaInference
 from rung.forward.trie import Sequence
 from rung.types import Decoding
 from tests.engine.world import engine_of, tiny_llama
@@ -75,10 +76,10 @@ def test_others_take_the_ordinary_way(kind):
     assert len(passes) == 6
 
 
-@pytest.mark.parametrize("room", [lanes.MOST, 0])
+@pytest.mark.parametrize("room", [lora_lanes.MOST, 0])
 def test_many_loras_of_different_ranks_and_targets(room, monkeypatch):
     """More than are multiplied together; some leave projections alone; two share a slot's rows."""
-    monkeypatch.setattr(lanes, "MOST", room)
+    monkeypatch.setattr(lora_lanes, "MOST", room)
     engine = engine_of(tiny_llama(), ())
     for i in range(17):
         targets = {"targets": ["q_proj", "down_proj"]} if i % 3 == 1 else {}
@@ -110,8 +111,8 @@ def test_the_base_computes_and_trains_as_before():
 
 
 def test_a_base_that_differs_keeps_its_own_forward(monkeypatch):
-    run = Lean.run
-    monkeypatch.setattr(Lean, "run", lambda self, *args: run(self, *args) * 1.01)
+    run = LlamaInference.run
+    monkeypatch.setattr(LlamaInference, "run", lambda self, *args: run(self, *args) * 1.01)
     engine = engine_of(tiny_llama(), ())
     assert arranged(engine) == []
     assert engine.scheduler.runner._lean is None

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rung.engine import GenerationRequest, Token, helpers
+from rung import process
+from rung.engine import GenerationRequest, Token
 from rung.engine import engine as engines
 from rung.engine.request import ContextExceeded, EngineFault, EngineStopped
 from rung.errors import Busy, ConfigError, ModelNotFound
@@ -235,7 +236,7 @@ def test_helper_threads_are_released():
         torch.set_num_threads(4)
         (a @ a).add_(1).mul_(torch.ones(600, 600)).sum()
         during = count()
-        helpers.release()
+        process.release()
         wait_until(lambda: count() < during)
         counts.append((before, during, count()))
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rung.engine import lookup, scheduler
-from rung.engine.lookup import AFTER, PAUSE, Lookup, following
+from rung.engine import ngram_speculation, scheduler
+from rung.engine.ngram_speculation import AFTER, PAUSE, NgramSpeculation, following
 from tests.engine.world import NAMES, asked, engine_of, text, tiny_llama
 
 
@@ -24,7 +24,7 @@ def test_the_latest_earlier_place(ids, most):
 
 
 def test_wrong_guesses_come_later_and_later():
-    one, ids = Lookup(), [1, 2, 3, 4] * 8
+    one, ids = NgramSpeculation(), [1, 2, 3, 4] * 8
     gaps, since = [], 0
     for _ in range(200):
         if one.guess(ids, 4):
@@ -49,8 +49,8 @@ def test_answers_are_the_same_in_fewer_steps(temperature, bias, monkeypatch):
         for i, name in enumerate(NAMES)
     ]
     answers, steps = {}, {}
-    for most in (0, lookup.MOST):
-        monkeypatch.setattr(lookup, "MOST", most)
+    for most in (0, ngram_speculation.MOST):
+        monkeypatch.setattr(ngram_speculation, "MOST", most)
         engine = engine_of(tiny_llama())
         runner = engine.scheduler.runner
         monkeypatch.setattr(runner, "decode", Mock(side_effect=runner.decode))
@@ -58,9 +58,9 @@ def test_answers_are_the_same_in_fewer_steps(temperature, bias, monkeypatch):
         answers[most] = [engine.generate([r])[0] for r in requests]
         answers[most] += engine.generate(requests[:2])
         steps[most] = runner.decode.call_count + runner.read.call_count
-    assert answers[0] == answers[lookup.MOST]
+    assert answers[0] == answers[ngram_speculation.MOST]
     if bias:  # the answer repeats itself
-        assert steps[lookup.MOST] < 0.4 * steps[0]
+        assert steps[ngram_speculation.MOST] < 0.4 * steps[0]
 
 
 def test_not_where_many_decode(monkeypatch):

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rung.engine import scheduler as scheduling
-from rung.engine.prefixes import PAGE, Prefixes
-from rung.engine.step import REST
+from rung.engine.core import REST
+from rung.engine.prefix_cache import PAGE, PrefixCache
 from tests.engine.world import NAMES, asked, engine_of, text, tiny_llama
 
 
@@ -171,7 +171,7 @@ def test_the_tree_knows_what_it_was_given(steps):
     """Against a plain set of known texts, with pages of one number each repeated PAGE times."""
     import torch
 
-    tree, known = Prefixes(), set()
+    tree, known = PrefixCache(), set()
     for slot, numbers, limit in steps:
         ids = [n for n in numbers for _ in range(PAGE)]
         found = max(0, len(tree.find(slot, ids)) - 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rung.engine.stops import StopTexts
+from rung.engine.stop_strings import StopStrings
 
 
 def reference(text: str, stops: list[str]) -> tuple[str, bool]:
@@ -22,7 +22,7 @@ def reference(text: str, stops: list[str]) -> tuple[str, bool]:
     st.lists(st.text("abc", max_size=4), max_size=8),
 )
 def test_any_cut_gives_the_same(stops, pieces):
-    found = StopTexts(stops)
+    found = StopStrings(stops)
     out = ""
     for piece in pieces:
         out += found.push(piece)
@@ -34,7 +34,7 @@ def test_any_cut_gives_the_same(stops, pieces):
 
 
 def test_holds_back_no_more_than_it_must():
-    found = StopTexts(["END", "stop"])
+    found = StopStrings(["END", "stop"])
     assert found.push("the E") == "the "
     assert found.push("N") == ""
     assert found.push("T st") == "ENT "

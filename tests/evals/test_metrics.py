@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rung.errors import ConfigError, DataError
-from rung.evals import choices, metrics, overlap, reading, structure
+from rung.evals import label_metrics, metrics, overlap, parsing_metrics, structure
 from rung.evals.metric import Case
 from rung.types import Task
 
@@ -38,7 +38,7 @@ def test_accuracy_and_macro_f1_equal_scikit_learns(pairs):
     present = sorted(set(texts) - {"x"} | set(references))
     theirs = f1_score(references, texts, labels=present, average="macro", zero_division=0)
     assert figure("macro_f1", found) == pytest.approx(theirs)
-    labels, table = choices.confusion(found)
+    labels, table = label_metrics.confusion(found)
     expected = confusion_matrix(references, texts, labels=[*labels, "x"])[:3]
     assert np.array_equal(np.array(table), expected)
 
@@ -98,23 +98,27 @@ def test_squads_measures(text, reference, exact, f1):
     ],
 )
 def test_numbers_are_read_out_of_answers(text, number):
-    assert reading.number(text) == number
+    assert parsing_metrics.number(text) == number
 
 
 def test_patterns_and_json():
-    assert reading.regex_match("call 555-1234", r"\d{3}-\d{4}") == 1.0
+    assert parsing_metrics.regex_match("call 555-1234", r"\d{3}-\d{4}") == 1.0
     with pytest.raises(DataError, match="no pattern"):
-        reading.regex_match("x", "(")
-    assert reading.json_valid('```json\n{"a": 1}\n```') == 1.0
-    assert reading.json_valid("{a: 1}") == 0.0
+        parsing_metrics.regex_match("x", "(")
+    assert parsing_metrics.json_valid('```json\n{"a": 1}\n```') == 1.0
+    assert parsing_metrics.json_valid("{a: 1}") == 0.0
     schema = json.dumps({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
-    assert [reading.json_valid(t, schema) for t in ('{"a": 1}', '{"a": "1"}', "{}")] == [1.0, 0.0, 0.0]
-    assert reading.json_match('{"b": 2, "a": 1}', '{"a": 1, "b": 2}') == 1.0
-    assert reading.json_match("[1]", "[2]") == reading.json_match("[", "[2]") == 0.0
+    assert [parsing_metrics.json_valid(t, schema) for t in ('{"a": 1}', '{"a": "1"}', "{}")] == [
+        1.0,
+        0.0,
+        0.0,
+    ]
+    assert parsing_metrics.json_match('{"b": 2, "a": 1}', '{"a": 1, "b": 2}') == 1.0
+    assert parsing_metrics.json_match("[1]", "[2]") == parsing_metrics.json_match("[", "[2]") == 0.0
     with pytest.raises(DataError, match="no JSON"):
-        reading.json_match("1", "{")
+        parsing_metrics.json_match("1", "{")
     with pytest.raises(DataError, match="no number"):
-        reading.number_match("1", "one")
+        parsing_metrics.number_match("1", "one")
 
 
 def test_spans_however_they_are_written():

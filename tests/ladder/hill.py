@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rung.ladder.climb import Quiet
+from rung.ladder.climb import climb
+from rung.ladder.controller import Quiet
 from rung.ladder.knobs import ClimbKnobs
-from rung.ladder.start import climb
-from rung.ladder.workbench import Workbench
+from rung.ladder.task_context import TaskContext
 from rung.store import Store
 from rung.store.climbs import ClimbRecord, RungRecord
 
@@ -52,12 +52,12 @@ class Log(Quiet):
     """Keeps what it is told; `at` is called with each stage."""
 
     at: Any = None
-    bench: Workbench | None = None
+    bench: TaskContext | None = None
     climb: str = ""
     warnings: list[str] = field(default_factory=list)
     stages: list[str] = field(default_factory=list)
 
-    def opened(self, bench: Workbench, climb: ClimbRecord, warnings: Sequence[str]) -> None:
+    def opened(self, bench: TaskContext, climb: ClimbRecord, warnings: Sequence[str]) -> None:
         self.bench, self.climb, self.warnings = bench, climb.id, list(warnings)
 
     def stage(self, text: str) -> None:

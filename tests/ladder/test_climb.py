@@ -9,13 +9,13 @@ import pytest
 
 from rung.errors import ConfigError
 from rung.evals.measure import Measured
-from rung.ladder import climb as climbing
+from rung.ladder import controller as climbing
 from rung.ladder.bar import Bar
 from rung.ladder.budget import shares, short_of_time
-from rung.ladder.climb import BASE
+from rung.ladder.climb import free_name, task_name
+from rung.ladder.controller import BASE
 from rung.ladder.cost import Cost
-from rung.ladder.start import free_name, task_name
-from rung.ladder.trial import Prediction
+from rung.ladder.forecast import Prediction
 from rung.ladder.verdict import Standing, says
 from rung.store import Store
 from rung.store.climbs import RungRecord
@@ -241,8 +241,8 @@ def test_the_verdict_says_whether_validation_had_cleared_the_bar(validation, tes
 
 
 def test_an_earlier_climb_is_not_replaced_unless_asked(words, ordered):
+    from rung.ladder.climb import climb
     from rung.ladder.knobs import ClimbKnobs
-    from rung.ladder.start import climb
 
     go(words, only=["zero_shot"])
     with pytest.raises(ConfigError, match="--replace"):

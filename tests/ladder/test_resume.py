@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from rung.errors import ConfigError, DataError, Interrupted
-from rung.ladder import climb as climbing
+from rung.ladder import controller as climbing
+from rung.ladder.climb import resume
 from rung.ladder.cost import Cost
-from rung.ladder.start import resume
-from rung.ladder.trial import Prediction
+from rung.ladder.forecast import Prediction
 from rung.store import Store
 from tests.ladder.hill import Log, go, rungs_of, settings, write_words
 

@@ -27,7 +27,7 @@ def base_folder(path: Path, seed: int = 0) -> Path:
 def open_shop(base: Path, names=(), **settings):
     """A live server of a base's folder."""
     from rung.server.loading import load
-    from rung.server.service import Limits, Settings
+    from rung.server.state import Limits, Settings
 
     limits = settings.pop("limits", Limits())
     moderation, page = settings.pop("moderation", None), settings.pop("page", False)

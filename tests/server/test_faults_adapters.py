@@ -12,8 +12,8 @@ import openai
 import pytest
 
 from rung import home
+from rung.artefacts import folders
 from rung.errors import ArtefactError, RungError
-from rung.store import artefacts
 from tests.engine.world import engine_of, tiny_llama
 from tests.models import tiny_adapter
 from tests.server.conftest import serve
@@ -51,7 +51,7 @@ def test_a_folder_that_links_out_is_refused(base, tmp_path):
     shutil.move(folder, tmp_path / "elsewhere")
     folder.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ArtefactError, match="links out"):
-        artefacts.model_folder("bad")
+        folders.model_folder("bad")
 
 
 class _Boom:

@@ -99,7 +99,7 @@ def test_forms_that_are_none(http):
 
 
 def test_a_file_too_large(rung_home, tmp_path):
-    from rung.server.service import Limits
+    from rung.server.state import Limits
 
     served = open_shop(base_folder(tmp_path / "tiny"), limits=Limits(max_file=100_000), jobs=0)
     try:

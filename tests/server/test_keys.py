@@ -26,7 +26,7 @@ def store(rung_home):
 
 @pytest.fixture
 def served(store):
-    from rung.server.service import Settings
+    from rung.server.state import Settings
 
     made = serve(engine_of(tiny_llama(), ("lora",)), settings=Settings(log=True))
     yield made

@@ -36,19 +36,20 @@ def shop(rung_home, tmp_path):
 def keep(name: str, method: str, folder: Path) -> None:
     """Make a model of a base and put it into the store, as a training does."""
     from rung import bases, methods
+    from rung.artefacts import folders
     from rung.data import Template
     from rung.forward.bank import Bank
     from rung.methods import artefact
-    from rung.store import Store, artefacts
+    from rung.store import Store
     from tests.models import tiny_adapter
 
     base = bases.load(bases.resolve(str(folder)))
     bank, chosen = Bank(base.model), methods.get(method)
     small = {"virtual_tokens": 3} if "virtual_tokens" in chosen.Config.__dataclass_fields__ else {}
     adapter, template = tiny_adapter(bank, method), Template.of(base.tokenizer)
-    target = artefacts.model_folder(name)
+    target = folders.model_folder(name)
     config = chosen.Config(**small)
-    artefacts.write(
+    folders.write(
         target,
         lambda made: artefact.save(made, adapter, bank, chosen, config, base.info, template, {}),
     )

@@ -14,8 +14,8 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from rung.server.page.ascents import Ascent, Ascents
-from rung.server.page.front import Front, Page
+from rung.server.page.climb_runs import Ascent, Ascents
+from rung.server.page.mount import Front, Page
 from rung.store.climbs import RungRecord
 from tests.server.browser import CHROMIUM, browsing
 from tests.server.shop import base_folder, open_shop, rows

@@ -271,7 +271,7 @@ def test_moderation_by_any_callable():
     def judge(text):
         return {"violence": 0.9 if "kill" in text else 0.1, "safe": 0.1}
 
-    from rung.server.service import Settings
+    from rung.server.state import Settings
 
     settings = Settings(guarded=frozenset({"lora"}))
     served = serve(engine_of(tiny_llama(), ("lora",)), moderation=judge, settings=settings)

@@ -37,7 +37,7 @@ def one_line(fault: pytest.ExceptionInfo[StoreError]) -> str:
 
 def test_the_package_imports_without_sqlalchemy() -> None:
     code = (
-        "import sys, rung.store, rung.store.artefacts, rung.store.cards, rung.store.hub\n"
+        "import sys, rung.store, rung.artefacts.folders, rung.artefacts.cards, rung.artefacts.hub\n"
         "heavy = {'sqlalchemy', 'alembic', 'huggingface_hub', 'torch', 'yaml'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

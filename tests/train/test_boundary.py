@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rung import objectives
-from rung.forward import feature_cache, sources
+from rung.forward import feature_cache, last_layer
 from rung.forward.bank import Bank
 from rung.forward.features import Boundary
 from rung.train import loop
@@ -74,9 +74,9 @@ def test_where_few_tokens_are_read_the_last_layer_runs_for_them_alone(family, la
 
 def counted(monkeypatch):
     """For how many tokens the last layer runs alone, each time it does."""
-    wide, run_at = [], sources.run_at
+    wide, run_at = [], last_layer.run_at
     monkeypatch.setattr(
-        sources, "run_at", lambda bank, at, *rest: (wide.append(len(at)), run_at(bank, at, *rest))[1]
+        last_layer, "run_at", lambda bank, at, *rest: (wide.append(len(at)), run_at(bank, at, *rest))[1]
     )
     return wide
 

@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
+from rung.artefacts import folders
 from rung.errors import StoreError, TrainingStopped
-from rung.store import artefacts
 from rung.train import checkpoint
 from rung.train.knobs import TrainKnobs
 from rung.train.loop import Interrupted, Silent, Trainer, train
@@ -106,7 +106,7 @@ def test_a_truncated_checkpoint_gives_way_to_the_one_before(make_work, name):
 def test_a_full_disk_keeps_the_last_good_checkpoint(make_work, monkeypatch):
     """FAULT 43."""
     work = make_work("lora", "run")
-    kept = artefacts.shutil.disk_usage
+    kept = folders.shutil.disk_usage
 
     def full(path):
         return (
@@ -115,7 +115,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(make_work, monkeypatch):
             else kept(path)
         )
 
-    monkeypatch.setattr(artefacts.shutil, "disk_usage", full)
+    monkeypatch.setattr(folders.shutil, "disk_usage", full)
     with pytest.raises(StoreError, match=r"needs at least \d+ bytes"):
         train(work)
     found, damaged = checkpoint.newest(work.folder / "checkpoints")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rung.engine.lean import Lean
 from rung.forward.bank import Bank
+from rung.forward.llama.inference import LlamaInference
 from rung.train.knobs import TrainKnobs
 from rung.train.optim import Optimizer
 from tests.models import tiny_adapter, tiny_model
@@ -26,7 +26,7 @@ def test_a_parameter_stored_transposed_is_updated_like_any_other():
 def test_copies_of_weights_that_an_engine_joined_are_stored_in_the_plain_order(method):
     """A climb measures a rung by an engine and trains the next one on the same base."""
     bank = Bank(tiny_model())
-    assert Lean.of(bank) is not None
+    assert LlamaInference.of(bank) is not None
     assert not bank.model.get_parameter("model.layers.2.mlp.down_proj.weight").is_contiguous()
     adapter = tiny_adapter(bank, method)
     assert all(tensor.is_contiguous() for tensor in adapter.weights.values())

@@ -12,10 +12,10 @@ from rung.config import knobs_of
 from rung.ladder.knobs import ClimbKnobs
 from rung.ladder.scorecard import Scorecard, cells, head
 from rung.server.page import data
-from rung.server.page.ascents import Ascents
+from rung.server.page.climb_runs import Ascents
 from rung.server.page.fields import Fields
 from rung.server.page.models import pairs
-from rung.server.page.visit import Visit, told
+from rung.server.page.session import Visit, told
 from rung.store.climbs import ClimbRecord
 
 EVERY = 2.0  # seconds between two looks
@@ -236,7 +236,7 @@ def _form(visit: Visit, ascents: Ascents) -> Callable[[], Awaitable[None]]:
 def _begin(visit: Visit, ascents: Ascents, file: str, name: str, settings: dict[str, Any]) -> None:
     from pathlib import PurePath
 
-    from rung.ladder.start import task_name
+    from rung.ladder.climb import task_name
     from rung.store.files import place
 
     found = visit.service.store.files.get(file)

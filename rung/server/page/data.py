@@ -14,10 +14,10 @@ from rung.data.knobs import DataKnobs
 from rung.data.report import Report, Shown, report
 from rung.server.page.fields import Fields
 from rung.server.page.models import pairs, sure
-from rung.server.page.visit import Visit, told
+from rung.server.page.session import Visit, told
 
 if TYPE_CHECKING:
-    from rung.server.service import Service
+    from rung.server.state import Service
     from rung.store.serving import FileRecord
 
 COLUMNS = ("system", "user", "assistant", "text", "label", "where")

@@ -17,7 +17,7 @@ from rung.server.jobs import OURS
 from rung.server.page import data
 from rung.server.page.fields import Fields
 from rung.server.page.models import pairs
-from rung.server.page.visit import Visit, told
+from rung.server.page.session import Visit, told
 from rung.store.serving import ACTIVE, EventRecord, JobRecord
 from rung.train.knobs import RunKnobs, TrainKnobs
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from nicegui import ui
 
-from rung.server.page.visit import Visit, told
+from rung.server.page.session import Visit, told
 
 if TYPE_CHECKING:
-    from rung.server.service import Service
+    from rung.server.state import Service
     from rung.store.records import ModelRecord, Node
 
 COLOURS = {"permissive": "positive", "restricted": "warning", "non-commercial": "warning"}

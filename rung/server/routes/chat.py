@@ -13,10 +13,10 @@ from rung.server import tools
 from rung.server.answering import Wanted, answer
 from rung.server.chat_reply import ChatReply
 from rung.server.chat_schema import ChatRequest, ChoiceFormat, ObjectFormat, RegexFormat, SchemaFormat
-from rung.server.course import Course
 from rung.server.errors import ApiError
-from rung.server.service import Service, account_of, service_of
-from rung.server.shapes import ChatCompletion, answers
+from rung.server.pipeline import Pipeline
+from rung.server.responses import ChatCompletion, answers
+from rung.server.state import Service, account_of, service_of
 from rung.types import Message
 
 routes = APIRouter(tags=["chat"])
@@ -52,7 +52,7 @@ async def chat(request: Request, asked: ChatRequest) -> Response:
     return await answer(request, asked, wanted, reply, course)
 
 
-def turns_of(model: ServedModel, asked: ChatRequest, course: Course) -> list[Message]:
+def turns_of(model: ServedModel, asked: ChatRequest, course: Pipeline) -> list[Message]:
     """The conversation with what its stages add, and what may be called where no template shows it."""
     turns = tools.conversation(asked.messages, asked.callable, shows_tools(model, asked))
     if model.classifier is None:  # which reads the question itself
@@ -62,7 +62,7 @@ def turns_of(model: ServedModel, asked: ChatRequest, course: Course) -> list[Mes
 
 def shows_tools(model: ServedModel, asked: ChatRequest) -> bool:
     """Whether the model's own template tells it what may be called."""
-    return bool(asked.callable) and model.template.shows_tools and model.elsewhere is None
+    return bool(asked.callable) and model.template.shows_tools and model.remote is None
 
 
 def prompt_of(model: ServedModel, asked: ChatRequest, turns: list[Message]) -> tuple[int, ...]:

@@ -9,9 +9,9 @@ from fastapi.responses import Response
 from rung.engine import ServedModel
 from rung.server.answering import Wanted, answer
 from rung.server.completion_schema import CompletionRequest, Prompt
+from rung.server.responses import TextCompletion, answers
 from rung.server.routes.chat import vocabulary_of
-from rung.server.service import account_of, service_of
-from rung.server.shapes import TextCompletion, answers
+from rung.server.state import account_of, service_of
 from rung.server.text_reply import TextReply
 
 USUAL = 16  # tokens that OpenAI's plain completions draw where nothing is said

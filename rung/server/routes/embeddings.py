@@ -12,11 +12,11 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from rung.engine.request import ContextExceeded
 from rung.server.completion_schema import TEXTS_OR_IDS, Prompt, prompts
 from rung.server.errors import ApiError
+from rung.server.requests import Strict
+from rung.server.responses import Embeddings, answers
 from rung.server.routes.chat import vocabulary_of
 from rung.server.routes.completions import encoded
-from rung.server.schema import Strict
-from rung.server.service import account_of, service_of
-from rung.server.shapes import Embeddings, answers
+from rung.server.state import account_of, service_of
 
 MOST = 2048
 

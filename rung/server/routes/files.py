@@ -15,8 +15,8 @@ from fastapi.responses import FileResponse, Response
 
 from rung.data.sources import READERS
 from rung.server.errors import ApiError
-from rung.server.service import Service, service_of
-from rung.server.shapes import File, FileDeleted, FileList, answers
+from rung.server.responses import File, FileDeleted, FileList, answers
+from rung.server.state import Service, service_of
 from rung.store.files import fresh_id, place
 from rung.store.records import stamp
 from rung.store.serving import FileRecord, unix

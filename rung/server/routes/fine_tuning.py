@@ -9,8 +9,8 @@ from fastapi import APIRouter, Query, Request
 
 from rung.server.jobs import JobRequest, order
 from rung.server.loading import base_of, checkpoint_name, served_name
-from rung.server.service import service_of
-from rung.server.shapes import CheckpointList, EventList, Job, JobList, answers
+from rung.server.responses import CheckpointList, EventList, Job, JobList, answers
+from rung.server.state import service_of
 from rung.store.serving import ACTIVE, CheckpointRecord, EventRecord, JobRecord, unix
 
 routes = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])

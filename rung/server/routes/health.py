@@ -6,8 +6,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from rung.engine.request import EngineStopped
-from rung.server.service import service_of
-from rung.server.shapes import Health, answers
+from rung.server.responses import Health, answers
+from rung.server.state import service_of
 
 routes = APIRouter(tags=["health"])
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from rung.engine import ServedModel
 from rung.server.loading import stop_serving
-from rung.server.service import service_of
+from rung.server.state import service_of
 
 routes = APIRouter(tags=["models"])
 

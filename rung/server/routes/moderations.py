@@ -8,9 +8,9 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from rung.server import moderation
-from rung.server.schema import Strict
-from rung.server.service import service_of
-from rung.server.shapes import Moderation, answers
+from rung.server.requests import Strict
+from rung.server.responses import Moderation, answers
+from rung.server.state import service_of
 
 routes = APIRouter(tags=["moderations"])
 
