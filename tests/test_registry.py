@@ -60,3 +60,12 @@ def test_an_entry_point_that_cannot_be_imported_is_named_in_one_line(kinds, monk
     assert "theirs" in kinds.names()
     with pytest.raises(ConfigError, match="kind 'theirs' of 'their_package.theirs' cannot be imported"):
         kinds.get("theirs")
+
+
+def test_a_name_that_is_defined_twice_is_refused(kinds, monkeypatch):
+    class Theirs:
+        name, value = "one", "their_package.one"
+
+    monkeypatch.setattr("rung.registry.entry_points", lambda group: [Theirs()])
+    with pytest.raises(ConfigError, match="kind 'one' is defined by their_package.one and by kinds.one"):
+        kinds.get("one")
