@@ -9,7 +9,7 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict
 
 from rung.engine import ServedModel
-from rung.server.loading import stop_serving
+from rung.server.catalogue import stop_serving
 from rung.server.routing import ADMIN, ANY_KEY, Routes, needs
 from rung.server.state import service_of
 
