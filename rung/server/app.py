@@ -15,6 +15,7 @@ from rung import __version__
 from rung.engine import Engine
 from rung.server import routes as api_routes
 from rung.server.errors import install
+from rung.server.jobs_supervisor import Supervisor
 from rung.server.middleware import GateMiddleware
 from rung.server.moderation import Judge, Moderator
 from rung.server.openapi import describe
@@ -56,10 +57,10 @@ def create_app(
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         engine.start()
-        if settings.base is not None and settings.jobs:
-            from rung.server.jobs_supervisor import Supervisor
-
-            service.supervisor = (await run_sync(Supervisor, service)).start()
+        if settings.takes_jobs:
+            service.background.append(await run_sync(supervisor_of, service))
+        for one in service.background:
+            one.start()
         watch = asyncio.create_task(_watch(service))
         yield
         watch.cancel()
@@ -67,8 +68,8 @@ def create_app(
             await watch
         if app.state.page is not None:
             await app.state.page.close()
-        if service.supervisor is not None:
-            await run_sync(service.supervisor.stop)
+        for one in reversed(service.background):
+            await run_sync(one.stop)
         await run_sync(engine.stop)
         await run_sync(service.access.refresh)
         await run_sync(service.close)
@@ -85,6 +86,11 @@ def create_app(
     if page:
         app.add_middleware(Front, page=app.state.page)
     return app
+
+
+def supervisor_of(service: Service) -> Supervisor:
+    """Make the supervisor of a service's jobs; opens the store."""
+    return Supervisor(service.catalogue, service.metrics.jobs, service.settings.jobs)
 
 
 async def _watch(service: Service) -> None:

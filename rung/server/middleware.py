@@ -10,36 +10,20 @@ import json
 import logging
 import secrets
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from anyio.to_thread import run_sync
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rung.server.access import Account
 from rung.server.errors import ApiError, of_fault, respond, waiting
 from rung.server.routing import ANY_KEY, OPEN, RequiredScopes
-
-if TYPE_CHECKING:
-    from rung.server.access import Account
-    from rung.server.state import Service
+from rung.server.state import Service
 
 UPLOADS = "/v1/files"
 
 log = logging.getLogger("rung.requests")
-
-
-@dataclass
-class Traffic:
-    """What application and server know of each other.
-
-    Attributes:
-        draining: set to refuse new requests. in_flight: requests that are being answered.
-    """
-
-    draining: bool = False
-    in_flight: int = 0
 
 
 class GateMiddleware:
@@ -77,8 +61,6 @@ class GateMiddleware:
 
     async def _admit(self, scope: Scope) -> Account:
         """Whose request it is. Raises ApiError for those who may not pass."""
-        from rung.server.access import Account
-
         access, needed = self.service.access, self.scopes.of(scope)
         if needed == OPEN:
             return Account()

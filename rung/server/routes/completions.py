@@ -9,6 +9,8 @@ from fastapi.responses import Response
 from rung.engine import ServedModel
 from rung.server.answering import Wanted, answer
 from rung.server.completion_schema import CompletionRequest, Prompt
+from rung.server.logprobs import TokenLogprobs
+from rung.server.pipeline import pipeline_of
 from rung.server.responses import TextCompletion, answers
 from rung.server.routes.chat import vocabulary_of
 from rung.server.routing import Routes
@@ -27,7 +29,7 @@ async def complete(request: Request, asked: CompletionRequest) -> Response:
     request.state.param = "prompt"
     asked.check(vocabulary_of(service))
     model = service.engine.model(asked.model)
-    course = service.course(request, asked.model, bool(asked.trace))
+    course = pipeline_of(request, asked.model, bool(asked.trace))
     if course.reads:
         await course.check([shown(model, p, vocabulary_of(service)) for p in asked.prompt])
     prompts = await run_sync(lambda: [encoded(model, p) for p in asked.prompt])
@@ -41,7 +43,7 @@ async def complete(request: Request, asked: CompletionRequest) -> Response:
     reply = TextReply(asked.model, lengths, asked.includes_usage, account_of(request).spend)
     reply.n, reply.best_of = n, best_of
     if asked.logprobs is not None:
-        reply.pieces, reply.logprobs = service.pieces(asked.model), asked.logprobs
+        reply.pieces, reply.logprobs = TokenLogprobs(model.template), asked.logprobs
     if asked.echo:
         reply.echoes = [shown(model, p, vocabulary_of(service)) for p in asked.prompt]
     return await answer(request, asked, wanted, reply, course)

@@ -9,7 +9,6 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict
 
 from rung.engine import ServedModel
-from rung.server.catalogue import stop_serving
 from rung.server.routing import ADMIN, ANY_KEY, Routes, needs
 from rung.server.state import service_of
 
@@ -56,7 +55,7 @@ def get_model(request: Request, model: str) -> dict[str, Any]:
 @needs(ADMIN)
 async def delete_model(request: Request, model: str) -> dict[str, Any]:
     """Stop serving an adapter under all its names, and remove it from the store."""
-    await run_sync(stop_serving, service_of(request), model)
+    await run_sync(service_of(request).catalogue.stop_serving, model)
     return {"id": model, "object": "model", "deleted": True}
 
 
