@@ -127,7 +127,12 @@ class _Kept:
     nothing: dict[str, list[str]] = field(default_factory=dict)
 
     def take(
-        self, form: formats.DataFormat, origin: str, row: Any, gold: Format | None, choices: Format | None
+        self,
+        form: formats.DataFormat,
+        origin: str,
+        row: Any,
+        gold: Format | None,
+        choices: Format | None,
     ) -> None:
         """Read one row."""
         for name in form.unread(row):
@@ -149,7 +154,9 @@ class _Kept:
             told = f"{len(rows)} rows hold nothing to learn and are left out: {why} ({places(rows)})"
             found.append(Problem("warning", told, tuple(rows)))
         if self.beside:
-            names = ", ".join(f"{name} ({len(rows)} rows)" for name, rows in sorted(self.beside.items()))
+            names = ", ".join(
+                f"{name} ({len(rows)} rows)" for name, rows in sorted(self.beside.items())
+            )
             told = f"not read, neither as question nor as reply: {names}"
             found.append(Problem("warning", told))
         return found

@@ -271,7 +271,9 @@ def _reply(row: Row, name: str) -> str:
     """A reply as text. A list of texts is no reply: which of them is meant?"""
     value = row.get(name)
     if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
-        raise Missing(f"{name} holds a list of replies; name the one to learn: --assistant '{{{name}[0]}}'")
+        raise Missing(
+            f"{name} holds a list of replies; name the one to learn: --assistant '{{{name}[0]}}'"
+        )
     return _text(row, name)
 
 
@@ -332,7 +334,8 @@ FORMATS: tuple[DataFormat, ...] = (
                _instruction, _instruction_beside("output")),
     DataFormat("instruction", "instruction, context and response", _has("instruction", "response"),
                _instruction, _instruction_beside("response")),
-    *(DataFormat(f"{a}/{b}", f"{a} and {b}", _has(a, b), _pair(a, b), _beside(a, b)) for a, b in _PAIRS),
+    *(DataFormat(f"{q}/{a}", f"{q} and {a}", _has(q, a), _pair(q, a), _beside(q, a))
+      for q, a in _PAIRS),
     DataFormat("text/label", "text, answered by its label", _has("text", "label"), _labelled,
                _beside("text", "label")),
     # Only where text is all there is: other columns beside it may hold the reply.

@@ -348,7 +348,7 @@ def _twins(row: Row) -> tuple[str, str] | None:
 
 
 def _scores(row: Row, values: Sequence[Any]) -> tuple[list[float] | None, bool]:
-    """What orders the replies, from a column beside or in the replies; and whether it measures a gap."""
+    """What orders the replies, from a column beside or in them; and whether it measures a gap."""
     if all(isinstance(v, Mapping) for v in values):
         return _numbers(
             [next((v[s] for s in SCORES if s in v), None) for v in values], len(values)

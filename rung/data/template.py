@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rung.data.detokenizer import Decoder
-from rung.data.encoding import Disguise, Encoder, clean
+from rung.data.encoding import Disguise, Encoder, clean, mapped, texts_of
 from rung.data.problem import Problem, places
 from rung.data.turns import instructed, tools_of, with_tools
 from rung.errors import DataError, one_line
@@ -339,30 +339,6 @@ class Template:
         if self.adds_bos and ids[:1] != [bos]:
             ids, mask = [bos, *ids], [False, *mask]
         return ids, mask
-
-
-def texts_of(value: Any) -> Iterator[str]:
-    """Every text in plain data, keys too."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from texts_of(key)
-            yield from texts_of(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from texts_of(item)
-
-
-def mapped(value: Any, change: Callable[[str], str]) -> Any:
-    """The same plain data with every text changed."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, Mapping):
-        return {mapped(k, change): mapped(v, change) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [mapped(item, change) for item in value]
-    return value
 
 
 def _fold_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -32,9 +32,17 @@ ROLES = {
 }  # fmt: skip
 # Thoughts in front of a reply, in the words of several vendors.
 REASONING = ("reasoning_content", "reasoning", "thinking", "thought")
-# What each role's turn is made of; any other field that holds something is told.
-READ = {"role", "from", "content", "value", "name", "refusal", "tool_calls", "tool_call_id",
-        "function_call", "weight", *REASONING}  # fmt: skip
+# What a turn of each role is made of; any other field that holds something is told. A reply's author
+# is no part of what is learnt.
+_ANY = {"role", "from", "content", "value"}
+_SAID = {*_ANY, "name", "refusal"}
+READ = {
+    "system": _SAID,
+    "user": _SAID,
+    "assistant": {*_ANY, "refusal", "tool_calls", "function_call", "weight", *REASONING},
+    "tool": {*_ANY, "name", "tool_call_id"},
+    "call": _ANY,
+}
 
 
 def turns(value: Any, role_key: str = "role", content_key: str = "content") -> list[Message]:
@@ -69,10 +77,8 @@ def unread(value: Any) -> set[str]:
     found: set[str] = set()
     for message in value if isinstance(value, (list, tuple)) else ():
         if isinstance(message, Mapping):
-            role = ROLES.get(str(message.get("role", message.get("from"))).strip().lower())
-            taken = READ if role == "assistant" else READ - {"weight", *REASONING}
-            # A reply's author is no part of what is learnt.
-            taken = taken - {"name"} if role == "assistant" else taken
+            role = ROLES.get(str(message.get("role", message.get("from"))).strip().lower(), "user")
+            taken = READ[role]
             empty = (None, "", [], {}, False)
             found |= {str(k) for k, v in message.items() if k not in taken and v not in empty}
     return found
