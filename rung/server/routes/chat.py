@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
 
 from rung.engine import ServedModel
@@ -14,22 +14,24 @@ from rung.server.answering import Wanted, answer
 from rung.server.chat_reply import ChatReply
 from rung.server.chat_schema import ChatRequest, ChoiceFormat, ObjectFormat, RegexFormat, SchemaFormat
 from rung.server.errors import ApiError
-from rung.server.pipeline import Pipeline
+from rung.server.logprobs import TokenLogprobs
+from rung.server.pipeline import Pipeline, pipeline_of
 from rung.server.responses import ChatCompletion, answers
+from rung.server.routing import Routes
 from rung.server.state import Service, account_of, service_of
 from rung.types import Message
 
-routes = APIRouter(tags=["chat"])
+routes = Routes("/v1/chat", scope="ask", tags=["chat"])
 
 
-@routes.post("/v1/chat/completions", **answers(ChatCompletion))
+@routes.post("/completions", **answers(ChatCompletion))
 async def chat(request: Request, asked: ChatRequest) -> Response:
     """An answer to a conversation, whole or as a stream."""
     service = service_of(request)
     request.state.param = "messages"
     asked.check(vocabulary_of(service))
     model = service.engine.model(asked.model)
-    course = service.course(request, asked.model, bool(asked.trace))
+    course = pipeline_of(request, asked.model, bool(asked.trace))
     await course.check([m.text for m in asked.messages if m.role != "assistant"])
     turns = await run_sync(turns_of, model, asked, course)
     ids = await run_sync(model.prompt, turns)
@@ -48,7 +50,7 @@ async def chat(request: Request, asked: ChatRequest) -> Response:
     reply.forced, reply.legacy = bool(asked.forced), bool(asked.functions and not asked.tools)
     reply.one_call = asked.parallel_tool_calls is False
     reply.conversation, reply.stops = model.conversation, frozenset(model.stop_ids)
-    reply.pieces = service.pieces(asked.model) if asked.logprobs else None
+    reply.pieces = TokenLogprobs(model.template) if asked.logprobs else None
     return await answer(request, asked, wanted, reply, course)
 
 
