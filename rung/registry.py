@@ -42,8 +42,8 @@ class Registry(Generic[T]):
         """The entry of that name.
 
         Raises:
-            ConfigError: for an unknown name, with the nearest known one, and for an entry point whose
-                module cannot be imported or lacks the class.
+            ConfigError: for an unknown name, with the nearest known one, for an entry point whose
+                module cannot be imported or lacks the class, and for a name that is defined twice.
         """
         if name not in self._made:
             if name not in self._files and name not in self._entry_points:
@@ -57,14 +57,19 @@ class Registry(Generic[T]):
 
     def module(self, name: str) -> ModuleType:
         """The module of an entry. Raises ConfigError as `get` does."""
-        found = self._entry_points.get(name)
-        if found is None:
+        found = self._entry_points.get(name, [])
+        if not found:
             return importlib.import_module(f"{self.package}.{name}")
+        places = [e.value for e in found] + [f"{self.package}.{name}"] * (name in self._files)
+        if len(places) > 1:
+            raise ConfigError(
+                f"{self.noun} '{name}' is defined by {' and by '.join(places)}: uninstall all but one"
+            )
         try:
-            return found.load()
+            return found[0].load()
         except Exception as fault:
             raise ConfigError(
-                f"{self.noun} '{name}' of '{found.value}' cannot be imported: {fault}"
+                f"{self.noun} '{name}' of '{places[0]}' cannot be imported: {fault}"
             ) from None
 
     def _class(self, name: str) -> Any:
@@ -76,8 +81,13 @@ class Registry(Generic[T]):
         return getattr(module, self.attribute)
 
     @cached_property
-    def _entry_points(self) -> dict[str, EntryPoint]:
-        return {e.name: e for e in entry_points(group=self.package)}
+    def _entry_points(self) -> dict[str, list[EntryPoint]]:
+        """Entry points by name; packages may claim the same one, which `module` refuses."""
+        found: dict[str, list[EntryPoint]] = {}
+        for one in entry_points(group=self.package):
+            if one.value not in [e.value for e in found.get(one.name, [])]:
+                found.setdefault(one.name, []).append(one)
+        return found
 
     @cached_property
     def _files(self) -> frozenset[str]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 LicenceClass = Literal["permissive", "restricted", "non-commercial", "closed", "unknown"]
 
@@ -21,20 +21,31 @@ LICENCE_ORDER: tuple[LicenceClass, ...] = (
 
 
 class Message(TypedDict):
-    """One turn of a conversation, in OpenAI's words."""
+    """One turn of a conversation, as text; `rung.data.turns` makes them of rows and of requests.
+
+    `reasoning_content` holds the thoughts in front of a reply, for templates that show them. A reply
+    of `weight` 0 is context that is not learnt.
+    """
 
     role: str
     content: str
     name: NotRequired[str]
+    reasoning_content: NotRequired[str]
+    weight: NotRequired[int]
 
 
 @dataclass(frozen=True)
 class Example:
     """One row of data: a conversation that ends with the reply to learn, or plain text.
 
-    `origin` names file and row for error messages, such as `quotes.json:12`. `gold` names the document
-    that holds the answer, where retrieval is to be measured. `choices` are the answers that this row
-    offers, the reply among them.
+    Attributes:
+        origin: file and row for error messages, such as `quotes.json:12`.
+        gold: the document that holds the answer, where retrieval is to be measured.
+        choices: the answers that this row offers, the reply among them.
+        tools: the functions that the conversation may call, in OpenAI's words.
+        rejected: of a preference row, the conversation with the worse reply; `messages` has the better.
+        margin: by how much the reply is better than the rejected one, where the row says it.
+        rating: how good the reply is, where the row says it; 1 and 0 for wanted and unwanted.
     """
 
     messages: tuple[Message, ...] = ()
@@ -43,6 +54,10 @@ class Example:
     origin: str = ""
     gold: str | None = None
     choices: tuple[str, ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
+    rejected: tuple[Message, ...] = ()
+    margin: float | None = None
+    rating: float | None = None
 
     @property
     def digest(self) -> str:
@@ -50,10 +65,36 @@ class Example:
         content: dict[str, object] = {
             "messages": self.messages, "text": self.text, "label": self.label,
         }  # fmt: skip
-        if self.choices:
-            content["choices"] = self.choices
+        # Only what a row has counts, so that a new field changes no digest of rows without it.
+        for name in ("choices", "tools", "rejected", "margin", "rating"):
+            if (value := getattr(self, name)) not in ((), None):
+                content[name] = value
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two continuations of one prompt, of which the chosen one is preferred to the rejected one.
+
+    Attributes:
+        prompt: the turns that both have in front, at least one.
+        chosen, rejected: the turns that follow it, each ending with a reply; they differ.
+        margin: by how much the chosen one is better, in the data's own unit; None where it is not said.
+        origin: file and row, as in `Example`.
+        tools: the functions that the conversation may call.
+    """
+
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+    margin: float | None = None
+    origin: str = ""
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+
+# What the rows of a data set hold: replies to learn, pairs of a better and a worse reply, or replies
+# that are rated.
+RowKind = Literal["replies", "pairs", "ratings"]
 
 TaskKind = Literal[
     "classification",

@@ -15,7 +15,10 @@ def kinds(tmp_path, monkeypatch):
     """A package `kinds` with a contract, two entries, a helper and an entry that is a folder."""
     files = {
         "__init__.py": "",
-        "base.py": "from abc import ABC\nclass Kind(ABC):\n    def __init__(self, name):\n        self.name = name\n",
+        "base.py": (
+            "from abc import ABC\nclass Kind(ABC):\n"
+            "    def __init__(self, name):\n        self.name = name\n"
+        ),
         "one.py": "from kinds.base import Kind as Base\nclass Kind(Base):\n    pass\n",
         "two.py": "raise RuntimeError('imported too early')\nclass Kind(Base):\n    pass\n",
         "helper.py": "def help(): ...\n",
@@ -57,3 +60,14 @@ def test_an_entry_point_that_cannot_be_imported_is_named_in_one_line(kinds, monk
     assert "theirs" in kinds.names()
     with pytest.raises(ConfigError, match="kind 'theirs' of 'their_package.theirs' cannot be imported"):
         kinds.get("theirs")
+
+
+def test_a_name_that_is_defined_twice_is_refused(kinds, monkeypatch):
+    class Theirs:
+        name, value = "one", "their_package.one"
+
+    monkeypatch.setattr("rung.registry.entry_points", lambda group: [Theirs()])
+    with pytest.raises(
+        ConfigError, match="kind 'one' is defined by .* and by kinds.one"
+    ):
+        kinds.get("one")

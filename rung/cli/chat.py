@@ -59,7 +59,7 @@ def chat(
             raise ConfigError("there is nothing to ask: give -p TEXT, or a text on stdin")
     elif prompt is not None and not prompt.strip():
         raise ConfigError("there is nothing to ask: -p is empty")
-    from rung.server.loading import load_engine
+    from rung.models import load_engine
 
     with loading():
         engine = load_engine([name], dtype=dtype, device=device, quantize=quantize, max_batch=1)

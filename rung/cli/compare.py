@@ -46,7 +46,7 @@ def compare(
     prompts = [text for text in prompt or [] if text.strip()]
     if not prompts:
         raise ConfigError("there is nothing to ask: give --prompt TEXT, once or more often")
-    from rung.server.loading import load_engine
+    from rung.models import load_engine
 
     with loading():
         engine = load_engine(names, dtype=dtype, device=device, quantize=quantize)

@@ -42,7 +42,7 @@ def show_data(
     from rich.console import Console
 
     console = console or Console()
-    dataset = load(knobs)
+    dataset = load(knobs, wants=None)
     found = report(dataset, split(dataset, knobs), template, max_length=max_length)
     if as_json:
         # Not through rich, which would wrap long lines.

@@ -115,7 +115,7 @@ def _ask(
     """Every model's answers, base by base; what is measured is kept at once."""
     from rung.evals.measure import measure
     from rung.evals.predict import predict
-    from rung.server.loading import by_base, load
+    from rung.models import by_base, load
 
     found = {}
     for group in by_base(names):

@@ -95,8 +95,8 @@ def serve(
     with bind(host, port) as taken:  # before the base is loaded, so that a busy port is told at once
         from rich.console import Console
 
+        from rung.models import load
         from rung.server.app import create_app
-        from rung.server.loading import load
         from rung.server.serve import run
         from rung.server.stages import judge_of, named_judges, read
         from rung.server.state import Limits, Settings

@@ -13,7 +13,7 @@ from rung.data.format_strings import Condition, Format, Missing
 from rung.data.knobs import DataKnobs
 from rung.data.problem import Problem, places
 from rung.errors import ConfigError, DataError, one_line
-from rung.types import Example
+from rung.types import Example, RowKind
 
 FEW = 20
 
@@ -45,6 +45,7 @@ class Dataset:
     duplicates: Duplicates = field(default_factory=Duplicates)
     validation: tuple[Example, ...] | None = None
     test: tuple[Example, ...] | None = None
+    kind: RowKind = "replies"
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -55,16 +56,20 @@ class Dataset:
         return tuple(sorted({e.label for e in self.examples if e.label is not None}))
 
 
-def load(knobs: DataKnobs) -> Dataset:
+def load(knobs: DataKnobs, wants: RowKind | None = "replies") -> Dataset:
     """Read the source and turn its rows into examples.
+
+    Args:
+        wants: what the rows must hold; None takes whatever they do. Pairs are also made of ratings, and
+            ratings of pairs (`rung.data.pairs`).
 
     Raises:
         ConfigError: when the mapping or a condition is malformed.
         DataError: naming every bad row at once, or when nothing is left to use.
     """
-    main = _read(knobs, knobs.data)
-    validation = _read(knobs, knobs.validation_data) if knobs.validation_data else None
-    test = _read(knobs, knobs.test_data) if knobs.test_data else None
+    main = _read(knobs, knobs.data, wants)
+    validation = _read(knobs, knobs.validation_data, wants) if knobs.validation_data else None
+    test = _read(knobs, knobs.test_data, wants) if knobs.test_data else None
     return replace(
         main,
         validation=validation.examples if validation else None,
@@ -72,7 +77,7 @@ def load(knobs: DataKnobs) -> Dataset:
     )
 
 
-def _read(knobs: DataKnobs, source: str) -> Dataset:
+def _read(knobs: DataKnobs, source: str, wants: RowKind | None) -> Dataset:
     conditions = _conditions(knobs.where)
     formats.mapping(knobs)  # a malformed mapping is told before a long download
     gold = Format.parse(knobs.gold, "--gold") if knobs.gold else None
@@ -87,11 +92,14 @@ def _read(knobs: DataKnobs, source: str) -> Dataset:
     unread: dict[str, list[str]] = {}
     if rows:
         form = formats.detect([row for _, row in rows], replace(knobs, data=source))
+        if wants == "replies" and form.kind != wants:
+            raise DataError(formats.refusal(form, [row for _, row in rows], source))
         for origin, row in rows:
             try:
-                example = form.read(row, origin)
-                example = replace(example, gold=gold.fill(row)) if gold else example
-                examples.append(offer(example, choices.fill(row)) if choices else example)
+                read = form.read(row, origin)
+                for example in read if isinstance(read, list) else [read]:
+                    example = replace(example, gold=gold.fill(row)) if gold else example
+                    examples.append(offer(example, choices.fill(row)) if choices else example)
             except Missing as fault:
                 unread.setdefault(_words(fault), []).append(origin)
     faults = [*found.faults, *_grouped(unread)]
@@ -108,6 +116,7 @@ def _read(knobs: DataKnobs, source: str) -> Dataset:
         licence=found.licence,
         problems=tuple(_problems(examples, doubles)),
         duplicates=doubles,
+        kind=form.kind,
     )
 
 

@@ -7,35 +7,35 @@ comes before all of them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rung.data import preferences
 from rung.data.format_strings import Format, Missing, written
 from rung.data.knobs import DataKnobs
+from rung.data.turns import turns
 from rung.errors import ConfigError, DataError, one_line
-from rung.types import Example, Message
+from rung.types import Example, Message, RowKind
 
 Row = Mapping[str, Any]
-Read = Callable[[Row, str], Example]
-
-ROLES = {
-    "human": "user", "user": "user", "prompter": "user",
-    "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "bing": "assistant",
-    "bard": "assistant", "model": "assistant", "bot": "assistant",
-    "system": "system", "developer": "system", "tool": "tool", "function": "tool",
-}  # fmt: skip
+Read = Callable[[Row, str], Example | list[Example]]
 
 
 @dataclass(frozen=True)
 class DataFormat:
-    """How rows become examples. `how` says in words where each part comes from."""
+    """How rows become examples.
+
+    Attributes:
+        how: where each part comes from, in words.
+        kind: what the examples are good for; replies can be learnt as they are.
+    """
 
     name: str
     how: str
     fits: Callable[[Row], bool]
     read: Read
+    kind: RowKind = "replies"
 
 
 def detect(rows: Sequence[Row], knobs: DataKnobs) -> DataFormat:
@@ -103,6 +103,51 @@ def conversation(system: str | None, user: str, assistant: str) -> tuple[Message
     return tuple(messages)
 
 
+def refusal(form: DataFormat, rows: Sequence[Row], source: str) -> str:
+    """One line for who wants replies and has preferences: the objective, or the reply to learn."""
+    row = rows[0]
+    if form.kind == "ratings":
+        column, reply = preferences.rating_column(row), preferences.reply_column(row)
+        learn = f"--where {column}=true" + (
+            f" --user '{{{preferences.prompt_column(row, reply)}}}' --assistant '{{{reply}}}'"
+            if reply
+            else ""
+        )
+        return (
+            f"{source} holds replies that are rated by '{column}', also unwanted ones: learn them with "
+            f"--objective kto, or the wanted ones alone with {learn}"
+        )
+    return (
+        f"{source} holds better and worse replies ({form.how}): learn them with --objective dpo"
+        f"{_better(rows)}"
+    )
+
+
+def _better(rows: Sequence[Row]) -> str:
+    """The flags that learn the better replies alone, where they can be filled from every row."""
+    row = rows[0]
+    found = preferences.sides(row)
+    if found:
+        prompt = preferences.prompt_column(row, *found)
+        if prompt is None:
+            user, reply = f"{{{found[0]}[0][content]}}", f"{{{found[0]}[-1][content]}}"
+        else:
+            user, reply = f"{{{prompt}}}", f"{{{found[0]}}}"
+    elif (column := preferences.reply_column(row)) and isinstance(row[column], (list, tuple)):
+        user, reply = f"{{{preferences.prompt_column(row, column)}}}", f"{{{column}[0]}}"
+    else:
+        return ""
+    try:
+        for row in rows:
+            for text in (user, reply):
+                path = Format.parse(text).pieces[0]
+                if isinstance(path, str) or not isinstance(path.of(row), str):
+                    return ""
+    except (ConfigError, Missing):
+        return ""
+    return f", or the better ones alone with --user '{user}' --assistant '{reply}'"
+
+
 def _undetected(rows: Sequence[Row], knobs: DataKnobs) -> str:
     columns = list(dict.fromkeys(str(c) for row in rows[:20] for c in row))
     if not columns:
@@ -119,40 +164,6 @@ def _undetected(rows: Sequence[Row], knobs: DataKnobs) -> str:
 
 
 # -- reading turns -------------------------------------------------------------------------------
-
-
-def content_of(value: Any) -> str:
-    """The text of a message's content: a string, or a list of parts as in OpenAI's API.
-
-    Raises:
-        Missing: when there is no text in it.
-    """
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list):
-        texts = [p.get("text") if isinstance(p, Mapping) else p for p in value]
-        if all(isinstance(t, str) for t in texts):
-            return "".join(str(t) for t in texts)
-    raise Missing(f"a message whose content is no text: {json.dumps(value, default=str)[:60]}")
-
-
-def turns(value: Any, role_key: str = "role", content_key: str = "content") -> list[Message]:
-    """A list of messages in whatever words.
-
-    Raises:
-        Missing: naming the message that cannot be read.
-    """
-    if not isinstance(value, list) or not value:
-        raise Missing("no list of messages")
-    result: list[Message] = []
-    for i, message in enumerate(value, 1):
-        if not isinstance(message, Mapping):
-            raise Missing(f"message {i} is no object")
-        role = ROLES.get(str(message.get(role_key, "")).lower())
-        if role is None:
-            raise Missing(f"message {i} has the {role_key} {message.get(role_key)!r}")
-        result.append({"role": role, "content": content_of(message.get(content_key))})
-    return result
 
 
 def _ends_with_reply(messages: Sequence[Message], label: str | None, origin: str) -> Example:
@@ -265,6 +276,15 @@ def _holds_turns(column: str, *role_keys: str) -> Callable[[Row], bool]:
 
 
 FORMATS: tuple[DataFormat, ...] = (
+    # Before all others, whose columns preference rows have too.
+    DataFormat("preference-pairs", "the better and the worse reply",
+               lambda row: preferences.sides(row) is not None, preferences.read_pair, "pairs"),
+    DataFormat("compared-replies", "two replies and the one that won", preferences.is_compared,
+               preferences.read_compared, "pairs"),
+    DataFormat("ranked-replies", "several replies, from the best to the worst", preferences.is_ranked,
+               preferences.read_ranked, "pairs"),
+    DataFormat("rated-replies", "a reply and whether it is wanted", preferences.is_rated,
+               preferences.read_rated, "ratings"),
     DataFormat("messages", "the messages column", _holds_turns("messages", "role"), _messages),
     DataFormat("sharegpt", "the conversations column",
                _holds_turns("conversations", "from", "role"), _sharegpt),

@@ -141,7 +141,7 @@ def _base(service: Service, asked: JobRequest) -> tuple[str, str | None]:
     assert service.settings.base is not None
     if model.root is None:
         return service.settings.base, None
-    from rung.server.loading import stored_name
+    from rung.server.catalogue import stored_name
 
     return service.settings.base, stored_name(service, asked.model)
 

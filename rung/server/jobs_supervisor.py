@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from rung import home
 from rung.errors import RungError, StoreError
-from rung.server import loading
+from rung.server import catalogue
 from rung.store.serving import ACTIVE, Conflict, JobRecord
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Supervisor:
         while not self._stopping:
             try:
                 if not served:
-                    loading.serve_jobs(self.service)
+                    catalogue.serve_jobs(self.service)
                     served = True
                 self.step()
             except StoreError as fault:  # locked, full or gone: the next round tries again
@@ -179,7 +179,7 @@ class Supervisor:
     def _finish(self, job: JobRecord) -> None:
         """Serve a job's model, then say that it succeeded."""
         try:
-            name = loading.serve_job(self.service, job)
+            name = catalogue.serve_job(self.service, job)
         except RungError as fault:
             error = {"code": "server_error", "message": str(fault), "param": None}
             with contextlib.suppress(Conflict):

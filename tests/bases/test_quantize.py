@@ -171,7 +171,7 @@ def plan(name, data, **settings):
 def test_a_tuning_keeps_an_ordinary_adapter(rung_home, quotes, kind):
     from rung.artefacts import folders
     from rung.methods import artefact
-    from rung.server.loading import by_base, load_engine
+    from rung.models import by_base, load_engine
     from rung.train.job import tune
 
     outcome = tune(plan("coach", quotes, quantize=kind))

@@ -224,6 +224,8 @@ def test_exports_that_cannot_be(ask: Ask, studio: Path, tmp_path: Path) -> None:
     assert "not empty: choose another" in ask("export", "coach", tmp_path / "full/file").refused()
     assert "known: merged, peft" in ask("export", "coach", tmp_path / "a", "--to", "gguf").refused()
     assert "did you mean" in ask("export", "coach", tmp_path / "a", "--dtype", "flot32").refused()
+    half = ask("export", "coach", tmp_path / "a", "--dtype", "float16").refused()
+    assert "--to peft writes float32, not float16" in half
     assert "cannot create" in ask("export", "coach", tmp_path / "full/file/deeper/out").refused()
     assert (tmp_path / "full" / "file").read_text() == "mine"
     made = ask("export", "coach", tmp_path / "new" / "folder")

@@ -41,7 +41,7 @@ def settings(method, tmp_path):
 @pytest.mark.parametrize("method", NAMES)
 def test_from_data_to_a_served_model(rung_home, tmp_path, labelled, method):
     from rung.engine import GenerationRequest
-    from rung.server.loading import load_engine
+    from rung.models import load_engine
     from rung.types import Decoding
 
     own = settings(method, tmp_path)

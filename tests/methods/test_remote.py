@@ -94,7 +94,7 @@ def predicted(api, examples, task, progress=None):
 
 
 def test_asked_behind_the_api_it_answers_as_the_base_itself(asked_only, base, capfd):
-    from rung.server.loading import load_engine
+    from rung.models import load_engine
 
     questions = ["Say 7", "Say something else, please", "Hello"]
     engine = load_engine([asked_only], base=str(base), cache_bytes=1 << 28)

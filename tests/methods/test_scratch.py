@@ -55,7 +55,7 @@ def test_its_folder_is_a_whole_base(rung_home, quotes, tmp_path):
 
 def test_it_is_served_without_what_it_was_made_from(rung_home, quotes):
     from rung.engine import GenerationRequest
-    from rung.server.loading import load_engine
+    from rung.models import load_engine
     from rung.types import Decoding
 
     tune(plan("mine", quotes, epochs=20))
@@ -128,7 +128,7 @@ def test_labels_are_told_apart(rung_home, tmp_path):
     from rung.evals.measure import measure
     from rung.evals.predict import predict
     from rung.evals.tasks import detect
-    from rung.server.loading import load_engine
+    from rung.models import load_engine
 
     path = tmp_path / "labels.jsonl"
     rows = [

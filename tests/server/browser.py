@@ -18,6 +18,8 @@ def browsing(url: str, **settings):
     """
     from playwright.sync_api import sync_playwright
 
+    assert CHROMIUM, "the page's tests need Chromium: apt install chromium"
+
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_context(viewport={"width": 1200, "height": 800}, **settings).new_page()

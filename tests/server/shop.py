@@ -26,7 +26,7 @@ def base_folder(path: Path, seed: int = 0) -> Path:
 
 def open_shop(base: Path, names=(), **settings):
     """A live server of a base's folder."""
-    from rung.server.loading import load
+    from rung.models import load
     from rung.server.state import Limits, Settings
 
     limits = settings.pop("limits", Limits())

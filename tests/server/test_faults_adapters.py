@@ -18,7 +18,7 @@ from tests.engine.world import engine_of, tiny_llama
 from tests.models import tiny_adapter
 from tests.server.conftest import serve
 from tests.server.shop import base_folder, client_of
-from tests.server.test_loading import keep
+from tests.test_models import keep
 
 HELLO = [{"role": "user", "content": "Hello there"}]
 
@@ -32,7 +32,7 @@ def base(rung_home, tmp_path):
 
 
 def load(*names):
-    from rung.server.loading import load_engine
+    from rung.models import load_engine
 
     return load_engine(list(names), cache_bytes=1 << 26)
 

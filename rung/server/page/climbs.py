@@ -181,7 +181,7 @@ def _buttons(
             dialog.open()
 
     async def serve() -> None:
-        from rung.server.loading import serve_kept
+        from rung.server.catalogue import serve_kept
 
         async with told():
             name = climb.verdict["model"]

@@ -133,7 +133,7 @@ def _branch(node: Node) -> None:
 
 def _buttons(visit: Visit, entry: Entry, refresh: Callable[[], Awaitable[None]]) -> None:
     async def serve() -> None:
-        from rung.server.loading import serve_kept
+        from rung.server.catalogue import serve_kept
 
         async with told():
             await visit.read("train", lambda: serve_kept(visit.service, entry.name))

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Query, Request
 
+from rung.server.catalogue import base_of, checkpoint_name, served_name
 from rung.server.jobs import JobRequest, order
-from rung.server.loading import base_of, checkpoint_name, served_name
 from rung.server.responses import CheckpointList, EventList, Job, JobList, answers
 from rung.server.state import service_of
 from rung.store.serving import ACTIVE, CheckpointRecord, EventRecord, JobRecord, unix

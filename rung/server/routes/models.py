@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict
 
 from rung.engine import ServedModel
-from rung.server.loading import stop_serving
+from rung.server.catalogue import stop_serving
 from rung.server.state import service_of
 
 routes = APIRouter(tags=["models"])

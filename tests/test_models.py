@@ -60,7 +60,7 @@ def keep(name: str, method: str, folder: Path) -> None:
 def test_loads_models_beside_their_base(shop):
     from rung import bases
     from rung.engine import GenerationRequest
-    from rung.server.loading import load_engine
+    from rung.models import load_engine
     from rung.types import Decoding
     from tests.engine.world import engine_of
 
@@ -79,14 +79,14 @@ def test_loads_models_beside_their_base(shop):
 
 
 def test_a_base_alone_goes_by_the_name_it_was_asked_for(shop):
-    from rung.server.loading import load_engine
+    from rung.models import load_engine
 
     assert set(load_engine([str(shop)]).models) == {"tiny", str(shop)}
     assert set(load_engine([], base=str(shop)).models) == {"tiny", str(shop)}
 
 
 def test_refusals(shop, tmp_path):
-    from rung.server.loading import load_engine
+    from rung.models import load_engine
 
     with pytest.raises(ConfigError, match="name a model"):
         load_engine([])
@@ -110,7 +110,7 @@ def test_refusals(shop, tmp_path):
     ],
 )
 def test_decoding_defaults_are_the_models_own(settings, expected):
-    from rung.server.loading import decoding_of
+    from rung.models import decoding_of
 
     found = decoding_of(settings)
     assert (found.max_tokens, found.temperature, found.top_p) == expected
@@ -153,7 +153,7 @@ def test_mistakes_are_one_line(rung_home, capsys):
 
 def test_interactive_chat_remembers_and_forgets(shop, monkeypatch, capsys):
     from rung.cli.chat import Conversation, _converse
-    from rung.server.loading import load_engine
+    from rung.models import load_engine
     from rung.types import Decoding
 
     engine = load_engine(["my-lora"])

@@ -1,46 +1,34 @@
-"""From names to an engine: one base in memory, and every named model of it in the bank.
-
-Models also come and go while the engine runs: those that jobs make, and those that are deleted.
-"""
+"""Load named models into an engine: one base in memory, and every named model of it in the bank."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rung import bases
-from rung.artefacts import folders
 from rung.bases.loaded import quiet, read_tokenizer
 from rung.bases.quantize import NONE
 from rung.data import Template
 from rung.engine import Engine, ServedModel
-from rung.errors import ArtefactError, BaseNotFound, ConfigError, ModelNotFound, RungError
+from rung.errors import ArtefactError, BaseNotFound, ConfigError, ModelNotFound
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
 from rung.methods import artefact
 from rung.store import Store
 from rung.store.records import ModelRecord
-from rung.store.serving import CheckpointRecord, JobRecord
 from rung.train.estimate import device as device_of
 from rung.types import BaseInfo, Decoding
-
-if TYPE_CHECKING:
-    from rung.server.state import Service
-
-log = logging.getLogger("rung.server")
 
 CHAT_TOKENS = 1024  # of an answer, where neither request nor model says
 
 
 @dataclass(frozen=True)
-class _Named:
+class Named:
     """What one name stands for: a model of the store, or a base (`record` None)."""
 
     name: str
@@ -85,9 +73,9 @@ def load(
         ArtefactError: when a model's folder is damaged or does not fit its base.
     """
     with Store.open() as store:
-        found = [_find(store, name) for name in dict.fromkeys(names)]
+        found = [find_model(store, name) for name in dict.fromkeys(names)]
     if base is not None:
-        found.append(_Named(base, bases.resolve(base)))
+        found.append(Named(base, bases.resolve(base)))
     if not found:
         raise ConfigError("name a model to serve, or a base with --base")
     _share_base(found)
@@ -113,17 +101,17 @@ def by_base(names: Sequence[str]) -> list[list[str]]:
     groups: dict[tuple[str, str], list[str]] = {}
     with Store.open() as store:
         for name in dict.fromkeys(names):
-            found = _find(store, name)
+            found = find_model(store, name)
             groups.setdefault((found.base.digest, _trained_on([found])), []).append(name)
     return list(groups.values())
 
 
-def _find(store: Store, name: str) -> _Named:
+def find_model(store: Store, name: str) -> Named:
     try:
         record = store.models.get(name)
     except (ModelNotFound, ConfigError) as fault:
         try:
-            return _Named(name, bases.resolve(name))
+            return Named(name, bases.resolve(name))
         except BaseNotFound:
             raise ModelNotFound(f"{fault}; nor is it a base (rung bases lists them)") from None
     made_from = store.bases.get(record.base)
@@ -132,17 +120,17 @@ def _find(store: Store, name: str) -> _Named:
         raise ArtefactError(
             f"'{name}' was made from {made_from.name}, but {made_from.spec} holds other weights now"
         )
-    return _Named(name, info, record)
+    return Named(name, info, record)
 
 
-def _trained_on(found: Sequence[_Named]) -> str:
+def _trained_on(found: Sequence[Named]) -> str:
     """The quantisation that all named models were trained on; none for bases, or where they differ."""
     places = [Path(one.record.folder) for one in found if one.record is not None]
     kinds = {artefact.about(folder).get("settings", {}).get("quantize") or NONE for folder in places}
     return kinds.pop() if len(kinds) == 1 else NONE
 
 
-def _share_base(found: Sequence[_Named]) -> None:
+def _share_base(found: Sequence[Named]) -> None:
     first = found[0]
     for other in found[1:]:
         if other.base.digest != first.base.digest:
@@ -166,14 +154,14 @@ def _bare(loaded: bases.LoadedBase) -> ServedModel:
 
 def _adapted(record: ModelRecord, bank: Bank, bare: ServedModel) -> ServedModel:
     """Put a stored model into the bank."""
-    model, adapter = _read(
+    model, adapter = read_model(
         Path(record.folder), bank, name=record.name, root=bare.name,
         parent=record.parent or bare.name, created=record.created_unix,
     )  # fmt: skip
     return dataclasses.replace(model, slot=bank.add(adapter))
 
 
-def _read(folder: Path, bank: Bank, **values: Any) -> tuple[ServedModel, Adapter]:
+def read_model(folder: Path, bank: Bank, **values: Any) -> tuple[ServedModel, Adapter]:
     """A model and its adapter, not yet in the bank. Tokenizer, template and stop tokens are those of
     its folder."""
     adapter, _ = artefact.load(folder, bank)
@@ -211,118 +199,3 @@ def decoding_of(settings: dict[str, Any]) -> Decoding:
         temperature=1.0 if temperature is None else float(temperature),
         top_p=1.0 if top_p is None else float(top_p),
     )
-
-
-# --- while the engine runs ------------------------------------------------------------------------
-
-
-def served_name(job: JobRecord, organisation: str, base: str) -> str:
-    """`ft:BASE:ORGANISATION:SUFFIX:ID`, as OpenAI names what a job made."""
-    short = job.id.removeprefix("ftjob-")[:12]
-    return f"ft:{base}:{organisation}:{job.suffix or ''}:{short}"
-
-
-def serve_job(service: Service, job: JobRecord) -> str:
-    """Serve what a job made under its long name and, where it has one, its suffix.
-
-    The newest job of a suffix has it. Checkpoints are served beside it.
-
-    Raises:
-        ArtefactError: when the model's folder is damaged.
-    """
-    bare = base_of(service)
-    record = service.store.models.get(job.name)
-    name = served_name(job, service.settings.organisation, bare.name)
-    with service.loading:
-        model = _put(service, Path(record.folder), bare, record, name)
-        service.stored[name] = job.name
-        if job.suffix:
-            service.engine.load(dataclasses.replace(model, name=job.suffix))
-            service.stored[job.suffix] = job.name
-            service.aliases.add(job.suffix)
-        for one in service.store.jobs.checkpoints(job.id).items:
-            _put(service, Path(one.folder), bare, record, checkpoint_name(name, one))
-    return name
-
-
-def serve_kept(service: Service, name: str) -> None:
-    """Serve a model of the store under its own name.
-
-    Raises:
-        ModelNotFound: naming the nearest.
-        ConfigError: when it stands on another base than this server's.
-        ArtefactError: when its folder is damaged.
-    """
-    found, bare = _find(service.store, name), base_of(service)
-    own = bases.resolve(service.settings.base) if service.settings.base else None
-    if found.record is None or own is None or found.base.digest != own.digest:
-        raise ConfigError(f"'{name}' stands on {found.base.name}: this server has {bare.name}")
-    with service.loading:
-        _put(service, Path(found.record.folder), bare, found.record, name)
-
-
-def checkpoint_name(name: str, checkpoint: CheckpointRecord) -> str:
-    """What a checkpoint of a served model goes by."""
-    return f"{name}:{checkpoint.model}"
-
-
-def _put(
-    service: Service, folder: Path, bare: ServedModel, record: ModelRecord, name: str
-) -> ServedModel:
-    engine = service.engine
-    made, adapter = _read(
-        folder, engine.bank, name=name, root=bare.name, parent=record.parent or bare.name,
-        created=record.created_unix, owned_by=service.settings.organisation,
-    )  # fmt: skip
-    return engine.load(made, adapter)
-
-
-def serve_jobs(service: Service) -> None:
-    """Serve what earlier jobs made on this base; a model that is damaged or gone is left out."""
-    done = service.store.jobs.list(statuses=["succeeded"], limit=10_000).items
-    for job in sorted(done, key=lambda j: j.created):
-        if job.base == service.settings.base:
-            try:
-                serve_job(service, job)
-            except RungError as fault:
-                log.warning("the model of job %s is not served: %s", job.id, fault)
-
-
-def base_of(service: Service) -> ServedModel:
-    """The bare base under its own name."""
-    return next(m for m in service.engine.models.values() if m.slot == -1)
-
-
-def stored_name(service: Service, name: str) -> str:
-    """What a served model is called in the store."""
-    return service.stored.get(name, name)
-
-
-def stop_serving(service: Service, name: str) -> None:
-    """Take a model out of the engine, under all its names, and out of the store.
-
-    Raises:
-        ModelNotFound: naming the nearest. ApiError: for the base. InUse: for a parent of others.
-    """
-    from rung.server.errors import ApiError
-
-    model = service.engine.model(name)
-    if model.root is None:
-        raise ApiError(f"'{name}' is the base, which every model here needs", status=403)
-    stored = stored_name(service, name)
-    with contextlib.suppress(ModelNotFound, ConfigError):
-        service.store.models.remove(stored)
-        folder = folders.model_folder(stored)
-        if folder.is_dir() and not folder.is_symlink():
-            folders.remove(folder)
-    with service.loading:
-        for other, one in list(service.engine.models.items()):
-            if one.slot == model.slot or _checkpoint_of(other, stored, service):
-                service.engine.unload(other)
-                service.aliases.discard(other)
-
-
-def _checkpoint_of(name: str, stored: str, service: Service) -> bool:
-    """Whether a served name is a checkpoint of a model of the store."""
-    whole, mark, _ = name.partition(":ckpt-step-")
-    return bool(mark) and service.stored.get(whole) == stored
