@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rung.errors import ConfigError, RungError
+from rung.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rung.engine import Engine
+    from rung.engine import Completion, Engine
     from rung.types import Decoding, Message
 
 # Options of every verb that asks models; serve and compare take them from here.
@@ -37,8 +39,6 @@ TopP = Annotated[
 Seed = Annotated[int | None, typer.Option(help="Makes a draw repeatable.")]
 MaxTokens = Annotated[int | None, typer.Option(min=1, help="Tokens of an answer at most.")]
 
-HELP = "Enter sends. /clear forgets the conversation, Ctrl-C stops an answer, Ctrl-D ends."
-
 
 def chat(
     name: Annotated[str, typer.Argument(help="A model, or a base.")],
@@ -53,13 +53,16 @@ def chat(
     quantize: Quantize = None,
 ) -> None:
     """Ask a model: once with -p or a text on stdin, else as a conversation."""
+    from rung.models import check_name, load_engine
+
+    check_name(name)  # before anything else is asked for
     if prompt is None and not sys.stdin.isatty():
         prompt = sys.stdin.read().strip()
         if not prompt:
             raise ConfigError("there is nothing to ask: give -p TEXT, or a text on stdin")
     elif prompt is not None and not prompt.strip():
         raise ConfigError("there is nothing to ask: -p is empty")
-    from rung.models import load_engine
+    from rung.cli import terminal
 
     with loading():
         engine = load_engine([name], dtype=dtype, device=device, quantize=quantize, max_batch=1)
@@ -69,7 +72,7 @@ def chat(
         if prompt is not None:
             talk.ask(prompt)
         else:
-            _converse(talk)
+            terminal.converse(talk)
     finally:
         engine.stop()
 
@@ -105,57 +108,76 @@ class Conversation:
     """The turns so far, and how the next answer is drawn."""
 
     def __init__(self, engine: Engine, name: str, decoding: Decoding, system: str | None):
-        self.engine, self.name, self.decoding = engine.start(), name, decoding
-        self.model = engine.model(name)
-        self._first: list[Message] = [{"role": "system", "content": system}] if system else []
+        self.engine, self.decoding, self.system = engine.start(), decoding, system
+        self.use_model(name)
         self.clear()
 
     def clear(self) -> None:
         """Forget the turns; the system message stays."""
-        self.turns: list[Message] = list(self._first)
+        self.turns: list[Message] = []
+        if self.system:
+            self.turns.append({"role": "system", "content": self.system})
 
-    def ask(self, text: str) -> None:
-        """Write the answer to stdout as it comes, and remember both; Ctrl-C cuts it short.
+    def use_system(self, text: str | None) -> None:
+        """Begin anew with another system message, None for none."""
+        self.system = text
+        self.clear()
+
+    def use_model(self, name: str) -> None:
+        """Have another model of the engine answer. Raises ModelNotFound for an unknown name."""
+        self.model = self.engine.model(name)
+        self.name = name
+
+    def save(self, path: Path) -> None:
+        """Append the turns to a file of JSON lines, one row of messages.
+
+        Raises:
+            ConfigError: when there is nothing to save, or the file cannot be written.
+        """
+        if not any(turn["role"] == "assistant" for turn in self.turns):
+            raise ConfigError("there is nothing to save yet: ask something first")
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"messages": self.turns}, ensure_ascii=False) + "\n")
+        except OSError as fault:
+            raise ConfigError(f"cannot write {path}: {fault.strerror}") from None
+
+    def ask(
+        self,
+        text: str,
+        write: Callable[[str], Any] | None = None,
+        end: Callable[[], None] = lambda: None,
+    ) -> Completion:
+        """Write the answer as it comes, and remember both; Ctrl-C cuts it short.
+
+        Args:
+            write: takes each piece of text; stdout by default. end: called behind the last one.
 
         Raises:
             RungError: when it cannot be answered; the turn is then forgotten.
         """
         from rung.engine import GenerationRequest
 
+        write = write or _to_stdout
         asked: list[Message] = [*self.turns, {"role": "user", "content": text}]
         ids = self.model.prompt(asked)
         request = GenerationRequest(self.name, ids, self.decoding, messages=tuple(asked))
         generation = self.engine.submit(request)
         try:
             for token in generation:
-                sys.stdout.write(token.text)
-                sys.stdout.flush()
+                write(token.text)
         except KeyboardInterrupt:
             generation.cancel()
+        end()
         sys.stdout.write("\n")
         answer = generation.result()
         if answer.finish_reason == "length" and sys.stderr.isatty():
             count = answer.completion_tokens
             typer.echo(f"(cut after {count} tokens: raise --max-tokens)", err=True)
         self.turns = [*asked, {"role": "assistant", "content": answer.text}]
+        return answer
 
 
-def _converse(talk: Conversation) -> None:
-    """Read a line, answer it, until the end of input."""
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401  (gives input() its editing keys)
-
-    typer.echo(HELP, err=True)
-    while True:
-        try:
-            line = input("> ").strip()
-        except (EOFError, KeyboardInterrupt):
-            typer.echo("", err=True)
-            return
-        if line == "/clear":
-            talk.clear()
-        elif line:
-            try:
-                talk.ask(line)
-            except RungError as fault:
-                typer.echo(f"rung: {fault} (/clear forgets the conversation)", err=True)
+def _to_stdout(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

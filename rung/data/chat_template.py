@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rung.data.template import Template
 
 SYSTEM, USER, REPLY = "Probe system.", "Probe question.", "Probe reply."
+THOUGHTS = "Probe thoughts."
 
 
 def _write(tokenizer: Any, *contents: tuple[str, str], generate: bool = False) -> str:
@@ -27,6 +28,20 @@ def takes_system(tokenizer: Any) -> bool:
         return SYSTEM in _write(tokenizer, ("system", SYSTEM), ("user", USER))
     except TemplateError:
         return False
+
+
+def shows_reasoning(tokenizer: Any) -> bool:
+    """Whether the chat template writes the thoughts of the last reply in front of it."""
+    from jinja2 import TemplateError
+
+    asked = {"role": "user", "content": USER}
+    reply = {"role": "assistant", "content": REPLY, "reasoning_content": THOUGHTS}
+    try:
+        before = tokenizer.apply_chat_template([asked], tokenize=False, add_generation_prompt=True)
+        whole = tokenizer.apply_chat_template([asked, reply], tokenize=False)
+    except TemplateError:
+        return False
+    return whole.startswith(before) and THOUGHTS in whole[len(before) :].partition(REPLY)[0]
 
 
 def special(tokenizer: Any) -> dict[str, int]:

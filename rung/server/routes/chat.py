@@ -34,7 +34,7 @@ async def chat(request: Request, asked: ChatRequest) -> Response:
     course = pipeline_of(request, asked.model, bool(asked.trace))
     await course.check([m.text for m in asked.messages if m.role != "assistant"])
     turns = await run_sync(turns_of, model, asked, course)
-    ids = await run_sync(prompt_of, model, asked, turns)
+    ids = await run_sync(model.prompt, turns)
     constraint = await run_sync(constraint_of, service, asked)
     most = asked.max_completion_tokens or asked.max_tokens
     usual = model.decoding.max_tokens
@@ -55,26 +55,11 @@ async def chat(request: Request, asked: ChatRequest) -> Response:
 
 
 def turns_of(model: ServedModel, asked: ChatRequest, course: Pipeline) -> list[Message]:
-    """The conversation with what its stages add, and what may be called where no template shows it."""
-    turns = tools.conversation(asked.messages, asked.callable, shows_tools(model, asked))
+    """The conversation with what its stages add, and what may be called beside it."""
+    turns = tools.conversation(asked.messages, asked.callable)
     if model.classifier is None:  # which reads the question itself
         turns = course.messages(turns)
     return turns
-
-
-def shows_tools(model: ServedModel, asked: ChatRequest) -> bool:
-    """Whether the model's own template tells it what may be called."""
-    return bool(asked.callable) and model.template.shows_tools and model.remote is None
-
-
-def prompt_of(model: ServedModel, asked: ChatRequest, turns: list[Message]) -> tuple[int, ...]:
-    """The conversation as ids, with what may be called."""
-    if not shows_tools(model, asked):
-        return model.prompt(turns)
-    if model.conversation is not None:
-        turns = model.conversation.messages(turns)
-    listed = [tools.told(f) for f in asked.callable]
-    return tuple(model.template.prompt(turns, tools=listed))
 
 
 def constraint_of(service: Service, asked: ChatRequest) -> Constraint | None:
