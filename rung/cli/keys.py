@@ -22,7 +22,7 @@ def keys(
     scope: Annotated[
         list[str] | None,
         typer.Option(
-            help="What the key opens: ask, train, trace, metrics, admin. May be repeated; all by default."
+            help="What the key opens: ask, train, trace, metrics, admin. Repeatable; all by default."
         ),
     ] = None,
     requests_per_minute: Annotated[

@@ -147,3 +147,12 @@ def service_of(request: Request) -> Service:
 def account_of(request: Request) -> Account:
     """Whose request it is, and what it has used."""
     return request.scope["rung.account"]
+
+
+def owner_of(request: Request) -> str | None:
+    """The key whose files and jobs a request sees; None where it sees all.
+
+    Keys of the command line, keys with the scope `admin`, and servers without keys see all.
+    """
+    key = account_of(request).key
+    return None if key is None else key.owner
