@@ -6,7 +6,7 @@ ENV := .venv/.stamp
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help env lint format test test-faults quickstart bench-train bench-eval bench-features \
+.PHONY: help env lint format test test-faults quickstart bench-train bench-eval bench-features bench-before \
 	harness-server soak bench-serve clean
 
 help:  ## show this list
@@ -51,6 +51,9 @@ bench-eval: $(ENV) bench/.peers/.stamp  ## evaluation beside lm-evaluation-harne
 bench-features: $(ENV) bench/.peers/.stamp  ## training on kept states beside transformers' Trainer; a climb beside its rungs
 	@$(BIN)/python -m bench.features $(ARGS)
 	@$(BIN)/python -m bench.climb $(CLIMB_ARGS)
+
+bench-before: $(ENV)  ## Rung's own speeds beside another checkout: ARGS="../before"
+	@$(BIN)/python -m bench.before $(ARGS)
 
 harness-server: $(ENV) bench/.peers/.stamp  ## lm-evaluation-harness through the server and without it
 	@$(BIN)/python -m bench.harness_server $(ARGS)
