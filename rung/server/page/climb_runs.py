@@ -77,7 +77,6 @@ class Ascents:
         name = name or task_name(data)
         folders.model_name(f"{name}-x")
         knobs, _ = resolve([ClimbKnobs, DataKnobs], settings)
-        _ = knobs.seconds
         if knobs.bar:
             Bar.parse(knobs.bar)
         given = {**self.service.settings.job_options, **settings, "base": self.service.settings.base}
