@@ -4,8 +4,9 @@ A part declares its settings as a dataclass of `knob(...)` fields. `resolve` mer
 the method's own defaults, a YAML file, flags; later ones win) into checked instances and reports
 every fault at once. An unknown key is an error that names the nearest known one.
 
-A layer may hold sections: `{"lora": {"rank": 8}}` sets `rank` of the dataclass whose `group` is `lora`
-and no other, `{"rank": 8}` sets it in every dataclass that has it. `lora.rank` is the same as the section.
+A layer may hold sections: `{"lora": {"rank": 8}}` sets `rank` of the dataclass whose `group` is
+`lora` and no other, `{"rank": 8}` sets it in every dataclass that has it. `lora.rank` is the same as the
+section.
 """
 
 from __future__ import annotations
@@ -187,7 +188,7 @@ def _convert(kind: type, value: Any) -> Any:
         raise ValueError(f"is '{value}', must be true or false")
     if issubclass(kind, str):
         if isinstance(value, (list, dict)):
-            raise ValueError(f"is {value}, must be a text")
+            raise ValueError(f"is {value}, must be a text")  # noqa: TRY004
         return kind(value)
     if isinstance(value, bool):
         raise ValueError(f"is {value}, must be a number")  # noqa: TRY004

@@ -20,8 +20,8 @@ def test_a_parameter_stored_transposed_is_updated_like_any_other():
         optimizer = Optimizer({"w": parameter.requires_grad_()}, TrainKnobs(lr=0.1, warmup=0.0), 10)
         optimizer.step(0, [gradient.clone()])
         after.append(parameter.detach().clone())
-    # Not to the bit: the last elements of a vector register are rounded another way on some CPUs. A step
-    # through memory in another order than the gradient's is off by the learning rate, 0.1.
+    # Not to the bit: some CPUs round the last elements of a vector register another way. A step through
+    # memory in another order than the gradient's is off by the learning rate, 0.1.
     torch.testing.assert_close(*after, rtol=1e-6, atol=1e-6)
 
 
