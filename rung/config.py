@@ -5,8 +5,8 @@ the method's own defaults, a YAML file, flags; later ones win) into checked inst
 every fault at once. An unknown key is an error that names the nearest known one.
 
 A layer may hold sections: `{"lora": {"rank": 8}}` sets `rank` of the dataclass whose `group` is
-`lora` and no other, `{"rank": 8}` sets it in every dataclass that has it. `lora.rank` is the same as the
-section.
+`lora` and no other, `{"rank": 8}` sets it in every dataclass that has it. `lora.rank` is the same as
+the section.
 """
 
 from __future__ import annotations
