@@ -152,7 +152,7 @@ def test_mistakes_are_one_line(rung_home, capsys):
 
 
 def test_interactive_chat_remembers_and_forgets(shop, capsys):
-    from rung.cli.chat import Conversation
+    from rung.cli.conversation import Conversation
     from rung.cli.terminal import converse
     from rung.models import load_engine
     from rung.types import Decoding

@@ -40,7 +40,6 @@ def split_knobs(given: Given) -> tuple[ClimbKnobs, dict[str, Any]]:
     own = {k.name for k in knobs_of(ClimbKnobs)}
     mine = {k.replace("-", "_"): v for k, v in given.items()}
     (knobs,) = resolve([ClimbKnobs], {k: v for k, v in mine.items() if k in own})
-    _ = knobs.seconds
     return knobs, {k: v for k, v in mine.items() if k not in own}
 
 

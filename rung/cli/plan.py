@@ -71,7 +71,7 @@ def _cells(row: dict[str, Any], knobs: ClimbKnobs, why: bool) -> list[str]:
 
     if row["reason"]:
         return [row["key"], *[""] * 8, row["reason"] if why else "skipped"]
-    note = f"more than --budget {knobs.budget}" if row["wall"] > knobs.seconds else ""
+    note = f"more than --budget {knobs.budget}" if row["wall"] > knobs.budget.seconds else ""
     return [
         row["key"], duration(row["seconds"]), str(row["steps"] or ""), size(row["bytes"]),
         size(row["disk"]), duration(row["request_seconds"]), f"{row['request_tokens']:.0f}",

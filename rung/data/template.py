@@ -198,12 +198,6 @@ class Template:
         """Write tokenizer and chat template; `AutoTokenizer.from_pretrained(folder)` reads them."""
         self.tokenizer.save_pretrained(str(folder))
 
-    def problems(self) -> list[Problem]:
-        """What is wrong with the template itself, before any data is seen."""
-        from rung.data import chat_template
-
-        return chat_template.problems(self)
-
     # -- the one path ---------------------------------------------------------------------------
 
     def _prepare(

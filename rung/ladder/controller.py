@@ -78,7 +78,7 @@ class ClimbController:
     @property
     def left(self) -> float:
         """Seconds of the budget that are left."""
-        return max(0.0, self.knobs.seconds - self.spent)
+        return max(0.0, self.knobs.budget.seconds - self.spent)
 
     def run(self) -> ClimbRecord:
         """Measure the base, predict rungs, try them, judge."""
@@ -226,7 +226,7 @@ class ClimbController:
             for k, found in self.predictions.items()
             if self.records[k].status not in DONE
         }
-        return shares(wanted, self.left - LAST * self.knobs.seconds)[key]
+        return shares(wanted, self.left - LAST * self.knobs.budget.seconds)[key]
 
     def _too_long(self, rung: Rung, found: Prediction, allotted: float) -> str | None:
         """Why there is no time for a rung; a training may be cut short, though not to nothing."""

@@ -144,7 +144,6 @@ def _settings(
             rest[key] = safe_value(service, known[key], value, param, owner)
     try:
         (knobs,) = resolve([ClimbKnobs], mine)
-        _ = knobs.seconds
         resolve([DataKnobs, TrainKnobs], rest)
         check_names(knobs.only, knobs.skip)
         if knobs.bar is not None:
