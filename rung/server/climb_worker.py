@@ -53,7 +53,7 @@ class ClimbTeller(Quiet):
         self._told: dict[str, str] = {}
 
     def opened(self, bench: TaskContext, climb: ClimbRecord, warnings: Sequence[str]) -> None:
-        left = max(0.0, bench.knobs.seconds - climb.settings.get("spent", 0.0))
+        left = max(0.0, bench.knobs.budget.seconds - climb.settings.get("spent", 0.0))
         end = stamp(datetime.fromtimestamp(time.time() + left, UTC))
         self.store.jobs.update(self.job.id, climb=climb.id, estimate=end)
         splits = bench.opened.splits
