@@ -1,4 +1,4 @@
-"""What lies below the API: latency of a kept connection, headers that never end, and what is no HTTP."""
+"""Below the API: latency of a kept connection, headers that never end, and what is no HTTP."""
 
 from __future__ import annotations
 
