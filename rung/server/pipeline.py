@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from anyio.to_thread import run_sync
 
-from rung.engine import Completion
+from rung.engine import Completion, GenerationRequest
 from rung.server.errors import ApiError
 from rung.server.moderation import Verdict
-from rung.types import Message
+from rung.types import Message, last_question
 
 if TYPE_CHECKING:
-    from rung.server.answering import Wanted
     from rung.server.stages import Line
 
 
@@ -100,7 +99,7 @@ class Pipeline:
         """What is found for the last question, as a trace shows it."""
         retrieved = self._line.retrieved
         assert retrieved is not None and retrieved.index is not None
-        question = next((t["content"] for t in reversed(turns) if t["role"] == "user"), "")
+        question = last_question(turns)
         hits = retrieved.index.search(question, retrieved.count, retrieved.mode) if question else []
         return [
             {"source": h.passage.source, "number": h.passage.number, "score": round(h.score, 4)}
@@ -132,19 +131,23 @@ class Pipeline:
         return verdicts
 
     def told(
-        self, wanted: Wanted, prompts: Sequence[str], found: Sequence[Completion]
+        self,
+        requests: Sequence[GenerationRequest],
+        prompts: Sequence[str],
+        found: Sequence[Completion],
     ) -> dict[str, Any]:
         """The trace: what the model saw, what each stage did, how long it took.
 
         Args:
-            prompts: what the model saw, as text.
+            requests: one to each prompt. prompts: the same as text. found: all answers.
         """
+        constraint = requests[0].constraint
         return {
             "stages": self.notes,
             "prompts": list(prompts),
-            "prompt_ids": [list(ids) for ids in wanted.prompts],
+            "prompt_ids": [list(r.prompt.ids) for r in requests],
             "cached_tokens": sum(c.cached_tokens for c in found),
-            "constraint": wanted.constraint.kind if wanted.constraint else None,
+            "constraint": constraint.kind if constraint else None,
             "labels": [dict(c.labels) for c in found if c.labels] or None,
             "seconds": round(time.perf_counter() - self._began, 4),
         }

@@ -6,13 +6,14 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from rung.engine import ServedModel
-from rung.server.answering import Wanted, answer
-from rung.server.completion_schema import CompletionRequest, Prompt
+from rung.engine import GenerationRequest, ServedModel
+from rung.server.answering import answer
+from rung.server.completion_schema import CompletionRequest, TextOrIds
 from rung.server.responses import TextCompletion, answers
 from rung.server.routes.chat import vocabulary_of
 from rung.server.state import account_of, service_of
 from rung.server.text_reply import TextReply
+from rung.types import Prompt
 
 USUAL = 16  # tokens that OpenAI's plain completions draw where nothing is said
 
@@ -35,7 +36,10 @@ async def complete(request: Request, asked: CompletionRequest) -> Response:
     echoed = asked.logprobs if asked.echo else None
     if asked.max_tokens == 0:
         echoed = asked.logprobs or 0
-    wanted = Wanted(prompts, asked.max_tokens, USUAL, best_of, "", logprobs, echoed)
+    wanted = [
+        GenerationRequest(asked.model, Prompt(ids), logprobs=logprobs, prompt_logprobs=echoed)
+        for ids in prompts
+    ]
     lengths = [len(ids) for ids in prompts]
     reply = TextReply(asked.model, lengths, asked.includes_usage, account_of(request).spend)
     reply.n, reply.best_of = n, best_of
@@ -43,10 +47,12 @@ async def complete(request: Request, asked: CompletionRequest) -> Response:
         reply.pieces, reply.logprobs = service.pieces(asked.model), asked.logprobs
     if asked.echo:
         reply.echoes = [shown(model, p, vocabulary_of(service)) for p in asked.prompt]
-    return await answer(request, asked, wanted, reply, course)
+    return await answer(
+        request, asked, wanted, reply, course, n=best_of, most=asked.max_tokens, usual=USUAL
+    )
 
 
-def shown(model: ServedModel, prompt: Prompt, vocabulary: int) -> str:
+def shown(model: ServedModel, prompt: TextOrIds, vocabulary: int) -> str:
     """A prompt as text; empty for ids that the engine is going to refuse."""
     if isinstance(prompt, str):
         return prompt
@@ -54,6 +60,6 @@ def shown(model: ServedModel, prompt: Prompt, vocabulary: int) -> str:
     return model.template.tokenizer.decode(list(prompt)) if known else ""
 
 
-def encoded(model: ServedModel, prompt: Prompt) -> tuple[int, ...]:
+def encoded(model: ServedModel, prompt: TextOrIds) -> tuple[int, ...]:
     """A text as ids, with one beginning-of-text token where the tokenizer puts one; ids as they are."""
     return tuple(model.template.encode(prompt)) if isinstance(prompt, str) else prompt
