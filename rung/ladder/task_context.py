@@ -21,7 +21,6 @@ from rung.evals.measure import Measured, measure
 from rung.evals.predict import Answers, predict
 from rung.evals.tasks import detect
 from rung.forward.adapter import Adapter
-from rung.forward.classifier import Asked
 from rung.ladder import fitness
 from rung.ladder.bar import Bar
 from rung.ladder.judge import settle_task
@@ -187,12 +186,10 @@ class TaskContext:
         assert classifier is not None
 
         def ask(example: Example) -> tuple[float, int]:
-            messages = example.messages[:-1]
-            text = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
             began = now()
-            ids = model.prompt(messages)
-            classifier.probabilities(opened.bank, [Asked(ids, text)])
-            return now() - began, len(ids)
+            prompt = model.prompt(example.messages[:-1])
+            classifier.probabilities(opened.bank, [prompt])
+            return now() - began, len(prompt.ids)
 
         return ask
 
@@ -208,10 +205,9 @@ class TaskContext:
             most = own or min(REPLY_TOKENS, len(reply) + 1)
             decoding = dataclasses.replace(model.decoding, max_tokens=most)
             began = now()
-            ids = model.prompt(example.messages[:-1])
-            request = GenerationRequest(model.name, ids, decoding, messages=example.messages[:-1])
-            done = engine.generate([request], remember=True)[0]
-            return now() - began, len(ids) + done.completion_tokens
+            prompt = model.prompt(example.messages[:-1])
+            done = engine.generate([GenerationRequest(model.name, prompt, decoding)], remember=True)[0]
+            return now() - began, len(prompt.ids) + done.completion_tokens
 
         return ask
 

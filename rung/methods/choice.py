@@ -21,7 +21,7 @@ from rung.config import knob
 from rung.data.conversation import Conversation
 from rung.errors import ArtefactError, DataError, MethodMisfit
 from rung.methods import base
-from rung.types import Example, Message
+from rung.types import Example, Message, last_question
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -269,7 +269,7 @@ def _fits(study: base.Study, example: Example) -> bool:
 
 def question(messages: Sequence[Message]) -> str:
     """What is asked: the last message of the user."""
-    return next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
+    return last_question(messages)
 
 
 def asked(example: Example) -> Sequence[Message]:
