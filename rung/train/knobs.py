@@ -65,5 +65,8 @@ class TrainKnobs:
         None, "Steps between validations; about twice an epoch by default.", least=1
     )
     patience: int = knob(3, "Stop after so many validations without a gain; 0: never.", least=0)
+    seconds: float | None = knob(
+        None, "End after so many seconds with what is best by then, whatever the epochs say.", above=0
+    )
     save_every: int | None = knob(None, "Steps between checkpoints; by time by default.", least=1)
     save_seconds: float = knob(60.0, "Seconds between checkpoints.", above=0)
