@@ -94,7 +94,7 @@ def _read(
     dataset = load(knobs)
     splits = dict(split(dataset, knobs))
     every = [e for rows in splits.values() for e in rows]
-    task = tasks.choose(tasks.detect(every), every, kind, metric)
+    task = tasks.settle_task(tasks.detect(every), every, kind, metric)
     found = tasks.faults(every, task)
     if found:
         raise DataError(one_line(found))

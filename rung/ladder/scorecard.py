@@ -62,7 +62,7 @@ class Scorecard:
     @classmethod
     def of(cls, store: Store, climb: ClimbRecord) -> Scorecard:
         """Read a climb from the store."""
-        rows = tuple(row_of(r, climb) for r in store.climbs.rungs(climb.id))
+        rows = tuple(row_of(r, climb) for r in store.climbs.rungs(climb.id, items=False))
         data = store.datasets.get(climb.data or "").as_dict()
         base = store.bases.get(climb.base or "").as_dict()
         model = climb.verdict.get("model")

@@ -12,14 +12,16 @@ log-probabilities where the server tells them, else read out of the answer.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung.config import knob
+from rung.data.turns import plain
 from rung.errors import ArtefactError, ConfigError, MethodMisfit
 from rung.methods import base
 from rung.methods.workload import Shape, Workload
-from rung.types import Decoding, Task
+from rung.types import Decoding, Example, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,7 +82,7 @@ class Method(base.Method):
             raise MethodMisfit(f"{self.name} does not suit this data: {refused}")
         api, metrics = _api(config), {}
         if config.fine_tune:
-            tuned = finetune.tune(api, study, config.remote_epochs, config.suffix)
+            tuned = finetune.tune(api, _plain(study), config.remote_epochs, config.suffix)
             api.model = tuned.model
             metrics = {
                 "job": tuned.job,
@@ -101,8 +103,8 @@ class Method(base.Method):
         from rung.forward.adapter import Adapter
         from rung.remote.openai import OpenAIApi
 
-        plain = {**asdict(Knobs()), "url": "", "model": ""}
-        wrong = [n for n in KEPT if not _like(settings.get(n), plain[n])]
+        usual = {**asdict(Knobs()), "url": "", "model": ""}
+        wrong = [n for n in KEPT if not _like(settings.get(n), usual[n])]
         if wrong or not settings["model"]:
             raise ArtefactError(
                 f"settings.json does not hold what {self.name} wrote: {wrong or 'model'}"
@@ -114,6 +116,15 @@ class Method(base.Method):
 
     def merged(self, adapter: Adapter, bank: Bank) -> dict[str, Tensor]:
         raise MethodMisfit(f"the weights of {self.name} are not here: serve it with rung serve")
+
+
+def _plain(study: base.Study) -> base.Study:
+    """The study with rows as any server reads them: calls and functions written out."""
+
+    def rows(examples: Sequence[Example]) -> list[Example]:
+        return [replace(e, messages=tuple(plain(e.messages, "weight"))) for e in examples]  # type: ignore[arg-type]
+
+    return replace(study, train=rows(study.train), validation=rows(study.validation))
 
 
 def _like(value: Any, plain: Any) -> bool:

@@ -87,9 +87,8 @@ async def answer(
     answers = Answers(service.engine, requests_of(service, asked, wanted))
     if asked.trace:
         decode = service.engine.model(asked.model).template.tokenizer.decode
-        reply.trace = lambda found: course.told(
-            wanted, [decode(list(i)) for i in wanted.prompts], found
-        )
+        texts = [decode(list(ids)) for ids in wanted.prompts]
+        reply.trace = lambda found: course.told(texts, wanted.prompts, wanted.constraint, found)
     if asked.stream and not course.judges_answers:
         return EventStream(reply, answers)
     try:

@@ -96,7 +96,7 @@ def order(service: Service, asked: JobRequest) -> JobRecord:
         ApiError: naming the parameter at fault.
         ModelNotFound: for a model that is not served.
     """
-    if service.supervisor is None or service.settings.base is None:
+    if not service.settings.takes_jobs:
         raise ApiError("this server takes no tuning jobs: start it with --jobs 1", status=403)
     base, parent = _base(service, asked)
     files = [_file(service, asked, "training_file"), _file(service, asked, "validation_file")]
@@ -141,9 +141,7 @@ def _base(service: Service, asked: JobRequest) -> tuple[str, str | None]:
     assert service.settings.base is not None
     if model.root is None:
         return service.settings.base, None
-    from rung.server.catalogue import stored_name
-
-    return service.settings.base, stored_name(service, asked.model)
+    return service.settings.base, service.catalogue.stored_name(asked.model)
 
 
 def _file(service: Service, asked: JobRequest, param: str) -> FileRecord | None:
@@ -168,7 +166,7 @@ def _suffix(service: Service, suffix: str | None) -> str | None:
     except ConfigError as fault:
         raise ApiError(f"'suffix': {fault}", param="suffix") from None
     taken = service.engine.models.get(suffix)
-    if taken is not None and suffix not in service.aliases:
+    if taken is not None and suffix not in service.catalogue.aliases:
         raise ApiError(f"'suffix': a model '{suffix}' is served already", param="suffix")
     return suffix
 

@@ -37,10 +37,18 @@ class Files:
         self._database = database
 
     def put(
-        self, id: str, *, name: str, purpose: str, stored: str, size: int, expires: str | None = None
+        self,
+        id: str,
+        *,
+        name: str,
+        purpose: str,
+        stored: str,
+        size: int,
+        expires: str | None = None,
+        owner: str | None = None,
     ) -> FileRecord:
         """Record a file whose bytes are in place."""
-        record = FileRecord(id, name, purpose, stored, size, now(), expires)
+        record = FileRecord(id, name, purpose, stored, size, now(), expires, owner)
         values = schema.storable(record.as_dict())
         with self._database.write() as connection:
             connection.execute(sa.insert(_FILES).values(values))
@@ -58,9 +66,12 @@ class Files:
         after: str | None = None,
         limit: int = 10_000,
         descending: bool = True,
+        owner: str | None = None,
     ) -> Page[FileRecord]:
-        """Files by when they were made."""
+        """Read files by when they were made; `owner` keeps those that this key made."""
         conditions = [_lasting()]
+        if owner is not None:
+            conditions.append(_FILES.c.owner == owner)
         if purpose is not None:
             conditions.append(_FILES.c.purpose == purpose)
         with self._database.read() as connection:

@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
+from rung.data.turns import plain
 from rung.engine.request import (
     Completion,
     DeadlineExceeded,
@@ -98,7 +99,7 @@ class RemoteQueue:
         messages = list(request.messages)
         if model.conversation is not None:
             messages = model.conversation.messages(messages)
-        said = there.ask(messages, request.decoding, heard=heard, timeout=left)
+        said = there.ask(plain(messages), request.decoding, heard=heard, timeout=left)
         ids = (NO_ID,) * (said.completion_tokens or len(model.template.encoder.encode(said.text)[0]))
         ended = "cancelled" if generation.cancelled else said.finish_reason
         return Completion(said.text, ids, ended, said.prompt_tokens or len(request.ids))

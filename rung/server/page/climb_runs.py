@@ -59,9 +59,7 @@ class Ascents:
     @classmethod
     def of(cls, service: Service) -> Ascents:
         """The service's own, made at first."""
-        if service.ascents is None:
-            service.ascents = cls(service)
-        return service.ascents
+        return next(one for one in service.background if isinstance(one, cls))
 
     def begin(self, name: str, data: str, settings: dict[str, Any]) -> Ascent:
         """Climb on data with the server's base.

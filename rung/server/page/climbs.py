@@ -181,11 +181,9 @@ def _buttons(
             dialog.open()
 
     async def serve() -> None:
-        from rung.server.catalogue import serve_kept
-
         async with told():
             name = climb.verdict["model"]
-            await visit.read("train", lambda: serve_kept(visit.service, name))
+            await visit.read("train", lambda: visit.service.catalogue.serve_kept(name))
             visit.chosen["Chat"] = name
             visit.show("Chat")
 

@@ -10,12 +10,13 @@ from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Form, Query, Request, UploadFile
+from fastapi import Form, Query, Request, UploadFile
 from fastapi.responses import FileResponse, Response
 
 from rung.data.sources import READERS
 from rung.server.errors import ApiError
 from rung.server.responses import File, FileDeleted, FileList, answers
+from rung.server.routing import Routes
 from rung.server.state import Service, service_of
 from rung.store.files import fresh_id, place
 from rung.store.records import stamp
@@ -27,10 +28,10 @@ HOUR, MONTH = 3600, 2_592_000  # seconds that a file may last, at least and at m
 NAME = 255  # characters of a file's name that are kept
 ONE_RANGE = re.compile(r"bytes=\d{0,18}-\d{0,18}")
 
-routes = APIRouter(tags=["files"])
+routes = Routes("/v1/files", scope="train", tags=["files"])
 
 
-@routes.post("/v1/files", **answers(File))
+@routes.post("", **answers(File))
 async def upload(
     request: Request,
     file: UploadFile,
@@ -76,7 +77,7 @@ def keep(service: Service, file: UploadFile, purpose: str, expires: str | None) 
         raise
 
 
-@routes.get("/v1/files", **answers(FileList))
+@routes.get("", **answers(FileList))
 def list_files(
     request: Request,
     purpose: str | None = None,
@@ -98,20 +99,20 @@ def list_files(
     }
 
 
-@routes.get("/v1/files/{file_id}", **answers(File))
+@routes.get("/{file_id}", **answers(File))
 def get_file(request: Request, file_id: str) -> dict[str, Any]:
     """What is known of a file."""
     return shown(service_of(request).store.files.get(file_id))
 
 
-@routes.delete("/v1/files/{file_id}", **answers(FileDeleted))
+@routes.delete("/{file_id}", **answers(FileDeleted))
 def delete_file(request: Request, file_id: str) -> dict[str, Any]:
     """Delete a file that no job needs."""
     service_of(request).store.files.remove(file_id)
     return {"id": file_id, "object": "file", "deleted": True}
 
 
-@routes.get("/v1/files/{file_id}/content", response_class=Response)
+@routes.get("/{file_id}/content", response_class=Response)
 def get_content(request: Request, file_id: str) -> Response:
     """The bytes of a file; of several ranges, or one that is malformed, nothing is heeded."""
     path: Path = place(service_of(request).store.files.get(file_id).stored)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 
-from rung.server.catalogue import base_of, checkpoint_name, served_name
+from rung.server.catalogue import checkpoint_name
 from rung.server.jobs import JobRequest, order
 from rung.server.responses import CheckpointList, EventList, Job, JobList, answers
+from rung.server.routing import Routes
 from rung.server.state import service_of
 from rung.store.serving import ACTIVE, CheckpointRecord, EventRecord, JobRecord, unix
 
-routes = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
+routes = Routes("/v1/fine_tuning/jobs", scope="train", tags=["fine-tuning"])
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
@@ -23,8 +24,7 @@ async def create_job(request: Request, asked: JobRequest) -> dict[str, Any]:
     """Queue a tuning."""
     service = service_of(request)
     job = await run_sync(order, service, asked)
-    if service.supervisor is not None:
-        service.supervisor.wake()
+    service.wake()
     return shown(job, service.settings.organisation)
 
 
@@ -71,8 +71,7 @@ def resume_job(request: Request, job_id: str) -> dict[str, Any]:
 def _turned(request: Request, id: str, to: Any, among: Any, say: str) -> dict[str, Any]:
     service = service_of(request)
     job = service.store.jobs.turn(id, to, among=among, say=say, attempts=0)
-    if service.supervisor is not None:
-        service.supervisor.wake()
+    service.wake()
     return shown(job, service.settings.organisation)
 
 
@@ -93,8 +92,7 @@ def list_checkpoints(
     """The last states of a job's model, newest first; each can be asked."""
     service = service_of(request)
     page = service.store.jobs.checkpoints(job_id, after=after, limit=limit)
-    job, base = service.store.jobs.get(job_id), base_of(service).name
-    name = served_name(job, service.settings.organisation, base)
+    name = service.catalogue.job_model_name(service.store.jobs.get(job_id))
     checkpoints = [kept(one, checkpoint_name(name, one)) for one in page.items]
     ends = {
         "first_id": checkpoints[0]["id"] if checkpoints else None,
