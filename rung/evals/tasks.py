@@ -7,12 +7,16 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from rung.data.problem import places
-from rung.errors import ConfigError, nearest
+from rung.errors import ConfigError, DataError, nearest, one_line
 from rung.types import Example, Message, Task, TaskKind
 
+if TYPE_CHECKING:
+    from rung.data import Splits
+
+MIN_TRAIN_ROWS, MIN_HELD_ROWS = 8, 5  # that models are chosen by, held: of validation and of test
 MAX_LABELS = 1000
 MAX_LABEL_WORDS = 5
 MIN_REPEATS = 3  # of a label, in the mean
@@ -174,6 +178,32 @@ def faults(examples: Sequence[Example], task: Task) -> list[str]:
     if task.kind == "classification":
         found += _alike(counts)
     return found
+
+
+def check(task: Task, splits: Splits) -> None:
+    """Refuse data on which no model could be told from another.
+
+    Raises:
+        DataError: saying everything that is wrong, on one line.
+    """
+    every = [*splits.train, *splits.validation, *splits.test]
+    found = [*faults(every, task), *_too_few(splits)]
+    if found:
+        raise DataError(one_line(found))
+
+
+def _too_few(splits: Splits) -> list[str]:
+    counts = {name: len(rows) for name, rows in splits}
+    least = {"train": MIN_TRAIN_ROWS, "validation": MIN_HELD_ROWS, "test": MIN_HELD_ROWS}
+    if all(counts[name] >= n for name, n in least.items()):
+        return []
+    shown = ", ".join(f"{n} {name}" for name, n in counts.items())
+    total = sum(counts.values())
+    return [
+        f"{total} rows ({shown}) are too few to choose and to judge by: a climb needs at least "
+        f"{MIN_TRAIN_ROWS} for training and {MIN_HELD_ROWS} each for validation and test, better "
+        "hundreds; give more rows, larger --validation and --test, or use rung tune"
+    ]
 
 
 def question(example: Example) -> tuple[Message, ...]:

@@ -140,7 +140,10 @@ class Forecaster:
     def base(self, held: int) -> Prediction:
         """What the base as it is takes to be measured."""
         each = self._answering("base", scoring(self.shape))
-        cost = Cost(0.0, FIXED_SECONDS + held * each, *self._request(scoring(self.shape)))
+        cost = Cost(
+            wall=FIXED_SECONDS + held * each,
+            request_seconds=(request := self._request(scoring(self.shape)))[0], request_tokens=request[1],
+        )  # fmt: skip
         return Prediction(cost, each, held=held)
 
     def of_rung(self, rung: Rung, plan: Plan, share: float = 1.0, held: int | None = None) -> Prediction:
@@ -170,8 +173,9 @@ class Forecaster:
         each = self._answering(rung.key, answering, method.name)
         seconds, tokens = self._request(answering)
         cost = Cost(
-            making, FIXED_SECONDS + making + held * each, seconds, tokens,
-            self._bytes(rung, plan, shape, size), 4 * size + self.tokenizer_bytes,
+            seconds=making, wall=FIXED_SECONDS + making + held * each, request_seconds=seconds,
+            request_tokens=tokens, bytes=self._bytes(rung, plan, shape, size),
+            disk=4 * size + self.tokenizer_bytes,
         )  # fmt: skip
         tokens_trained = round(steps * schedule.batch * (shape.prompt + shape.reply))
         return Prediction(cost, each, steps, tokens_trained, size, held)

@@ -81,14 +81,14 @@ class Arm:
     def whole(self) -> bool:
         """Whether it was tried at the highest level."""
         top = self.top
-        return top is not None and top.level == self.levels[-1]
+        return top is not None and top.level.share >= 1 and top.level.held >= self.levels[-1].held
 
     def above(self) -> list[Level]:
         """The levels above the highest with a figure that were not tried in vain."""
         top = self.top
         tried = [o.level for o in self.outcomes]
-        start = self.levels.index(top.level) + 1 if top and top.level in self.levels else 0
-        return [level for level in self.levels[start:] if level not in tried]
+        least = (top.level.share, top.level.held) if top else (0.0, 0)
+        return [v for v in self.levels if (v.share, v.held) > least and v not in tried]
 
     def potential(self, best_possible: float | None) -> float:
         """The figure that it might come to with all rows, on the hopeful side.

@@ -60,7 +60,7 @@ def test_the_user_has_the_last_word():
     back = tasks.settle_task(free, examples, "classification", None)
     assert back.labels == ("0", "1")
     for kind, metric, said in (
-        ("classifying", None, "no task 'classifying'"), (None, "bleux", "no metric 'bleux'"),
+        ("classifying", None, "--task is 'classifying'"), (None, "bleux", "there is no bleux"),
         ("generation", "accuracy", "needs labels"), ("multiple_choice", None, "needs --choices"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=said):

@@ -13,7 +13,7 @@ from rung.ladder import controller as climbing
 from rung.ladder.bar import Bar
 from rung.ladder.budget import shares, short_of_time
 from rung.ladder.climb import free_name, task_name
-from rung.ladder.controller import BASE
+from rung.ladder.bar import BASE
 from rung.ladder.cost import Cost
 from rung.ladder.forecast import Prediction
 from rung.ladder.verdict import Standing, says
