@@ -5,7 +5,8 @@ the method's own defaults, a YAML file, flags; later ones win) into checked inst
 every fault at once. An unknown key is an error that names the nearest known one.
 
 A layer may hold sections: `{"lora": {"rank": 8}}` sets `rank` of the dataclass whose `group` is `lora`
-and no other, `{"rank": 8}` sets it in every dataclass that has it. `lora.rank` is the same as the section.
+and no other, `{"rank": 8}` sets it in every dataclass that has it. `lora.rank` means the same as the
+section.
 """
 
 from __future__ import annotations
@@ -187,7 +188,7 @@ def _convert(kind: type, value: Any) -> Any:
         raise ValueError(f"is '{value}', must be true or false")
     if issubclass(kind, str):
         if isinstance(value, (list, dict)):
-            raise ValueError(f"is {value}, must be a text")
+            raise ValueError(f"is {value}, must be a text")  # noqa: TRY004
         return kind(value)
     if isinstance(value, bool):
         raise ValueError(f"is {value}, must be a number")  # noqa: TRY004
@@ -257,6 +258,12 @@ class Names:
             knob, value = meant
             return f", here {knob.name}{f': {value}' if value else ''} ({knob.help})"
         return nearest(name, known or [k.name for k in self.knobs])
+
+
+def declared(classes: Iterable[type[Any]], flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep the settings that some dataclasses declare, of a mapping as `flatten` gives it."""
+    names = Names(classes)
+    return {key: value for key, value in flat.items() if names.find(key)}
 
 
 def abroad(name: str, knobs: Iterable[Knob]) -> tuple[Knob, str] | None:

@@ -22,13 +22,14 @@ from rung.ladder.kept import (
     short_figure,
 )
 from rung.ladder.meter import Meter, now
-from rung.ladder.rungs import Rung
+from rung.ladder.rungs import Rung, own_settings
 from rung.ladder.search import Search
 from rung.ladder.task_context import TaskContext
 from rung.store import Store
 from rung.store.climbs import RungRecord
 from rung.store.records import RunRecord
 from rung.train import job
+from rung.train.knobs import TrainKnobs
 from rung.train.plan import Plan
 
 LEAST_SECONDS = 0.1  # that a trial takes, whatever the clock says
@@ -86,7 +87,8 @@ class Trial:
 
     def _space(self) -> dict[str, tuple[Any, ...]]:
         """Knobs to search; what the user or the rung itself has set is not searched."""
-        fixed = {**self.bench.given, **self.rung.settings}
+        given = own_settings(self.rung.method, [TrainKnobs], self.bench.given)
+        fixed = {key.rpartition(".")[2] for key in given} | self.rung.settings.keys()
         return {k: v for k, v in self.rung.method.search.items() if k not in fixed}
 
     def _recall(self, search: Search) -> None:
