@@ -5,6 +5,11 @@ A page names what it shows, and what stands between the marks is rewritten by do
     <!-- contract: rung.train.job.tune rung.forward.bank.Bank -->
     <!-- /contract -->
 
+Files of a folder, each with the first line of its docstring, are printed by
+
+    <!-- files: rung/engine rung/engine/queues -->
+    <!-- /files -->
+
 Nothing is imported: signatures and the first lines of docstrings are read from the syntax.
 """
 
@@ -17,6 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = re.compile(r"(<!-- contract: ([\w. \n]+?) -->\n).*?(<!-- /contract -->)", re.DOTALL)
+FILES = re.compile(r"(<!-- files: ([\w./ \n]+?) -->\n).*?(<!-- /files -->)", re.DOTALL)
 WIDTH = 104  # columns of a line, as in the code
 
 
@@ -26,7 +32,22 @@ def filled(text: str) -> str:
     Raises:
         ValueError: for a name that no module of the package defines.
     """
+    text = FILES.sub(lambda m: f"{m[1]}\n{table(m[2].split())}\n{m[3]}", text)
     return MARK.sub(lambda m: f"{m[1]}{block(m[2].split())}{m[3]}", text)
+
+
+def table(folders: list[str]) -> str:
+    """A table of the folders' modules and what each says of itself."""
+    rows = ["| file | what it is |", "|---|---|"]
+    for folder in folders:
+        for path in sorted((ROOT / folder).glob("*.py")):
+            said = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition(
+                "\n\n"
+            )
+            if path.name != "__init__.py" and said[0]:
+                first = " ".join(said[0].split()).replace("|", "\\|")
+                rows.append(f"| `{path.relative_to(ROOT / 'rung')}` | {first} |")
+    return "\n".join(rows) + "\n"
 
 
 def block(names: list[str]) -> str:

@@ -6,6 +6,7 @@ A page marks the place, and what stands between the marks is rewritten:
     <!-- knobs -->      ... <!-- /knobs -->        in docs/methods/METHOD.md
     <!-- defaults -->   ... <!-- /defaults -->     in docs/verbs/tune.md
     <!-- contract: NAMES --> ... <!-- /contract -->  in docs/*.md: signatures (docs/contracts.py)
+    <!-- files: FOLDERS --> ... <!-- /files -->      in docs/*.md: what each module says of itself
 
     python docs/generate.py            # rewrite
     python docs/generate.py --check    # only name the pages that are out of date
@@ -34,6 +35,7 @@ from rung.config import Knob, knobs_of
 from rung.train.knobs import TrainKnobs
 
 DOCS = Path(__file__).resolve().parent
+MARKED = re.compile("<!-- (contract|files): ")  # pages that docs/contracts.py fills
 DEFAULTS_SHOWN = ("lr", "epochs", "batch_size")
 
 
@@ -204,7 +206,7 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def main(check: bool) -> int:
     """Rewrite the pages, or only compare them; returns an exit code."""
     stale = []
-    printed = {p: {} for p in sorted(DOCS.glob("*.md")) if "<!-- contract:" in p.read_text("utf-8")}
+    printed = {p: {} for p in sorted(DOCS.glob("*.md")) if MARKED.search(p.read_text("utf-8"))}
     for path, parts in {**printed, **pages()}.items():
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         if not text and not check and path.parent.name == "methods":
