@@ -148,7 +148,7 @@ class Arms:
     def _settings(self, rung: Rung) -> list[Params]:
         """Settings to try beside the rung's own, as many as `trials` allows."""
         knobs = self.bench.knobs
-        fixed = {**self.bench.given, **rung.settings}
+        fixed = {key.rpartition(".")[2] for key in self.bench.given} | rung.settings.keys()
         space = {k: v for k, v in rung.method.search.items() if k not in fixed}
         if not rung.method.trained or not space:
             return []

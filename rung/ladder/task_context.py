@@ -13,7 +13,7 @@ from functools import cached_property
 from statistics import median
 from typing import Any
 
-from rung.config import knobs_of, resolve
+from rung.config import declared, resolve
 from rung.data import Splits
 from rung.data.knobs import DataKnobs
 from rung.data.split import place
@@ -257,8 +257,7 @@ def shared_settings(
     given: Mapping[str, Any], classes: Sequence[type] = (RunKnobs, DataKnobs, TrainKnobs)
 ) -> dict[str, Any]:
     """What of the user's settings is a knob of some classes: by default, what is no method's own."""
-    known = {k.name for cls in classes for k in knobs_of(cls)}
-    return {name: value for name, value in given.items() if name in known}
+    return declared(classes, given)
 
 
 def _way(run: RunKnobs) -> tuple:
