@@ -136,12 +136,7 @@ class TaskContext:
         """An adapter (or the bare base) as a model that can be asked, for as long as it is needed."""
         slot = opened.bank.add(adapter) if adapter is not None else -1
         try:
-            yield ServedModel(
-                name, slot, opened.template,
-                conversation=adapter.conversation if adapter else None,
-                classifier=adapter.classifier if adapter else None,
-                remote=adapter.remote if adapter else None,
-            )  # fmt: skip
+            yield ServedModel.of(name, slot, opened.template, adapter)
         finally:
             opened.bank.remove(slot)
 
@@ -163,8 +158,7 @@ class TaskContext:
         conversations = [e for e in self.validation if e.messages][: TIMED + 1]
         if not conversations:
             return Served(0.0, 0.0)
-        way = self._classify if model.classifier is not None else self._generate
-        ask = way(opened, model)
+        ask = self._asker(opened, model)
         found, began = [], now()
         for example in conversations:
             found.append(ask(example))
@@ -181,21 +175,9 @@ class TaskContext:
         self.answer(opened, model, some_rows)
         return (now() - began) * len(self.validation) / max(len(some_rows), 1)
 
-    def _classify(self, opened: Opened, model: ServedModel) -> Ask:
-        classifier = model.classifier
-        assert classifier is not None
-
-        def ask(example: Example) -> tuple[float, int]:
-            began = now()
-            prompt = model.prompt(example.messages[:-1])
-            classifier.probabilities(opened.bank, [prompt])
-            return now() - began, len(prompt.ids)
-
-        return ask
-
-    def _generate(self, opened: Opened, model: ServedModel) -> Ask:
-        """Asks one engine, which arranges an adapter and reads a shared beginning once."""
-        engine = Engine(opened.bank, {model.name: model}, max_batch=1, cache_bytes=1 << 28)
+    def _asker(self, opened: Opened, model: ServedModel) -> Ask:
+        """Ask one engine, which arranges an adapter and reads a shared beginning once."""
+        engine = Engine(opened.bank, {model.name: model}, max_batch=1, memory=1 << 28)
         own = model.conversation.max_tokens if model.conversation else None
 
         def ask(example: Example) -> tuple[float, int]:

@@ -77,7 +77,7 @@ def _put(
 ) -> ServedModel:
     engine = service.engine
     made, adapter = read_model(
-        folder, engine.bank, name=name, root=bare.name, parent=record.parent or bare.name,
+        folder, engine.bank, name, root=bare.name, parent=record.parent or bare.name,
         created=record.created_unix, owned_by=service.settings.organisation,
     )  # fmt: skip
     return engine.load(made, adapter)

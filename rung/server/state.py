@@ -79,7 +79,7 @@ class Service:
         self.aliases: set[str] = set()  # served names that are suffixes of jobs
         self._store: Store | None = None
         self._lock = threading.Lock()
-        self._pieces: dict[int, TokenLogprobs] = {}
+        self._pieces: dict[str, TokenLogprobs] = {}
 
     @property
     def store(self) -> Store:
@@ -102,7 +102,10 @@ class Service:
     def pieces(self, name: str) -> TokenLogprobs:
         """What single tokens of a model's tokenizer stand for."""
         template = self.engine.model(name).template
-        return self._pieces.setdefault(id(template), TokenLogprobs(template))
+        key = template.tokenizer_digest  # never `id(template)`, which returns for another one
+        if key not in self._pieces:
+            self._pieces[key] = TokenLogprobs(template)
+        return self._pieces[key]
 
     def abort(self) -> None:
         """End at once what would outlive an abort; jobs go on from their last checkpoint some day."""

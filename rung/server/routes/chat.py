@@ -53,14 +53,14 @@ async def chat(request: Request, asked: ChatRequest) -> Response:
 def turns_of(model: ServedModel, asked: ChatRequest, course: Pipeline) -> list[Message]:
     """The conversation with what its stages add, and what may be called where no template shows it."""
     turns = tools.conversation(asked.messages, asked.callable, shows_tools(model, asked))
-    if model.classifier is None:  # which reads the question itself
+    if model.takes_context:
         turns = course.messages(turns)
     return turns
 
 
 def shows_tools(model: ServedModel, asked: ChatRequest) -> bool:
     """Whether the model's own template tells it what may be called."""
-    return bool(asked.callable) and model.template.shows_tools and model.remote is None
+    return bool(asked.callable) and model.shows_tools
 
 
 def prompt_of(model: ServedModel, asked: ChatRequest, turns: list[Message]) -> Prompt:
