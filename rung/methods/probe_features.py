@@ -152,7 +152,7 @@ class EncoderFeatures:
 
         assert self.config.encoder
         self.encoder = encoder.load(self.config.encoder)
-        texts = [a.text for a in (*self.train.asked, *self.validation.asked)]
+        texts = [a.question for a in (*self.train.asked, *self.validation.asked)]
         self.vectors = encoded(self.encoder, texts, self.study.stopping)
 
     @property
