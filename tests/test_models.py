@@ -151,8 +151,9 @@ def test_mistakes_are_one_line(rung_home, capsys):
     assert capsys.readouterr().err == expected
 
 
-def test_interactive_chat_remembers_and_forgets(shop, monkeypatch, capsys):
-    from rung.cli.chat import Conversation, _converse
+def test_interactive_chat_remembers_and_forgets(shop, capsys):
+    from rung.cli.conversation import Conversation
+    from rung.cli.terminal import converse
     from rung.models import load_engine
     from rung.types import Decoding
 
@@ -161,15 +162,14 @@ def test_interactive_chat_remembers_and_forgets(shop, monkeypatch, capsys):
     lines = iter(["Hello", "", "x" * 600, "Bye", "/clear", "Hello"])
     turns = []
 
-    def answer(_):
+    def answer():
         turns.append(list(talk.turns))
         try:
             return next(lines)
         except StopIteration:
             raise EOFError from None
 
-    monkeypatch.setattr("builtins.input", answer)
-    _converse(talk)
+    converse(talk, answer)
     engine.stop()
     assert [len(t) for t in turns] == [1, 3, 3, 3, 5, 1, 3]
     assert turns[0][0]["content"] == "Be brief."

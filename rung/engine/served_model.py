@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,23 +79,15 @@ class ServedModel:
         """
         return self.classifier is None
 
-    @property
-    def shows_tools(self) -> bool:
-        """Whether its chat template shows the functions that it may call."""
-        return self.template.shows_tools and self.remote is None
-
     def messages(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """Rewrite a conversation as this model is to see it."""
         return tuple(messages if self.conversation is None else self.conversation.messages(messages))
 
-    def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Prompt:
+    def prompt(self, messages: Sequence[Message]) -> Prompt:
         """Render a conversation as this model is to see it, up to its reply.
-
-        Args:
-            tools: functions in OpenAI's words, for templates that show them.
 
         Raises:
             DataError: when the template refuses it.
         """
         seen = self.messages(messages)
-        return Prompt(tuple(self.template.prompt(seen, tools)), seen)
+        return Prompt(tuple(self.template.prompt(seen)), seen)

@@ -19,6 +19,7 @@ from torch import Tensor
 from rung.errors import Interrupted
 from rung.forward import feature_cache
 from rung.forward.attention import TriePlan
+from rung.forward.packing import common_prefix, pack
 from rung.forward.trie import Sequence as Row
 from rung.forward.trie import Trie
 
@@ -55,30 +56,10 @@ def _cut(rows: Sequence[Row]) -> Iterator[list[int]]:
     Every pass computes again what its rows share with those before it. A long beginning that all rows
     share is kept from weighing by a larger budget.
     """
-    order = sorted(range(len(rows)), key=lambda i: rows[i].ids)
-    if not order:
+    if not rows:
         return
-    first, last = rows[order[0]].ids, rows[order[-1]].ids
-    budget = max(BUDGET, 8 * common(first, last))
-    group: list[int] = []
-    used, previous = 0, None
-    for i in order:
-        ids = rows[i].ids
-        fresh = len(ids) - (common(previous, ids) if previous is not None else 0)
-        if group and used + fresh > budget:
-            yield group
-            group, used, fresh = [], 0, len(ids)
-        group.append(i)
-        used, previous = used + fresh, ids
-    yield group
-
-
-def common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two rows share at their beginning."""
-    for count, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return count
-    return min(len(a), len(b))
+    least, most = min(rows, key=lambda r: r.key), max(rows, key=lambda r: r.key)
+    yield from pack([r.ids for r in rows], max(BUDGET, 8 * common_prefix(least.ids, most.ids)))
 
 
 # --- one vector for each prompt -------------------------------------------------------------------
@@ -97,15 +78,15 @@ class Frame:
         if not prompts:
             return cls()
         shortest, longest = min(prompts), max(prompts)
-        prefix = shortest[: common(shortest, longest)]
+        prefix = shortest[: common_prefix(shortest, longest)]
         turned = [p[len(prefix) :][::-1] for p in prompts]
-        suffix = min(turned)[: common(min(turned), max(turned))][::-1]
+        suffix = min(turned)[: common_prefix(min(turned), max(turned))][::-1]
         return cls(prefix, suffix)
 
     def own(self, ids: Sequence[int]) -> slice:
         """Where a prompt's own tokens stand; all of it when it has none."""
-        start = common(self.prefix, ids)
-        stop = len(ids) - common(self.suffix[::-1], ids[::-1])
+        start = common_prefix(self.prefix, ids)
+        stop = len(ids) - common_prefix(self.suffix[::-1], ids[::-1])
         return slice(start, stop) if start < stop else slice(0, len(ids))
 
 

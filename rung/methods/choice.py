@@ -21,6 +21,7 @@ from rung.config import knob
 from rung.data.conversation import Conversation
 from rung.errors import ArtefactError, DataError, MethodMisfit
 from rung.methods import base
+from rung.methods.workload import Shape, Workload
 from rung.types import Example, Message, last_question
 
 if TYPE_CHECKING:
@@ -75,6 +76,14 @@ class PromptMethod(base.Method):
 
     def reads(self, config: Any, train: int, validation: int) -> tuple[int, int]:
         return 0, min(validation or train // 5, config.choose_rows or self.rows)
+
+    def making(self, config: Any, shape: Shape, schedule: base.Schedule) -> Workload:
+        _, rows = self.reads(config, shape.rows, shape.held)
+        return self.answering(config, shape) * (rows * self.candidates(config))
+
+    def candidates(self, config: Any) -> float:
+        """How many ways to ask are tried on all the rows to choose by, in the mean."""
+        return 3.0
 
     @abstractmethod
     def find(self, study: base.Study, config: Any) -> base.Fitted:

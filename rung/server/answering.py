@@ -80,9 +80,9 @@ async def answer(
     answers = Answers(service.engine, requests)
     if asked.trace:
         decode = service.engine.model(asked.model).template.tokenizer.decode
-        reply.trace = lambda found: course.told(
-            wanted, [decode(list(w.prompt.ids)) for w in wanted], found
-        )
+        texts = [decode(list(w.prompt.ids)) for w in wanted]
+        ids = [w.prompt.ids for w in wanted]
+        reply.trace = lambda found: course.told(texts, ids, wanted[0].constraint, found)
     if asked.stream and not course.judges_answers:
         return EventStream(reply, answers)
     try:

@@ -6,17 +6,18 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from anyio.to_thread import run_sync
+from fastapi import Request
 
-from rung.engine import Completion, GenerationRequest
+from rung.engine import Completion
+from rung.engine.constraint import Constraint
 from rung.server.errors import ApiError
 from rung.server.moderation import Verdict
+from rung.server.stages import Line
+from rung.server.state import account_of, service_of
 from rung.types import Message, last_question
-
-if TYPE_CHECKING:
-    from rung.server.stages import Line
 
 
 class Pipeline:
@@ -132,22 +133,36 @@ class Pipeline:
 
     def told(
         self,
-        requests: Sequence[GenerationRequest],
-        prompts: Sequence[str],
+        texts: Sequence[str],
+        prompts: Sequence[Sequence[int]],
+        constraint: Constraint | None,
         found: Sequence[Completion],
     ) -> dict[str, Any]:
-        """The trace: what the model saw, what each stage did, how long it took.
+        """Trace a request: what the model saw, what each stage did, how long it took.
 
         Args:
-            requests: one to each prompt. prompts: the same as text. found: all answers.
+            texts, prompts: what the model saw, as text and as ids.
         """
-        constraint = requests[0].constraint
         return {
             "stages": self.notes,
-            "prompts": list(prompts),
-            "prompt_ids": [list(r.prompt.ids) for r in requests],
+            "prompts": list(texts),
+            "prompt_ids": [list(ids) for ids in prompts],
             "cached_tokens": sum(c.cached_tokens for c in found),
             "constraint": constraint.kind if constraint else None,
             "labels": [dict(c.labels) for c in found if c.labels] or None,
             "seconds": round(time.perf_counter() - self._began, 4),
         }
+
+
+def pipeline_of(request: Request, name: str, traced: bool = False) -> Pipeline:
+    """Begin the pipeline of a request to a model, and note it for the log.
+
+    Raises:
+        ApiError: for a trace that the key does not open, or that the stages do not allow.
+    """
+    if traced:
+        account_of(request).needs("trace")
+    service = service_of(request)
+    found = Pipeline(service.lines.of(name, service.catalogue.stored_name(name)), traced)
+    request.scope["rung.notes"] = found.notes
+    return found

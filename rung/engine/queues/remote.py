@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
+from rung.data.turns import plain
 from rung.engine.queues.waiting import Ticket
 from rung.engine.request import (
     Completion,
@@ -109,7 +110,8 @@ class RemoteQueue:
             generation.emit(Token(NO_ID, text))
             return not (generation.cancelled or self._stopped)
 
-        said = remote.ask(request.prompt.messages, request.decoding, heard=heard, timeout=left)
+        messages = plain(request.prompt.messages)
+        said = remote.ask(messages, request.decoding, heard=heard, timeout=left)
         ids = (NO_ID,) * (said.completion_tokens or len(model.template.encoder.encode(said.text)[0]))
         ended = "cancelled" if generation.cancelled else said.finish_reason
         return Completion(said.text, ids, ended, said.prompt_tokens or len(request.prompt.ids))

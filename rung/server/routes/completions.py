@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
 
 from rung.engine import GenerationRequest, ServedModel
 from rung.server.answering import answer
 from rung.server.completion_schema import CompletionRequest, TextOrIds
+from rung.server.logprobs import TokenLogprobs
+from rung.server.pipeline import pipeline_of
 from rung.server.responses import TextCompletion, answers
 from rung.server.routes.chat import vocabulary_of
+from rung.server.routing import Routes
 from rung.server.state import account_of, service_of
 from rung.server.text_reply import TextReply
 from rung.types import Prompt
 
 USUAL = 16  # tokens that OpenAI's plain completions draw where nothing is said
 
-routes = APIRouter(tags=["completions"])
+routes = Routes("/v1/completions", scope="ask", tags=["completions"])
 
 
-@routes.post("/v1/completions", **answers(TextCompletion))
+@routes.post("", **answers(TextCompletion))
 async def complete(request: Request, asked: CompletionRequest) -> Response:
     """Continuations of one or several texts, whole or as a stream."""
     service = service_of(request)
     request.state.param = "prompt"
     asked.check(vocabulary_of(service))
     model = service.engine.model(asked.model)
-    course = service.course(request, asked.model, bool(asked.trace))
+    course = pipeline_of(request, asked.model, bool(asked.trace))
     if course.reads:
         await course.check([shown(model, p, vocabulary_of(service)) for p in asked.prompt])
     prompts = await run_sync(lambda: [encoded(model, p) for p in asked.prompt])
@@ -44,7 +47,7 @@ async def complete(request: Request, asked: CompletionRequest) -> Response:
     reply = TextReply(asked.model, lengths, asked.includes_usage, account_of(request).spend)
     reply.n, reply.best_of = n, best_of
     if asked.logprobs is not None:
-        reply.pieces, reply.logprobs = service.pieces(asked.model), asked.logprobs
+        reply.pieces, reply.logprobs = TokenLogprobs(model.template), asked.logprobs
     if asked.echo:
         reply.echoes = [shown(model, p, vocabulary_of(service)) for p in asked.prompt]
     return await answer(

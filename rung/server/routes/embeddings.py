@@ -6,7 +6,7 @@ import base64
 from typing import Annotated, Any, Literal
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Request
+from fastapi import Request
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from rung.engine.request import ContextExceeded
@@ -16,11 +16,12 @@ from rung.server.requests import Strict
 from rung.server.responses import Embeddings, answers
 from rung.server.routes.chat import vocabulary_of
 from rung.server.routes.completions import encoded
+from rung.server.routing import Routes
 from rung.server.state import account_of, service_of
 
 MOST = 2048
 
-routes = APIRouter(tags=["embeddings"])
+routes = Routes("/v1/embeddings", scope="ask", tags=["embeddings"])
 
 Inputs = Annotated[
     tuple[TextOrIds, ...],
@@ -37,7 +38,7 @@ class EmbeddingRequest(Strict):
     user: str | None = None
 
 
-@routes.post("/v1/embeddings", **answers(Embeddings))
+@routes.post("", **answers(Embeddings))
 async def embed(request: Request, asked: EmbeddingRequest) -> dict[str, Any]:
     """A vector for each input; with `dimensions` its first numbers, again of length 1."""
     service = service_of(request)
