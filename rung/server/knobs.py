@@ -1,4 +1,4 @@
-"""Declares the settings of a server: flags of `rung serve`, `Limits` and `Settings` follow from them."""
+"""Declares the settings of a server, from which flags, `Limits` and `Settings` follow."""
 
 from __future__ import annotations
 
