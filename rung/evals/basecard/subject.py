@@ -96,9 +96,9 @@ class Subject:
     @cached_property
     def engine(self) -> Engine:
         """Set up as for serving; it keeps its own copies of some weights."""
-        model = ServedModel(self.info.name, -1, self.template)
+        model = ServedModel.of(self.info.name, -1, self.template)
         engine = Engine(self.bank, {model.name: model}, max_batch=TOGETHER)
-        engine.between(engine.scheduler.runner.arrange)
+        engine.arrange()
         return engine
 
     def generate(

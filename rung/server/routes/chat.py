@@ -55,7 +55,7 @@ async def chat(request: Request, asked: ChatRequest) -> Response:
 def turns_of(model: ServedModel, asked: ChatRequest, course: Pipeline) -> list[Message]:
     """The conversation with what its stages add, and what may be called beside it."""
     turns = tools.conversation(asked.messages, asked.callable)
-    if model.classifier is None:  # which reads the question itself
+    if model.takes_context:
         turns = course.messages(turns)
     return turns
 
