@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from rung.artefacts import folders
 from rung.errors import ConfigError, Interrupted, MethodMisfit, RungError, StoreError
@@ -25,6 +25,7 @@ from rung.ladder.judge import falls
 from rung.ladder.kept import figure, kept_items, measured_of
 from rung.ladder.knobs import ClimbKnobs
 from rung.ladder.meter import now
+from rung.ladder.observer import ClimbObserver
 from rung.ladder.rungs import Rung
 from rung.ladder.task_context import TaskContext
 from rung.ladder.trials import Trial
@@ -32,30 +33,13 @@ from rung.ladder.verdict import Standing
 from rung.methods import artefact
 from rung.store import Store
 from rung.store.climbs import ClimbRecord, RungRecord
-from rung.train import job
 from rung.train.gradient import out_of_memory
-from rung.train.prepare import Opened
+from rung.train.prepare import Prepared
 
 BASE = "base"  # the key of the base as it is
 DONE = ("succeeded", "failed", "cancelled")
 LEAST_SHARE = 0.1  # of a training's steps: a rung with time for less is not tried
 CHEAP = 60.0  # seconds: what a curve may take where no time is left
-
-
-class Watcher(job.Watcher, Protocol):
-    """Told what a training's watcher is told, and how the climb goes."""
-
-    def opened(self, bench: TaskContext, climb: ClimbRecord, warnings: Sequence[str]) -> None:
-        """Data and base are there."""
-        return
-
-    def table(self, records: Sequence[RungRecord]) -> None:
-        """A rung changed."""
-        return
-
-
-class Quiet(job.Quiet, Watcher):
-    """Tells nobody."""
 
 
 @dataclass
@@ -66,7 +50,7 @@ class ClimbController:
     store: Store
     record: ClimbRecord
     rungs: dict[str, Rung]
-    watcher: Watcher
+    watcher: ClimbObserver
     predictions: dict[str, Prediction] = field(default_factory=dict)
     records: dict[str, RungRecord] = field(default_factory=dict)
     spent: float = 0.0
@@ -308,7 +292,7 @@ class ClimbController:
             )  # fmt: skip
         return measured
 
-    def _loaded(self, record: RungRecord) -> tuple[Opened, Adapter | None]:
+    def _loaded(self, record: RungRecord) -> tuple[Prepared, Adapter | None]:
         """A rung's model as the store has it, on its base."""
         if record.key == BASE:
             return self.bench.opened, None

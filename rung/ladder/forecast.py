@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rung import objectives
 from rung.errors import MethodMisfit
 from rung.forward import feature_cache
 from rung.forward.adapter import Adapter
@@ -26,10 +25,11 @@ from rung.ladder.meter import Meter, now
 from rung.ladder.rungs import Rung
 from rung.ladder.task_context import TaskContext
 from rung.methods.base import Method, Study
-from rung.train.loop import Silent, Trainer, Work
-from rung.train.order import GivenOrder, Order
+from rung.train.loop import Trainer
+from rung.train.observers import Observer, Step, Stop, Validation
 from rung.train.plan import Plan
-from rung.train.prepare import Opened, Prepared, adapter_of, prepare
+from rung.train.prepare import Prepared, adapter_of, prepare
+from rung.train.sources import Batches, Shuffled
 from rung.types import Rendered
 
 FEW, MORE = 4, 48  # rows of a small fit, and of the next one at most
@@ -51,7 +51,7 @@ class Prediction:
         return self.cost.seconds / max(self.steps, 1)
 
 
-def misfit(bench: TaskContext, rung: Rung, plan: Plan, opened: Opened) -> str | None:
+def misfit(bench: TaskContext, rung: Rung, plan: Plan, opened: Prepared) -> str | None:
     """Why a rung cannot be tried here, or None."""
     unsuited = rung.method.unsuited(bench.task, plan.config)
     return unsuited or rung.method.misfit(opened.bank, plan.config)
@@ -88,7 +88,7 @@ def predict_rung(bench: TaskContext, rung: Rung) -> Prediction:
 # --- trained ----------------------------------------------------------------------------------
 
 
-class _Stopwatch(Silent):
+class _Stopwatch(Observer):
     """Keeps what each step took, and when the first began and the last was validated."""
 
     def __init__(self) -> None:
@@ -98,63 +98,58 @@ class _Stopwatch(Silent):
     def begin(self, steps: int, at: int) -> None:
         self.began = now()
 
-    def step(self, entry: dict[str, Any]) -> None:
-        self.seconds.append(entry["seconds"])
+    def step(self, event: Step) -> None:
+        self.seconds.append(event.seconds)
         self.stepped = now()
 
-    def validated(self, entry: dict[str, Any]) -> None:
+    def validated(self, event: Validation) -> Stop | None:
         self.ended = now()
+        return None
 
 
-def _trained(plan: Plan, opened: Opened) -> tuple[Adapter, Prediction, int]:
+def _trained(plan: Plan, opened: Prepared) -> tuple[Adapter, Prediction, int]:
     """Seconds from two steps and one validation; and bytes of frozen states not held yet."""
     prepared = prepare(plan, lambda _: None, opened)
     adapter = adapter_of(plan, prepared)
     rows, held = prepared.rows["train"], prepared.rows["validation"]
-    order = Order(len(rows), plan.train.batch_size, plan.train.seed)
-    batches = [order.batch(s) for s in range(order.per_epoch)]
-    sizes = [computed(rows[i] for i in batch) for batch in batches]
+    source = Shuffled(rows, plan.train.batch_size, plan.train.seed)
+    batches = [source.rows(s) for s in range(source.per_epoch)]
+    sizes = [computed(batch) for batch in batches]
     ranked = sorted(range(len(sizes)), key=sizes.__getitem__)
     tried = [ranked[-1], ranked[len(ranked) // 3], ranked[2 * len(ranked) // 3]]
     sample = _sample(held, plan.train.max_tokens or sum(sizes))
     watch = _Stopwatch()
-    trainer = Trainer(_work(plan, prepared, adapter, tried, order, sample, watch))
     began = now()
-    try:
+    with _trainer(plan, prepared, adapter, [batches[i] for i in tried], sample, watch) as trainer:
         trainer.run()
-    finally:
-        opened.bank.remove(trainer.work.slot)
     per_token = sum(watch.seconds[1:]) / sum(sizes[i] for i in tried[1:])
     checking = (watch.ended - watch.stepped) / max(computed(sample), 1)
     before, kept = 0.0, 0
     if trainer.gradients.boundary is not None:
         # Before the first step stand the states of the frozen part and one validation.
-        seen = [*sample, *(rows[i] for t in set(tried) for i in batches[t])]
+        seen = [*sample, *(row for t in set(tried) for row in batches[t])]
         fresh = watch.began - began - checking * computed(sample)
         part, whole = computed(seen), computed([*rows, *held])
         before = max(0.0, fresh) / part * whole
         kept = (whole - part) * opened.bank.config.hidden_size * opened.bank.dtype.itemsize
-    steps = order.steps(plan.train.epochs, plan.train.steps)
+    steps = source.steps(plan.train.epochs, plan.train.steps)
     tokens = sum(sizes[s % len(sizes)] for s in range(steps))
-    every = plan.train.eval_every or max(1, order.per_epoch // 2)
+    every = plan.train.eval_every or max(1, source.per_epoch // 2)
     checks = steps // every + (1 if steps % every else 0)
     check = checking * computed(held)
     seconds = before + tokens * per_token + checks * check
     return adapter, Prediction(Cost(seconds, seconds + 3 * check), steps, tokens), max(0, kept)
 
 
-def _work(
-    plan: Plan, prepared: Prepared, adapter: Adapter, steps: list[int], order: Order,
-    sample: list[Rendered], watch: Silent,
-) -> Work:  # fmt: skip
-    knobs = dataclasses.replace(plan.train, steps=None, eval_every=len(steps), patience=0)
-    bank = prepared.bank
-    return Work(
-        bank, adapter, bank.add(adapter), objectives.get(plan.run.objective), prepared.rows["train"],
-        sample, knobs, plan.train.max_tokens or 1 << 30,
-        GivenOrder.of(order.batch(s) for s in steps),
-        None, watch,
-    )  # fmt: skip
+def _trainer(
+    plan: Plan, prepared: Prepared, adapter: Adapter, batches: list[list[Rendered]],
+    sample: list[Rendered], watch: Observer,
+) -> Trainer:  # fmt: skip
+    """A training of a few given steps that is validated once, on a sample."""
+    knobs = dataclasses.replace(plan.train, steps=None, eval_every=len(batches), patience=0)
+    short = dataclasses.replace(plan, train=knobs)
+    few = dataclasses.replace(prepared, rows={**prepared.rows, "validation": sample})
+    return Trainer(few, short, adapter, Batches(batches), watch)
 
 
 def computed(rows: Any) -> int:
@@ -182,7 +177,7 @@ def _sample(rows: Sequence[Rendered], tokens: int) -> list[Rendered]:
 
 
 def _fitted(
-    bench: TaskContext, method: Method, plan: Plan, opened: Opened
+    bench: TaskContext, method: Method, plan: Plan, opened: Prepared
 ) -> tuple[Adapter, Prediction, int]:
     """Seconds as a + b (rows read), from fits on a few and on some more; and bytes not held yet."""
     config = plan.config
@@ -222,7 +217,7 @@ class _Small:
     bench: TaskContext
     method: Method
     plan: Plan
-    opened: Opened
+    opened: Prepared
     reads: tuple[int, int]
 
     def rows(self, count: int) -> int:
@@ -260,6 +255,6 @@ def _mixed(examples: Sequence[Any], count: int) -> tuple[Any, ...]:
     return tuple(taken[:count])
 
 
-def _tokenizer_bytes(opened: Opened) -> int:
+def _tokenizer_bytes(opened: Prepared) -> int:
     path = Path(opened.base.path) / "tokenizer.json"
     return path.stat().st_size if path.exists() else 0

@@ -22,6 +22,7 @@ from rung.ladder.task_context import TaskContext
 from rung.ladder.verdict import Standing
 from rung.store import Store
 from rung.train import job
+from rung.train.observers import Observer
 from rung.train.plan import Plan
 from rung.types import Task
 
@@ -45,7 +46,7 @@ def part(splits: Splits, share: float) -> Splits:
 
 
 def learn(
-    bench: TaskContext, standing: Standing, rung: Rung, share: float, store: Store, watcher: job.Watcher
+    bench: TaskContext, standing: Standing, rung: Rung, share: float, store: Store, watcher: Observer
 ) -> dict[str, Any]:
     """The rung with the settings that won, on a share of the data; as plain data for a store."""
     record = standing.record
@@ -55,15 +56,15 @@ def learn(
     if plan.train.steps:
         plan.train.steps = max(1, round(share * plan.train.steps))
     watcher.stage(f"{rung.key} on {share:.0%} of the data")
-    found: dict[str, Any] = {}
-
-    def judge(made: job.Made) -> None:
+    made = job.make(plan, watcher, store, opened=fewer)
+    with job.under_way(made.run, store, made.observers):
         with bench.served(fewer, made.adapter, rung.key) as model:
             answers, measured = bench.answer(fewer, model, bench.validation)
-        found.update(figure=figure(measured), items=kept_items(answers, measured))
-
-    job.attempt(plan, fewer, judge, watcher, store)
-    return {"share": share, "rows": len(fewer.splits.train), **found}
+        job.drop(made, store)
+    items = kept_items(answers, measured)
+    return {
+        "share": share, "rows": len(fewer.splits.train), "figure": figure(measured), "items": items,
+    }  # fmt: skip
 
 
 def point_of(kept: Mapping[str, Any]) -> Point:

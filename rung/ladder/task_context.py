@@ -32,8 +32,8 @@ from rung.store.records import DatasetRecord
 from rung.train import estimate
 from rung.train.knobs import RunKnobs, TrainKnobs
 from rung.train.plan import Plan
-from rung.train.prepare import Opened, open_base, read
-from rung.train.result import data_record
+from rung.train.prepare import Prepared, open_base, read
+from rung.train.keeping import data_record
 from rung.types import Example, Task
 
 MAX_TOKENS = 2048  # of a micro-batch, so that every rung's memory is measured alike
@@ -70,11 +70,11 @@ class TaskContext:
     knobs: ClimbKnobs
     task: Task
     bar: Bar | None
-    opened: Opened
+    opened: Prepared
     test: tuple[Example, ...]
     stage: Callable[[str], None]
     touched: list[str] = field(default_factory=list)
-    _others: dict[tuple, Opened] = field(default_factory=dict)
+    _others: dict[tuple, Prepared] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -111,7 +111,7 @@ class TaskContext:
         own = own_settings(rung.method, [RunKnobs, DataKnobs, TrainKnobs], self.given)
         return Plan.of(name, own, rung.settings, settings, {"method": rung.method.name})
 
-    def opened_for(self, plan: Plan) -> Opened:
+    def opened_for(self, plan: Plan) -> Prepared:
         """Data and base of a plan's settings: the plain ones, or a base loaded in another way."""
         key = _way(plan.run)
         if key == _way(self.plain):
@@ -133,7 +133,7 @@ class TaskContext:
     # --- asking -------------------------------------------------------------------------------
 
     @contextmanager
-    def served(self, opened: Opened, adapter: Adapter | None, name: str) -> Iterator[ServedModel]:
+    def served(self, opened: Prepared, adapter: Adapter | None, name: str) -> Iterator[ServedModel]:
         """An adapter (or the bare base) as a model that can be asked, for as long as it is needed."""
         slot = opened.bank.add(adapter) if adapter is not None else -1
         try:
@@ -147,18 +147,18 @@ class TaskContext:
             opened.bank.remove(slot)
 
     def answer(
-        self, opened: Opened, model: ServedModel, examples: Sequence[Example]
+        self, opened: Prepared, model: ServedModel, examples: Sequence[Example]
     ) -> tuple[Answers, Measured]:
         """What a model answers, and what that is worth."""
         answers = predict(opened.bank, model, examples, self.task)
         return answers, measure(answers, examples, self.task)
 
-    def answer_test(self, opened: Opened, model: ServedModel) -> tuple[Answers, Measured]:
+    def answer_test(self, opened: Prepared, model: ServedModel) -> tuple[Answers, Measured]:
         """The same on the test rows; who asked is kept."""
         self.touched.append(model.name)
         return self.answer(opened, model, self.test)
 
-    def time_requests(self, opened: Opened, model: ServedModel) -> Served:
+    def time_requests(self, opened: Prepared, model: ServedModel) -> Served:
         """Seconds (median) and tokens (mean) of single requests, one after another, as a server that
         has answered others before would take for them."""
         conversations = [e for e in self.validation if e.messages][: TIMED + 1]
@@ -175,14 +175,14 @@ class TaskContext:
         tokens = sum(t for _, t in found) / len(found)
         return Served(median(s for s, _ in found), tokens)
 
-    def time_answers(self, opened: Opened, model: ServedModel) -> float:
+    def time_answers(self, opened: Prepared, model: ServedModel) -> float:
         """Seconds that all validation rows take together, from some of them."""
         some_rows = self.validation[:ANSWERED]
         began = now()
         self.answer(opened, model, some_rows)
         return (now() - began) * len(self.validation) / max(len(some_rows), 1)
 
-    def _classify(self, opened: Opened, model: ServedModel) -> Ask:
+    def _classify(self, opened: Prepared, model: ServedModel) -> Ask:
         classifier = model.classifier
         assert classifier is not None
 
@@ -196,7 +196,7 @@ class TaskContext:
 
         return ask
 
-    def _generate(self, opened: Opened, model: ServedModel) -> Ask:
+    def _generate(self, opened: Prepared, model: ServedModel) -> Ask:
         """Asks one engine, which arranges an adapter and reads a shared beginning once."""
         engine = Engine(opened.bank, {model.name: model}, max_batch=1, cache_bytes=1 << 28)
         own = model.conversation.max_tokens if model.conversation else None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,13 +31,11 @@ from rung.store import Store
 from rung.store.climbs import RungRecord
 from rung.store.records import RunRecord
 from rung.train import job
+from rung.train.observers import Made, Observer, Observers, Stop, Validation
 from rung.train.plan import Plan
 
 LEAST_SECONDS = 0.1  # that a trial takes, whatever the clock says
-
-
-class Pruned(Exception):
-    """A trial was given up, since others were better by then."""
+GIVEN_UP = "given up: others were better by then"
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Trial:
     allotted: float
     name: str
     store: Store
-    watcher: job.Watcher
+    watcher: Observer
     since: str = ""
     best: Measured | None = None
     spent: float = 0.0
@@ -114,38 +114,31 @@ class Trial:
             left = None  # one of the repetitions, which come later
         params = search.ask({k: left.config.get(k) for k in search.space} if left else None)
         plan = self._plan(params)
-        watcher = Steering(self.watcher, search, self.rung.key)
+        pruner = Pruner(search)
         self._note(status="running", reason=None)
-        judge = self._judge(plan)
-        try:
-            with Meter() as self._meter:
-                made = self._run(plan, judge, watcher, left)
-        except Pruned:
-            search.tell(params, None, watcher.curve, self._given_up())
-            self._note(trials=search.kept)
-            return
-        search.tell(params, made.metrics.get("judged"), watcher.curve, made.run)
+        with Meter() as self._meter, self._timed():
+            made = self._make(plan, left, pruner)
+            with job.under_way(made.run, self.store, made.observers):
+                value = self._judge(made)
+        search.tell(params, value, pruner.curve, made.run)
         self._note(trials=search.kept)
-        if made.outcome:
+        if self.record.run == made.run:
             self._keep_cost()
 
-    def _run(
-        self, plan: Plan, judge: job.Judge, watcher: job.Watcher, left: RunRecord | None
-    ) -> job.Made:
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Count a trial's seconds, from its training to its measuring."""
         began = now()
-        opened = self.bench.opened_for(plan)
         try:
-            return job.attempt(plan, opened, judge, watcher, self.store, run=left.id if left else None)
+            yield
         finally:
             took = now() - began
             self.spent += took
             self._longest = max(self._longest, took)
 
-    def _given_up(self) -> str:
-        """The run that was just pruned, which is no failure."""
-        run = self.store.runs.list(model=self.name, limit=1)[0]
-        self.store.runs.update(run.id, status="cancelled", error="given up: others were better by then")
-        return run.id
+    def _make(self, plan: Plan, left: RunRecord | None, pruner: Observer | None = None) -> Made:
+        told = Observers.of(_Named(self.watcher, self.rung.key), pruner)
+        return job.make(plan, told, self.store, opened=self.bench.opened_for(plan), run=left)
 
     def _plan(self, params: dict[str, Any]) -> Plan:
         plan = self.bench.plan(self.name, self.rung, **params)
@@ -163,37 +156,36 @@ class Trial:
             return None
         return self.prediction.steps
 
-    def _judge(self, plan: Plan) -> job.Judge:
-        """Measures what was made on validation, and keeps it when it is the best so far."""
+    def _judge(self, made: Made) -> float | None:
+        """Measure what was made on validation, and keep it when it is the best so far.
 
-        def judge(made: job.Made) -> dict[str, Any] | None:
-            peak = self._meter.peak()  # before measuring adds to it
-            bench, opened = self.bench, self.bench.opened_for(plan)
-            self.watcher.stage(f"{self.rung.key}: measuring on validation")
-            with bench.served(opened, made.adapter, self.rung.key) as model:
-                answers, measured = bench.answer(opened, model, bench.validation)
-                request = bench.time_requests(opened, model)
-            made.metrics["judged"] = measured.value
-            if self.best is not None and not better(measured, self.best, bench.task):
-                return None
-            self.best = measured
-            cost = Cost(
-                made.state.seconds, 0.0, request.seconds, request.tokens, peak,
-            )  # fmt: skip
-            self._found(plan, made, answers, measured, cost)
-            return {f"validation_{measured.metric}": short_figure(measured)}
+        Returns:
+            its figure; None where it was given up before its end.
+        """
+        if made.stopped:
+            job.drop(made, self.store, made.stopped.reason)
+            return None
+        peak, bench = self._meter.peak(), self.bench  # before measuring adds to it
+        self.watcher.stage(f"{self.rung.key}: measuring on validation")
+        with bench.served(made.prepared, made.adapter, self.rung.key) as model:
+            answers, measured = bench.answer(made.prepared, model, bench.validation)
+            request = bench.time_requests(made.prepared, model)
+        if self.best is not None and not better(measured, self.best, bench.task):
+            job.drop(made, self.store)
+            return measured.value
+        self.best = measured
+        cost = Cost(made.state.seconds, 0.0, request.seconds, request.tokens, peak)
+        self._found(made, answers, measured, cost)
+        job.keep(made, self.store, {f"validation_{measured.metric}": short_figure(measured)})
+        return measured.value
 
-        return judge
-
-    def _found(
-        self, plan: Plan, made: job.Made, answers: Answers, measured: Measured, cost: Cost
-    ) -> None:
+    def _found(self, made: Made, answers: Answers, measured: Measured, cost: Cost) -> None:
         knobs = self.bench.knobs
         metrics = {
             "validation": figure(measured),
             "curve": [[h["step"], h["validation_loss"]] for h in made.state.history],
             "steps": made.state.step,
-            "cut_from": self._cut_from(plan, made.state.step),
+            "cut_from": self._cut_from(made.plan, made.state.step),
             "train_tokens": made.state.tokens,
             "parameters": made.adapter.size,
             "choice": made.metrics.get("choice"),
@@ -201,7 +193,7 @@ class Trial:
         self._note(
             run=made.run,
             model=self.name,
-            settings={**self.record.settings, **changed_settings(plan)},
+            settings={**self.record.settings, **changed_settings(made.plan)},
             metrics=metrics,
             cost=cost.as_dict(knobs.requests, knobs.price),
             items={**self.record.items, "validation": kept_items(answers, measured)},
@@ -233,50 +225,41 @@ class Trial:
         for seed in range(own.train.seed + len(known), own.train.seed + bench.knobs.seeds):
             plan = Plan.of(self.name, own.settings(), {"seed": seed})
             again = left if left is not None and left.config.get("seed") == seed else None
-            made = self._run(plan, self._value_of(plan), self.watcher, again)
-            known.append({"seed": seed, "value": made.metrics["judged"]})
+            with self._timed():
+                made = self._make(plan, again)
+                with job.under_way(made.run, self.store, made.observers):
+                    value = self._value(made)
+                    job.drop(made, self.store)
+            known.append({"seed": seed, "value": value})
             self._note(metrics={**self.record.metrics, "seeds": known})
 
-    def _value_of(self, plan: Plan) -> job.Judge:
-        """Measures what was made on validation, and does not keep it."""
-
-        def judge(made: job.Made) -> None:
-            bench, opened = self.bench, self.bench.opened_for(plan)
-            with bench.served(opened, made.adapter, self.rung.key) as model:
-                made.metrics["judged"] = bench.answer(opened, model, bench.validation)[1].value
-
-        return judge
+    def _value(self, made: Made) -> float:
+        """What was made is worth on validation."""
+        with self.bench.served(made.prepared, made.adapter, self.rung.key) as model:
+            return self.bench.answer(made.prepared, model, self.bench.validation)[1].value
 
     def _note(self, **changed: Any) -> None:
         self.record = self.store.climbs.put(dataclasses.replace(self.record, **changed))
 
 
-@dataclass
-class Steering:
-    """Passes everything on, keeps the validation curve, and gives up a trial that falls behind."""
+class Pruner(Observer):
+    """Keeps the validation curve, and stops a trial that falls behind others."""
 
-    watcher: job.Watcher
-    search: Search
-    rung: str
-    curve: list[tuple[int, float]] = field(default_factory=list)
+    def __init__(self, search: Search):
+        self.search = search
+        self.curve: list[tuple[int, float]] = []
 
-    def begin(self, steps: int, at: int) -> None:
-        self.watcher.begin(steps, at)
+    def validated(self, event: Validation) -> Stop | None:
+        self.curve.append((event.step, event.value))
+        return Stop(GIVEN_UP) if self.search.report(event.step, event.value) else None
 
-    def step(self, entry: dict[str, Any]) -> None:
-        self.watcher.step(entry)
 
-    def validated(self, entry: dict[str, Any]) -> None:
-        self.watcher.validated(entry)
-        self.curve.append((entry["step"], entry["validation_loss"]))
-        if self.search.report(entry["step"], entry["validation_loss"]):
-            raise Pruned
+class _Named(Observers):
+    """Passes everything on, with the rung's name in front of a training's stages."""
 
-    def note(self, text: str) -> None:
-        self.watcher.note(text)
+    def __init__(self, watcher: Observer, rung: str):
+        super().__init__([watcher])
+        self.rung = rung
 
     def stage(self, text: str) -> None:
-        self.watcher.stage(f"{self.rung}: {text}")
-
-    def prepared(self, *what: Any) -> None:
-        self.watcher.prepared(*what)
+        super().stage(f"{self.rung}: {text}")
