@@ -31,7 +31,7 @@ from rung.engine import GenerationRequest, ServedModel
 from rung.evals.predict import run
 from rung.evals.scoring import Item, score
 from rung.forward.bank import Bank
-from rung.types import BaseInfo, Decoding
+from rung.types import BaseInfo, Decoding, Prompt
 
 
 def main() -> None:
@@ -82,7 +82,7 @@ def generate(bank: Bank, model: ServedModel, items: list[dict[str, Any]], task: 
     start = time.perf_counter()
     encoded = model.template.tokenizer([i["prompt"] for i in items])["input_ids"]
     decoding = Decoding(max_tokens=task["most"], stop=("\n",))
-    requests = [GenerationRequest(model.name, tuple(ids), decoding) for ids in encoded]
+    requests = [GenerationRequest(model.name, Prompt(tuple(ids)), decoding) for ids in encoded]
     texts = [completion.text for completion in run(bank, model, requests)]
     seconds = time.perf_counter() - start
     right = [int(t.strip() == i["answer"]) for t, i in zip(texts, items, strict=True)]

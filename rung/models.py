@@ -106,6 +106,12 @@ def by_base(names: Sequence[str]) -> list[list[str]]:
     return list(groups.values())
 
 
+def check_name(name: str) -> None:
+    """Raise ModelNotFound for a name that is neither a model nor a base."""
+    with Store.open() as store:
+        find_model(store, name)
+
+
 def find_model(store: Store, name: str) -> Named:
     try:
         record = store.models.get(name)

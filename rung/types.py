@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -24,7 +24,8 @@ class Message(TypedDict):
     """One turn of a conversation, as text; `rung.data.turns` makes them of rows and of requests.
 
     `reasoning_content` holds the thoughts in front of a reply, for templates that show them. A reply
-    of `weight` 0 is context that is not learnt.
+    of `weight` 0 is context that is not learnt. `tools` are the functions that may be called in the
+    conversation, in OpenAI's words; its first turn that is no system message has them.
     """
 
     role: str
@@ -32,6 +33,7 @@ class Message(TypedDict):
     name: NotRequired[str]
     reasoning_content: NotRequired[str]
     weight: NotRequired[int]
+    tools: NotRequired[tuple[Mapping[str, Any], ...]]
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,6 @@ class Example:
         origin: file and row for error messages, such as `quotes.json:12`.
         gold: the document that holds the answer, where retrieval is to be measured.
         choices: the answers that this row offers, the reply among them.
-        tools: the functions that the conversation may call, in OpenAI's words.
         rejected: of a preference row, the conversation with the worse reply; `messages` has the better.
         margin: by how much the reply is better than the rejected one, where the row says it.
         rating: how good the reply is, where the row says it; 1 and 0 for wanted and unwanted.
@@ -54,7 +55,6 @@ class Example:
     origin: str = ""
     gold: str | None = None
     choices: tuple[str, ...] = ()
-    tools: tuple[Mapping[str, Any], ...] = ()
     rejected: tuple[Message, ...] = ()
     margin: float | None = None
     rating: float | None = None
@@ -66,7 +66,7 @@ class Example:
             "messages": self.messages, "text": self.text, "label": self.label,
         }  # fmt: skip
         # Only what a row has counts, so that a new field changes no digest of rows without it.
-        for name in ("choices", "tools", "rejected", "margin", "rating"):
+        for name in ("choices", "rejected", "margin", "rating"):
             if (value := getattr(self, name)) not in ((), None):
                 content[name] = value
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -81,7 +81,6 @@ class Pair:
         chosen, rejected: the turns that follow it, each ending with a reply; they differ.
         margin: by how much the chosen one is better, in the data's own unit; None where it is not said.
         origin: file and row, as in `Example`.
-        tools: the functions that the conversation may call.
     """
 
     prompt: tuple[Message, ...]
@@ -89,7 +88,30 @@ class Pair:
     rejected: tuple[Message, ...]
     margin: float | None = None
     origin: str = ""
-    tools: tuple[Mapping[str, Any], ...] = ()
+
+
+def last_question(messages: Sequence[Message]) -> str:
+    """Return the content of the user's last message; empty where the user has said nothing."""
+    return next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A model's input: token ids, and the conversation that they render.
+
+    Attributes:
+        ids: (n,) what a model of the bank reads.
+        messages: the conversation as the model sees it, which models behind an API get in place of
+            ids; empty for plain text.
+    """
+
+    ids: tuple[int, ...]
+    messages: tuple[Message, ...] = field(default=(), hash=False)  # dicts have no hash
+
+    @property
+    def question(self) -> str:
+        """The user's last message, which a sentence encoder reads in place of ids."""
+        return last_question(self.messages)
 
 
 # What the rows of a data set hold: replies to learn, pairs of a better and a worse reply, or replies

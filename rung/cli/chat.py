@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rung.errors import ConfigError, RungError
+from rung.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rung.engine import Engine
-    from rung.types import Decoding, Message
+    from rung.types import Decoding
 
 # Options of every verb that asks models; serve and compare take them from here.
 Base = Annotated[str | None, typer.Option(help="A base to load: a name, a folder or a Hub id.")]
@@ -37,8 +36,6 @@ TopP = Annotated[
 Seed = Annotated[int | None, typer.Option(help="Makes a draw repeatable.")]
 MaxTokens = Annotated[int | None, typer.Option(min=1, help="Tokens of an answer at most.")]
 
-HELP = "Enter sends. /clear forgets the conversation, Ctrl-C stops an answer, Ctrl-D ends."
-
 
 def chat(
     name: Annotated[str, typer.Argument(help="A model, or a base.")],
@@ -53,13 +50,17 @@ def chat(
     quantize: Quantize = None,
 ) -> None:
     """Ask a model: once with -p or a text on stdin, else as a conversation."""
+    from rung.models import check_name, load_engine
+
+    check_name(name)  # before anything else is asked for
     if prompt is None and not sys.stdin.isatty():
         prompt = sys.stdin.read().strip()
         if not prompt:
             raise ConfigError("there is nothing to ask: give -p TEXT, or a text on stdin")
     elif prompt is not None and not prompt.strip():
         raise ConfigError("there is nothing to ask: -p is empty")
-    from rung.models import load_engine
+    from rung.cli import terminal
+    from rung.cli.conversation import Conversation
 
     with loading():
         engine = load_engine([name], dtype=dtype, device=device, quantize=quantize, max_batch=1)
@@ -69,7 +70,7 @@ def chat(
         if prompt is not None:
             talk.ask(prompt)
         else:
-            _converse(talk)
+            terminal.converse(talk)
     finally:
         engine.stop()
 
@@ -99,63 +100,3 @@ def loading() -> Iterator[None]:
 
     with Console(stderr=True).status("loading"):
         yield
-
-
-class Conversation:
-    """The turns so far, and how the next answer is drawn."""
-
-    def __init__(self, engine: Engine, name: str, decoding: Decoding, system: str | None):
-        self.engine, self.name, self.decoding = engine.start(), name, decoding
-        self.model = engine.model(name)
-        self._first: list[Message] = [{"role": "system", "content": system}] if system else []
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget the turns; the system message stays."""
-        self.turns: list[Message] = list(self._first)
-
-    def ask(self, text: str) -> None:
-        """Write the answer to stdout as it comes, and remember both; Ctrl-C cuts it short.
-
-        Raises:
-            RungError: when it cannot be answered; the turn is then forgotten.
-        """
-        from rung.engine import GenerationRequest
-
-        asked: list[Message] = [*self.turns, {"role": "user", "content": text}]
-        ids = self.model.prompt(asked)
-        request = GenerationRequest(self.name, ids, self.decoding, messages=tuple(asked))
-        generation = self.engine.submit(request)
-        try:
-            for token in generation:
-                sys.stdout.write(token.text)
-                sys.stdout.flush()
-        except KeyboardInterrupt:
-            generation.cancel()
-        sys.stdout.write("\n")
-        answer = generation.result()
-        if answer.finish_reason == "length" and sys.stderr.isatty():
-            count = answer.completion_tokens
-            typer.echo(f"(cut after {count} tokens: raise --max-tokens)", err=True)
-        self.turns = [*asked, {"role": "assistant", "content": answer.text}]
-
-
-def _converse(talk: Conversation) -> None:
-    """Read a line, answer it, until the end of input."""
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401  (gives input() its editing keys)
-
-    typer.echo(HELP, err=True)
-    while True:
-        try:
-            line = input("> ").strip()
-        except (EOFError, KeyboardInterrupt):
-            typer.echo("", err=True)
-            return
-        if line == "/clear":
-            talk.clear()
-        elif line:
-            try:
-                talk.ask(line)
-            except RungError as fault:
-                typer.echo(f"rung: {fault} (/clear forgets the conversation)", err=True)

@@ -94,7 +94,7 @@ def _read(
     dataset = load(knobs)
     splits = dict(split(dataset, knobs))
     every = [e for rows in splits.values() for e in rows]
-    task = tasks.choose(tasks.detect(every), every, kind, metric)
+    task = tasks.settle_task(tasks.detect(every), every, kind, metric)
     found = tasks.faults(every, task)
     if found:
         raise DataError(one_line(found))
@@ -199,7 +199,7 @@ def _plain(
     for row in rows:
         a = row.answers
         models.append({
-            "name": row.name, "base": row.base.name, **row.measured.plain(), "seconds": a.seconds,
+            "name": row.name, "base": row.base.name, **row.measured.as_dict(), "items": row.measured.items.tolist(), "seconds": a.seconds,
             "prompt_tokens": a.prompt_tokens, "completion_tokens": a.completion_tokens,
         })  # fmt: skip
     compared = [

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rung.config import Knob, knobs_of
+from rung.config import Duration, Knob, knobs_of
 
 Given = dict[str, Any]
 
@@ -100,7 +100,7 @@ def _names(knob: Knob, kind: Any) -> str:
 def _metavar(knob: Knob) -> str:
     if knob.choices:
         return "|".join(knob.choices)
-    return {int: "N", float: "X"}.get(knob.type, "TEXT")
+    return {int: "N", float: "X", Duration: "TIME"}.get(knob.type, "TEXT")
 
 
 def _help(knob: Knob) -> str:

@@ -36,7 +36,7 @@ def plan(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the plan as JSON.")] = False,
 ) -> None:
-    """Predict what each rung will take, from a trial of two steps and the counts of tokens."""
+    """Predict what each rung will take, from counts of tokens and the speed of this machine."""
     settings = {**(read_yaml(config) if config else {}), **given}
     source = data or settings.pop("data", None)
     if not source:
@@ -51,8 +51,10 @@ def plan(
 
     console = Console(stderr=True)
     with console.status("starting") as status:
-        rows = work({**rest, "data": source}, knobs, status.update)
-    plain = [row.as_dict(knobs) for row in rows]
+        outline = work({**rest, "data": source}, knobs, status.update)
+    if outline.machine:
+        console.print(outline.machine, style="yellow")
+    plain = [row.as_dict(knobs) for row in outline.rows]
     if as_json:
         typer.echo(json.dumps(plain, indent=2, ensure_ascii=False))
         return
@@ -63,7 +65,7 @@ def plan(
     if drawn:
         for row in (r for r in plain if r["reason"]):
             typer.echo(f"{row['key']} skipped: {row['reason']}")
-        typer.echo("\nPredicted from a trial of two steps, without an early stop.")
+        typer.echo("\nCounted, not tried; a training may stop earlier.")
 
 
 def _cells(row: dict[str, Any], knobs: ClimbKnobs, why: bool) -> list[str]:
@@ -71,7 +73,7 @@ def _cells(row: dict[str, Any], knobs: ClimbKnobs, why: bool) -> list[str]:
 
     if row["reason"]:
         return [row["key"], *[""] * 8, row["reason"] if why else "skipped"]
-    note = f"more than --budget {knobs.budget}" if row["wall"] > knobs.seconds else ""
+    note = f"more than --budget {knobs.budget}" if row["wall"] > knobs.budget.seconds else ""
     return [
         row["key"], duration(row["seconds"]), str(row["steps"] or ""), size(row["bytes"]),
         size(row["disk"]), duration(row["request_seconds"]), f"{row['request_tokens']:.0f}",

@@ -6,10 +6,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import Any
 
 from rung.data import formats, sources
 from rung.data.choices import offer
-from rung.data.format_strings import Condition, Format, Missing
+from rung.data.format_strings import Condition, Format, Missing, Nothing
 from rung.data.knobs import DataKnobs
 from rung.data.problem import Problem, places
 from rung.errors import ConfigError, DataError, one_line
@@ -88,23 +89,19 @@ def _read(knobs: DataKnobs, source: str, wants: RowKind | None) -> Dataset:
     if not rows and not found.faults:
         what = f"no row of {source} passes --where" if conditions else f"{source} holds no rows"
         raise DataError(what)
-    examples: list[Example] = []
-    unread: dict[str, list[str]] = {}
+    kept = _Kept()
     if rows:
         form = formats.detect([row for _, row in rows], replace(knobs, data=source))
         if wants == "replies" and form.kind != wants:
             raise DataError(formats.refusal(form, [row for _, row in rows], source))
         for origin, row in rows:
-            try:
-                read = form.read(row, origin)
-                for example in read if isinstance(read, list) else [read]:
-                    example = replace(example, gold=gold.fill(row)) if gold else example
-                    examples.append(offer(example, choices.fill(row)) if choices else example)
-            except Missing as fault:
-                unread.setdefault(_words(fault), []).append(origin)
-    faults = [*found.faults, *_grouped(unread)]
+            kept.take(form, origin, row, gold, choices)
+    faults = [*found.faults, *_grouped(kept.faults)]
+    if not kept.examples and not faults:
+        faults = [f"{source} holds nothing to learn: {'; '.join(kept.nothing)}"]
     if faults:
         raise DataError(one_line(faults))
+    examples = kept.examples
     doubles = duplicates(examples)
     return Dataset(
         name=found.name,
@@ -114,10 +111,55 @@ def _read(knobs: DataKnobs, source: str, wants: RowKind | None) -> Dataset:
         examples=tuple(examples),
         digest=digest(examples, form.how),
         licence=found.licence,
-        problems=tuple(_problems(examples, doubles)),
+        problems=(*_problems(examples, doubles), *kept.problems()),
         duplicates=doubles,
         kind=form.kind,
     )
+
+
+@dataclass
+class _Kept:
+    """What rows became: examples, and the rows by what was wrong with them or left out of them."""
+
+    examples: list[Example] = field(default_factory=list)
+    faults: dict[str, list[str]] = field(default_factory=dict)
+    beside: dict[str, list[str]] = field(default_factory=dict)
+    nothing: dict[str, list[str]] = field(default_factory=dict)
+
+    def take(
+        self,
+        form: formats.DataFormat,
+        origin: str,
+        row: Any,
+        gold: Format | None,
+        choices: Format | None,
+    ) -> None:
+        """Read one row."""
+        for name in form.unread(row):
+            if row.get(name, True) not in (None, "", [], {}):
+                self.beside.setdefault(name, []).append(origin)
+        try:
+            for example in form.read(row, origin):
+                example = replace(example, gold=gold.fill(row)) if gold else example
+                self.examples.append(offer(example, choices.fill(row)) if choices else example)
+        except Nothing as why:
+            self.nothing.setdefault(_words(why), []).append(origin)
+        except Missing as fault:
+            self.faults.setdefault(_words(fault), []).append(origin)
+
+    def problems(self) -> list[Problem]:
+        """What was left out, by name: nothing of a row is dropped in silence."""
+        found = []
+        for why, rows in self.nothing.items():
+            told = f"{len(rows)} rows hold nothing to learn and are left out: {why} ({places(rows)})"
+            found.append(Problem("warning", told, tuple(rows)))
+        if self.beside:
+            names = ", ".join(
+                f"{name} ({len(rows)} rows)" for name, rows in sorted(self.beside.items())
+            )
+            told = f"not read, neither as question nor as reply: {names}"
+            found.append(Problem("warning", told))
+        return found
 
 
 def _conditions(where: Sequence[str]) -> list[Condition]:
@@ -150,7 +192,7 @@ def _grouped(faults: dict[str, list[str]]) -> list[str]:
     return [f"{places(origins)}: {words}" for words, origins in faults.items()]
 
 
-def _words(fault: Missing) -> str:
+def _words(fault: LookupError) -> str:
     return str(fault.args[0])
 
 

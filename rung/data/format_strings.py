@@ -26,6 +26,10 @@ class Missing(LookupError):
     """A row lacks what a format string asks for; the message says what and what is there."""
 
 
+class Nothing(LookupError):
+    """A row that can be read and holds nothing to learn; the message says why."""
+
+
 @dataclass(frozen=True)
 class Path:
     """A column, and keys or indexes into its value: `input[1][content]`."""

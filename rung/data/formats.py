@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from rung.data import preferences
-from rung.data.format_strings import Format, Missing, written
+from rung.data.format_strings import Format, Missing, Nothing, written
 from rung.data.knobs import DataKnobs
-from rung.data.turns import turns
+from rung.data.turns import functions, turns, unread, with_tools
 from rung.errors import ConfigError, DataError, one_line
 from rung.types import Example, Message, RowKind
 
 Row = Mapping[str, Any]
-Read = Callable[[Row, str], Example | list[Example]]
+Read = Callable[[Row, str], list[Example]]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class DataFormat:
 
     Attributes:
         how: where each part comes from, in words.
+        read: a row's examples; usually one. Raises Missing for a row that cannot be read.
+        unread: the columns, and the fields of messages, that this reading leaves out.
         kind: what the examples are good for; replies can be learnt as they are.
     """
 
@@ -35,6 +37,7 @@ class DataFormat:
     how: str
     fits: Callable[[Row], bool]
     read: Read
+    unread: Callable[[Row], set[str]]
     kind: RowKind = "replies"
 
 
@@ -81,15 +84,16 @@ def mapping(knobs: DataKnobs) -> DataFormat | None:
         raise ConfigError(one_line(problems))
     how = ", ".join(f"{name} from '{value}'" for name, value in given.items())
 
-    def read(row: Row, origin: str) -> Example:
+    def read(row: Row, origin: str) -> list[Example]:
         values = {name: form.fill(row) for name, form in formats.items()}
         if "text" in values:
-            return Example(text=values["text"], label=values.get("label"), origin=origin)
+            return [Example(text=values["text"], label=values.get("label"), origin=origin)]
         reply = values.get("assistant", values.get("label", ""))
         messages = conversation(values.get("system"), values["user"], reply)
-        return Example(messages=messages, label=values.get("label"), origin=origin)
+        return [Example(messages=messages, label=values.get("label"), origin=origin)]
 
-    return DataFormat("mapped", how, lambda row: True, read)
+    # Who names columns leaves the others out on purpose.
+    return DataFormat("mapped", how, lambda row: True, read, lambda row: set())
 
 
 def conversation(system: str | None, user: str, assistant: str) -> tuple[Message, ...]:
@@ -166,10 +170,25 @@ def _undetected(rows: Sequence[Row], knobs: DataKnobs) -> str:
 # -- reading turns -------------------------------------------------------------------------------
 
 
-def _ends_with_reply(messages: Sequence[Message], label: str | None, origin: str) -> Example:
-    if messages[-1]["role"] != "assistant":
-        raise Missing(f"the conversation ends with a {messages[-1]['role']} message, not a reply")
-    return Example(messages=tuple(messages), label=label, origin=origin)
+def _learnt(messages: Sequence[Message], row: Row, origin: str) -> list[Example]:
+    """The conversation up to its last reply that is to be learnt, with the row's system and tools.
+
+    Raises:
+        Missing: when it ends with no reply. Nothing: when every reply has the weight 0.
+    """
+    found = list(messages)
+    system = row.get("system") or row.get("system_prompt")
+    if isinstance(system, str) and system.strip() and found[0]["role"] != "system":
+        found.insert(0, {"role": "system", "content": system})
+    if found[-1]["role"] != "assistant":
+        raise Missing(f"the conversation ends with a {found[-1]['role']} message, not a reply")
+    if all(m["role"] != "assistant" or m.get("weight") == 0 for m in found):
+        raise Nothing("every reply has the weight 0")
+    # What follows the last reply that is learnt changes nothing.
+    while found[-1]["role"] != "assistant" or found[-1].get("weight") == 0:
+        found.pop()
+    listed = functions(row.get("tools") or row.get("functions"))
+    return [Example(messages=tuple(with_tools(found, listed)), origin=origin)]
 
 
 def _is_turns(value: Any, role_key: str) -> bool:
@@ -178,11 +197,11 @@ def _is_turns(value: Any, role_key: str) -> bool:
     )  # fmt: skip
 
 
-def _turns_or(value: Any, turn: Message) -> list[Message]:
+def _turns_or(value: Any, role: str) -> list[Message]:
     """A list of messages as it is, or a plain value as the content of one turn."""
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)) and value and all(isinstance(m, Mapping) for m in value):
         return turns(value)
-    return [{"role": turn["role"], "content": written(value)}]
+    return [{"role": role, "content": written(value)}]
 
 
 def _text(row: Row, name: str) -> str:
@@ -194,77 +213,72 @@ def _text(row: Row, name: str) -> str:
 # -- the formats ---------------------------------------------------------------------------------
 
 
-def _messages(row: Row, origin: str) -> Example:
-    return _ends_with_reply(turns(row.get("messages")), None, origin)
+def _messages(row: Row, origin: str) -> list[Example]:
+    return _learnt(turns(row.get("messages")), row, origin)
 
 
-def _sharegpt(row: Row, origin: str) -> Example:
+def _sharegpt(row: Row, origin: str) -> list[Example]:
     value = row.get("conversations")
-    openai = _is_turns(value, "role")
-    messages = turns(value) if openai else turns(value, "from", "value")
-    system = row.get("system")
-    if isinstance(system, str) and system and messages[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": system})
+    messages = turns(value) if _is_turns(value, "role") else turns(value, "from", "value")
     while messages[-1]["role"] != "assistant" and len(messages) > 1:
         messages.pop()  # ShareGPT logs often end with a question nobody answered
-    return _ends_with_reply(messages, None, origin)
+    return _learnt(messages, row, origin)
 
 
-def _evals(row: Row, origin: str) -> Example:
+def _evals(row: Row, origin: str) -> list[Example]:
     ideal = row.get("ideal")
     if isinstance(ideal, list):
         ideal = ideal[0] if ideal else None
     if ideal is None:
         raise Missing("no ideal")
-    given = row.get("input")
-    prompt: list[Message] = (
-        turns(given) if isinstance(given, list) else [{"role": "user", "content": written(given)}]
-    )
     reply: Message = {"role": "assistant", "content": written(ideal)}
-    return Example(messages=(*prompt, reply), origin=origin)
+    return _learnt([*_turns_or(row.get("input"), "user"), reply], row, origin)
 
 
-def _instruction(row: Row, origin: str) -> Example:
+def _instruction(row: Row, origin: str) -> list[Example]:
     name = "output" if "output" in row else "response"
     user = _text(row, "instruction")
     extra = next((row[k] for k in ("input", "context") if row.get(k)), None)
     if extra is not None and written(extra).strip():
         user = f"{user}\n\n{written(extra)}"
-    system = row.get("system")
-    return Example(
-        messages=conversation(system if isinstance(system, str) else None, user, _text(row, name)),
-        origin=origin,
-    )
+    before: list[Message] = []
+    for asked, said in row.get("history") or ():  # earlier rounds, as LLaMA-Factory has them
+        before += conversation(None, written(asked), written(said))
+    return _learnt([*before, *conversation(None, user, _reply(row, name))], row, origin)
 
 
 def _pair(question: str, answer: str) -> Read:
-    def read(row: Row, origin: str) -> Example:
+    def read(row: Row, origin: str) -> list[Example]:
         # TRL's conversational prompt/completion holds lists of messages.
-        prompt, reply = row.get(question), row.get(answer)
-        if isinstance(prompt, list) or isinstance(reply, list):
-            before, after = conversation(None, "", "")
-            return _ends_with_reply(
-                [
-                    *(_turns_or(prompt, before) if prompt else ()),
-                    *_turns_or(reply, after),
-                ],
-                None,
-                origin,
-            )
-        return Example(
-            messages=conversation(None, _text(row, question), _text(row, answer)), origin=origin
-        )
+        before = _turns_or(row[question], "user") if row.get(question) else [
+            {"role": "user", "content": _text(row, question)}
+        ]  # fmt: skip
+        if isinstance(row.get(answer), (list, tuple)) and _is_turns(row[answer], "role"):
+            return _learnt([*before, *turns(row[answer])], row, origin)
+        reply: Message = {"role": "assistant", "content": _reply(row, answer)}
+        return _learnt([*before, reply], row, origin)
 
     return read
 
 
-def _labelled(row: Row, origin: str) -> Example:
+def _labelled(row: Row, origin: str) -> list[Example]:
     label = _text(row, "label")
-    return Example(messages=conversation(None, _text(row, "text"), label), label=label, origin=origin)
+    messages = conversation(None, _text(row, "text"), label)
+    return [Example(messages=messages, label=label, origin=origin)]
 
 
-def _plain(row: Row, origin: str) -> Example:
-    return Example(text=_text(row, "text"), origin=origin)
+def _reply(row: Row, name: str) -> str:
+    """A reply as text. A list of texts is no reply: which of them is meant?"""
+    value = row.get(name)
+    if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
+        raise Missing(
+            f"{name} holds a list of replies; name the one to learn: --assistant '{{{name}[0]}}'"
+        )
+    return _text(row, name)
+
+
+def _plain(row: Row, origin: str) -> list[Example]:
+    return [Example(text=_text(row, "text"), origin=origin)]
 
 
 def _has(*names: str) -> Callable[[Row], bool]:
@@ -275,29 +289,56 @@ def _holds_turns(column: str, *role_keys: str) -> Callable[[Row], bool]:
     return lambda row: any(_is_turns(row.get(column), key) for key in role_keys)
 
 
+def _beside(*columns: str) -> Callable[[Row], set[str]]:
+    """What a reading of these columns leaves out."""
+    read = {*columns, "system", "system_prompt", "tools", "functions"}
+
+    def unread_of(row: Row) -> set[str]:
+        found = {c for c in row if c not in read}
+        if row.get("parallel_tool_calls") is True:  # as it is anyway
+            found.discard("parallel_tool_calls")
+        fields = {f for c in columns if isinstance(row.get(c), (list, tuple)) for f in unread(row[c])}
+        return found | {f"{field} of messages" for field in fields}
+
+    return unread_of
+
+
+def _instruction_beside(reply: str) -> Callable[[Row], set[str]]:
+    def unread_of(row: Row) -> set[str]:
+        extra = next((k for k in ("input", "context") if row.get(k)), "input")
+        return _beside("instruction", extra, "history", reply)(row)
+
+    return unread_of
+
+
+_PAIRS = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"))
+
 FORMATS: tuple[DataFormat, ...] = (
     # Before all others, whose columns preference rows have too.
     DataFormat("preference-pairs", "the better and the worse reply",
-               lambda row: preferences.sides(row) is not None, preferences.read_pair, "pairs"),
+               lambda row: preferences.sides(row) is not None, preferences.read_pair,
+               preferences.unread_fields, "pairs"),
     DataFormat("compared-replies", "two replies and the one that won", preferences.is_compared,
-               preferences.read_compared, "pairs"),
+               preferences.read_compared, preferences.unread_fields, "pairs"),
     DataFormat("ranked-replies", "several replies, from the best to the worst", preferences.is_ranked,
-               preferences.read_ranked, "pairs"),
+               preferences.read_ranked, preferences.unread_fields, "pairs"),
     DataFormat("rated-replies", "a reply and whether it is wanted", preferences.is_rated,
-               preferences.read_rated, "ratings"),
-    DataFormat("messages", "the messages column", _holds_turns("messages", "role"), _messages),
-    DataFormat("sharegpt", "the conversations column",
-               _holds_turns("conversations", "from", "role"), _sharegpt),
-    DataFormat("openai-evals", "input and the first ideal", _has("input", "ideal"), _evals),
-    DataFormat("instruction", "instruction, input and output",
-               _has("instruction", "output"), _instruction),
-    DataFormat("instruction", "instruction, context and response",
-               _has("instruction", "response"), _instruction),
-    *(
-        DataFormat(f"{a}/{b}", f"{a} and {b}", _has(a, b), _pair(a, b))
-        for a, b in (("prompt", "completion"), ("prompt", "response"), ("question", "answer"))
-    ),
-    DataFormat("text/label", "text, answered by its label", _has("text", "label"), _labelled),
+               preferences.read_rated, preferences.unread_fields, "ratings"),
+    DataFormat("messages", "the messages column", _holds_turns("messages", "role"), _messages,
+               _beside("messages")),
+    DataFormat("sharegpt", "the conversations column", _holds_turns("conversations", "from", "role"),
+               _sharegpt, _beside("conversations")),
+    DataFormat("openai-evals", "input and the first ideal", _has("input", "ideal"), _evals,
+               _beside("input", "ideal")),
+    DataFormat("instruction", "instruction, input and output", _has("instruction", "output"),
+               _instruction, _instruction_beside("output")),
+    DataFormat("instruction", "instruction, context and response", _has("instruction", "response"),
+               _instruction, _instruction_beside("response")),
+    *(DataFormat(f"{q}/{a}", f"{q} and {a}", _has(q, a), _pair(q, a), _beside(q, a))
+      for q, a in _PAIRS),
+    DataFormat("text/label", "text, answered by its label", _has("text", "label"), _labelled,
+               _beside("text", "label")),
     # Only where text is all there is: other columns beside it may hold the reply.
-    DataFormat("text", "the text column", lambda r: "text" in r and len(r) == 1, _plain),
+    DataFormat("text", "the text column", lambda r: "text" in r and len(r) == 1, _plain,
+               lambda row: set()),
 )  # fmt: skip

@@ -71,7 +71,7 @@ def _pair(example: Example, worse: tuple[Message, ...], margin: float | None) ->
         shared += 1
     return Pair(
         prompt=better[:shared], chosen=better[shared:], rejected=worse[shared:],
-        margin=margin, origin=example.origin, tools=example.tools,
+        margin=margin, origin=example.origin,
     )  # fmt: skip
 
 

@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from rung.data.format_strings import Missing, written
-from rung.data.turns import functions, turns
+from rung.data.format_strings import Missing, Nothing, written
+from rung.data.turns import functions, turns, unread, with_tools
 from rung.types import Example, Message
 
 Row = Mapping[str, Any]
@@ -110,6 +110,35 @@ def is_compared(row: Row) -> bool:
     return _twins(row) is not None and any(w in row for w in WINNERS)
 
 
+def used(row: Row) -> set[str]:
+    """The columns that some reading of preferences takes up."""
+    found = {"tools", "system", "system_prompt", *(sides(row) or ()), *(_twins(row) or ())}
+    reply = reply_column(row)
+    prompt = prompt_column(row, *(sides(row) or ()), *(_twins(row) or ()), reply)
+    found |= {c for c in (prompt, reply, rating_column(row) if is_rated(row) else None) if c}
+    if prompt == "instruction":
+        found |= {"input", "context"}
+    if sides(row):
+        names = [f"{s}_{side}" for s in SCORES for side in ("chosen", "rejected")]
+        found |= {*MARGINS, *names, *("_".join(reversed(n.rsplit("_", 1))) for n in names)}
+    elif is_compared(row):
+        found |= set(WINNERS)
+    elif is_ranked(row):
+        found |= {*SCORES, *(f"{s}s" for s in SCORES), *RANKS}
+    return found
+
+
+def unread_fields(row: Row) -> set[str]:
+    """What stands beside, in the row and in its messages."""
+    found = {c for c in row if c not in used(row)}
+    given = row.get("input")
+    columns = [row.get(c) for c in (*PROMPTS, *(sides(row) or ()), *(_twins(row) or ()))]
+    if isinstance(given, Mapping):
+        columns.append(given.get("messages"))
+        found |= {f"input.{k}" for k in given if k not in ("messages", "tools", "parallel_tool_calls")}
+    return found | {f"{name} of messages" for value in columns for name in unread(value)}
+
+
 def read_pair(row: Row, origin: str) -> list[Example]:
     """A row with a better and a worse reply."""
     found = sides(row)
@@ -117,12 +146,12 @@ def read_pair(row: Row, origin: str) -> list[Example]:
         raise Missing("no chosen and rejected reply")
     better, worse = found
     given = row.get("input")
-    tools = functions(row.get("tools"))
     if isinstance(given, Mapping) and "messages" in given:
-        tools = tools or functions(given.get("tools"))
         prompt: list[Message] = turns(given["messages"])
+        tools = functions(given.get("tools") or row.get("tools"))
     else:
         prompt = _prompt(row, better, worse)
+        tools = functions(row.get("tools"))
     margin = next((_number(row[m]) for m in MARGINS if m in row), None)
     if margin is None:
         a, b = (_side_score(row, name) for name in ("chosen", "rejected"))
@@ -144,7 +173,8 @@ def read_rated(row: Row, origin: str) -> list[Example]:
     messages = _prompt(row) if reply is None else _whole(_prompt(row, reply), row[reply])
     _ends_with_reply(messages)
     rating = 1.0 if value in ("true", "1") else 0.0
-    return [Example(tuple(messages), origin=origin, rating=rating, tools=functions(row.get("tools")))]
+    messages = with_tools(messages, functions(row.get("tools")))
+    return [Example(tuple(messages), origin=origin, rating=rating)]
 
 
 def read_ranked(row: Row, origin: str) -> list[Example]:
@@ -168,19 +198,19 @@ def read_ranked(row: Row, origin: str) -> list[Example]:
             whole = _whole(prompt, better), _whole(prompt, worse)
             found.append(_example(*whole, gap if measured else None, origin, tools))
     if not found:
-        raise Missing(f"'{column}' holds replies of one score, and none is better")
+        raise Nothing("replies of one score, and none is better")
     return found
 
 
 def read_compared(row: Row, origin: str) -> list[Example]:
-    """Two replies, and which of them won; a tie says nothing and gives no example."""
+    """Two replies, and which of them won; a tie says nothing (raises Nothing)."""
     twins = _twins(row)
     column = next((w for w in WINNERS if w in row), None)
     if twins is None or column is None:
         raise Missing("no two replies and a winner")
     said = written(row[column]).strip().lower()
     if said in TIES:
-        return []
+        raise Nothing("a tie")
     first, second = (name.lower() for name in twins)
     marks = [
         {first, end := first.rpartition("_")[2], f"model_{end}", f"assistant_{end}"},
@@ -207,7 +237,10 @@ def _example(
     _ends_with_reply(worse)
     if better[0] != worse[0]:
         raise Missing("the better and the worse reply have no prompt in common")
-    return Example(tuple(better), origin=origin, rejected=tuple(worse), margin=margin, tools=tools)
+    return Example(
+        tuple(with_tools(better, tools)), origin=origin, margin=margin,
+        rejected=tuple(with_tools(worse, tools)),
+    )  # fmt: skip
 
 
 def _ends_with_reply(messages: list[Message]) -> None:
@@ -315,7 +348,7 @@ def _twins(row: Row) -> tuple[str, str] | None:
 
 
 def _scores(row: Row, values: Sequence[Any]) -> tuple[list[float] | None, bool]:
-    """What orders the replies, from a column beside or in the replies; and whether it measures a gap."""
+    """What orders the replies, from a column beside or in them; and whether it measures a gap."""
     if all(isinstance(v, Mapping) for v in values):
         return _numbers(
             [next((v[s] for s in SCORES if s in v), None) for v in values], len(values)

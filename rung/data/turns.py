@@ -4,21 +4,20 @@
 
 Calls of tools are written out as `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, the form
 that most open models were trained on, and their results as a user's report. What a message carries
-is written into its turn, kept beside it (reasoning, weight), or named in `Notes`.
+is written into its turn, kept beside it (reasoning, weight), or named by `unread`.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 from rung.data.format_strings import Missing
 from rung.types import Message
 
+SYSTEM = ("system", "developer")
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
 ROLES = {
@@ -33,26 +32,24 @@ ROLES = {
 }  # fmt: skip
 # Thoughts in front of a reply, in the words of several vendors.
 REASONING = ("reasoning_content", "reasoning", "thinking", "thought")
-# What each role's turn is made of; any other field that holds something is told.
-READ = {"role", "from", "content", "value", "name", "refusal", "tool_calls", "tool_call_id",
-        "function_call", "weight", *REASONING}  # fmt: skip
+# What a turn of each role is made of; any other field that holds something is told. A reply's author
+# is no part of what is learnt.
+_ANY = {"role", "from", "content", "value"}
+_SAID = {*_ANY, "name", "refusal"}
+READ = {
+    "system": _SAID,
+    "user": _SAID,
+    "assistant": {*_ANY, "refusal", "tool_calls", "function_call", "weight", *REASONING},
+    "tool": {*_ANY, "name", "tool_call_id"},
+    "call": _ANY,
+}
 
 
-@dataclass
-class Notes:
-    """What messages carried that no turn holds: how many rows had each field."""
-
-    unread: Counter[str] = field(default_factory=Counter)
-
-
-def turns(
-    value: Any, role_key: str = "role", content_key: str = "content", notes: Notes | None = None
-) -> list[Message]:
+def turns(value: Any, role_key: str = "role", content_key: str = "content") -> list[Message]:
     """A list of messages, in OpenAI's words or in ShareGPT's, as turns of text.
 
     Args:
         role_key, content_key: what the two are called.
-        notes: takes the names of fields that no turn holds.
 
     Raises:
         Missing: naming the message that cannot be read.
@@ -60,7 +57,6 @@ def turns(
     if not isinstance(value, (list, tuple)) or not value:
         raise Missing("no list of messages")
     called: dict[str, str] = {}  # id of a call -> its function
-    unread: set[str] = set()
     result: list[Message] = []
     for i, message in enumerate(value, 1):
         if not isinstance(message, Mapping):
@@ -73,10 +69,19 @@ def turns(
             result.append(_turn(role, message, content_key, called))
         except Missing as fault:
             raise Missing(f"message {i}: {fault.args[0]}") from None
-        unread |= {str(k) for k, v in message.items() if k not in READ and v not in (None, "", [], {})}
-    if notes is not None:
-        notes.unread.update(unread)
     return result
+
+
+def unread(value: Any) -> set[str]:
+    """The fields of messages that hold something and that no turn takes up."""
+    found: set[str] = set()
+    for message in value if isinstance(value, (list, tuple)) else ():
+        if isinstance(message, Mapping):
+            role = ROLES.get(str(message.get("role", message.get("from"))).strip().lower(), "user")
+            taken = READ[role]
+            empty = (None, "", [], {}, False)
+            found |= {str(k) for k, v in message.items() if k not in taken and v not in empty}
+    return found
 
 
 def _turn(role: str, message: Mapping[str, Any], key: str, called: dict[str, str]) -> Message:
@@ -100,18 +105,9 @@ def _turn(role: str, message: Mapping[str, Any], key: str, called: dict[str, str
             turn["reasoning_content"] = content_of(thought)
         if message.get("weight") is not None:
             turn["weight"] = _weight(message["weight"])
-    name = message.get("name")
-    if name:
-        _named(turn, str(name))
+    elif message.get("name"):  # no template shows who of several speaks
+        turn["content"] = f"{message['name']}: {turn['content']}"
     return turn
-
-
-def _named(turn: Message, name: str) -> None:
-    """Who speaks, in front of what is said; a reply has it beside, since it is no part of it."""
-    if turn["role"] == "assistant":
-        turn["name"] = name
-    else:
-        turn["content"] = f"{name}: {turn['content']}"
 
 
 def _weight(value: Any) -> int:
@@ -242,14 +238,46 @@ def instruction(tools: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def instructed(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """The turns with the functions told in the system message."""
+def with_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """The turns with the functions that may be called, kept beside the first that is no system message.
+
+    They are told where the turns are rendered: by the chat template, or by `instructed`.
+    """
     result = list(messages)
+    at = next((i for i, m in enumerate(result) if m["role"] not in SYSTEM), None)
+    if tools and at is not None:
+        result[at] = {**result[at], "tools": tuple(tools)}
+    return result
+
+
+def tools_of(messages: Sequence[Message]) -> list[Mapping[str, Any]]:
+    """The functions that the turns have beside them, one of each name."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for message in messages:
+        for tool in message.get("tools", ()):
+            found.setdefault(str(tool["function"]["name"]), tool)
+    return list(found.values())
+
+
+def instructed(messages: Sequence[Message]) -> list[Message]:
+    """The turns with the functions beside them told in the system message."""
+    result = list(messages)
+    tools = tools_of(messages)
     if not tools:
         return result
     said = instruction(tools)
-    if result and result[0]["role"] in ("system", "developer"):
+    if result[0].get("role") in SYSTEM:
         result[0] = {**result[0], "content": f"{result[0]['content']}\n\n{said}"}
     else:
         result.insert(0, {"role": "system", "content": said})
     return result
+
+
+def plain(messages: Sequence[Message], *beside: str) -> list[dict[str, Any]]:
+    """Role and content alone, functions told in the system message, for whoever takes no more.
+
+    Args:
+        beside: further fields to keep where a turn has them.
+    """
+    kept = ("role", "content", *beside)
+    return [{k: m[k] for k in kept if k in m} for m in instructed(messages)]  # type: ignore[literal-required]

@@ -19,9 +19,9 @@ def prepare(
     """
     request = generation.request
     vocabulary = registry.bank.model.get_input_embeddings().weight.shape[0]
-    if not request.ids:
+    if not request.prompt.ids:
         raise ConfigError("the prompt is empty")
-    if not 0 <= min(request.ids) <= max(request.ids) < vocabulary:
+    if not 0 <= min(request.prompt.ids) <= max(request.prompt.ids) < vocabulary:
         raise ConfigError(f"the prompt holds a token id outside 0 to {vocabulary - 1}")
     if not all(0 <= i < vocabulary for i in request.decoding.logit_bias):
         raise ConfigError(f"logit_bias holds a token id outside 0 to {vocabulary - 1}")
@@ -29,11 +29,11 @@ def prepare(
         raise ConfigError("the seed must fit 64 bits")
     front = registry.front(model.slot)
     echoes = request.prompt_logprobs is not None
-    room = context - front - len(request.ids)
+    room = context - front - len(request.prompt.ids)
     if room < (0 if echoes and request.decoding.max_tokens == 0 else 1):
         taken = f", {front} of them taken by its adapter" if front else ""
         raise ContextExceeded(
-            f"the prompt has {len(request.ids)} tokens, which leaves no room for an answer: the "
+            f"the prompt has {len(request.prompt.ids)} tokens, which leaves no room for an answer: the "
             f"context of '{model.name}' is {context} tokens{taken}"
         )
     most = min(request.decoding.max_tokens, room)

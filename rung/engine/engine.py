@@ -42,7 +42,7 @@ from rung.engine.served_model import ServedModel
 from rung.errors import ConfigError
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
-from rung.forward.classifier import Asked
+from rung.types import Prompt
 
 log = logging.getLogger("rung.engine")
 
@@ -252,10 +252,8 @@ class Engine:
         if self.model(name).remote is not None:
             raise ConfigError(f"'{name}' is behind an API, which gives no vectors here: ask a base")
         for ids in texts:
-            prepare(
-                Generation(GenerationRequest(name, tuple(ids))), self.model(name), self.registry,
-                self.context + 1,
-            )  # fmt: skip
+            request = GenerationRequest(name, Prompt(tuple(ids)))
+            prepare(Generation(request), self.model(name), self.registry, self.context + 1)
         with self.registry.using(name) as model:
             parts = []
             for some in batches(texts):
@@ -266,15 +264,15 @@ class Engine:
             raise EngineFault(f"the model '{name}' computed values that are not finite")
         return vectors
 
-    def classify(self, name: str, asked: Sequence[Asked]) -> list[tuple[tuple[str, float], ...]]:
-        """For each text every label with its log-probability, likeliest first; waits.
+    def classify(self, name: str, prompts: Sequence[Prompt]) -> list[tuple[tuple[str, float], ...]]:
+        """For each prompt every label with its log-probability, likeliest first; waits.
 
         Raises:
             ConfigError: when the model generates. RungError: as `submit`.
         """
         if self.model(name).classifier is None:
             raise ConfigError(f"'{name}' is no classifier")
-        requests = [GenerationRequest(name, a.ids, text=a.text) for a in asked]
+        requests = [GenerationRequest(name, prompt) for prompt in prompts]
         return [answer.labels for answer in self.generate(requests)]
 
     # --- changing who is served -----------------------------------------------------------------

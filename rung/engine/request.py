@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from rung.errors import RungError
-from rung.types import Decoding, Message
+from rung.types import Decoding, Prompt
 
 if TYPE_CHECKING:
     from rung.engine.constraint import Constraint
@@ -48,11 +48,9 @@ class GenerationRequest:
 
     Attributes:
         model: name of a served model.
-        ids: the prompt, rendered; not empty.
+        prompt: its ids must not be empty.
         decoding: how to draw; its `stop` texts end the answer and are not part of it.
         stop_ids: tokens that end the answer; None takes the model's own.
-        text: the last user message, for classifiers that read text in place of ids.
-        messages: the conversation, for models behind an API, which get it in place of ids.
         logprobs: so many of the likeliest tokens are told with each drawn one, and its own
             log-probability; 0 tells its own alone, None nothing.
         prompt_logprobs: the same for the prompt's tokens; with it `max_tokens` may be 0.
@@ -61,11 +59,9 @@ class GenerationRequest:
     """
 
     model: str
-    ids: tuple[int, ...]
+    prompt: Prompt
     decoding: Decoding = field(default_factory=Decoding)
     stop_ids: tuple[int, ...] | None = None
-    text: str = ""
-    messages: tuple[Message, ...] = ()
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     constraint: Constraint | None = None

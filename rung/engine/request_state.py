@@ -31,10 +31,10 @@ class RequestState:
         self.generation, self.model, self.front = generation, model, front
         self.name, self.slot = model.name, model.slot
         self.lane, self.read, self.cached = -1, 0, 0
-        self.ids = list(request.ids)  # the prompt and what was drawn
+        self.ids = list(request.prompt.ids)  # the prompt and what was drawn
         self.prompt = len(self.ids)
         self.end = self.prompt + max_tokens
-        self.draw = Draw(request.decoding, request.ids, request.constraint, request.logprobs)
+        self.draw = Draw(request.decoding, request.prompt.ids, request.constraint, request.logprobs)
         self.stop_ids = frozenset(model.stop_ids if request.stop_ids is None else request.stop_ids)
         self.expires = None if request.deadline is None else time.monotonic() + request.deadline
         self.lookup = NgramSpeculation()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from rung.data.conversation import Conversation
 from rung.data.template import Template
 from rung.forward.classifier import Classifier
 from rung.remote.model import RemoteModel
-from rung.types import Decoding, Message
+from rung.types import Decoding, Message, Prompt
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,18 @@ class ServedModel:
         if not self.stop_ids:
             object.__setattr__(self, "stop_ids", tuple(self.template.stop_ids))
 
-    def prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """A conversation as the ids to continue from.
+    def messages(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        """Rewrite a conversation as this model is to see it."""
+        return tuple(messages if self.conversation is None else self.conversation.messages(messages))
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Prompt:
+        """Render a conversation as this model is to see it, up to its reply.
+
+        Args:
+            tools: functions in OpenAI's words, for templates that show them.
 
         Raises:
             DataError: when the template refuses it.
         """
-        if self.conversation is not None:
-            messages = self.conversation.messages(messages)
-        return tuple(self.template.prompt(messages))
+        seen = self.messages(messages)
+        return Prompt(tuple(self.template.prompt(seen, tools)), seen)

@@ -20,7 +20,6 @@ from rung.errors import ConfigError, Interrupted
 from rung.evals.scoring import Item, score
 from rung.evals.tasks import question, reply
 from rung.forward.bank import Bank
-from rung.forward.classifier import Asked
 from rung.remote.batch import ask_all, label_scores
 from rung.types import Decoding, Example, Message, Task
 
@@ -97,7 +96,7 @@ def _way(model: ServedModel, task: Task) -> Callable[..., Answers]:
 
 
 def _choose(bank, model, examples, task, stopping, progress) -> Answers:
-    prompts = [model.prompt(question(e)) for e in examples]
+    prompts = [model.prompt(question(e)).ids for e in examples]
     offered = [task.labels or e.choices for e in examples]
     distinct = list(dict.fromkeys(label for labels in offered for label in labels))
     ids = _replies(model, question(examples[0]), distinct) if examples else {}
@@ -157,14 +156,10 @@ def _classify(bank, model, examples, task, stopping, progress) -> Answers:
     for low in range(0, len(examples), ASKED):
         if stopping is not None and stopping():
             raise Interrupted
-        asked = []
-        for example in examples[low : low + ASKED]:
-            messages = question(example)
-            last = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
-            asked.append(Asked(model.prompt(messages), last))
-        tokens += sum(len(a.ids) for a in asked)
+        prompts = [model.prompt(question(e)) for e in examples[low : low + ASKED]]
+        tokens += sum(len(p.ids) for p in prompts)
         with torch.inference_mode():
-            rows = classifier.probabilities(bank, asked).double().clamp(min=1e-300).log().tolist()
+            rows = classifier.probabilities(bank, prompts).double().clamp(min=1e-300).log().tolist()
         found += [dict(zip(classifier.labels, row, strict=True)) for row in rows]
         if progress is not None:
             progress(len(found), len(examples))
@@ -181,7 +176,7 @@ def _read(bank, model, examples, task, stopping, progress) -> Answers:
     room = _room(bank, model)
     for i, example in enumerate(examples):
         if example.messages and model.conversation is not None:
-            before = model.conversation.messages(question(example))
+            before = model.messages(question(example))
             example = Example((*before, example.messages[-1]), origin=example.origin)
         row = model.template.render(example)
         start = row.supervised.index(True) if True in row.supervised else len(row.ids)
@@ -214,11 +209,11 @@ def _generate(bank, model, examples, task, stopping, progress) -> Answers:
     decoding = _decoding(model, examples, task)
     requests = []
     for example in examples:
-        ids = model.prompt(question(example))
+        prompt = model.prompt(question(example))
         for i in range(samples):
             heat = talk.temperature if talk is not None and samples > 1 else 0.0
             drawn = Decoding(decoding.max_tokens, heat, 1.0, i, decoding.stop)
-            requests.append(GenerationRequest(model.name, ids, drawn))
+            requests.append(GenerationRequest(model.name, prompt, drawn))
     done = run(bank, model, requests, stopping, _counted(progress, len(examples), len(requests)))
     texts = []
     for low in range(0, len(done), samples):
@@ -246,8 +241,8 @@ def run(
     runner, engine.scheduler.piece = engine.scheduler.runner, ALONE
     engine.between(runner.arrange)
     # Room for all prompts at once; where memory forbids it, it grows as far as it can.
-    runner.reserve(together, 1 + max((len(r.ids) for r in requests), default=0))
-    order = sorted(range(len(requests)), key=lambda i: requests[i].ids)
+    runner.reserve(together, 1 + max((len(r.prompt.ids) for r in requests), default=0))
+    order = sorted(range(len(requests)), key=lambda i: requests[i].prompt.ids)
     generations = engine.submit_all([requests[i] for i in order], patient=True)
     left = len(generations)
     with torch.inference_mode():
@@ -306,9 +301,7 @@ def _pass_on(bank, model, examples, task, stopping, progress) -> Answers:
     if task.kind == "language_modelling" or task.metric == "perplexity":
         raise ConfigError(f"'{model.name}' is behind an API, which does not say how likely a text is")
     labels = task.labels if task.kind == "classification" else ()
-    asked = [question(e) for e in examples]
-    if model.conversation is not None:
-        asked = [tuple(model.conversation.messages(messages)) for messages in asked]
+    asked = [model.messages(question(e)) for e in examples]
     said = ask_all(
         model.remote, asked, [_decoding(model, examples, task)] * len(asked), first=bool(labels),
         stopping=stopping, progress=_counted(progress, len(examples), len(examples)),

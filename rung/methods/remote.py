@@ -12,13 +12,16 @@ log-probabilities where the server tells them, else read out of the answer.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung.config import knob
+from rung.data.turns import plain
 from rung.errors import ArtefactError, ConfigError, MethodMisfit
 from rung.methods import base
-from rung.types import Decoding, Task
+from rung.methods.workload import Shape, Workload
+from rung.types import Decoding, Example, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +70,9 @@ class Method(base.Method):
     def reads(self, config: Knobs, train: int, validation: int) -> tuple[int, int]:
         return (train, validation) if config.fine_tune else (0, 0)
 
+    def answering(self, config: Knobs, shape: Shape) -> Workload:
+        return Workload()  # what the other side takes is found out by asking it
+
     def fit(self, study: base.Study, config: Knobs) -> base.Fitted:
         from rung.forward.adapter import Adapter
         from rung.remote import finetune
@@ -76,7 +82,7 @@ class Method(base.Method):
             raise MethodMisfit(f"{self.name} does not suit this data: {refused}")
         api, metrics = _api(config), {}
         if config.fine_tune:
-            tuned = finetune.tune(api, study, config.remote_epochs, config.suffix)
+            tuned = finetune.tune(api, _plain(study), config.remote_epochs, config.suffix)
             api.model = tuned.model
             metrics = {
                 "job": tuned.job,
@@ -97,8 +103,8 @@ class Method(base.Method):
         from rung.forward.adapter import Adapter
         from rung.remote.openai import OpenAIApi
 
-        plain = {**asdict(Knobs()), "url": "", "model": ""}
-        wrong = [n for n in KEPT if not _like(settings.get(n), plain[n])]
+        usual = {**asdict(Knobs()), "url": "", "model": ""}
+        wrong = [n for n in KEPT if not _like(settings.get(n), usual[n])]
         if wrong or not settings["model"]:
             raise ArtefactError(
                 f"settings.json does not hold what {self.name} wrote: {wrong or 'model'}"
@@ -110,6 +116,15 @@ class Method(base.Method):
 
     def merged(self, adapter: Adapter, bank: Bank) -> dict[str, Tensor]:
         raise MethodMisfit(f"the weights of {self.name} are not here: serve it with rung serve")
+
+
+def _plain(study: base.Study) -> base.Study:
+    """The study with rows as any server reads them: calls and functions written out."""
+
+    def rows(examples: Sequence[Example]) -> list[Example]:
+        return [replace(e, messages=tuple(plain(e.messages, "weight"))) for e in examples]  # type: ignore[arg-type]
+
+    return replace(study, train=rows(study.train), validation=rows(study.validation))
 
 
 def _like(value: Any, plain: Any) -> bool:

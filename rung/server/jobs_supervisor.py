@@ -1,4 +1,4 @@
-"""Keeps tuning jobs going: a worker process for each, restarted where it dies, never two for one job.
+"""Keeps jobs going: a worker process for each, restarted where it dies, never two for one job.
 
 A job's status in the store is what is wanted of it: whoever pauses or cancels it only says so there,
 and the supervisor ends the worker, which leaves a checkpoint. A worker outlives the server; the next
@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING
 
 from rung import home
 from rung.errors import RungError, StoreError
-from rung.server import catalogue
+from rung.server.catalogue import Catalogue
 from rung.store.serving import ACTIVE, Conflict, JobRecord
 
 if TYPE_CHECKING:
     import psutil
-
-    from rung.server.state import Service
+    from prometheus_client import Gauge
 
 log = logging.getLogger("rung.jobs")
 
@@ -41,7 +40,7 @@ class Worker:
     """A process at work on a job."""
 
     job: str
-    kind: str  # what it does: `check` or `train`
+    kind: str  # what it does: `check` or `work`
     process: psutil.Process
     told: float | None = None  # when it was asked to stop
     child: subprocess.Popen | None = field(default=None, repr=False)
@@ -69,11 +68,16 @@ class Worker:
 
 
 class Supervisor:
-    """A thread that looks after the jobs of one service."""
+    """A thread that looks after the jobs of one server.
 
-    def __init__(self, service: Service):
-        self.service, self.jobs = service, service.store.jobs
-        self.base, self.most = service.settings.base, service.settings.jobs
+    Args:
+        catalogue: serves what jobs make; its base is what jobs are taken for.
+        gauge: counts jobs by status. limit: maximum number of workers that tune or climb at once.
+    """
+
+    def __init__(self, catalogue: Catalogue, gauge: Gauge, limit: int):
+        self.catalogue, self.jobs = catalogue, catalogue.store.jobs
+        self.gauge, self.limit = gauge, limit
         self.workers: dict[str, Worker] = {}
         self._wake, self._stopping = threading.Event(), False
         self._thread = threading.Thread(target=self._live, name="rung-jobs", daemon=True)
@@ -113,7 +117,7 @@ class Supervisor:
         while not self._stopping:
             try:
                 if not served:
-                    catalogue.serve_jobs(self.service)
+                    self.catalogue.serve_jobs()
                     served = True
                 self.step()
             except StoreError as fault:  # locked, full or gone: the next round tries again
@@ -125,7 +129,7 @@ class Supervisor:
 
     def step(self) -> None:
         """One look at everything."""
-        jobs = {j.id: j for j in self.jobs.list(statuses=ACTIVE).items if j.base == self.base}
+        jobs = {j.id: j for j in self.jobs.list(statuses=ACTIVE).items if j.base == self.catalogue.base}
         self._count(jobs.values())
         for id, worker in list(self.workers.items()):
             job = jobs.get(id)
@@ -145,16 +149,16 @@ class Supervisor:
     def _count(self, jobs) -> None:
         found = [job.status for job in jobs]
         for status in ACTIVE:
-            self.service.metrics.jobs.labels(status).set(found.count(status))
+            self.gauge.labels(status).set(found.count(status))
 
     def _take_up(self, job: JobRecord) -> None:
         """Find the job's worker, or start one where there is room."""
         if (process := _found(job)) is not None:
-            self.workers[job.id] = Worker(job.id, "train", process)
+            self.workers[job.id] = Worker(job.id, "work", process)
             return
-        kind = "check" if job.status == "validating_files" else "train"
+        kind = "check" if job.status == "validating_files" else "work"
         busy = sum(w.kind == kind for w in self.workers.values())
-        if busy < (CHECKS if kind == "check" else self.most):
+        if busy < (CHECKS if kind == "check" else self.limit):
             self.workers[job.id] = _spawn(job, kind)
 
     def _bury(self, job: JobRecord, worker: Worker) -> None:
@@ -162,7 +166,7 @@ class Supervisor:
         job = self.jobs.get(job.id)
         if job.status not in ACTIVE or job.made or worker.told is not None:
             return
-        kind = "check" if job.status == "validating_files" else "train"
+        kind = "check" if job.status == "validating_files" else "work"
         if kind != worker.kind:  # it had done its part
             return
         code = worker.child.returncode if worker.child else None
@@ -179,7 +183,7 @@ class Supervisor:
     def _finish(self, job: JobRecord) -> None:
         """Serve a job's model, then say that it succeeded."""
         try:
-            name = catalogue.serve_job(self.service, job)
+            name = self.catalogue.serve_job(job)
         except RungError as fault:
             error = {"code": "server_error", "message": str(fault), "param": None}
             with contextlib.suppress(Conflict):
@@ -188,8 +192,13 @@ class Supervisor:
         with contextlib.suppress(Conflict):
             self.jobs.turn(
                 job.id, "succeeded", among=ACTIVE, fine_tuned_model=name,
-                say=f"The job has successfully completed; the model is {name}",
+                say=_done(name),
             )  # fmt: skip
+
+
+def _done(name: str | None) -> str:
+    made = f"the model is {name}" if name else "no model is better than the base as it is"
+    return f"The job has successfully completed; {made}"
 
 
 def _spawn(job: JobRecord, kind: str) -> Worker:

@@ -103,7 +103,6 @@ class Moderator:
                 self._judge,
                 model.prompt([{"role": "user", "content": text}]),
                 Decoding(max_tokens=1),
-                text=text,
             )
             for text in texts
         ]

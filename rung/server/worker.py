@@ -1,7 +1,7 @@
-"""What a tuning job's process does: `python -m rung.server.worker check|train JOB`.
+"""What a job's process does: `python -m rung.server.worker check|work JOB`.
 
-`check` reads the files and says what is wrong with them. `train` tunes, or goes on where an earlier
-worker stopped, and tells the store of every step. SIGTERM leaves a checkpoint.
+`check` reads the files and says what is wrong with them. `work` tunes or climbs, or goes on where an
+earlier worker stopped, and tells the store of every step. SIGTERM leaves a checkpoint.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 import shutil
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,16 +22,20 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rung import home
+from rung.config import knobs_of, resolve
+from rung.data.knobs import DataKnobs
 from rung.errors import DataError, Interrupted, RungError
 from rung.store import Store
-from rung.store.files import fresh_id, place
+from rung.store.files import fresh_id, in_lines, place
+from rung.store.jobs import NAMES
 from rung.store.records import ENDED, stamp
-from rung.store.serving import Conflict, JobRecord
+from rung.store.serving import Conflict, JobKind, JobRecord
 from rung.train.observers import Observer, Outcome, Started, Step, Stop, Validation
 from rung.train.plan import Plan
 
 TELL = 1.0  # seconds between two writings of events
 LARGEST = 256 << 20  # bytes of an adapter that is kept as a checkpoint
+DATA = frozenset(k.name for k in knobs_of(DataKnobs))
 COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
 
 
@@ -39,13 +43,13 @@ def check(job: JobRecord, store: Store) -> None:
     """Read both files; the job is queued, or fails naming file and line."""
     from rung.data import load
 
-    plan = Plan.of(job.name, job.settings)
-    parts = [("training_file", plan.data.data), ("validation_file", plan.data.validation_data)]
-    for param, source in parts:
+    settings = job.settings.get("given", job.settings)
+    (knobs,) = resolve([DataKnobs], {k: v for k, v in settings.items() if k in DATA})
+    for param, source in (("training_file", knobs.data), ("validation_file", knobs.validation_data)):
         if not source:
             continue
         try:
-            found = load(replace(plan.data, data=source, validation_data=None, test_data=None))
+            found = load(replace(knobs, data=source, validation_data=None, test_data=None))
         except (DataError, RungError) as fault:
             fail(job, store, f"invalid {param}: {in_lines(str(fault))}", f"invalid_{param}", param)
             return
@@ -56,12 +60,6 @@ def check(job: JobRecord, store: Store) -> None:
         store.jobs.turn(job.id, "queued", among=["validating_files"], say=say, attempts=0)
     except Conflict:
         return  # paused or cancelled meanwhile
-
-
-def in_lines(text: str) -> str:
-    """A fault of data with the generated name of the file left out: `file-0a1b.jsonl:7` is line 7."""
-    text = re.sub(r"file-[0-9a-f]{24}\.\w+:(\d+)", r"line \1", text)
-    return re.sub(r"\S*file-[0-9a-f]{24}(\.\w+)?", "the file", text)
 
 
 def fail(job: JobRecord, store: Store, message: str, code: str, param: str | None = None) -> None:
@@ -75,21 +73,17 @@ def fail(job: JobRecord, store: Store, message: str, code: str, param: str | Non
         return
 
 
-def train(job: JobRecord, store: Store) -> None:
-    """Tune, and leave a model in the store."""
+def work(job: JobRecord, store: Store) -> None:
+    """Do what the job is for, or go on where an earlier worker stopped, and say how it ended."""
     try:
-        say = "Fine-tuning job started" if job.status == "queued" else None
+        say = f"{NAMES[job.kind].capitalize()} started" if job.status == "queued" else None
         job = store.jobs.turn(job.id, "running", among=["queued", "running"], say=say)
     except Conflict:
         return
-    store.jobs.claim(job.id)
-    teller = Telling(job, store)
+    job = store.jobs.claim(job.id)
     try:
-        outcome = _tuned(job, store, teller)
-    except Interrupted as stopped:
-        teller.flush()
-        if store.jobs.get(job.id).status == "cancelled":
-            store.runs.update(str(stopped), status="cancelled")
+        values = WORK[job.kind](job, store)
+    except Interrupted:
         return
     except DataError as fault:
         fail(job, store, in_lines(str(fault)), "invalid_training_file", "training_file")
@@ -99,13 +93,38 @@ def train(job: JobRecord, store: Store) -> None:
         return
     except Exception as fault:
         traceback.print_exc()
-        fail(job, store, f"{type(fault).__name__}: {fault}"[:500], "server_error")
+        fail(job, store, in_lines(f"{type(fault).__name__}: {fault}"[:500]), "server_error")
         return
-    teller.flush()
+    store.jobs.update(job.id, made=True, estimate=None, pid=0, **values)
+
+
+def tune(job: JobRecord, store: Store) -> dict[str, Any]:
+    """Leave a tuned model in the store; returns the columns of the job that tell of it.
+
+    Raises:
+        Interrupted: once a checkpoint is written.
+    """
+    teller = Telling(job, store)
+    try:
+        outcome = _tuned(job, store, teller)
+    except Interrupted as stopped:
+        if store.jobs.get(job.id).status == "cancelled":
+            store.runs.update(str(stopped), status="cancelled")
+        raise
+    finally:
+        teller.flush()
     result = _results(job, store, outcome.model.run or "")
-    store.jobs.update(
-        job.id, made=True, result_file=result, trained_tokens=outcome.state.tokens, estimate=None, pid=0
-    )
+    return {"result_file": result, "trained_tokens": outcome.state.tokens}
+
+
+def climb(job: JobRecord, store: Store) -> dict[str, Any]:
+    """Climb, as `climb_worker`, which needs the parts of a climb."""
+    from rung.server import climb_worker
+
+    return climb_worker.climb(job, store)
+
+
+WORK: dict[JobKind, Callable[[JobRecord, Store], dict[str, Any]]] = {"tune": tune, "climb": climb}
 
 
 def _tuned(job: JobRecord, store: Store, teller: Telling) -> Outcome:
@@ -125,7 +144,7 @@ class Telling(Observer):
     def __init__(self, job: JobRecord, store: Store):
         self.job, self.store = job, store
         self.steps, self.began, self.began_at = 0, time.monotonic(), 0
-        self.started_with: Started | None = None
+        self.begun: Started | None = None
         self.last: dict[str, Any] = {}
         self._events: list[tuple[str, str, str, dict[str, Any]]] = []
         self._told = time.monotonic()
@@ -138,7 +157,7 @@ class Telling(Observer):
         self._add("warn", "message", text, {})
 
     def started(self, started: Started) -> None:
-        self.started_with = started
+        self.begun = started
         self._expect(started.estimate.seconds)
 
     def begin(self, steps: int, at: int) -> None:
@@ -146,9 +165,7 @@ class Telling(Observer):
         self.flush()
 
     def step(self, event: Step) -> None:
-        named = {"loss": "train_loss", "accuracy": "train_mean_token_accuracy"}
-        figures = {named.get(k, f"train_{k}"): v for k, v in event.metrics.items()}
-        self.last = {"step": event.step, **figures}
+        self.last = {"step": event.step, **_named("train", event.metrics)}
         told = f"Step {event.step}/{self.steps}: training loss={event.metrics['loss']:.4f}"
         self._add("info", "metrics", told, {**self.last, "total_steps": self.steps})
         self._keep_if_due(event.step)
@@ -158,8 +175,7 @@ class Telling(Observer):
             self.flush()
 
     def validated(self, event: Validation) -> Stop | None:
-        named = {"token_accuracy": "mean_token_accuracy"}
-        found = {f"valid_{named.get(k, k)}": v for k, v in event.metrics.items()}
+        found = _named("valid", event.metrics)
         # Rung always validates on all of the held-out rows.
         found |= {f"full_{k}": v for k, v in found.items()}
         kept = self.last.get("step") == event.step
@@ -168,11 +184,6 @@ class Telling(Observer):
         self._add("info", "metrics", told, {**self.last, "total_steps": self.steps})
         self._keep_if_due(event.step)
         return None
-
-    def _keep_if_due(self, step: int) -> None:
-        per_epoch = self.started_with.per_epoch if self.started_with else 1
-        if step % per_epoch == 0 or step == self.steps:
-            self._keep()
 
     def flush(self) -> None:
         """Write what has gathered."""
@@ -187,13 +198,16 @@ class Telling(Observer):
         end = stamp(datetime.fromtimestamp(time.time() + seconds, UTC))
         self.store.jobs.update(self.job.id, estimate=end)
 
-    def _keep(self) -> None:
+    def _keep_if_due(self, step: int) -> None:
+        if self.begun and (step % self.begun.per_epoch == 0 or step == self.steps):
+            self._keep(self.begun)
+
+    def _keep(self, begun: Started) -> None:
         """Keep the adapter as it is now, as a model that can be asked."""
         from rung.artefacts import folders
         from rung.methods import artefact
 
-        begun = self.started_with
-        if begun is None or begun.adapter.size * 4 > LARGEST:
+        if begun.adapter.size * 4 > LARGEST:
             return
         plan, ready, step = begun.plan, begun.prepared, self.last["step"]
         folder = home.folder("jobs") / self.job.id / f"step-{step}"
@@ -212,6 +226,12 @@ class Telling(Observer):
             shutil.rmtree(old.folder, ignore_errors=True)
 
 
+def _named(part: str, metrics: dict[str, float]) -> dict[str, float]:
+    """An objective's metrics under OpenAI's names for those of a part, such as `train_loss`."""
+    own = {"token_accuracy": "mean_token_accuracy"}
+    return {f"{part}_{own.get(k, k)}": v for k, v in metrics.items()}
+
+
 def _results(job: JobRecord, store: Store, run: str) -> str:
     """The figures of every step as a CSV file of the client's; returns its id."""
     rows: dict[int, dict[str, Any]] = {}
@@ -220,7 +240,7 @@ def _results(job: JobRecord, store: Store, run: str) -> str:
         entry = json.loads(line)
         row = rows.setdefault(entry["step"], {"step": entry["step"]})
         row |= {"train_loss": entry["loss"]} if "loss" in entry else {}
-        row |= {"train_accuracy": entry["accuracy"]} if "accuracy" in entry else {}
+        row |= {"train_accuracy": entry["token_accuracy"]} if "token_accuracy" in entry else {}
         if "validation_loss" in entry:
             row["valid_loss"] = entry["validation_loss"]
             row["valid_mean_token_accuracy"] = entry["validation_token_accuracy"]
@@ -231,7 +251,12 @@ def _results(job: JobRecord, store: Store, run: str) -> str:
     id, content = fresh_id(), out.getvalue().encode()
     place(f"{id}.csv").write_bytes(content)
     store.files.put(
-        id, name="step_metrics.csv", purpose="fine-tune-results", stored=f"{id}.csv", size=len(content)
+        id,
+        name="step_metrics.csv",
+        purpose="fine-tune-results",
+        stored=f"{id}.csv",
+        size=len(content),
+        owner=job.owner,
     )
     return id
 
@@ -241,7 +266,7 @@ def main(kind: str, id: str) -> int:
     try:
         with FileLock(home.folder("jobs") / f"{id}.lock", timeout=0), Store.open() as store:
             job = store.jobs.get(id)
-            (check if kind == "check" else train)(job, store)
+            (check if kind == "check" else work)(job, store)
     except Timeout:
         return 0
     return 0

@@ -15,7 +15,7 @@ from rung.data import Dataset
 from rung.forward.bank import Bank
 from rung.methods import artefact
 from rung.store import Store
-from rung.store.records import DatasetRecord, ModelRecord
+from rung.store.records import DatasetRecord
 from rung.train.observers import Made, Outcome
 from rung.types import BaseInfo, LicenceClass
 

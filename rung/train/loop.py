@@ -96,7 +96,7 @@ class Trainer:
         self._start_above_what_is_frozen()
         self._validate_at_start()
         self.observers.begin(self.steps, self.state.step)
-        while self.state.step < self.steps and not self.stopped and not self._stale():
+        while self.state.step < self.steps and not self._ended():
             try:
                 event = self._step()
             except TrainingStopped:
@@ -144,7 +144,7 @@ class Trainer:
         self.state.scale = self.gradients.scale
         return Step(
             step=step + 1,
-            metrics={"loss": gradient.loss, "accuracy": gradient.accuracy},
+            metrics={"loss": gradient.loss, "token_accuracy": gradient.accuracy},
             lr=self.optimizer.rate(step),
             gradient_norm=norm,
             tokens=gradient.tokens,
@@ -170,7 +170,8 @@ class Trainer:
     def _validate_if_due(self) -> None:
         step, state = self.state.step, self.state
         every = self.knobs.eval_every or max(1, self.source.per_epoch // 2)
-        if not self.validation or (step % every and step != self.steps):
+        last = step == self.steps or self._over
+        if not self.validation or (step % every and not last):
             return
         began = time.perf_counter()
         event = Validation(
@@ -184,6 +185,22 @@ class Trainer:
         state.history.append(event.entry())
         state.seconds += time.perf_counter() - began
         self.stopped = self.observers.validated(event)
+
+    def _ended(self) -> bool:
+        """Whether training ends before its last step."""
+        return self.stopped is not None or self._stale() or self._out_of_time()
+
+    @property
+    def _over(self) -> bool:
+        """Whether the time that the training may take is over."""
+        limit = self.knobs.seconds
+        return limit is not None and self.state.seconds >= limit
+
+    def _out_of_time(self) -> bool:
+        if not self._over or self.state.step == 0:
+            return False
+        self.observers.note(f"ended at step {self.state.step} of {self.steps}: its time was over")
+        return True
 
     def _stale(self) -> bool:
         patience = self.knobs.patience

@@ -13,8 +13,8 @@ USER = {"role": "user", "content": "q"}
 GOOD = {"role": "assistant", "content": "good"}
 BAD = {"role": "assistant", "content": "bad"}
 CHAT = {"chosen": [USER, GOOD], "rejected": [USER, BAD]}
-CALL = {"role": "assistant", "content": None,
-        "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}  # fmt: skip
+CALLED = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+CALL = {"role": "assistant", "content": None, "tool_calls": [CALLED]}
 PAIRS = {
     "texts": {"prompt": "q", "chosen": "good", "rejected": "bad"},
     "a question": {"question": "q", "chosen": "good", "rejected": "bad", "margin": 2},
@@ -25,7 +25,8 @@ PAIRS = {
     "implicit prompt": CHAT,
     "a prompt that both sides repeat": {"prompt": "q", **CHAT},
     "ShareGPT": {"conversations": [{"from": "human", "value": "q"}],
-                 "chosen": {"from": "gpt", "value": "good"}, "rejected": {"from": "gpt", "value": "bad"}},
+                 "chosen": {"from": "gpt", "value": "good"},
+                 "rejected": {"from": "gpt", "value": "bad"}},
     "OpenAI": {"input": {"messages": [USER], "tools": [], "parallel_tool_calls": True},
                "preferred_output": [GOOD], "non_preferred_output": [BAD]},
     "transcripts": {"chosen": "\n\nHuman: q\n\nAssistant: good",
@@ -142,9 +143,22 @@ def test_calls_and_several_turns_are_kept(write):
     assert [m["role"] for m in pair.prompt] == ["user", "assistant", "user"]
     assert '"name": "f"' in pair.prompt[1]["content"]
     assert "of f" in pair.prompt[2]["content"]
-    assert pair.tools[0]["function"]["name"] == "f"
+    assert pair.prompt[0]["tools"][0]["function"]["name"] == "f"
 
 
 def test_classes_beside_a_reply_are_no_ratings(write):
     row = {"prompt": "q", "completion": "a", "label": "spam"}
     assert load(DataKnobs(data=write("a.jsonl", lines(row)))).kind == "replies"
+
+
+def test_both_sides_are_shown(write):
+    from rung.data import split
+    from rung.data.report import report
+
+    from .conftest import template
+
+    knobs = DataKnobs(data=write("a.jsonl", lines(PAIRS["texts"])), test=0, validation=0)
+    dataset = load(knobs, wants=None)
+    found = report(dataset, split(dataset, knobs), template())
+    assert ["good" in s.marked() for s in found.shown] == [True, False]
+    assert any("--objective dpo" in p.message for p in found.problems)

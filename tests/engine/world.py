@@ -16,9 +16,11 @@ NAMES = ("base", *METHODS)
 def asked(name: str, ids: Iterable[int], count: int = 6, **decoding: Any) -> Any:
     """A request for so many tokens, none of which ends the answer."""
     from rung.engine import GenerationRequest
-    from rung.types import Decoding
+    from rung.types import Decoding, Prompt
 
-    return GenerationRequest(name, tuple(ids), Decoding(max_tokens=count, **decoding), stop_ids=())
+    return GenerationRequest(
+        name, Prompt(tuple(ids)), Decoding(max_tokens=count, **decoding), stop_ids=()
+    )
 
 
 def text(seed: int, length: int) -> list[int]:

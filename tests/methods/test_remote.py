@@ -106,7 +106,7 @@ def test_asked_behind_the_api_it_answers_as_the_base_itself(asked_only, base, ca
         model = engine.model(name)
         talks = [({"role": "user", "content": q},) for q in questions]
         answers[name] = engine.generate(
-            GenerationRequest(name, model.prompt(t), Decoding(max_tokens=9), messages=t) for t in talks
+            GenerationRequest(name, model.prompt(t), Decoding(max_tokens=9)) for t in talks
         )
     assert [a.text for a in answers[asked_only]] == [a.text for a in answers[bare]]
     assert any(a.text for a in answers[bare])

@@ -127,7 +127,7 @@ def hasty(shop):
 @pytest.fixture
 def resting(shop):
     """No job is taken up, so that none ends while the test looks."""
-    shop.app.state.service.supervisor._stopping = True
+    shop.app.state.service.background[0].stop()
 
 
 def order(http, id):

@@ -78,6 +78,68 @@ def test_a_scope_opens_its_part_alone(store, served):
             ask(client)
 
 
+def walked(routes):
+    """(verb, path, scope) of every route that declares one."""
+    for declared in routes:
+        for route in declared.routes:
+            for verb in sorted(route.methods - {"HEAD"}):
+                yield verb, route.path, declared.scope_of(route)
+
+
+def test_every_route_wants_its_scope_of_a_key(store, served):
+    """FAULTS 25, for keys that open a part: each route of the router, with every scope but its own."""
+    from rung.server import routes
+    from rung.store.serving import SCOPES
+
+    keys = {}
+    for word in SCOPES:
+        _, secret = store.keys.add(f"all-but-{word}", scopes=[s for s in SCOPES if s != word])
+        keys[word] = {"Authorization": f"Bearer {secret}"}
+    soon(lambda: httpx.get(f"{served.url}/v1/models").status_code == 401)
+    ways = list(walked(routes.registry.all()))
+    assert {scope for _, _, scope in ways} == {"open", "any", "ask", "train", "metrics", "admin"}
+    for verb, path, scope in ways:
+        for word, headers in keys.items():
+            answer = httpx.request(verb, served.url + path, headers=headers)
+            # `admin` opens what only reads, too.
+            refused = word == scope and scope != "metrics"
+            assert (answer.status_code == 403) == refused, (verb, path, word)
+            if refused:
+                assert answer.json()["error"]["code"] == "missing_scope"
+    _, neither = store.keys.add("neither", scopes=["ask"])
+    headers = {"Authorization": f"Bearer {neither}"}
+    served.app.state.service.access.refresh()
+    assert httpx.get(f"{served.url}/metrics", headers=headers).status_code == 403
+    body = {"model": "base", "messages": HELLO, "max_tokens": 1, "trace": True}
+    chat = f"{served.url}/v1/chat/completions"
+    assert httpx.post(chat, json=body, headers=headers).status_code == 403
+    assert httpx.post(chat, json=body | {"trace": False}, headers=headers).status_code == 200
+    assert httpx.post(chat, json=body, headers=keys["metrics"]).status_code == 200
+
+
+def test_a_route_that_declares_no_scope_needs_admin(store):
+    """Of a file of routes, of another package, or put into the application by hand."""
+    from rung.server.routing import RequiredScopes, Routes
+
+    forgotten = Routes("/v1/forgotten")
+    forgotten.get("")(lambda: "seen")
+    made = serve(engine_of(tiny_llama(), ()))
+    try:
+        made.app.include_router(forgotten)
+        made.app.add_api_route("/v1/bare", lambda: "seen")
+        way = {"type": "http", "method": "GET", "path": "/v1/forgotten"}
+        assert RequiredScopes([forgotten], []).of(way) == "admin"
+        _, weak = store.keys.add("weak", scopes=["ask", "train", "trace", "metrics"])
+        _, strong = store.keys.add("strong", scopes=["admin"])
+        made.app.state.service.access.refresh()
+        for path in ("/v1/forgotten", "/v1/bare"):
+            for secret, status in ((weak, 403), (strong, 200)):
+                headers = {"Authorization": f"Bearer {secret}"}
+                assert httpx.get(made.url + path, headers=headers).status_code == status
+    finally:
+        made.stop()
+
+
 def test_rates_and_quotas(store, served):
     _, slow = store.keys.add("slow", requests_per_minute=2)
     _, poor = store.keys.add("poor", quota=10)

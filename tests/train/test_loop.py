@@ -11,7 +11,7 @@ from rung.artefacts import folders
 from rung.errors import Interrupted, StoreError, TrainingStopped
 from rung.train import checkpoint
 from rung.train.knobs import TrainKnobs
-from rung.train.observers import Observer, Stop
+from rung.train.observers import Observer
 from rung.train.optim import Optimizer
 from rung.train.sources import Shuffled
 

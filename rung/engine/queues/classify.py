@@ -14,7 +14,7 @@ from rung.engine.request import Completion, EngineFault, Generation, Token
 from rung.engine.served_model import ServedModel
 from rung.errors import Busy
 from rung.forward.bank import Bank
-from rung.forward.classifier import Asked, Classifier
+from rung.forward.classifier import Classifier
 
 log = logging.getLogger("rung.engine")
 
@@ -59,9 +59,10 @@ class ClassifyQueue:
         if not generations:
             return
         assert model.classifier is not None
-        asked = [Asked(g.request.ids, g.request.text) for g in generations]
         try:
-            probabilities = model.classifier.probabilities(bank, asked)
+            probabilities = model.classifier.probabilities(
+                bank, [g.request.prompt for g in generations]
+            )
         except Exception as fault:
             log.exception("the classifier of '%s' failed", model.name)
             if len(generations) > 1:  # whoever is at fault fails alone
@@ -83,7 +84,7 @@ class ClassifyQueue:
 
 def _dropped(generation: Generation) -> bool:
     if generation.cancelled:
-        generation.emit(Completion("", (), "cancelled", len(generation.request.ids)))
+        generation.emit(Completion("", (), "cancelled", len(generation.request.prompt.ids)))
     return generation.cancelled
 
 
@@ -99,7 +100,7 @@ def _tell(generation: Generation, model: ServedModel, classifier: Classifier, ro
     token = Token(ids[0] if ids else 0, best, logprob if request.logprobs is not None else None)
     generation.emit(token)
     told = () if request.logprobs is None else (token,)
-    generation.emit(Completion(best, ids, "stop", len(request.ids), told, labels=labels))
+    generation.emit(Completion(best, ids, "stop", len(request.prompt.ids), told, labels=labels))
 
 
 def ranked(labels: Sequence[str], probabilities: Sequence[float]) -> tuple[tuple[str, float], ...]:

@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
+from rung.data.turns import plain
 from rung.engine.request import (
     Completion,
     DeadlineExceeded,
@@ -89,23 +90,20 @@ class RemoteQueue:
         if left is not None and left <= 0:
             raise DeadlineExceeded(f"the answer was not finished within {request.deadline:g} s")
         if generation.cancelled:
-            return Completion("", (), "cancelled", len(request.ids))
+            return Completion("", (), "cancelled", len(request.prompt.ids))
 
         def heard(text: str) -> bool:
             generation.emit(Token(NO_ID, text))
             return not (generation.cancelled or self._stopped)
 
-        messages = list(request.messages)
-        if model.conversation is not None:
-            messages = model.conversation.messages(messages)
-        said = there.ask(messages, request.decoding, heard=heard, timeout=left)
+        said = there.ask(plain(request.prompt.messages), request.decoding, heard=heard, timeout=left)
         ids = (NO_ID,) * (said.completion_tokens or len(model.template.encoder.encode(said.text)[0]))
         ended = "cancelled" if generation.cancelled else said.finish_reason
-        return Completion(said.text, ids, ended, said.prompt_tokens or len(request.ids))
+        return Completion(said.text, ids, ended, said.prompt_tokens or len(request.prompt.ids))
 
 
 def _check(request: GenerationRequest, model: ServedModel) -> None:
-    if not request.messages:
+    if not request.prompt.messages:
         raise ConfigError(f"'{model.name}' is behind an API and answers conversations only")
     if request.logprobs is not None or request.prompt_logprobs is not None:
         raise ConfigError(f"'{model.name}' is behind an API: log-probabilities are not passed on")

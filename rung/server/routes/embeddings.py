@@ -6,24 +6,25 @@ import base64
 from typing import Annotated, Any, Literal
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Request
+from fastapi import Request
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from rung.engine.request import ContextExceeded
-from rung.server.completion_schema import TEXTS_OR_IDS, Prompt, prompts
+from rung.server.completion_schema import TEXTS_OR_IDS, TextOrIds, prompts
 from rung.server.errors import ApiError
 from rung.server.requests import Strict
 from rung.server.responses import Embeddings, answers
 from rung.server.routes.chat import vocabulary_of
 from rung.server.routes.completions import encoded
+from rung.server.routing import Routes
 from rung.server.state import account_of, service_of
 
 MOST = 2048
 
-routes = APIRouter(tags=["embeddings"])
+routes = Routes("/v1/embeddings", scope="ask", tags=["embeddings"])
 
 Inputs = Annotated[
-    tuple[Prompt, ...],
+    tuple[TextOrIds, ...],
     BeforeValidator(lambda value: prompts(value, MOST)),
     WithJsonSchema(TEXTS_OR_IDS),
 ]
@@ -37,7 +38,7 @@ class EmbeddingRequest(Strict):
     user: str | None = None
 
 
-@routes.post("/v1/embeddings", **answers(Embeddings))
+@routes.post("", **answers(Embeddings))
 async def embed(request: Request, asked: EmbeddingRequest) -> dict[str, Any]:
     """A vector for each input; with `dimensions` its first numbers, again of length 1."""
     service = service_of(request)

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rung.engine import Completion, GenerationRequest
-from rung.types import Decoding
+from rung.types import Decoding, Prompt
 from tests.engine.world import METHODS, engine_of, hf_greedy, tiny_llama
 from tests.models import FAMILIES, VOCABULARY, tiny_adapter, tiny_model
 
@@ -18,7 +18,9 @@ NAMES = ("base", *METHODS)
 
 
 def asked(name, ids, count=12, **decoding):
-    return GenerationRequest(name, tuple(ids), Decoding(max_tokens=count, **decoding), stop_ids=())
+    return GenerationRequest(
+        name, Prompt(tuple(ids)), Decoding(max_tokens=count, **decoding), stop_ids=()
+    )
 
 
 def prompts(vocabulary, seed=0, lengths=(9, 3, 17, 1)):
@@ -132,7 +134,7 @@ def lone(engine):
         if request not in known:
             known[request] = engine.generate([request])[0]
             if request.model == "base" and request.decoding.temperature == 0:
-                expected = hf_greedy(reference, request.ids, request.decoding.max_tokens)
+                expected = hf_greedy(reference, request.prompt.ids, request.decoding.max_tokens)
                 assert list(known[request].ids) == expected
         return known[request]
 
@@ -159,7 +161,8 @@ def test_a_real_base():
 
     base = bases.load(bases.resolve("smollm2-135m"))
     model = ServedModel("smollm2", -1, Template.of(base.tokenizer))
-    ids = model.prompt([{"role": "user", "content": "Name three colours and say why they matter."}])
+    question = [{"role": "user", "content": "Name three colours and say why they matter."}]
+    ids = model.prompt(question).ids
     expected = hf_greedy(base.model, ids, 20)
     engine = Engine(Bank(base.model), {"smollm2": model})
     answer, other = engine.generate([asked("smollm2", ids, 20), asked("smollm2", ids[:9], 20)])

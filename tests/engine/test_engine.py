@@ -17,7 +17,7 @@ from rung.engine import GenerationRequest, Token
 from rung.engine import engine as engines
 from rung.engine.request import ContextExceeded, EngineFault, EngineStopped
 from rung.errors import Busy, ConfigError, ModelNotFound
-from rung.types import Decoding
+from rung.types import Decoding, Prompt
 from tests.engine.world import METHODS, engine_of, tiny_llama
 
 PROMPT = tuple(range(40, 60))
@@ -26,7 +26,7 @@ LIBRARIES = Path(torch.__file__).parent / "lib"
 
 def asked(name="base", count=10, ids=PROMPT, stop_ids=(), **decoding):
     return GenerationRequest(
-        name, tuple(ids), Decoding(max_tokens=count, **decoding), stop_ids=stop_ids
+        name, Prompt(tuple(ids)), Decoding(max_tokens=count, **decoding), stop_ids=stop_ids
     )
 
 
@@ -213,7 +213,7 @@ def test_memory_is_given_back_after_a_pause(monkeypatch):
 
 
 EXIT = """
-from tests.engine.test_life import asked, engine_of, tiny_llama
+from tests.engine.test_engine import asked, engine_of, tiny_llama
 engine = engine_of(tiny_llama()).start()
 generation = engine.submit(asked(count=400))
 next(iter(generation))

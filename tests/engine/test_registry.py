@@ -15,9 +15,9 @@ from rung.engine import GenerationRequest
 from rung.engine import scheduler as scheduling
 from rung.engine.request import DeadlineExceeded, EngineFault
 from rung.errors import ArtefactError, ConfigError, ModelNotFound
-from rung.forward.classifier import Asked, Classifier
+from rung.forward.classifier import Classifier
 from rung.forward.llama import lora_batch as stacking
-from rung.types import Decoding
+from rung.types import Decoding, Prompt
 from tests.engine.world import METHODS, engine_of, tiny_llama
 from tests.models import tiny_adapter
 
@@ -26,7 +26,9 @@ PROMPT = tuple(range(40, 60))
 
 def asked(name="base", count=10, ids=PROMPT, **fields):
     way = {k: fields.pop(k) for k in ("temperature", "seed") if k in fields}
-    return GenerationRequest(name, tuple(ids), Decoding(max_tokens=count, **way), stop_ids=(), **fields)
+    return GenerationRequest(
+        name, Prompt(tuple(ids)), Decoding(max_tokens=count, **way), stop_ids=(), **fields
+    )
 
 
 def finish(engine):
@@ -221,13 +223,13 @@ class Parity(Classifier):
     def __init__(self):
         self.sizes = []
 
-    def probabilities(self, bank, asked):
-        self.sizes.append(len(asked))
-        if any(a.ids[0] == 99 for a in asked):
+    def probabilities(self, bank, prompts):
+        self.sizes.append(len(prompts))
+        if any(p.ids[0] == 99 for p in prompts):
             raise RuntimeError("odd input")
-        sure = [0.9 if a.text else 0.7 for a in asked]
+        sure = [0.9 if p.question else 0.7 for p in prompts]
         return torch.tensor(
-            [[1 - s, s] if a.ids[0] % 2 else [s, 1 - s] for a, s in zip(asked, sure, strict=True)]
+            [[1 - s, s] if p.ids[0] % 2 else [s, 1 - s] for p, s in zip(prompts, sure, strict=True)]
         )
 
     def parameters(self):
@@ -238,7 +240,8 @@ def test_a_classifier_answers_with_a_label():
     engine = engine_of(tiny_llama())
     parity = Parity()
     engine.load(dataclasses.replace(model_of(engine, "parity"), classifier=parity))
-    requests = [asked("parity", ids=(i, 1), logprobs=1, text="x" * (i % 3)) for i in range(10)]
+    said = [({"role": "user", "content": "x" * (i % 3)},) for i in range(10)]
+    requests = [GenerationRequest("parity", Prompt((i, 1), said[i]), logprobs=1) for i in range(10)]
     answers = engine.generate([*requests, asked("base"), asked("lora")])
     assert [a.text for a in answers[:10]] == ["even", "odd"] * 5
     assert parity.sizes == [10]
@@ -248,9 +251,9 @@ def test_a_classifier_answers_with_a_label():
         assert dict(answer.labels)[answer.text] == pytest.approx(torch.tensor(sure).log().item())
         assert answer.tokens[0].logprob == answer.labels[0][1]
         assert engine.models["base"].template.decode(answer.ids) == answer.text
-    assert engine.classify("parity", [Asked((3,))])[0][0][0] == "odd"
+    assert engine.classify("parity", [Prompt((3,))])[0][0][0] == "odd"
     with pytest.raises(ConfigError, match="no classifier"):
-        engine.classify("base", [Asked((3,))])
+        engine.classify("base", [Prompt((3,))])
     generations = engine.submit_all([asked("parity", ids=(i,)) for i in (2, 99, 3)])
     finish(engine)
     assert [g.result(0).text for g in (generations[0], generations[2])] == ["even", "odd"]
