@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rung.forward.bank import Bank
+    from rung.forward.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Classifier:
 
     labels: tuple[str, ...]
 
-    def probabilities(self, bank: Bank, asked: Sequence[Asked]) -> Tensor:
-        """(N, labels), each row summing to 1; one batched pass over the bank's frozen base."""
+    def probabilities(self, backbone: Backbone, asked: Sequence[Asked]) -> Tensor:
+        """(N, labels), each row summing to 1; one batched pass over the frozen base."""
         raise NotImplementedError
 
     def parameters(self) -> dict[str, Tensor]:
