@@ -71,6 +71,12 @@ class Interrupted(Exception):
     """The user asked to stop; what was finished is kept. No fault, so no RungError."""
 
 
+class OutOfTime(RungError):
+    """Work was not done when its time was over."""
+
+    exit_code = 1
+
+
 class Busy(RungError):
     """A queue is full: try again later."""
 

@@ -26,7 +26,8 @@ class Registry(Generic[T]):
 
     Args:
         package: where the built-in entries are, such as `rung.methods`.
-        attribute: what an entry's module defines: a class such as `Method`, or an object such as `routes`.
+        attribute: what an entry's module defines: a class such as `Method`, or an object such as
+            `routes`.
         noun: what an entry is called in messages, such as `method`.
         group: the entry point group; by default the package's name.
     """

@@ -70,11 +70,11 @@ def test_loads_models_beside_their_base(shop):
     assert (served.root, served.parent) == ("tiny", "tiny")
     assert served.created > 0
     assert served.stop_ids == (tiny_tokenizer().eos_token_id,)
-    ids = served.prompt([{"role": "user", "content": "Hello"}])
+    prompt = served.prompt([{"role": "user", "content": "Hello"}])
     reference = engine_of(bases.load(bases.resolve(str(shop))).model, ())
     slot = reference.bank.add(engine.bank.adapters[served.slot])
     reference.models["my-lora"] = type(served)("my-lora", slot, served.template)
-    requests = [GenerationRequest("my-lora", ids, Decoding(12, 1.0, seed=1))]
+    requests = [GenerationRequest("my-lora", prompt, Decoding(12, 1.0, seed=1))]
     assert engine.generate(requests) == reference.generate(requests)
 
 
@@ -152,7 +152,7 @@ def test_mistakes_are_one_line(rung_home, capsys):
 
 
 def test_interactive_chat_remembers_and_forgets(shop, capsys):
-    from rung.cli.chat import Conversation
+    from rung.cli.conversation import Conversation
     from rung.cli.terminal import converse
     from rung.models import load_engine
     from rung.types import Decoding

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,8 +12,7 @@ import typer
 from rung.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rung.engine import Completion, Engine
-    from rung.types import Decoding, Message
+    from rung.types import Decoding
 
 # Options of every verb that asks models; serve and compare take them from here.
 Base = Annotated[str | None, typer.Option(help="A base to load: a name, a folder or a Hub id.")]
@@ -63,6 +60,7 @@ def chat(
     elif prompt is not None and not prompt.strip():
         raise ConfigError("there is nothing to ask: -p is empty")
     from rung.cli import terminal
+    from rung.cli.conversation import Conversation
 
     with loading():
         engine = load_engine([name], dtype=dtype, device=device, quantize=quantize, max_batch=1)
@@ -102,82 +100,3 @@ def loading() -> Iterator[None]:
 
     with Console(stderr=True).status("loading"):
         yield
-
-
-class Conversation:
-    """The turns so far, and how the next answer is drawn."""
-
-    def __init__(self, engine: Engine, name: str, decoding: Decoding, system: str | None):
-        self.engine, self.decoding, self.system = engine.start(), decoding, system
-        self.use_model(name)
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget the turns; the system message stays."""
-        self.turns: list[Message] = []
-        if self.system:
-            self.turns.append({"role": "system", "content": self.system})
-
-    def use_system(self, text: str | None) -> None:
-        """Begin anew with another system message, None for none."""
-        self.system = text
-        self.clear()
-
-    def use_model(self, name: str) -> None:
-        """Have another model of the engine answer. Raises ModelNotFound for an unknown name."""
-        self.model = self.engine.model(name)
-        self.name = name
-
-    def save(self, path: Path) -> None:
-        """Append the turns to a file of JSON lines, one row of messages.
-
-        Raises:
-            ConfigError: when there is nothing to save, or the file cannot be written.
-        """
-        if not any(turn["role"] == "assistant" for turn in self.turns):
-            raise ConfigError("there is nothing to save yet: ask something first")
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"messages": self.turns}, ensure_ascii=False) + "\n")
-        except OSError as fault:
-            raise ConfigError(f"cannot write {path}: {fault.strerror}") from None
-
-    def ask(
-        self,
-        text: str,
-        write: Callable[[str], Any] | None = None,
-        end: Callable[[], None] = lambda: None,
-    ) -> Completion:
-        """Write the answer as it comes, and remember both; Ctrl-C cuts it short.
-
-        Args:
-            write: takes each piece of text; stdout by default. end: called behind the last one.
-
-        Raises:
-            RungError: when it cannot be answered; the turn is then forgotten.
-        """
-        from rung.engine import GenerationRequest
-
-        write = write or _to_stdout
-        asked: list[Message] = [*self.turns, {"role": "user", "content": text}]
-        ids = self.model.prompt(asked)
-        request = GenerationRequest(self.name, ids, self.decoding, messages=tuple(asked))
-        generation = self.engine.submit(request)
-        try:
-            for token in generation:
-                write(token.text)
-        except KeyboardInterrupt:
-            generation.cancel()
-        end()
-        sys.stdout.write("\n")
-        answer = generation.result()
-        if answer.finish_reason == "length" and sys.stderr.isatty():
-            count = answer.completion_tokens
-            typer.echo(f"(cut after {count} tokens: raise --max-tokens)", err=True)
-        self.turns = [*asked, {"role": "assistant", "content": answer.text}]
-        return answer
-
-
-def _to_stdout(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rung.cli.chat import Device, Dtype
-from rung.cli.flags import Given, knobs_by_panel, takes_knobs
+from rung.cli.flags import Given, panels_of, takes_knobs
 from rung.config import resolve
 from rung.data.knobs import DataKnobs
 from rung.errors import ConfigError, DataError, one_line
@@ -41,7 +41,7 @@ class Row:
     measured: Measured
 
 
-@takes_knobs(knobs_by_panel([("data", DataKnobs)]))
+@takes_knobs(panels_of([("data", DataKnobs)]))
 def eval_(
     names: Annotated[list[str], typer.Argument(help="Models, or bases.")],
     given: Given,
@@ -94,7 +94,7 @@ def _read(
     dataset = load(knobs)
     splits = dict(split(dataset, knobs))
     every = [e for rows in splits.values() for e in rows]
-    task = tasks.choose(tasks.detect(every), every, kind, metric)
+    task = tasks.settle_task(tasks.detect(every), every, kind, metric)
     found = tasks.faults(every, task)
     if found:
         raise DataError(one_line(found))
@@ -199,7 +199,7 @@ def _plain(
     for row in rows:
         a = row.answers
         models.append({
-            "name": row.name, "base": row.base.name, **row.measured.plain(), "seconds": a.seconds,
+            "name": row.name, "base": row.base.name, **row.measured.as_dict(), "items": row.measured.items.tolist(), "seconds": a.seconds,
             "prompt_tokens": a.prompt_tokens, "completion_tokens": a.completion_tokens,
         })  # fmt: skip
     compared = [

@@ -109,10 +109,10 @@ class Ladder:
             self._told[row.key] = told
 
     def _as_rows(self) -> list[Row]:
-        from rung.ladder.scorecard import row_of
+        from rung.ladder.scorecard import rows_of
 
         assert self._climb is not None
-        return [row_of(r, self._climb) for r in self._rows]
+        return rows_of(self._rows, self._climb)
 
     def _shown(self) -> Group:
         now = Text(f"{self._stage}  ", style="bold cyan").append(self._said, style="not bold default")
@@ -124,7 +124,8 @@ class Ladder:
 def _task(bench: TaskContext) -> str:
     labels = bench.task.labels
     named = f" over {len(labels)} labels ({', '.join(labels[:6])})" if labels else ""
-    return f"{bench.task.kind.replace('_', ' ')}{named}, judged by {bench.task.metric}"
+    kind, metric = bench.task.kind.replace("_", " "), bench.task.metric
+    return f"{kind}{named}, judged by {metric} ({bench.reason}; --task and --metric say otherwise)"
 
 
 def table(rows: Sequence[Row], climb: ClimbRecord, width: int) -> Group:

@@ -16,7 +16,7 @@ from rung import home
 from rung.errors import ConfigError, RungError, nearest
 
 if TYPE_CHECKING:
-    from rung.cli.chat import Conversation
+    from rung.cli.conversation import Conversation
 
 HINT = "Enter sends, Alt-Enter begins a new line, Ctrl-C stops an answer. /help lists the commands."
 MAX_PERIOD = 120  # characters of a passage that is looked for again

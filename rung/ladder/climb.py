@@ -18,6 +18,7 @@ from rung.errors import ConfigError, DataError, Interrupted
 from rung.ladder import verdict
 from rung.ladder.controller import ClimbController, Quiet, Watcher
 from rung.ladder.knobs import ClimbKnobs
+from rung.ladder.meter import now
 from rung.ladder.rungs import all_rungs
 from rung.ladder.task_context import TaskContext
 from rung.store import Store
@@ -49,10 +50,10 @@ def climb(
     """
     watcher, store = watcher or Quiet(), store or Store.open()
     folders.model_name(name)
-    _ = knobs.seconds
     taken = [] if replace else taken_by(name, store)
     if taken:
         raise ConfigError(f"there is {taken[0]} already: say --replace, or choose another --name")
+    began = now()
     with _stopped_by_terminate():
         bench = TaskContext.open(given, knobs, watcher.stage)
         rungs = {r.key: r for r in all_rungs(bench.task, knobs.only, knobs.skip)}
@@ -61,7 +62,7 @@ def climb(
             name, task=task, base=bench.opened.base, data=bench.data, bar=knobs.bar,
             settings={"given": bench.given, "knobs": as_dict(knobs), "spent": 0.0},
         )  # fmt: skip
-        return _go(ClimbController(bench, store, record, rungs, watcher))
+        return _go(ClimbController(bench, store, record, rungs, watcher, {}, began))
 
 
 def resume(climb_id: str, watcher: Watcher | None = None, store: Store | None = None) -> ClimbRecord:
@@ -78,6 +79,7 @@ def resume(climb_id: str, watcher: Watcher | None = None, store: Store | None = 
     if record.status == "running":
         raise ConfigError(f"climb {record.id} is still running in process {record.pid}")
     knobs = resolve([ClimbKnobs], record.settings["knobs"])[0]
+    began = now()
     with _stopped_by_terminate():
         bench = TaskContext.open(record.settings["given"], knobs, watcher.stage)
         if bench.data.digest != record.data:
@@ -86,18 +88,20 @@ def resume(climb_id: str, watcher: Watcher | None = None, store: Store | None = 
         rungs = {r.key: r for r in all_rungs(bench.task, knobs.only, knobs.skip)}
         records = {r.key: r for r in store.climbs.rungs(record.id)}
         spent = record.settings.get("spent", 0.0)
-        return _go(ClimbController(bench, store, record, rungs, watcher, {}, records, spent))
+        return _go(ClimbController(bench, store, record, rungs, watcher, records, began, spent))
 
 
 def _go(work: ClimbController) -> ClimbRecord:
     bench, id_ = work.bench, work.record.id
     warnings = [p.message for p in bench.opened.dataset.problems]
     held = (("test", len(bench.test)), ("validation", len(bench.validation)))
-    told = (verdict.resolution(bench.task, bench.bar, n, part) for part, n in held)
+    told = [verdict.resolution(bench.task, bench.bar, n, part) for part, n in held]
+    told.append(bench.forecaster.machine.told)
     work.watcher.opened(bench, work.record, [*warnings, *(t for t in told if t)])
     try:
         return work.run()
     except (Interrupted, KeyboardInterrupt):
+        work.stop()
         work.store.climbs.update(id_, status="interrupted")
         raise Interrupted(id_) from None
     except Exception:

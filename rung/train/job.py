@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rung import home, objectives
-from rung.errors import ConfigError, DataError, Interrupted, ModelNotFound
+from rung.errors import ConfigError, DataError, Interrupted, ModelNotFound, OutOfTime
 from rung.evals.tasks import detect
 from rung.forward.adapter import Adapter
 from rung.methods.base import Study
@@ -218,10 +219,17 @@ def _fit(
 ) -> Made:
     """An adapter that the method finds without the training loop."""
     beating.watcher.stage(f"fitting {plan.method.name}")
-    splits = prepared.splits
+    splits, limit = prepared.splits, plan.train.seconds
+    until = math.inf if limit is None else time.perf_counter() + limit
+
+    def over() -> bool:
+        if time.perf_counter() > until:
+            raise OutOfTime(f"{plan.method.name} was not done within {limit:.0f} s")
+        return stopping()
+
     study = Study(
         prepared.bank, prepared.template, detect(splits.train), list(splits.train),
-        list(splits.validation), plan.train.seed, folder, beating.note, stopping,
+        list(splits.validation), plan.train.seed, folder, beating.note, over,
     )  # fmt: skip
     began = time.perf_counter()
     fitted = plan.method.fit(study, plan.config)

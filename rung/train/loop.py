@@ -107,7 +107,7 @@ class Trainer:
         self._start_above_what_is_frozen()
         self._validate_at_start()
         self.work.reporter.begin(self.steps, self.state.step)
-        while self.state.step < self.steps and not self._stale():
+        while self.state.step < self.steps and not self._stale() and not self._out_of_time():
             try:
                 entry = self._step()
             except TrainingStopped:
@@ -180,7 +180,8 @@ class Trainer:
     def _validate_if_due(self) -> None:
         work, step = self.work, self.state.step
         every = work.knobs.eval_every or max(1, work.order.per_epoch // 2)
-        if not work.validation or (step % every and step != self.steps):
+        last = step == self.steps or self._over
+        if not work.validation or (step % every and not last):
             return
         began = time.perf_counter()
         found = self._evaluate(work.slot)
@@ -204,6 +205,18 @@ class Trainer:
             f"stopped early at step {self.state.step}: no gain on validation since step "
             f"{self.state.best_step}"
         )
+        return True
+
+    @property
+    def _over(self) -> bool:
+        """Whether the time that the training may take is over."""
+        limit = self.work.knobs.seconds
+        return limit is not None and self.state.seconds >= limit
+
+    def _out_of_time(self) -> bool:
+        if not self._over or self.state.step == 0:
+            return False
+        self.work.reporter.note(f"ended at step {self.state.step} of {self.steps}: its time was over")
         return True
 
     # --- checkpoints --------------------------------------------------------------------------

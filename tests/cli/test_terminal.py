@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rung.cli import terminal
-from rung.cli.chat import Conversation
+from rung.cli.conversation import Conversation
 from rung.errors import ConfigError
 
 

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rung.ladder.budget import shares, short_of_time
 
 from rung.errors import ConfigError
 from rung.evals.measure import Measured
 from rung.ladder import controller as climbing
-from rung.ladder.bar import Bar
-from rung.ladder.budget import shares, short_of_time
+from rung.ladder.bar import BASE, Bar
 from rung.ladder.climb import free_name, task_name
-from rung.ladder.controller import BASE
 from rung.ladder.cost import Cost
 from rung.ladder.forecast import Prediction
 from rung.ladder.verdict import Standing, says
