@@ -22,10 +22,11 @@ $(ENV): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[documents,quantize,page]' --group dev
 	@touch $@
 
-lint: $(ENV)  ## style, types and the direction of imports
+lint: $(ENV)  ## style, types, declared dependencies and the direction of imports
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy --no-error-summary
+	@report=$$($(BIN)/deptry rung 2>&1) || { echo "$$report"; exit 1; }
 	@report=$$($(BIN)/lint-imports --no-logo) || { echo "$$report"; exit 1; }
 
 format: $(ENV)  ## rewrite the code in the project's style

@@ -80,9 +80,8 @@ def _ask(
     requests = []
     for text, name in places:
         model = engine.model(name)
-        turns: tuple[Message, ...] = (*first, {"role": "user", "content": text})
-        decoding = decoding_of(model.decoding, *given)
-        requests.append(GenerationRequest(name, model.prompt(turns), decoding, messages=turns))
+        prompt = model.prompt([*first, {"role": "user", "content": text}])
+        requests.append(GenerationRequest(name, prompt, decoding_of(model.decoding, *given)))
     return dict(zip(places, engine.generate(requests), strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Running the bank for generation: prompts in pieces as one trie, then one token per lane and step."""
+"""Runner: computes steps of generation, chunks of prompts as one trie, then one token per lane."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ from rung.forward.trie import Sequence
 
 log = logging.getLogger("rung.engine")
 
-TRIAL = 6  # steps
-KEPT = 0.5  # share of the memory that texts read before may take
+TRIAL = 6  # decoding steps in which the fast pass must agree with the base's own
+PREFIX_SHARE = 0.5  # maximum share of the memory that the prefix cache takes
 
 
 class Runner(Protocol):
-    """What the engine needs of a base.
+    """Protocol of what the engine needs of a base.
 
     Lanes 0 to B - 1 are the running requests, those that decode before those that still read.
     """
 
-    in_pieces: bool  # whether a prompt can be read in several
+    in_chunks: bool  # whether a prompt can be read in several
 
     def arrange(self) -> None:
         """Prepare the base for decoding fast."""
         ...
 
     def reserve(self, lanes: int, entries: int) -> bool:
-        """Make room for so many lanes of so many entries; False where memory forbids it."""
+        """Make room for so many lanes of so many positions; False where memory forbids it."""
         ...
 
     def resume(self, lane: int, slot: int, ids: Items[int]) -> int:
-        """Begin an empty lane with what is known of a text -> how many of its ids, not all of them."""
+        """Begin an empty lane with what the prefix cache has of a text -> how many ids, never all."""
         ...
 
     def read(self, chunks: Items[PrefillChunk]) -> Read:
-        """Read pieces of texts into their lanes."""
+        """Prefill chunks of texts into their lanes."""
         ...
 
     def keep(self, chunk: PrefillChunk) -> None:
-        """Remember a text up to the end of a piece that was read, for later requests."""
+        """Put a text up to the end of a chunk that was read into the prefix cache."""
         ...
 
     def decode(self, ids: Items[int], slots: Items[int]) -> Tensor:
@@ -65,11 +65,11 @@ class Runner(Protocol):
         ...
 
     def move(self, source: int, target: int) -> None:
-        """Let a lane stand in the place of another."""
+        """Move a lane to the place of another, which is lost."""
         ...
 
     def swap(self, a: int, b: int) -> None:
-        """Let two lanes change places."""
+        """Exchange two lanes."""
         ...
 
     def cut(self, lane: int, front: int, count: int) -> None:
@@ -81,7 +81,7 @@ class Runner(Protocol):
         ...
 
     def shrink(self, lanes: int, entries: int) -> None:
-        """Give memory back that so many lanes of so many entries are far from needing."""
+        """Give back memory that so many lanes of so many positions are far from needing."""
         ...
 
     def reset(self) -> None:
@@ -89,12 +89,12 @@ class Runner(Protocol):
         ...
 
     def forget(self, slot: int | None = None) -> None:
-        """Forget the texts that a slot has read, or all."""
+        """Drop what the prefix cache has of a slot, or of all."""
         ...
 
 
 def runner_of(bank: Bank, max_lanes: int, budget: int) -> Runner:
-    """The fastest runner that is right for a base; says so where that is the slow one.
+    """Make the fastest runner that is right for a base; warns where that is the slow one.
 
     Args:
         budget: bytes for keys and values.
@@ -106,12 +106,12 @@ def runner_of(bank: Bank, max_lanes: int, budget: int) -> Runner:
 
 
 class CachedRunner:
-    """Keeps keys and values in lanes; what an adapter puts in front stands first in its lane.
+    """Runner with a KV cache; what an adapter puts in front stands first in its lane.
 
-    Lanes and what is kept of texts read before share the budget; lanes come first.
+    Lanes and the prefix cache share the budget; lanes come first.
     """
 
-    in_pieces = True
+    in_chunks = True
 
     def __init__(self, bank: Bank, max_lanes: int, budget: int):
         self.bank, self.budget = bank, budget
@@ -236,7 +236,7 @@ class CachedRunner:
     def keep(self, chunk: PrefillChunk) -> None:
         page_bytes = PAGE * self.cache.entry_bytes
         whole = chunk.end // PAGE
-        most = min(int(self.budget * KEPT), self.budget - self.cache.size)
+        most = min(int(self.budget * PREFIX_SHARE), self.budget - self.cache.size)
         known = len(self.prefixes.find(chunk.slot, chunk.ids[: whole * PAGE])) - 1
         front = chunk.front * self.cache.entry_bytes if known < 0 else 0
         fresh = (whole - max(known, 0)) * page_bytes + front

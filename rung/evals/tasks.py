@@ -70,7 +70,11 @@ def detect(examples: Iterable[Example]) -> Task:
 
 
 def settle_task(
-    found: Task, examples: Sequence[Example], kind: str | None, metric: str | None, flag: str = "--metric"
+    found: Task,
+    examples: Sequence[Example],
+    kind: str | None,
+    metric: str | None,
+    flag: str = "--metric",
 ) -> Task:
     """The task as it was found, with what the user says of it.
 

@@ -104,7 +104,7 @@ class Arms:
             learned = method.reads(plan.config, len(bench.opened.splits.train), held)[0]
             rows = learned if not method.trained else len(bench.opened.splits.train)
             steps = bench.forecaster.schedule(plan, 1.0).steps if method.trained else None
-        return levels(rows, held, steps, each, bench.knobs.seconds)
+        return levels(rows, held, steps, each, bench.knobs.budget.seconds)
 
     def of(self, attempts: Mapping[str, Sequence[Attempt]], left: float) -> list[Arm]:
         """Every arm with what came of it."""
@@ -126,9 +126,7 @@ class Arms:
                 key, params, self.levels(key), self._cost(key, params), self._total(key),
                 default=not params, baseline=bool(rung and rung.method.baseline),
             )  # fmt: skip
-            arm.outcomes = [
-                self._outcome(a) for a in done if tuple(sorted(a.params.items())) == params
-            ]
+            arm.outcomes = [self._outcome(a) for a in done if tuple(sorted(a.params.items())) == params]
             made.append(arm)
         return made
 
@@ -148,7 +146,7 @@ class Arms:
     def _settings(self, rung: Rung) -> list[Params]:
         """Settings to try beside the rung's own, as many as `trials` allows."""
         knobs = self.bench.knobs
-        fixed = {**self.bench.given, **rung.settings}
+        fixed = {key.rpartition(".")[2] for key in self.bench.given} | rung.settings.keys()
         space = {k: v for k, v in rung.method.search.items() if k not in fixed}
         if not rung.method.trained or not space:
             return []

@@ -50,7 +50,6 @@ def climb(
     """
     watcher, store = watcher or Quiet(), store or Store.open()
     folders.model_name(name)
-    _ = knobs.seconds
     taken = [] if replace else taken_by(name, store)
     if taken:
         raise ConfigError(f"there is {taken[0]} already: say --replace, or choose another --name")

@@ -94,7 +94,7 @@ class ClimbController:
     @property
     def left(self) -> float:
         """Seconds of the budget that are left."""
-        return max(0.0, self.knobs.seconds - self.used)
+        return max(0.0, self.knobs.budget.seconds - self.used)
 
     def run(self) -> ClimbRecord:
         """Attempt after attempt while time is left; then judge."""
@@ -183,7 +183,7 @@ class ClimbController:
 
     def _reserve(self) -> float:
         """Seconds that are kept for the test rows and the report."""
-        budget = self.knobs.seconds
+        budget = self.knobs.budget.seconds
         found = verdict.standings([self.records[k] for k in self.rungs if k in self.records])
         ranked = sorted(found, key=lambda s: s.measured.value, reverse=not self.arms.lower)[:2]
         seconds = sum(self.arms.answer_seconds(s.record.key) for s in ranked)
@@ -235,7 +235,9 @@ class ClimbController:
         """Note an attempt that gave nothing; what an earlier one gave stands."""
         record = self._newest(step.key)
         ended = _ended(fault)
-        attempt = Attempt(params=dict(step.params), level=step.level, making=took, fault=ended["reason"])
+        attempt = Attempt(
+            params=dict(step.params), level=step.level, making=took, fault=ended["reason"]
+        )
         trials = {"done": [*record.trials.get("done", []), attempt.as_dict()]}
         if isinstance(fault, OutOfTime):
             rung = self.rungs.get(step.key)
@@ -356,7 +358,7 @@ class ClimbController:
         return verdict.Evidence(
             bar=self.bench.bar, task=self.bench.task, chosen=chosen, test=test,
             records=list(self.records.values()), baseline=self._baseline(), base=BASE,
-            budget=self.knobs.budget, seconds=self.knobs.seconds, used=self.used,
+            budget=str(self.knobs.budget), seconds=self.knobs.budget.seconds, used=self.used,
             outlook=self.arms.outlook({k: attempts_of(r) for k, r in self.records.items()}),
             stopped=stopped, test_of=len(self.bench.test), best_possible=self.arms.best_possible,
         )  # fmt: skip
@@ -386,12 +388,17 @@ class ClimbController:
         keys = [winner.record.key, *([second.record.key] if second else [])]
         if self.records[BASE].status == "succeeded":
             keys.append(BASE)
-        known = [self.records[k].metrics["test"]["n"] for k in keys if "test" in self.records[k].metrics]
+        known = [
+            self.records[k].metrics["test"]["n"] for k in keys if "test" in self.records[k].metrics
+        ]
         seconds = sum(self.arms.answer_seconds(k) for k in keys)
-        room = max(self.left - min(REPORT_SECONDS, 0.1 * self.knobs.seconds), 0.05 * self.knobs.seconds)
+        room = max(
+            self.left - min(REPORT_SECONDS, 0.1 * self.knobs.budget.seconds),
+            0.05 * self.knobs.budget.seconds,
+        )
         fits = int(room / max(seconds, 1e-9))
         rows = known[0] if known else min(len(self.bench.test), max(MIN_TEST_ROWS, fits))
-        began, until = now(), now() + max(room, 0.09 * self.knobs.seconds)
+        began, until = now(), now() + max(room, 0.09 * self.knobs.budget.seconds)
         found: dict[str, Measured] = {}
         for key in keys:
             try:
@@ -456,5 +463,3 @@ def _ended(fault: Exception) -> dict[str, Any]:
     said = str(fault) if isinstance(fault, RungError) else f"{type(fault).__name__}: {fault}"
     skipped = isinstance(fault, (MethodMisfit, ConfigError, OutOfTime))
     return {"status": "cancelled" if skipped else "failed", "reason": " ".join(said.split())[:300]}
-
-

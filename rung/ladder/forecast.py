@@ -50,9 +50,7 @@ class Prediction:
     held: int = 0
 
 
-def shape_of(
-    template: Template, bank: Bank, task: Task, train: Sequence[Example], held: int
-) -> Shape:
+def shape_of(template: Template, bank: Bank, task: Task, train: Sequence[Example], held: int) -> Shape:
     """Count tokens of some rows, and the base's sizes."""
     rows = spread(train, SAMPLED)
     prompts, replies, letters = [], [], []
@@ -82,7 +80,10 @@ def shape_of(
 def _choices(template: Template, task: Task, rows: Sequence[Example]) -> float:
     """Tokens of what a row is scored against; what a text itself has, where it is scored."""
     if task.kind == "language_modelling" or task.metric == "perplexity":
-        return sum(len(template.encoder.encode(reply(e) or "")[0]) for e in rows) / max(len(rows), 1) or 1.0
+        return (
+            sum(len(template.encoder.encode(reply(e) or "")[0]) for e in rows) / max(len(rows), 1)
+            or 1.0
+        )
     if task.kind not in CHOOSING:
         return 0.0
     offered = [task.labels or e.choices for e in rows[:1]] if task.labels else [e.choices for e in rows]
@@ -129,13 +130,13 @@ class Forecaster:
         )
         path = Path(opened.base.path) / "tokenizer.json"
         size = path.stat().st_size if path.exists() else 0
-        return cls(
-            machine, shape, opened.bank, bench.task, size, psutil.Process().memory_info().rss
-        )
+        return cls(machine, shape, opened.bank, bench.task, size, psutil.Process().memory_info().rss)
 
     def misfit(self, rung: Rung, plan: Plan) -> str | None:
         """Why a rung cannot be tried here, or None."""
-        return rung.method.unsuited(self.task, plan.config) or rung.method.misfit(self.bank, plan.config)
+        return rung.method.unsuited(self.task, plan.config) or rung.method.misfit(
+            self.bank, plan.config
+        )
 
     def base(self, held: int) -> Prediction:
         """What the base as it is takes to be measured."""
@@ -146,7 +147,9 @@ class Forecaster:
         )  # fmt: skip
         return Prediction(cost, each, held=held)
 
-    def of_rung(self, rung: Rung, plan: Plan, share: float = 1.0, held: int | None = None) -> Prediction:
+    def of_rung(
+        self, rung: Rung, plan: Plan, share: float = 1.0, held: int | None = None
+    ) -> Prediction:
         """A share of a rung: of its training's steps, or of the rows that it is fitted on.
 
         Raises:
@@ -168,7 +171,9 @@ class Forecaster:
             schedule = self.schedule(plan, share)
             steps = schedule.steps
         work = method.making(config, shape, schedule) + Workload(updated=float(size * steps))
-        making = self.machine.seconds(work) * self.machine.factor(f"making {rung.key}", f"making {method.name}")
+        making = self.machine.seconds(work) * self.machine.factor(
+            f"making {rung.key}", f"making {method.name}"
+        )
         answering = method.answering(config, shape)
         each = self._answering(rung.key, answering, method.name)
         seconds, tokens = self._request(answering)
@@ -220,4 +225,3 @@ class Forecaster:
             micro = min(plan.train.max_tokens or batch, batch)
             more += round(estimate.ADAM * 4 * size + micro * estimate.token_bytes(bank))
         return self.resident + more
-

@@ -12,8 +12,7 @@ from rung.data.knobs import DataKnobs
 from rung.errors import RungError, StoreError
 from rung.evals import metrics
 from rung.ladder import plots, scorecard
-from rung.ladder.bar import Bar
-from rung.ladder.bar import BASE
+from rung.ladder.bar import BASE, Bar
 from rung.ladder.lessons import Lesson, lessons
 from rung.ladder.scorecard import Scorecard
 from rung.ladder.task_context import ranked, shared_settings

@@ -140,7 +140,9 @@ class Standing:
     best_possible: float | None = 1.0
 
 
-def levels(rows: int, held: int, steps: int | None, answer_seconds: float, left: float) -> tuple[Level, ...]:
+def levels(
+    rows: int, held: int, steps: int | None, answer_seconds: float, left: float
+) -> tuple[Level, ...]:
     """The levels of an arm.
 
     Args:

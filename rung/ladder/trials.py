@@ -338,4 +338,3 @@ class Named:
 
     def prepared(self, *what: Any) -> None:
         self.watcher.prepared(*what)
-

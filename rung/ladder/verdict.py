@@ -321,7 +321,9 @@ def data_curve(seen: Evidence) -> str | None:
 
 def perfect_told(seen: Evidence) -> str | None:
     """Needs: the winner misses no validation row."""
-    best = -seen.best_possible if seen.winner.measured.lower and seen.best_possible else seen.best_possible
+    best = (
+        -seen.best_possible if seen.winner.measured.lower and seen.best_possible else seen.best_possible
+    )
     if best is None or seen.winner.measured.value != best:
         return None
     return "No validation row is missed: harder or more validation rows would tell more."
@@ -360,7 +362,9 @@ def next_rung(seen: Evidence) -> str | None:
     unknown = [o for o in open_ if o.potential is None]
     if known:
         pick = min(known, key=lambda o: o.potential if lower else -o.potential)  # type: ignore[operator,arg-type]
-        clears = seen.bar is not None and pick.potential is not None and seen.bar.cleared(pick.potential)
+        clears = (
+            seen.bar is not None and pick.potential is not None and seen.bar.cleared(pick.potential)
+        )
         goal = f"clear {seen.bar}" if clears else "do better"
         what = f"Most likely to {goal}: {pick.key} on all its rows"
     elif unknown:
@@ -379,7 +383,12 @@ def _budget(seen: Evidence, seconds: float) -> str:
 
 def exhausted(seen: Evidence) -> str | None:
     """Needs: every rung that fits was tried whole, none is better, and no bar is cleared."""
-    if seen.chosen.cleared or seen.untried or any(not o.whole for o in seen.outlook) or not seen.outlook:
+    if (
+        seen.chosen.cleared
+        or seen.untried
+        or any(not o.whole for o in seen.outlook)
+        or not seen.outlook
+    ):
         return None
     if len(seen.tried) < 2 or seen.stopped or perfect_told(seen):
         return None

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 @dataclass
 class Knobs:
     group: ClassVar[str] = "prompt_tuning"
-    virtual_tokens: int = knob(20, "How many virtual tokens to learn.", least=1, most=4096)
+    virtual_tokens: int = knob(
+        20, "How many virtual tokens to learn.", least=1, most=4096, foreign=("num_virtual_tokens",)
+    )
     init: str = knob(
         "text",
         "Where to start: random, vocab (what the base has for random tokens) or text.",

@@ -73,7 +73,9 @@ class Workload:
     updated: float = 0.0
 
     def __add__(self, other: Workload) -> Workload:
-        return Workload(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+        return Workload(
+            **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        )
 
     def __mul__(self, times: float) -> Workload:
         return Workload(**{f.name: times * getattr(self, f.name) for f in fields(self)})

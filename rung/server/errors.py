@@ -123,7 +123,9 @@ def install(app: FastAPI) -> None:
         message = str(fault.detail)
         if fault.status_code == 404:
             message = f"no such address: {request.method} {request.url.path}"
-        return respond(fault.status_code, body(message, fault.status_code), fault.headers)
+        param, code = getattr(fault, "param", None), getattr(fault, "code", None)
+        content = body(message, fault.status_code, param, code)
+        return respond(fault.status_code, content, fault.headers)
 
     @app.exception_handler(Exception)
     async def broken(request: Request, fault: Exception) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""Keeps tuning jobs going: a worker process for each, restarted where it dies, never two for one job.
+"""Keeps jobs going: a worker process for each, restarted where it dies, never two for one job.
 
 A job's status in the store is what is wanted of it: whoever pauses or cancels it only says so there,
 and the supervisor ends the worker, which leaves a checkpoint. A worker outlives the server; the next
@@ -40,7 +40,7 @@ class Worker:
     """A process at work on a job."""
 
     job: str
-    kind: str  # what it does: `check` or `train`
+    kind: str  # what it does: `check` or `work`
     process: psutil.Process
     told: float | None = None  # when it was asked to stop
     child: subprocess.Popen | None = field(default=None, repr=False)
@@ -72,7 +72,7 @@ class Supervisor:
 
     Args:
         catalogue: serves what jobs make; its base is what jobs are taken for.
-        gauge: counts jobs by status. limit: maximum number of workers that train at once.
+        gauge: counts jobs by status. limit: maximum number of workers that tune or climb at once.
     """
 
     def __init__(self, catalogue: Catalogue, gauge: Gauge, limit: int):
@@ -154,9 +154,9 @@ class Supervisor:
     def _take_up(self, job: JobRecord) -> None:
         """Find the job's worker, or start one where there is room."""
         if (process := _found(job)) is not None:
-            self.workers[job.id] = Worker(job.id, "train", process)
+            self.workers[job.id] = Worker(job.id, "work", process)
             return
-        kind = "check" if job.status == "validating_files" else "train"
+        kind = "check" if job.status == "validating_files" else "work"
         busy = sum(w.kind == kind for w in self.workers.values())
         if busy < (CHECKS if kind == "check" else self.limit):
             self.workers[job.id] = _spawn(job, kind)
@@ -166,7 +166,7 @@ class Supervisor:
         job = self.jobs.get(job.id)
         if job.status not in ACTIVE or job.made or worker.told is not None:
             return
-        kind = "check" if job.status == "validating_files" else "train"
+        kind = "check" if job.status == "validating_files" else "work"
         if kind != worker.kind:  # it had done its part
             return
         code = worker.child.returncode if worker.child else None
@@ -192,8 +192,13 @@ class Supervisor:
         with contextlib.suppress(Conflict):
             self.jobs.turn(
                 job.id, "succeeded", among=ACTIVE, fine_tuned_model=name,
-                say=f"The job has successfully completed; the model is {name}",
+                say=_done(name),
             )  # fmt: skip
+
+
+def _done(name: str | None) -> str:
+    made = f"the model is {name}" if name else "no model is better than the base as it is"
+    return f"The job has successfully completed; {made}"
 
 
 def _spawn(job: JobRecord, kind: str) -> Worker:

@@ -1,7 +1,7 @@
-"""What a tuning job's process does: `python -m rung.server.worker check|train JOB`.
+"""What a job's process does: `python -m rung.server.worker check|work JOB`.
 
-`check` reads the files and says what is wrong with them. `train` tunes, or goes on where an earlier
-worker stopped, and tells the store of every step. SIGTERM leaves a checkpoint.
+`check` reads the files and says what is wrong with them. `work` tunes or climbs, or goes on where an
+earlier worker stopped, and tells the store of every step. SIGTERM leaves a checkpoint.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 import shutil
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,15 +22,19 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rung import home
+from rung.config import knobs_of, resolve
+from rung.data.knobs import DataKnobs
 from rung.errors import DataError, Interrupted, RungError
 from rung.store import Store
-from rung.store.files import fresh_id, place
+from rung.store.files import fresh_id, in_lines, place
+from rung.store.jobs import NAMES
 from rung.store.records import ENDED, stamp
-from rung.store.serving import Conflict, JobRecord
+from rung.store.serving import Conflict, JobKind, JobRecord
 from rung.train.plan import Plan
 
 TELL = 1.0  # seconds between two writings of events
 LARGEST = 256 << 20  # bytes of an adapter that is kept as a checkpoint
+DATA = frozenset(k.name for k in knobs_of(DataKnobs))
 COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
 
 
@@ -38,13 +42,13 @@ def check(job: JobRecord, store: Store) -> None:
     """Read both files; the job is queued, or fails naming file and line."""
     from rung.data import load
 
-    plan = Plan.of(job.name, job.settings)
-    parts = [("training_file", plan.data.data), ("validation_file", plan.data.validation_data)]
-    for param, source in parts:
+    settings = job.settings.get("given", job.settings)
+    (knobs,) = resolve([DataKnobs], {k: v for k, v in settings.items() if k in DATA})
+    for param, source in (("training_file", knobs.data), ("validation_file", knobs.validation_data)):
         if not source:
             continue
         try:
-            found = load(replace(plan.data, data=source, validation_data=None, test_data=None))
+            found = load(replace(knobs, data=source, validation_data=None, test_data=None))
         except (DataError, RungError) as fault:
             fail(job, store, f"invalid {param}: {in_lines(str(fault))}", f"invalid_{param}", param)
             return
@@ -55,12 +59,6 @@ def check(job: JobRecord, store: Store) -> None:
         store.jobs.turn(job.id, "queued", among=["validating_files"], say=say, attempts=0)
     except Conflict:
         return  # paused or cancelled meanwhile
-
-
-def in_lines(text: str) -> str:
-    """A fault of data with the generated name of the file left out: `file-0a1b.jsonl:7` is line 7."""
-    text = re.sub(r"file-[0-9a-f]{24}\.\w+:(\d+)", r"line \1", text)
-    return re.sub(r"\S*file-[0-9a-f]{24}(\.\w+)?", "the file", text)
 
 
 def fail(job: JobRecord, store: Store, message: str, code: str, param: str | None = None) -> None:
@@ -74,21 +72,17 @@ def fail(job: JobRecord, store: Store, message: str, code: str, param: str | Non
         return
 
 
-def train(job: JobRecord, store: Store) -> None:
-    """Tune, and leave a model in the store."""
+def work(job: JobRecord, store: Store) -> None:
+    """Do what the job is for, or go on where an earlier worker stopped, and say how it ended."""
     try:
-        say = "Fine-tuning job started" if job.status == "queued" else None
+        say = f"{NAMES[job.kind].capitalize()} started" if job.status == "queued" else None
         job = store.jobs.turn(job.id, "running", among=["queued", "running"], say=say)
     except Conflict:
         return
-    store.jobs.claim(job.id)
-    teller = _teller(job, store)
+    job = store.jobs.claim(job.id)
     try:
-        outcome = _tuned(job, store, teller)
-    except Interrupted as stopped:
-        teller.flush()
-        if store.jobs.get(job.id).status == "cancelled":
-            store.runs.update(str(stopped), status="cancelled")
+        values = WORK[job.kind](job, store)
+    except Interrupted:
         return
     except DataError as fault:
         fail(job, store, in_lines(str(fault)), "invalid_training_file", "training_file")
@@ -98,13 +92,38 @@ def train(job: JobRecord, store: Store) -> None:
         return
     except Exception as fault:
         traceback.print_exc()
-        fail(job, store, f"{type(fault).__name__}: {fault}"[:500], "server_error")
+        fail(job, store, in_lines(f"{type(fault).__name__}: {fault}"[:500]), "server_error")
         return
-    teller.flush()
+    store.jobs.update(job.id, made=True, estimate=None, pid=0, **values)
+
+
+def tune(job: JobRecord, store: Store) -> dict[str, Any]:
+    """Leave a tuned model in the store; returns the columns of the job that tell of it.
+
+    Raises:
+        Interrupted: once a checkpoint is written.
+    """
+    teller = _teller(job, store)
+    try:
+        outcome = _tuned(job, store, teller)
+    except Interrupted as stopped:
+        if store.jobs.get(job.id).status == "cancelled":
+            store.runs.update(str(stopped), status="cancelled")
+        raise
+    finally:
+        teller.flush()
     result = _results(job, store, outcome.model.run or "")
-    store.jobs.update(
-        job.id, made=True, result_file=result, trained_tokens=outcome.state.tokens, estimate=None, pid=0
-    )
+    return {"result_file": result, "trained_tokens": outcome.state.tokens}
+
+
+def climb(job: JobRecord, store: Store) -> dict[str, Any]:
+    """Climb, as `climb_worker`, which needs the parts of a climb."""
+    from rung.server import climb_worker
+
+    return climb_worker.climb(job, store)
+
+
+WORK: dict[JobKind, Callable[[JobRecord, Store], dict[str, Any]]] = {"tune": tune, "climb": climb}
 
 
 def _tuned(job: JobRecord, store: Store, teller: Any) -> Any:
@@ -245,7 +264,12 @@ def _results(job: JobRecord, store: Store, run: str) -> str:
     id, content = fresh_id(), out.getvalue().encode()
     place(f"{id}.csv").write_bytes(content)
     store.files.put(
-        id, name="step_metrics.csv", purpose="fine-tune-results", stored=f"{id}.csv", size=len(content)
+        id,
+        name="step_metrics.csv",
+        purpose="fine-tune-results",
+        stored=f"{id}.csv",
+        size=len(content),
+        owner=job.owner,
     )
     return id
 
@@ -255,7 +279,7 @@ def main(kind: str, id: str) -> int:
     try:
         with FileLock(home.folder("jobs") / f"{id}.lock", timeout=0), Store.open() as store:
             job = store.jobs.get(id)
-            (check if kind == "check" else train)(job, store)
+            (check if kind == "check" else work)(job, store)
     except Timeout:
         return 0
     return 0

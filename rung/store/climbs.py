@@ -165,7 +165,7 @@ class Climbs:
         kept = sa.select(_ITEMS.c.key, _ITEMS.c["items"]).where(_ITEMS.c.climb == climb)
         with self._database.read() as connection:
             rows = connection.execute(query.order_by(_RUNGS.c.place, _RUNGS.c.key)).mappings().all()
-            found = dict(map(tuple, connection.execute(kept).all())) if items else {}
+            found = {key: held for key, held in connection.execute(kept)} if items else {}
         return [RungRecord(**row, items=found.get(row["key"], {})) for row in rows]
 
     def list(self, *, data: str | None = None) -> list[ClimbRecord]:

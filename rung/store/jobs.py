@@ -55,10 +55,14 @@ class Jobs:
             _say(connection, job.id, [("info", "message", f"Created {NAMES[job.kind]}: {job.id}", {})])
             return _get(connection, job.id)
 
-    def get(self, id: str, kind: JobKind | None = None) -> JobRecord:
-        """Read the job of that id. Raises JobNotFound, also where it is of another kind."""
+    def get(self, id: str, kind: JobKind | None = None, owner: str | None = None) -> JobRecord:
+        """Read the job of that id.
+
+        Raises:
+            JobNotFound: also where it is of another kind, or of another owner than the one given.
+        """
         with self._database.read() as connection:
-            return _get(connection, id, kind)
+            return _get(connection, id, kind, owner)
 
     def list(
         self,
@@ -161,9 +165,11 @@ class Jobs:
         return Page([CheckpointRecord(**row) for row in rows], more)
 
 
-def _get(connection: Connection, id: str, kind: JobKind | None = None) -> JobRecord:
+def _get(
+    connection: Connection, id: str, kind: JobKind | None = None, owner: str | None = None
+) -> JobRecord:
     row = connection.execute(sa.select(*_JOBS.c).where(_JOBS.c.id == id)).mappings().first()
-    if row is None or kind not in (None, row["kind"]):
+    if row is None or kind not in (None, row["kind"]) or owner not in (None, row["owner"]):
         raise JobNotFound(f"no {NAMES[kind or 'tune']} '{id[:80]}'")
     return JobRecord(**row)
 

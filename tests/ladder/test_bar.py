@@ -7,8 +7,8 @@ import pytest
 from rung.errors import ConfigError
 from rung.evals import metrics
 from rung.ladder.bar import Bar
-from rung.ladder.task_context import judged_by
 from rung.ladder.knobs import ClimbKnobs
+from rung.ladder.task_context import judged_by
 from rung.types import Example, Task
 
 YES_NO = Task("classification", "accuracy", ("no", "yes"))
@@ -94,6 +94,9 @@ def test_bar_and_metric_must_agree() -> None:
 def test_another_kind_of_task_has_another_metric() -> None:
     told = judged_by(YES_NO, [], ClimbKnobs(task="generation"), None)
     assert told.kind == "generation" and not told.labels and told.metric != YES_NO.metric
-    rows = [Example(({"role": "user", "content": "q"}, {"role": "assistant", "content": f"{i}"})) for i in range(9)]
+    rows = [
+        Example(({"role": "user", "content": "q"}, {"role": "assistant", "content": f"{i}"}))
+        for i in range(9)
+    ]
     with pytest.raises(ConfigError, match="9 different replies in 9 rows are no labels"):
         judged_by(OPEN, rows, ClimbKnobs(task="classification"), None)

@@ -17,7 +17,7 @@ from rung.data.sources import READERS
 from rung.server.errors import ApiError
 from rung.server.responses import File, FileDeleted, FileList, answers
 from rung.server.routing import Routes
-from rung.server.state import Service, service_of
+from rung.server.state import Service, owner_of, service_of
 from rung.store.files import fresh_id, place
 from rung.store.records import stamp
 from rung.store.serving import FileRecord, unix
@@ -45,10 +45,12 @@ async def upload(
     expires = None
     if seconds is not None:
         expires = stamp(datetime.fromtimestamp(time.time() + seconds, UTC))
-    return shown(await run_sync(keep, service_of(request), file, purpose, expires))
+    return shown(await run_sync(keep, service_of(request), file, purpose, expires, owner_of(request)))
 
 
-def keep(service: Service, file: UploadFile, purpose: str, expires: str | None) -> FileRecord:
+def keep(
+    service: Service, file: UploadFile, purpose: str, expires: str | None, owner: str | None
+) -> FileRecord:
     """Copy an upload to where nothing of its name decides, then record it."""
     service.store.files.expire()
     id = fresh_id()
@@ -67,7 +69,7 @@ def keep(service: Service, file: UploadFile, purpose: str, expires: str | None) 
             most = service.limits.max_file
             raise ApiError(f"the file is larger than {most} bytes", status=413, param="file")
         return service.store.files.put(
-            id, name=name, purpose=purpose, stored=stored, size=size, expires=expires
+            id, name=name, purpose=purpose, stored=stored, size=size, expires=expires, owner=owner
         )
     except OSError as fault:
         target.unlink(missing_ok=True)
@@ -87,7 +89,7 @@ def list_files(
 ) -> dict[str, Any]:
     """Files by when they were made."""
     page = service_of(request).store.files.list(
-        purpose=purpose, after=after, limit=limit, descending=order == "desc"
+        purpose=purpose, after=after, limit=limit, descending=order == "desc", owner=owner_of(request)
     )
     files = [shown(f) for f in page.items]
     return {
@@ -102,20 +104,22 @@ def list_files(
 @routes.get("/{file_id}", **answers(File))
 def get_file(request: Request, file_id: str) -> dict[str, Any]:
     """What is known of a file."""
-    return shown(service_of(request).store.files.get(file_id))
+    return shown(service_of(request).store.files.get(file_id, owner_of(request)))
 
 
 @routes.delete("/{file_id}", **answers(FileDeleted))
 def delete_file(request: Request, file_id: str) -> dict[str, Any]:
     """Delete a file that no job needs."""
-    service_of(request).store.files.remove(file_id)
+    files = service_of(request).store.files
+    files.get(file_id, owner_of(request))
+    files.remove(file_id)
     return {"id": file_id, "object": "file", "deleted": True}
 
 
 @routes.get("/{file_id}/content", response_class=Response)
 def get_content(request: Request, file_id: str) -> Response:
     """The bytes of a file; of several ranges, or one that is malformed, nothing is heeded."""
-    path: Path = place(service_of(request).store.files.get(file_id).stored)
+    path: Path = place(service_of(request).store.files.get(file_id, owner_of(request)).stored)
     if not path.is_file():
         raise ApiError(f"the bytes of '{file_id}' are gone", status=404)
     if not ONE_RANGE.fullmatch(request.headers.get("range", "")):

@@ -11,7 +11,7 @@ from rung.server.catalogue import checkpoint_name
 from rung.server.jobs import JobRequest, order
 from rung.server.responses import CheckpointList, EventList, Job, JobList, answers
 from rung.server.routing import Routes
-from rung.server.state import service_of
+from rung.server.state import owner_of, service_of
 from rung.store.serving import ACTIVE, CheckpointRecord, EventRecord, JobRecord, unix
 
 routes = Routes("/v1/fine_tuning/jobs", scope="train", tags=["fine-tuning"])
@@ -23,7 +23,7 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 async def create_job(request: Request, asked: JobRequest) -> dict[str, Any]:
     """Queue a tuning."""
     service = service_of(request)
-    job = await run_sync(order, service, asked)
+    job = await run_sync(order, service, asked, owner_of(request))
     service.wake()
     return shown(job, service.settings.organisation)
 
@@ -39,7 +39,9 @@ def list_jobs(
         for key, value in request.query_params.items()
         if key.startswith("metadata[") and key.endswith("]")
     }
-    page = service.store.jobs.list(after=after, limit=limit, notes=notes)
+    page = service.store.jobs.list(
+        after=after, limit=limit, notes=notes, kind="tune", owner=owner_of(request)
+    )
     return listed([shown(j, service.settings.organisation) for j in page.items], page.has_more)
 
 
@@ -47,7 +49,8 @@ def list_jobs(
 def get_job(request: Request, job_id: str) -> dict[str, Any]:
     """How far a job is."""
     service = service_of(request)
-    return shown(service.store.jobs.get(job_id), service.settings.organisation)
+    job = service.store.jobs.get(job_id, "tune", owner_of(request))
+    return shown(job, service.settings.organisation)
 
 
 @routes.post("/{job_id}/cancel", **answers(Job))
@@ -70,6 +73,7 @@ def resume_job(request: Request, job_id: str) -> dict[str, Any]:
 
 def _turned(request: Request, id: str, to: Any, among: Any, say: str) -> dict[str, Any]:
     service = service_of(request)
+    service.store.jobs.get(id, "tune", owner_of(request))
     job = service.store.jobs.turn(id, to, among=among, say=say, attempts=0)
     service.wake()
     return shown(job, service.settings.organisation)
@@ -81,7 +85,9 @@ def list_events(
 ) -> dict[str, Any]:
     """What happened in a job, newest first."""
     after = after.removeprefix("ftevent-") if after else None
-    page = service_of(request).store.jobs.events(job_id, after=after, limit=limit)
+    jobs = service_of(request).store.jobs
+    jobs.get(job_id, "tune", owner_of(request))
+    page = jobs.events(job_id, after=after, limit=limit)
     return listed([told(event) for event in page.items], page.has_more)
 
 
@@ -91,8 +97,9 @@ def list_checkpoints(
 ) -> dict[str, Any]:
     """The last states of a job's model, newest first; each can be asked."""
     service = service_of(request)
+    job = service.store.jobs.get(job_id, "tune", owner_of(request))
     page = service.store.jobs.checkpoints(job_id, after=after, limit=limit)
-    name = service.catalogue.job_model_name(service.store.jobs.get(job_id))
+    name = service.catalogue.job_model_name(job)
     checkpoints = [kept(one, checkpoint_name(name, one)) for one in page.items]
     ends = {
         "first_id": checkpoints[0]["id"] if checkpoints else None,
