@@ -137,7 +137,7 @@ def _keep(row: Row, dataset: Dataset) -> None:
     from math import isfinite
 
     from rung.store import Store
-    from rung.train.result import data_record
+    from rung.train.keeping import data_record
 
     m = row.measured
     if not isfinite(m.value):

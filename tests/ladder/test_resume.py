@@ -88,8 +88,8 @@ def test_stopped_before_anything_was_measured_it_claims_nothing(words, stage):
 
 def test_in_mid_training_the_same_run_goes_on(words):
     class Stops(Log):
-        def step(self, entry):
-            if entry["step"] == 2:
+        def step(self, event):
+            if event.step == 2:
                 signal.raise_signal(signal.SIGINT)
 
     given = settings(words, steps=5)
