@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from rung.artefacts import folders
@@ -64,6 +65,10 @@ class ClimbController:
     def knobs(self) -> ClimbKnobs:
         return self.bench.knobs
 
+    @cached_property
+    def arms(self) -> Arms:
+        return Arms(self.bench, self.rungs)
+
     @property
     def used(self) -> float:
         """Seconds of the budget that are gone."""
@@ -76,7 +81,6 @@ class ClimbController:
 
     def run(self) -> ClimbRecord:
         """Attempt after attempt while time is left; then judge."""
-        self.arms = Arms(self.bench, self.rungs)
         self._list()
         while (step := self._next()) is not None:
             self._attempt(step)
@@ -85,11 +89,7 @@ class ClimbController:
 
     def stop(self) -> None:
         """Keep a verdict of what was seen, for a climb that is interrupted."""
-        if not hasattr(self, "arms"):
-            return
-        said = self._so_far(stopped=True)
-        if said:
-            self.record = self.store.climbs.update(self.record.id, verdict=said)
+        self._keep_verdict(stopped=True)
         self._note_spent()
 
     def _note_spent(self) -> None:
@@ -291,8 +291,8 @@ class ClimbController:
     def _standings(self) -> list[Standing]:
         return verdict.standings([r for r in self.records.values() if r.key in self.rungs])
 
-    def _keep_verdict(self) -> None:
-        said = self._so_far()
+    def _keep_verdict(self, stopped: bool = False) -> None:
+        said = self._so_far(stopped)
         if said:
             self.record = self.store.climbs.update(self.record.id, verdict=said)
 

@@ -209,7 +209,7 @@ class TaskContext:
 
     def _asker(self, opened: Prepared, model: ServedModel) -> Ask:
         """Ask one engine, which arranges an adapter and reads a shared beginning once."""
-        engine = Engine(opened.bank, {model.name: model}, max_batch=1, cache_bytes=1 << 28)
+        engine = Engine(opened.bank, {model.name: model}, max_batch=1, memory=1 << 28)
         own = model.conversation.max_tokens if model.conversation else None
 
         def ask(example: Example) -> tuple[float, int]:
