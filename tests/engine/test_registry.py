@@ -333,7 +333,7 @@ def test_every_answer_is_its_own(references, actions, room, piece, together):
 def act(references, actions, room, piece, arranged):
     engine = engine_of(tiny_llama(), (), max_batch=5, memory=ENTRY * room, max_resident=2)
     engine.scheduler.prefill_tokens, engine.scheduler.prefill_tokens_alone = piece, 4 * piece
-    assert engine.scheduler.runner.cache.entry_bytes == ENTRY
+    assert engine.scheduler.runner.cache.position_bytes == ENTRY
     if arranged:
         engine.arrange()
         assert engine.scheduler.runner._lean is not None
