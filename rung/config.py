@@ -4,9 +4,9 @@ A part declares its settings as a dataclass of `knob(...)` fields. `resolve` mer
 the method's own defaults, a YAML file, flags; later ones win) into checked instances and reports
 every fault at once. An unknown key is an error that names the nearest known one.
 
-A layer may hold sections: `{"lora": {"rank": 8}}` sets `rank` of the dataclass whose `group` is
-`lora` and no other, `{"rank": 8}` sets it in every dataclass that has it. `lora.rank` is the same as
-the section.
+A layer may hold sections: `{"lora": {"rank": 8}}` sets `rank` of the dataclass whose `group` is `lora`
+and no other, `{"rank": 8}` sets it in every dataclass that has it. `lora.rank` means the same as the
+section.
 """
 
 from __future__ import annotations
@@ -258,6 +258,12 @@ class Names:
             knob, value = meant
             return f", here {knob.name}{f': {value}' if value else ''} ({knob.help})"
         return nearest(name, known or [k.name for k in self.knobs])
+
+
+def declared(classes: Iterable[type[Any]], flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep the settings that some dataclasses declare, of a mapping as `flatten` gives it."""
+    names = Names(classes)
+    return {key: value for key, value in flat.items() if names.find(key)}
 
 
 def abroad(name: str, knobs: Iterable[Knob]) -> tuple[Knob, str] | None:

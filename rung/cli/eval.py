@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rung.cli.chat import Device, Dtype
-from rung.cli.flags import Given, knobs_by_panel, takes_knobs
+from rung.cli.flags import Given, panels_of, takes_knobs
 from rung.config import resolve
 from rung.data.knobs import DataKnobs
 from rung.errors import ConfigError, DataError, one_line
@@ -41,7 +41,7 @@ class Row:
     measured: Measured
 
 
-@takes_knobs(knobs_by_panel([("data", DataKnobs)]))
+@takes_knobs(panels_of([("data", DataKnobs)]))
 def eval_(
     names: Annotated[list[str], typer.Argument(help="Models, or bases.")],
     given: Given,
@@ -137,7 +137,7 @@ def _keep(row: Row, dataset: Dataset) -> None:
     from math import isfinite
 
     from rung.store import Store
-    from rung.train.result import data_record
+    from rung.train.keeping import data_record
 
     m = row.measured
     if not isfinite(m.value):

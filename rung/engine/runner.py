@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from collections.abc import Sequence as Items
 from typing import Protocol
 
@@ -16,15 +15,13 @@ from rung.engine.kv_cache import KVCache, LayerShape
 from rung.engine.prefill import PrefillChunk, Read, prefill_plan
 from rung.engine.prefix_cache import PAGE, PrefixCache
 from rung.engine.uncached_runner import UncachedRunner
-from rung.forward.attention import Plan
 from rung.forward.bank import Bank
-from rung.forward.llama.inference import LlamaInference
+from rung.forward.llama.prepacked import Packing
 from rung.forward.slots import Slots
 from rung.forward.trie import Sequence
 
 log = logging.getLogger("rung.engine")
 
-TRIAL = 6  # decoding steps in which the fast pass must agree with the base's own
 PREFIX_SHARE = 0.5  # maximum share of the memory that the prefix cache takes
 
 
@@ -118,29 +115,11 @@ class CachedRunner:
         self.cache = KVCache(_shapes(bank), bank.dtype, bank.device, max_lanes, budget)
         self.prefixes = PrefixCache()
         self._slots = Slots([-1])
-        self._lean: LlamaInference | None = None
 
     def arrange(self) -> None:
-        """Join the base's weights for decoding, where it is built for that."""
-        if self._lean is not None:
-            return
-        lean = LlamaInference.of(self.bank, self.cache.max_lanes)
-        if lean is not None and not lean.tried:
-            agrees = self.reserve(self._trial_lanes, TRIAL) and lean.agrees(self._trial())
-            lean = lean if agrees else None
-        self._lean = lean
+        """Lay the base's weights out for decoding, where it is built for that."""
+        self.bank.prepare(Packing(rows=self.cache.max_lanes), decoding=True)
         self.reset()
-
-    @property
-    def _trial_lanes(self) -> int:
-        return min(2, self.cache.max_lanes)
-
-    def _trial(self) -> Iterator[tuple[DecodePlan, DecodePlan]]:
-        """A few steps of two lanes, where there are two, each planned twice."""
-        bare = [-1] * self._trial_lanes
-        for _ in range(TRIAL):
-            yield DecodePlan(self.cache, Slots(bare)), DecodePlan(self.cache, Slots(bare))
-            self.cache.lengths[: len(bare)] += 1
 
     # --- memory ---------------------------------------------------------------------------------
 
@@ -170,8 +149,7 @@ class CachedRunner:
     def reset(self) -> None:
         self.cache.reset()
         self._slots = Slots([-1])
-        if self._lean is not None:
-            self._lean.stacks.clear()
+        self.bank.forget_arrangements()
 
     def forget(self, slot: int | None = None) -> None:
         if slot is None:
@@ -218,7 +196,7 @@ class CachedRunner:
         plan.record = record
         embeddings = self.bank.embed(trie.ids, plan.slots)
         positions = trie.positions.to(self.bank.device)
-        hidden = self._way(plan).run(embeddings, positions, plan)  # (T, d)
+        hidden = self.bank.run(embeddings, positions, plan)  # (T, d)
         for chunk, path in zip(chunks, trie.paths, strict=True):
             self.cache.lengths[chunk.lane] += len(path)
         return Read(hidden, [self._tensor(r) for r in trie.rows])
@@ -266,12 +244,7 @@ class CachedRunner:
     def _step(self, ids: Items[int], plan: DecodePlan) -> Tensor:
         row = torch.tensor(ids, device=self.bank.device)
         embeddings = self.bank.embed(row, plan.slots)
-        way = self._way(plan)
-        return way.logits(way.run(embeddings, plan.positions, plan), plan.slots)
-
-    def _way(self, plan: Plan) -> Bank | LlamaInference:
-        """The fastest forward that can compute a step's adapters."""
-        return self._lean if self._lean is not None and self._lean.suits(plan) else self.bank
+        return self.bank.logits(self.bank.run(embeddings, plan.positions, plan), plan.slots)
 
     def _same_slots(self, slots: Items[int]) -> Slots:
         """The last step's object where nobody joined or left: it keeps the seams' masks."""

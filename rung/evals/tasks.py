@@ -121,16 +121,14 @@ def _fitting_metric(name: str, task: Task, flag: str) -> str:
         return name
     if name not in metrics.names():
         raise ConfigError(f"{flag}: there is no {name}{nearest(name, fitting)}")
-    if "classification" in metrics.get(name).kinds:
-        raise ConfigError(f"{flag}: {name} needs labels, and the task is {task.kind}: set --task")
+    what = f"a task of {task.kind.replace('_', ' ')} is not measured by {name}"
     if task.kind == "language_modelling":
-        raise ConfigError(
-            f"{flag}: {name} needs replies to compare with, and the data holds plain texts: use perplexity"
-        )
-    raise ConfigError(
-        f"{flag}: a task of {task.kind.replace('_', ' ')} is not measured by {name}"
-        f"{nearest(name, fitting)}"
-    )
+        hint = ": plain texts have no replies to compare with, use perplexity"
+    elif "classification" in metrics.get(name).kinds:
+        hint = ", which needs labels: set --task classification"
+    else:
+        hint = nearest(name, fitting)
+    raise ConfigError(f"{flag}: {what}{hint}")
 
 
 def _measures(name: str, task: Task) -> bool:

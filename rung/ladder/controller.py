@@ -7,9 +7,9 @@ base as it is.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any
 
 from rung.artefacts import folders
 from rung.errors import ConfigError, Interrupted, MethodMisfit, OutOfTime, RungError, StoreError
@@ -23,6 +23,7 @@ from rung.ladder.bar import BASE
 from rung.ladder.cost import Cost
 from rung.ladder.knobs import ClimbKnobs
 from rung.ladder.meter import now
+from rung.ladder.observer import ClimbObserver
 from rung.ladder.rungs import Rung
 from rung.ladder.scheme import Level, Step, next_step
 from rung.ladder.scheme import Standing as Now
@@ -32,30 +33,13 @@ from rung.ladder.verdict import Standing
 from rung.methods import artefact
 from rung.store import Store
 from rung.store.climbs import ClimbRecord, RungRecord
-from rung.train import job
 from rung.train.gradient import out_of_memory
-from rung.train.prepare import Opened
+from rung.train.prepare import Prepared
 
 DONE = ("succeeded", "failed", "cancelled")
 TESTING = 0.25  # of the budget at most, for the test rows
 REPORT_SECONDS = 4.0  # kept for the report and the end
 MIN_TEST_ROWS = 20  # fewer say nothing
-
-
-class Watcher(job.Watcher, Protocol):
-    """Told what a training's watcher is told, and how the climb goes."""
-
-    def opened(self, bench: TaskContext, climb: ClimbRecord, warnings: Sequence[str]) -> None:
-        """Data and base are there."""
-        return
-
-    def table(self, records: Sequence[RungRecord]) -> None:
-        """A rung changed."""
-        return
-
-
-class Quiet(job.Quiet, Watcher):
-    """Tells nobody."""
 
 
 @dataclass
@@ -71,7 +55,7 @@ class ClimbController:
     store: Store
     record: ClimbRecord
     rungs: dict[str, Rung]
-    watcher: Watcher
+    watcher: ClimbObserver
     records: dict[str, RungRecord] = field(default_factory=dict)
     began: float = field(default_factory=now)
     spent: float = 0.0
@@ -80,6 +64,10 @@ class ClimbController:
     @property
     def knobs(self) -> ClimbKnobs:
         return self.bench.knobs
+
+    @cached_property
+    def arms(self) -> Arms:
+        return Arms(self.bench, self.rungs)
 
     @property
     def used(self) -> float:
@@ -93,7 +81,6 @@ class ClimbController:
 
     def run(self) -> ClimbRecord:
         """Attempt after attempt while time is left; then judge."""
-        self.arms = Arms(self.bench, self.rungs)
         self._list()
         while (step := self._next()) is not None:
             self._attempt(step)
@@ -102,11 +89,7 @@ class ClimbController:
 
     def stop(self) -> None:
         """Keep a verdict of what was seen, for a climb that is interrupted."""
-        if not hasattr(self, "arms"):
-            return
-        said = self._so_far(stopped=True)
-        if said:
-            self.record = self.store.climbs.update(self.record.id, verdict=said)
+        self._keep_verdict(stopped=True)
         self._note_spent()
 
     def _note_spent(self) -> None:
@@ -308,8 +291,8 @@ class ClimbController:
     def _standings(self) -> list[Standing]:
         return verdict.standings([r for r in self.records.values() if r.key in self.rungs])
 
-    def _keep_verdict(self) -> None:
-        said = self._so_far()
+    def _keep_verdict(self, stopped: bool = False) -> None:
+        said = self._so_far(stopped)
         if said:
             self.record = self.store.climbs.update(self.record.id, verdict=said)
 
@@ -427,7 +410,7 @@ class ClimbController:
             )  # fmt: skip
         return measured
 
-    def _loaded(self, record: RungRecord) -> tuple[Opened, Adapter | None]:
+    def _loaded(self, record: RungRecord) -> tuple[Prepared, Adapter | None]:
         """A rung's model as the store has it, on its base."""
         if record.key == BASE:
             return self.bench.opened, None

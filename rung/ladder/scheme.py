@@ -234,7 +234,7 @@ def _settings(arms: Sequence[Arm], now: Standing) -> list[Step]:
         own = next((a for a in arms if a.default and a.key == arm.key), None)
         if arm.default or arm.outcomes or own is None or own.top is None:
             continue
-        if best is not None and own is not best and not _hopeful(own, best, now):
+        if best is not None and not _settings_may_win(own, best, now):
             continue
         level = _settings_level(own)
         for one in (own, arm):
@@ -268,6 +268,15 @@ def _hopeful(arm: Arm, best: Arm, now: Standing) -> bool:
     """Whether with all rows it may be better than the best is now."""
     assert best.top is not None and best.top.value is not None
     return arm.potential(now.best_possible) > best.top.value
+
+
+def _settings_may_win(own: Arm, best: Arm, now: Standing) -> bool:
+    """Whether other settings of a rung may beat the best: they are given the gain of a level more."""
+    assert own.top is not None and own.top.value is not None
+    assert best.top is not None and best.top.value is not None
+    hope = max(own.potential(now.best_possible), own.top.value)
+    missing = abs(hope) if now.best_possible is None else now.best_possible - hope
+    return hope + GAIN * missing > best.top.value
 
 
 def leader(arms: Sequence[Arm]) -> Arm | None:

@@ -93,7 +93,8 @@ def choose(
             if abs(s.measured.value - best.measured.value) <= near + 1e-12
         ]  # fmt: skip
         winner = min(alike, key=lambda s: (s.total, s.key))
-    rest = [s for s in ranked if s is not winner]
+    others = sorted(found, key=lambda s: (_sign(s) * -s.measured.value, s.total))
+    rest = [s for s in (*ranked, *others) if s is not winner]
     return Choice(winner, rest[0] if rest else None, bool(clearing), tuple(found))
 
 
