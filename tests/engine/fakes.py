@@ -142,13 +142,13 @@ class FakeRunner:
 class FakeBank:
     """What the generation queue and the registry need of a bank."""
 
-    device = torch.device("cpu")
-    model = SimpleNamespace(
-        get_input_embeddings=lambda: SimpleNamespace(weight=torch.zeros(VOCABULARY, 1))
-    )
+    vocabulary = VOCABULARY
 
     def __init__(self, fronts):
         self.adapters = {slot: Adapter(embeddings=torch.zeros(n, 1)) for slot, n in fronts.items()}
+
+    def positions(self, slot):
+        return self.adapters[slot].positions if slot in self.adapters else 0
 
     def logits(self, hidden, slots):
         assert len(hidden) == len(slots)
