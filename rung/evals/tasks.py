@@ -9,13 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import get_args
 
+from rung.data.labels import alike, label_set, short
 from rung.data.problem import places
 from rung.errors import ConfigError, nearest
 from rung.types import Example, Message, Task, TaskKind
 
-MOST_LABELS = 50
-MOST_WORDS = 5  # of a label
-LEAST_REPEATS = 3  # of a label, in the mean
 SHORT_ANSWER = 12  # words, of half the replies to questions
 MOST = 0.8  # share of rows that decides
 
@@ -45,7 +43,9 @@ def detect(examples: Iterable[Example]) -> Task:
         return Task("language_modelling", "perplexity")
     if all(e.choices for e in rows):
         return Task("multiple_choice", "accuracy")
-    labels = _labels(replies)
+    # In a column of its own a label is one with fewer rows, too.
+    own = tuple(sorted(set(replies))) if [e.label for e in rows] == replies else ()
+    labels = label_set(replies) or (own if 2 * len(own) <= len(rows) else ())
     if labels:
         return Task("classification", "accuracy", labels)
     if _mostly("translat" in _asked(e).casefold() for e in rows):
@@ -109,11 +109,11 @@ def faults(examples: Sequence[Example], task: Task) -> list[str]:
     if len(counts) == 1:
         only = next(iter(counts))
         found.append(
-            f"every row has the same answer '{_short(only)}': there is nothing to tell apart; add "
+            f"every row has the same answer '{short(only)}': there is nothing to tell apart; add "
             "rows with other answers"
         )
     if task.kind == "classification":
-        found += _alike(counts)
+        found += alike(list(counts.elements()))
     return found
 
 
@@ -131,13 +131,6 @@ def reply(example: Example) -> str | None:
     return example.label
 
 
-def _labels(replies: Sequence[str]) -> tuple[str, ...]:
-    counts = Counter(replies)
-    few = len(counts) <= MOST_LABELS and len(replies) >= LEAST_REPEATS * len(counts)
-    short = all(len(label.split()) <= MOST_WORDS for label in counts)
-    return tuple(sorted(counts)) if few and short else ()
-
-
 def _mostly(found: Iterable[bool]) -> bool:
     rows = list(found)
     return bool(rows) and sum(rows) >= MOST * len(rows)
@@ -153,21 +146,3 @@ def _holds(text: str) -> bool:
         return isinstance(json.loads(text), dict | list)
     except (ValueError, RecursionError):
         return False
-
-
-def _alike(counts: Counter[str]) -> list[str]:
-    """Labels that mean the same and are spelled differently."""
-    groups: dict[str, list[str]] = {}
-    for label in counts:
-        groups.setdefault(" ".join(label.casefold().split()), []).append(label)
-    found = []
-    for group in groups.values():
-        if len(group) > 1:
-            shown = " and ".join(f"'{_short(g)}' ({counts[g]} rows)" for g in sorted(group))
-            found.append(f"the labels {shown} differ only in case or blanks: spell them alike")
-    return found
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 40 else line[:37] + "..."
