@@ -12,9 +12,11 @@ from typing import get_args
 from rung.data.labels import alike, label_set, short
 from rung.data.problem import places
 from rung.errors import ConfigError, nearest
+from rung.evals.words import words
 from rung.types import Example, Message, Task, TaskKind
 
 SHORT_ANSWER = 12  # words, of half the replies to questions
+ASKS = ("?", "?\nAnswer:", "\uff1f", "\u061f", "\u037e")  # in any script
 MOST = 0.8  # share of rows that decides
 
 METRICS: dict[str, str] = {
@@ -54,11 +56,11 @@ def detect(examples: Iterable[Example]) -> Task:
         return Task("extraction", "bracket_f1")
     if _mostly(_holds(said) for said in replies):
         return Task("extraction", "label_f1")
-    if _mostly(_asked(e).rstrip().endswith(("?", "?\nAnswer:")) for e in rows):
+    if _mostly(_asked(e).rstrip().endswith(ASKS) for e in rows):
         if _mostly(bool(_NUMBER.fullmatch(said)) for said in replies):
             return Task("question_answering", "number_match")
-        words = sorted(len(said.split()) for said in replies)
-        if words[len(words) // 2] <= SHORT_ANSWER:
+        sizes = sorted(len(words(said)) for said in replies)
+        if sizes[len(sizes) // 2] <= SHORT_ANSWER:
             return Task("question_answering", "token_f1")
     return Task("generation", "rouge_l")
 
