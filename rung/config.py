@@ -4,9 +4,9 @@ A part declares its settings as a dataclass of `knob(...)` fields. `resolve` mer
 the method's own defaults, a YAML file, flags; later ones win) into checked instances and reports
 every fault at once. An unknown key is an error that names the nearest known one.
 
-A layer may hold sections: `{"lora": {"rank": 8}}` sets `rank` of the dataclass whose `group` is
-`lora` and no other, `{"rank": 8}` sets it in every dataclass that has it. `lora.rank` is the same as
-the section.
+A layer may hold sections: `{"lora": {"rank": 8}}` sets `rank` of the dataclass whose `group` is `lora`
+and no other, `{"rank": 8}` sets it in every dataclass that has it. `lora.rank` means the same as the
+section.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def _coerce_one(knob: Knob, value: Any) -> Any:
     return result
 
 
-def _convert(kind: type, value: Any) -> Any:
+def _convert(kind: Any, value: Any) -> Any:
     if kind is bool:
         if isinstance(value, bool):
             return value
@@ -193,12 +193,20 @@ def _convert(kind: type, value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError(f"is {value}, must be a number")  # noqa: TRY004
     try:
-        if kind is int and float(value) != int(float(value)):
-            raise ValueError
-        return kind(float(value)) if kind is int else kind(value)
+        return _whole(value) if kind is int else kind(value)
     except (TypeError, ValueError, OverflowError):
         words = {int: "a whole number", float: "a number"}
         raise ValueError(f"is '{value}', must be {words.get(kind, kind.__name__)}") from None
+
+
+def _whole(value: Any) -> int:
+    """A whole number, exact however large it is; `3.0` is one too. Raises ValueError and the like."""
+    try:
+        return int(str(value))
+    except ValueError:
+        if float(value) != int(float(value)):
+            raise
+        return int(float(value))
 
 
 def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -258,6 +266,12 @@ class Names:
             knob, value = meant
             return f", here {knob.name}{f': {value}' if value else ''} ({knob.help})"
         return nearest(name, known or [k.name for k in self.knobs])
+
+
+def declared(classes: Iterable[type[Any]], flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep the settings that some dataclasses declare, of a mapping as `flatten` gives it."""
+    names = Names(classes)
+    return {key: value for key, value in flat.items() if names.find(key)}
 
 
 def abroad(name: str, knobs: Iterable[Knob]) -> tuple[Knob, str] | None:
