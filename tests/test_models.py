@@ -70,11 +70,11 @@ def test_loads_models_beside_their_base(shop):
     assert (served.root, served.parent) == ("tiny", "tiny")
     assert served.created > 0
     assert served.stop_ids == (tiny_tokenizer().eos_token_id,)
-    ids = served.prompt([{"role": "user", "content": "Hello"}])
+    prompt = served.prompt([{"role": "user", "content": "Hello"}])
     reference = engine_of(bases.load(bases.resolve(str(shop))).model, ())
     slot = reference.bank.add(engine.bank.adapters[served.slot])
     reference.models["my-lora"] = type(served)("my-lora", slot, served.template)
-    requests = [GenerationRequest("my-lora", ids, Decoding(12, 1.0, seed=1))]
+    requests = [GenerationRequest("my-lora", prompt, Decoding(12, 1.0, seed=1))]
     assert engine.generate(requests) == reference.generate(requests)
 
 

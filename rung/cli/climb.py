@@ -85,6 +85,7 @@ def _run(work: Callable[[Ladder], ClimbRecord], report: Path, as_json: bool) -> 
             record = work(ladder)
         except Interrupted as stopped:
             ladder.__exit__()
+            _show_so_far(str(stopped), report)
             typer.echo(f"interrupted; go on with: rung climb --resume {stopped}", err=True)
             raise typer.Exit(130) from None
     with Store.open() as store:
@@ -97,6 +98,20 @@ def _run(work: Callable[[Ladder], ClimbRecord], report: Path, as_json: bool) -> 
         return
     show(card)
     _advise(card, report)
+
+
+def _show_so_far(climb: str, report: Path) -> None:
+    """The table and the verdict by what was seen before Ctrl-C."""
+    from rung.ladder.report import write_report
+    from rung.ladder.scorecard import Scorecard
+    from rung.store import Store
+
+    with Store.open() as store:
+        card = Scorecard.of(store, store.climbs.get(climb))
+        if any(r.validation for r in card.rows):
+            show(card)
+            _advise(card, report)
+            write_report(store, card, report)
 
 
 def show(card: Scorecard) -> None:
@@ -119,11 +134,7 @@ def show(card: Scorecard) -> None:
 
 
 def _advise(card: Scorecard, report: Path) -> None:
-    from rung.ladder.scorecard import untried
-
     said = card.climb.verdict
-    if above := untried(card.rows):
-        typer.echo(above)
     typer.echo("")
     typer.echo(said.get("says", ""))
     for line in said.get("next", []):

@@ -73,8 +73,7 @@ class Conversation:
 
         write = write or _to_stdout
         asked: list[Message] = [*self.turns, {"role": "user", "content": text}]
-        ids = self.model.prompt(asked)
-        request = GenerationRequest(self.name, ids, self.decoding, messages=tuple(asked))
+        request = GenerationRequest(self.name, self.model.prompt(asked), self.decoding)
         generation = self.engine.submit(request)
         try:
             for token in generation:

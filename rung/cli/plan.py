@@ -37,7 +37,7 @@ def plan(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the plan as JSON.")] = False,
 ) -> None:
-    """Predict what each rung will take, from a trial of two steps and the counts of tokens."""
+    """Predict what each rung will take, from counts of tokens and the speed of this machine."""
     said = {"data": data, "only": [method] if method else None}
     knobs, rest = settle(
         read_yaml(config) if config else {}, given, {k: v for k, v in said.items() if v}
@@ -50,8 +50,10 @@ def plan(
 
     console = Console(stderr=True)
     with console.status("starting") as status:
-        rows = work(rest, knobs, status.update)
-    plain = [row.as_dict(knobs) for row in rows]
+        outline = work(rest, knobs, status.update)
+    if outline.machine:
+        console.print(outline.machine, style="yellow")
+    plain = [row.as_dict(knobs) for row in outline.rows]
     if as_json:
         typer.echo(json.dumps(plain, indent=2, ensure_ascii=False))
         return
@@ -62,7 +64,7 @@ def plan(
     if drawn:
         for row in (r for r in plain if r["reason"]):
             typer.echo(f"{row['key']} skipped: {row['reason']}")
-        typer.echo("\nPredicted from a trial of two steps, without an early stop.")
+        typer.echo("\nCounted, not tried; a training may stop earlier.")
 
 
 def _cells(row: dict[str, Any], knobs: ClimbKnobs, why: bool) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from rung.data import formats, sources
+from rung.data import formats, proposals, sources
 from rung.data.choices import offer
 from rung.data.format_strings import Condition, Format, Missing, Nothing
 from rung.data.knobs import DataKnobs
@@ -93,7 +93,7 @@ def _read(knobs: DataKnobs, source: str, wants: RowKind | None) -> Dataset:
     if rows:
         form = formats.detect([row for _, row in rows], replace(knobs, data=source))
         if wants == "replies" and form.kind != wants:
-            raise DataError(formats.refusal(form, [row for _, row in rows], source))
+            raise DataError(proposals.refusal(form.kind, form.how, [r for _, r in rows], source))
         for origin, row in rows:
             kept.take(form, origin, row, gold, choices)
     faults = [*found.faults, *_grouped(kept.faults)]
@@ -111,7 +111,11 @@ def _read(knobs: DataKnobs, source: str, wants: RowKind | None) -> Dataset:
         examples=tuple(examples),
         digest=digest(examples, form.how),
         licence=found.licence,
-        problems=(*_problems(examples, doubles), *kept.problems()),
+        problems=(
+            *(Problem("warning", note) for note in found.notes),
+            *_problems(examples, doubles),
+            *kept.problems(),
+        ),
         duplicates=doubles,
         kind=form.kind,
     )

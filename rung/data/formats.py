@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rung.data import preferences
+from rung.data import preferences, proposals
 from rung.data.format_strings import Format, Missing, Nothing, written
 from rung.data.knobs import DataKnobs
 from rung.data.turns import functions, turns, unread, with_tools
@@ -51,11 +51,12 @@ def detect(rows: Sequence[Row], knobs: DataKnobs) -> DataFormat:
     own = mapping(knobs)
     if own:
         return own
-    sample = rows[:20]
+    beside = proposals.index_columns(rows)
+    sample = [{c: v for c, v in row.items() if c not in beside} for row in rows[:20]]
     for candidate in FORMATS:
         if sample and sum(candidate.fits(row) for row in sample) > len(sample) / 2:
             return candidate
-    raise DataError(_undetected(rows, knobs))
+    raise DataError(proposals.undetected(rows, knobs.data))
 
 
 def mapping(knobs: DataKnobs) -> DataFormat | None:
@@ -107,66 +108,6 @@ def conversation(system: str | None, user: str, assistant: str) -> tuple[Message
     return tuple(messages)
 
 
-def refusal(form: DataFormat, rows: Sequence[Row], source: str) -> str:
-    """One line for who wants replies and has preferences: the objective, or the reply to learn."""
-    row = rows[0]
-    if form.kind == "ratings":
-        column, reply = preferences.rating_column(row), preferences.reply_column(row)
-        learn = f"--where {column}=true" + (
-            f" --user '{{{preferences.prompt_column(row, reply)}}}' --assistant '{{{reply}}}'"
-            if reply
-            else ""
-        )
-        return (
-            f"{source} holds replies that are rated by '{column}', also unwanted ones: learn them with "
-            f"--objective kto, or the wanted ones alone with {learn}"
-        )
-    return (
-        f"{source} holds better and worse replies ({form.how}): learn them with --objective dpo"
-        f"{_better(rows)}"
-    )
-
-
-def _better(rows: Sequence[Row]) -> str:
-    """The flags that learn the better replies alone, where they can be filled from every row."""
-    row = rows[0]
-    found = preferences.sides(row)
-    if found:
-        prompt = preferences.prompt_column(row, *found)
-        if prompt is None:
-            user, reply = f"{{{found[0]}[0][content]}}", f"{{{found[0]}[-1][content]}}"
-        else:
-            user, reply = f"{{{prompt}}}", f"{{{found[0]}}}"
-    elif (column := preferences.reply_column(row)) and isinstance(row[column], (list, tuple)):
-        user, reply = f"{{{preferences.prompt_column(row, column)}}}", f"{{{column}[0]}}"
-    else:
-        return ""
-    try:
-        for row in rows:
-            for text in (user, reply):
-                path = Format.parse(text).pieces[0]
-                if isinstance(path, str) or not isinstance(path.of(row), str):
-                    return ""
-    except (ConfigError, Missing):
-        return ""
-    return f", or the better ones alone with --user '{user}' --assistant '{reply}'"
-
-
-def _undetected(rows: Sequence[Row], knobs: DataKnobs) -> str:
-    columns = list(dict.fromkeys(str(c) for row in rows[:20] for c in row))
-    if not columns:
-        return f"{knobs.data} has no columns to read"
-    first, last = columns[0], columns[-1] if len(columns) > 1 else columns[0]
-    if len(columns) == 1:
-        hint = f"--text '{{{first}}}'"
-    else:
-        hint = f"--user '{{{first}}}' --assistant '{{{last}}}'"
-    return (
-        f"{knobs.data} is in no format that Rung knows; its columns are {', '.join(columns[:20])}. "
-        f"Say how to read it, for example: rung data {knobs.data} {hint}"
-    )
-
-
 # -- reading turns -------------------------------------------------------------------------------
 
 
@@ -206,7 +147,7 @@ def _turns_or(value: Any, role: str) -> list[Message]:
 
 def _text(row: Row, name: str) -> str:
     if row.get(name) is None:
-        raise Missing(f"no {name}")
+        raise Missing(f"no {name}; fill it in, or leave such rows out with --where '{name}!='")
     return written(row[name])
 
 
@@ -340,5 +281,5 @@ FORMATS: tuple[DataFormat, ...] = (
                _beside("text", "label")),
     # Only where text is all there is: other columns beside it may hold the reply.
     DataFormat("text", "the text column", lambda r: "text" in r and len(r) == 1, _plain,
-               lambda row: set()),
+               _beside("text")),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""For bases whose attention cannot carry the trie: right, and slow with long answers."""
+"""Runner for bases whose attention cannot carry the trie: right, and slow with long answers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rung.forward.trie import Sequence
 
 
 class UncachedRunner:
-    """Keeps ids in place of keys and values, and reads them all again in every step."""
+    """Runner that keeps ids in place of keys and values, and reads them all again in every step."""
 
-    in_pieces = False
+    in_chunks = False
 
     def __init__(self, bank: Bank):
         self.bank = bank

@@ -27,7 +27,7 @@ from rung.library.knobs import EvalKnobs, LoadKnobs
 from rung.models import by_base
 from rung.models import load as load_models
 from rung.store import Store
-from rung.train.result import data_record
+from rung.train.keeping import data_record
 from rung.types import BaseInfo, Example, Task
 
 JUDGE_KEY = "RUNG_JUDGE_KEY"  # environment variable with the judge's API key
@@ -89,7 +89,8 @@ class Evaluation:
             {
                 "name": row.name,
                 "base": row.base.name,
-                **row.measured.plain(),
+                **row.measured.as_dict(),
+                "items": row.measured.items.tolist(),
                 "seconds": row.answers.seconds,
                 "prompt_tokens": row.answers.prompt_tokens,
                 "completion_tokens": row.answers.completion_tokens,
@@ -139,7 +140,7 @@ def _read(data: DataKnobs, knobs: EvalKnobs) -> tuple[Dataset, list[Example], Ta
     dataset = load(data)
     splits = dict(split(dataset, data))
     every = [e for rows in splits.values() for e in rows]
-    task = tasks.choose(tasks.detect(every), every, knobs.task, knobs.metric)
+    task = tasks.settle_task(tasks.detect(every), every, knobs.task, knobs.metric)
     found = tasks.faults(every, task)
     if found:
         raise DataError(one_line(found))

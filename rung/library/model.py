@@ -78,5 +78,4 @@ def request(engine: Engine, name: str, asked: Asked, knobs: DecodingKnobs) -> Ge
         raise ConfigError("there is nothing to ask: the message is empty")
     if knobs.system:
         turns = [{"role": "system", "content": knobs.system}, *turns]
-    decoding = knobs.over(model.decoding)
-    return GenerationRequest(name, model.prompt(turns), decoding, messages=tuple(turns))
+    return GenerationRequest(name, model.prompt(turns), knobs.over(model.decoding))

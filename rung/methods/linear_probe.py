@@ -18,7 +18,8 @@ from rung.config import knob
 from rung.data.conversation import Conversation
 from rung.errors import ArtefactError, MethodMisfit
 from rung.methods import base, layers
-from rung.methods.probe_features import CHOOSE_ROWS, POOLINGS, ROOM, Rows, features
+from rung.methods.probe_features import CHOOSE_ROWS, POOLINGS, ROOM, SPREAD, Rows, features
+from rung.methods.workload import ENCODER_TOKENS, PASS_TOKENS, Shape, Workload, classifier_fit
 from rung.types import Example, Message, Task
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from rung.forward.probe import Reading
 
 SYSTEM = ("system", "developer")
+FOLDS_AND_FIT, STRENGTHS = 4, 4  # fits of a candidate, and values of C
 SHOWN = 8  # sets of features whose accuracy is kept with the model
 
 
@@ -94,6 +96,27 @@ class Method(base.Method):
 
     def reads(self, config: Knobs, train: int, validation: int) -> tuple[int, int]:
         return train, min(validation, CHOOSE_ROWS)
+
+    def rungs(self, task: Task) -> list[dict[str, Any]]:
+        return [{"encoder": "minilm"}, {}]
+
+    def making(self, config: Knobs, shape: Shape, schedule: base.Schedule) -> Workload:
+        chosen = min(shape.rows, CHOOSE_ROWS) + min(shape.held, CHOOSE_ROWS)
+        if config.encoder:
+            tokens = (shape.rows + shape.held) * shape.letters * ENCODER_TOKENS
+            fits = classifier_fit(shape.rows, 384, shape.labels, FOLDS_AND_FIT * STRENGTHS)
+            return Workload(encoded=tokens) + fits
+        # The rows to choose by go through all layers, the others up to the best, often two thirds.
+        tokens = shape.prompt * (chosen + 0.67 * max(0, shape.rows - CHOOSE_ROWS))
+        sets = len(POOLINGS) * min(SPREAD, shape.layers + 1) + 2 * STRENGTHS
+        fits = classifier_fit(min(shape.rows, CHOOSE_ROWS), shape.width, shape.labels,
+                              FOLDS_AND_FIT * sets)  # fmt: skip
+        return Workload(read=tokens, passes=tokens / PASS_TOKENS) + fits
+
+    def answering(self, config: Knobs, shape: Shape) -> Workload:
+        if config.encoder:
+            return Workload(encoded=shape.letters * ENCODER_TOKENS)
+        return Workload(read=0.67 * shape.prompt, passes=shape.prompt / PASS_TOKENS)
 
     def holds(self, bank: Bank, config: Knobs, rows: int, tokens: int) -> int:
         if config.encoder:

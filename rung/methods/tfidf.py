@@ -18,6 +18,7 @@ from rung.config import knob
 from rung.errors import ArtefactError, MethodMisfit
 from rung.evals.tasks import question, reply
 from rung.methods import base, layers
+from rung.methods.workload import Shape, Workload
 from rung.types import Example, Task
 
 if TYPE_CHECKING:
@@ -56,6 +57,14 @@ class Method(base.Method):
 
     def reads(self, config: Knobs, train: int, validation: int) -> tuple[int, int]:
         return 0, 0
+
+    def making(self, config: Knobs, shape: Shape, schedule: base.Schedule) -> Workload:
+        # Entries of a row, a few tens of passes of the solver, for each label; and counting n-grams.
+        entries = shape.rows * shape.letters * 5
+        return Workload(fitted=entries * (40 * max(shape.labels, 1) + 2000))
+
+    def answering(self, config: Knobs, shape: Shape) -> Workload:
+        return Workload(fitted=shape.letters * 5 * (2000 + shape.labels))
 
     def fit(self, study: base.Study, config: Knobs) -> base.Fitted:
         refused = self.unsuited(study.task, config)

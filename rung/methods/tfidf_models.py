@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rung.evals.ngrams import Ngrams, probabilities
-from rung.forward.classifier import Asked, Classifier
+from rung.forward.classifier import Classifier
 from rung.remote.model import RemoteAnswer, RemoteAnswerHandler, RemoteModel
-from rung.types import Decoding, Message
+from rung.types import Decoding, Message, Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,13 +38,13 @@ class NgramClassifier(Classifier):
     def parameters(self) -> dict[str, Tensor]:
         return {"weight": self.weight, "bias": self.bias}
 
-    def probabilities(self, bank: Bank, asked: Sequence[Asked]) -> Tensor:
+    def probabilities(self, bank: Bank, prompts: Sequence[Prompt]) -> Tensor:
         """(N, labels) float32, each row summing to 1."""
         import torch
 
-        if not asked:
+        if not prompts:
             return torch.empty(0, len(self.labels))
-        x = self.ngrams.vectors([a.text for a in asked])
+        x = self.ngrams.vectors([p.question for p in prompts])
         decisions = x @ self.weight.detach().cpu().numpy().T + self.bias.detach().cpu().numpy()
         return torch.from_numpy(probabilities(np.asarray(decisions))).float()
 

@@ -17,7 +17,7 @@ from rung.models import find_model, read_model
 from rung.server.errors import ApiError
 from rung.store import Store
 from rung.store.records import ModelRecord
-from rung.store.serving import CheckpointRecord, JobRecord
+from rung.store.serving import CheckpointRecord, JobKind, JobRecord
 
 log = logging.getLogger("rung.server")
 
@@ -40,6 +40,10 @@ class Catalogue:
         self.engine, self.base, self.organisation = engine, base, organisation
         self.aliases: set[str] = set()
         self._open = store
+        self._serve: dict[JobKind, Callable[[JobRecord], str | None]] = {
+            "tune": self._serve_tuned,
+            "climb": self._serve_winner,
+        }
         self._stored: dict[str, str] = {}  # served name -> name in the store, where they differ
         self._lock = threading.RLock()  # held while models come and go
 
@@ -62,16 +66,31 @@ class Catalogue:
         short = job.id.removeprefix("ftjob-")[:12]
         return f"ft:{self.bare.name}:{self.organisation}:{job.suffix or ''}:{short}"
 
-    def serve_job(self, job: JobRecord) -> str:
-        """Serve what a job made under its long name and, where it has one, its suffix.
-
-        Checkpoints are served beside it.
+    def serve_job(self, job: JobRecord) -> str | None:
+        """Serve what a job made.
 
         Returns:
-            the long name.
+            the name that it is served by; None where a climb found nothing better than the base.
 
         Raises:
             ArtefactError: when the model's folder is damaged.
+        """
+        return self._serve[job.kind](job)
+
+    def _serve_winner(self, job: JobRecord) -> str | None:
+        """Serve the winner of a climb under its name in the store, where it stands on this base."""
+        name = self.store.climbs.get(job.climb or "").verdict.get("model")
+        if name is not None:
+            try:
+                self.serve_kept(name)
+            except ConfigError as fault:  # its method has changed the base's own weights
+                log.warning("the winner of %s is kept, not served: %s", job.climb, fault)
+        return name
+
+    def _serve_tuned(self, job: JobRecord) -> str:
+        """Serve a tuned model under its long name and, where the job has one, its suffix.
+
+        Checkpoints are served beside it.
         """
         record = self.store.models.get(job.name)
         name = self.job_model_name(job)

@@ -1,4 +1,4 @@
-"""Keeps tuning jobs going: a worker process for each, restarted where it dies, never two for one job.
+"""Keeps jobs going: a worker process for each, restarted where it dies, never two for one job.
 
 A job's status in the store is what is wanted of it: whoever pauses or cancels it only says so there,
 and the supervisor ends the worker, which leaves a checkpoint. A worker outlives the server; the next
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from rung import home
 from rung.errors import RungError, StoreError
 from rung.server.catalogue import Catalogue
+from rung.store import Store
 from rung.store.serving import ACTIVE, Conflict, JobRecord
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Worker:
     """A process at work on a job."""
 
     job: str
-    kind: str  # what it does: `check` or `train`
+    kind: str  # what it does: `check` or `work`
     process: psutil.Process
     told: float | None = None  # when it was asked to stop
     child: subprocess.Popen | None = field(default=None, repr=False)
@@ -72,7 +73,7 @@ class Supervisor:
 
     Args:
         catalogue: serves what jobs make; its base is what jobs are taken for.
-        gauge: counts jobs by status. limit: maximum number of workers that train at once.
+        gauge: counts jobs by status. limit: maximum number of workers that tune or climb at once.
     """
 
     def __init__(self, catalogue: Catalogue, gauge: Gauge, limit: int):
@@ -138,6 +139,8 @@ class Supervisor:
                 del self.workers[id]
                 if wanted and job is not None and not job.made:
                     self._bury(job, worker)
+                elif job is None:
+                    close_climb(self.catalogue.store, self.jobs.get(id))
             elif job is None or (not wanted and job.status == "queued"):
                 worker.stop()
         for job in sorted(jobs.values(), key=lambda j: (j.created, j.id)):
@@ -154,9 +157,9 @@ class Supervisor:
     def _take_up(self, job: JobRecord) -> None:
         """Find the job's worker, or start one where there is room."""
         if (process := _found(job)) is not None:
-            self.workers[job.id] = Worker(job.id, "train", process)
+            self.workers[job.id] = Worker(job.id, "work", process)
             return
-        kind = "check" if job.status == "validating_files" else "train"
+        kind = "check" if job.status == "validating_files" else "work"
         busy = sum(w.kind == kind for w in self.workers.values())
         if busy < (CHECKS if kind == "check" else self.limit):
             self.workers[job.id] = _spawn(job, kind)
@@ -166,7 +169,7 @@ class Supervisor:
         job = self.jobs.get(job.id)
         if job.status not in ACTIVE or job.made or worker.told is not None:
             return
-        kind = "check" if job.status == "validating_files" else "train"
+        kind = "check" if job.status == "validating_files" else "work"
         if kind != worker.kind:  # it had done its part
             return
         code = worker.child.returncode if worker.child else None
@@ -192,8 +195,21 @@ class Supervisor:
         with contextlib.suppress(Conflict):
             self.jobs.turn(
                 job.id, "succeeded", among=ACTIVE, fine_tuned_model=name,
-                say=f"The job has successfully completed; the model is {name}",
+                say=_done(name),
             )  # fmt: skip
+
+
+def close_climb(store: Store, job: JobRecord) -> None:
+    """Note that the climb of a cancelled job has ended, once no worker is at it."""
+    if job.status != "cancelled" or job.climb is None:
+        return
+    if store.climbs.get(job.climb).status == "interrupted":
+        store.climbs.update(job.climb, status="cancelled")
+
+
+def _done(name: str | None) -> str:
+    made = f"the model is {name}" if name else "no model is better than the base as it is"
+    return f"The job has successfully completed; {made}"
 
 
 def _spawn(job: JobRecord, kind: str) -> Worker:

@@ -17,7 +17,7 @@ from rung.server.errors import ApiError
 from rung.server.moderation import Verdict
 from rung.server.stages import Line
 from rung.server.state import account_of, service_of
-from rung.types import Message
+from rung.types import Message, last_question
 
 
 class Pipeline:
@@ -100,7 +100,7 @@ class Pipeline:
         """What is found for the last question, as a trace shows it."""
         retrieved = self._line.retrieved
         assert retrieved is not None and retrieved.index is not None
-        question = next((t["content"] for t in reversed(turns) if t["role"] == "user"), "")
+        question = last_question(turns)
         hits = retrieved.index.search(question, retrieved.count, retrieved.mode) if question else []
         return [
             {"source": h.passage.source, "number": h.passage.number, "score": round(h.score, 4)}

@@ -12,6 +12,7 @@ from fastapi import Request
 from rung.engine import Engine
 from rung.server.access import Access, Account
 from rung.server.catalogue import Catalogue
+from rung.server.knobs import ServeKnobs
 from rung.server.metrics import Metrics
 from rung.server.moderation import Moderator
 from rung.server.stages import Lines, Stages, guarded
@@ -33,6 +34,16 @@ class Limits:
     max_file: int = 512 << 20
     timeout: float | None = None
     patience: float = 60.0
+
+    @classmethod
+    def of(cls, knobs: ServeKnobs) -> Limits:
+        """The limits that a server's knobs set."""
+        mega = 1_000_000  # bytes of a megabyte
+        return cls(
+            max_body=int(knobs.max_body * mega),
+            max_file=int(knobs.max_file * mega),
+            timeout=knobs.timeout,
+        )
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,18 @@ class Settings:
     guarded: frozenset[str] = frozenset()
     log: bool = False
     stages: Mapping[str, Stages] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, knobs: ServeKnobs, **loaded: Any) -> Settings:
+        """What a server's knobs set.
+
+        Args:
+            loaded: what follows from the models: `base`, `job_options` and `stages`.
+        """
+        return cls(
+            organisation=knobs.organisation, jobs=knobs.jobs, api_keys=tuple(knobs.api_key),
+            guarded=frozenset(knobs.guard), log=knobs.log, **loaded,
+        )  # fmt: skip
 
     @property
     def takes_jobs(self) -> bool:
@@ -147,3 +170,12 @@ def service_of(request: Request) -> Service:
 def account_of(request: Request) -> Account:
     """Whose request it is, and what it has used."""
     return request.scope["rung.account"]
+
+
+def owner_of(request: Request) -> str | None:
+    """The key whose files and jobs a request sees; None where it sees all.
+
+    Keys of the command line, keys with the scope `admin`, and servers without keys see all.
+    """
+    key = account_of(request).key
+    return None if key is None else key.owner

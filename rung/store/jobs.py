@@ -32,6 +32,7 @@ _EVENTS: sa.Table = schema.JobEvent.__table__  # type: ignore[assignment]
 _CHECKPOINTS: sa.Table = schema.JobCheckpoint.__table__  # type: ignore[assignment]
 
 KEPT = 3  # checkpoints of a job
+MAX_DIGITS = 18  # of an event's id, which is a 64-bit integer
 PREFIXES: dict[JobKind, str] = {"tune": "ftjob", "climb": "climbjob"}
 NAMES: dict[JobKind, str] = {"tune": "fine-tuning job", "climb": "climb"}
 
@@ -55,10 +56,14 @@ class Jobs:
             _say(connection, job.id, [("info", "message", f"Created {NAMES[job.kind]}: {job.id}", {})])
             return _get(connection, job.id)
 
-    def get(self, id: str, kind: JobKind | None = None) -> JobRecord:
-        """Read the job of that id. Raises JobNotFound, also where it is of another kind."""
+    def get(self, id: str, kind: JobKind | None = None, owner: str | None = None) -> JobRecord:
+        """Read the job of that id.
+
+        Raises:
+            JobNotFound: also where it is of another kind, or of another owner than the one given.
+        """
         with self._database.read() as connection:
-            return _get(connection, id, kind)
+            return _get(connection, id, kind, owner)
 
     def list(
         self,
@@ -130,7 +135,8 @@ class Jobs:
         """What happened, newest first; `after` is the id of an event. Raises JobNotFound."""
         with self._database.read() as connection:
             _get(connection, id)
-            cursor = None if after is None else int(after) if after.isdecimal() else -1
+            known = after is not None and after.isdecimal() and len(after) <= MAX_DIGITS
+            cursor = None if after is None else int(after) if known else -1
             rows, more = page(connection, _EVENTS, [_EVENTS.c.job == id], cursor, limit)
         return Page([EventRecord(**row) for row in rows], more)
 
@@ -161,9 +167,11 @@ class Jobs:
         return Page([CheckpointRecord(**row) for row in rows], more)
 
 
-def _get(connection: Connection, id: str, kind: JobKind | None = None) -> JobRecord:
+def _get(
+    connection: Connection, id: str, kind: JobKind | None = None, owner: str | None = None
+) -> JobRecord:
     row = connection.execute(sa.select(*_JOBS.c).where(_JOBS.c.id == id)).mappings().first()
-    if row is None or kind not in (None, row["kind"]):
+    if row is None or kind not in (None, row["kind"]) or owner not in (None, row["owner"]):
         raise JobNotFound(f"no {NAMES[kind or 'tune']} '{id[:80]}'")
     return JobRecord(**row)
 

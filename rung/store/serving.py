@@ -173,6 +173,11 @@ class KeyRecord(Record):
     last_used: str | None = None
     revoked: str | None = None
 
+    @property
+    def owner(self) -> str | None:
+        """The owner whose files and jobs the key sees; None for a key that sees all."""
+        return None if self.may("admin") else self.id
+
     def may(self, scope: str) -> bool:
         """Whether the key opens what needs that scope."""
         held = self.scopes.split(",")

@@ -129,4 +129,7 @@ class TrainKnobs:
     save_every: int | None = knob(
         None, "Steps between checkpoints; by time by default.", least=1, foreign=("save_steps",)
     )
+    seconds: float | None = knob(
+        None, "End after so many seconds with what is best by then, whatever the epochs say.", above=0
+    )
     save_seconds: float = knob(60.0, "Seconds between checkpoints.", above=0)

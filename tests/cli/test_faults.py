@@ -44,7 +44,7 @@ def rung(*arguments: str, **environment: str) -> Answer:
         (["runs", "--status", "runing"], "did you mean 'running'?"),
         (["bases", "--modality", "txt"], "did you mean 'text'?"),
         (["bases", "--licence", "mit"], "known: closed, non-commercial, permissive"),
-        (["serve", "--port", "99999"], "'--port'"),
+        (["serve", "--port", "99999"], "--port is 99999"),
     ],
 )
 def test_words_that_mean_nothing(ask: Ask, rung_home: Path, words: list[str], said: str) -> None:

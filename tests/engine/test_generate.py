@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rung.engine import Completion, GenerationRequest
-from rung.types import Decoding
+from rung.types import Decoding, Prompt
 from tests.engine.world import METHODS, engine_of, hf_greedy, tiny_llama
 from tests.models import FAMILIES, VOCABULARY, tiny_adapter, tiny_model
 
@@ -18,7 +18,9 @@ NAMES = ("base", *METHODS)
 
 
 def asked(name, ids, count=12, **decoding):
-    return GenerationRequest(name, tuple(ids), Decoding(max_tokens=count, **decoding), stop_ids=())
+    return GenerationRequest(
+        name, Prompt(tuple(ids)), Decoding(max_tokens=count, **decoding), stop_ids=()
+    )
 
 
 def prompts(vocabulary, seed=0, lengths=(9, 3, 17, 1)):
@@ -46,7 +48,7 @@ def test_every_method_on_other_bases(family):
     for i, method in enumerate(METHODS):
         slot = bank.add(tiny_adapter(bank, method, seed=i))
         models[method] = dataclasses.replace(base, name=method, slot=slot)
-    engine = Engine(bank, models, cache_bytes=1 << 28)
+    engine = Engine(bank, models, memory=1 << 28)
     drawn = {"temperature": 2.0, "seed": 3}  # greedily, random bases repeat themselves
     requests = [asked(n, ids, **drawn) for n in models for ids in prompts(VOCABULARY, 1, (11, 4))]
     together = engine.generate(requests)
@@ -108,10 +110,10 @@ def test_joins_leaves_and_cancels_change_no_answer(engine, lone, requests, pause
     for i, request in enumerate(requests):
         generations.append(engine.submit(request))
         for _ in range(pauses[i] if i < len(pauses) else 0):
-            engine._guarded_step()
+            engine.step()
         if i in cancelled:
             generations[i // 2].cancel()
-    while engine._guarded_step():
+    while engine.step():
         pass
     for request, generation in zip(requests, generations, strict=True):
         answer, alone = generation.result(0), lone(request)
@@ -132,7 +134,7 @@ def lone(engine):
         if request not in known:
             known[request] = engine.generate([request])[0]
             if request.model == "base" and request.decoding.temperature == 0:
-                expected = hf_greedy(reference, request.ids, request.decoding.max_tokens)
+                expected = hf_greedy(reference, request.prompt.ids, request.decoding.max_tokens)
                 assert list(known[request].ids) == expected
         return known[request]
 
@@ -144,7 +146,7 @@ def test_little_memory_changes_no_answer():
     requests = [asked(n, ids, 60, temperature=1.0, seed=5) for n in NAMES for ids in prompts(258)]
     roomy = engine_of(tiny_llama())
     entry = roomy.scheduler.runner.cache.entry_bytes
-    tight = engine_of(tiny_llama(), cache_bytes=entry * 300)
+    tight = engine_of(tiny_llama(), memory=entry * 300)
     assert tight.generate(requests) == roomy.generate(requests)
     cache = tight.scheduler.runner.cache
     assert cache.budget == entry * 300
@@ -159,7 +161,8 @@ def test_a_real_base():
 
     base = bases.load(bases.resolve("smollm2-135m"))
     model = ServedModel("smollm2", -1, Template.of(base.tokenizer))
-    ids = model.prompt([{"role": "user", "content": "Name three colours and say why they matter."}])
+    question = [{"role": "user", "content": "Name three colours and say why they matter."}]
+    ids = model.prompt(question).ids
     expected = hf_greedy(base.model, ids, 20)
     engine = Engine(Bank(base.model), {"smollm2": model})
     answer, other = engine.generate([asked("smollm2", ids, 20), asked("smollm2", ids[:9], 20)])

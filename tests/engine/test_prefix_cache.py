@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rung.engine import scheduler as scheduling
-from rung.engine.core import REST
 from rung.engine.prefix_cache import PAGE, PrefixCache
+from rung.engine.queues.generate import STEPS_BETWEEN_LOOKS
 from tests.engine.world import NAMES, asked, engine_of, text, tiny_llama
 
 
@@ -28,7 +28,7 @@ def counted(engine):
 def run(engine, *requests):
     """As `generate`, but what was read stays known, as on the engine's thread."""
     generations = engine.submit_all(requests)
-    while engine._guarded_step():
+    while engine.step():
         pass
     return [g.result(0) for g in generations]
 
@@ -74,7 +74,7 @@ def test_many_answers_to_one_prompt_read_it_once():
     prompt = text(0, 400)
     answers = run(engine, *(asked("base", prompt, temperature=1.0, seed=i) for i in range(12)))
     assert len({a.ids for a in answers}) == 12
-    tokens = len(prompt) * (scheduling.ALONE // len(prompt)) + 12 * PAGE + len(prompt)
+    tokens = len(prompt) * (scheduling.PREFILL_TOKENS_ALONE // len(prompt)) + 12 * PAGE + len(prompt)
     assert sum(seen) <= tokens
 
 
@@ -89,38 +89,37 @@ def test_slots_do_not_share():
 
 
 @pytest.mark.parametrize("piece", [1, 7, 64])
-def test_reading_in_pieces_changes_no_answer(piece, monkeypatch):
+def test_prefilling_in_chunks_changes_no_answer(piece):
     way = {"temperature": 1.0, "seed": 2}
     requests = [asked(n, text(i, 20 + 37 * i), **way) for i, n in enumerate(NAMES)]
     expected = engine_of(tiny_llama()).generate(requests)
-    monkeypatch.setattr(scheduling, "PIECE", piece)
-    monkeypatch.setattr(scheduling, "ALONE", piece)
     engine = engine_of(tiny_llama())
+    engine.scheduler.prefill_tokens = engine.scheduler.prefill_tokens_alone = piece
     seen = counted(engine)
     assert run(engine, *requests) == expected
     assert max(seen) <= piece
 
 
-def test_a_long_prompt_does_not_stall_the_others(monkeypatch):
+def test_a_long_prompt_does_not_stall_the_others():
     """Those who decode get a token in every step while it is read, and shorter prompts overtake it."""
-    monkeypatch.setattr(scheduling, "PIECE", 16)
     engine = engine_of(tiny_llama(), ())
+    engine.scheduler.prefill_tokens = 16
     quick = engine.submit(asked("base", text(0, 5), 200))
-    engine._guarded_step()
+    engine.step()
     long = engine.submit(asked("base", text(1, 400), 2))
     short = engine.submit(asked("base", text(2, 12), 2))
     before = quick._events.qsize()
     for _ in range(10):
-        engine._guarded_step()
+        engine.step()
     assert quick._events.qsize() - before == 10
     assert short.done
     assert not long.done
     while not long.done:
-        engine._guarded_step()
+        engine.step()
     alone = engine_of(tiny_llama(), ())
     assert long.result(0) == alone.generate([asked("base", text(1, 400), 2)])[0]
     quick.cancel()
-    engine._guarded_step()
+    engine.step()
 
 
 def test_memory_is_bounded():
@@ -144,15 +143,15 @@ def test_memory_is_given_back():
     cache = engine.scheduler.runner.cache
     slow = engine.submit(asked("base", text(0, 4), 180))
     generations = [engine.submit(asked("base", text(i, 400), 2)) for i in range(8)]
-    engine._guarded_step()
+    engine.step()
     peak = cache.size
     while not all(g.done for g in generations):
-        engine._guarded_step()
-    for _ in range(2 * REST):
-        engine._guarded_step()
+        engine.step()
+    for _ in range(2 * STEPS_BETWEEN_LOOKS):
+        engine.step()
     assert not slow.done
     assert cache.size * 4 <= peak
-    while engine._guarded_step():
+    while engine.step():
         pass
     assert slow.result(0) == engine_of(tiny_llama(), ()).generate([asked("base", text(0, 4), 180)])[0]
 

@@ -15,9 +15,9 @@ from rung.engine import GenerationRequest
 from rung.engine import scheduler as scheduling
 from rung.engine.request import DeadlineExceeded, EngineFault
 from rung.errors import ArtefactError, ConfigError, ModelNotFound
-from rung.forward.classifier import Asked, Classifier
+from rung.forward.classifier import Classifier
 from rung.forward.llama import lora_batch as stacking
-from rung.types import Decoding
+from rung.types import Decoding, Prompt
 from tests.engine.world import METHODS, engine_of, tiny_llama
 from tests.models import tiny_adapter
 
@@ -26,11 +26,13 @@ PROMPT = tuple(range(40, 60))
 
 def asked(name="base", count=10, ids=PROMPT, **fields):
     way = {k: fields.pop(k) for k in ("temperature", "seed") if k in fields}
-    return GenerationRequest(name, tuple(ids), Decoding(max_tokens=count, **way), stop_ids=(), **fields)
+    return GenerationRequest(
+        name, Prompt(tuple(ids)), Decoding(max_tokens=count, **way), stop_ids=(), **fields
+    )
 
 
 def finish(engine):
-    while engine._guarded_step():
+    while engine.step():
         pass
 
 
@@ -60,13 +62,13 @@ def test_in_flight_finishes_on_old_weights():
     request = asked("mine", 20, temperature=1.0, seed=1)
     old = engine.load(model_of(engine, "mine"), tiny_adapter(engine.bank, "lora", seed=1))
     before, late = engine.submit(request), engine.submit(asked("base"))
-    engine._guarded_step()
+    engine.step()
     queued = engine.submit(request)
     new = engine.replace(model_of(engine, "mine"), tiny_adapter(engine.bank, "lora", seed=2))
     after = engine.submit(request)
     assert {old.slot, new.slot} <= set(engine.bank.adapters)
     finish(engine)
-    engine._guarded_step()
+    engine.step()
     first, second = reference("lora", 1, request), reference("lora", 2, request)
     assert first.ids != second.ids
     assert before.result(0) == queued.result(0) == first
@@ -155,7 +157,7 @@ def test_an_adapter_that_overflows_fails_alone(method):
         adapter = engine.bank.adapters[engine.models[method].slot]
         generations = engine.submit_all([asked(n, 8) for n in names])
         if late:
-            engine._guarded_step()
+            engine.step()
         for tensor in adapter.parameters().values():
             tensor.data.fill_(float("inf") if method == "lora" else float("nan"))
         finish(engine)
@@ -185,11 +187,11 @@ def test_deadlines(live):
 def test_a_burst_for_one_model_does_not_keep_another_waiting():
     engine = engine_of(tiny_llama(), max_batch=4, max_waiting=100)
     burst = engine.submit_all([asked("lora", 6) for _ in range(40)])
-    engine._guarded_step()
+    engine.step()
     other = engine.submit(asked("base", 6))
     third = engine.submit(asked("full", 6))
     while not (other.done and third.done):
-        engine._guarded_step()
+        engine.step()
     assert sum(g.done for g in burst) < 12
     finish(engine)
     assert len({g.result(0) for g in burst}) == 1
@@ -221,13 +223,13 @@ class Parity(Classifier):
     def __init__(self):
         self.sizes = []
 
-    def probabilities(self, bank, asked):
-        self.sizes.append(len(asked))
-        if any(a.ids[0] == 99 for a in asked):
+    def probabilities(self, bank, prompts):
+        self.sizes.append(len(prompts))
+        if any(p.ids[0] == 99 for p in prompts):
             raise RuntimeError("odd input")
-        sure = [0.9 if a.text else 0.7 for a in asked]
+        sure = [0.9 if p.question else 0.7 for p in prompts]
         return torch.tensor(
-            [[1 - s, s] if a.ids[0] % 2 else [s, 1 - s] for a, s in zip(asked, sure, strict=True)]
+            [[1 - s, s] if p.ids[0] % 2 else [s, 1 - s] for p, s in zip(prompts, sure, strict=True)]
         )
 
     def parameters(self):
@@ -238,7 +240,8 @@ def test_a_classifier_answers_with_a_label():
     engine = engine_of(tiny_llama())
     parity = Parity()
     engine.load(dataclasses.replace(model_of(engine, "parity"), classifier=parity))
-    requests = [asked("parity", ids=(i, 1), logprobs=1, text="x" * (i % 3)) for i in range(10)]
+    said = [({"role": "user", "content": "x" * (i % 3)},) for i in range(10)]
+    requests = [GenerationRequest("parity", Prompt((i, 1), said[i]), logprobs=1) for i in range(10)]
     answers = engine.generate([*requests, asked("base"), asked("lora")])
     assert [a.text for a in answers[:10]] == ["even", "odd"] * 5
     assert parity.sizes == [10]
@@ -248,9 +251,9 @@ def test_a_classifier_answers_with_a_label():
         assert dict(answer.labels)[answer.text] == pytest.approx(torch.tensor(sure).log().item())
         assert answer.tokens[0].logprob == answer.labels[0][1]
         assert engine.models["base"].template.decode(answer.ids) == answer.text
-    assert engine.classify("parity", [Asked((3,))])[0][0][0] == "odd"
+    assert engine.classify("parity", [Prompt((3,))])[0][0][0] == "odd"
     with pytest.raises(ConfigError, match="no classifier"):
-        engine.classify("base", [Asked((3,))])
+        engine.classify("base", [Prompt((3,))])
     generations = engine.submit_all([asked("parity", ids=(i,)) for i in (2, 99, 3)])
     finish(engine)
     assert [g.result(0).text for g in (generations[0], generations[2])] == ["even", "odd"]
@@ -314,7 +317,7 @@ ACTIONS = st.one_of(
 @given(
     st.lists(ACTIONS, min_size=5, max_size=30),
     st.sampled_from([250, 1 << 20]),
-    st.sampled_from([5, scheduling.PIECE]),
+    st.sampled_from([5, scheduling.PREFILL_TOKENS]),
     st.sampled_from([None, 1, stacking.TOGETHER]),
 )
 def test_every_answer_is_its_own(references, actions, room, piece, together):
@@ -323,17 +326,16 @@ def test_every_answer_is_its_own(references, actions, room, piece, together):
     In plain steps, and in those with joined weights, LoRA standing by lane or multiplied together.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scheduling, "PIECE", piece)
-        patch.setattr(scheduling, "ALONE", 4 * piece)
         patch.setattr(stacking, "TOGETHER", together or 0)
-        act(references, actions, room, together is not None)
+        act(references, actions, room, piece, together is not None)
 
 
-def act(references, actions, room, arranged):
+def act(references, actions, room, piece, arranged):
     engine = engine_of(tiny_llama(), (), max_batch=5, memory=ENTRY * room, max_resident=2)
+    engine.scheduler.prefill_tokens, engine.scheduler.prefill_tokens_alone = piece, 4 * piece
     assert engine.scheduler.runner.cache.entry_bytes == ENTRY
     if arranged:
-        engine.between(engine.scheduler.runner.arrange)
+        engine.arrange()
         assert engine.scheduler.runner._lean is not None
     served, open_ = {}, []
     for action, *what in actions:
@@ -355,7 +357,7 @@ def act(references, actions, room, arranged):
             open_[what[0] % len(open_)][2].cancel()
         elif action == "step":
             for _ in range(what[0]):
-                engine._guarded_step()
+                engine.step()
     finish(engine)
     for (kind, seed), request, generation in open_:
         answer, alone = generation.result(0), references(kind, seed, request)
@@ -363,7 +365,7 @@ def act(references, actions, room, arranged):
             assert answer.ids == alone.ids[: len(answer.ids)]
         else:
             assert answer == alone
-    engine._guarded_step()
+    engine.step()
     assert engine.scheduler.runner.cache.lanes == 0
     assert len(engine.bank.adapters) <= max(2, len(served))
 

@@ -13,7 +13,7 @@ from rung.engine.constraint import ConstraintError
 from rung.engine.request import derive_seed
 from rung.engine.sampler import Draw, adjust, draw, narrow, tell
 from rung.errors import ConfigError
-from rung.types import Decoding
+from rung.types import Decoding, Prompt
 from tests.engine.world import METHODS, engine_of, tiny_llama
 
 PROMPT = tuple(range(40, 75))
@@ -22,7 +22,7 @@ NAMES = ("base", *METHODS)
 
 def asked(name="base", count=10, ids=PROMPT, *, decoding=None, **fields):
     return GenerationRequest(
-        name, tuple(ids), Decoding(max_tokens=count, **(decoding or {})), stop_ids=(), **fields
+        name, Prompt(tuple(ids)), Decoding(max_tokens=count, **(decoding or {})), stop_ids=(), **fields
     )
 
 
@@ -193,21 +193,23 @@ def test_a_stop_token_may_come_only_when_the_shape_is_complete():
     made = engine.constraint("base", "regex", "(ab)+")
     end = engine.models["base"].stop_ids[0]
     way = Decoding(max_tokens=9, logit_bias={end: 100.0})
-    answer = engine.generate([GenerationRequest("base", PROMPT, way, constraint=made)])[0]
+    answer = engine.generate([GenerationRequest("base", Prompt(tuple(PROMPT)), way, constraint=made)])[
+        0
+    ]
     assert (answer.text, answer.finish_reason) == ("ab", "stop")
 
 
 def test_a_constraint_that_breaks_fails_alone(engine, monkeypatch):
     request = asked(constraint=engine.constraint("base", "regex", "[ab]{20}"))
     broken, fine = engine.submit(request), engine.submit(request)
-    engine._guarded_step()
+    engine.step()
     draws = {id(r.generation): r.draw for r in engine.scheduler.running}
 
     def fault(token):
         raise ConstraintError("too much work")
 
     monkeypatch.setattr(draws[id(broken)], "take", fault)
-    while engine._guarded_step():
+    while engine.step():
         pass
     with pytest.raises(ConstraintError, match="too much work"):
         broken.result(0)

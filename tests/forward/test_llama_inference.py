@@ -11,7 +11,7 @@ from rung.engine import Engine, GenerationRequest
 from rung.forward.llama import lora_lanes
 from rung.forward.llama.inference import LlamaInference
 from rung.forward.trie import Sequence
-from rung.types import Decoding
+from rung.types import Decoding, Prompt
 from tests.engine.world import engine_of, tiny_llama
 from tests.models import tiny_adapter, tiny_model
 
@@ -20,13 +20,13 @@ LEAN = {"llama", "qwen2"}
 
 def asked(name, ids, count=12):
     return GenerationRequest(
-        name, tuple(ids), Decoding(max_tokens=count, temperature=1.0, seed=3), stop_ids=()
+        name, Prompt(tuple(ids)), Decoding(max_tokens=count, temperature=1.0, seed=3), stop_ids=()
     )
 
 
 def arranged(engine):
     """The engine after what `start` does, and how many passes were lean."""
-    engine.between(engine.scheduler.runner.arrange)
+    engine.arrange()
     lean, passes = getattr(engine.scheduler.runner, "_lean", None), []
     if lean is not None:
         run = lean.run

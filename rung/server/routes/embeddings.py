@@ -10,7 +10,7 @@ from fastapi import Request
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from rung.engine.request import ContextExceeded
-from rung.server.completion_schema import TEXTS_OR_IDS, Prompt, prompts
+from rung.server.completion_schema import TEXTS_OR_IDS, TextOrIds, prompts
 from rung.server.errors import ApiError
 from rung.server.requests import Strict
 from rung.server.responses import Embeddings, answers
@@ -24,7 +24,7 @@ MOST = 2048
 routes = Routes("/v1/embeddings", scope="ask", tags=["embeddings"])
 
 Inputs = Annotated[
-    tuple[Prompt, ...],
+    tuple[TextOrIds, ...],
     BeforeValidator(lambda value: prompts(value, MOST)),
     WithJsonSchema(TEXTS_OR_IDS),
 ]
