@@ -14,17 +14,6 @@ from rung.config import as_dict, resolve
 from rung.errors import ConfigError
 from rung.library.knobs import DecodingKnobs, LoadKnobs
 
-# Options of `rung serve`.
-Base = Annotated[str | None, typer.Option(help="A base to load: a name, a folder or a Hub id.")]
-Dtype = Annotated[str, typer.Option(help="Of the base: float32, bfloat16, float16 or auto.")]
-Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1 or mps.")]
-Quantize = Annotated[
-    str | None,
-    typer.Option(
-        help="Keep the base in fewer bits: int8, nf4 or none; as the models were trained by default."
-    ),
-]
-
 
 @takes_knobs(panels_of([("answers", DecodingKnobs), ("loading", LoadKnobs)]))
 def chat(
