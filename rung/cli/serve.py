@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rung.cli.flags import Given, takes_knobs
-from rung.config import Knob, knobs_of, resolve
+from rung.cli.flags import Given, panels_of, takes_knobs
+from rung.config import resolve
 from rung.server.knobs import ServeKnobs
 
 if TYPE_CHECKING:
@@ -18,12 +18,7 @@ if TYPE_CHECKING:
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-def panels() -> dict[str, list[Knob]]:
-    """The knobs of a server under their heading in help."""
-    return {ServeKnobs.group: knobs_of(ServeKnobs)}
-
-
-@takes_knobs(panels())
+@takes_knobs(panels_of([(ServeKnobs.group, ServeKnobs)]))
 def serve(
     given: Given,
     names: Annotated[

@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from anyio.to_thread import run_sync
 from fastapi import FastAPI
 
-from rung import __version__
 from rung.engine import Engine
 from rung.server import routes as api_routes
 from rung.server.errors import install
@@ -22,6 +21,7 @@ from rung.server.openapi import describe
 from rung.server.page.mount import Front, Page
 from rung.server.routing import RequiredScopes
 from rung.server.state import Limits, Service, Settings
+from rung.version import __version__
 
 WATCH = 0.5  # seconds between two looks at the engine
 
