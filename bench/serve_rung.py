@@ -20,9 +20,9 @@ import psutil
 from bench.serve_items import COPIED, adapter_of
 from rung import methods
 from rung.methods import artefact
+from rung.models import load
 from rung.server.app import create_app
-from rung.server.loading import load
-from rung.server.run import bind, run
+from rung.server.serve import bind, run
 
 NEVER = -1  # no token has this id: every answer is as long as was asked for
 

@@ -122,7 +122,7 @@ def own_server() -> Iterator[tuple[str, list[str], int]]:
     """`rung serve` over tiny random weights: its address, models and process."""
     with tempfile.TemporaryDirectory(prefix="rung-soak-") as folder:
         os.environ["RUNG_HOME"] = folder
-        from tests.server.test_loading import base_folder, keep
+        from tests.test_models import base_folder, keep
 
         base = base_folder(Path(folder) / "tiny")
         kinds = ("lora", "prompt_tuning", "prefix_tuning")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 LicenceClass = Literal["permissive", "restricted", "non-commercial", "closed", "unknown"]
 
@@ -21,20 +21,33 @@ LICENCE_ORDER: tuple[LicenceClass, ...] = (
 
 
 class Message(TypedDict):
-    """One turn of a conversation, in OpenAI's words."""
+    """One turn of a conversation, as text; `rung.data.turns` makes them of rows and of requests.
+
+    `reasoning_content` holds the thoughts in front of a reply, for templates that show them. A reply
+    of `weight` 0 is context that is not learnt. `tools` are the functions that may be called in the
+    conversation, in OpenAI's words; its first turn that is no system message has them.
+    """
 
     role: str
     content: str
     name: NotRequired[str]
+    reasoning_content: NotRequired[str]
+    weight: NotRequired[int]
+    tools: NotRequired[tuple[Mapping[str, Any], ...]]
 
 
 @dataclass(frozen=True)
 class Example:
     """One row of data: a conversation that ends with the reply to learn, or plain text.
 
-    `origin` names file and row for error messages, such as `quotes.json:12`. `gold` names the document
-    that holds the answer, where retrieval is to be measured. `choices` are the answers that this row
-    offers, the reply among them.
+    Attributes:
+        origin: file and row for error messages, such as `quotes.json:12`.
+        gold: the document that holds the answer, where retrieval is to be measured.
+        choices: the answers that this row offers, the reply among them.
+        rejected: of a preference row, the conversation with the worse reply; `messages` has the better.
+        margin: by how much the reply is better than the rejected one, where the row says it.
+        rating: how good the reply is, where the row says it; 1 and 0 for wanted and unwanted.
+        group: rows of one group fall into the same part; no part of the content.
     """
 
     messages: tuple[Message, ...] = ()
@@ -43,6 +56,10 @@ class Example:
     origin: str = ""
     gold: str | None = None
     choices: tuple[str, ...] = ()
+    rejected: tuple[Message, ...] = ()
+    margin: float | None = None
+    rating: float | None = None
+    group: str | None = None
 
     @property
     def digest(self) -> str:
@@ -50,10 +67,58 @@ class Example:
         content: dict[str, object] = {
             "messages": self.messages, "text": self.text, "label": self.label,
         }  # fmt: skip
-        if self.choices:
-            content["choices"] = self.choices
+        # Only what a row has counts, so that a new field changes no digest of rows without it.
+        for name in ("choices", "rejected", "margin", "rating"):
+            if (value := getattr(self, name)) not in ((), None):
+                content[name] = value
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two continuations of one prompt, of which the chosen one is preferred to the rejected one.
+
+    Attributes:
+        prompt: the turns that both have in front, at least one.
+        chosen, rejected: the turns that follow it, each ending with a reply; they differ.
+        margin: by how much the chosen one is better, in the data's own unit; None where it is not said.
+        origin: file and row, as in `Example`.
+    """
+
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+    margin: float | None = None
+    origin: str = ""
+
+
+def last_question(messages: Sequence[Message]) -> str:
+    """Return the content of the user's last message; empty where the user has said nothing."""
+    return next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A model's input: token ids, and the conversation that they render.
+
+    Attributes:
+        ids: (n,) what a model of the bank reads.
+        messages: the conversation as the model sees it, which models behind an API get in place of
+            ids; empty for plain text.
+    """
+
+    ids: tuple[int, ...]
+    messages: tuple[Message, ...] = field(default=(), hash=False)  # dicts have no hash
+
+    @property
+    def question(self) -> str:
+        """The user's last message, which a sentence encoder reads in place of ids."""
+        return last_question(self.messages)
+
+
+# What the rows of a data set hold: replies to learn, pairs of a better and a worse reply, or replies
+# that are rated.
+RowKind = Literal["replies", "pairs", "ratings"]
 
 TaskKind = Literal[
     "classification",

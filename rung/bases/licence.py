@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rung.artefacts.cards import read_card
 from rung.errors import ArtefactError
-from rung.store.cards import read_card
 
 
 def licence_of(folder: Path) -> str:

@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from rung.artefacts.folders import model_folder
+from rung.artefacts.licences import classify
 from rung.bases import gguf, hub, wheel
 from rung.bases.cache import RECORD, read_record
 from rung.bases.entries import CatalogueEntry, catalogue, entry_of
 from rung.bases.folder import digest_of, inspect
 from rung.bases.licence import licence_of
 from rung.errors import ArtefactError, BaseNotFound, nearest
-from rung.store.artefacts import model_folder
-from rung.store.licences import classify
 from rung.types import BaseInfo
 
 FRESH = "scratch"  # random weights

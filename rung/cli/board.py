@@ -11,7 +11,7 @@ import typer
 from rung.cli.models import _table, _when
 
 if TYPE_CHECKING:
-    from rung.ladder.board import Entry
+    from rung.ladder.leaderboard import Entry
 
 
 def board(
@@ -31,7 +31,7 @@ def board(
             found = store.climbs.list()
             _climbs([c.as_dict() for c in found if task in (None, c.name, c.data)], as_json)
             return
-        from rung.ladder.board import entries
+        from rung.ladder.leaderboard import entries
 
         rows = entries(store, task)
     if as_json:

@@ -7,21 +7,31 @@ from typing import Annotated
 
 import typer
 
+from rung import exports
+
+
+def _formats() -> str:
+    """Every export format with what it is, for help."""
+    return " ".join(f"{one.name}: {one.summary}." for one in exports.registry.all())
+
+
+def _precisions() -> str:
+    """The precisions that formats can write, for help."""
+    found = {name: None for one in exports.registry.all() for name in one.tolerance}
+    return ", ".join(found)
+
 
 def export(
     name: Annotated[str, typer.Argument(help="The model to export.")],
     folder: Annotated[Path, typer.Argument(help="Where to; must not exist or be empty.")],
-    to: Annotated[
-        str,
-        typer.Option(
-            help="peft: the adapter as PEFT reads it. merged: the whole model with the adapter built "
-            "in, as transformers reads it."
-        ),
-    ] = "peft",
-    dtype: Annotated[str, typer.Option(help="Precision of a merged model.")] = "float32",
+    to: Annotated[str, typer.Option(help=_formats())] = "peft",
+    dtype: Annotated[
+        str | None,
+        typer.Option(help=f"Precision to write, where the format has a choice: {_precisions()}."),
+    ] = None,
 ) -> None:
     """Write a model for other tools, and prove that it gives the same logits."""
-    from rung.train.export import export as write
+    from rung.exports.export import export as write
 
     proof = write(name, folder, to, dtype)
     typer.echo(

@@ -135,18 +135,18 @@ def _remove(store: Store, model: ModelRecord) -> str | None:
 
     In this order a crash between the two leaves a folder nobody uses, not a model without one.
     """
-    from rung.store import artefacts
+    from rung.artefacts import folders
 
-    own = artefacts.model_folder(model.name)
+    own = folders.model_folder(model.name)
     store.models.remove(model.name)
     if own.is_dir() and not own.is_symlink():
-        artefacts.remove(own)
+        folders.remove(own)
     elsewhere = Path(model.folder) if model.folder else own
     return str(elsewhere) if elsewhere != own and elsewhere.exists() else None
 
 
 def _model_row(model: ModelRecord, bases: dict[str, str]) -> list[str]:
-    from rung.store.cards import shown
+    from rung.artefacts.cards import shown
 
     # What was measured on rows held out says most; a base's own figure stands beside its model's.
     measured = {k: v for k, v in model.metrics.items() if v is not None and not k.endswith(_SIDE)}
@@ -175,7 +175,7 @@ def _run_row(run: RunRecord) -> list[str]:
 
 
 def _card_facts(model: ModelRecord) -> list[tuple[str, str]]:
-    from rung.store import cards
+    from rung.artefacts import cards
 
     facts = [
         ("model", model.name),
@@ -196,7 +196,7 @@ def _card_facts(model: ModelRecord) -> list[tuple[str, str]]:
 def _measures(
     model: ModelRecord, evaluations: Sequence[EvaluationRecord], data: dict[str, str]
 ) -> None:
-    from rung.store.cards import shown
+    from rung.artefacts.cards import shown
 
     told = {e.metric for e in evaluations}
     rows = [[k, shown(k, value), ""] for k, value in model.metrics.items() if k not in told]

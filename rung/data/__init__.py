@@ -11,10 +11,11 @@ Importing this package imports neither torch nor transformers nor datasets.
 
 from rung.data.check import check, refuse, untrained_rows
 from rung.data.dataset import Dataset, Duplicates, load
+from rung.data.detokenizer import Decoder
 from rung.data.knobs import DataKnobs
+from rung.data.pairs import pairs
 from rung.data.problem import Problem
 from rung.data.split import Splits, split
-from rung.data.stream import Decoder
 from rung.data.template import Template
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Template",
     "check",
     "load",
+    "pairs",
     "refuse",
     "split",
     "untrained_rows",

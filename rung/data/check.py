@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rung.data import template_check
 from rung.data.problem import Problem, places
 from rung.data.split import Splits
 from rung.errors import DataError, one_line
@@ -39,7 +40,7 @@ def check(
     if max_length is not None:
         problems += _length(rendered, max_length)
     if template is not None:
-        problems += template.problems()
+        problems += template_check.problems(template)
         problems += _ends(rendered, template)
         problems += _begins(rendered, template)
         if untrained is not None:
@@ -166,9 +167,9 @@ def _begins(rendered: Sequence[Rendered], template: Template) -> list[Problem]:
 
 
 def _trained(rendered: Sequence[Rendered], template: Template, untrained: Untrained) -> list[Problem]:
-    from rung.data import probe
+    from rung.data import chat_template
 
-    structure = set(probe.special(template.tokenizer).values())
+    structure = set(chat_template.special(template.tokenizer).values())
     used = sorted({i for r in rendered for i in r.ids if i in structure})
     lost = list(untrained(used))
     if not lost:

@@ -7,35 +7,38 @@ comes before all of them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rung.data.columns import Format, Missing, written
+from rung.data import preferences, proposals
+from rung.data.format_strings import Format, Missing, Nothing, written
 from rung.data.knobs import DataKnobs
+from rung.data.turns import functions, turns, unread, with_tools
 from rung.errors import ConfigError, DataError, one_line
-from rung.types import Example, Message
+from rung.types import Example, Message, RowKind
 
 Row = Mapping[str, Any]
-Read = Callable[[Row, str], Example]
-
-ROLES = {
-    "human": "user", "user": "user", "prompter": "user",
-    "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "bing": "assistant",
-    "bard": "assistant", "model": "assistant", "bot": "assistant",
-    "system": "system", "developer": "system", "tool": "tool", "function": "tool",
-}  # fmt: skip
+Read = Callable[[Row, str], list[Example]]
 
 
 @dataclass(frozen=True)
 class DataFormat:
-    """How rows become examples. `how` says in words where each part comes from."""
+    """How rows become examples.
+
+    Attributes:
+        how: where each part comes from, in words.
+        read: a row's examples; usually one. Raises Missing for a row that cannot be read.
+        unread: the columns, and the fields of messages, that this reading leaves out.
+        kind: what the examples are good for; replies can be learnt as they are.
+    """
 
     name: str
     how: str
     fits: Callable[[Row], bool]
     read: Read
+    unread: Callable[[Row], set[str]]
+    kind: RowKind = "replies"
 
 
 def detect(rows: Sequence[Row], knobs: DataKnobs) -> DataFormat:
@@ -48,11 +51,12 @@ def detect(rows: Sequence[Row], knobs: DataKnobs) -> DataFormat:
     own = mapping(knobs)
     if own:
         return own
-    sample = rows[:20]
+    beside = proposals.index_columns(rows)
+    sample = [{c: v for c, v in row.items() if c not in beside} for row in rows[:20]]
     for candidate in FORMATS:
         if sample and sum(candidate.fits(row) for row in sample) > len(sample) / 2:
             return candidate
-    raise DataError(_undetected(rows, knobs))
+    raise DataError(proposals.undetected(rows, knobs.data))
 
 
 def mapping(knobs: DataKnobs) -> DataFormat | None:
@@ -73,6 +77,10 @@ def mapping(knobs: DataKnobs) -> DataFormat | None:
             problems.append(str(fault))
     if "text" in given and "user" in given:
         problems.append("--text and --user exclude each other")
+    elif "text" in given and "assistant" in given:
+        problems.append("--text takes no --assistant: name the question with --user")
+    elif "text" in given and "system" in given and "label" not in given:
+        problems.append("--text takes no --system: name the question with --user")
     elif "text" not in given and "user" not in given:
         problems.append("give --user and --assistant, or --text")
     elif "user" in given and not {"assistant", "label"} & set(given):
@@ -81,15 +89,19 @@ def mapping(knobs: DataKnobs) -> DataFormat | None:
         raise ConfigError(one_line(problems))
     how = ", ".join(f"{name} from '{value}'" for name, value in given.items())
 
-    def read(row: Row, origin: str) -> Example:
+    def read(row: Row, origin: str) -> list[Example]:
         values = {name: form.fill(row) for name, form in formats.items()}
-        if "text" in values:
-            return Example(text=values["text"], label=values.get("label"), origin=origin)
+        if "label" in formats:
+            _one_class(formats["label"], row)
+        if "text" in values and "label" not in values:
+            return [Example(text=values["text"], origin=origin)]
+        # A text that has a label is a question: the label answers it.
         reply = values.get("assistant", values.get("label", ""))
-        messages = conversation(values.get("system"), values["user"], reply)
-        return Example(messages=messages, label=values.get("label"), origin=origin)
+        messages = conversation(values.get("system"), values.get("user", values.get("text", "")), reply)
+        return [Example(messages=messages, label=values.get("label"), origin=origin)]
 
-    return DataFormat("mapped", how, lambda row: True, read)
+    # Who names columns leaves the others out on purpose.
+    return DataFormat("mapped", how, lambda row: True, read, lambda row: set())
 
 
 def conversation(system: str | None, user: str, assistant: str) -> tuple[Message, ...]:
@@ -103,62 +115,28 @@ def conversation(system: str | None, user: str, assistant: str) -> tuple[Message
     return tuple(messages)
 
 
-def _undetected(rows: Sequence[Row], knobs: DataKnobs) -> str:
-    columns = list(dict.fromkeys(str(c) for row in rows[:20] for c in row))
-    if not columns:
-        return f"{knobs.data} has no columns to read"
-    first, last = columns[0], columns[-1] if len(columns) > 1 else columns[0]
-    if len(columns) == 1:
-        hint = f"--text '{{{first}}}'"
-    else:
-        hint = f"--user '{{{first}}}' --assistant '{{{last}}}'"
-    return (
-        f"{knobs.data} is in no format that Rung knows; its columns are {', '.join(columns[:20])}. "
-        f"Say how to read it, for example: rung data {knobs.data} {hint}"
-    )
-
-
 # -- reading turns -------------------------------------------------------------------------------
 
 
-def content_of(value: Any) -> str:
-    """The text of a message's content: a string, or a list of parts as in OpenAI's API.
+def _learnt(messages: Sequence[Message], row: Row, origin: str) -> list[Example]:
+    """The conversation up to its last reply that is to be learnt, with the row's system and tools.
 
     Raises:
-        Missing: when there is no text in it.
+        Missing: when it ends with no reply. Nothing: when every reply has the weight 0.
     """
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list):
-        texts = [p.get("text") if isinstance(p, Mapping) else p for p in value]
-        if all(isinstance(t, str) for t in texts):
-            return "".join(str(t) for t in texts)
-    raise Missing(f"a message whose content is no text: {json.dumps(value, default=str)[:60]}")
-
-
-def turns(value: Any, role_key: str = "role", content_key: str = "content") -> list[Message]:
-    """A list of messages in whatever words.
-
-    Raises:
-        Missing: naming the message that cannot be read.
-    """
-    if not isinstance(value, list) or not value:
-        raise Missing("no list of messages")
-    result: list[Message] = []
-    for i, message in enumerate(value, 1):
-        if not isinstance(message, Mapping):
-            raise Missing(f"message {i} is no object")
-        role = ROLES.get(str(message.get(role_key, "")).lower())
-        if role is None:
-            raise Missing(f"message {i} has the {role_key} {message.get(role_key)!r}")
-        result.append({"role": role, "content": content_of(message.get(content_key))})
-    return result
-
-
-def _ends_with_reply(messages: Sequence[Message], label: str | None, origin: str) -> Example:
-    if messages[-1]["role"] != "assistant":
-        raise Missing(f"the conversation ends with a {messages[-1]['role']} message, not a reply")
-    return Example(messages=tuple(messages), label=label, origin=origin)
+    found = list(messages)
+    system = row.get("system") or row.get("system_prompt")
+    if isinstance(system, str) and system.strip() and found[0]["role"] != "system":
+        found.insert(0, {"role": "system", "content": system})
+    if found[-1]["role"] != "assistant":
+        raise Missing(f"the conversation ends with a {found[-1]['role']} message, not a reply")
+    if all(m["role"] != "assistant" or m.get("weight") == 0 for m in found):
+        raise Nothing("every reply has the weight 0")
+    # What follows the last reply that is learnt changes nothing.
+    while found[-1]["role"] != "assistant" or found[-1].get("weight") == 0:
+        found.pop()
+    listed = functions(row.get("tools") or row.get("functions"))
+    return [Example(messages=tuple(with_tools(found, listed)), origin=origin)]
 
 
 def _is_turns(value: Any, role_key: str) -> bool:
@@ -167,93 +145,103 @@ def _is_turns(value: Any, role_key: str) -> bool:
     )  # fmt: skip
 
 
-def _turns_or(value: Any, turn: Message) -> list[Message]:
+def _turns_or(value: Any, role: str) -> list[Message]:
     """A list of messages as it is, or a plain value as the content of one turn."""
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)) and value and all(isinstance(m, Mapping) for m in value):
         return turns(value)
-    return [{"role": turn["role"], "content": written(value)}]
+    return [{"role": role, "content": written(value)}]
 
 
 def _text(row: Row, name: str) -> str:
     if row.get(name) is None:
-        raise Missing(f"no {name}")
+        raise Missing(f"no {name}; fill it in, or leave such rows out with --where '{name}!='")
     return written(row[name])
 
 
 # -- the formats ---------------------------------------------------------------------------------
 
 
-def _messages(row: Row, origin: str) -> Example:
-    return _ends_with_reply(turns(row.get("messages")), None, origin)
+def _messages(row: Row, origin: str) -> list[Example]:
+    return _learnt(turns(row.get("messages")), row, origin)
 
 
-def _sharegpt(row: Row, origin: str) -> Example:
+def _sharegpt(row: Row, origin: str) -> list[Example]:
     value = row.get("conversations")
-    openai = _is_turns(value, "role")
-    messages = turns(value) if openai else turns(value, "from", "value")
-    system = row.get("system")
-    if isinstance(system, str) and system and messages[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": system})
+    messages = turns(value) if _is_turns(value, "role") else turns(value, "from", "value")
     while messages[-1]["role"] != "assistant" and len(messages) > 1:
         messages.pop()  # ShareGPT logs often end with a question nobody answered
-    return _ends_with_reply(messages, None, origin)
+    return _learnt(messages, row, origin)
 
 
-def _evals(row: Row, origin: str) -> Example:
+def _evals(row: Row, origin: str) -> list[Example]:
     ideal = row.get("ideal")
     if isinstance(ideal, list):
         ideal = ideal[0] if ideal else None
     if ideal is None:
         raise Missing("no ideal")
-    given = row.get("input")
-    prompt: list[Message] = (
-        turns(given) if isinstance(given, list) else [{"role": "user", "content": written(given)}]
-    )
     reply: Message = {"role": "assistant", "content": written(ideal)}
-    return Example(messages=(*prompt, reply), origin=origin)
+    return _learnt([*_turns_or(row.get("input"), "user"), reply], row, origin)
 
 
-def _instruction(row: Row, origin: str) -> Example:
+def _instruction(row: Row, origin: str) -> list[Example]:
     name = "output" if "output" in row else "response"
     user = _text(row, "instruction")
     extra = next((row[k] for k in ("input", "context") if row.get(k)), None)
     if extra is not None and written(extra).strip():
         user = f"{user}\n\n{written(extra)}"
-    system = row.get("system")
-    return Example(
-        messages=conversation(system if isinstance(system, str) else None, user, _text(row, name)),
-        origin=origin,
-    )
+    before: list[Message] = []
+    for asked, said in row.get("history") or ():  # earlier rounds, as LLaMA-Factory has them
+        before += conversation(None, written(asked), written(said))
+    return _learnt([*before, *conversation(None, user, _reply(row, name))], row, origin)
 
 
 def _pair(question: str, answer: str) -> Read:
-    def read(row: Row, origin: str) -> Example:
+    def read(row: Row, origin: str) -> list[Example]:
         # TRL's conversational prompt/completion holds lists of messages.
-        prompt, reply = row.get(question), row.get(answer)
-        if isinstance(prompt, list) or isinstance(reply, list):
-            before, after = conversation(None, "", "")
-            return _ends_with_reply(
-                [
-                    *(_turns_or(prompt, before) if prompt else ()),
-                    *_turns_or(reply, after),
-                ],
-                None,
-                origin,
-            )
-        return Example(
-            messages=conversation(None, _text(row, question), _text(row, answer)), origin=origin
-        )
+        before = _turns_or(row[question], "user") if row.get(question) else [
+            {"role": "user", "content": _text(row, question)}
+        ]  # fmt: skip
+        if isinstance(row.get(answer), (list, tuple)) and _is_turns(row[answer], "role"):
+            return _learnt([*before, *turns(row[answer])], row, origin)
+        reply: Message = {"role": "assistant", "content": _reply(row, answer)}
+        return _learnt([*before, reply], row, origin)
 
     return read
 
 
-def _labelled(row: Row, origin: str) -> Example:
+def _one_class(form: Format, row: Row) -> None:
+    """Raises Missing for a label that is a list: Rung learns one class of each row."""
+    if len(form.pieces) == 1 and not isinstance(form.pieces[0], str):
+        value = form.pieces[0].of(row)
+        if isinstance(value, (list, tuple, Mapping)):
+            ones = [v for v in value if v in (0, 1)] if isinstance(value, (list, tuple)) else []
+            what = "one-hot" if ones and len(ones) == len(value) and sum(ones) == 1 else "a list"
+            name = form.pieces[0].text
+            raise Missing(
+                f"the label '{name}' is {what}, and Rung learns one class of each row: write its name "
+                f"into '{name}', or learn the list as text with --assistant '{{{name}}}'"
+            )
+
+
+def _labelled(row: Row, origin: str) -> list[Example]:
+    _one_class(Format.parse("{label}"), row)
     label = _text(row, "label")
-    return Example(messages=conversation(None, _text(row, "text"), label), label=label, origin=origin)
+    messages = conversation(None, _text(row, "text"), label)
+    return [Example(messages=messages, label=label, origin=origin)]
 
 
-def _plain(row: Row, origin: str) -> Example:
-    return Example(text=_text(row, "text"), origin=origin)
+def _reply(row: Row, name: str) -> str:
+    """A reply as text. A list of texts is no reply: which of them is meant?"""
+    value = row.get(name)
+    if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
+        raise Missing(
+            f"{name} holds a list of replies; name the one to learn: --assistant '{{{name}[0]}}'"
+        )
+    return _text(row, name)
+
+
+def _plain(row: Row, origin: str) -> list[Example]:
+    return [Example(text=_text(row, "text"), origin=origin)]
 
 
 def _has(*names: str) -> Callable[[Row], bool]:
@@ -264,20 +252,56 @@ def _holds_turns(column: str, *role_keys: str) -> Callable[[Row], bool]:
     return lambda row: any(_is_turns(row.get(column), key) for key in role_keys)
 
 
+def _beside(*columns: str) -> Callable[[Row], set[str]]:
+    """What a reading of these columns leaves out."""
+    read = {*columns, "system", "system_prompt", "tools", "functions"}
+
+    def unread_of(row: Row) -> set[str]:
+        found = {c for c in row if c not in read}
+        if row.get("parallel_tool_calls") is True:  # as it is anyway
+            found.discard("parallel_tool_calls")
+        fields = {f for c in columns if isinstance(row.get(c), (list, tuple)) for f in unread(row[c])}
+        return found | {f"{field} of messages" for field in fields}
+
+    return unread_of
+
+
+def _instruction_beside(reply: str) -> Callable[[Row], set[str]]:
+    def unread_of(row: Row) -> set[str]:
+        extra = next((k for k in ("input", "context") if row.get(k)), "input")
+        return _beside("instruction", extra, "history", reply)(row)
+
+    return unread_of
+
+
+_PAIRS = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"))
+
 FORMATS: tuple[DataFormat, ...] = (
-    DataFormat("messages", "the messages column", _holds_turns("messages", "role"), _messages),
-    DataFormat("sharegpt", "the conversations column",
-               _holds_turns("conversations", "from", "role"), _sharegpt),
-    DataFormat("openai-evals", "input and the first ideal", _has("input", "ideal"), _evals),
-    DataFormat("instruction", "instruction, input and output",
-               _has("instruction", "output"), _instruction),
-    DataFormat("instruction", "instruction, context and response",
-               _has("instruction", "response"), _instruction),
-    *(
-        DataFormat(f"{a}/{b}", f"{a} and {b}", _has(a, b), _pair(a, b))
-        for a, b in (("prompt", "completion"), ("prompt", "response"), ("question", "answer"))
-    ),
-    DataFormat("text/label", "text, answered by its label", _has("text", "label"), _labelled),
+    # Before all others, whose columns preference rows have too.
+    DataFormat("preference-pairs", "the better and the worse reply",
+               lambda row: preferences.sides(row) is not None, preferences.read_pair,
+               preferences.unread_fields, "pairs"),
+    DataFormat("compared-replies", "two replies and the one that won", preferences.is_compared,
+               preferences.read_compared, preferences.unread_fields, "pairs"),
+    DataFormat("ranked-replies", "several replies, from the best to the worst", preferences.is_ranked,
+               preferences.read_ranked, preferences.unread_fields, "pairs"),
+    DataFormat("rated-replies", "a reply and whether it is wanted", preferences.is_rated,
+               preferences.read_rated, preferences.unread_fields, "ratings"),
+    DataFormat("messages", "the messages column", _holds_turns("messages", "role"), _messages,
+               _beside("messages")),
+    DataFormat("sharegpt", "the conversations column", _holds_turns("conversations", "from", "role"),
+               _sharegpt, _beside("conversations")),
+    DataFormat("openai-evals", "input and the first ideal", _has("input", "ideal"), _evals,
+               _beside("input", "ideal")),
+    DataFormat("instruction", "instruction, input and output", _has("instruction", "output"),
+               _instruction, _instruction_beside("output")),
+    DataFormat("instruction", "instruction, context and response", _has("instruction", "response"),
+               _instruction, _instruction_beside("response")),
+    *(DataFormat(f"{q}/{a}", f"{q} and {a}", _has(q, a), _pair(q, a), _beside(q, a))
+      for q, a in _PAIRS),
+    DataFormat("text/label", "text, answered by its label", _has("text", "label"), _labelled,
+               _beside("text", "label")),
     # Only where text is all there is: other columns beside it may hold the reply.
-    DataFormat("text", "the text column", lambda r: "text" in r and len(r) == 1, _plain),
+    DataFormat("text", "the text column", lambda r: "text" in r and len(r) == 1, _plain,
+               _beside("text")),
 )  # fmt: skip

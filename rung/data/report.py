@@ -92,6 +92,10 @@ def report(
     """
     examples = [example for _, rows in splits for example in rows]
     problems = [*dataset.problems]
+    if dataset.kind != "replies":
+        wanted = "dpo" if dataset.kind == "pairs" else "kto"
+        told = f"the rows hold {dataset.kind}: train with --objective {wanted}; others refuse them"
+        problems.append(Problem("warning", told))
     shown: list[Shown] = []
     supervised = None
     if template is None:
@@ -104,6 +108,8 @@ def report(
         sizes, unit = [len(r.ids) for r in whole], "tokens"
         supervised = sum(sum(r.supervised) for r in rows)
         shown = [show_row(r, template) for r in rows[:show]]
+        if dataset.kind == "pairs":
+            shown = [s for e in splits.train[:show] for s in _both(e, template)]
     return Report(
         name=dataset.name,
         source=dataset.source,
@@ -120,6 +126,14 @@ def report(
         shown=tuple(shown),
         problems=tuple(dict.fromkeys(problems)),
     )
+
+
+def _both(pair: Example, template: Template) -> list[Shown]:
+    """The better and the worse conversation of a pair, as far as they can be rendered."""
+    sides = {"better": pair.messages, "worse": pair.rejected}
+    examples = [Example(turns, origin=f"{pair.origin} ({name})") for name, turns in sides.items()]
+    rows, _ = template.render_all(examples)
+    return [show_row(row, template) for row in rows]
 
 
 def show_row(row: Rendered, template: Template) -> Shown:

@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rung.data.encoding import Disguise, Encoder, clean
+from rung.data.detokenizer import Decoder
+from rung.data.encoding import Disguise, Encoder, clean, mapped, texts_of
 from rung.data.problem import Problem, places
-from rung.data.stream import Decoder
+from rung.data.turns import instructed, tools_of, with_tools
 from rung.errors import DataError, one_line
 from rung.types import Example, Message, Rendered
 
@@ -34,6 +36,7 @@ class Turn:
 
     start: int
     end: int
+    learnt: bool = True
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Template:
     end_of_turn: str  # the text of the token that ends a reply
     chat: bool  # whether the tokenizer brings a chat template
     folds_system: bool  # whether the system message goes into the first user message
+    shows_reasoning: bool  # whether it writes a reply's `reasoning_content`
     adds_bos: bool
     encoder: Encoder = field(repr=False)
 
@@ -71,17 +75,19 @@ class Template:
             DataError: when the tokenizer is not a fast one, has no end-of-text token and a template
                 that writes none, or `stop` names text that is no single token.
         """
-        from rung.data import probe
+        from rung.data import chat_template
 
         chat = bool(getattr(tokenizer, "chat_template", None))
-        folds = chat and not probe.takes_system(tokenizer)
-        end = probe.end_of_turn(tokenizer) if chat else None
+        folds = chat and not chat_template.takes_system(tokenizer)
+        end = chat_template.end_of_turn(tokenizer) if chat else None
         end = end or tokenizer.eos_token
         if not end:
             raise DataError("the tokenizer has no end-of-text token; set its eos_token")
-        ids = probe.stop_ids(tokenizer, end, stop, generation_config)
-        encoder = Encoder(tokenizer, probe.markers(tokenizer, ids, chat))
-        return cls(tokenizer, ids, end, chat, folds, probe.adds_bos(tokenizer), encoder)
+        ids = chat_template.stop_ids(tokenizer, end, stop, generation_config)
+        encoder = Encoder(tokenizer, chat_template.markers(tokenizer, ids, chat))
+        thoughts = chat and chat_template.shows_reasoning(tokenizer)
+        bos = chat_template.adds_bos(tokenizer)
+        return cls(tokenizer, ids, end, chat, folds, thoughts, bos, encoder)
 
     # -- what training, evaluation and serving call ---------------------------------------------
 
@@ -89,16 +95,20 @@ class Template:
         """The ids to continue from: the conversation and the generation prompt.
 
         Args:
-            tools: functions in OpenAI's words, for templates that show them (`shows_tools`).
+            tools: functions in OpenAI's words that may be called, beside those of the messages.
 
         Raises:
             DataError: when a message is malformed or the chat template refuses the conversation.
         """
-        prepared, disguise = self._prepare(messages, texts_of(tools))
-        shown = mapped(tools, lambda text: disguise.hide(clean(text)))
+        prepared, disguise, shown = self._prepare(with_tools(messages, tools) if tools else messages)
         text = self._text(prepared, generate=True, tools=shown)
         ids, _ = self._encode(text, self._turns(prepared, text, shown), disguise)
         return ids
+
+    @cached_property
+    def tokenizer_digest(self) -> str:
+        """SHA-256 of the tokenizer, the same for equal ones: what depends on it is cached by this."""
+        return hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
     @property
     def shows_tools(self) -> bool:
@@ -140,8 +150,10 @@ class Template:
         A plain text is split into windows, so nothing of it is lost.
         """
         kept: list[Rendered] = []
-        long, split, refused = [], [], []
+        long, split, refused, thoughtless = [], [], [], []
         for example in examples:
+            if not self.shows_reasoning and any(m.get("reasoning_content") for m in example.messages):
+                thoughtless.append(example.origin)
             try:
                 row = self.render(example)
             except DataError as fault:
@@ -154,7 +166,15 @@ class Template:
                 kept.extend(_windows(row, max_length))
             else:
                 long.append(row.origin)
-        return kept, _length_problems(long, split, refused, max_length)
+        problems = _length_problems(long, split, refused, max_length)
+        if thoughtless:
+            told = (
+                f"{len(thoughtless)} rows have thoughts (reasoning_content) that this base's chat "
+                f"template does not show ({places(thoughtless)}): they are not learnt; write them into "
+                "the content to learn them"
+            )
+            problems.append(Problem("warning", told, tuple(thoughtless)))
+        return kept, problems
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without special tokens."""
@@ -184,20 +204,18 @@ class Template:
         """Write tokenizer and chat template; `AutoTokenizer.from_pretrained(folder)` reads them."""
         self.tokenizer.save_pretrained(str(folder))
 
-    def problems(self) -> list[Problem]:
-        """What is wrong with the template itself, before any data is seen."""
-        from rung.data import probe
-
-        return probe.problems(self)
-
     # -- the one path ---------------------------------------------------------------------------
 
     def _prepare(
-        self, messages: Sequence[Message], beside: Iterable[str] = ()
-    ) -> tuple[list[dict[str, str]], Disguise]:
-        """Checked, cleaned messages whose marker look-alikes are hidden, as are those in `beside`."""
-        cleaned = []
-        for message in messages:
+        self, messages: Sequence[Message]
+    ) -> tuple[list[dict[str, Any]], Disguise, list[dict[str, Any]]]:
+        """Checked, cleaned messages and tools, their marker look-alikes hidden.
+
+        Tools are told in the system message where the template shows none.
+        """
+        tools = tools_of(messages) if self.shows_tools else []
+        cleaned: list[dict[str, Any]] = []
+        for message in messages if self.shows_tools else instructed(messages):
             role, content = message.get("role"), message.get("content")
             if role not in ROLES:
                 raise DataError(f"a message has the role {role!r}, must be one of {', '.join(ROLES)}")
@@ -206,18 +224,22 @@ class Template:
             # What OpenAI's newer models call developer is everywhere else the system.
             role = "system" if role == "developer" else role
             cleaned.append({"role": role, "content": clean(content)})
+            if self.shows_reasoning and (thoughts := message.get("reasoning_content")):
+                cleaned[-1]["reasoning_content"] = clean(thoughts)
+            if message.get("weight") is not None:
+                cleaned[-1]["weight"] = message["weight"]
         if not cleaned:
             raise DataError("a conversation needs at least one message")
-        beside = [clean(text) for text in beside]
-        disguise = self.encoder.disguise([*(m["content"] for m in cleaned), *beside])
+        beside = mapped(tools, clean)
+        disguise = self.encoder.disguise([*texts_of(cleaned), *texts_of(beside)])
         for m in cleaned:
-            m["content"] = disguise.hide(m["content"])
+            m |= {k: disguise.hide(v) for k, v in m.items() if k in ("content", "reasoning_content")}
         if self.folds_system:
             cleaned = _fold_system(cleaned)
-        return cleaned, disguise
+        return cleaned, disguise, mapped(beside, disguise.hide)
 
     def _text(
-        self, messages: list[dict[str, str]], *, generate: bool, tools: Sequence[Any] = ()
+        self, messages: list[dict[str, Any]], *, generate: bool, tools: Sequence[Any] = ()
     ) -> str:
         if not self.chat:
             return "".join(
@@ -234,7 +256,7 @@ class Template:
             raise DataError(f"the chat template refuses the conversation: {fault}") from None
 
     def _turns(
-        self, messages: list[dict[str, str]], whole: str, tools: Sequence[Any] = ()
+        self, messages: list[dict[str, Any]], whole: str, tools: Sequence[Any] = ()
     ) -> list[Turn]:
         """The earlier replies that stand in `whole` the way they were generated.
 
@@ -248,18 +270,22 @@ class Template:
             before = self._text(messages[:i], generate=True, tools=tools)
             reply, ended = self._reply(messages[: i + 1], before, tools)
             if ended and whole.startswith(before + reply):
-                turns.append(Turn(len(before), len(before) + len(reply)))
+                learnt = message.get("weight") != 0
+                turns.append(Turn(len(before), len(before) + len(reply), learnt))
         return turns
 
     def _reply(
-        self, messages: list[dict[str, str]], before: str, tools: Sequence[Any] = ()
+        self, messages: list[dict[str, Any]], before: str, tools: Sequence[Any] = ()
     ) -> tuple[str, bool]:
         """What follows `before` up to the end of turn, and whether the template wrote one."""
         content = messages[-1]["content"].strip()
         after = self._text(messages, generate=False, tools=tools)
         if after.startswith(before):
             after = after[len(before) :]
-            at = after.find(content)
+            # The thoughts in front may hold the same words.
+            thoughts = messages[-1].get("reasoning_content", "").strip()
+            skipped = after.find(thoughts) + len(thoughts) if thoughts and thoughts in after else 0
+            at = after.find(content, skipped)
         else:
             # The generation prompt holds what the finished turn does not, such as an opened
             # thought; the reply then follows the generation prompt as it is.
@@ -279,13 +305,14 @@ class Template:
             raise DataError("the conversation does not end with an assistant message")
         if len(messages) < 2:
             raise DataError("the conversation has nothing before its reply")
-        prepared, disguise = self._prepare(messages)
+        prepared, disguise, tools = self._prepare(messages)
         *earlier, last = prepared
-        before = self._text(earlier, generate=True)
-        turns = self._turns(earlier, before)
-        reply, ended = self._reply([*earlier, last], before)
+        before = self._text(earlier, generate=True, tools=tools)
+        turns = self._turns(earlier, before, tools)
+        reply, ended = self._reply([*earlier, last], before, tools)
         whole = before + reply + ("" if ended else self.end_of_turn)
-        return self._encode(whole, [*turns, Turn(len(before), len(whole))], disguise)
+        final = Turn(len(before), len(whole), last.get("weight") != 0)
+        return self._encode(whole, [*turns, final], disguise)
 
     def _plain(self, text: str) -> tuple[list[int], list[bool]]:
         """A document: all of it supervised but the first token, which nothing predicts."""
@@ -303,7 +330,8 @@ class Template:
         edges = [0, *(t.start for t in turns), len(text)]
         for i, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
             piece, cuts = disguise.reveal(text[low:high])
-            until = len(disguise.reveal(text[low : turns[i - 1].end])[0]) if i else 0
+            learnt = i > 0 and turns[i - 1].learnt
+            until = len(disguise.reveal(text[low : turns[i - 1].end])[0]) if learnt else 0
             numbers, starts = self.encoder.encode(piece, cuts, begins=low == 0)
             ids += numbers
             mask += [start < until for start in starts]
@@ -313,31 +341,7 @@ class Template:
         return ids, mask
 
 
-def texts_of(value: Any) -> Iterator[str]:
-    """Every text in plain data, keys too."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from texts_of(key)
-            yield from texts_of(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from texts_of(item)
-
-
-def mapped(value: Any, change: Callable[[str], str]) -> Any:
-    """The same plain data with every text changed."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, Mapping):
-        return {mapped(k, change): mapped(v, change) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [mapped(item, change) for item in value]
-    return value
-
-
-def _fold_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+def _fold_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """System text in front of the first user message, for templates without a system turn."""
     system = [m["content"] for m in messages if m["role"] == "system"]
     rest = [dict(m) for m in messages if m["role"] != "system"]

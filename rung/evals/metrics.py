@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from rung.errors import ConfigError, nearest
-from rung.evals import choices, overlap, reading, structure
+from rung.evals import label_metrics, overlap, parsing_metrics, structure
 from rung.evals.metric import Case, Metric, of_pairs
 from rung.types import Task
 
@@ -50,13 +52,13 @@ FREE = ("generation",)
 STRUCTURE = ("extraction",)
 
 _ALL = [
-    Metric("accuracy", "share of right labels", choices.accuracy, kinds=CHOICE),
+    Metric("accuracy", "share of right labels", label_metrics.accuracy, kinds=CHOICE),
     Metric(
         "accuracy_norm", "accuracy by log-probability per character of the label",
-        choices.accuracy_norm, kinds=CHOICE,
+        label_metrics.accuracy_norm, kinds=CHOICE,
     ),
-    Metric("macro_f1", "F1 of each label, averaged", choices.counts, choices.macro_f1,
-           kinds=LABELS, item=choices.hits),
+    Metric("macro_f1", "F1 of each label, averaged", label_metrics.counts, label_metrics.macro_f1,
+           kinds=LABELS, item=label_metrics.hits),
     Metric("exact_match", "share of answers equal to the reference, as SQuAD normalises",
            of_pairs(overlap.exact_match), kinds=(*SHORT, "translation", "generation")),
     Metric("token_f1", "words in common with the reference, as SQuAD counts",
@@ -65,18 +67,18 @@ _ALL = [
     Metric("rouge_2", "ROUGE-2 F1", overlap.rouge("rouge2"), kinds=FREE),
     Metric("rouge_l", "ROUGE-L F1", overlap.rouge("rougeL"), kinds=TEXT),
     Metric("bleu", "BLEU of the whole, 0 to 100", overlap.bleu_counts, overlap.bleu,
-           kinds=("translation",), item=overlap.sentence_bleu),
+           kinds=("translation",), item=overlap.sentence_bleu, bounds=(0.0, 100.0)),
     Metric("chrf", "chrF of the whole, 0 to 100", overlap.chrf_counts, overlap.chrf,
-           kinds=("translation", "generation")),
+           kinds=("translation", "generation"), bounds=(0.0, 100.0)),
     Metric("perplexity", "per token of what is to be predicted", _perplexity_statistics, _perplexity,
-           kinds=("language_modelling",), lower=True),
+           kinds=("language_modelling",), lower=True, bounds=(1.0, math.inf)),
     Metric("number_match", "share of answers whose number is the reference's",
-           of_pairs(reading.number_match)),
+           of_pairs(parsing_metrics.number_match)),
     Metric("regex_match", "share of answers that the reference, a pattern, finds",
-           of_pairs(reading.regex_match)),
-    Metric("json_valid", "share of answers that are JSON", of_pairs(reading.json_valid)),
+           of_pairs(parsing_metrics.regex_match)),
+    Metric("json_valid", "share of answers that are JSON", of_pairs(parsing_metrics.json_valid)),
     Metric("json_match", "share of answers that equal the reference, as JSON",
-           of_pairs(reading.json_match)),
+           of_pairs(parsing_metrics.json_match)),
     Metric("span_f1", "spans found, whatever their label", structure.spans(labelled=False),
            structure.f1, kinds=STRUCTURE),
     Metric("label_f1", "spans found with their label", structure.spans(labelled=True), structure.f1,

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from rung.data.conversation import Conversation
 from rung.forward.classifier import Classifier
-from rung.forward.elsewhere import Elsewhere
 from rung.forward.op import LinearOp
+from rung.remote.model import RemoteModel
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Adapter:
         weights: own copies of the base's parameters, by parameter name.
         conversation: rewrites the messages before they are rendered.
         classifier: answers with a label in place of the output layer.
-        elsewhere: answers behind an API; nothing of the base is asked then.
+        remote: answers behind an API; nothing of the base is asked then.
     """
 
     embeddings: Tensor | None = None
@@ -34,7 +34,13 @@ class Adapter:
     weights: dict[str, Tensor] = field(default_factory=dict)
     conversation: Conversation | None = None
     classifier: Classifier | None = None
-    elsewhere: Elsewhere | None = None
+    remote: RemoteModel | None = None
+
+    @property
+    def positions(self) -> int:
+        """Positions of the context that it takes in front of every prompt."""
+        virtual = 0 if self.embeddings is None else len(self.embeddings)
+        return virtual + (0 if self.keys_values is None else self.keys_values.shape[2])
 
     def parameters(self) -> dict[str, Tensor]:
         """All tensors that training changes, by a name that is stable across runs."""

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 from functools import cached_property
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from rung.forward import blocks, in_front
-from rung.forward.blocks import Block, Heads
+from rung.forward import block_attention, shared_prefix_attention
+from rung.forward.block_attention import Block, Heads
 from rung.forward.slots import Slots
 from rung.forward.trie import Trie
 
@@ -29,6 +30,7 @@ class Plan(Protocol):
     """How one forward pass treats its flat row of T tokens."""
 
     slots: Slots
+    one_token_per_lane: bool  # whether token i is the next one of lane i, as in a decode step
 
     def attend(
         self,
@@ -52,6 +54,8 @@ class TriePlan:
         front: per slot with keys and values in front, a tensor (layers, 2, P, kv_heads, hd).
         record: called with (layer, k, v), each (T, kv_heads, hd), for a cache to keep.
     """
+
+    one_token_per_lane = False
 
     def __init__(self, trie: Trie, front: dict[int, Tensor] | None = None, record: Any = None):
         self.slots = Slots(trie.slots)
@@ -77,7 +81,7 @@ class TriePlan:
         self.start = np.concatenate([*starts, np.arange(len(end))])
         self.end = np.concatenate([*ends, end])
         self.depth = np.concatenate([*depths, positions])
-        self.blocks = blocks.cut(self.start, self.end, self.depth, self.in_front)
+        self.blocks = block_attention.cut(self.start, self.end, self.depth, self.in_front)
 
     def attend(self, layer, q, k, v, scaling, window=None, softcap=None):  # noqa: D102
         if self.record is not None:
@@ -90,7 +94,7 @@ class TriePlan:
             return self._attend_flex(q, k, v, scaling, window)
         if q.device.type == "cpu" and softcap is None and q.shape[-1] == v.shape[-1]:
             calls, masks = self._calls(Heads.of(q, k), q.dtype, window)
-            return blocks.Attention.apply(q, k, v, scaling, calls, masks).transpose(1, 2)
+            return block_attention.Attention.apply(q, k, v, scaling, calls, masks).transpose(1, 2)
         return self._attend_plain(q, k, v, scaling, window, softcap)
 
     def _with_front(self, layer: int, own: Tensor, which: int) -> Tensor:
@@ -101,7 +105,7 @@ class TriePlan:
         """Whether what is in front can be met apart from the row, and that pays."""
         plain = q.device.type == "cpu" and softcap is None and window is None
         plain = plain and q.shape[-1] == v.shape[-1] and not torch.is_grad_enabled()
-        return plain and self.in_front >= in_front.LEAST and self._seen_by_all
+        return plain and self.in_front >= shared_prefix_attention.MIN_KEYS and self._seen_by_all
 
     @cached_property
     def _seen_by_all(self) -> bool:
@@ -113,7 +117,9 @@ class TriePlan:
         (given,) = self.front.values()
         keys, values = (given[layer, i].to(k.dtype).transpose(0, 1)[None] for i in range(2))
         calls, masks = self._row._calls(Heads.of(q, k), q.dtype, None)
-        return in_front.attend(q, (k, v), (keys, values), scaling, calls, masks).transpose(1, 2)
+        return shared_prefix_attention.attend(
+            q, (k, v), (keys, values), scaling, calls, masks
+        ).transpose(1, 2)
 
     @cached_property
     def _row(self) -> TriePlan:
@@ -132,7 +138,7 @@ class TriePlan:
     def _calls(self, heads: Heads, dtype: torch.dtype, window: int | None) -> tuple[list, list]:
         """What goes together on a CPU, and the mask of each."""
         if self._together is None:
-            self._together = blocks.together(self.blocks)
+            self._together = block_attention.together(self.blocks)
         key = (window, dtype, heads.groups)
         if key not in self._masks:
             self._masks[key] = [
@@ -199,15 +205,46 @@ def _flex() -> Any:
     return _compiled_flex
 
 
+class Holder(Protocol):
+    """Whose passes a model's attention goes by."""
+
+    plan: Plan | None
+
+
+# By attention module. Weak on both sides, since a holder holds its model.
+_holders: WeakKeyDictionary[nn.Module, ref[Holder]] = WeakKeyDictionary()
+
+
+def attach(model: nn.Module, holder: Holder) -> bool:
+    """Have a model's attention go by a holder's plan once it is switched to `rung`.
+
+    Returns:
+        False where another holder has it; nothing is changed then.
+    """
+    modules = [m for m in model.modules() if hasattr(m, "layer_idx")]
+    if any(m in _holders and _holders[m]() is not None for m in modules):
+        return False
+    _holders.update(dict.fromkeys(modules, ref(holder)))
+    return True
+
+
+def detach(model: nn.Module, holder: Holder) -> None:
+    """Undo `attach`; does nothing where the holder does not have the model."""
+    for module in model.modules():
+        if module in _holders and _holders[module]() is holder:
+            del _holders[module]
+
+
 def attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
-    """The function transformers calls; the plan stands on the module's bank.
+    """The function transformers calls; the plan is that of the module's holder.
 
     Raises:
         NotImplementedError: for scores that the trie cannot carry (attention sinks).
     """
     if kwargs.get("s_aux") is not None:
         raise NotImplementedError("attention sinks")
-    plan: Plan = module.rung_bank.plan
+    holder: Any = _holders[module]()
+    plan: Plan = holder.plan
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = kwargs.get("sliding_window")
     layer = module.layer_idx

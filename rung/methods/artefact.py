@@ -13,11 +13,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rung import __version__, bases, methods
+from rung import bases, methods
+from rung.artefacts import folders
 from rung.config import as_dict
 from rung.errors import ArtefactError
 from rung.methods.base import Method
-from rung.store import artefacts
+from rung.version import __version__
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,10 +108,10 @@ def about(folder: Path) -> dict[str, Any]:
     """
     folder = Path(folder)
     if (folder / ABOUT).exists():
-        return artefacts.read_json(folder / ABOUT)
+        return folders.read_json(folder / ABOUT)
     if not (folder / "adapter_config.json").exists():
         raise ArtefactError(f"{folder} holds neither {ABOUT} nor adapter_config.json: no adapter")
-    settings = artefacts.read_json(folder / "adapter_config.json")
+    settings = folders.read_json(folder / "adapter_config.json")
     kind = str(settings.get("peft_type"))
     method = methods.of_peft_type(kind)
     if method is None:
@@ -132,15 +133,15 @@ def load(folder: Path, bank: Bank) -> tuple[Adapter, dict[str, Any]]:
 
     folder = Path(folder)
     known = about(folder)
-    if (folder / artefacts.MANIFEST).exists():
-        artefacts.verify(folder)
+    if (folder / folders.MANIFEST).exists():
+        folders.verify(folder)
     else:
-        artefacts.inspect(folder)
+        folders.inspect(folder)
     method = methods.get(known["method"])
     if method.peft_type is None:
         settings, tensors = _own(folder)
     else:
-        settings = artefacts.read_json(folder / "adapter_config.json")
+        settings = folders.read_json(folder / "adapter_config.json")
         tensors = load_file(_there(folder / "adapter_model.safetensors"))
     adapter = method.from_files(settings, tensors, bank)
     method.from_folder(adapter, folder)
@@ -153,8 +154,8 @@ def _own(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
     settings, weights = folder / SETTINGS, folder / "weights.safetensors"
     if settings.exists() and not weights.exists():
-        return artefacts.read_json(settings), {}
-    return (artefacts.read_json(settings) if settings.exists() else {}), load_file(_there(weights))
+        return folders.read_json(settings), {}
+    return (folders.read_json(settings) if settings.exists() else {}), load_file(_there(weights))
 
 
 def _there(path: Path) -> Path:

@@ -21,6 +21,7 @@ from rung.config import knob
 from rung.data.conversation import Conversation
 from rung.errors import ArtefactError, ConfigError
 from rung.methods import base, choice
+from rung.methods.workload import Shape, Workload, scoring
 from rung.types import Example, Message
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 MEASURED = 500  # rows that retrieval is measured on, at most
 FOLDER = "documents"  # inside the model's folder
+TOKENS_OF_A_WORD = 1.4  # in the mean over languages written with blanks
 MODES = ("bm25", "vectors", "hybrid")
 
 
@@ -131,6 +133,13 @@ class Method(choice.PromptMethod):
             return "it answers from documents: name a folder with --documents"
         return super().unsuited(task, config)
 
+    def candidates(self, config: Knobs) -> float:
+        return 1.0 + len(WORDINGS) + len(set(config.passages))
+
+    def answering(self, config: Knobs, shape: Shape) -> Workload:
+        passages = sum(config.passages) / len(config.passages)
+        return scoring(shape, TOKENS_OF_A_WORD * config.passage_words * passages)
+
     def find(self, study: base.Study, config: Knobs) -> base.Fitted:
         from rung.forward.adapter import Adapter
 
@@ -219,8 +228,8 @@ def _worded(candidate: choice.Candidate, name: str) -> choice.Candidate:
 def indexed(study: base.Study, config: Knobs) -> Index:
     """The documents' index, read from the cache where the same documents were indexed the same way."""
     from rung import home
+    from rung.artefacts import folders
     from rung.data.retrieval import Index, cut, documents, read_folder
-    from rung.store import artefacts
 
     assert config.documents
     embed = None
@@ -232,13 +241,13 @@ def indexed(study: base.Study, config: Knobs) -> Index:
     folder = home.folder("cache") / "documents" / f"{documents.digest(config.documents)[:32]}-{how}"
     if folder.exists():
         try:
-            artefacts.verify(folder)
+            folders.verify(folder)
             return Index.load(folder, embed)
         except ArtefactError:
             pass  # damaged: made anew
     texts = read_folder(config.documents, study.note)
     index = Index.of(cut(texts, config.passage_words, config.overlap_words), embed)
-    artefacts.write(folder, index.save)
+    folders.write(folder, index.save)
     return index
 
 

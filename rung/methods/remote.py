@@ -12,20 +12,23 @@ log-probabilities where the server tells them, else read out of the answer.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung.config import knob
+from rung.data.turns import plain
 from rung.errors import ArtefactError, ConfigError, MethodMisfit
 from rung.methods import base
-from rung.types import Decoding, Task
+from rung.methods.workload import Shape, Workload
+from rung.types import Decoding, Example, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rung.evals.api import Api
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
+    from rung.remote.openai import OpenAIApi
 
 KEPT = ("url", "model", "key_variable", "price_in", "price_out", "at_once", "timeout")
 
@@ -67,16 +70,19 @@ class Method(base.Method):
     def reads(self, config: Knobs, train: int, validation: int) -> tuple[int, int]:
         return (train, validation) if config.fine_tune else (0, 0)
 
+    def answering(self, config: Knobs, shape: Shape) -> Workload:
+        return Workload()  # what the other side takes is found out by asking it
+
     def fit(self, study: base.Study, config: Knobs) -> base.Fitted:
         from rung.forward.adapter import Adapter
-        from rung.methods import hosted
+        from rung.remote import finetune
 
         refused = self.unsuited(study.task, config)
         if refused:
             raise MethodMisfit(f"{self.name} does not suit this data: {refused}")
         api, metrics = _api(config), {}
         if config.fine_tune:
-            tuned = hosted.tune(api, study, config.remote_epochs, config.suffix)
+            tuned = finetune.tune(api, _plain(study), config.remote_epochs, config.suffix)
             api.model = tuned.model
             metrics = {
                 "job": tuned.job,
@@ -87,29 +93,38 @@ class Method(base.Method):
         study.note(f"'{api.model}' answers at {api.url}")
         if not said.prompt_tokens and (config.price_in or config.price_out):
             study.note("it does not say how many tokens it counts: prices cannot be applied")
-        return base.Fitted(Adapter(elsewhere=api), {"remote_model": api.model, **metrics})
+        return base.Fitted(Adapter(remote=api), {"remote_model": api.model, **metrics})
 
     def to_files(self, adapter: Adapter, bank: Bank, config: Knobs):
-        api: Any = adapter.elsewhere
+        api: Any = adapter.remote
         return {name: getattr(api, name) for name in KEPT}, {}
 
     def from_files(self, settings: dict[str, Any], tensors: dict[str, Tensor], bank: Bank) -> Adapter:
-        from rung.evals.api import Api
         from rung.forward.adapter import Adapter
+        from rung.remote.openai import OpenAIApi
 
-        plain = {**asdict(Knobs()), "url": "", "model": ""}
-        wrong = [n for n in KEPT if not _like(settings.get(n), plain[n])]
+        usual = {**asdict(Knobs()), "url": "", "model": ""}
+        wrong = [n for n in KEPT if not _like(settings.get(n), usual[n])]
         if wrong or not settings["model"]:
             raise ArtefactError(
                 f"settings.json does not hold what {self.name} wrote: {wrong or 'model'}"
             )
         try:
-            return Adapter(elsewhere=Api(**{n: settings[n] for n in KEPT}))
+            return Adapter(remote=OpenAIApi(**{n: settings[n] for n in KEPT}))
         except ConfigError as fault:
             raise ArtefactError(f"settings.json: {fault}") from None
 
     def merged(self, adapter: Adapter, bank: Bank) -> dict[str, Tensor]:
         raise MethodMisfit(f"the weights of {self.name} are not here: serve it with rung serve")
+
+
+def _plain(study: base.Study) -> base.Study:
+    """The study with rows as any server reads them: calls and functions written out."""
+
+    def rows(examples: Sequence[Example]) -> list[Example]:
+        return [replace(e, messages=tuple(plain(e.messages, "weight"))) for e in examples]  # type: ignore[arg-type]
+
+    return replace(study, train=rows(study.train), validation=rows(study.validation))
 
 
 def _like(value: Any, plain: Any) -> bool:
@@ -118,15 +133,15 @@ def _like(value: Any, plain: Any) -> bool:
     return type(value) is type(plain)
 
 
-def _api(config: Knobs) -> Api:
+def _api(config: Knobs) -> OpenAIApi:
     """Raises ConfigError for an address or a variable's name that is none."""
-    from rung.evals.api import Api
+    from rung.remote.openai import OpenAIApi
 
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", config.key_variable):
         raise ConfigError(
             "--key-variable names an environment variable; the key itself is never a flag"
         )
-    return Api(
+    return OpenAIApi(
         config.url or "", config.remote_model or "", config.key_variable, config.price_in,
         config.price_out, config.at_once, config.timeout,
     )  # fmt: skip

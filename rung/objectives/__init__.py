@@ -1,28 +1,9 @@
-"""What training minimises: one file each, found by its name."""
+"""What training minimises: one file each, found by its name, or an entry point of `rung.objectives`."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from functools import cache
-
-from rung.errors import ConfigError, nearest
 from rung.objectives.base import Objective
+from rung.registry import Registry
 
-
-@cache
-def names() -> list[str]:
-    """Every objective there is."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base")
-
-
-@cache
-def get(name: str) -> Objective:
-    """The objective of that name.
-
-    Raises:
-        ConfigError: for an unknown name, with the nearest known one.
-    """
-    if name not in names():
-        raise ConfigError(f"unknown objective '{name}'{nearest(name, names())}")
-    return importlib.import_module(f"rung.objectives.{name}").Objective(name)
+registry: Registry[Objective] = Registry("rung.objectives", "Objective", "objective")
+names, get = registry.names, registry.get

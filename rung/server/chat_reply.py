@@ -7,7 +7,7 @@ from typing import Any
 
 from rung.data.conversation import Conversation
 from rung.engine import Completion, Token
-from rung.server.pieces import Pieces
+from rung.server.logprobs import TokenLogprobs
 from rung.server.replies import Reply, finish_reason
 from rung.server.tools import Call, Holding, parse
 
@@ -25,7 +25,7 @@ class ChatReply(Reply):
     """
 
     kind, chunk_kind, prefix, opens = "chat.completion", "chat.completion.chunk", "chatcmpl", True
-    pieces: Pieces | None = None
+    pieces: TokenLogprobs | None = None
     functions: tuple[str, ...] = ()
     forced = legacy = one_call = False
     conversation: Conversation | None = None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rung.server.errors import ApiError
-from rung.server.schema import Asked
+from rung.server.requests import Asked
 
 NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 MOST_TOOLS = 128
@@ -232,11 +231,3 @@ class ChatRequest(Asked):
         """What the model is told of: nothing where calls are ruled out."""
         said = self.tool_choice if self.tools else self.function_call
         return [] if said == "none" else self.offered
-
-
-def told(function: Function) -> dict[str, Any]:
-    """A function as chat templates and prompts show it."""
-    shown: dict[str, Any] = {"name": function.name, "description": function.description or ""}
-    shown["parameters"] = function.parameters or {"type": "object", "properties": {}}
-    json.dumps(shown)  # whatever came in as JSON goes out as JSON
-    return {"type": "function", "function": shown}

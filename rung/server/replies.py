@@ -11,8 +11,8 @@ from typing import Any
 from starlette.responses import StreamingResponse
 
 from rung.engine import Completion, Token
-from rung.server.answers import Answers
 from rung.server.errors import of_fault
+from rung.server.streaming import Answers
 
 QUIET = 15.0  # seconds without a token after which a comment keeps the connection open
 REASONS = {"cancelled": "stop"}  # what OpenAI has no word for

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rung.engine import Completion, Token
-from rung.server.pieces import Pieces
+from rung.server.logprobs import TokenLogprobs
 from rung.server.replies import Reply, finish_reason
 
 
@@ -20,7 +20,7 @@ class TextReply(Reply):
     """
 
     kind, chunk_kind, prefix = "text_completion", "text_completion", "cmpl"
-    pieces: Pieces | None = None
+    pieces: TokenLogprobs | None = None
     logprobs = 0
     echoes: Sequence[str] = ()
     n = best_of = 1

@@ -1,9 +1,10 @@
 """Tools: told to the model, and its calls read out of what it writes.
 
-A chat template that knows tools shows them its own way (`Template.prompt(tools=...)`); elsewhere a
-system message does. Either way a call is `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`,
-the form that most open models were trained on; a bare JSON object of that shape counts too. A call
-that the client forces is held to the schema of the function's parameters while it is written.
+A chat template that knows tools shows them its own way; elsewhere a system message does. Calls and
+their results in a conversation are written out as in training rows (`rung.data.turns`). A call is
+`<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, the form that most open models were trained
+on; a bare JSON object of that shape counts too. A call that the client forces is held to the schema of
+the function's parameters while it is written.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rung.server.chat_schema import ChatMessage, Function, FunctionCall, told
+from rung.data.turns import CLOSE, OPEN, told, turns, with_tools
+from rung.server.chat_schema import ChatMessage, Function
 from rung.types import Message
-
-OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
 
 @dataclass(frozen=True)
@@ -35,52 +35,10 @@ class Call:
         return call if index is None else {"index": index, **call}
 
 
-def instruction(functions: Sequence[Function]) -> str:
-    """The system message for templates that know no tools."""
-    listed = "\n".join(json.dumps(told(f)["function"], ensure_ascii=False) for f in functions)
-    return (
-        "You may call these functions, given as JSON schemas:\n"
-        f"{listed}\n"
-        "To call one, answer with nothing but\n"
-        f'{OPEN}{{"name": NAME, "arguments": {{...}}}}{CLOSE}'
-    )
-
-
-def conversation(
-    messages: Sequence[ChatMessage], functions: Sequence[Function], template_shows: bool
-) -> list[Message]:
-    """A client's messages as turns of text: calls and their results written out.
-
-    Args:
-        template_shows: the chat template shows the functions itself.
-    """
-    turns = [_turn(m) for m in messages]
-    if functions and not template_shows:
-        said = instruction(functions)
-        if turns[0]["role"] in ("system", "developer"):
-            turns[0] = {**turns[0], "content": f"{turns[0]['content']}\n\n{said}"}
-        else:
-            turns.insert(0, {"role": "system", "content": said})
-    return turns
-
-
-def _turn(message: ChatMessage) -> Message:
-    if message.role in ("tool", "function"):
-        # Few templates know the role; all know a user who reports.
-        named = f" of {message.name}" if message.name else ""
-        content = f"<tool_response>{message.text}</tool_response>"
-        return {"role": "user", "content": f"The result{named}:\n{content}"}
-    written = [f"{OPEN}{_call(c)}{CLOSE}" for c in message.calls]
-    text = "\n".join([message.text, *written] if message.text else written)
-    return {"role": message.role, "content": text or message.text}
-
-
-def _call(call: FunctionCall) -> str:
-    try:
-        arguments = json.loads(call.arguments)
-    except (ValueError, RecursionError):
-        arguments = call.arguments
-    return json.dumps({"name": call.name, "arguments": arguments}, ensure_ascii=False)
+def conversation(messages: Sequence[ChatMessage], functions: Sequence[Function]) -> list[Message]:
+    """A client's messages as turns of text, with what may be called beside them."""
+    read = turns([message.model_dump(exclude_none=True) for message in messages])
+    return with_tools(read, [told(f.model_dump()) for f in functions])
 
 
 def schema(functions: Sequence[Function], forced: str | bool) -> dict[str, Any]:

@@ -10,11 +10,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rung import home
+from rung.artefacts.folders import model_name
+from rung.artefacts.licences import classify, tightest
 from rung.errors import ConfigError, ModelNotFound, nearest
 from rung.store import schema
-from rung.store.artefacts import model_name
 from rung.store.database import Database
-from rung.store.licences import classify, tightest
 from rung.store.records import (
     BaseRecord,
     DatasetRecord,

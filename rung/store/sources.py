@@ -10,10 +10,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
+from rung.artefacts.licences import classify
 from rung.errors import StoreError
 from rung.store import schema
 from rung.store.database import Database
-from rung.store.licences import classify
 from rung.store.records import BaseRecord, DatasetRecord, now
 from rung.types import BaseInfo
 

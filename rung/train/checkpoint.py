@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from rung.artefacts import folders
 from rung.errors import ArtefactError, StoreError
-from rung.store import artefacts
 
 KEPT = 2
 
@@ -68,9 +68,9 @@ def save(
 
     target = folder / f"step-{state.step:08d}"
     size = sum(t.numel() * t.element_size() for g in (adapter, optimizer, best) for t in g.values())
-    artefacts.write(target, fill, needs=size)
+    folders.write(target, fill, needs=size)
     for old in steps(folder)[:-KEPT]:
-        artefacts.remove(old)
+        folders.remove(old)
     return target
 
 
@@ -90,7 +90,7 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     damaged: list[str] = []
     for path in reversed(steps(folder)):
         try:
-            artefacts.verify(path)
+            folders.verify(path)
             return _read(path), damaged
         except (ArtefactError, StoreError) as fault:
             damaged.append(f"{path.name} is damaged ({fault})")
@@ -104,5 +104,5 @@ def _read(path: Path) -> Checkpoint:
         file = path / f"{name}.safetensors"
         return load_file(file) if file.exists() else {}
 
-    state = State(**artefacts.read_json(path / "state.json"))
+    state = State(**folders.read_json(path / "state.json"))
     return Checkpoint(state, tensors("adapter"), tensors("optimizer"), tensors("best"))

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from rung import bases
+from rung.artefacts.licences import classify
 from rung.bases.entries import entry_of
 from rung.bases.hub import ID
 from rung.bases.licence import licence_of
-from rung.store.licences import classify
 from rung.types import LICENCE_ORDER
 
 

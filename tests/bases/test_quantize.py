@@ -169,14 +169,14 @@ def plan(name, data, **settings):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_tuning_keeps_an_ordinary_adapter(rung_home, quotes, kind):
+    from rung.artefacts import folders
     from rung.methods import artefact
-    from rung.server.loading import by_base, load_engine
-    from rung.store import artefacts
+    from rung.models import by_base, load_engine
     from rung.train.job import tune
 
     outcome = tune(plan("coach", quotes, quantize=kind))
     assert outcome.cost["base_bytes"] < 0.3 * outcome.cost["base_bytes_float32"]
-    folder = artefacts.model_folder("coach")
+    folder = folders.model_folder("coach")
     assert artefact.about(folder)["settings"]["quantize"] == kind
     plain = bases.load(bases.resolve(artefact.about(folder)["base"]["spec"]))
     adapter, _ = artefact.load(folder, Bank(plain.model))
@@ -191,12 +191,12 @@ def test_a_tuning_keeps_an_ordinary_adapter(rung_home, quotes, kind):
 
 def test_peft_reads_what_was_trained_on_codes(rung_home, quotes):
     peft = pytest.importorskip("peft")
+    from rung.artefacts import folders
     from rung.methods import artefact
-    from rung.store import artefacts
     from rung.train.job import tune
 
     tune(plan("coach", quotes))
-    folder = artefacts.model_folder("coach")
+    folder = folders.model_folder("coach")
     info = bases.resolve(artefact.about(folder)["base"]["spec"])
     ids = (5, 6, 7, 8)
     bank = Bank(bases.load(info).model)

@@ -110,11 +110,11 @@ def test_vectors_find_what_words_do_not(rung_home):
 
 
 def test_an_index_comes_back_equal_and_unpickled(rung_home, tmp_path):
-    from rung.store import artefacts
+    from rung.artefacts import folders
 
     index = Index.of(PASSAGES, embed)
-    artefacts.write(tmp_path / "index", index.save)
-    artefacts.verify(tmp_path / "index")
+    folders.write(tmp_path / "index", index.save)
+    folders.verify(tmp_path / "index")
     read = Index.load(tmp_path / "index", embed)
     assert read.passages == index.passages
     for mode in ("bm25", "vectors", "hybrid"):

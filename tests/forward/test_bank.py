@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rung.forward import attention, blocks
+from rung.forward import attention, block_attention
 from rung.forward.bank import Bank
 from rung.forward.loss import edge_loss
 from rung.forward.trie import Sequence
@@ -150,11 +150,11 @@ def test_blocks_may_be_cut_anywhere(batch, block):
     bank = mixed_bank("mistral")
     with torch.no_grad():
         whole = bank.forward(bank.trie(batch))
-        kept, blocks.BLOCK = blocks.BLOCK, block
+        kept, block_attention.BLOCK = block_attention.BLOCK, block
         try:
             cut = bank.forward(bank.trie(batch))
         finally:
-            blocks.BLOCK = kept
+            block_attention.BLOCK = kept
     assert close(cut, whole)
 
 

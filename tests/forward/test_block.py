@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from rung.forward import block
 from rung.forward.bank import Bank
+from rung.forward.llama import training
 from rung.forward.lora import LoraOp
 from rung.forward.trie import Sequence
 from tests.forward.test_bank import batches, close
@@ -67,8 +67,8 @@ def test_hidden_states_and_gradients_equal_the_bases_own(family, method, config,
 
 def counted(bank, monkeypatch):
     calls = []
-    before = block._Before.apply
-    monkeypatch.setattr(block._Before, "apply", lambda *a: calls.append(1) or before(*a))
+    before = training._Before.apply
+    monkeypatch.setattr(training._Before, "apply", lambda *a: calls.append(1) or before(*a))
     return calls
 
 
@@ -127,8 +127,8 @@ def test_other_bases_keep_their_layers(family):
 
 def test_a_base_that_only_looks_alike_keeps_its_layers(monkeypatch):
     bank = Bank(tiny_model())
-    rotate = block._rotate
-    monkeypatch.setattr(block, "_rotate", lambda x, c, s, back=False: rotate(x, c, -s, back))
+    rotate = training._rotate
+    monkeypatch.setattr(training, "_rotate", lambda x, c, s, back=False: rotate(x, c, -s, back))
     bank.forward(bank.trie([Sequence((5, 6, 7))]))
     assert bank._in_blocks is False
     assert not any("forward" in bank._modules[name].__dict__ for name in bank.depth.names)

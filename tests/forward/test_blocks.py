@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rung.forward import blocks, in_front
+from rung.forward import block_attention, shared_prefix_attention
 from rung.forward.attention import TriePlan
 from rung.forward.trie import Sequence, Trie
 from tests.forward.test_bank import batches
@@ -28,7 +28,7 @@ def reference(plan, q, k, v, scaling, window):
 
 def sizes(monkeypatch, **to):
     for name, value in to.items():
-        monkeypatch.setattr(blocks, name, value)
+        monkeypatch.setattr(block_attention, name, value)
 
 
 @pytest.mark.parametrize("window", [None, 5])
@@ -63,30 +63,32 @@ def plan_of(lengths, stem=()):
 
 
 def calls(plan):
-    return blocks.together(plan.blocks)
+    return block_attention.together(plan.blocks)
 
 
 def test_short_branches_behind_one_stem_are_few_calls_of_little_padding():
     plan = plan_of([20] * 40, stem=range(30))
     found = calls(plan)
     assert len(found) <= 3
-    padded = sum(n * lq * lk for n, lq, lk in (c.size for c in found if isinstance(c, blocks.Several)))
+    padded = sum(
+        n * lq * lk for n, lq, lk in (c.size for c in found if isinstance(c, block_attention.Several))
+    )
     assert padded < 0.15 * len(plan.slots.of_token) ** 2
 
 
 def test_a_long_text_is_cut_into_longer_blocks_further_down():
     lengths = [b.length for b in plan_of([4000]).blocks]
-    assert lengths[0] == blocks.BLOCK
-    assert max(lengths) == blocks.LONGEST == lengths[-2]
+    assert lengths[0] == block_attention.BLOCK
+    assert max(lengths) == block_attention.LONGEST == lengths[-2]
     assert lengths[:-1] == sorted(lengths[:-1])
 
 
 def test_texts_of_very_different_lengths_are_not_padded_to_each_other():
     for call in calls(plan_of([600, 10, 10, 10])):
-        if isinstance(call, blocks.Several):
+        if isinstance(call, block_attention.Several):
             real = sum(b.length * b.width for b in call.blocks)
             count, length, width = call.size
-            assert count * length * width <= real + blocks.CALL * (count - 1)
+            assert count * length * width <= real + block_attention.CALL * (count - 1)
 
 
 @settings(max_examples=30, deadline=None)
@@ -94,7 +96,7 @@ def test_texts_of_very_different_lengths_are_not_padded_to_each_other():
 def test_what_all_see_in_front_is_met_apart_and_gives_the_same(batch, count, block, seed):
     with pytest.MonkeyPatch.context() as patch:
         sizes(patch, BLOCK=block)
-        patch.setattr(in_front, "LEAST", 1)
+        patch.setattr(shared_prefix_attention, "LEAST", 1)
         trie = Trie.build([Sequence(row.ids) for row in batch], prefix={-1: count})
         generator = torch.Generator().manual_seed(seed)
         ahead = torch.randn(1, 2, count, 2, 8, generator=generator).double()
@@ -111,6 +113,6 @@ def test_what_all_see_in_front_is_met_apart_and_gives_the_same(batch, count, blo
 
 def test_one_prompt_alone_is_causal_without_a_mask():
     plan = plan_of([40])
-    (call,), (mask,) = plan._calls(blocks.Heads(2, 3), torch.float32, None)
-    assert isinstance(call, blocks.Alone)
+    (call,), (mask,) = plan._calls(block_attention.Heads(2, 3), torch.float32, None)
+    assert isinstance(call, block_attention.Alone)
     assert mask is None

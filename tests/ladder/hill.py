@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rung.ladder.climb import Quiet
+from rung.ladder.climb import climb
 from rung.ladder.knobs import ClimbKnobs
-from rung.ladder.start import climb
-from rung.ladder.workbench import Workbench
+from rung.ladder.observer import ClimbObserver
+from rung.ladder.task_context import TaskContext
 from rung.store import Store
 from rung.store.climbs import ClimbRecord, RungRecord
 
@@ -48,16 +48,16 @@ def settings(path: Path, **more: Any) -> dict[str, Any]:
 
 
 @dataclass
-class Log(Quiet):
+class Log(ClimbObserver):
     """Keeps what it is told; `at` is called with each stage."""
 
     at: Any = None
-    bench: Workbench | None = None
+    bench: TaskContext | None = None
     climb: str = ""
     warnings: list[str] = field(default_factory=list)
     stages: list[str] = field(default_factory=list)
 
-    def opened(self, bench: Workbench, climb: ClimbRecord, warnings: Sequence[str]) -> None:
+    def opened(self, bench: TaskContext, climb: ClimbRecord, warnings: Sequence[str]) -> None:
         self.bench, self.climb, self.warnings = bench, climb.id, list(warnings)
 
     def stage(self, text: str) -> None:
@@ -74,8 +74,9 @@ def go(path: Path, log: Log | None = None, given: dict[str, Any] | None = None, 
     """A climb of that name: (its record, its rungs by key)."""
     kept = {
         "requests": 10,
+        "trials": 1,
         "only": ["zero_shot", "linear_probe", "lora"],
-        "skip": ["lora-int8"],
+        "skip": ["lora-int8", "linear_probe-minilm"],
         **knobs,
     }
     with Store.open() as store:

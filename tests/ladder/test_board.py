@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rung.errors import DataError
-from rung.ladder.board import entries, tasks
+from rung.ladder.leaderboard import entries, tasks
 from rung.store import Store
 from rung.store.climbs import RungRecord
 from rung.store.records import BaseRecord, DatasetRecord

@@ -11,15 +11,16 @@ import pytest
 
 from rung import methods
 from rung.home import home
-from rung.ladder import trial, workbench
+from rung.ladder import forecast, task_context
+from rung.ladder.forecast import computed, predict_rung
 from rung.ladder.knobs import ClimbKnobs
 from rung.ladder.meter import Meter
 from rung.ladder.plan import plan
 from rung.ladder.rungs import Rung, all_rungs
-from rung.ladder.trial import computed, predict_rung
-from rung.ladder.workbench import Workbench
+from rung.ladder.task_context import TaskContext
 from rung.methods.base import Fitted
 from rung.store import Store
+from rung.train.prepare import prepare
 from rung.types import Rendered
 from tests.cli.conftest import Ask, ask
 from tests.ladder.hill import SCRATCH, go, settings, write_words
@@ -33,11 +34,11 @@ def words(tmp_path: Path, rung_home: Path) -> Path:
     return write_words(tmp_path / "words.jsonl")
 
 
-def bench(words: Path, **given: Any) -> Workbench:
-    return Workbench.open(settings(words, **given), ClimbKnobs(), lambda _: None)
+def bench(words: Path, **given: Any) -> TaskContext:
+    return TaskContext.open(settings(words, **given), ClimbKnobs(), lambda _: None)
 
 
-def rung(found: Workbench, key: str) -> Rung:
+def rung(found: TaskContext, key: str) -> Rung:
     return next(r for r in all_rungs(found.task) if r.key == key)
 
 
@@ -78,7 +79,7 @@ def test_a_fit_is_scaled_up_by_the_rows_that_it_reads(words: Path, monkeypatch: 
     most = min(len(found.validation), 30)
     # All training rows are there to look at; validation rows are few, and never more than it reads.
     assert {train for train, _ in sleeper.seen} == {len(found.opened.splits.train)}
-    assert [held for _, held in sleeper.seen] == [trial.FEW, trial.FEW, most, most]
+    assert [held for _, held in sleeper.seen] == [forecast.FEW, forecast.FEW, most, most]
     assert told.cost.seconds == pytest.approx(HIGH + LOW * most, rel=0.25)
     assert told.cost.bytes == peaks[0]  # nothing more is held than in the last trial
 
@@ -91,24 +92,24 @@ def test_what_measuring_takes_is_told_from_some_answers(words: Path, monkeypatch
         asked.append(len(examples))
         time.sleep(LOW * len(examples))
 
-    monkeypatch.setattr(Workbench, "answer", answer)
+    monkeypatch.setattr(TaskContext, "answer", answer)
     sleeper = Sleeper("zero_shot")
     sleeper.seen = []
     told = predict_rung(found, Rung("zero_shot", sleeper))
-    assert asked == [workbench.ANSWERED] and len(found.validation) > workbench.ANSWERED
+    assert asked == [task_context.ANSWERED] and len(found.validation) > task_context.ANSWERED
     expected = LOW * len(found.validation)
     assert told.cost.wall - told.cost.seconds == pytest.approx(expected, rel=0.25)
 
 
 def test_memory_grows_with_the_rows_that_are_held(words: Path, monkeypatch: Any) -> None:
     found = bench(words)
-    monkeypatch.setattr(trial, "MORE", trial.FEW + 1)
+    monkeypatch.setattr(forecast, "MORE", forecast.FEW + 1)
     sleeper = Sleeper("zero_shot")
     sleeper.seen = []
     own = Meter()
     with own:
         told = predict_rung(found, Rung("zero_shot", sleeper))
-    more = min(len(found.validation), 30) - trial.FEW - 1
+    more = min(len(found.validation), 30) - forecast.FEW - 1
     assert told.cost.bytes == pytest.approx(own.peak_bytes + more * 1_000_000, abs=20_000_000)
 
 
@@ -117,7 +118,7 @@ def test_steps_tokens_and_parameters_are_those_of_the_training(words: Path) -> N
     for key in ("lora", "last_layers"):
         one = rung(found, key)
         told = predict_rung(found, one)
-        rows = found.opened.rows(found.plan("x", one).train.max_length)[0]["train"]
+        rows = prepare(found.plan("x", one), lambda _: None, found.opened).rows["train"]
         per_epoch = -(-len(rows) // 16)
         assert told.steps == round(1.5 * per_epoch)
         assert 0 < told.tokens <= 1.5 * sum(len(r.ids) for r in rows) + 16 * 64
@@ -128,12 +129,12 @@ def test_steps_tokens_and_parameters_are_those_of_the_training(words: Path) -> N
 def test_requests_are_timed_on_one_engine_as_a_server_has_one(words: Path, monkeypatch: Any) -> None:
     found, engines = bench(words), []
 
-    class Counted(workbench.Engine):
+    class Counted(task_context.Engine):
         def __init__(self, *args: Any, **kwargs: Any):
             super().__init__(*args, **kwargs)
             engines.append(self)
 
-    monkeypatch.setattr(workbench, "Engine", Counted)
+    monkeypatch.setattr(task_context, "Engine", Counted)
     with found.served(found.opened, None, "base") as model:
         told = found.time_requests(found.opened, model)
     assert len(engines) == 1

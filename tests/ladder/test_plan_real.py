@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from rung.ladder import curve
+from rung.ladder import learning_curve
+from rung.ladder.climb import climb
 from rung.ladder.knobs import ClimbKnobs
-from rung.ladder.start import climb
 from rung.store import Store
 
 pytestmark = [pytest.mark.wheel, pytest.mark.slow]
@@ -28,7 +28,7 @@ GIVEN = {
 
 
 def test_time_and_memory(rung_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curve, "SHARES", ())  # the curve over less data is no rung
+    monkeypatch.setattr(learning_curve, "SHARES", ())  # the curve over less data is no rung
     # Features that an earlier run kept would make the rung faster than anybody could foretell.
     monkeypatch.setenv("RUNG_FEATURES_GB", "0")
     knobs = ClimbKnobs(only=list(RUNGS), skip=["lora-int8"], all=True, trials=1, budget="1h")

@@ -78,8 +78,8 @@ def answering(monkeypatch: Any, answer: Answer) -> list[tuple[str, list[list[Mes
 def again(adapter: Any, name: str, made: Study, folder: Path) -> Any:
     """The conversation as it comes back from a sealed folder."""
     from rung import methods
+    from rung.artefacts import folders
     from rung.methods import artefact
-    from rung.store import artefacts
     from rung.types import BaseInfo
 
     method = methods.get(name)
@@ -89,7 +89,7 @@ def again(adapter: Any, name: str, made: Study, folder: Path) -> Any:
         config = method.Config()
         artefact.save(temporary, adapter, made.bank, method, config, base, made.template, {})
 
-    artefacts.write(folder, fill)
-    artefacts.verify(folder)
-    artefacts.inspect(folder)
+    folders.write(folder, fill)
+    folders.verify(folder)
+    folders.inspect(folder)
     return artefact.load(folder, made.bank)[0].conversation

@@ -10,6 +10,7 @@ from rung.config import knobs_of, resolve
 from rung.errors import ConfigError, MethodMisfit
 from rung.forward.bank import Bank
 from rung.methods.base import Method, Start
+from rung.registry import Registry
 from tests.models import tiny_model
 
 
@@ -41,21 +42,15 @@ def test_a_third_party_adds_a_method_by_an_entry_point(monkeypatch):
     import types
 
     class Entry:
-        name = "theirs"
+        name, value = "theirs", "their_package.theirs"
 
         def load(self):
             return types.SimpleNamespace(Method=methods.get("ia3").__class__)
 
-    monkeypatch.setattr(methods, "entry_points", lambda group: [Entry()])
-    methods.names.cache_clear()
-    methods.get.cache_clear()
-    try:
-        assert "theirs" in methods.names()
-        assert methods.get("theirs").name == "theirs"
-    finally:
-        monkeypatch.undo()
-        methods.names.cache_clear()
-        methods.get.cache_clear()
+    monkeypatch.setattr("rung.registry.entry_points", lambda group: [Entry()])
+    found = Registry("rung.methods", "Method", "method")
+    assert "theirs" in found.names()
+    assert found.get("theirs").name == "theirs"
 
 
 @pytest.mark.parametrize("name", [n for n in methods.names() if methods.get(n).trained])

@@ -6,9 +6,10 @@ import json
 
 import pytest
 
+from rung.artefacts import folders
 from rung.errors import ConfigError, MethodMisfit
-from rung.store import Store, artefacts
-from rung.train.export import export
+from rung.exports.export import export
+from rung.store import Store
 from rung.train.job import tune
 from rung.train.plan import Plan
 from tests.train.conftest import SCRATCH
@@ -40,15 +41,15 @@ def settings(method, tmp_path):
 @pytest.mark.parametrize("method", NAMES)
 def test_from_data_to_a_served_model(rung_home, tmp_path, labelled, method):
     from rung.engine import GenerationRequest
-    from rung.server.loading import load_engine
+    from rung.models import load_engine
     from rung.types import Decoding
 
     own = settings(method, tmp_path)
     outcome = tune(Plan.of("asked", {**FAST, "data": str(labelled), "method": method, **own}))
     assert outcome.metrics["choice"] and outcome.cost["parameters"] == 0
     record = Store.open().models.get("asked")
-    folder = artefacts.model_folder("asked")
-    artefacts.verify(folder)
+    folder = folders.model_folder("asked")
+    folders.verify(folder)
     assert record.method == method and not list(folder.rglob("*weights*"))
     card = (folder / "README.md").read_text()
     assert "rung chat asked" in card and "objective" not in card.split("## Settings")[0]
@@ -56,7 +57,7 @@ def test_from_data_to_a_served_model(rung_home, tmp_path, labelled, method):
     model = engine.model("asked")
     asked = [{"role": "user", "content": "item 7 is b"}]
     assert model.conversation is not None
-    assert model.prompt(asked) == tuple(model.template.prompt(model.conversation.messages(asked)))
+    assert model.prompt(asked).ids == tuple(model.template.prompt(model.conversation.messages(asked)))
     request = GenerationRequest("asked", model.prompt(asked), Decoding(max_tokens=3))
     assert engine.generate([request])[0].completion_tokens >= 1
     for kind in ("peft", "merged"):
@@ -68,7 +69,7 @@ def test_the_same_seed_gives_the_same_settings(rung_home, labelled, tmp_path):
     plan = {**FAST, "data": str(labelled), "method": "few_shot", "shots": [2], "pick": "nearest"}
     tune(Plan.of("one", plan))
     tune(Plan.of("two", plan))
-    one, two = (artefacts.model_folder(n) / "settings.json" for n in ("one", "two"))
+    one, two = (folders.model_folder(n) / "settings.json" for n in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
 
 

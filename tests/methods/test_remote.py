@@ -62,9 +62,9 @@ def asked_only(base, shop, data):
 
 
 def api_of(url, model="m", **settings):
-    from rung.evals.api import Api
+    from rung.remote.openai import OpenAIApi
 
-    return Api(url, model, **{"retries": 2, "timeout": 5.0, **settings})
+    return OpenAIApi(url, model, **{"retries": 2, "timeout": 5.0, **settings})
 
 
 def served_of(api, template=None):
@@ -72,7 +72,7 @@ def served_of(api, template=None):
     from rung.engine import ServedModel
     from tests.tokens import tiny_tokenizer
 
-    return ServedModel("there", -1, template or Template.of(tiny_tokenizer()), elsewhere=api)
+    return ServedModel("there", -1, template or Template.of(tiny_tokenizer()), remote=api)
 
 
 def labelled(count):
@@ -94,10 +94,10 @@ def predicted(api, examples, task, progress=None):
 
 
 def test_asked_behind_the_api_it_answers_as_the_base_itself(asked_only, base, capfd):
-    from rung.server.loading import load_engine
+    from rung.models import load_engine
 
     questions = ["Say 7", "Say something else, please", "Hello"]
-    engine = load_engine([asked_only], base=str(base), cache_bytes=1 << 28)
+    engine = load_engine([asked_only], base=str(base), memory=1 << 28)
     bare = next(n for n, m in engine.models.items() if m.slot == -1)
     from rung.engine import GenerationRequest
 
@@ -106,7 +106,7 @@ def test_asked_behind_the_api_it_answers_as_the_base_itself(asked_only, base, ca
         model = engine.model(name)
         talks = [({"role": "user", "content": q},) for q in questions]
         answers[name] = engine.generate(
-            GenerationRequest(name, model.prompt(t), Decoding(max_tokens=9), messages=t) for t in talks
+            GenerationRequest(name, model.prompt(t), Decoding(max_tokens=9)) for t in talks
         )
     assert [a.text for a in answers[asked_only]] == [a.text for a in answers[bare]]
     assert any(a.text for a in answers[bare])
@@ -167,9 +167,9 @@ def test_it_is_served_beside_others_as_a_model_that_passes_on(asked_only, base, 
 
 
 def test_the_key_is_sent_and_kept_nowhere(asked_only, home):
-    from rung.store import artefacts
+    from rung.artefacts import folders
 
-    settings = json.loads((artefacts.model_folder(asked_only) / "settings.json").read_text())
+    settings = json.loads((folders.model_folder(asked_only) / "settings.json").read_text())
     assert settings["key_variable"] == "OPENAI_API_KEY" and settings["price_out"] == 12.0
     # By another process: to open and close SQLite's file in this one would drop its locks.
     places = [str(p) for p in home.iterdir() if p.name != "cache"]
@@ -211,18 +211,18 @@ def test_fine_tuned_there_it_answers_as_the_model_of_the_job(base, shop, data, c
 def test_a_run_that_goes_on_follows_the_job_that_it_started(shop, data, tmp_path):
     from rung.data import load
     from rung.data.knobs import DataKnobs
-    from rung.methods import hosted
     from rung.methods.base import Study
+    from rung.remote import finetune
 
     examples, told = list(load(DataKnobs(data=str(data))).examples), []
     stops = iter([True])
     study = Study(None, None, WORDS, examples[:14], [], 0, tmp_path, told.append)
     study.stopping = lambda: next(stops, False)
     with pytest.raises(Interrupted):
-        hosted.tune(api_of(shop.url, "tiny", timeout=60.0), study, 1)
+        finetune.tune(api_of(shop.url, "tiny", timeout=60.0), study, 1)
     assert "goes on without you" in told[-1]
-    job = json.loads((tmp_path / hosted.STATE).read_text())["job"]
-    again = hosted.tune(api_of(shop.url, "tiny", timeout=60.0), study, 1)
+    job = json.loads((tmp_path / finetune.STATE).read_text())["job"]
+    again = finetune.tune(api_of(shop.url, "tiny", timeout=60.0), study, 1)
     assert again.job == job and again.model.startswith("ft:tiny:")
     assert any(note.startswith(f"going on with job {job}") for note in told)
 
@@ -258,7 +258,7 @@ def test_without_telling_tokens_the_label_is_read_out(tokens, says):
 
 
 def test_a_token_that_begins_several_labels_does_not_decide():
-    from rung.evals.asking import label_scores
+    from rung.remote.batch import label_scores
 
     labels = ("positive", "possible", "negative")
     assert label_scores({"pos": -0.1, "neg": -3.0}, labels, str) is None
@@ -317,7 +317,7 @@ def refuses(status, message):
     ids=["key", "model", "limit", "broken", "refused", "page", "empty"],
 )
 def test_faults_of_a_server_are_one_line(script, says, monkeypatch):
-    from rung.evals.api import RemoteFault
+    from rung.remote.openai import RemoteFault
 
     monkeypatch.setenv("OPENAI_API_KEY", "a-key")
     with scripted(script) as server, pytest.raises(RemoteFault) as failed:
@@ -327,7 +327,7 @@ def test_faults_of_a_server_are_one_line(script, says, monkeypatch):
 
 
 def test_a_missing_key_says_which_variable(monkeypatch):
-    from rung.evals.api import RemoteFault
+    from rung.remote.openai import RemoteFault
 
     monkeypatch.delenv("OTHER_KEY", raising=False)
     with scripted(refuses(401, "No key")) as server, pytest.raises(RemoteFault, match="set OTHER_KEY"):
@@ -335,7 +335,7 @@ def test_a_missing_key_says_which_variable(monkeypatch):
 
 
 def test_nobody_there_and_nobody_in_time():
-    from rung.evals.api import RemoteFault
+    from rung.remote.openai import RemoteFault
 
     with pytest.raises(RemoteFault, match=r"cannot reach http://127.* \(.*refused.*\): check --url"):
         api_of(f"http://127.0.0.1:{closed_port()}", retries=0).ask(HELLO, Decoding())
@@ -353,8 +353,8 @@ def test_a_limit_that_passes_is_waited_for():
 
 
 def test_the_first_failure_ends_the_asking_and_so_does_the_user():
-    from rung.evals.api import RemoteFault
-    from rung.evals.asking import ask_all
+    from rung.remote.batch import ask_all
+    from rung.remote.openai import RemoteFault
 
     many = [HELLO] * 40
     with scripted(refuses(403, "no")) as server, pytest.raises(RemoteFault):
@@ -370,14 +370,14 @@ def test_the_first_failure_ends_the_asking_and_so_does_the_user():
     ["localhost:8000", "ftp://x", "http://", "http://a:b@host/v1", "http://h/v1?key=1", "http://[x"],
 )
 def test_an_address_that_is_none_is_refused(url):
-    from rung.evals.api import address
+    from rung.remote.openai import address
 
     with pytest.raises(ConfigError, match="--url"):
         address(url)
 
 
 def test_a_host_alone_means_v1():
-    from rung.evals.api import address
+    from rung.remote.openai import address
 
     assert address("http://h:80") == address("http://h:80/") == "http://h:80/v1"
     assert address("https://h/openai/v1/") == "https://h/openai/v1"
@@ -412,8 +412,8 @@ def test_settings_that_are_damaged_are_named():
     from rung.forward.adapter import Adapter
 
     method = methods.get("remote")
-    settings, tensors = method.to_files(Adapter(elsewhere=api_of("http://h", price_in=2.0)), None, None)
-    again = method.from_files(json.loads(json.dumps(settings)), tensors, None).elsewhere
+    settings, tensors = method.to_files(Adapter(remote=api_of("http://h", price_in=2.0)), None, None)
+    again = method.from_files(json.loads(json.dumps(settings)), tensors, None).remote
     assert (again.url, again.model, again.price_in) == ("http://h/v1", "m", 2.0)
     assert again.money(1_000_000, 0) == 2.0 and os.environ.get("OPENAI_API_KEY", "") not in settings
     for name, value in (

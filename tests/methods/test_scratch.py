@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from rung import bases, methods
+from rung.artefacts import folders
 from rung.errors import BaseNotFound, ConfigError
 from rung.methods import artefact
-from rung.store import Store, artefacts
+from rung.store import Store
 from rung.train.job import tune
 from rung.train.plan import Plan
 
@@ -38,8 +39,8 @@ def plan(name, data, **settings):
 
 def test_its_folder_is_a_whole_base(rung_home, quotes, tmp_path):
     outcome = tune(plan("mine", quotes))
-    folder = artefacts.model_folder("mine")
-    artefacts.verify(folder)
+    folder = folders.model_folder("mine")
+    folders.verify(folder)
     needed = {"config.json", "model.safetensors", "tokenizer.json", "rung.json", "settings.json"}
     assert needed <= {p.name for p in folder.iterdir()}
     assert json.loads((folder / "settings.json").read_text())["width"] == 32
@@ -54,16 +55,16 @@ def test_its_folder_is_a_whole_base(rung_home, quotes, tmp_path):
 
 def test_it_is_served_without_what_it_was_made_from(rung_home, quotes):
     from rung.engine import GenerationRequest
-    from rung.server.loading import load_engine
+    from rung.models import load_engine
     from rung.types import Decoding
 
     tune(plan("mine", quotes, epochs=20))
-    about = artefact.about(artefacts.model_folder("mine"))
+    about = artefact.about(folders.model_folder("mine"))
     assert about["base"]["spec"] == "model:mine"
     shutil.rmtree(bases.resolve(about["begun_from"]).path)
     engine = load_engine(["mine"])
-    ids = engine.model("mine").prompt([{"role": "user", "content": "Coach me, number 7."}])
-    answer = engine.generate([GenerationRequest("mine", ids, Decoding(max_tokens=12))])[0]
+    prompt = engine.model("mine").prompt([{"role": "user", "content": "Coach me, number 7."}])
+    answer = engine.generate([GenerationRequest("mine", prompt, Decoding(max_tokens=12))])[0]
     assert answer.text.endswith("!") and " and " in answer.text, answer.text
 
 
@@ -84,7 +85,7 @@ def test_it_knows_the_test_rows_by_bits_per_byte_and_how_it_learned(rung_home, q
     assert metrics["test_loss"] < metrics["test_loss_of_base"]
     # A reply of some 20 bytes is fewer tokens; what it costs in all is the same in both units.
     assert 0 < metrics["test_bits_per_byte"] < metrics["test_loss"] / math.log(2)
-    history = artefact.about(artefacts.model_folder("mine"))["history"]
+    history = artefact.about(folders.model_folder("mine"))["history"]
     seen = [entry["tokens_seen"] for entry in history]
     assert seen == sorted(seen) and seen[0] > 0 and seen[-1] == outcome.cost["tokens"]
     assert history[-1]["validation_loss"] < history[0]["validation_loss"]
@@ -93,7 +94,7 @@ def test_it_knows_the_test_rows_by_bits_per_byte_and_how_it_learned(rung_home, q
 def test_the_same_plan_gives_the_same_model(rung_home, quotes):
     tune(plan("one", quotes))
     tune(plan("two", quotes))
-    first, second = (artefacts.model_folder(n) / "model.safetensors" for n in ("one", "two"))
+    first, second = (folders.model_folder(n) / "model.safetensors" for n in ("one", "two"))
     assert first.read_bytes() == second.read_bytes()
     again = plan("x", quotes)
     assert Plan.of("x", again.settings()) == again
@@ -127,7 +128,7 @@ def test_labels_are_told_apart(rung_home, tmp_path):
     from rung.evals.measure import measure
     from rung.evals.predict import predict
     from rung.evals.tasks import detect
-    from rung.server.loading import load_engine
+    from rung.models import load_engine
 
     path = tmp_path / "labels.jsonl"
     rows = [

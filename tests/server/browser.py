@@ -18,6 +18,8 @@ def browsing(url: str, **settings):
     """
     from playwright.sync_api import sync_playwright
 
+    assert CHROMIUM, "the page's tests need Chromium: apt install chromium"
+
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_context(viewport={"width": 1200, "height": 800}, **settings).new_page()
@@ -29,7 +31,7 @@ def browsing(url: str, **settings):
             "console",
             lambda m: page.said.append(m.text) if m.type in ("error", "warning") else None,
         )
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(60_000)  # a busy machine draws slowly
         page.goto(url)
         try:
             yield page

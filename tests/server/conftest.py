@@ -15,7 +15,7 @@ from tests.engine.world import engine_of, tiny_llama
 def serve(engine, tls=None, **settings):
     """An application in a thread, on a free port; `.stop()` drains it as a signal would."""
     from rung.server.app import create_app
-    from rung.server.run import Server, bind
+    from rung.server.serve import Server, bind
 
     app, on, up = create_app(engine, **settings), bind("127.0.0.1", 0), threading.Event()
     server = Server(app, up.set, tls)

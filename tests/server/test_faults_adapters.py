@@ -12,13 +12,13 @@ import openai
 import pytest
 
 from rung import home
+from rung.artefacts import folders
 from rung.errors import ArtefactError, RungError
-from rung.store import artefacts
 from tests.engine.world import engine_of, tiny_llama
 from tests.models import tiny_adapter
 from tests.server.conftest import serve
 from tests.server.shop import base_folder, client_of
-from tests.server.test_loading import keep
+from tests.test_models import keep
 
 HELLO = [{"role": "user", "content": "Hello there"}]
 
@@ -32,9 +32,9 @@ def base(rung_home, tmp_path):
 
 
 def load(*names):
-    from rung.server.loading import load_engine
+    from rung.models import load_engine
 
-    return load_engine(list(names), cache_bytes=1 << 26)
+    return load_engine(list(names), memory=1 << 26)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_folder_that_links_out_is_refused(base, tmp_path):
     shutil.move(folder, tmp_path / "elsewhere")
     folder.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ArtefactError, match="links out"):
-        artefacts.model_folder("bad")
+        folders.model_folder("bad")
 
 
 class _Boom:

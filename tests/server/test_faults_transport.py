@@ -74,9 +74,9 @@ def test_a_reader_that_does_not_read_holds_nothing_up(live, http):
 
 def test_a_reader_that_never_reads_is_given_up(monkeypatch):
     """Also when the server is told to end: it does not wait for that client's sake."""
-    from rung.server.service import Limits
+    from rung.server.state import Limits
 
-    monkeypatch.setattr("rung.server.run.GRACE", 1)
+    monkeypatch.setattr("rung.server.serve.GRACE", 1)
     served = serve(engine_of(tiny_llama(), ()), limits=Limits(patience=0.5))
     for listening in served.server.servers[0].sockets:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
@@ -100,7 +100,7 @@ def test_a_reader_that_never_reads_is_given_up(monkeypatch):
 
 
 def test_a_body_that_never_ends_is_given_up():
-    from rung.server.service import Limits
+    from rung.server.state import Limits
 
     served = serve(engine_of(tiny_llama(), ()), limits=Limits(patience=0.3))
     try:
@@ -113,7 +113,7 @@ def test_a_body_that_never_ends_is_given_up():
 
 
 def test_an_answer_that_takes_too_long_is_ended():
-    from rung.server.service import Limits
+    from rung.server.state import Limits
 
     served = serve(engine_of(tiny_llama(), ()), limits=Limits(timeout=0.05))
     try:
@@ -181,7 +181,7 @@ def test_tls(tmp_path, rung_home):
     """HTTPS with a certificate of one's own; a broken one is told before anything is served."""
     from rung.errors import ConfigError
     from rung.server.app import create_app
-    from rung.server.run import Server
+    from rung.server.serve import Server
 
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     subprocess.run(

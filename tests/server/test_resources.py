@@ -150,7 +150,7 @@ def test_calls_are_read_from_text():
 
 def test_a_request_can_be_traced(client, live):
     answer = chat(client, max_tokens=3, extra_body={"trace": True})
-    assert answer.trace["prompt_ids"] == [list(live.engine.model("lora").prompt(HELLO))]
+    assert answer.trace["prompt_ids"] == [list(live.engine.model("lora").prompt(HELLO).ids)]
 
 
 # --- completions ----------------------------------------------------------------------------------
@@ -271,7 +271,7 @@ def test_moderation_by_any_callable():
     def judge(text):
         return {"violence": 0.9 if "kill" in text else 0.1, "safe": 0.1}
 
-    from rung.server.service import Settings
+    from rung.server.state import Settings
 
     settings = Settings(guarded=frozenset({"lora"}))
     served = serve(engine_of(tiny_llama(), ("lora",)), moderation=judge, settings=settings)

@@ -28,8 +28,8 @@ def anything(text):
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    from rung.server.service import Settings
     from rung.server.stages import parse
+    from rung.server.state import Settings
 
     folder = tmp_path_factory.mktemp("documents")
     (folder / "house.md").write_text("The key of the cellar hangs behind the clock.")
@@ -154,8 +154,8 @@ def test_all_faults_of_stages_are_told_at_once():
 def test_stages_that_lack_something_are_told_before_serving(tmp_path):
     from rung.errors import RungError
     from rung.server.app import create_app
-    from rung.server.service import Settings
     from rung.server.stages import parse
+    from rung.server.state import Settings
 
     for stages, words in (
         ({"base": {"moderate": "requests"}}, "--moderation"),

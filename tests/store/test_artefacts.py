@@ -21,8 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from rung.artefacts import folders
 from rung.errors import ArtefactError, ConfigError, StoreError
-from rung.store import artefacts
 
 
 def fill(folder: Path) -> None:
@@ -36,17 +36,17 @@ def fill(folder: Path) -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     path = tmp_path / "models" / "coach"
-    artefacts.write(path, fill)
+    folders.write(path, fill)
     return path
 
 
 def test_what_was_written_verifies(folder: Path) -> None:
-    artefacts.verify(folder)
-    artefacts.verify(folder, full=False)
-    listed = artefacts.read_json(folder / "manifest.json")["files"]
+    folders.verify(folder)
+    folders.verify(folder, full=False)
+    listed = folders.read_json(folder / "manifest.json")["files"]
     assert set(listed) == {"config.json", "w.safetensors", "sub/note.txt"}
     assert listed["sub/note.txt"]["bytes"] == 4
-    assert artefacts.read_header(folder / "w.safetensors")["a"].shape == (2, 3)
+    assert folders.read_header(folder / "w.safetensors")["a"].shape == (2, 3)
     assert os.listdir(folder.parent) == ["coach"]
 
 
@@ -54,7 +54,7 @@ def test_what_was_written_verifies(folder: Path) -> None:
 def test_who_may_read_it_follows_the_umask(tmp_path: Path, mask: int, mode: int) -> None:
     before = os.umask(mask)
     try:
-        artefacts.write(tmp_path / "coach", fill)
+        folders.write(tmp_path / "coach", fill)
     finally:
         os.umask(before)
     found = {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / "coach").rglob("*") if p.is_file()}
@@ -63,8 +63,8 @@ def test_who_may_read_it_follows_the_umask(tmp_path: Path, mask: int, mode: int)
 
 
 def test_writing_again_replaces_all_of_it(folder: Path) -> None:
-    artefacts.write(folder, lambda new: (new / "only.txt").write_text("x"))
-    artefacts.verify(folder)
+    folders.write(folder, lambda new: (new / "only.txt").write_text("x"))
+    folders.verify(folder)
     assert sorted(os.listdir(folder)) == ["manifest.json", "only.txt"]
     assert os.listdir(folder.parent) == ["coach"]
 
@@ -97,7 +97,7 @@ DAMAGE: list[tuple[Callable[[Path], object], str]] = [
 def test_damage_is_named(folder: Path, damage: Callable[[Path], object], words: str) -> None:
     damage(folder)
     with pytest.raises(ArtefactError, match=words) as fault:
-        artefacts.verify(folder)
+        folders.verify(folder)
     assert fault.value.http_status == 400
 
 
@@ -119,9 +119,9 @@ def test_a_pickle_is_refused_under_any_name(tmp_path: Path, name: str, protocol:
     path.parent.mkdir(parents=True)
     path.write_bytes(pickle.dumps(Bomb(mark), protocol))
     with pytest.raises(ArtefactError, match="is a pickle"):
-        artefacts.inspect(tmp_path / "folder")
+        folders.inspect(tmp_path / "folder")
     with pytest.raises(ArtefactError, match="is a pickle"):
-        artefacts.write(tmp_path / "out", lambda new: shutil.copy(path, new / path.name))
+        folders.write(tmp_path / "out", lambda new: shutil.copy(path, new / path.name))
     assert not mark.exists()
     assert not (tmp_path / "out").exists()
 
@@ -131,7 +131,7 @@ def test_an_archive_of_pickles_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "w.dat", "w") as archive:
         archive.writestr("archive/data.pkl", b"x")
     with pytest.raises(ArtefactError, match="holds a pickle"):
-        artefacts.inspect(tmp_path)
+        folders.inspect(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -146,13 +146,13 @@ def test_an_archive_of_pickles_is_refused(tmp_path: Path) -> None:
 def test_a_config_that_brings_code_is_refused(tmp_path: Path, config: dict, words: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ArtefactError, match=words):
-        artefacts.inspect(tmp_path)
+        folders.inspect(tmp_path)
 
 
 def test_a_config_without_code_and_a_word_of_a_vocabulary_pass(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"auto_map": null, "_attn_implementation": null}')
     (tmp_path / "vocab.json").write_text('{"auto_map": 1}')
-    artefacts.inspect(tmp_path)
+    folders.inspect(tmp_path)
 
 
 def safetensors(header: object, data: bytes = b"", length: int | None = None) -> bytes:
@@ -191,7 +191,7 @@ def test_a_header_that_lies_is_refused(tmp_path: Path, content: bytes, words: st
     path = tmp_path / "w.safetensors"
     path.write_bytes(content)
     with pytest.raises(ArtefactError, match=words):
-        artefacts.read_header(path)
+        folders.read_header(path)
 
 
 @settings(max_examples=60, deadline=None)
@@ -209,7 +209,7 @@ def test_headers_agree_with_the_library(
 
     path = tmp_path_factory.mktemp("h") / "w.safetensors"
     save_file({str(i): np.zeros(shape, dtype) for i, shape in enumerate(shapes)}, path)
-    found = artefacts.read_header(path)
+    found = folders.read_header(path)
     assert {n: list(t.shape) for n, t in found.items()} == {
         str(i): shape for i, shape in enumerate(shapes)
     }
@@ -217,7 +217,7 @@ def test_headers_agree_with_the_library(
     content[flip // 8 % len(content)] ^= 1 << flip % 8
     path.write_bytes(content[: len(content) - cut if cut < 40 else len(content)])
     try:
-        artefacts.read_header(path)
+        folders.read_header(path)
     except ArtefactError:
         return
     try:
@@ -234,16 +234,16 @@ def test_a_full_disk_leaves_the_earlier_folder(folder: Path) -> None:
             device.write(b"x" * 100_000)
 
     with pytest.raises(StoreError, match=r"needs at least 40\d\d bytes.*earlier version is unch"):
-        artefacts.write(folder, write_into_full)
+        folders.write(folder, write_into_full)
     with pytest.raises(StoreError, match=f"needs at least {10**18} bytes"):
-        artefacts.write(folder, fill, needs=10**18)
+        folders.write(folder, fill, needs=10**18)
 
     def as_rust_says_it(new: Path) -> None:
         raise RuntimeError("I/O error: No space left on device (os error 28)")
 
     with pytest.raises(StoreError, match="no space left"):
-        artefacts.write(folder, as_rust_says_it)
-    artefacts.verify(folder)
+        folders.write(folder, as_rust_says_it)
+    folders.verify(folder)
     assert os.listdir(folder.parent) == ["coach"]
 
 
@@ -252,16 +252,16 @@ def test_a_fault_of_the_caller_passes_through(folder: Path) -> None:
         raise ValueError("mine")
 
     with pytest.raises(ValueError, match="mine"):
-        artefacts.write(folder, fault)
-    artefacts.verify(folder)
+        folders.write(folder, fault)
+    folders.verify(folder)
 
 
 def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot write"):
-        artefacts.write(tmp_path / "file" / "coach", fill)
+        folders.write(tmp_path / "file" / "coach", fill)
     with pytest.raises(ArtefactError, match="is a link or a file"):
-        artefacts.write(tmp_path / "file", fill)
+        folders.write(tmp_path / "file", fill)
 
 
 @pytest.mark.parametrize("exchange", [True, False])
@@ -271,7 +271,7 @@ def test_a_crash_at_any_step_leaves_the_old_or_the_new(
 ) -> None:
     """A child process dies at its n-th system call that changes the disk."""
     if not exchange:
-        monkeypatch.setattr(artefacts, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(folders, "_exchange", lambda one, other: False)
     before = folder.joinpath("config.json").read_text()
 
     def dying(real: Callable) -> Callable:
@@ -292,13 +292,13 @@ def test_a_crash_at_any_step_leaves_the_old_or_the_new(
     if child == 0:
         for module, name in ((os, "fsync"), (os, "rename"), (os, "mkdir"), (shutil, "rmtree")):
             setattr(module, name, dying(getattr(module, name)))
-        artefacts.write(folder, new)
+        folders.write(folder, new)
         os._exit(0)
     os.waitpid(child, 0)
-    artefacts.verify(folder)
+    folders.verify(folder)
     assert folder.joinpath("config.json").read_text() in (before, '{"model_type": "new"}')
-    artefacts.write(folder, fill)
-    artefacts.verify(folder)
+    folders.write(folder, fill)
+    folders.verify(folder)
     assert os.listdir(folder.parent) == ["coach"]
 
 
@@ -311,7 +311,7 @@ def _write_often(folder: Path, seed: int) -> None:
             for name in ("one", "two"):
                 (path / name).write_text(mark)
 
-        artefacts.write(folder, new)
+        folders.write(folder, new)
 
 
 def test_readers_never_see_a_mixture_while_writers_race(tmp_path: Path) -> None:
@@ -347,20 +347,20 @@ def test_readers_never_see_a_mixture_while_writers_race(tmp_path: Path) -> None:
         for writer in writers:
             writer.kill()
             writer.join()
-    artefacts.write(folder, fill)
-    artefacts.verify(folder)
+    folders.write(folder, fill)
+    folders.verify(folder)
     assert os.listdir(tmp_path) == ["coach"]
 
 
 def test_removing(folder: Path) -> None:
-    artefacts.remove(folder)
-    artefacts.remove(folder)
+    folders.remove(folder)
+    folders.remove(folder)
     assert os.listdir(folder.parent) == []
 
 
 @pytest.mark.parametrize("name", ["coach", "a", "A-b_c.1", "x" * 64, "Qwen2.5-0.5B"])
 def test_names_that_do(name: str, rung_home: Path) -> None:
-    assert artefacts.model_folder(name) == rung_home / "models" / name
+    assert folders.model_folder(name) == rung_home / "models" / name
 
 
 @pytest.mark.parametrize(
@@ -370,14 +370,14 @@ def test_names_that_do(name: str, rung_home: Path) -> None:
 )
 def test_names_that_do_not(name: str) -> None:
     with pytest.raises(ConfigError) as fault:
-        artefacts.model_name(name)
+        folders.model_name(name)
     assert fault.value.http_status == 400
 
 
 @given(st.text(max_size=70))
 def test_no_name_leads_out_of_the_folder(name: str) -> None:
     try:
-        artefacts.model_name(name)
+        folders.model_name(name)
     except ConfigError as fault:
         assert "\n" not in str(fault)
     else:
@@ -385,12 +385,12 @@ def test_no_name_leads_out_of_the_folder(name: str) -> None:
 
 
 def test_a_folder_linked_from_elsewhere_is_refused(rung_home: Path, tmp_path: Path) -> None:
-    artefacts.model_folder("coach").parent.mkdir(parents=True, exist_ok=True)
-    artefacts.model_folder("coach").symlink_to(tmp_path)
+    folders.model_folder("coach").parent.mkdir(parents=True, exist_ok=True)
+    folders.model_folder("coach").symlink_to(tmp_path)
     with pytest.raises(ArtefactError, match="links out"):
-        artefacts.model_folder("coach")
+        folders.model_folder("coach")
 
 
 def test_errors_of_the_disk_are_told_apart() -> None:
-    assert artefacts._is_full(OSError(errno.EDQUOT, "quota"))
-    assert not artefacts._is_full(OSError(errno.EACCES, "no"))
+    assert folders._is_full(OSError(errno.EDQUOT, "quota"))
+    assert not folders._is_full(OSError(errno.EACCES, "no"))

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rung.artefacts import cards, folders, hub
+from rung.artefacts.cards import Card
+from rung.artefacts.licences import classify, tightest
 from rung.errors import ArtefactError, ConfigError, StoreError
-from rung.store import artefacts, cards, hub
-from rung.store.cards import Card
-from rung.store.licences import classify, tightest
 from rung.store.records import DatasetRecord
 from rung.types import LICENCE_ORDER
 
@@ -174,7 +174,7 @@ class FakeApi:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    artefacts.write(tmp_path / "coach", lambda new: cards.write_card(new, CARD))
+    folders.write(tmp_path / "coach", lambda new: cards.write_card(new, CARD))
     return tmp_path / "coach"
 
 

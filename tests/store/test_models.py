@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rung.artefacts import folders
 from rung.errors import ConfigError, ModelNotFound, StoreError
-from rung.store import Store, artefacts
+from rung.store import Store
 from rung.store.records import BaseRecord, DatasetRecord, InUse
 from rung.types import BaseInfo
 
@@ -143,10 +144,10 @@ def test_an_evaluation_without_a_value_is_refused(store: Store, base: BaseRecord
 def test_folders_survive_a_move_of_home(
     store: Store, base: BaseRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = artefacts.model_folder("coach")
+    folder = folders.model_folder("coach")
     assert store.models.put("coach", method="lora", base=base, folder=folder).folder == str(folder)
     monkeypatch.setenv("RUNG_HOME", str(tmp_path / "moved"))
-    assert store.models.get("coach").folder == str(artefacts.model_folder("coach"))
+    assert store.models.get("coach").folder == str(folders.model_folder("coach"))
     elsewhere = str(tmp_path / "elsewhere")
     assert store.models.update("coach", folder=elsewhere).folder == elsewhere
 

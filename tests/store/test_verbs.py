@@ -10,9 +10,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from rung.artefacts import cards, folders
 from rung.cli import models as verbs
 from rung.errors import ConfigError, ModelNotFound
-from rung.store import Store, artefacts, cards
+from rung.store import Store
 from rung.store.records import BaseRecord, DatasetRecord, InUse
 
 app = typer.Typer()
@@ -24,9 +25,9 @@ for verb in (verbs.models, verbs.show, verbs.runs, verbs.remove):
 def filled(base: BaseRecord, quotes: DatasetRecord) -> Store:
     """Two models, the second made from the first, in the store at home."""
     store = Store.open()
-    folder = artefacts.model_folder("coach")
+    folder = folders.model_folder("coach")
     card = cards.Card("coach", base.spec, "lora", base_name=base.name)
-    artefacts.write(folder, lambda new: cards.write_card(new, card))
+    folders.write(folder, lambda new: cards.write_card(new, card))
     run = store.runs.create("coach", "lora", objective="sft", base=base, data=quotes)
     store.runs.update(run.id, status="succeeded", cost={"seconds": 12.5})
     store.models.put(
@@ -91,7 +92,7 @@ def test_show_says_quality_and_cost(filled: Store) -> None:
     assert told["licence"]["class"] == "non-commercial"
     assert told["lineage"]["children"][0]["name"] == "smol"
     assert told["evaluations"][0]["value"] == 0.5
-    artefacts.remove(artefacts.model_folder("coach"))
+    folders.remove(folders.model_folder("coach"))
     assert "the folder is gone" in run("show", "coach")
 
 
@@ -126,7 +127,7 @@ def test_remove_asks_first(filled: Store, monkeypatch: pytest.MonkeyPatch) -> No
         verbs.remove("second")
     with pytest.raises(InUse):
         verbs.remove("coach", yes=True)
-    assert artefacts.model_folder("coach").is_dir()
+    assert folders.model_folder("coach").is_dir()
     assert json.loads(run("remove", "second", "--yes", "--json")) == {
         "removed": "second",
         "kept": None,
@@ -134,7 +135,7 @@ def test_remove_asks_first(filled: Store, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(typer, "confirm", lambda *a, **k: True)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     verbs.remove("coach")
-    assert not artefacts.model_folder("coach").exists()
+    assert not folders.model_folder("coach").exists()
     assert filled.models.list() == []
     with pytest.raises(ModelNotFound):
         verbs.remove("coach", yes=True)

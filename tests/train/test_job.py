@@ -6,12 +6,13 @@ import json
 
 import pytest
 
-from rung.errors import ArtefactError, ConfigError, DataError, MethodMisfit
+from rung.artefacts import folders
+from rung.errors import ArtefactError, ConfigError, DataError, Interrupted, MethodMisfit
+from rung.exports.export import export
 from rung.methods import artefact
-from rung.store import Store, artefacts
-from rung.train.export import export
-from rung.train.job import Quiet, resume, tune
-from rung.train.loop import Interrupted
+from rung.store import Store
+from rung.train.job import resume, tune
+from rung.train.observers import Observer
 from rung.train.plan import Plan
 from tests.train.conftest import SCRATCH
 
@@ -31,8 +32,8 @@ def test_every_method_ends_as_a_model(rung_home, quotes, method):
     record = Store.open().models.get("coach")
     assert record.method == method and record.licence_class in ("permissive", "unknown")
     assert outcome.metrics["test_rows"] > 0 and outcome.cost["tokens"] > 0
-    folder = artefacts.model_folder("coach")
-    artefacts.verify(folder)
+    folder = folders.model_folder("coach")
+    folders.verify(folder)
     about = artefact.about(folder)
     assert about["settings"]["method"] == method and about["data"]["digest"]
     needed = {"rung.json", "README.md", "manifest.json", "generation_config.json", "tokenizer.json"}
@@ -42,9 +43,9 @@ def test_every_method_ends_as_a_model(rung_home, quotes, method):
 def test_a_run_goes_on_where_it_stopped(rung_home, quotes, monkeypatch):
     import signal
 
-    class Stops(Quiet):
-        def step(self, entry):
-            if entry["step"] == 2:
+    class Stops(Observer):
+        def step(self, event):
+            if event.step == 2:
                 signal.raise_signal(signal.SIGINT)  # what Ctrl-C sends
 
     settings = {"method": "lora", "epochs": 3, "data": str(quotes)}
@@ -56,15 +57,15 @@ def test_a_run_goes_on_where_it_stopped(rung_home, quotes, monkeypatch):
     resume(run)
     assert store.runs.get(run).status == "succeeded"
     tune(plan("two", quotes, **settings))
-    first, second = (artefacts.model_folder(n) / "adapter_model.safetensors" for n in ("one", "two"))
+    first, second = (folders.model_folder(n) / "adapter_model.safetensors" for n in ("one", "two"))
     assert first.read_bytes() == second.read_bytes()
     with pytest.raises(ConfigError, match="has finished"):
         resume(run)
 
 
 def test_a_run_whose_data_changed_is_not_resumed(rung_home, quotes):
-    class Stops(Quiet):
-        def step(self, entry):
+    class Stops(Observer):
+        def step(self, event):
             import signal
 
             signal.raise_signal(signal.SIGTERM)
@@ -100,7 +101,7 @@ def test_exports_answer_alike(rung_home, quotes, tmp_path, method, to):
 
 
 def artefact_stops(name):
-    folder = artefacts.model_folder(name)
+    folder = folders.model_folder(name)
     return json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
 
 
@@ -111,7 +112,7 @@ def test_what_cannot_be_exported_says_so(rung_home, quotes, tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'peft'"):
         export("coach", tmp_path / "out", "pfet")
     assert not (tmp_path / "out").exists()
-    damaged = artefacts.model_folder("coach") / "adapter_model.safetensors"
+    damaged = folders.model_folder("coach") / "adapter_model.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-4])
     with pytest.raises(ArtefactError, match="adapter_model"):
         export("coach", tmp_path / "out", "peft")

@@ -14,7 +14,8 @@ import time
 
 import pytest
 
-from rung.store import Store, artefacts
+from rung.artefacts import folders
+from rung.store import Store
 from tests.train.conftest import SCRATCH
 
 KILLS = int(os.environ.get("RUNG_KILLS", "20"))
@@ -42,7 +43,7 @@ def wait_for_steps(name, process, deadline=120):
     until = time.monotonic() + deadline
     while process.poll() is None and time.monotonic() < until:
         run = run_of(name)
-        log = run and artefacts.home.folder("runs") / run.id / "log.jsonl"
+        log = run and folders.home.folder("runs") / run.id / "log.jsonl"
         if log and log.exists():
             return
         time.sleep(0.05)
@@ -63,7 +64,7 @@ def test_killed_runs_end_with_the_same_bits(rung_home, quotes):
     moments = random.Random(int(os.environ.get("RUNG_SEED", "1")))
     whole = rung("tune", "whole", "--data", str(quotes), *SETTINGS)
     assert whole.wait() == 0, whole.stderr.read()
-    reference = (artefacts.model_folder("whole") / "adapter_model.safetensors").read_bytes()
+    reference = (folders.model_folder("whole") / "adapter_model.safetensors").read_bytes()
     killed = 0
     for i in range(KILLS):
         name = f"killed{i}"
@@ -75,7 +76,7 @@ def test_killed_runs_end_with_the_same_bits(rung_home, quotes):
         if run_of(name).status != "succeeded":
             again = rung("resume", run_of(name).id)
             assert again.wait() == 0, again.stderr.read()
-        found = (artefacts.model_folder(name) / "adapter_model.safetensors").read_bytes()
+        found = (folders.model_folder(name) / "adapter_model.safetensors").read_bytes()
         assert found == reference, f"run {i} ended with other weights"
     print(f"{KILLS} runs, {killed} kills, all ended bit-equal")
     assert killed >= KILLS * 0.8

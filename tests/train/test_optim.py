@@ -5,28 +5,31 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rung.engine.lean import Lean
 from rung.forward.bank import Bank
+from rung.forward.llama.inference import LlamaInference
 from rung.train.knobs import TrainKnobs
 from rung.train.optim import Optimizer
 from tests.models import tiny_adapter, tiny_model
 
 
 def test_a_parameter_stored_transposed_is_updated_like_any_other():
-    weight, gradient = torch.randn(6, 4), torch.randn(4, 6)
+    generator = torch.Generator().manual_seed(0)
+    weight, gradient = (torch.randn(shape, generator=generator) for shape in ((6, 4), (4, 6)))
     after = []
     for parameter in (weight.clone().t(), weight.t().contiguous()):
         optimizer = Optimizer({"w": parameter.requires_grad_()}, TrainKnobs(lr=0.1, warmup=0.0), 10)
         optimizer.step(0, [gradient.clone()])
         after.append(parameter.detach().clone())
-    assert torch.equal(*after)
+    # Not to the bit: some CPUs round the last elements of a vector register another way. A step through
+    # memory in another order than the gradient's is off by the learning rate, 0.1.
+    torch.testing.assert_close(*after, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["full", "last_layers"])
 def test_copies_of_weights_that_an_engine_joined_are_stored_in_the_plain_order(method):
     """A climb measures a rung by an engine and trains the next one on the same base."""
     bank = Bank(tiny_model())
-    assert Lean.of(bank) is not None
+    assert LlamaInference.of(bank) is not None
     assert not bank.model.get_parameter("model.layers.2.mlp.down_proj.weight").is_contiguous()
     adapter = tiny_adapter(bank, method)
     assert all(tensor.is_contiguous() for tensor in adapter.weights.values())

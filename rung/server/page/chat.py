@@ -12,7 +12,7 @@ from typing import Any
 from nicegui import ui
 
 from rung.errors import RungError
-from rung.server.page.visit import Visit, told
+from rung.server.page.session import Visit, told
 
 PAUSE = 0.06  # seconds between two updates of an answer that is being written
 ENTER = "(e) => { if (!e.shiftKey && !e.isComposing) { e.preventDefault(); emit(); } }"

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from nicegui import ui
 
-from rung.server.page.visit import Visit, told
+from rung.server.page.session import Visit, told
 
 if TYPE_CHECKING:
-    from rung.server.service import Service
+    from rung.server.state import Service
     from rung.store.records import ModelRecord, Node
 
 COLOURS = {"permissive": "positive", "restricted": "warning", "non-commercial": "warning"}
@@ -39,7 +39,7 @@ def entries(service: Service) -> list[Entry]:
     served: dict[str, list[str]] = {}
     for name, model in list(engine.models.items()):
         if model.root is not None and ":ckpt-step-" not in name:
-            served.setdefault(service.stored.get(name, name), []).append(name)
+            served.setdefault(service.catalogue.stored_name(name), []).append(name)
     kept = {record.name: record for record in store.models.list()}
     base = next(m.name for m in engine.models.values() if m.root is None)
     known = next((b for b in store.bases.list() if b.name == base), None)
@@ -133,10 +133,8 @@ def _branch(node: Node) -> None:
 
 def _buttons(visit: Visit, entry: Entry, refresh: Callable[[], Awaitable[None]]) -> None:
     async def serve() -> None:
-        from rung.server.loading import serve_kept
-
         async with told():
-            await visit.read("train", lambda: serve_kept(visit.service, entry.name))
+            await visit.read("train", lambda: visit.service.catalogue.serve_kept(entry.name))
             ui.notify(f"{entry.name} is served now")
             await refresh()
 

@@ -1,0 +1,1 @@
+"""Model folders on disk: safe reading and atomic writing, model cards, licences, the Hub."""

@@ -1,0 +1,75 @@
+"""Publishing a model's folder on the Hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Protocol
+
+from rung.artefacts import folders
+from rung.errors import ConfigError, StoreError
+
+REPO = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]{0,95}")
+
+
+class Api(Protocol):
+    """The part of `huggingface_hub.HfApi` that is used."""
+
+    def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> Any: ...
+    def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> Any: ...
+
+
+def check(repo: str) -> None:
+    """Refuse what cannot be a repository, before hours of training.
+
+    Raises:
+        ConfigError: saying what it must look like.
+    """
+    if not REPO.fullmatch(repo) or ".." in repo:
+        raise ConfigError(f"'{repo}' is no repository: write NAME or ORGANISATION/NAME")
+
+
+def push(folder: str | Path, repo: str, *, private: bool = True, api: Api | None = None) -> str:
+    """Upload a verified model folder and return its address.
+
+    Args:
+        repo: `name` or `organisation/name`; created when new. private: whether others may not see
+            a new one; one that exists stays as it is.
+        api: what talks to the Hub; huggingface_hub's own when left out.
+
+    Raises:
+        ArtefactError: when the folder is damaged, unsafe or lacks a card.
+        ConfigError: when the repository's name is wrong or access is denied.
+        StoreError: when the Hub cannot be reached.
+    """
+    folder = Path(folder)
+    check(repo)
+    folders.verify(folder)
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    client: Api = api if api is not None else HfApi()
+    try:
+        address = client.create_repo(repo, private=private, exist_ok=True)
+        # The address carries the account's name when only the repository's was given.
+        where = getattr(address, "repo_id", repo)
+        client.upload_folder(
+            repo_id=where,
+            folder_path=str(folder),
+            commit_message=f"Upload {folder.name} with Rung",
+        )
+    except HfHubHTTPError as fault:
+        status = getattr(fault.response, "status_code", None)
+        if status in (401, 403):
+            raise ConfigError(
+                f"the Hub denies access to '{repo}': log in with hf auth login, with a token that "
+                "may write"
+            ) from fault
+        raise StoreError(f"the Hub refused '{repo}' ({status}): {fault}") from fault
+    except Exception as fault:
+        # The library lets its HTTP client's errors through, and has changed clients before.
+        client_fault = type(fault).__module__.startswith(("httpx", "requests", "httpcore"))
+        if client_fault or isinstance(fault, OSError):
+            raise StoreError(f"the Hub does not answer: try again later ({fault})") from fault
+        raise
+    return str(address)

@@ -1,0 +1,1 @@
+"""Queues of requests: each computes one kind of answer for the engine."""

@@ -1,0 +1,71 @@
+"""The contract of an export format: write a model into a folder, then read that folder back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from rung.bases import LoadedBase
+    from rung.forward.adapter import Adapter
+    from rung.forward.bank import Bank
+    from rung.methods.base import Method
+
+
+@dataclass(kw_only=True)
+class Source:
+    """The model to export, loaded.
+
+    Attributes:
+        folder: the model's own, with adapter, tokenizer, card and `generation_config.json`.
+        about: what its `rung.json` says.
+        bank: holds the base; the adapter is not in it yet.
+    """
+
+    folder: Path
+    about: dict[str, Any]
+    base: LoadedBase
+    bank: Bank
+    method: Method
+    adapter: Adapter
+
+
+class Export(ABC):
+    """One format that other tools read. Instances hold no state.
+
+    Attributes:
+        summary: one line for help.
+        tolerance: the precisions that it can write, the default first, and by how much logits (about 10
+            in size) may then differ from the model's.
+    """
+
+    summary: ClassVar[str]
+    tolerance: ClassVar[Mapping[str, float]] = {"float32": 1e-3}
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def misfit(self, source: Source) -> str | None:
+        """Say why this model cannot be written so, and what to do instead; None if it can."""
+        return None
+
+    @abstractmethod
+    def write(self, source: Source, folder: Path, dtype: str) -> None:
+        """Write the model into an empty folder.
+
+        Args:
+            dtype: a key of `tolerance`.
+
+        Raises:
+            MethodMisfit: when the adapter cannot be expressed in this format.
+        """
+
+    @abstractmethod
+    def logits(self, source: Source, folder: Path, dtype: str) -> Tensor:
+        """Read the folder back and return its logits (n, V) for the tokens of `proof.row`."""

@@ -1,0 +1,84 @@
+"""Export a model: write it in a format, prove by its logits that it answers alike, then keep it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from rung import bases, exports, methods
+from rung.errors import ArtefactError, ConfigError, MethodMisfit, nearest
+from rung.exports.base import Export, Source
+from rung.exports.proof import Proof, prove
+from rung.forward.bank import Bank
+from rung.methods import artefact
+from rung.store import Store
+
+
+def export(
+    name: str, folder: Path, to: str, dtype: str | None = None, store: Store | None = None
+) -> Proof:
+    """Write model `name` into `folder`.
+
+    Args:
+        to: a name of `exports.names()`.
+        dtype: a precision that the format can write; None: the format's own.
+
+    Raises:
+        ConfigError: for an unknown format or precision, a folder that is not empty, or a format that
+            the method's models cannot be written in.
+        MethodMisfit: when the method cannot be merged, or the model has no weights at all.
+        ArtefactError: when the exported model answers differently; nothing is then left behind.
+    """
+    chosen = exports.get(to)
+    dtype = _precision(chosen, dtype)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} exists and is not empty: choose another folder")
+    source = _open(name, store or Store.open())
+    if reason := chosen.misfit(source):
+        raise ConfigError(reason)
+    try:
+        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise ConfigError(f"cannot create {fault.filename}: {fault.strerror}") from None
+    with tempfile.TemporaryDirectory(dir=folder.absolute().parent) as temporary:
+        made = Path(temporary) / "made"
+        made.mkdir()
+        chosen.write(source, made, dtype)
+        proof = prove(source, chosen, chosen.logits(source, made, dtype), dtype)
+        if folder.exists():
+            folder.rmdir()
+        shutil.move(made, folder)
+    return proof
+
+
+def _precision(chosen: Export, dtype: str | None) -> str:
+    """Return the precision to write, the format's own where none is asked for. Raises ConfigError."""
+    if dtype is None:
+        return next(iter(chosen.tolerance))
+    if dtype in chosen.tolerance:
+        return dtype
+    known = {name for one in exports.registry.all() for name in one.tolerance}
+    if dtype not in known:
+        raise ConfigError(f"--dtype is '{dtype}'{nearest(dtype, known)}")
+    own = ", ".join(chosen.tolerance)
+    raise ConfigError(f"--to {chosen.name} writes {own}, not {dtype}: leave --dtype out")
+
+
+def _open(name: str, store: Store) -> Source:
+    """Load a model of the store and its base. Raises as `export`."""
+    record = store.models.get(name)
+    folder = Path(record.folder)
+    about = artefact.about(folder)
+    method = methods.get(about["method"])
+    if method.weightless:
+        raise MethodMisfit(
+            f"'{name}' ({method.name}) has no weights to export: serve it with "
+            f"`rung serve {name}`, or read what it is in {folder / artefact.SETTINGS}"
+        )
+    base = bases.load(bases.resolve(about["base"]["spec"]))
+    if base.info.digest != about["base"]["digest"]:
+        raise ArtefactError(f"the base of '{name}' has changed: {about['base']['spec']} is another now")
+    bank = Bank(base.model)
+    adapter, _ = artefact.load(folder, bank)
+    return Source(folder=folder, about=about, base=base, bank=bank, method=method, adapter=adapter)

@@ -1,0 +1,1 @@
+"""Fast forward passes for bases whose layers are built like Llama's."""

@@ -1,0 +1,227 @@
+"""What a rung will take, from arithmetic: counts of tokens times the speed of this machine.
+
+Nothing is trained or asked for it. What an earlier attempt of the same rung really took, in this climb
+or in one before on the same machine and base, corrects what is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rung.data import Template
+from rung.errors import DataError, MethodMisfit
+from rung.evals.tasks import question, reply
+from rung.forward.bank import Bank
+from rung.ladder.cost import Cost
+from rung.ladder.machine import Machine
+from rung.ladder.rungs import Rung
+from rung.methods.base import Schedule
+from rung.methods.workload import Shape, Workload, scoring
+from rung.train import estimate
+from rung.train.plan import Plan
+from rung.train.sources import Shuffled
+from rung.types import Example, Task
+
+SAMPLED = 200  # rows whose tokens are counted
+CHOOSING = ("classification", "multiple_choice")
+FIXED_SECONDS = 0.3  # of every attempt: rows rendered, files written
+REPLY_TOKENS = 64  # of a timed answer at most, where replies of the data are longer
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Of one rung, all of it or a share.
+
+    Attributes:
+        cost: `seconds` for making it, `wall` with measuring it on `held` rows.
+        answer_seconds: of one row, many side by side.
+        steps, tokens: of a training, the tokens computed in it. parameters: of the adapter.
+        held: rows of validation it is measured on.
+    """
+
+    cost: Cost
+    answer_seconds: float = 0.0
+    steps: int = 0
+    tokens: int = 0
+    parameters: int = 0
+    held: int = 0
+
+
+def shape_of(template: Template, bank: Bank, task: Task, train: Sequence[Example], held: int) -> Shape:
+    """Count tokens of some rows, and the base's sizes."""
+    rows = spread(train, SAMPLED)
+    prompts, replies, letters = [], [], []
+    for example in rows:
+        asked = question(example)
+        try:
+            prompts.append(tuple(template.prompt(asked)))
+        except DataError:
+            continue
+        replies.append(len(template.encoder.encode(reply(example) or "")[0]) + 1)
+        letters.append(len(next((m["content"] for m in reversed(asked) if m["role"] == "user"), "")))
+    count = max(len(prompts), 1)
+    shared = _common(prompts)
+    mean = sum(map(len, prompts)) / count
+    config: Any = bank.config
+    table = bank.model.get_input_embeddings().weight.numel()
+    every = sum(p.numel() for p in bank.model.parameters())
+    layers = max(1, every - table)
+    return Shape(
+        rows=len(train), held=held, prompt=max(1.0, mean - shared), shared=shared,
+        reply=sum(replies) / count, choices=_choices(template, task, rows),
+        letters=sum(letters) / count, labels=len(task.labels), layers=config.num_hidden_layers,
+        width=config.hidden_size, weights=layers, head=table / layers,
+    )  # fmt: skip
+
+
+def _choices(template: Template, task: Task, rows: Sequence[Example]) -> float:
+    """Tokens of what a row is scored against; what a text itself has, where it is scored."""
+    if task.kind == "language_modelling" or task.metric == "perplexity":
+        return (
+            sum(len(template.encoder.encode(reply(e) or "")[0]) for e in rows) / max(len(rows), 1)
+            or 1.0
+        )
+    if task.kind not in CHOOSING:
+        return 0.0
+    offered = [task.labels or e.choices for e in rows[:1]] if task.labels else [e.choices for e in rows]
+    lengths = [sum(len(template.encoder.encode(c)[0]) for c in choices) for choices in offered]
+    return sum(lengths) / max(len(lengths), 1)
+
+
+def spread(rows: Sequence[Example], most: int) -> list[Example]:
+    """At most so many rows, evenly through all."""
+    step = max(1, len(rows) // most)
+    return list(rows[::step])[:most]
+
+
+def _common(prompts: Sequence[tuple[int, ...]]) -> int:
+    if not prompts:
+        return 0
+    first, last = min(prompts), max(prompts)
+    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
+
+
+# --- one rung -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Forecaster:
+    """Predicts rungs of one task on one base and machine."""
+
+    machine: Machine
+    shape: Shape
+    bank: Bank
+    task: Task
+    tokenizer_bytes: int
+    resident: int
+    sizes: dict[str, int] = field(default_factory=dict)  # parameters by rung, counted once
+
+    @classmethod
+    def of(cls, bench: Any, machine: Machine) -> Forecaster:
+        """For the task of a `TaskContext`."""
+        import psutil
+
+        opened = bench.opened
+        shape = shape_of(
+            opened.template, opened.bank, bench.task, opened.splits.train, len(bench.validation)
+        )
+        path = Path(opened.base.path) / "tokenizer.json"
+        size = path.stat().st_size if path.exists() else 0
+        return cls(machine, shape, opened.bank, bench.task, size, psutil.Process().memory_info().rss)
+
+    def misfit(self, rung: Rung, plan: Plan) -> str | None:
+        """Why a rung cannot be tried here, or None."""
+        return rung.method.unsuited(self.task, plan.config) or rung.method.misfit(
+            self.bank, plan.config
+        )
+
+    def base(self, held: int) -> Prediction:
+        """What the base as it is takes to be measured."""
+        each = self._answering("base", scoring(self.shape))
+        cost = Cost(
+            wall=FIXED_SECONDS + held * each,
+            request_seconds=(request := self._request(scoring(self.shape)))[0], request_tokens=request[1],
+        )  # fmt: skip
+        return Prediction(cost, each, held=held)
+
+    def of_rung(
+        self, rung: Rung, plan: Plan, share: float = 1.0, held: int | None = None
+    ) -> Prediction:
+        """A share of a rung: of its training's steps, or of the rows that it is fitted on.
+
+        Raises:
+            MethodMisfit: when it fits neither the task nor the base.
+        """
+        why = self.misfit(rung, plan)
+        if why:
+            raise MethodMisfit(why)
+        held = self.shape.held if held is None else held
+        method, config = rung.method, plan.config
+        if rung.key not in self.sizes:
+            self.sizes[rung.key] = method.size(self.bank, config, self.shape)
+        size = self.sizes[rung.key]
+        shape = self.shape.part(
+            self.shape.rows if method.trained else max(1, round(share * self.shape.rows)), held
+        )
+        steps, schedule = 0, Schedule(0, 0, 0)
+        if method.trained:
+            schedule = self.schedule(plan, share)
+            steps = schedule.steps
+        work = method.making(config, shape, schedule) + Workload(updated=float(size * steps))
+        making = self.machine.seconds(work) * self.machine.factor(
+            f"making {rung.key}", f"making {method.name}"
+        )
+        answering = method.answering(config, shape)
+        each = self._answering(rung.key, answering, method.name)
+        seconds, tokens = self._request(answering)
+        cost = Cost(
+            seconds=making, wall=FIXED_SECONDS + making + held * each, request_seconds=seconds,
+            request_tokens=tokens, bytes=self._bytes(rung, plan, shape, size),
+            disk=4 * size + self.tokenizer_bytes,
+        )  # fmt: skip
+        tokens_trained = round(steps * schedule.batch * (shape.prompt + shape.reply))
+        return Prediction(cost, each, steps, tokens_trained, size, held)
+
+    def schedule(self, plan: Plan, share: float) -> Schedule:
+        """Steps, rows of a step and validations of a share of a training."""
+        train = plan.train
+        source = Shuffled(range(max(1, self.shape.rows)), train.batch_size, train.seed)
+        steps = max(1, round(share * source.steps(train.epochs, train.steps)))
+        every = train.eval_every or max(1, source.per_epoch // 2)
+        return Schedule(steps, train.batch_size, 1 + steps // every + (1 if steps % every else 0))
+
+    def learn(self, key: str, method: str, counted: Prediction, making: float, answer: float) -> None:
+        """Correct by what an attempt really took."""
+        for name in (key, method):
+            was = self.machine.factor(f"making {key}", f"making {method}")
+            self.machine.learn(f"making {name}", counted.cost.seconds / was, making)
+            was = self.machine.factor(f"answering {key}", f"answering {method}")
+            self.machine.learn(f"answering {name}", counted.answer_seconds / was, answer)
+        self.machine.keep()
+
+    def _answering(self, key: str, work: Workload, method: str = "") -> float:
+        return self.machine.seconds(work) * self.machine.factor(
+            f"answering {key}", f"answering {method or key}"
+        )
+
+    def _request(self, work: Workload) -> tuple[float, float]:
+        """(seconds, tokens) of one request by itself."""
+        encoded = replace(work, read=0.0, passes=0.0, written=0.0)
+        written = min(work.written, REPLY_TOKENS)
+        seconds = self.machine.alone(work.read, written) + self.machine.seconds(encoded)
+        return seconds, work.read + written + (self.shape.shared if work.read else 0)
+
+    def _bytes(self, rung: Rung, plan: Plan, shape: Shape, size: int) -> int:
+        """The process's memory at its peak."""
+        bank = self.bank
+        rows = shape.rows + shape.held
+        tokens = round(rows * (shape.prompt + shape.reply))
+        more = rung.method.holds(bank, plan.config, rows, tokens)
+        if rung.method.trained:
+            batch = plan.train.batch_size * (shape.prompt + shape.reply) + shape.shared
+            micro = min(plan.train.max_tokens or batch, batch)
+            more += round(estimate.ADAM * 4 * size + micro * estimate.token_bytes(bank))
+        return self.resident + more

@@ -1,0 +1,259 @@
+"""One task, opened once: data, splits, rows and base that all rungs of a climb share.
+
+The test rows are kept apart from what rungs see: `opened` has none, and `answer_test` counts who asked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import median
+from typing import Any
+
+from rung.config import declared, resolve
+from rung.data import Splits
+from rung.data.knobs import DataKnobs
+from rung.data.split import place
+from rung.engine import Engine, GenerationRequest, ServedModel
+from rung.evals import tasks
+from rung.evals.measure import Measured, measure
+from rung.evals.predict import Answers, predict
+from rung.forward.adapter import Adapter
+from rung.ladder import forecast
+from rung.ladder.bar import Bar
+from rung.ladder.forecast import Forecaster
+from rung.ladder.knobs import ClimbKnobs
+from rung.ladder.machine import Machine
+from rung.ladder.meter import now
+from rung.ladder.rungs import Rung, own_settings
+from rung.store.records import DatasetRecord
+from rung.train import estimate
+from rung.train.keeping import data_record
+from rung.train.knobs import RunKnobs, TrainKnobs
+from rung.train.plan import Plan
+from rung.train.prepare import Prepared, open_base, read
+from rung.types import Example, Task
+
+MAX_TOKENS = 2048  # of a micro-batch, so that every rung's memory is measured alike
+TIMED = 7  # single requests that are timed, after a first one that warms up
+LONG = 2.0  # seconds: what all of them may take
+
+
+Ask = Callable[[Example], tuple[float, int]]  # seconds and tokens of a request
+
+
+@dataclass(frozen=True)
+class Served:
+    """What one request takes, alone, as served: the median, and the middle half of what was timed."""
+
+    seconds: float
+    tokens: float
+    low: float = 0.0
+    high: float = 0.0
+
+
+@dataclass
+class TaskContext:
+    """What the rungs of one climb share.
+
+    Attributes:
+        given: the user's settings by knob, climb's own left out.
+        knobs: of the climb. task: with its metric. reason: why the data is such a task.
+        bar: None climbs to the best.
+        opened: the plain base over training and validation rows; others by their settings.
+        test: the rows that nobody has seen yet.
+        touched: who was measured on the test rows.
+    """
+
+    given: dict[str, Any]
+    knobs: ClimbKnobs
+    task: Task
+    bar: Bar | None
+    opened: Prepared
+    test: tuple[Example, ...]
+    stage: Callable[[str], None]
+    reason: str = ""
+    touched: list[str] = field(default_factory=list)
+    _others: dict[tuple, Prepared] = field(default_factory=dict)
+    _parts: dict[tuple, Prepared] = field(default_factory=dict)
+
+    @classmethod
+    def open(
+        cls, given: Mapping[str, Any], knobs: ClimbKnobs, stage: Callable[[str], None]
+    ) -> TaskContext:
+        """Read the data, settle what the task is, refuse what cannot be judged, then load the base.
+
+        Raises:
+            RungError: for data, bar or base that a climb cannot stand on.
+        """
+        bar = None if knobs.bar is None else Bar.parse(knobs.bar)
+        run, data, _ = resolve([RunKnobs, DataKnobs, TrainKnobs], shared_settings(given))
+        dataset, splits = read(data, stage)
+        task = judged_by(tasks.detect(splits.train), splits.train, knobs, bar)
+        tasks.check(task, splits)
+        device = estimate.device(run.device)
+        run = dataclasses.replace(run, device=device, dtype=estimate.dtype(run.dtype, device))
+        kept = Splits(splits.train, ranked(splits.validation, knobs.validation_rows))
+        opened = open_base(run, dataset, kept, stage)
+        settled = {**given, "device": run.device, "dtype": run.dtype}
+        settled.setdefault("max_tokens", MAX_TOKENS)
+        why = tasks.reason(task, splits.train) if knobs.task is None else "as --task says"
+        return cls(settled, knobs, task, bar, opened, splits.test, stage, why)
+
+    @cached_property
+    def forecaster(self) -> Forecaster:
+        """What rungs will take here; measures the machine's speed where it is not known."""
+        self.stage("measuring the machine's speed")
+        return Forecaster.of(self, Machine.of(self.opened.bank))
+
+    @property
+    def data(self) -> DatasetRecord:
+        return data_record(self.opened.dataset)
+
+    @property
+    def validation(self) -> tuple[Example, ...]:
+        return self.opened.splits.validation
+
+    def plan(self, name: str, rung: Rung, **settings: Any) -> Plan:
+        """A rung's configuration: its own settings over the user's, `settings` over both."""
+        own = own_settings(rung.method, [RunKnobs, DataKnobs, TrainKnobs], self.given)
+        return Plan.of(name, own, rung.settings, settings, {"method": rung.method.name})
+
+    def opened_for(self, plan: Plan) -> Prepared:
+        """Data and base of a plan's settings: the plain ones, or a base loaded in another way."""
+        key = _way(plan.run)
+        if key == _way(self.plain):
+            return self.opened
+        if key not in self._others:
+            opened = self.opened
+            self._others = {key: open_base(plan.run, opened.dataset, opened.splits, self.stage)}
+        return self._others[key]
+
+    def part(self, plan: Plan, rows: int, held: int) -> Prepared:
+        """Data and base of a plan over some of the training rows and some of validation.
+
+        Smaller parts lie within larger ones, and a part is rendered once.
+        """
+        whole = self.opened_for(plan)
+        if rows >= len(whole.splits.train) and held >= len(whole.splits.validation):
+            return whole
+        key = (_way(plan.run), rows, held)
+        if key not in self._parts:
+            kept = set(map(id, ranked(whole.splits.train, rows, 2)))
+            train = tuple(e for e in whole.splits.train if id(e) in kept)
+            self._parts[key] = whole.over(Splits(train, whole.splits.validation[:held]))
+        return self._parts[key]
+
+    @property
+    def plain(self) -> RunKnobs:
+        """The base as the user asked for it."""
+        return resolve([RunKnobs, DataKnobs, TrainKnobs], shared_settings(self.given))[0]
+
+    def close_others(self) -> None:
+        """Forget bases that only one rung needed, and parts of the data."""
+        self._others, self._parts = {}, {}
+
+    # --- asking -------------------------------------------------------------------------------
+
+    @contextmanager
+    def served(self, opened: Prepared, adapter: Adapter | None, name: str) -> Iterator[ServedModel]:
+        """An adapter (or the bare base) as a model that can be asked, for as long as it is needed."""
+        slot = opened.bank.add(adapter) if adapter is not None else -1
+        try:
+            yield ServedModel.of(name, slot, opened.template, adapter)
+        finally:
+            opened.bank.remove(slot)
+
+    def answer(
+        self,
+        opened: Prepared,
+        model: ServedModel,
+        examples: Sequence[Example],
+        stopping: Callable[[], bool] | None = None,
+    ) -> tuple[Answers, Measured]:
+        """What a model answers, and what that is worth."""
+        answers = predict(opened.bank, model, examples, self.task, stopping=stopping)
+        return answers, measure(answers, examples, self.task)
+
+    def answer_test(
+        self,
+        opened: Prepared,
+        model: ServedModel,
+        rows: int,
+        stopping: Callable[[], bool] | None = None,
+    ) -> tuple[Answers, Measured]:
+        """The same on so many of the test rows; who asked is kept."""
+        self.touched.append(model.name)
+        return self.answer(opened, model, ranked(self.test, rows), stopping)
+
+    def time_requests(self, opened: Prepared, model: ServedModel) -> Served:
+        """Seconds (median) and tokens (mean) of single requests, one after another, as a server that
+        has answered others before would take for them."""
+        conversations = [e for e in self.validation if e.messages][: TIMED + 1]
+        if not conversations:
+            return Served(0.0, 0.0)
+        ask = self._asker(opened, model)
+        found, began = [], now()
+        for example in conversations:
+            found.append(ask(example))
+            if now() - began > LONG:
+                break
+        found = found[1:] or found
+        tokens = sum(t for _, t in found) / len(found)
+        seconds = sorted(s for s, _ in found)
+        quarter = len(seconds) // 4
+        return Served(median(seconds), tokens, seconds[quarter], seconds[-1 - quarter])
+
+    def _asker(self, opened: Prepared, model: ServedModel) -> Ask:
+        """Ask one engine, which arranges an adapter and reads a shared beginning once."""
+        engine = Engine(opened.bank, {model.name: model}, max_batch=1, memory=1 << 28)
+        own = model.conversation.max_tokens if model.conversation else None
+
+        def ask(example: Example) -> tuple[float, int]:
+            reply = opened.template.tokenizer.encode(
+                example.messages[-1]["content"], add_special_tokens=False
+            )
+            most = own or min(forecast.REPLY_TOKENS, len(reply) + 1)
+            decoding = dataclasses.replace(model.decoding, max_tokens=most)
+            began = now()
+            prompt = model.prompt(example.messages[:-1])
+            done = engine.generate([GenerationRequest(model.name, prompt, decoding)], remember=True)[0]
+            return now() - began, done.prompt_tokens + done.completion_tokens
+
+        return ask
+
+
+def shared_settings(
+    given: Mapping[str, Any], classes: Sequence[type] = (RunKnobs, DataKnobs, TrainKnobs)
+) -> dict[str, Any]:
+    """What of the user's settings is a knob of some classes: by default, what is no method's own."""
+    return declared(classes, given)
+
+
+def _way(run: RunKnobs) -> tuple:
+    """What makes one loaded base differ from another."""
+    about = {"method", "objective", "parent", "push_to_hub"}
+    fields = dataclasses.asdict(run)
+    return tuple(sorted((k, str(v)) for k, v in fields.items() if k not in about))
+
+
+def ranked(examples: Sequence[Example], most: int, seed: int = 1) -> tuple[Example, ...]:
+    """At most so many in an order by content, so that fewer of them are the first of more."""
+    return tuple(sorted(examples, key=lambda e: place(e, seed))[:most])
+
+
+def judged_by(found: Task, examples: Sequence[Example], knobs: ClimbKnobs, bar: Bar | None) -> Task:
+    """The task as it was found or as the user says, with the metric that counts.
+
+    Raises:
+        ConfigError: for a kind or metric that is none, or a bar that nothing could be measured by.
+    """
+    metric = knobs.metric if knobs.metric is not None else (bar.metric if bar else None)
+    flag = "--metric" if knobs.metric is not None else "--bar"
+    task = tasks.settle_task(found, examples, knobs.task, metric, flag)
+    if bar is not None:
+        bar.check(task.metric)
+    return task

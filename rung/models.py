@@ -1,0 +1,205 @@
+"""Load named models into an engine: one base in memory, and every named model of it in the bank."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rung import bases
+from rung.bases.loaded import quiet, read_tokenizer
+from rung.bases.quantize import NONE
+from rung.data import Template
+from rung.engine import Engine, ServedModel
+from rung.errors import ArtefactError, BaseNotFound, ConfigError, ModelNotFound
+from rung.forward.adapter import Adapter
+from rung.forward.bank import Bank
+from rung.methods import artefact
+from rung.store import Store
+from rung.store.records import ModelRecord
+from rung.train.estimate import device as device_of
+from rung.types import BaseInfo, Decoding
+
+CHAT_TOKENS = 1024  # of an answer, where neither request nor model says
+
+
+@dataclass(frozen=True)
+class Named:
+    """What one name stands for: a model of the store, or a base (`record` None)."""
+
+    name: str
+    base: BaseInfo
+    record: ModelRecord | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An engine and the base it stands on."""
+
+    engine: Engine
+    base: BaseInfo
+
+
+def load_engine(names: Sequence[str], **settings: Any) -> Engine:
+    """The engine alone; as `load`."""
+    return load(names, **settings).engine
+
+
+def load(
+    names: Sequence[str],
+    *,
+    base: str | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+    quantize: str | None = None,
+    **settings: Any,
+) -> Loaded:
+    """An engine, not yet started, that serves the named models and their bare base.
+
+    Args:
+        names: models of the store or bases; all of one base.
+        base: a base to serve beside them, or alone where no names are given.
+        dtype, device: of the base, as `bases.load`.
+        quantize: int8, nf4 or none; by default what the models were trained on, where all agree.
+        settings: passed to `Engine`.
+
+    Raises:
+        ConfigError: when nothing is named, or the models stand on different bases.
+        ModelNotFound: when a name is neither a model nor a base.
+        ArtefactError: when a model's folder is damaged or does not fit its base.
+    """
+    with Store.open() as store:
+        found = [find_model(store, name) for name in dict.fromkeys(names)]
+    if base is not None:
+        found.append(Named(base, bases.resolve(base)))
+    if not found:
+        raise ConfigError("name a model to serve, or a base with --base")
+    _share_base(found)
+    quantize = quantize or _trained_on(found)
+    loaded = bases.load(found[0].base, dtype=dtype, device=device_of(device), quantize=quantize)
+    bank = Bank(loaded.model)
+    bare = _bare(loaded)
+    models = {bare.name: bare}
+    for one in found:
+        if one.record is not None:
+            models[one.name] = _adapted(one.record, bank, bare)
+        elif one.name not in models:  # the base under the name that it was asked for by
+            models[one.name] = dataclasses.replace(bare, name=one.name)
+    return Loaded(Engine(bank, models, **settings), loaded.info)
+
+
+def by_base(names: Sequence[str]) -> list[list[str]]:
+    """The names in groups that stand on one base in as many bits, in the order given.
+
+    Raises:
+        ModelNotFound: when a name is neither a model nor a base.
+    """
+    groups: dict[tuple[str, str], list[str]] = {}
+    with Store.open() as store:
+        for name in dict.fromkeys(names):
+            found = find_model(store, name)
+            groups.setdefault((found.base.digest, _trained_on([found])), []).append(name)
+    return list(groups.values())
+
+
+def check_name(name: str) -> None:
+    """Raise ModelNotFound for a name that is neither a model nor a base."""
+    with Store.open() as store:
+        find_model(store, name)
+
+
+def find_model(store: Store, name: str) -> Named:
+    try:
+        record = store.models.get(name)
+    except (ModelNotFound, ConfigError) as fault:
+        try:
+            return Named(name, bases.resolve(name))
+        except BaseNotFound:
+            raise ModelNotFound(f"{fault}; nor is it a base (rung bases lists them)") from None
+    made_from = store.bases.get(record.base)
+    info = bases.resolve(made_from.spec)
+    if info.digest != record.base:
+        raise ArtefactError(
+            f"'{name}' was made from {made_from.name}, but {made_from.spec} holds other weights now"
+        )
+    return Named(name, info, record)
+
+
+def _trained_on(found: Sequence[Named]) -> str:
+    """The quantisation that all named models were trained on; none for bases, or where they differ."""
+    places = [Path(one.record.folder) for one in found if one.record is not None]
+    kinds = {artefact.about(folder).get("settings", {}).get("quantize") or NONE for folder in places}
+    return kinds.pop() if len(kinds) == 1 else NONE
+
+
+def _share_base(found: Sequence[Named]) -> None:
+    first = found[0]
+    for other in found[1:]:
+        if other.base.digest != first.base.digest:
+            raise ConfigError(
+                f"'{first.name}' stands on {first.base.name} and '{other.name}' on {other.base.name}: "
+                "one process serves models of one base"
+            )
+
+
+def _bare(loaded: bases.LoadedBase) -> ServedModel:
+    settings = loaded.model.generation_config.to_dict()
+    return ServedModel.of(
+        loaded.info.name,
+        -1,
+        Template.of(loaded.tokenizer, generation_config=settings),
+        decoding=decoding_of(settings),
+        created=int(time.time()),
+        owned_by=loaded.info.organisation or "rung",
+    )
+
+
+def _adapted(record: ModelRecord, bank: Bank, bare: ServedModel) -> ServedModel:
+    """Put a stored model into the bank."""
+    model, adapter = read_model(
+        Path(record.folder), bank, record.name, root=bare.name,
+        parent=record.parent or bare.name, created=record.created_unix,
+    )  # fmt: skip
+    return dataclasses.replace(model, slot=bank.add(adapter))
+
+
+def read_model(folder: Path, bank: Bank, name: str, **about: Any) -> tuple[ServedModel, Adapter]:
+    """Read a model and its adapter, which is not yet in the bank.
+
+    Tokenizer, template and stop tokens are those of its folder.
+
+    Args:
+        about: further attributes of the served model, such as `parent`.
+    """
+    adapter, _ = artefact.load(folder, bank)
+    settings = _generation_config(folder)
+    with quiet():
+        tokenizer = read_tokenizer(folder)
+    template = Template.of(tokenizer, generation_config=settings)
+    decoding = decoding_of(settings)
+    return ServedModel.of(name, -1, template, adapter, decoding=decoding, **about), adapter
+
+
+def _generation_config(folder: Path) -> dict[str, Any]:
+    path = folder / "generation_config.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError) as fault:
+        raise ArtefactError(f"{path} cannot be read: {fault}") from None
+
+
+def decoding_of(settings: dict[str, Any]) -> Decoding:
+    """Decoding defaults of a generation_config.json; greedy unless it says `do_sample`."""
+    most = settings.get("max_new_tokens") or CHAT_TOKENS
+    if not settings.get("do_sample"):
+        return Decoding(max_tokens=most)
+    temperature, top_p = settings.get("temperature"), settings.get("top_p")
+    return Decoding(
+        max_tokens=most,
+        temperature=1.0 if temperature is None else float(temperature),
+        top_p=1.0 if top_p is None else float(top_p),
+    )

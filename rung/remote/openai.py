@@ -1,0 +1,237 @@
+"""A model behind an OpenAI-compatible API.
+
+Keys are read from the environment whenever the model is asked, and kept nowhere. What a server does
+not take (log-probabilities, a temperature) is left out from then on.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from rung.errors import ConfigError, RungError, nearest
+from rung.remote.model import RemoteAnswer, RemoteAnswerHandler, RemoteModel
+from rung.types import Decoding, Message
+
+RETRIES = 5  # of what a server refuses for now; the client waits longer each time, or as it is told
+TOP = 20  # likeliest first tokens; no server tells more
+OPTIONAL = ("top_logprobs", "logprobs", "stream_options", "temperature", "top_p", "seed", "stop")
+
+
+class RemoteFault(RungError):
+    """A server cannot be reached, refuses, or does not answer as it should."""
+
+    exit_code = 1
+    http_status = 502
+
+
+@dataclass
+class OpenAIApi(RemoteModel):
+    """A model's name at an address.
+
+    Args:
+        url: such as http://localhost:8000/v1. model: what the server calls it.
+        key_variable: the environment variable with the key; servers that want none get none.
+        price_in, price_out: of a million tokens. timeout: seconds for one answer.
+    """
+
+    url: str
+    model: str
+    key_variable: str = "OPENAI_API_KEY"
+    price_in: float = 0.0
+    price_out: float = 0.0
+    at_once: int = 8
+    timeout: float = 120.0
+    retries: int = RETRIES
+    _refused: set[str] = field(default_factory=set, repr=False)
+    _lock: Any = field(default_factory=threading.Lock, repr=False)
+    _client: Any = field(default=None, repr=False)
+    _key: str = field(default="", repr=False)
+
+    def __post_init__(self) -> None:
+        self.url = address(self.url)
+
+    @property
+    def client(self) -> Any:
+        """An `openai.OpenAI` with the key that the environment holds now."""
+        from openai import OpenAI
+
+        key = os.environ.get(self.key_variable) or "none"
+        with self._lock:
+            if self._client is None or key != self._key:
+                self._key = key
+                self._client = OpenAI(
+                    base_url=self.url, api_key=key, max_retries=self.retries, timeout=self.timeout
+                )
+            return self._client
+
+    def ask(
+        self,
+        messages: Sequence[Message],
+        decoding: Decoding,
+        *,
+        heard: RemoteAnswerHandler | None = None,
+        first: bool = False,
+        timeout: float | None = None,
+    ) -> RemoteAnswer:
+        body: dict[str, Any] = {
+            "model": self.model, "messages": list(messages), "temperature": decoding.temperature,
+            "max_tokens": decoding.max_tokens,
+        }  # fmt: skip
+        if decoding.top_p < 1:
+            body["top_p"] = decoding.top_p
+        if decoding.seed is not None:
+            body["seed"] = decoding.seed % 2**63
+        if decoding.stop:
+            body["stop"] = list(decoding.stop)
+        if first:
+            body |= {"logprobs": True, "top_logprobs": TOP}
+        if heard is not None:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
+        with self.faults():
+            answer = self._create(body, timeout)
+            return _said(answer) if heard is None else _streamed(answer, heard)
+
+    def money(self, prompt_tokens: int, completion_tokens: int) -> float:
+        return (prompt_tokens * self.price_in + completion_tokens * self.price_out) / 1e6
+
+    def _create(self, body: dict[str, Any], timeout: float | None) -> Any:
+        """Send it, without what this server has refused before or refuses now."""
+        from openai import BadRequestError, UnprocessableEntityError
+
+        create: Callable[..., Any] = self.client.chat.completions.create
+        while True:
+            sent = {k: v for k, v in body.items() if k not in self._refused}
+            if "max_tokens" in self._refused:
+                sent["max_completion_tokens"] = body["max_tokens"]
+            try:
+                return create(**sent, **({} if timeout is None else {"timeout": timeout}))
+            except (BadRequestError, UnprocessableEntityError) as fault:
+                named = refused(fault, sent)
+                if named is None:
+                    raise
+                self._refused.add(named)
+
+    @contextmanager
+    def faults(self) -> Iterator[None]:
+        """Turn what a server or the network does wrong into one line.
+
+        Raises:
+            RemoteFault: saying what to do.
+        """
+        import openai
+
+        where = self.url
+        try:
+            yield
+        except openai.APITimeoutError:
+            told = f"{where} gave no answer within {self.timeout:g} s: raise --timeout, or try later"
+        except openai.APIConnectionError as fault:
+            told = f"cannot reach {where} ({_cause(fault)}): check --url and the network"
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as fault:
+            has = "the key in" if os.environ.get(self.key_variable) else "a request without a key: set"
+            told = f"{where} refuses {has} {self.key_variable} ({_said_wrong(fault)})"
+        except openai.NotFoundError as fault:
+            told = self._missing(_said_wrong(fault))
+        except openai.RateLimitError as fault:
+            told = (
+                f"{where} still limits requests after {self.retries + 1} tries "
+                f"({_said_wrong(fault)}): wait, or lower --at-once"
+            )
+        except openai.APIStatusError as fault:
+            told = f"{where} answered {fault.status_code}: {_said_wrong(fault)}"
+        except (openai.OpenAIError, AttributeError, IndexError, TypeError, ValueError) as fault:
+            told = f"{where} does not answer as OpenAI's API does ({fault}): check --url"
+        else:
+            return
+        raise RemoteFault(told)
+
+    def _missing(self, told: str) -> str:
+        from openai import OpenAIError
+
+        try:
+            names = [m.id for m in self.client.models.list()]
+        except (OpenAIError, AttributeError, TypeError, ValueError):
+            return f"{self.url} has nothing there ({told}): check --url and --remote-model"
+        if self.model in names:
+            return f"{self.url} cannot do this with '{self.model}' ({told})"
+        return f"{self.url} has no model '{self.model}'{nearest(self.model, names)}"
+
+
+def address(url: str) -> str:
+    """An API's address as clients want it: with /v1 where only a host is given.
+
+    Raises:
+        ConfigError: for what is no address, or one that holds a password.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        parts, host = urlsplit(""), None
+    if parts.scheme not in ("http", "https") or not host:
+        raise ConfigError(f"--url '{url}' must be an address such as http://localhost:8000/v1")
+    if parts.username or parts.password or parts.query:
+        raise ConfigError("--url holds a name, a password or a query: put the key into the environment")
+    return url.rstrip("/") if parts.path.strip("/") else f"{url.rstrip('/')}/v1"
+
+
+def refused(fault: Any, sent: dict[str, Any]) -> str | None:
+    """The optional parameter that a refusal names, of those that were sent."""
+    param, text = getattr(fault, "param", None), str(fault)
+    known = [name for name in (*OPTIONAL, "max_tokens") if name in sent]
+    return next((n for n in known if n == param), None) or next((n for n in known if n in text), None)
+
+
+def _said(answer: Any) -> RemoteAnswer:
+    choice, usage = answer.choices[0], answer.usage
+    return RemoteAnswer(
+        choice.message.content or "",
+        "length" if choice.finish_reason == "length" else "stop",
+        usage.prompt_tokens if usage else 0,
+        usage.completion_tokens if usage else 0,
+        _first(choice),
+    )
+
+
+def _first(choice: Any) -> dict[str, float]:
+    told = getattr(choice, "logprobs", None)
+    if not told or not told.content:
+        return {}
+    found: dict[str, float] = {}
+    for one in [*told.content[0].top_logprobs, told.content[0]]:
+        found.setdefault(one.token, float(one.logprob))
+    return found
+
+
+def _streamed(chunks: Any, heard: RemoteAnswerHandler) -> RemoteAnswer:
+    text, end, usage = [], "stop", None
+    with chunks:
+        for chunk in chunks:
+            usage = chunk.usage or usage
+            for choice in chunk.choices[:1]:
+                end = choice.finish_reason or end
+                piece = choice.delta.content or ""
+                text.append(piece)
+                if piece and not heard(piece):
+                    return RemoteAnswer("".join(text))
+    counts = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+    return RemoteAnswer("".join(text), "length" if end == "length" else "stop", *counts)
+
+
+def _said_wrong(fault: Any) -> str:
+    """The server's own words, without the client's around them."""
+    body = getattr(fault, "body", None)
+    message = body.get("message") if isinstance(body, dict) else None
+    return str(message or getattr(fault, "message", fault)).strip().rstrip(".")[:300]
+
+
+def _cause(fault: BaseException) -> str:
+    while fault.__cause__ is not None:
+        fault = fault.__cause__
+    return str(fault) or type(fault).__name__

@@ -1,0 +1,181 @@
+"""What the routes share: the engine, the store, the jobs, the limits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from fastapi import Request
+
+from rung.engine import Engine
+from rung.server.access import Access, Account
+from rung.server.catalogue import Catalogue
+from rung.server.knobs import ServeKnobs
+from rung.server.metrics import Metrics
+from rung.server.moderation import Moderator
+from rung.server.stages import Lines, Stages, guarded
+from rung.store import Store
+from rung.store.keys import Keys
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server takes.
+
+    Attributes:
+        max_body, max_file: bytes of a request, and of an uploaded file.
+        timeout: seconds within which an answer must be finished; None: no limit.
+        patience: seconds that a client may take between two pieces of its request.
+    """
+
+    max_body: int = 8 << 20
+    max_file: int = 512 << 20
+    timeout: float | None = None
+    patience: float = 60.0
+
+    @classmethod
+    def of(cls, knobs: ServeKnobs) -> Limits:
+        """The limits that a server's knobs set."""
+        mega = 1_000_000  # bytes of a megabyte
+        return cls(
+            max_body=int(knobs.max_body * mega),
+            max_file=int(knobs.max_file * mega),
+            timeout=knobs.timeout,
+        )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a server behaves, beside its limits.
+
+    Attributes:
+        base: spec of the base in memory, for jobs; None: jobs are not taken.
+        organisation: the part of a tuned model's name that says who made it.
+        jobs: tunings that run at once. job_options: knobs that every job gets.
+        api_keys: keys that open everything, beside those in the store.
+        guarded: models whose requests and answers pass the moderation; `*` is all of them.
+        stages: what else models have around them, by their names; `*` is for those not named.
+    """
+
+    base: str | None = None
+    organisation: str = "rung"
+    jobs: int = 1
+    job_options: dict[str, Any] = field(default_factory=dict)
+    api_keys: Sequence[str] = ()
+    guarded: frozenset[str] = frozenset()
+    log: bool = False
+    stages: Mapping[str, Stages] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, knobs: ServeKnobs, **loaded: Any) -> Settings:
+        """What a server's knobs set.
+
+        Args:
+            loaded: what follows from the models: `base`, `job_options` and `stages`.
+        """
+        return cls(
+            organisation=knobs.organisation, jobs=knobs.jobs, api_keys=tuple(knobs.api_key),
+            guarded=frozenset(knobs.guard), log=knobs.log, **loaded,
+        )  # fmt: skip
+
+    @property
+    def takes_jobs(self) -> bool:
+        """Whether clients may order tunings and climbs."""
+        return self.base is not None and self.jobs > 0
+
+
+@dataclass
+class Traffic:
+    """What application and server know of each other.
+
+    Attributes:
+        draining: set to refuse new requests. in_flight: requests that are being answered.
+    """
+
+    draining: bool = False
+    in_flight: int = 0
+
+
+class Background(Protocol):
+    """Work that goes on beside requests as long as the application lives."""
+
+    def start(self) -> object:
+        """Begin."""
+
+    def wake(self) -> None:
+        """Look at once whether there is something to do."""
+
+    def stop(self) -> None:
+        """End in an orderly way, so that nothing is lost; waits for the end."""
+
+    def abort(self) -> None:
+        """End at once."""
+
+
+class Service:
+    """One server's state, found at `app.state.service`.
+
+    Attributes:
+        lines: the stages of each model. catalogue: what is served, and what may be.
+        background: started with the application and stopped with it.
+    """
+
+    def __init__(self, engine: Engine, limits: Limits, settings: Settings, moderator: Moderator):
+        self.engine, self.limits, self.settings = engine, limits, settings
+        self.moderator = moderator
+        self.lines = Lines(engine, guarded(settings.stages, sorted(settings.guarded)), moderator)
+        self.traffic, self.metrics = Traffic(), Metrics(engine)
+        self.access = Access(settings.api_keys, self.keys)
+        self.catalogue = Catalogue(engine, lambda: self.store, settings.base, settings.organisation)
+        self.background: list[Background] = []
+        self._store: Store | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def store(self) -> Store:
+        """The store, opened when it is first needed; a server that only answers does without."""
+        with self._lock:
+            if self._store is None:
+                self._store = Store.open()
+            return self._store
+
+    def keys(self) -> Keys:
+        """Return the keys of the store."""
+        return self.store.keys
+
+    def wake(self) -> None:
+        """Let what goes on beside requests look at once whether there is something to do."""
+        for one in self.background:
+            one.wake()
+
+    def abort(self) -> None:
+        """End at once what would outlive an abort; jobs go on from their last checkpoint some day."""
+        for one in self.background:
+            one.abort()
+        self.engine.stop()
+
+    def close(self) -> None:
+        """Give back what is held."""
+        if self._store is not None:
+            self._store.close()
+
+
+def service_of(request: Request) -> Service:
+    """The service behind a request."""
+    return request.app.state.service
+
+
+def account_of(request: Request) -> Account:
+    """Whose request it is, and what it has used."""
+    return request.scope["rung.account"]
+
+
+def owner_of(request: Request) -> str | None:
+    """The key whose files and jobs a request sees; None where it sees all.
+
+    Keys of the command line, keys with the scope `admin`, and servers without keys see all.
+    """
+    key = account_of(request).key
+    return None if key is None else key.owner

@@ -1,0 +1,164 @@
+"""Rows that say which reply is better: read as pairs, and never learnt as replies."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rung.data import DataKnobs, load, pairs
+from rung.errors import DataError
+
+USER = {"role": "user", "content": "q"}
+GOOD = {"role": "assistant", "content": "good"}
+BAD = {"role": "assistant", "content": "bad"}
+CHAT = {"chosen": [USER, GOOD], "rejected": [USER, BAD]}
+CALLED = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+CALL = {"role": "assistant", "content": None, "tool_calls": [CALLED]}
+PAIRS = {
+    "texts": {"prompt": "q", "chosen": "good", "rejected": "bad"},
+    "a question": {"question": "q", "chosen": "good", "rejected": "bad", "margin": 2},
+    "scores beside": {"prompt": "q", "chosen": "good", "rejected": "bad", "score_chosen": 5,
+                      "score_rejected": 3},
+    "one message each": {"prompt": "q", "chosen": GOOD, "rejected": BAD},
+    "messages": {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]},
+    "implicit prompt": CHAT,
+    "a prompt that both sides repeat": {"prompt": "q", **CHAT},
+    "ShareGPT": {"conversations": [{"from": "human", "value": "q"}],
+                 "chosen": {"from": "gpt", "value": "good"},
+                 "rejected": {"from": "gpt", "value": "bad"}},
+    "OpenAI": {"input": {"messages": [USER], "tools": [], "parallel_tool_calls": True},
+               "preferred_output": [GOOD], "non_preferred_output": [BAD]},
+    "transcripts": {"chosen": "\n\nHuman: q\n\nAssistant: good",
+                    "rejected": "\n\nHuman: q\n\nAssistant: bad"},
+    "a common beginning": {"positive": "q good", "negative": "q bad"},
+    "instruction": {"instruction": "q", "input": "", "output": ["good", "bad"]},
+    "scored in another order": {"prompt": "q", "responses": ["bad", "good"], "scores": [1, 4]},
+    "ranks": {"prompt": "q", "responses": ["bad", "good"], "rank": [2, 1]},
+    "replies with scores": {"instruction": "q", "completions": [
+        {"response": "bad", "overall_score": 2.0}, {"response": "good", "overall_score": 8.5}]},
+    "a winner": {"prompt": "q", "response_a": "bad", "response_b": "good", "winner": "b"},
+    "a winner by model": {"conversation_a": [USER, GOOD], "conversation_b": [USER, BAD],
+                          "winner": "model_a"},
+    "SHP": {"history": "q", "human_ref_A": "good", "human_ref_B": "bad", "labels": 1},
+}  # fmt: skip
+MARGINS = {"a question": 2.0, "scores beside": 2.0, "scored in another order": 3.0,
+           "replies with scores": 6.5}  # fmt: skip
+
+
+def lines(*rows: object) -> str:
+    return "\n".join(json.dumps(row) for row in rows)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_every_form_is_one_pair(write, name):
+    dataset = load(DataKnobs(data=write("rows.jsonl", lines(PAIRS[name]))), wants="pairs")
+    (pair,), problems = pairs(dataset.examples)
+    assert [m["content"] for m in pair.prompt] == ["q"]
+    assert [m["content"] for m in pair.chosen] == ["good"]
+    assert [m["content"] for m in pair.rejected] == ["bad"]
+    assert (pair.margin, pair.origin, problems) == (MARGINS.get(name), "rows.jsonl:1", [])
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_supervised_training_refuses_and_says_what_to_do(write, name):
+    path = write("rows.jsonl", lines(PAIRS[name]))
+    with pytest.raises(DataError, match="--objective dpo") as told:
+        load(DataKnobs(data=path))
+    assert "rejected}" not in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["texts", "implicit prompt", "instruction"])
+def test_the_flags_that_the_refusal_names_learn_the_better_reply(write, name):
+    import shlex
+
+    path = write("rows.jsonl", lines(PAIRS[name]))
+    with pytest.raises(DataError) as told:
+        load(DataKnobs(data=path))
+    _, user, _, assistant = shlex.split(str(told.value).partition("alone with ")[2])
+    (example,) = load(DataKnobs(data=path, user=user, assistant=assistant)).examples
+    assert [m["content"] for m in example.messages] == ["q", "good"]
+
+
+RATED = [
+    {"prompt": "q", "completion": "good", "label": True},
+    {"prompt": "q", "completion": "bad", "label": False},
+    {"prompt": "alone", "completion": "fine", "label": True},
+]
+
+
+def test_wanted_and_unwanted_replies_are_rated(write):
+    path = write("rows.jsonl", lines(*RATED))
+    dataset = load(DataKnobs(data=path), wants="ratings")
+    assert dataset.kind == "ratings"
+    assert [e.rating for e in dataset.examples] == [1.0, 0.0, 1.0]
+    found, problems = pairs(dataset.examples)
+    assert [(p.chosen[0]["content"], p.rejected[0]["content"], p.margin) for p in found] == [
+        ("good", "bad", 1.0)
+    ]
+    assert problems[0].rows == ("rows.jsonl:3",)
+
+
+def test_unwanted_replies_are_not_learnt(write):
+    path = write("rows.jsonl", lines(*RATED))
+    with pytest.raises(DataError, match="--objective kto.*--where label=true"):
+        load(DataKnobs(data=path))
+    learnt = load(DataKnobs(data=path, where=["label=true"], user="{prompt}", assistant="{completion}"))
+    assert [e.messages[-1]["content"] for e in learnt.examples] == ["good", "fine"]
+
+
+def test_ranked_replies_make_all_their_pairs(write):
+    row = {"instruction": "q", "output": ["best", "middle", "worst"]}
+    dataset = load(DataKnobs(data=write("rows.jsonl", lines(row))), wants="pairs")
+    found, _ = pairs(dataset.examples)
+    assert [(p.chosen[0]["content"], p.rejected[0]["content"]) for p in found] == [
+        ("best", "middle"), ("best", "worst"), ("middle", "worst"),
+    ]  # fmt: skip
+
+
+def test_equal_sides_are_told_and_ties_say_nothing(write):
+    rows = [PAIRS["texts"], {"prompt": "p", "chosen": "same", "rejected": "same"}]
+    found, problems = pairs(
+        load(DataKnobs(data=write("a.jsonl", lines(*rows))), wants="pairs").examples
+    )
+    assert len(found) == 1
+    assert "equal replies" in problems[0].message
+    tied = [PAIRS["a winner"], {**PAIRS["a winner"], "winner": "tie"}]
+    assert len(load(DataKnobs(data=write("b.jsonl", lines(*tied))), wants="pairs").examples) == 1
+
+
+def test_no_pair_at_all_is_an_error():
+    with pytest.raises(DataError, match="no pair"):
+        pairs([])
+
+
+def test_calls_and_several_turns_are_kept(write):
+    row = {
+        "chosen": [USER, CALL, {"role": "tool", "tool_call_id": "c", "content": "7"}, GOOD],
+        "rejected": [USER, CALL, {"role": "tool", "tool_call_id": "c", "content": "7"}, BAD],
+        "tools": [{"type": "function", "function": {"name": "f"}}],
+    }
+    (pair,), _ = pairs(load(DataKnobs(data=write("a.jsonl", lines(row))), wants="pairs").examples)
+    assert [m["role"] for m in pair.prompt] == ["user", "assistant", "user"]
+    assert '"name": "f"' in pair.prompt[1]["content"]
+    assert "of f" in pair.prompt[2]["content"]
+    assert pair.prompt[0]["tools"][0]["function"]["name"] == "f"
+
+
+def test_classes_beside_a_reply_are_no_ratings(write):
+    row = {"prompt": "q", "completion": "a", "label": "spam"}
+    assert load(DataKnobs(data=write("a.jsonl", lines(row)))).kind == "replies"
+
+
+def test_both_sides_are_shown(write):
+    from rung.data import split
+    from rung.data.report import report
+
+    from .conftest import template
+
+    knobs = DataKnobs(data=write("a.jsonl", lines(PAIRS["texts"])), test=0, validation=0)
+    dataset = load(knobs, wants=None)
+    found = report(dataset, split(dataset, knobs), template())
+    assert ["good" in s.marked() for s in found.shown] == [True, False]
+    assert any("--objective dpo" in p.message for p in found.problems)
