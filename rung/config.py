@@ -176,7 +176,7 @@ def _coerce_one(knob: Knob, value: Any) -> Any:
     return result
 
 
-def _convert(kind: type, value: Any) -> Any:
+def _convert(kind: Any, value: Any) -> Any:
     if kind is bool:
         if isinstance(value, bool):
             return value
@@ -193,12 +193,20 @@ def _convert(kind: type, value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError(f"is {value}, must be a number")  # noqa: TRY004
     try:
-        if kind is int and float(value) != int(float(value)):
-            raise ValueError
-        return kind(float(value)) if kind is int else kind(value)
+        return _whole(value) if kind is int else kind(value)
     except (TypeError, ValueError, OverflowError):
         words = {int: "a whole number", float: "a number"}
         raise ValueError(f"is '{value}', must be {words.get(kind, kind.__name__)}") from None
+
+
+def _whole(value: Any) -> int:
+    """A whole number, exact however large it is; `3.0` is one too. Raises ValueError and the like."""
+    try:
+        return int(str(value))
+    except ValueError:
+        if float(value) != int(float(value)):
+            raise
+        return int(float(value))
 
 
 def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:

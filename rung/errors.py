@@ -73,7 +73,7 @@ class PlaceError(StoreError):
     exit_code = 2
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """The user asked to stop; what was finished is kept. No fault, so no RungError."""
 
 

@@ -20,7 +20,7 @@ from rung.train.knobs import RunKnobs, TrainKnobs
 
 if TYPE_CHECKING:
     from rung.cli.progress import Terminal
-    from rung.train.result import Outcome
+    from rung.train.observers import Outcome
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON.")]
 
@@ -83,7 +83,7 @@ def resume(
 
 def _report(work: Callable[[Terminal], Outcome], as_json: bool) -> None:
     from rung.cli.progress import Terminal
-    from rung.train.loop import Interrupted
+    from rung.errors import Interrupted
 
     with Terminal() as terminal:
         try:
@@ -95,7 +95,7 @@ def _report(work: Callable[[Terminal], Outcome], as_json: bool) -> None:
             raise typer.Exit(130) from None
         terminal.__exit__()
         terminal.done(outcome, outcome.model.name)
-    push = outcome.settings.get("push_to_hub")
+    push = outcome.plan.run.push_to_hub
     if push:
         _push(outcome, push)
     if as_json:

@@ -21,8 +21,8 @@ from rung.ladder.rungs import Rung
 from rung.methods.base import Schedule
 from rung.methods.workload import Shape, Workload, scoring
 from rung.train import estimate
-from rung.train.order import Order
 from rung.train.plan import Plan
+from rung.train.sources import Shuffled
 from rung.types import Example, Task
 
 SAMPLED = 200  # rows whose tokens are counted
@@ -188,9 +188,9 @@ class Forecaster:
     def schedule(self, plan: Plan, share: float) -> Schedule:
         """Steps, rows of a step and validations of a share of a training."""
         train = plan.train
-        order = Order(max(1, self.shape.rows), train.batch_size, train.seed)
-        steps = max(1, round(share * order.steps(train.epochs, train.steps)))
-        every = train.eval_every or max(1, order.per_epoch // 2)
+        source = Shuffled(range(max(1, self.shape.rows)), train.batch_size, train.seed)
+        steps = max(1, round(share * source.steps(train.epochs, train.steps)))
+        every = train.eval_every or max(1, source.per_epoch // 2)
         return Schedule(steps, train.batch_size, 1 + steps // every + (1 if steps % every else 0))
 
     def learn(self, key: str, method: str, counted: Prediction, making: float, answer: float) -> None:

@@ -12,7 +12,6 @@ from anyio.to_thread import run_sync
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from rung import __version__
 from rung.engine import Engine
 from rung.server import routes as api_routes
 from rung.server.errors import install
@@ -23,6 +22,7 @@ from rung.server.openapi import describe
 from rung.server.page.mount import Front, Page
 from rung.server.routing import RequiredScopes
 from rung.server.state import Limits, Service, Settings
+from rung.version import __version__
 
 WATCH = 0.5  # seconds between two looks at the engine
 

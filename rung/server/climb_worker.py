@@ -9,8 +9,8 @@ from typing import Any
 
 from rung.config import resolve
 from rung.ladder import climb as ladder
-from rung.ladder.controller import Quiet
 from rung.ladder.knobs import ClimbKnobs
+from rung.ladder.observer import ClimbObserver
 from rung.ladder.task_context import TaskContext
 from rung.store import Store
 from rung.store.climbs import ClimbRecord, RungRecord
@@ -39,7 +39,7 @@ def climb(job: JobRecord, store: Store) -> dict[str, Any]:
     return {"climb": record.id}
 
 
-class ClimbTeller(Quiet):
+class ClimbTeller(ClimbObserver):
     """Turns what a climb reports into events of its job, and an estimate of its end."""
 
     def __init__(self, job: JobRecord, store: Store):
