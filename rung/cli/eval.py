@@ -199,7 +199,8 @@ def _plain(
     for row in rows:
         a = row.answers
         models.append({
-            "name": row.name, "base": row.base.name, **row.measured.as_dict(), "items": row.measured.items.tolist(), "seconds": a.seconds,
+            "name": row.name, "base": row.base.name, **row.measured.as_dict(),
+            "items": row.measured.items.tolist(), "seconds": a.seconds,
             "prompt_tokens": a.prompt_tokens, "completion_tokens": a.completion_tokens,
         })  # fmt: skip
     compared = [
