@@ -65,7 +65,7 @@ def read_spans(text: str) -> list[tuple[str, str]]:
     except ValueError:
         pass
     found = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         line = line.strip().lstrip("-*• ").strip()
         if line.casefold() in _NONE:
             continue
@@ -177,7 +177,7 @@ def _same(told: tuple[int, str] | None, right: tuple[int, str], labelled: bool) 
 def read_heads(text: str) -> dict[int, tuple[int, str]]:
     """Number of a word -> that of its head (0 the root) and the relation, "" where none is written."""
     found = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):
         fields = line.replace("|", " ").split()
         if len(fields) < 2 or not fields[0].rstrip(".").isdigit():
             continue
