@@ -12,8 +12,6 @@ from rung.config import resolve
 from rung.server.knobs import ServeKnobs
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
-
     from rung.engine import Engine
     from rung.models import Loaded
 
@@ -53,7 +51,7 @@ def serve(
         run(app, taken, lambda: typer.echo(greeting), knobs.tls)
 
 
-def _application(names: list[str], knobs: ServeKnobs) -> tuple[Loaded, FastAPI]:
+def _application(names: list[str], knobs: ServeKnobs) -> tuple[Loaded, Any]:
     """Load the models, and make the application over them."""
     from rich.console import Console
 

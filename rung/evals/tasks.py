@@ -105,7 +105,8 @@ def _of_kind(kind: str, examples: Sequence[Example]) -> Task:
         if len(counts) > MOST_LABELS or 2 * len(counts) > sum(counts.values()):
             raise ConfigError(
                 f"--task classification: {len(counts):,} different replies in {sum(counts.values()):,} "
-                f"rows are no labels; give rows whose replies come again, at most {MOST_LABELS:,} of them"
+                f"rows are no labels; give rows whose replies come again, at most {MOST_LABELS:,} of "
+                "them"
             )
         labels = tuple(sorted(counts))
     if kind == "multiple_choice" and not all(e.choices for e in examples):
@@ -135,11 +136,12 @@ def _measures(name: str, task: Task) -> bool:
     """Whether a metric can be had of a task's answers."""
     from rung.evals import metrics
 
+    metric = metrics.get(name)
     if task.kind == "language_modelling":
-        return name == "perplexity"
-    if name == "perplexity":
+        return metric.reads == "likelihood"
+    if metric.reads == "likelihood":
         return task.kind != "classification"
-    kinds = metrics.get(name).kinds
+    kinds = metric.kinds
     return task.kind in kinds or (not kinds and task.kind != "classification")
 
 
