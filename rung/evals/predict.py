@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 
 from rung.engine import Engine, GenerationRequest, ServedModel
-from rung.engine.registry import positions_of
 from rung.engine.request import ContextExceeded
 from rung.errors import ConfigError, Interrupted
 from rung.evals import metrics
@@ -323,10 +322,8 @@ WAYS = (
 
 
 def _room(bank: Bank, model: ServedModel) -> int:
-    """Tokens that the context holds behind what the adapter puts in front."""
-    context = getattr(bank.config, "max_position_embeddings", None) or 2048
-    adapter = bank.adapters.get(model.slot)
-    return context if adapter is None else context - positions_of(adapter)
+    """Count the tokens that the context holds behind what the adapter puts in front."""
+    return bank.context - bank.positions(model.slot)
 
 
 def _fit(bank: Bank, model: ServedModel, lengths: Sequence[int], examples: Sequence[Example]) -> None:

@@ -139,7 +139,7 @@ class Arms:
     def _outcome(self, attempt: Attempt) -> Outcome:
         measured = attempt.measured
         if measured is None:
-            return Outcome(attempt.level)
+            return Outcome(attempt.level, late=attempt.late)
         high = measured.low if self.lower else measured.high
         return Outcome(attempt.level, self.sign * measured.value, self.sign * high)
 

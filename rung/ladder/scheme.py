@@ -34,11 +34,15 @@ class Level:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A figure, its sign turned so that more is better; None where the attempt gave none."""
+    """A figure, its sign turned so that more is better; None where the attempt gave none.
+
+    `late` says that its time was over first, so that a smaller sample may still give one.
+    """
 
     level: Level
     value: float | None = None
     high: float = 0.0
+    late: bool = False
 
 
 @dataclass
@@ -74,8 +78,18 @@ class Arm:
 
     @property
     def failed(self) -> bool:
-        """Whether its lowest attempt gave nothing, so that no higher one will be made."""
-        return any(o.value is None for o in self.outcomes) and not self.figures
+        """Whether nothing will come of it: an attempt failed, or even the smallest sample was late."""
+        if self.figures:
+            return False
+        return any(o.value is None and not o.late for o in self.outcomes) or (
+            bool(self.outcomes) and not self.begins
+        )
+
+    @property
+    def begins(self) -> list[Level]:
+        """The levels at which it may begin, those below any that was late."""
+        late = [(o.level.share, o.level.held) for o in self.outcomes if o.late]
+        return [v for v in self.levels if not late or (v.share, v.held) < min(late)]
 
     @property
     def whole(self) -> bool:
@@ -186,13 +200,13 @@ def next_step(arms: Sequence[Arm], now: Standing) -> Step | None:
 def first_levels(arms: Sequence[Arm], now: Standing) -> dict[str, Level | None]:
     """By key the level at which each arm without a figure would begin; None where not even its lowest
     fits."""
-    waiting = [a for a in arms if a.default and not a.outcomes and not a.failed]
+    waiting = [a for a in arms if a.default and not a.figures and not a.failed]
     reserve = _reserve(arms, now)
     part = shares({a.key: a.cost(a.levels[-1]) for a in waiting}, FIRST * (now.left - reserve))
     found: dict[str, Level | None] = {}
     for arm in waiting:
-        fitting = [v for v in arm.levels if arm.cost(v) <= part[arm.key]]
-        lowest = arm.levels[0]
+        fitting = [v for v in arm.begins if arm.cost(v) <= part[arm.key]]
+        lowest = arm.begins[0]
         affordable = arm.cost(lowest) <= WHOLE * now.left or (
             len(waiting) == 1 and arm.cost(lowest) <= now.left
         )
@@ -205,7 +219,7 @@ def _first(arms: Sequence[Arm], now: Standing) -> list[Step]:
     return [
         Step(a.key, a.params, level, a.cost(level), "first")
         for a in arms
-        if a.default and not a.outcomes and (level := begins.get(a.key)) is not None
+        if a.default and not a.figures and (level := begins.get(a.key)) is not None
     ]
 
 

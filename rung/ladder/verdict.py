@@ -281,9 +281,11 @@ VERDICT: tuple[Sentence, ...] = (
 
 def curve(standing: Standing) -> list[dict[str, Any]]:
     """The rung's figures by how much it learned from, for those settings that won."""
-    found = [{"rows": a.rows, "share": a.level.share, **a.measured.figure} for a in _ladder(standing)
-             if a.measured is not None]  # fmt: skip
-    return found
+    return [
+        {"rows": a.rows, "share": a.level.share, **a.measured.figure}
+        for a in _ladder(standing)
+        if a.measured is not None
+    ]
 
 
 def _ladder(standing: Standing) -> list[Attempt]:

@@ -74,9 +74,13 @@ async def answer(
     usual: int,
 ) -> Response:
     """Queue `n` answers to each prompt, and reply whole or as a stream; see `requests_of`."""
-    service = service_of(request)
-    account_of(request).model = asked.model
+    service, account = service_of(request), account_of(request)
+    account.model = asked.model
+    prompts, count = sum(len(w.prompt.ids) for w in wanted), len(wanted) * n
+    if most is None and (allowed := account.allowance()) is not None:
+        usual = max(1, min(usual, (allowed - prompts) // count))
     requests = requests_of(service, asked, wanted, n=n, most=most, usual=usual)
+    account.reserve(prompts + sum(one.decoding.max_tokens for one in requests))
     answers = Answers(service.engine, requests)
     if asked.trace:
         decode = service.engine.model(asked.model).template.tokenizer.decode

@@ -205,7 +205,7 @@ def test_an_attempt_that_takes_far_longer_than_it_should_ends_and_is_told(words,
         raise AssertionError("asked to stop by nobody")
 
     monkeypatch.setattr(type(get("linear_probe")), "fit", slow)
-    monkeypatch.setattr("rung.ladder.trials.LEAST_LIMIT", 0.5)
+    monkeypatch.setattr("rung.ladder.trials.LEAST_SHARE", 0.01)
     ordered({"zero_shot": 9.0, "linear_probe": 0.1, "lora": 9.0})
     began = time.monotonic()
     record, rungs = go(words, all=True, budget="60s")
