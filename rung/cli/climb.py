@@ -27,7 +27,11 @@ FIXED = ("data", "method", "objective", "parent", "push_to_hub")
 
 def panels() -> dict[str, list[Knob]]:
     """The climb's own knobs, then those of a tuning that every rung may take."""
-    shared = {heading: without(knobs, *FIXED) for heading, knobs in tune_panels().items()}
+    shared = {
+        heading: without(knobs, *FIXED)
+        for heading, knobs in tune_panels().items()
+        if not heading.startswith("objective ")  # which a climb decides
+    }
     return {"climb": knobs_of(ClimbKnobs), **shared}
 
 

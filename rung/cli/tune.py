@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rung import methods
+from rung import methods, objectives
 from rung.artefacts import hub
 from rung.cli.flags import Given, knobs_by_panel, takes_knobs
-from rung.config import read_yaml
+from rung.config import knobs_of, read_yaml
 from rung.data.knobs import DataKnobs
 from rung.train.knobs import RunKnobs, TrainKnobs
 
@@ -29,8 +29,10 @@ def panels() -> dict[str, list]:
     """Every knob that a tuning takes, under the part it belongs to."""
     every = [(name, methods.get(name)) for name in methods.names()]
     own = [(f"method {name}", method.Config) for name, method in every]
+    own += [(f"objective {o.name}", o.Config) for o in objectives.registry.all() if knobs_of(o.Config)]
     grouped = knobs_by_panel([("run", RunKnobs), ("data", DataKnobs), ("training", TrainKnobs), *own])
     chosen = {key for _, method in every for key in method.defaults}
+    chosen |= {key for objective in objectives.registry.all() for key in objective.defaults}
     grouped["training"] = [
         dataclasses.replace(k, default="by method") if k.name in chosen else k
         for k in grouped["training"]

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rung import bases, methods, objectives
+from rung import bases, launch, methods, objectives, trackers
 from rung.artefacts import folders
 from rung.config import as_dict, knobs_of, resolve
 from rung.data import DataKnobs
 from rung.errors import ConfigError, one_line
 from rung.methods.base import Method
+from rung.objectives import Objective
 from rung.train.knobs import RunKnobs, TrainKnobs
 
 
@@ -25,37 +26,45 @@ class Plan:
     train: TrainKnobs
     method: Method
     config: Any
+    objective: Objective
 
     @classmethod
     def of(cls, name: str, *layers: Mapping[str, Any]) -> Plan:
-        """Merge layers of settings over the defaults, the method's own among them.
+        """Merge layers of settings over the defaults, those of method and objective among them.
 
         Raises:
             ConfigError: naming every unknown key and bad value at once.
         """
         check_name(name)
-        chosen = [layer["method"] for layer in layers if layer.get("method")]
-        method = methods.get(str(chosen[-1]) if chosen else RunKnobs.method)
-        classes = [RunKnobs, DataKnobs, TrainKnobs, method.Config]
-        problems = _foreign(method, classes, layers)
+        method = methods.get(_chosen("method", layers) or RunKnobs.method)
+        try:
+            objective = objectives.get(_chosen("objective", layers) or RunKnobs.objective)
+        except ConfigError as fault:
+            raise ConfigError(f"--objective: {fault}") from None
+        classes = [RunKnobs, DataKnobs, TrainKnobs, method.Config, objective.Config]
+        problems = _foreign(method.name, objective.name, classes, layers)
         told = {key for key, _ in problems}
         layers = tuple({k: v for k, v in layer.items() if k not in told} for layer in layers)
         try:
-            run, data, training, config = resolve(classes, method.defaults, *layers)
-            objectives.get(run.objective)
+            run, data, training, config, loss = resolve(
+                classes, method.defaults, objective.defaults, *layers
+            )
         except ConfigError as fault:
             raise ConfigError(one_line([*(p for _, p in problems), str(fault)])) from None
         if problems:
             raise ConfigError(one_line([p for _, p in problems]))
+        launch.get(run.launch)
+        for tracker in run.track:
+            trackers.get(tracker)
         run.base = method.base_spec(config) or run.base
         _refuse_quantized(run, method)
         if not data.data:
             raise ConfigError("--data is missing: name a file, hf:NAME or wheel:PACKAGE/MEMBER")
-        return cls(name, run, data, training, method, config)
+        return cls(name, run, data, training, method, config, objective.configured(loss))
 
     def settings(self) -> dict[str, Any]:
         """All knobs as one flat mapping, from which `of` builds the same plan."""
-        parts = (self.run, self.data, self.train, self.config)
+        parts = (self.run, self.data, self.train, self.config, self.objective.config)
         return {key: value for part in parts for key, value in as_dict(part).items()}
 
 
@@ -86,19 +95,27 @@ def _refuse_quantized(run: RunKnobs, method: Method) -> None:
     bases.check_quantize(run.quantize)
 
 
+def _chosen(knob: str, layers: tuple[Mapping[str, Any], ...]) -> str | None:
+    """The last layer's word on a knob."""
+    return next((str(layer[knob]) for layer in reversed(layers) if layer.get(knob)), None)
+
+
 def _foreign(
-    method: Method, classes: list[type], layers: tuple[Mapping[str, Any], ...]
+    method: str, objective: str, classes: list[type], layers: tuple[Mapping[str, Any], ...]
 ) -> list[tuple[str, str]]:
-    """Every given knob that only other methods have, and a line that names those."""
+    """Every given knob that only other methods or objectives have, and a line that names those."""
     own = {k.name for cls in classes for k in knobs_of(cls)}
-    foreign: dict[str, list[str]] = {}
-    for other in methods.names():
-        for k in knobs_of(methods.get(other).Config):
-            if k.name not in own:
-                foreign.setdefault(k.name, []).append(other)
     given = {str(key): str(key).replace("-", "_") for layer in layers for key in layer}
-    return [
-        (key, f"--{name.replace('_', '-')} belongs to {', '.join(foreign[name])}, not to {method.name}")
-        for key, name in sorted(given.items())
-        if name in foreign
-    ]
+    found = []
+    for chosen, kind in ((method, methods.registry), (objective, objectives.registry)):
+        owners: dict[str, list[str]] = {}
+        for other in kind.all():
+            for k in knobs_of(other.Config):
+                if k.name not in own:
+                    owners.setdefault(k.name, []).append(other.name)
+        found += [
+            (key, f"--{name.replace('_', '-')} belongs to {', '.join(owners[name])}, not to {chosen}")
+            for key, name in sorted(given.items())
+            if name in owners
+        ]
+    return found
