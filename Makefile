@@ -6,7 +6,7 @@ ENV := .venv/.stamp
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help env lint format test test-faults quickstart bench-train bench-eval bench-features \
+.PHONY: help env lint format test test-faults quickstart bench-train bench-eval bench-features bench-before \
 	harness-server soak bench-serve clean
 
 help:  ## show this list
@@ -22,10 +22,11 @@ $(ENV): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[documents,quantize,page]' --group dev
 	@touch $@
 
-lint: $(ENV)  ## style, types and the direction of imports
+lint: $(ENV)  ## style, types, declared dependencies and the direction of imports
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy --no-error-summary
+	@report=$$($(BIN)/deptry rung 2>&1) || { echo "$$report"; exit 1; }
 	@report=$$($(BIN)/lint-imports --no-logo) || { echo "$$report"; exit 1; }
 
 format: $(ENV)  ## rewrite the code in the project's style
@@ -50,6 +51,9 @@ bench-eval: $(ENV) bench/.peers/.stamp  ## evaluation beside lm-evaluation-harne
 bench-features: $(ENV) bench/.peers/.stamp  ## training on kept states beside transformers' Trainer; a climb beside its rungs
 	@$(BIN)/python -m bench.features $(ARGS)
 	@$(BIN)/python -m bench.climb $(CLIMB_ARGS)
+
+bench-before: $(ENV)  ## Rung's own speeds beside another checkout: ARGS="../before"
+	@$(BIN)/python -m bench.before $(ARGS)
 
 harness-server: $(ENV) bench/.peers/.stamp  ## lm-evaluation-harness through the server and without it
 	@$(BIN)/python -m bench.harness_server $(ARGS)

@@ -5,6 +5,8 @@ A page marks the place, and what stands between the marks is rewritten:
     <!-- flags -->      ... <!-- /flags -->        in docs/verbs/VERB.md
     <!-- knobs -->      ... <!-- /knobs -->        in docs/methods/METHOD.md
     <!-- defaults -->   ... <!-- /defaults -->     in docs/verbs/tune.md
+    <!-- contract: NAMES --> ... <!-- /contract -->  in docs/*.md: signatures (docs/contracts.py)
+    <!-- files: FOLDERS --> ... <!-- /files -->      in docs/*.md: what each module says of itself
 
     python docs/generate.py            # rewrite
     python docs/generate.py --check    # only name the pages that are out of date
@@ -15,6 +17,7 @@ tests/test_docs.py runs the check.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import re
 import sys
@@ -32,6 +35,7 @@ from rung.config import Knob, knobs_of
 from rung.train.knobs import TrainKnobs
 
 DOCS = Path(__file__).resolve().parent
+MARKED = re.compile("<!-- (contract|files): ")  # pages that docs/contracts.py fills
 DEFAULTS_SHOWN = ("lr", "epochs", "batch_size")
 
 
@@ -42,6 +46,15 @@ def pages() -> dict[Path, dict[str, str]]:
     for name in own_methods():
         found[DOCS / "methods" / f"{name}.md"] = {"knobs": knobs(name)}
     return found
+
+
+def contracts() -> Any:
+    """The module beside this file, wherever Python was started."""
+    spec = importlib.util.spec_from_file_location("contracts", DOCS / "contracts.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def own_methods() -> list[str]:
@@ -193,13 +206,14 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def main(check: bool) -> int:
     """Rewrite the pages, or only compare them; returns an exit code."""
     stale = []
-    for path, parts in pages().items():
+    printed = {p: {} for p in sorted(DOCS.glob("*.md")) if MARKED.search(p.read_text("utf-8"))}
+    for path, parts in {**printed, **pages()}.items():
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         if not text and not check and path.parent.name == "methods":
             text = begun(path.stem)
             path.write_text(text, encoding="utf-8")
         try:
-            fresh = filled(text, parts)
+            fresh = contracts().filled(filled(text, parts))
         except ValueError as fault:
             print(f"{path.relative_to(DOCS.parent)}: {fault}", file=sys.stderr)
             stale.append(path)

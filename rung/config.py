@@ -3,6 +3,10 @@
 A part declares its settings as a dataclass of `knob(...)` fields. `resolve` merges layers (defaults,
 the method's own defaults, a YAML file, flags; later ones win) into checked instances and reports
 every fault at once. An unknown key is an error that names the nearest known one.
+
+A layer may hold sections: `{"lora": {"rank": 8}}` sets `rank` of the dataclass whose `group` is `lora`
+and no other, `{"rank": 8}` sets it in every dataclass that has it. `lora.rank` means the same as the
+section.
 """
 
 from __future__ import annotations
@@ -22,6 +26,28 @@ K = TypeVar("K")
 HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+|0o[0-7]+")
 
 
+class Duration(str):
+    """A length of time as the user writes it: `90s`, `20m`, `1h30m` or a plain number of seconds.
+
+    Raises:
+        ValueError: for any other text, and for no time at all, in words that follow the knob's name.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: Any) -> Duration:
+        made = super().__new__(cls, text)
+        if made.seconds <= 0:
+            raise ValueError(f"is '{text}': give a time such as 90s, 20m or 1h")
+        return made
+
+    @property
+    def seconds(self) -> float:
+        parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", self)
+        found = [float(p or 0) for p in parts.groups()] if parts and self else []
+        return sum(value * unit for value, unit in zip(found, (3600, 60, 1), strict=False))
+
+
 def knob(
     default: Any,
     help: str,
@@ -31,8 +57,9 @@ def knob(
     most: float | None = None,
     above: float | None = None,
     metavar: str | None = None,
+    foreign: Iterable[str] = (),
 ) -> Any:
-    """A dataclass field with what help and checks need.
+    """Declare a dataclass field with what help and checks need.
 
     Args:
         default: value when nobody sets it; a list is copied for each instance.
@@ -40,6 +67,8 @@ def knob(
         choices: the only values allowed.
         least, most: inclusive bounds. above: exclusive lower bound.
         metavar: how the value is shown in help.
+        foreign: names of the same setting in other libraries, which are answered with this one; with
+            the value that they mean where they are switches, as `load_in_4bit=nf4`.
     """
     metadata = {
         "help": help,
@@ -48,6 +77,7 @@ def knob(
         "most": most,
         "above": above,
         "metavar": metavar,
+        "foreign": tuple(foreign),
     }
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
@@ -59,7 +89,7 @@ class Knob:
     """One setting as read off a dataclass field."""
 
     name: str
-    type: type  # str, int, float or bool; the element type when `many`
+    type: type  # str, int, float, bool or Duration; the element type when `many`
     many: bool
     optional: bool
     default: Any
@@ -70,6 +100,7 @@ class Knob:
     most: float | None
     above: float | None
     metavar: str | None
+    foreign: tuple[str, ...]
 
     @property
     def flag(self) -> str:
@@ -113,7 +144,7 @@ def _knob_of(f: dataclasses.Field, hint: Any, group: str) -> Knob:
     m = f.metadata
     return Knob(
         f.name, hint, many, optional, default, m["help"], group,
-        m["choices"], m["least"], m["most"], m["above"], m["metavar"],
+        m["choices"], m["least"], m["most"], m["above"], m["metavar"], m["foreign"],
     )  # fmt: skip
 
 
@@ -146,7 +177,7 @@ def _coerce_one(knob: Knob, value: Any) -> Any:
     return result
 
 
-def _convert(kind: type, value: Any) -> Any:
+def _convert(kind: Any, value: Any) -> Any:
     if kind is bool:
         if isinstance(value, bool):
             return value
@@ -156,49 +187,130 @@ def _convert(kind: type, value: Any) -> Any:
         if word in ("false", "no", "off", "0"):
             return False
         raise ValueError(f"is '{value}', must be true or false")
-    if kind is str:
+    if issubclass(kind, str):
         if isinstance(value, (list, dict)):
-            raise ValueError(f"is {value}, must be a text")
-        return str(value).lower() if isinstance(value, bool) else str(value)
+            raise ValueError(f"is {value}, must be a text")  # noqa: TRY004
+        return kind(str(value).lower() if isinstance(value, bool) else value)
     if isinstance(value, bool):
         raise ValueError(f"is {value}, must be a number")  # noqa: TRY004
     try:
         if isinstance(value, str) and HEXADECIMAL.fullmatch(value):
             value = int(value, 0)
-        if kind is int and float(value) != int(float(value)):
-            raise ValueError
-        return kind(float(value)) if kind is int else kind(value)
+        return _whole(value) if kind is int else kind(value)
     except (TypeError, ValueError, OverflowError):
         words = {int: "a whole number", float: "a number"}
         raise ValueError(f"is '{value}', must be {words.get(kind, kind.__name__)}") from None
 
 
+def _whole(value: Any) -> int:
+    """A whole number, exact however large it is; `3.0` is one too. Raises ValueError and the like."""
+    try:
+        return int(str(value))
+    except ValueError:
+        if float(value) != int(float(value)):
+            raise
+        return int(float(value))
+
+
+def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Write sections as dotted names, and dashes in names as underscores.
+
+    `{"lora": {"rank": 8}, "max-length": 64}` becomes `{"lora.rank": 8, "max_length": 64}`.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            for name, one in (value or {"": None}).items():  # an empty section is checked too
+                flat[f"{key}.{name}".replace("-", "_")] = one
+        else:
+            flat[str(key).replace("-", "_")] = value
+    return flat
+
+
+class Names:
+    """The names of the settings that some dataclasses declare, plain and with their section."""
+
+    def __init__(self, classes: Iterable[type[Any]]):
+        self.knobs = [k for c in classes for k in knobs_of(c)]
+        self.sections = {k.group for k in self.knobs}
+
+    def find(self, key: str) -> list[Knob]:
+        """The settings that a key of `flatten` means; none where it is unknown."""
+        section, _, name = key.rpartition(".")
+        return [k for k in self.knobs if k.name == name and section in ("", k.group)]
+
+    def problems(self, flat: Mapping[str, Any]) -> list[str]:
+        """What is wrong with the keys of one layer: unknown ones, and settings named twice."""
+        found = []
+        for key in flat:
+            section, _, name = key.rpartition(".")
+            if not self.find(key) and (name or section not in self.sections):
+                found.append(self._unknown(section, name))
+            elif section and name in flat:
+                found.append(f"'{name}' is set twice, alone and in section '{section}': keep one")
+        return found
+
+    def _unknown(self, section: str, name: str) -> str:
+        if not section and name in self.sections:
+            return f"'{name}' is a section: write its settings below it"
+        if not section:
+            return f"unknown setting '{name}'{self.hint(name)}"
+        if section in self.sections:
+            own = [k.name for k in self.knobs if k.group == section]
+            return f"unknown setting '{name}' in section '{section}'{self.hint(name, own)}"
+        if self.find(section):
+            return f"'{section}' is a setting and no section: give it one value"
+        return f"unknown section '{section}'{nearest(section, self.sections)}"
+
+    def hint(self, name: str, known: Iterable[str] | None = None) -> str:
+        """What to write in place of an unknown name, as the end of a sentence."""
+        meant = abroad(name, self.knobs)
+        if meant:
+            knob, value = meant
+            return f", here {knob.name}{f': {value}' if value else ''} ({knob.help})"
+        return nearest(name, known or [k.name for k in self.knobs])
+
+
+def declared(classes: Iterable[type[Any]], flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep the settings that some dataclasses declare, of a mapping as `flatten` gives it."""
+    names = Names(classes)
+    return {key: value for key, value in flat.items() if names.find(key)}
+
+
+def abroad(name: str, knobs: Iterable[Knob]) -> tuple[Knob, str] | None:
+    """The setting that another library calls `name`, and the value that it means there, if any."""
+    wanted = name.replace("-", "_").lower()
+    for knob in knobs:
+        for word in knob.foreign:
+            theirs, _, value = word.partition("=")
+            if theirs == wanted:
+                return knob, value
+    return None
+
+
 def resolve(classes: Iterable[type[Any]], *layers: Mapping[str, Any]) -> list[Any]:
     """Build one instance of each dataclass from layers of {knob name: value}, the last one winning.
 
-    A name that several classes declare is set in each. Dashes in names count as underscores.
+    A name that several classes declare is set in each, unless it is in a section.
 
     Raises:
         ConfigError: naming every unknown key (with the nearest known one) and every bad value.
     """
     classes = list(classes)
-    known = {k.name for c in classes for k in knobs_of(c)}
-    merged: dict[str, Any] = {}
-    problems = []
+    names = Names(classes)
+    merged: dict[tuple[str, str], Any] = {}
+    problems: list[str] = []
     for layer in layers:
-        for key, value in layer.items():
-            name = str(key).replace("-", "_")
-            if name in known:
-                merged[name] = value
-            else:
-                problems.append(f"unknown setting '{key}'{nearest(name, known)}")
+        flat = flatten(layer)
+        problems += names.problems(flat)
+        merged |= {(k.group, k.name): value for key, value in flat.items() for k in names.find(key)}
     built = []
     for cls in classes:
         values = {}
         for k in knobs_of(cls):
-            if k.name in merged:
+            if (k.group, k.name) in merged:
                 try:
-                    values[k.name] = coerce(k, merged[k.name])
+                    values[k.name] = coerce(k, merged[k.group, k.name])
                 except ValueError as fault:
                     problems.append(f"{k.flag} {fault}")
         if not problems:
@@ -209,7 +321,7 @@ def resolve(classes: Iterable[type[Any]], *layers: Mapping[str, Any]) -> list[An
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML file of knobs as a flat mapping.
+    """Read a YAML file of knobs, its sections as dotted names (see `flatten`).
 
     A value means what the same text means behind a flag: `no` is a text wherever a text is wanted,
     `1e-4` a number, and `010` ten.
@@ -234,7 +346,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold 'name: value' lines")
-    return content
+    return flatten(content)
 
 
 def _yaml_fault(path: str | Path, fault: Exception) -> str:

@@ -1,8 +1,8 @@
 """The registry: things of one kind, one file each, found by the file's name.
 
-A file `NAME.py` of the kind's package that defines the kind's class is an entry, and so is an entry
-point NAME of the kind's group in an installed package. Nothing is listed by hand. Which files are
-entries is read from their syntax, so that listing names imports none of them.
+A file `NAME.py` of the kind's package that defines the kind's class, or assigns the kind's object, is
+an entry, and so is an entry point NAME of the kind's group in an installed package. Nothing is listed
+by hand. Which files are entries is read from their syntax, so that listing names imports none of them.
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Entries of one kind by name; each is made once, as `Class(name)`.
+    """Entries of one kind by name; a class is made once, as `Class(name)`, an object taken as it is.
 
     Args:
-        package: where the built-in entries are, such as `rung.methods`; also the entry point group.
-        attribute: the class that an entry's module defines, such as `Method`.
+        package: where the built-in entries are, such as `rung.methods`.
+        attribute: what an entry's module defines: a class such as `Method`, or an object such as
+            `routes`.
         noun: what an entry is called in messages, such as `method`.
+        group: the entry point group; by default the package's name.
     """
 
-    def __init__(self, package: str, attribute: str, noun: str):
+    def __init__(self, package: str, attribute: str, noun: str, group: str | None = None):
         self.package, self.attribute, self.noun = package, attribute, noun
+        self.group = group or package
         self._made: dict[str, T] = {}
 
     def names(self) -> list[str]:
@@ -48,7 +51,8 @@ class Registry(Generic[T]):
         if name not in self._made:
             if name not in self._files and name not in self._entry_points:
                 raise ConfigError(f"unknown {self.noun} '{name}'{nearest(name, self.names())}")
-            self._made[name] = self._class(name)(name)
+            found = self._defined(name)
+            self._made[name] = found(name) if isinstance(found, type) else found
         return self._made[name]
 
     def all(self) -> list[T]:
@@ -72,11 +76,11 @@ class Registry(Generic[T]):
                 f"{self.noun} '{name}' of '{places[0]}' cannot be imported: {fault}"
             ) from None
 
-    def _class(self, name: str) -> Any:
+    def _defined(self, name: str) -> Any:
         module = self.module(name)
         if not hasattr(module, self.attribute):
             raise ConfigError(
-                f"'{name}' is no {self.noun}: {module.__name__} has no class {self.attribute}"
+                f"'{name}' is no {self.noun}: {module.__name__} does not define {self.attribute}"
             )
         return getattr(module, self.attribute)
 
@@ -84,7 +88,7 @@ class Registry(Generic[T]):
     def _entry_points(self) -> dict[str, list[EntryPoint]]:
         """Entry points by name; packages may claim the same one, which `module` refuses."""
         found: dict[str, list[EntryPoint]] = {}
-        for one in entry_points(group=self.package):
+        for one in entry_points(group=self.group):
             if one.value not in [e.value for e in found.get(one.name, [])]:
                 found.setdefault(one.name, []).append(one)
         return found
@@ -103,8 +107,12 @@ class Registry(Generic[T]):
         )
 
     def _defines(self, path: Path) -> bool:
-        """Whether a file defines the kind's class, or imports it under that name (a package)."""
+        """Whether a file defines what an entry must, or imports it under that name (a package)."""
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and self.attribute in map(ast.unparse, node.targets):
+                return True
+            if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == self.attribute:
+                return True
             if isinstance(node, ast.ClassDef) and node.name == self.attribute:
                 return _concrete(node)
             if isinstance(node, ast.ImportFrom) and path.name == "__init__.py":

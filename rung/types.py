@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -90,6 +90,30 @@ class Pair:
     rejected: tuple[Message, ...]
     margin: float | None = None
     origin: str = ""
+
+
+def last_question(messages: Sequence[Message]) -> str:
+    """Return the content of the user's last message; empty where the user has said nothing."""
+    return next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A model's input: token ids, and the conversation that they render.
+
+    Attributes:
+        ids: (n,) what a model of the bank reads.
+        messages: the conversation as the model sees it, which models behind an API get in place of
+            ids; empty for plain text.
+    """
+
+    ids: tuple[int, ...]
+    messages: tuple[Message, ...] = field(default=(), hash=False)  # dicts have no hash
+
+    @property
+    def question(self) -> str:
+        """The user's last message, which a sentence encoder reads in place of ids."""
+        return last_question(self.messages)
 
 
 # What the rows of a data set hold: replies to learn, pairs of a better and a worse reply, or replies

@@ -70,11 +70,11 @@ def test_loads_models_beside_their_base(shop):
     assert (served.root, served.parent) == ("tiny", "tiny")
     assert served.created > 0
     assert served.stop_ids == (tiny_tokenizer().eos_token_id,)
-    ids = served.prompt([{"role": "user", "content": "Hello"}])
+    prompt = served.prompt([{"role": "user", "content": "Hello"}])
     reference = engine_of(bases.load(bases.resolve(str(shop))).model, ())
     slot = reference.bank.add(engine.bank.adapters[served.slot])
     reference.models["my-lora"] = type(served)("my-lora", slot, served.template)
-    requests = [GenerationRequest("my-lora", ids, Decoding(12, 1.0, seed=1))]
+    requests = [GenerationRequest("my-lora", prompt, Decoding(12, 1.0, seed=1))]
     assert engine.generate(requests) == reference.generate(requests)
 
 
@@ -151,8 +151,9 @@ def test_mistakes_are_one_line(rung_home, capsys):
     assert capsys.readouterr().err == expected
 
 
-def test_interactive_chat_remembers_and_forgets(shop, monkeypatch, capsys):
-    from rung.cli.chat import Conversation, _converse
+def test_interactive_chat_remembers_and_forgets(shop, capsys):
+    from rung.cli.conversation import Conversation
+    from rung.cli.terminal import converse
     from rung.models import load_engine
     from rung.types import Decoding
 
@@ -161,15 +162,14 @@ def test_interactive_chat_remembers_and_forgets(shop, monkeypatch, capsys):
     lines = iter(["Hello", "", "x" * 600, "Bye", "/clear", "Hello"])
     turns = []
 
-    def answer(_):
+    def answer():
         turns.append(list(talk.turns))
         try:
             return next(lines)
         except StopIteration:
             raise EOFError from None
 
-    monkeypatch.setattr("builtins.input", answer)
-    _converse(talk)
+    converse(talk, answer)
     engine.stop()
     assert [len(t) for t in turns] == [1, 3, 3, 3, 5, 1, 3]
     assert turns[0][0]["content"] == "Be brief."

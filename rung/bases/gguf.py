@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,20 +81,21 @@ def read(file: Path, exact: bool) -> tuple[Any, Any]:
     Raises:
         ValueError: weights are missing. Others: whatever transformers meets.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    source: Any = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
-    with (
-        tempfile.TemporaryDirectory() as alone,  # so that nothing beside the file is read
-        quiet(),
-        # transformers draws this progress bar without asking its own logging settings.
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        (Path(alone) / file.name).symlink_to(file.resolve())
-        tokenizer = AutoTokenizer.from_pretrained(alone, **source)
+    with _reading(file) as (folder, source):
+        tokenizer = AutoTokenizer.from_pretrained(folder, **source)
+    return read_model(file, exact), tokenizer
+
+
+def read_model(file: Path, exact: bool) -> Any:
+    """The model alone. Raises as `read`."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with _reading(file) as (folder, source):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            alone,
+            folder,
             dtype=torch.float32 if exact else torch.bfloat16,
             output_loading_info=True,
             **source,
@@ -102,7 +104,21 @@ def read(file: Path, exact: bool) -> tuple[Any, Any]:
     lacking = sorted(report["missing_keys"])
     if lacking:
         raise ValueError(f"it lacks {len(lacking)} weights, such as {lacking[0]}")
-    return model, tokenizer
+    return model
+
+
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A folder that holds the file alone, and what transformers is told to read it from there."""
+    source = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
+    with (
+        tempfile.TemporaryDirectory() as alone,  # so that nothing beside the file is read
+        quiet(),
+        # transformers draws a progress bar without asking its own logging settings.
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        (Path(alone) / file.name).symlink_to(file.resolve())
+        yield alone, source
 
 
 def repair_tokenizer(tokenizer: Any, header: dict[str, Any]) -> None:

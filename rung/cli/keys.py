@@ -21,7 +21,7 @@ def keys(
     ] = None,
     scope: Annotated[
         list[str] | None,
-        typer.Option(help="What the key opens: ask, train, admin. May be repeated; all by default."),
+        typer.Option(help="What the key opens: ask, train, trace, metrics, admin; all by default."),
     ] = None,
     requests_per_minute: Annotated[
         int | None, typer.Option(min=1, help="Requests that the key may make in a minute.")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console, Group
@@ -15,16 +15,19 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from rung.ladder.observer import ClimbObserver
+
 if TYPE_CHECKING:
     from rung.ladder.scorecard import Row
     from rung.ladder.task_context import TaskContext
     from rung.store.climbs import ClimbRecord, RungRecord
+    from rung.train.observers import Step, Stop, Validation
 
 LOG_SECONDS = 30.0
 GAP = 2  # between columns
 
 
-class Ladder:
+class Ladder(ClimbObserver):
     """Reports to stderr, so that stdout stays free for results."""
 
     def __init__(self) -> None:
@@ -72,20 +75,18 @@ class Ladder:
     def stage(self, text: str) -> None:
         self._stage, self._said = text, ""
 
-    def prepared(self, *_: Any) -> None:
-        return
-
     def begin(self, steps: int, at: int) -> None:
         self._steps = steps
 
-    def step(self, entry: dict[str, Any]) -> None:
-        self._said = f"step {entry['step']} of {self._steps}, loss {entry['loss']:.3f}"
+    def step(self, event: Step) -> None:
+        self._said = f"step {event.step} of {self._steps}, loss {event.metrics['loss']:.3f}"
         if self._live is None and time.monotonic() - self._at > LOG_SECONDS:
             self._at = time.monotonic()
             self.say("", f"{self._stage}: {self._said}")
 
-    def validated(self, entry: dict[str, Any]) -> None:
-        self._said = f"step {entry['step']}, validation loss {entry['validation_loss']:.3f}"
+    def validated(self, event: Validation) -> Stop | None:
+        self._said = f"step {event.step}, validation {event.best} {event.value:.3f}"
+        return None
 
     def note(self, text: str) -> None:
         self.console.print(Text(text, style="yellow"), soft_wrap=True)
@@ -109,10 +110,10 @@ class Ladder:
             self._told[row.key] = told
 
     def _as_rows(self) -> list[Row]:
-        from rung.ladder.scorecard import row_of
+        from rung.ladder.scorecard import rows_of
 
         assert self._climb is not None
-        return [row_of(r, self._climb) for r in self._rows]
+        return rows_of(self._rows, self._climb)
 
     def _shown(self) -> Group:
         now = Text(f"{self._stage}  ", style="bold cyan").append(self._said, style="not bold default")
@@ -124,7 +125,8 @@ class Ladder:
 def _task(bench: TaskContext) -> str:
     labels = bench.task.labels
     named = f" over {len(labels)} labels ({', '.join(labels[:6])})" if labels else ""
-    return f"{bench.task.kind.replace('_', ' ')}{named}, judged by {bench.task.metric}"
+    kind, metric = bench.task.kind.replace("_", " "), bench.task.metric
+    return f"{kind}{named}, judged by {metric} ({bench.reason}; --task and --metric say otherwise)"
 
 
 def table(rows: Sequence[Row], climb: ClimbRecord, width: int) -> Group:

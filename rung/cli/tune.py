@@ -13,29 +13,35 @@ import typer
 
 from rung import methods
 from rung.artefacts import hub
-from rung.cli.flags import Given, knobs_by_panel, takes_knobs
-from rung.config import read_yaml
+from rung.cli.flags import Given, Panel, panels_of, takes_knobs
+from rung.config import Knob, read_yaml
 from rung.data.knobs import DataKnobs
 from rung.train.knobs import RunKnobs, TrainKnobs
 
 if TYPE_CHECKING:
     from rung.cli.progress import Terminal
-    from rung.train.result import Outcome
+    from rung.train.observers import Outcome
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON.")]
 
 
-def panels() -> dict[str, list]:
+def panels() -> list[Panel]:
     """Every knob that a tuning takes, under the part it belongs to."""
     every = [(name, methods.get(name)) for name in methods.names()]
     own = [(f"method {name}", method.Config) for name, method in every]
-    grouped = knobs_by_panel([("run", RunKnobs), ("data", DataKnobs), ("training", TrainKnobs), *own])
     chosen = {key for _, method in every for key in method.defaults}
-    grouped["training"] = [
-        dataclasses.replace(k, default="by method") if k.name in chosen else k
-        for k in grouped["training"]
+    found = panels_of([("run", RunKnobs), ("data", DataKnobs), ("training", TrainKnobs), *own])
+    return [
+        dataclasses.replace(
+            panel, knobs=[_by_method(k) if k.name in chosen else k for k in panel.knobs]
+        )
+        for panel in found
     ]
-    return grouped
+
+
+def _by_method(knob: Knob) -> Knob:
+    """A knob as help shows it where methods have defaults of their own."""
+    return dataclasses.replace(knob, default="by method")
 
 
 @takes_knobs(panels())
@@ -77,7 +83,7 @@ def resume(
 
 def _report(work: Callable[[Terminal], Outcome], as_json: bool) -> None:
     from rung.cli.progress import Terminal
-    from rung.train.loop import Interrupted
+    from rung.errors import Interrupted
 
     with Terminal() as terminal:
         try:
@@ -89,7 +95,7 @@ def _report(work: Callable[[Terminal], Outcome], as_json: bool) -> None:
             raise typer.Exit(130) from None
         terminal.__exit__()
         terminal.done(outcome, outcome.model.name)
-    push = outcome.settings.get("push_to_hub")
+    push = outcome.plan.run.push_to_hub
     if push:
         _push(outcome, push)
     if as_json:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
-from rung.data.problem import Problem
 from rung.errors import DataError
-
-if TYPE_CHECKING:
-    from rung.data.template import Template
 
 SYSTEM, USER, REPLY = "Probe system.", "Probe question.", "Probe reply."
 THOUGHTS = "Probe thoughts."
 
 
-def _write(tokenizer: Any, *contents: tuple[str, str], generate: bool = False) -> str:
+def write(tokenizer: Any, *contents: tuple[str, str], generate: bool = False) -> str:
+    """Render (role, content) pairs by the tokenizer's own template, as text."""
     messages = [{"role": role, "content": content} for role, content in contents]
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
 
@@ -25,7 +22,7 @@ def takes_system(tokenizer: Any) -> bool:
     from jinja2 import TemplateError
 
     try:
-        return SYSTEM in _write(tokenizer, ("system", SYSTEM), ("user", USER))
+        return SYSTEM in write(tokenizer, ("system", SYSTEM), ("user", USER))
     except TemplateError:
         return False
 
@@ -53,7 +50,7 @@ def special(tokenizer: Any) -> dict[str, int]:
 
 def end_of_turn(tokenizer: Any) -> str | None:
     """The text of the token that the chat template writes after a reply, or None."""
-    tail = _write(tokenizer, ("user", USER), ("assistant", REPLY)).rpartition(REPLY)[2]
+    tail = write(tokenizer, ("user", USER), ("assistant", REPLY)).rpartition(REPLY)[2]
     added = special(tokenizer) | {str(t): int(i) for i, t in tokenizer.added_tokens_decoder.items()}
     # The first one behind the reply; of two that begin there, the longer.
     places = [(tail.find(text), -len(text), text) for text in added if text and text in tail]
@@ -74,7 +71,7 @@ def markers(tokenizer: Any, stop_ids: Iterable[int], chat: bool) -> dict[str, in
         if text is not None:
             guarded[text] = number
     if chat:
-        scaffold = _write(tokenizer, ("user", USER))
+        scaffold = write(tokenizer, ("user", USER))
         for number, text in added.items():
             if text.strip() and len(text) > 1 and text in scaffold:
                 guarded[text] = number
@@ -112,50 +109,3 @@ def adds_bos(tokenizer: Any) -> bool:
     """Whether the tokenizer itself puts a beginning-of-text token first."""
     bos = tokenizer.bos_token_id
     return bos is not None and list(tokenizer("a")["input_ids"][:1]) == [bos]
-
-
-def problems(template: Template) -> list[Problem]:
-    """Faults of the template that ruin a training: see FIX in each message."""
-    found: list[Problem] = []
-    tokenizer = template.tokenizer
-    if template.chat:
-        found += _generation_prompt(tokenizer, template)
-        if end_of_turn(tokenizer) is None:
-            found.append(
-                Problem(
-                    "warning",
-                    "the chat template writes no end of turn after a reply: "
-                    f"{template.end_of_turn} is put there, so that the model learns to stop",
-                )
-            )
-    ids = template.prompt([{"role": "user", "content": USER}])
-    bos = tokenizer.bos_token_id
-    if bos is not None and list(ids[:2]) == [bos, bos]:
-        found.append(
-            Problem(
-                "error",
-                f"prompts begin with two beginning-of-text tokens ({tokenizer.bos_token}): "
-                "remove one of them from the chat template",
-            )
-        )
-    return found
-
-
-def _generation_prompt(tokenizer: Any, template: Template) -> Sequence[Problem]:
-    """A template that ignores add_generation_prompt though its replies begin with a marker."""
-    asked = _write(tokenizer, ("user", USER), generate=True)
-    plain = _write(tokenizer, ("user", USER))
-    full = _write(tokenizer, ("user", USER), ("assistant", REPLY))
-    lead = full[len(plain) :].partition(REPLY)[0] if full.startswith(plain) else ""
-    pattern = template.encoder.pattern
-    if asked == plain and pattern and pattern.search(lead):
-        return [
-            Problem(
-                "error",
-                "the chat template has no generation prompt: add "
-                "{% if add_generation_prompt %}"
-                f"{{{{ {lead!r} }}}}"
-                "{% endif %} at its end",
-            )
-        ]
-    return []

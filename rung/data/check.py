@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rung.data import template_check
 from rung.data.problem import Problem, places
 from rung.data.split import Splits
 from rung.errors import DataError, one_line
@@ -42,7 +43,7 @@ def check(
     if max_length is not None:
         problems += _length(rendered, max_length)
     if template is not None:
-        problems += template.problems()
+        problems += template_check.problems(template)
         problems += _ends(rendered, template)
         problems += _begins(rendered, template)
         if untrained is not None:

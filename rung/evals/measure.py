@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from rung.errors import DataError
 from rung.evals import label_metrics, metrics
 from rung.evals.intervals import bootstrap, percentile, wilson
-from rung.evals.metric import Case, mean
+from rung.evals.metric import Case, Metric, mean
 from rung.evals.tasks import reply
 from rung.types import Example, Task
 
@@ -54,13 +54,47 @@ class Measured:
         metric = metrics.get(self.metric)
         return metric.finish is mean and bool(np.isin(self.items, (0.0, 1.0)).all())
 
-    def plain(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+    @property
+    def figure(self) -> dict[str, Any]:
+        """Value, interval and number of items, as model cards and tables show them."""
+        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, without what each item gave."""
         return {
-            "metric": self.metric, "value": self.value, "low": self.low, "high": self.high,
-            "n": self.n, "more": self.more, "labels": list(self.labels), "confusion": self.confusion,
-            "items": self.items.tolist(),
+            "metric": self.metric, **self.figure, "more": dict(self.more),
+            "labels": list(self.labels), "confusion": self.confusion,
         }  # fmt: skip
+
+    def items_dict(self) -> dict[str, Any]:
+        """What each item gave, as plain data."""
+        return {
+            "values": [round(float(v), 6) for v in self.items],
+            "statistics": np.asarray(self.statistics, dtype=float).round(6).tolist(),
+        }
+
+    @classmethod
+    def of(cls, kept: Mapping[str, Any], items: Mapping[str, Any]) -> Measured:
+        """From what `as_dict` and `items_dict` gave."""
+        return cls(
+            kept["metric"], kept["value"], kept["low"], kept["high"], kept["n"],
+            np.asarray(items["values"], dtype=float), np.asarray(items["statistics"], dtype=float),
+            kept.get("more", {}), tuple(kept.get("labels", ())), kept.get("confusion"),
+        )  # fmt: skip
+
+    def first(self, count: int) -> Measured:
+        """The same on the first items alone, for comparing with what was measured on fewer."""
+        if count >= self.n:
+            return self
+        metric = metrics.get(self.metric)
+        statistics, items = self.statistics[:count], self.items[:count]
+        value = float(metric.finish(statistics.sum(0)))
+        low, high = interval(metric, statistics, items)
+        return Measured(self.metric, value, low, high, count, items, statistics)
+
+    def better(self, other: Measured) -> bool:
+        """Whether the figure is better than another, each as it is."""
+        return self.value < other.value if self.lower else self.value > other.value
 
 
 def measure(answers: Answers, examples: Sequence[Example], task: Task) -> Measured:
@@ -79,15 +113,19 @@ def measure(answers: Answers, examples: Sequence[Example], task: Task) -> Measur
     statistics = metric.statistics(case)
     items = metric.items(statistics)
     value = float(metric.finish(statistics.sum(0)))
-    if metric.finish is mean and np.isin(items, (0.0, 1.0)).all():
-        low, high = wilson(float(items.sum()), len(items))
-    else:
-        low, high = percentile(bootstrap(statistics, metric.finish))
+    low, high = interval(metric, statistics, items)
     shown = label_metrics.confusion(case) if task.kind == "classification" else ((), None)
     return Measured(
         task.metric, value, low, high, len(items), items, statistics, _more(case, task),
         tuple(shown[0]), shown[1],
     )  # fmt: skip
+
+
+def interval(metric: Metric, statistics: np.ndarray, items: np.ndarray) -> tuple[float, float]:
+    """The 95% interval: Wilson's where items are right or wrong, else by bootstrap."""
+    if metric.finish is mean and np.isin(items, (0.0, 1.0)).all():
+        return wilson(float(items.sum()), len(items))
+    return percentile(bootstrap(statistics, metric.finish))
 
 
 def case_of(answers: Answers, examples: Sequence[Example], task: Task) -> Case:

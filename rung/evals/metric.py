@@ -49,7 +49,7 @@ class Metric:
         statistics: case -> (n, k), what each item adds up to.
         finish: sums (..., k) -> figures (...).
         kinds: the task kinds that it suits; empty means all with replies.
-        lower: whether less is better.
+        lower: whether less is better. bounds: the least and the greatest figure there can be.
         item: statistics (n, k) -> (n,), one figure per item; `finish` of each unless given.
     """
 
@@ -59,6 +59,7 @@ class Metric:
     finish: Callable[[np.ndarray], np.ndarray] = mean
     kinds: tuple[str, ...] = ()
     lower: bool = False
+    bounds: tuple[float, float] = (0.0, 1.0)
     item: Callable[[np.ndarray], np.ndarray] | None = None
 
     def items(self, statistics: np.ndarray) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from rung.errors import ConfigError, nearest
@@ -65,11 +67,11 @@ _ALL = [
     Metric("rouge_2", "ROUGE-2 F1", overlap.rouge("rouge2"), kinds=FREE),
     Metric("rouge_l", "ROUGE-L F1", overlap.rouge("rougeL"), kinds=TEXT),
     Metric("bleu", "BLEU of the whole, 0 to 100", overlap.bleu_counts, overlap.bleu,
-           kinds=("translation",), item=overlap.sentence_bleu),
+           kinds=("translation",), item=overlap.sentence_bleu, bounds=(0.0, 100.0)),
     Metric("chrf", "chrF of the whole, 0 to 100", overlap.chrf_counts, overlap.chrf,
-           kinds=("translation", "generation")),
+           kinds=("translation", "generation"), bounds=(0.0, 100.0)),
     Metric("perplexity", "per token of what is to be predicted", _perplexity_statistics, _perplexity,
-           kinds=("language_modelling",), lower=True),
+           kinds=("language_modelling",), lower=True, bounds=(1.0, math.inf)),
     Metric("number_match", "share of answers whose number is the reference's",
            of_pairs(parsing_metrics.number_match)),
     Metric("regex_match", "share of answers that the reference, a pattern, finds",

@@ -7,14 +7,19 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from rung.data.labels import alike, label_set, short
 from rung.data.problem import places
-from rung.errors import ConfigError, nearest
+from rung.errors import ConfigError, DataError, nearest, one_line
 from rung.evals.words import words
 from rung.types import Example, Message, Task, TaskKind
 
+if TYPE_CHECKING:
+    from rung.data import Splits
+
+MIN_TRAIN_ROWS, MIN_HELD_ROWS = 8, 5  # that models are chosen by, held: of validation and of test
+MAX_LABELS = 1000
 SHORT_ANSWER = 12  # words, of half the replies to questions
 ASKS = ("?", "?\nAnswer:", "\uff1f", "\u061f", "\u037e")  # in any script
 MOST = 0.8  # share of rows that decides
@@ -65,37 +70,96 @@ def detect(examples: Iterable[Example]) -> Task:
     return Task("generation", "rouge_l")
 
 
-def choose(task: Task, examples: Iterable[Example], kind: str | None, metric: str | None) -> Task:
-    """The task with what the user set of it.
+def settle_task(
+    found: Task,
+    examples: Sequence[Example],
+    kind: str | None,
+    metric: str | None,
+    flag: str = "--metric",
+) -> Task:
+    """The task as it was found, with what the user says of it.
+
+    Args:
+        kind, metric: as the user wrote them; None leaves what was found.
+        flag: that names the metric, for messages.
 
     Raises:
         ConfigError: for a kind or metric that there is not, or that do not go together.
     """
-    from rung.evals import metrics
-
-    kinds = get_args(TaskKind)
-    if kind is not None and kind not in kinds:
-        raise ConfigError(f"no task '{kind}'{nearest(kind, kinds)}; there are {', '.join(kinds)}")
-    if kind is not None and kind != task.kind:
-        labels: tuple[str, ...] = ()
-        if kind == "classification":
-            labels = tuple(sorted({said for e in examples if (said := reply(e)) is not None}))
-            if not labels:
-                raise ConfigError("--task classification needs rows with a label or a reply")
-        if kind == "multiple_choice" and not all(e.choices for e in examples):
-            raise ConfigError("--task multiple_choice needs --choices, the answers that a row offers")
-        task = Task(kind, METRICS[kind], labels)  # type: ignore[arg-type]
+    task = found if kind is None or kind == found.kind else _of_kind(kind, examples)
     if metric is None:
         return task
     name = metric.replace("-", "_")
-    wanted = metrics.get(name)
-    if "classification" in wanted.kinds and task.kind not in wanted.kinds:
-        raise ConfigError(
-            f"{name} needs labels, and the task is {task.kind}: set --task classification"
-        )
-    if task.kind == "language_modelling" and name != "perplexity":
-        raise ConfigError(f"{name} needs replies to compare with, and the data holds plain texts")
-    return replace(task, metric=name)
+    return replace(task, metric=_fitting_metric(name, task, flag))
+
+
+def _of_kind(kind: str, examples: Sequence[Example]) -> Task:
+    """A task of the kind that the user wants, on these rows."""
+    kinds = get_args(TaskKind)
+    if kind not in kinds:
+        raise ConfigError(f"--task is '{kind}'{nearest(kind, kinds)}; there are {', '.join(kinds)}")
+    labels: tuple[str, ...] = ()
+    if kind == "classification":
+        counts = Counter(said for e in examples if (said := reply(e)) is not None)
+        if not counts:
+            raise ConfigError("--task classification needs rows with a label or a reply")
+        if len(counts) > MAX_LABELS or 2 * len(counts) > sum(counts.values()):
+            raise ConfigError(
+                f"--task classification: {len(counts):,} different replies in {sum(counts.values()):,} "
+                f"rows are no labels; give rows whose replies repeat, at most {MAX_LABELS:,} of them"
+            )
+        labels = tuple(sorted(counts))
+    if kind == "multiple_choice" and not all(e.choices for e in examples):
+        raise ConfigError("--task multiple_choice needs --choices, the answers that a row offers")
+    return Task(kind, METRICS[kind], labels)  # type: ignore[arg-type]
+
+
+def _fitting_metric(name: str, task: Task, flag: str) -> str:
+    from rung.evals import metrics
+
+    fitting = [m for m in metrics.names() if _measures(m, task)]
+    if name in fitting:
+        return name
+    if name not in metrics.names():
+        raise ConfigError(f"{flag}: there is no {name}{nearest(name, fitting)}")
+    what = f"a task of {task.kind.replace('_', ' ')} is not measured by {name}"
+    if task.kind == "language_modelling":
+        hint = ": plain texts have no replies to compare with, use perplexity"
+    elif "classification" in metrics.get(name).kinds:
+        hint = ", which needs labels: set --task classification"
+    else:
+        hint = nearest(name, fitting)
+    raise ConfigError(f"{flag}: {what}{hint}")
+
+
+def _measures(name: str, task: Task) -> bool:
+    """Whether a metric can be had of a task's answers."""
+    from rung.evals import metrics
+
+    if task.kind == "language_modelling":
+        return name == "perplexity"
+    if name == "perplexity":
+        return task.kind != "classification"
+    kinds = metrics.get(name).kinds
+    return task.kind in kinds or (not kinds and task.kind != "classification")
+
+
+def reason(task: Task, examples: Sequence[Example]) -> str:
+    """Why rows were taken for such a task, in a few words."""
+    counts = Counter(said for e in examples if (said := reply(e)) is not None)
+    if task.labels:
+        known = [counts[label] for label in task.labels if counts[label]]
+        return f"{len(task.labels)} short replies come again, each {min(known)} to {max(known)} times"
+    told = {
+        "language_modelling": "rows hold text without a reply",
+        "multiple_choice": "every row offers its own answers",
+        "extraction": "the replies are structures",
+        "question_answering": "questions with short replies",
+        "translation": "the rows ask for a translation",
+        "generation": f"{len(counts):,} different replies in {sum(counts.values()):,} rows",
+        "classification": "the replies are labels",
+    }
+    return told[task.kind]
 
 
 def faults(examples: Sequence[Example], task: Task) -> list[str]:
@@ -117,6 +181,32 @@ def faults(examples: Sequence[Example], task: Task) -> list[str]:
     if task.kind == "classification":
         found += alike(list(counts.elements()))
     return found
+
+
+def check(task: Task, splits: Splits) -> None:
+    """Refuse data on which no model could be told from another.
+
+    Raises:
+        DataError: saying everything that is wrong, on one line.
+    """
+    every = [*splits.train, *splits.validation, *splits.test]
+    found = [*faults(every, task), *_too_few(splits)]
+    if found:
+        raise DataError(one_line(found))
+
+
+def _too_few(splits: Splits) -> list[str]:
+    counts = {name: len(rows) for name, rows in splits}
+    least = {"train": MIN_TRAIN_ROWS, "validation": MIN_HELD_ROWS, "test": MIN_HELD_ROWS}
+    if all(counts[name] >= n for name, n in least.items()):
+        return []
+    shown = ", ".join(f"{n} {name}" for name, n in counts.items())
+    total = sum(counts.values())
+    return [
+        f"{total} rows ({shown}) are too few to choose and to judge by: a climb needs at least "
+        f"{MIN_TRAIN_ROWS} for training and {MIN_HELD_ROWS} each for validation and test, better "
+        "hundreds; give more rows, larger --validation and --test, or use rung tune"
+    ]
 
 
 def question(example: Example) -> tuple[Message, ...]:

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rung.forward.bank import Bank
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is to be classified: the rendered prompt, and its last user message for other encoders."""
-
-    ids: tuple[int, ...]
-    text: str = ""
+    from rung.forward.backbone import Backbone
+    from rung.types import Prompt
 
 
 class Classifier:
@@ -25,8 +17,12 @@ class Classifier:
 
     labels: tuple[str, ...]
 
-    def probabilities(self, bank: Bank, asked: Sequence[Asked]) -> Tensor:
-        """(N, labels), each row summing to 1; one batched pass over the bank's frozen base."""
+    def probabilities(self, backbone: Backbone, slot: int, prompts: Sequence[Prompt]) -> Tensor:
+        """(N, labels), each row summing to 1; one batched pass over the base.
+
+        Args:
+            slot: of the adapter that the classifier belongs to, for those that read its states.
+        """
         raise NotImplementedError
 
     def parameters(self) -> dict[str, Tensor]:

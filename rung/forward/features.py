@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rung.errors import Interrupted
 from rung.forward import feature_cache
-from rung.forward.attention import TriePlan
+from rung.forward.packing import common_prefix, pack
 from rung.forward.trie import Sequence as Row
 from rung.forward.trie import Trie
 
@@ -36,7 +36,7 @@ def passes(
     """Go through rows of the bare base, those that begin alike together.
 
     Yields:
-        which rows, their trie, and its hidden states by boundary (see `Depth`), each (T, d).
+        which rows, their trie, and its hidden states by boundary (see `LayerRange`), each (T, d).
 
     Raises:
         Interrupted: when `stopping` says so between two passes.
@@ -46,7 +46,7 @@ def passes(
             if stopping():
                 raise Interrupted
             trie = bank.trie([rows[i] for i in chosen], prune=True)
-            yield chosen, trie, bank.depth.hidden(trie, wanted)
+            yield chosen, trie, bank.states(trie, wanted)
 
 
 def _cut(rows: Sequence[Row]) -> Iterator[list[int]]:
@@ -55,30 +55,10 @@ def _cut(rows: Sequence[Row]) -> Iterator[list[int]]:
     Every pass computes again what its rows share with those before it. A long beginning that all rows
     share is kept from weighing by a larger budget.
     """
-    order = sorted(range(len(rows)), key=lambda i: rows[i].ids)
-    if not order:
+    if not rows:
         return
-    first, last = rows[order[0]].ids, rows[order[-1]].ids
-    budget = max(BUDGET, 8 * common(first, last))
-    group: list[int] = []
-    used, previous = 0, None
-    for i in order:
-        ids = rows[i].ids
-        fresh = len(ids) - (common(previous, ids) if previous is not None else 0)
-        if group and used + fresh > budget:
-            yield group
-            group, used, fresh = [], 0, len(ids)
-        group.append(i)
-        used, previous = used + fresh, ids
-    yield group
-
-
-def common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two rows share at their beginning."""
-    for count, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return count
-    return min(len(a), len(b))
+    least, most = min(rows, key=lambda r: r.key), max(rows, key=lambda r: r.key)
+    yield from pack([r.ids for r in rows], max(BUDGET, 8 * common_prefix(least.ids, most.ids)))
 
 
 # --- one vector for each prompt -------------------------------------------------------------------
@@ -97,15 +77,15 @@ class Frame:
         if not prompts:
             return cls()
         shortest, longest = min(prompts), max(prompts)
-        prefix = shortest[: common(shortest, longest)]
+        prefix = shortest[: common_prefix(shortest, longest)]
         turned = [p[len(prefix) :][::-1] for p in prompts]
-        suffix = min(turned)[: common(min(turned), max(turned))][::-1]
+        suffix = min(turned)[: common_prefix(min(turned), max(turned))][::-1]
         return cls(prefix, suffix)
 
-    def own(self, ids: Sequence[int]) -> slice:
+    def own(self, ids: Sequence[int] | np.ndarray) -> slice:
         """Where a prompt's own tokens stand; all of it when it has none."""
-        start = common(self.prefix, ids)
-        stop = len(ids) - common(self.suffix[::-1], ids[::-1])
+        start = common_prefix(self.prefix, ids)
+        stop = len(ids) - common_prefix(self.suffix[::-1], ids[::-1])
         return slice(start, stop) if start < stop else slice(0, len(ids))
 
 
@@ -120,7 +100,7 @@ def pooled(
     """Features of prompts: "LAYER.POOLING" -> (N, d) float32, for every layer and pooling.
 
     Args:
-        layers: boundaries, see `Depth`.
+        layers: boundaries, see `LayerRange`.
         frame: what the pooling `own` leaves out.
         keep: on disk, for whoever asks the same again.
 
@@ -129,7 +109,7 @@ def pooled(
     """
     rows = [Row(p) for p in prompts]
     names = [f"{layer}.{pooling}" for layer in layers for pooling in POOLINGS]
-    shape = ((len(rows), bank.config.hidden_size), torch.float32)
+    shape = ((len(rows), bank.width), torch.float32)
 
     def fill(into: dict[str, Tensor]) -> None:
         for chosen, trie, hidden in passes(bank, rows, set(layers), stopping):
@@ -188,7 +168,7 @@ class Boundary:
         Raises:
             Interrupted: when `stopping` says so.
         """
-        if not rows or not 0 < layer <= bank.depth.count or not bank.depth.starts:
+        if not rows or not 0 < layer <= bank.layers.count or not bank.layers.starts:
             return None
         bare = [Row(r.ids, r.supervised) for r in rows]
         whole = Trie.build(bare, prune=True)
@@ -202,7 +182,7 @@ class Boundary:
         ids = whole.ids.numpy()
         kept = [tuple(ids[path].tolist()) for path in whole.paths]
         name = feature_cache.key(bank, "boundary", layer, feature_cache.digest(kept))
-        shape = ((len(whole), bank.config.hidden_size), bank.dtype)
+        shape = ((len(whole), bank.width), bank.dtype)
         found = feature_cache.keep(name, {"states": shape}, fill, note)
         if found is None:
             return None
@@ -225,6 +205,4 @@ class Boundary:
                 return self.bank.forward(trie, edges_only=edges_only)
             places[path] = known
         hidden = self.states[torch.from_numpy(places)].to(self.bank.device)
-        positions = trie.positions.to(self.bank.device)
-        read = np.unique(trie.source.numpy()) if edges_only else None
-        return self.bank.run_from(self.layer, hidden, positions, TriePlan(trie), read)
+        return self.bank.forward_from(self.layer, hidden, trie, edges_only=edges_only)

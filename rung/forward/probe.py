@@ -16,14 +16,15 @@ from torch import Tensor
 from rung.bases.encoder import Encoder
 from rung.forward import feature_cache
 from rung.forward.bank import Bank
-from rung.forward.classifier import Asked, Classifier
+from rung.forward.classifier import Classifier
 from rung.forward.features import Frame, pooled
+from rung.types import Prompt
 
 
 class Reading(Protocol):
     """Where a probe's features come from."""
 
-    def features(self, bank: Bank, asked: Sequence[Asked]) -> Tensor:
+    def features(self, bank: Bank, prompts: Sequence[Prompt]) -> Tensor:
         """(N, d) float32 on the CPU."""
         ...  # fmt: skip
 
@@ -36,8 +37,8 @@ class StateReading:
     pooling: str
     frame: Frame
 
-    def features(self, bank: Bank, asked: Sequence[Asked]) -> Tensor:
-        found = pooled(bank, [a.ids for a in asked], [self.layer], self.frame)
+    def features(self, bank: Bank, prompts: Sequence[Prompt]) -> Tensor:
+        found = pooled(bank, [p.ids for p in prompts], [self.layer], self.frame)
         return found[f"{self.layer}.{self.pooling}"]
 
 
@@ -47,8 +48,8 @@ class EncoderReading:
 
     encoder: Encoder
 
-    def features(self, bank: Bank, asked: Sequence[Asked]) -> Tensor:
-        return self.encoder.encode([a.text for a in asked])
+    def features(self, bank: Bank, prompts: Sequence[Prompt]) -> Tensor:
+        return self.encoder.encode([p.question for p in prompts])
 
 
 def encoded(encoder: Encoder, texts: Sequence[str], stopping: Callable[[], bool]) -> Tensor:
@@ -80,12 +81,12 @@ class Probe(Classifier):
     def parameters(self) -> dict[str, Tensor]:
         return {"weight": self.weight, "bias": self.bias, "mean": self.mean, "scale": self.scale}
 
-    def probabilities(self, bank: Bank, asked: Sequence[Asked]) -> Tensor:
+    def probabilities(self, bank: Bank, prompts: Sequence[Prompt]) -> Tensor:
         """(N, labels) float32, each row summing to 1; one pass over what is asked, shared as a trie."""
-        if not asked:
+        if not prompts:
             return torch.empty(0, len(self.labels))
         with torch.no_grad():
-            features = self.reading.features(bank, asked).to(self.weight.device)
+            features = self.reading.features(bank, prompts).to(self.weight.device)
             return torch.softmax(self.logits(features), dim=1).cpu()
 
     def logits(self, features: Tensor) -> Tensor:

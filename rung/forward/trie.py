@@ -8,28 +8,67 @@ Sequences share tokens only within one slot, because another adapter computes ot
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from rung.forward.packing import common_prefix, sort_key
 
-@dataclass(frozen=True)
+
 class Sequence:
-    """One token sequence of a batch.
+    """One token sequence of a batch. It does not change.
+
+    Args:
+        ids: vocabulary indices, at least one.
+        supervised: which of them are to be predicted; None means none.
 
     Attributes:
-        ids: vocabulary indices.
-        supervised: which of them are to be predicted; None means none.
+        ids: (n,) int32. supervised: (n,) bool, or None.
         slot: the adapter's slot in the bank, -1 for the bare base.
         weight: what each of its supervised tokens counts in the loss.
+
+    Raises:
+        ValueError: for no tokens, or a mask of another length.
     """
 
-    ids: tuple[int, ...]
-    supervised: tuple[bool, ...] | None = None
-    slot: int = -1
-    weight: float = 1.0
+    def __init__(
+        self,
+        ids: ArrayLike,
+        supervised: ArrayLike | None = None,
+        slot: int = -1,
+        weight: float = 1.0,
+    ):
+        self.ids: NDArray[np.int32] = np.asarray(ids, dtype=np.int32)
+        self.supervised: NDArray[np.bool_] | None = None
+        self.slot, self.weight = slot, weight
+        if supervised is not None:
+            self.supervised = np.asarray(supervised, dtype=bool)
+        if not len(self.ids):
+            raise ValueError("a sequence needs at least one token")
+        if self.supervised is not None and len(self.supervised) != len(self.ids):
+            raise ValueError("ids and supervised differ in length")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"Sequence({self.ids.tolist()}, slot={self.slot})"
+
+    @cached_property
+    def key(self) -> bytes:
+        """Sorts sequences of one slot depth first."""
+        return sort_key(self.ids)
+
+    def at(self, slot: int) -> Sequence:
+        """The same tokens through another slot."""
+        other = copy(self)
+        other.slot = slot
+        return other
 
 
 @dataclass
@@ -45,6 +84,8 @@ class Trie:
             weighs n times as much. Sorted by source.
         rows: for each sequence in the order given, the rows of its own tokens.
         paths: the same with the virtual tokens in front.
+        edges: for each sequence, the edges that predict its supervised tokens, in their order; the
+            first token of a sequence has none unless virtual tokens stand before it.
     """
 
     ids: Tensor
@@ -56,6 +97,7 @@ class Trie:
     weight: Tensor
     rows: list[np.ndarray]
     paths: list[np.ndarray]
+    edges: list[np.ndarray]
 
     def __len__(self) -> int:
         return self.ids.numel()
@@ -81,12 +123,13 @@ class Trie:
             ValueError: for no sequences, an empty one, or a mask of another length.
         """
         batch = list(sequences)
-        _check(batch)
+        if not batch:
+            raise ValueError("a batch needs at least one sequence")
         full = [_with_virtual(s, (soft or {}).get(s.slot, 0)) for s in batch]
-        kept = [_needed(s, f) for s, f in zip(batch, full, strict=True)] if prune else full
-        layout = _lay_out(kept, [s.slot for s in batch])
+        needed = [_needed(s) if prune else len(s) for s in batch]
+        layout = _lay_out(batch, full, needed)
         offsets = np.array([(prefix or {}).get(int(s), 0) for s in layout.slots], dtype=np.int64)
-        source, target, weight = _edges(batch, full, layout.paths)
+        source, target, weight, edges = _edges(batch, full, layout.paths)
         return cls(
             ids=torch.from_numpy(layout.ids),
             positions=torch.from_numpy(layout.depth + offsets),
@@ -97,6 +140,7 @@ class Trie:
             weight=torch.from_numpy(weight),
             rows=[p[len(f) - len(s.ids) :] for p, f, s in zip(layout.paths, full, batch, strict=True)],
             paths=layout.paths,
+            edges=edges,
         )
 
 
@@ -109,32 +153,30 @@ class _Layout:
     paths: list[np.ndarray]
 
 
-def _check(batch: list[Sequence]) -> None:
-    if not batch:
-        raise ValueError("a batch needs at least one sequence")
-    for s in batch:
-        if not s.ids:
-            raise ValueError("a sequence needs at least one token")
-        if s.supervised is not None and len(s.supervised) != len(s.ids):
-            raise ValueError("ids and supervised differ in length")
-
-
 def _with_virtual(sequence: Sequence, count: int) -> np.ndarray:
     virtual = np.arange(-1, -count - 1, -1, dtype=np.int64)
     return np.concatenate([virtual, np.asarray(sequence.ids, dtype=np.int64)])
 
 
-def _needed(sequence: Sequence, tokens: np.ndarray) -> np.ndarray:
+def _needed(sequence: Sequence) -> int:
     """The tokens up to the one from which the last supervised token is predicted, at least one."""
-    if sequence.supervised is None or True not in sequence.supervised:
-        return tokens
-    unused = 1 + tuple(reversed(sequence.supervised)).index(True)
-    return tokens[: max(1, len(tokens) - unused)]
+    if sequence.supervised is None:
+        return len(sequence)
+    at = np.flatnonzero(sequence.supervised)
+    return max(1, int(at[-1])) if len(at) else len(sequence)
 
 
-def _lay_out(full: list[np.ndarray], slots: list[int]) -> _Layout:
-    """Depth-first order is sorted order: each sequence adds what it does not share with the last."""
-    order = sorted(range(len(full)), key=lambda i: (slots[i], full[i].tolist()))
+def _lay_out(batch: list[Sequence], full: list[np.ndarray], needed: list[int]) -> _Layout:
+    """Depth-first order is sorted order: each sequence adds what it does not share with the last.
+
+    Args:
+        full: tokens with the virtual ones in front, which all sequences of a slot share.
+        needed: how many of its own tokens each sequence puts into the trie.
+    """
+    slots = [s.slot for s in batch]
+    full = [f[: len(f) - len(s) + n] for s, f, n in zip(batch, full, needed, strict=True)]
+    keys = [(s.slot, s.key[: 4 * n]) for s, n in zip(batch, needed, strict=True)]
+    order = sorted(range(len(full)), key=keys.__getitem__)
     total = sum(len(f) for f in full)
     ids, depth, row_slots, end = (np.empty(total, dtype=np.int64) for _ in range(4))
     paths: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * len(full)
@@ -142,7 +184,7 @@ def _lay_out(full: list[np.ndarray], slots: list[int]) -> _Layout:
     previous, previous_slot, count = np.empty(0, dtype=np.int64), None, 0
     for i in order:
         tokens = full[i]
-        shared = _common(previous, tokens) if slots[i] == previous_slot else 0
+        shared = common_prefix(previous, tokens) if slots[i] == previous_slot else 0
         end[path[shared:]] = count
         fresh = len(tokens) - shared
         span = slice(count, count + fresh)
@@ -156,29 +198,27 @@ def _lay_out(full: list[np.ndarray], slots: list[int]) -> _Layout:
     return _Layout(ids[:count], depth[:count], end[:count], row_slots[:count], paths)
 
 
-def _common(a: np.ndarray, b: np.ndarray) -> int:
-    n = min(len(a), len(b))
-    differs = np.nonzero(a[:n] != b[:n])[0]
-    return int(differs[0]) if len(differs) else n
-
-
 def _edges(
     batch: list[Sequence], full: list[np.ndarray], paths: list[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    sources, targets, weights = [], [], []
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Edges as (source, target, weight), sorted and each once, and those of each sequence."""
+    sources, targets, weights, counts = [], [], [], []
     for sequence, tokens, path in zip(batch, full, paths, strict=True):
         if sequence.supervised is None:
+            counts.append(0)
             continue
-        virtual = len(tokens) - len(sequence.ids)
-        at = np.nonzero(np.asarray(sequence.supervised, dtype=bool))[0] + virtual
+        at = np.flatnonzero(sequence.supervised) + len(tokens) - len(sequence)
         at = at[at > 0]  # nothing stands before the first token to predict it from
         sources.append(path[at - 1])
         targets.append(tokens[at])
         weights.append(np.full(len(at), sequence.weight, dtype=np.float64))
+        counts.append(len(at))
     if not sources:
         none = np.empty(0, dtype=np.int64)
-        return none, none.copy(), np.empty(0, dtype=np.float32)
+        return none, none.copy(), np.empty(0, dtype=np.float32), [none for _ in batch]
     pairs = np.stack([np.concatenate(sources), np.concatenate(targets)])
     unique, inverse = np.unique(pairs, axis=1, return_inverse=True)
-    summed = np.bincount(inverse.reshape(-1), np.concatenate(weights), unique.shape[1])
-    return unique[0].copy(), unique[1].copy(), summed.astype(np.float32)
+    inverse = inverse.reshape(-1)
+    summed = np.bincount(inverse, np.concatenate(weights), unique.shape[1])
+    edges = np.split(inverse, np.cumsum(counts)[:-1])
+    return unique[0].copy(), unique[1].copy(), summed.astype(np.float32), edges

@@ -16,8 +16,10 @@ from rung.artefacts import folders
 from rung.config import as_dict, resolve
 from rung.errors import ConfigError, DataError, Interrupted
 from rung.ladder import verdict
-from rung.ladder.controller import ClimbController, Quiet, Watcher
+from rung.ladder.controller import ClimbController
 from rung.ladder.knobs import ClimbKnobs
+from rung.ladder.meter import now
+from rung.ladder.observer import ClimbObserver
 from rung.ladder.rungs import all_rungs
 from rung.ladder.task_context import TaskContext
 from rung.store import Store
@@ -32,7 +34,7 @@ def climb(
     name: str,
     given: Mapping[str, Any],
     knobs: ClimbKnobs,
-    watcher: Watcher | None = None,
+    watcher: ClimbObserver | None = None,
     store: Store | None = None,
     replace: bool = False,
 ) -> ClimbRecord:
@@ -47,12 +49,12 @@ def climb(
         RungError: for anything the user can mend, in one line.
         Interrupted: after Ctrl-C or SIGTERM; `.args[0]` is the climb to resume.
     """
-    watcher, store = watcher or Quiet(), store or Store.open()
+    watcher, store = watcher or ClimbObserver(), store or Store.open()
     folders.model_name(name)
-    _ = knobs.seconds
     taken = [] if replace else taken_by(name, store)
     if taken:
         raise ConfigError(f"there is {taken[0]} already: say --replace, or choose another --name")
+    began = now()
     with _stopped_by_terminate():
         bench = TaskContext.open(given, knobs, watcher.stage)
         rungs = {r.key: r for r in all_rungs(bench.task, knobs.only, knobs.skip)}
@@ -61,23 +63,26 @@ def climb(
             name, task=task, base=bench.opened.base, data=bench.data, bar=knobs.bar,
             settings={"given": bench.given, "knobs": as_dict(knobs), "spent": 0.0},
         )  # fmt: skip
-        return _go(ClimbController(bench, store, record, rungs, watcher))
+        return _go(ClimbController(bench, store, record, rungs, watcher, {}, began))
 
 
-def resume(climb_id: str, watcher: Watcher | None = None, store: Store | None = None) -> ClimbRecord:
+def resume(
+    climb_id: str, watcher: ClimbObserver | None = None, store: Store | None = None
+) -> ClimbRecord:
     """Go on with a climb; rungs that are finished are not repeated.
 
     Raises:
         ClimbNotFound: naming the nearest. ConfigError: for one that is still going or has ended.
         DataError: when the data is no longer what the climb began with.
     """
-    watcher, store = watcher or Quiet(), store or Store.open()
+    watcher, store = watcher or ClimbObserver(), store or Store.open()
     record = store.climbs.get(climb_id)
     if record.status == "succeeded":
         raise ConfigError(f"climb {record.id} has finished: rung board shows it")
     if record.status == "running":
         raise ConfigError(f"climb {record.id} is still running in process {record.pid}")
     knobs = resolve([ClimbKnobs], record.settings["knobs"])[0]
+    began = now()
     with _stopped_by_terminate():
         bench = TaskContext.open(record.settings["given"], knobs, watcher.stage)
         if bench.data.digest != record.data:
@@ -86,18 +91,20 @@ def resume(climb_id: str, watcher: Watcher | None = None, store: Store | None = 
         rungs = {r.key: r for r in all_rungs(bench.task, knobs.only, knobs.skip)}
         records = {r.key: r for r in store.climbs.rungs(record.id)}
         spent = record.settings.get("spent", 0.0)
-        return _go(ClimbController(bench, store, record, rungs, watcher, {}, records, spent))
+        return _go(ClimbController(bench, store, record, rungs, watcher, records, began, spent))
 
 
 def _go(work: ClimbController) -> ClimbRecord:
     bench, id_ = work.bench, work.record.id
     warnings = [p.message for p in bench.opened.dataset.problems]
     held = (("test", len(bench.test)), ("validation", len(bench.validation)))
-    told = (verdict.resolution(bench.task, bench.bar, n, part) for part, n in held)
+    told = [verdict.resolution(bench.task, bench.bar, n, part) for part, n in held]
+    told.append(bench.forecaster.machine.told)
     work.watcher.opened(bench, work.record, [*warnings, *(t for t in told if t)])
     try:
         return work.run()
     except (Interrupted, KeyboardInterrupt):
+        work.stop()
         work.store.climbs.update(id_, status="interrupted")
         raise Interrupted(id_) from None
     except Exception:

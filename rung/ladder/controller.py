@@ -1,4 +1,4 @@
-"""The climb: rungs in the order of what they cost, from the cheapest up, to the bar.
+"""The climb: attempts at rungs within the budget, at any moment with a best so far, to a verdict.
 
 Validation selects. The test rows are touched once, in the end, by the winner, the runner-up and the
 base as it is.
@@ -6,360 +6,377 @@ base as it is.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any
 
-from rung.artefacts import folders
-from rung.errors import ConfigError, Interrupted, MethodMisfit, RungError, StoreError
-from rung.evals.compare import compare
+from rung.errors import ConfigError, Interrupted, MethodMisfit, OutOfTime, RungError
 from rung.evals.measure import Measured
-from rung.forward.adapter import Adapter
-from rung.ladder import learning_curve, verdict
-from rung.ladder.budget import LAST, shares, short_of_time
+from rung.ladder import verdict
+from rung.ladder.answers import kept_items, one_answer
+from rung.ladder.arms import Arms
+from rung.ladder.bar import BASE
 from rung.ladder.cost import Cost
-from rung.ladder.forecast import Prediction, predict_rung
-from rung.ladder.judge import falls
-from rung.ladder.kept import figure, kept_items, measured_of
+from rung.ladder.examination import Examination, compared
 from rung.ladder.knobs import ClimbKnobs
 from rung.ladder.meter import now
+from rung.ladder.observer import ClimbObserver
 from rung.ladder.rungs import Rung
+from rung.ladder.scheme import Level, Step, next_step
+from rung.ladder.scheme import Standing as Now
 from rung.ladder.task_context import TaskContext
-from rung.ladder.trials import Trial
+from rung.ladder.trials import Attempt, Trial, attempts_of, limit_of, stopping_at
 from rung.ladder.verdict import Standing
-from rung.methods import artefact
 from rung.store import Store
 from rung.store.climbs import ClimbRecord, RungRecord
-from rung.train import job
 from rung.train.gradient import out_of_memory
-from rung.train.prepare import Opened
 
-BASE = "base"  # the key of the base as it is
 DONE = ("succeeded", "failed", "cancelled")
-LEAST_SHARE = 0.1  # of a training's steps: a rung with time for less is not tried
-CHEAP = 60.0  # seconds: what a curve may take where no time is left
-
-
-class Watcher(job.Watcher, Protocol):
-    """Told what a training's watcher is told, and how the climb goes."""
-
-    def opened(self, bench: TaskContext, climb: ClimbRecord, warnings: Sequence[str]) -> None:
-        """Data and base are there."""
-        return
-
-    def table(self, records: Sequence[RungRecord]) -> None:
-        """A rung changed."""
-        return
-
-
-class Quiet(job.Quiet, Watcher):
-    """Tells nobody."""
+TESTING = 0.25  # of the budget at most, for the test rows
+REPORT_SECONDS = 4.0  # kept for the report and the end
+LATE = 0.05  # of the budget: what the test rows may take where nothing of it is left
 
 
 @dataclass
 class ClimbController:
-    """One climb under way."""
+    """One climb under way.
+
+    Attributes:
+        began: when it, or its resumption, began, on the meter's clock. spent: seconds of earlier parts.
+        working: seconds that went into attempts and test rows.
+    """
 
     bench: TaskContext
     store: Store
     record: ClimbRecord
     rungs: dict[str, Rung]
-    watcher: Watcher
-    predictions: dict[str, Prediction] = field(default_factory=dict)
+    watcher: ClimbObserver
     records: dict[str, RungRecord] = field(default_factory=dict)
+    began: float = field(default_factory=now)
     spent: float = 0.0
+    working: float = 0.0
 
     @property
     def knobs(self) -> ClimbKnobs:
         return self.bench.knobs
 
+    @cached_property
+    def arms(self) -> Arms:
+        return Arms(self.bench, self.rungs)
+
+    @property
+    def used(self) -> float:
+        """Seconds of the budget that are gone."""
+        return self.spent + now() - self.began
+
     @property
     def left(self) -> float:
         """Seconds of the budget that are left."""
-        return max(0.0, self.knobs.seconds - self.spent)
+        return max(0.0, self.knobs.budget.seconds - self.used)
 
     def run(self) -> ClimbRecord:
-        """Measure the base, predict rungs, try them, judge."""
-        with self._spending():
-            self._measure_base()
-            self._list()
-        while key := self._next():
-            with self._spending():
-                self._attempt(key)
+        """Attempt after attempt while time is left; then judge."""
+        self._list()
+        while (step := self._next()) is not None:
+            self._attempt(step)
+        self._repeat_seeds()
         return self._conclude()
 
-    @contextlib.contextmanager
-    def _spending(self) -> Iterator[None]:
-        began = now()
-        try:
-            yield
-        finally:
-            self.spent += now() - began
-            settings = {**self.record.settings, "spent": self.spent}
-            self.record = self.store.climbs.update(self.record.id, settings=settings)
+    def stop(self) -> None:
+        """Keep a verdict of what was seen, for a climb that is interrupted."""
+        self._keep_verdict(stopped=True)
+        self._note_spent()
+
+    def _note_spent(self) -> None:
+        settings = {**self.record.settings, "spent": self.used, "working": self.working}
+        self.record = self.store.climbs.update(self.record.id, settings=settings)
 
     def _put(self, record: RungRecord) -> None:
         self.records[record.key] = self.store.climbs.put(record)
         self.watcher.table(list(self.records.values()))
 
-    # --- before the first rung ------------------------------------------------------------------
-
-    def _measure_base(self) -> None:
-        """The base as it is, which every rung is held against."""
-        if BASE in self.records:
-            return
-        bench = self.bench
-        self.watcher.stage("measuring the base as it is")
-        with bench.served(bench.opened, None, BASE) as model:
-            answers, measured = bench.answer(bench.opened, model, bench.validation)
-            request = bench.time_requests(bench.opened, model)
-        cost = Cost(request_seconds=request.seconds, request_tokens=request.tokens)
-        self._put(
-            RungRecord(
-                self.record.id, BASE, "", place=-1, status="succeeded",
-                metrics={"validation": figure(measured)},
-                cost=cost.as_dict(self.knobs.requests, self.knobs.price),
-                items={"validation": kept_items(answers, measured)},
-            )
-        )  # fmt: skip
+    # --- what to try --------------------------------------------------------------------------------
 
     def _list(self) -> None:
-        """A row for every rung, with what an interrupted climb had predicted of it."""
-        for key, rung in self.rungs.items():
-            known = self.records.get(key)
-            if known is None:
-                self._put(
-                    RungRecord(self.record.id, key, rung.method.name, settings=dict(rung.settings))
-                )
-            elif known.predicted:
-                self.predictions[key] = _prediction(known.predicted)
+        """A row for the base and for every rung, with what it will take; misfits say why."""
+        wanted = {BASE: None, **self.rungs}
+        for key, rung in wanted.items():
+            if key in self.records:
+                continue
+            method = rung.method.name if rung else ""
+            settings = dict(rung.settings) if rung else {}
+            record = RungRecord(self.record.id, key, method, settings=settings)
+            why = self.arms.misfits.get(key)
+            if why:
+                record = dataclasses.replace(record, status="cancelled", reason=why)
+            else:
+                record = dataclasses.replace(record, predicted=self._predicted(key))
+            self.records[key] = self.store.climbs.put(record)
+        self._place()
 
-    def _next(self) -> str | None:
-        """The rung that is expected to cost least of those that are left; None after the last.
-
-        With a bar, rungs that may never be reached are not tried out before they must be: one that
-        generates its answers cannot cost less than the base's own answers do, so a classifier that
-        costs less goes first.
-        """
-        if not self.knobs.all and any(self._cleared(key) for key in self.rungs):
-            return None
-        waiting = [k for k in self._order() if self.records[k].status not in DONE]
-        unknown = [k for k in waiting if k not in self.predictions]
-        if self.bench.bar is not None and not self.knobs.all:
-            least = self.records[BASE].cost["serving_seconds"]
-            known = [k for k in waiting if k in self.predictions]
-            first = [k for k in unknown if self.rungs[k].method.classifies]
-            cheap = known and self.predictions[known[0]].cost.total(self.knobs.requests) < least
-            unknown = first or ([] if cheap else unknown)
-        if not unknown:
-            return waiting[0] if waiting else None
-        with self._spending():
-            for key in unknown:
-                self._predict(key)
-            self._place()
-        return self._next()
-
-    def _predict(self, key: str) -> None:
-        """A trial of a rung; one that does not fit says why."""
-        self.watcher.stage(f"{key}: a trial of two steps")
-        try:
-            found = predict_rung(self.bench, self.rungs[key])
-        except (Interrupted, KeyboardInterrupt):
-            raise
-        except Exception as fault:
-            self._put(dataclasses.replace(self.records[key], place=len(self.rungs), **_ended(fault)))
-            return
-        self.predictions[key] = found
-        kept = found.cost.as_dict(self.knobs.requests, self.knobs.price)
+    def _predicted(self, key: str) -> dict[str, Any]:
+        found = self.arms.prediction(key)
         about = {"steps": found.steps, "tokens": found.tokens, "parameters": found.parameters}
-        self._put(dataclasses.replace(self.records[key], predicted={**kept, **about}))
+        return {**found.cost.as_dict(self.knobs.requests, self.knobs.price), **about}
 
     def _place(self) -> None:
-        for place, key in enumerate(self._order()):
-            if self.records[key].place != place:
-                self._put(dataclasses.replace(self.records[key], place=place))
-
-    def _order(self) -> list[str]:
-        """Rungs by what they will cost in all; those that give up the base are the top ones."""
+        """Rows in the order of what they cost in all; the baseline and the base stand first."""
 
         def total(key: str) -> tuple:
-            predicted, method = self.records[key].predicted, self.rungs[key].method
-            return (not predicted, method.own_base, predicted.get("total_seconds", 0.0), key)
+            record, rung = self.records[key], self.rungs.get(key)
+            cost = record.cost or record.predicted
+            first = 0 if rung and rung.method.baseline else 1 if key == BASE else 2
+            return (first, not cost, cost.get("total_seconds", 0.0), key)
 
-        return sorted((k for k in self.records if k in self.rungs), key=total)
+        for place, key in enumerate(sorted(self.records, key=total)):
+            if self.records[key].place != place:
+                self.records[key] = self.store.climbs.put(
+                    dataclasses.replace(self.records[key], place=place)
+                )
+        self.watcher.table(list(self.records.values()))
 
-    # --- rung by rung -----------------------------------------------------------------------------
+    def _next(self) -> Step | None:
+        for key, record in self.records.items():  # what was under way when the climb was interrupted
+            if record.trials.get("now") and record.status in ("running", "interrupted"):
+                kept = record.trials["now"]
+                params = tuple(sorted(kept["params"].items()))
+                return Step(key, params, Level(*kept["level"]), kept["seconds"], kept["why"])
+        found = {key: attempts_of(r) for key, r in self.records.items()}
+        left = self.left - self._reserve()
+        return next_step(
+            self.arms.of(found, self.left),
+            Now(left, self._cleared(), self.knobs.all, self.arms.best_possible),
+        )
 
-    def _attempt(self, key: str) -> None:
-        rung, record, found = self.rungs[key], self.records[key], self.predictions[key]
-        allotted = self._allotted(key)
-        why = self._too_long(rung, found, allotted)
-        if why:
-            self._put(dataclasses.replace(record, status="cancelled", reason=why))
-            return
-        self.watcher.stage(f"{key}: beginning")
-        attempt = Trial(
-            self.bench, rung, record, found, allotted, self._name(key), self.store, self.watcher,
-            self.record.started,
-        )  # fmt: skip
+    def _cleared(self) -> float | None:
+        """What the cheapest rung that clears the bar costs in all."""
+        bar = self.bench.bar
+        totals = [
+            r.cost["total_seconds"]
+            for r in self.records.values()
+            if bar is not None and r.status == "succeeded" and r.method and "validation" in r.metrics
+            and not r.metrics.get("only") and bar.cleared(r.metrics["validation"]["value"])
+        ]  # fmt: skip
+        return min(totals, default=None)
+
+    def _reserve(self) -> float:
+        """Seconds that are kept for the test rows and the report."""
+        budget = self.knobs.budget.seconds
+        found = verdict.standings([self.records[k] for k in self.rungs if k in self.records])
+        ranked = sorted(found, key=lambda s: s.measured.value, reverse=not self.arms.lower)[:2]
+        seconds = sum(self.arms.answer_seconds(s.record.key) for s in ranked)
+        if self.records[BASE].status == "succeeded":
+            seconds += self.arms.answer_seconds(BASE)
+        testing = min(TESTING * budget, len(self.bench.test) * seconds)
+        return testing + min(REPORT_SECONDS, 0.1 * budget)
+
+    # --- attempt by attempt -------------------------------------------------------------------------
+
+    def _attempt(self, step: Step) -> None:
+        began = now()
+        left = self.left - min(self._reserve(), 0.5 * self.left)
+        limit = limit_of(step.seconds, left)
+        record = self.records[step.key]
+        under_way = {"params": dict(step.params), "level": [step.level.share, step.level.held],
+                     "seconds": step.seconds, "why": step.why}  # fmt: skip
+        trials = {**record.trials, "now": under_way}
+        self._put(dataclasses.replace(record, status="running", reason=None, trials=trials))
+        self.watcher.stage(f"{step.key}: beginning")
         try:
-            attempt.run()
-            self._put(attempt.close())
+            done = self._measure_base(step) if step.key == BASE else self._try(step, limit)
+            self._put(dataclasses.replace(done, status="succeeded", reason=None))
         except (Interrupted, KeyboardInterrupt):
-            self._put(dataclasses.replace(attempt.record, status="interrupted"))
+            self._put(dataclasses.replace(self._newest(step.key), status="interrupted"))
             raise
         except Exception as fault:
-            if attempt.best is None:
-                self._put(dataclasses.replace(attempt.record, **_ended(fault)))
-            else:  # what an earlier trial gave stands
-                reason = f"a later trial failed: {_ended(fault)['reason']}"
-                self._put(dataclasses.replace(attempt.close(), reason=reason))
+            self._failed(step, fault, now() - began)
         finally:
+            self.working += now() - began
             self.bench.close_others()
+            self._note_spent()
+        self._place()
+        self._keep_verdict()
 
-    def _allotted(self, key: str) -> float:
-        """Seconds for a rung, so that those behind it have their part; some are kept for the end."""
-        wanted = {
-            k: found.cost.wall
-            for k, found in self.predictions.items()
-            if self.records[k].status not in DONE
-        }
-        return shares(wanted, self.left - LAST * self.knobs.seconds)[key]
+    def _newest(self, key: str) -> RungRecord:
+        """A rung as the store has it, with what an attempt has noted."""
+        return next(r for r in self.store.climbs.rungs(self.record.id) if r.key == key)
 
-    def _too_long(self, rung: Rung, found: Prediction, allotted: float) -> str | None:
-        """Why there is no time for a rung; a training may be cut short, though not to nothing."""
-        needed = found.cost.wall * (LEAST_SHARE if rung.method.trained else 1.0)
-        room = allotted if rung.method.trained else max(allotted, 0.5 * self.left)
-        if needed <= room:
-            return None
-        return (
-            f"no time: it would take about {found.cost.wall:.0f} s, and {self.left:.0f} s of "
-            f"--budget {self.knobs.budget} are left"
+    def _try(self, step: Step, limit: float) -> RungRecord:
+        rung = self.rungs[step.key]
+        trial = Trial(
+            self.bench, rung, self.records[step.key], step, self.arms.prediction(step.key, step.level),
+            limit, self._name(step.key), self.store, self.watcher, self.record.started,
+        )  # fmt: skip
+        return trial.run()
+
+    def _failed(self, step: Step, fault: Exception, took: float) -> None:
+        """Note an attempt that gave nothing; what an earlier one gave stands."""
+        record = self._newest(step.key)
+        ended = _ended(fault)
+        attempt = Attempt(
+            params=dict(step.params), level=step.level, making=took, fault=ended["reason"],
+            late=isinstance(fault, OutOfTime),
+        )  # fmt: skip
+        trials = {"done": [*record.trials.get("done", []), attempt.as_dict()]}
+        if isinstance(fault, OutOfTime):
+            rung = self.rungs.get(step.key)
+            counted = self.arms.prediction(step.key, step.level)
+            method = rung.method.name if rung else BASE
+            self.bench.forecaster.learn(step.key, method, counted, took, 0.0)
+        if "validation" in record.metrics:
+            ended = {"status": "succeeded", "reason": f"a later attempt ended: {ended['reason']}"}
+        self._put(dataclasses.replace(record, trials=trials, **ended))
+
+    def _measure_base(self, step: Step) -> RungRecord:
+        """The base as it is, which rungs are held against."""
+        bench, record = self.bench, self.records[BASE]
+        rows = bench.validation[: step.level.held]
+        limit = now() + limit_of(step.seconds, self.left)
+        began = now()
+        with bench.served(bench.opened, None, BASE) as model:
+            answers, measured = bench.answer(bench.opened, model, rows, stopping_at(limit))
+            each = (now() - began) / max(len(rows), 1)
+            request = bench.time_requests(bench.opened, model)
+        cost = Cost(
+            wall=now() - began, request_seconds=request.seconds, request_tokens=request.tokens,
+            request_low=request.low, request_high=request.high,
+        )  # fmt: skip
+        bench.forecaster.learn(BASE, BASE, self.arms.prediction(BASE, step.level), 0.0, each)
+        attempt = Attempt(params={}, level=step.level, answering=each, measured=measured)
+        only = one_answer(answers, bench.task)
+        return dataclasses.replace(
+            record,
+            metrics={"validation": measured.as_dict(), "only": only, "held_of": len(bench.validation)},
+            cost=cost.as_dict(self.knobs.requests, self.knobs.price),
+            items={"validation": kept_items(answers, measured)},
+            trials={"done": [*record.trials.get("done", []), attempt.as_dict()]},
         )
+
+    def _repeat_seeds(self) -> None:
+        """The best settings of rungs again with other seeds, to see what luck does."""
+        for key in [k for k in self.rungs if self.records[k].run]:
+            for seed in range(1, self.knobs.seeds):
+                record = self.records[key]
+                known = list(record.metrics.get("seeds", []))
+                if len(known) > seed or record.cost.get("wall", 0.0) > self.left - self._reserve():
+                    continue
+                self._repeat(key, seed, known)
+
+    def _repeat(self, key: str, seed: int, known: list[dict[str, Any]]) -> None:
+        record, began = self.records[key], now()
+        own = self.store.runs.get(record.run or "").config
+        if not known:
+            known = [{"seed": own["seed"], "value": record.metrics["validation"]["value"]}]
+        held = record.metrics["validation"]["n"]
+        share = record.metrics["rows"] / max(record.metrics["rows_of"], 1)
+        step = Step(key, (), Level(share, held), record.cost["wall"], "seeds")
+        trial = Trial(
+            self.bench, self.rungs[key], record, step, self.arms.prediction(key), self.left,
+            self._name(key), self.store, self.watcher, self.record.started,
+        )  # fmt: skip
+        value = trial.repeat(own, own["seed"] + seed)
+        known.append({"seed": own["seed"] + seed, "value": value})
+        self.working += now() - began
+        self._put(dataclasses.replace(record, metrics={**record.metrics, "seeds": known}))
 
     def _name(self, key: str) -> str:
         return f"{self.record.name}-{key}"[:64]
 
-    def _cleared(self, key: str) -> bool:
-        bar, record = self.bench.bar, self.records[key]
-        kept = record.metrics.get("validation")
-        if bar is None or kept is None or record.status != "succeeded":
-            return False
-        return bar.cleared(kept["value"])
+    # --- the best so far, and the end ---------------------------------------------------------------
 
-    # --- the end ------------------------------------------------------------------------------------
+    def _standings(self) -> list[Standing]:
+        return verdict.standings([r for r in self.records.values() if r.key in self.rungs])
+
+    def _keep_verdict(self, stopped: bool = False) -> None:
+        said = self._so_far(stopped)
+        if said:
+            self.record = self.store.climbs.update(self.record.id, verdict=said)
+
+    def _so_far(self, stopped: bool = False) -> dict[str, Any]:
+        """The verdict by what was seen until now, by validation alone."""
+        found = self._standings()
+        chosen = verdict.choose(found, self.bench.bar, self._baseline(), self.arms.tie)
+        if chosen.winner is None:
+            return {}
+        seen = self._evidence(chosen, {}, stopped)
+        return {
+            "so_far": True, "says": verdict.says(seen), "winner": chosen.winner.record.key,
+            "model": chosen.winner.record.model, "next": verdict.advice(seen),
+            "curve": verdict.curve(chosen.winner),
+        }  # fmt: skip
+
+    def _baseline(self) -> str | None:
+        return next((k for k, r in self.rungs.items() if r.method.baseline), None)
 
     def _conclude(self) -> ClimbRecord:
-        rungs = [self.records[k] for k in self._order()]
-        found = verdict.standings(rungs)
-        winner, second = verdict.choose(found, self.bench.bar, falls(self.bench.task))
+        self._close_untried()
+        chosen = verdict.choose(self._standings(), self.bench.bar, self._baseline(), self.arms.tie)
+        winner, second = chosen.winner, chosen.second
         if winner is None:
-            said = "No rung could be tried: the table says why."
-            return self._end({"says": said, "winner": None})
-        with self._spending():
-            test = {key: self._test(key) for key in self._to_test(winner, second)}
-            points, notes = self._learn(winner)
-        own = test[winner.record.key]
-        against = {k: compare(m, own) for k, m in test.items() if k != winner.record.key}
+            seen = self._evidence(chosen, {}, False)
+            return self._end({"says": verdict.says(seen), "winner": None, "next": verdict.advice(seen)})
+        test = self._examine(winner, second)
+        own = test.get(winner.record.key)
         bar = self.bench.bar
-        cut = short_of_time(rungs, self.spent, self.knobs.budget)
-        said = verdict.says(bar, winner, own, against)
+        against = compared(test, winner.record.key)
+        seen = self._evidence(chosen, test, False)
         return self._end({
-            "says": said,
+            "says": verdict.says(seen),
             "winner": winner.record.key,
             "model": winner.record.model,
             "runner_up": second.record.key if second else None,
-            "cleared": None if bar is None else bar.cleared(own.value),
+            "cleared": None if bar is None or own is None else bar.cleared(own.value),
             "cleared_on_validation": None if bar is None else bar.cleared(winner.measured.value),
-            "test": {key: figure(m) for key, m in test.items()},
-            "against": {key: verdict.plain(c) for key, c in against.items()},
-            "curve": learning_curve.plain(points),
-            "next": [
-                *learning_curve.advice(points, self.bench.task, self._higher(winner, found), cut),
-                *notes,
-            ],
+            "test": {key: m.as_dict() for key, m in test.items()},
+            "against": {key: c.as_dict() for key, c in against.items()},
+            "curve": verdict.curve(winner),
+            "next": verdict.advice(seen),
         })  # fmt: skip
 
+    def _evidence(self, chosen: Any, test: dict[str, Measured], stopped: bool) -> verdict.Evidence:
+        return verdict.Evidence(
+            bar=self.bench.bar, task=self.bench.task, chosen=chosen, test=test,
+            records=list(self.records.values()), baseline=self._baseline(), base=BASE,
+            budget=str(self.knobs.budget), seconds=self.knobs.budget.seconds, used=self.used,
+            outlook=self.arms.outlook({k: attempts_of(r) for k, r in self.records.items()}),
+            stopped=stopped, test_of=len(self.bench.test), best_possible=self.arms.best_possible,
+        )  # fmt: skip
+
+    def _close_untried(self) -> None:
+        """Rows that were not reached say why."""
+        cleared = self._cleared() is not None and not self.knobs.all
+        for key, record in list(self.records.items()):
+            if record.status in DONE:
+                continue
+            if cleared:
+                continue  # the table says that the bar was cleared below
+            lowest = self.arms.lowest(key)
+            why = (
+                f"no time: a sample of it would take about {lowest:.0f} s, and {self.left:.0f} s of "
+                f"--budget {self.knobs.budget} were left"
+            )
+            self._put(dataclasses.replace(record, status="cancelled", reason=why))
+
+    def _examine(self, winner: Standing, second: Standing | None) -> dict[str, Measured]:
+        """Winner, runner-up and base on the test rows, on as many as there is time for."""
+        keys = [winner.record.key, *([second.record.key] if second else [])]
+        if self.records[BASE].status == "succeeded":
+            keys.append(BASE)
+        began, end = now(), min(REPORT_SECONDS, 0.1 * self.knobs.budget.seconds)
+        room = max(self.left - end, LATE * self.knobs.budget.seconds)
+        examination = Examination(
+            self.bench, self.store, self.rungs, self.records, self.record.name, self._put,
+            self.watcher.stage,
+        )  # fmt: skip
+        found = examination.run(keys, sum(self.arms.answer_seconds(k) for k in keys), room)
+        self.working += now() - began
+        return found
+
     def _end(self, said: dict[str, Any]) -> ClimbRecord:
+        self._note_spent()
         self.record = self.store.climbs.update(self.record.id, status="succeeded", verdict=said)
         return self.record
-
-    def _to_test(self, winner: Standing, second: Standing | None) -> list[str]:
-        return [winner.record.key, *([second.record.key] if second else []), BASE]
-
-    def _test(self, key: str) -> Measured:
-        """A rung's figure on the test rows, read from the store where they were touched already."""
-        record, bench = self.records[key], self.bench
-        if "test" in record.metrics:
-            return measured_of(record.metrics["test"], record.items["test"])
-        self.watcher.stage(f"{key}: measuring on the test rows")
-        opened, adapter = self._loaded(record)
-        with bench.served(opened, adapter, key) as model:
-            answers, measured = bench.answer_test(opened, model)
-        metrics = {**record.metrics, "test": figure(measured)}
-        items = {**record.items, "test": kept_items(answers, measured)}
-        self._put(dataclasses.replace(record, metrics=metrics, items=items))
-        if record.model:
-            self.store.evaluations.add(
-                metric=f"test_{measured.metric}", value=measured.value, model=record.model,
-                dataset=bench.data, low=measured.low, high=measured.high, n=measured.n,
-            )  # fmt: skip
-        return measured
-
-    def _loaded(self, record: RungRecord) -> tuple[Opened, Adapter | None]:
-        """A rung's model as the store has it, on its base."""
-        if record.key == BASE:
-            return self.bench.opened, None
-        rung, folder = self.rungs[record.key], folders.model_folder(str(record.model))
-        plan = self.bench.plan(self._name(record.key), rung)
-        if rung.method.own_base:
-            plan.run.base = str(folder)
-            return self.bench.opened_for(plan), None
-        opened = self.bench.opened_for(plan)
-        if self.store.models.get(str(record.model)).run != record.run:
-            raise StoreError(
-                f"the model '{record.model}' was replaced since it was measured: climb anew"
-            )
-        return opened, artefact.load(folder, opened.bank)[0]
-
-    def _higher(self, winner: Standing, found: Sequence[Standing]) -> bool | None:
-        """Whether a dearer rung is better than the winner as far as validation can tell."""
-        above = [s for s in found if s.total > winner.total]
-        if not above:
-            return None
-        lower = falls(self.bench.task)
-        for standing in above:
-            seen = compare(winner.measured, standing.measured)
-            if seen.certain and (seen.difference < 0) == lower:
-                return True
-        return False
-
-    def _learn(self, winner: Standing) -> tuple[list[learning_curve.Point], list[str]]:
-        """The learning curve of the winner, where there is time for it; known points are kept."""
-        known = {p["share"]: p for p in self.record.settings.get("points", [])}
-        missing = [share for share in learning_curve.SHARES if share not in known]
-        took = winner.record.cost.get("wall", 0.0) * sum(missing)
-        if took > max(self.left, CHEAP):
-            return [], [f"A curve over less data was left out: it would take {took:.0f} s more."]
-        rung = self.rungs[winner.record.key]
-        for share in missing:
-            try:
-                known[share] = learning_curve.learn(
-                    self.bench, winner, rung, share, self.store, self.watcher
-                )
-            except RungError as fault:
-                return [], [f"A curve over less data could not be had: {fault}"]
-            settings = {**self.record.settings, "points": list(known.values())}
-            self.record = self.store.climbs.update(self.record.id, settings=settings)
-        points = [learning_curve.point_of(known[share]) for share in learning_curve.SHARES]
-        whole = learning_curve.Point(1.0, len(self.bench.opened.splits.train), winner.measured)
-        return [*points, whole], []
-
-
-def _prediction(kept: Mapping[str, Any]) -> Prediction:
-    return Prediction(Cost.of(kept), kept["steps"], kept["tokens"], kept["parameters"])
 
 
 def _ended(fault: Exception) -> dict[str, Any]:
@@ -367,5 +384,5 @@ def _ended(fault: Exception) -> dict[str, Any]:
     if out_of_memory(fault):
         return {"status": "failed", "reason": "out of memory: lower --max-tokens or --max-length"}
     said = str(fault) if isinstance(fault, RungError) else f"{type(fault).__name__}: {fault}"
-    fits = not isinstance(fault, (MethodMisfit, ConfigError))
-    return {"status": "failed" if fits else "cancelled", "reason": " ".join(said.split())[:300]}
+    skipped = isinstance(fault, (MethodMisfit, ConfigError, OutOfTime))
+    return {"status": "cancelled" if skipped else "failed", "reason": " ".join(said.split())[:300]}

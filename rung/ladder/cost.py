@@ -13,7 +13,8 @@ class Cost:
 
     Attributes:
         seconds: to find or train the adapter. wall: the same with choosing and measuring it.
-        request_seconds: of one request, alone, as served. request_tokens: read and written by it.
+        request_seconds: of one request, alone, as served, the median; request_low, request_high: the
+            middle half of what was timed. request_tokens: read and written by it.
         bytes: peak memory while it was made. disk: bytes of its artefact.
         joules: while it was made, where a counter exists.
     """
@@ -22,6 +23,8 @@ class Cost:
     wall: float = 0.0
     request_seconds: float = 0.0
     request_tokens: float = 0.0
+    request_low: float = 0.0
+    request_high: float = 0.0
     bytes: int = 0
     disk: int = 0
     joules: float | None = None

@@ -1,265 +1,227 @@
-"""What a rung will take, from a trial of two steps and the counts of tokens.
+"""What a rung will take, from arithmetic: counts of tokens times the speed of this machine.
 
-A trained rung warms up on the batch with the most tokens, which shows the peak of memory, and then
-takes two steps of usual size, which show the time. What stands before the first step (states of the
-frozen part) and a validation are timed beside them. A method that finds its adapter without training
-does so on two small numbers of rows, whose difference is what a row takes; what measuring it takes is
-told from some answers. Nothing of a trial is kept on disk, and nothing that was kept before makes it
-faster.
+Nothing is trained or asked for it. What an earlier attempt of the same rung really took, in this climb
+or in one before on the same machine and base, corrects what is counted.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rung import objectives
-from rung.errors import MethodMisfit
-from rung.forward import feature_cache
-from rung.forward.adapter import Adapter
+from rung.data import Template
+from rung.errors import DataError, MethodMisfit
+from rung.evals.tasks import question, reply
+from rung.forward.bank import Bank
 from rung.ladder.cost import Cost
-from rung.ladder.meter import Meter, now
+from rung.ladder.machine import Machine
 from rung.ladder.rungs import Rung
-from rung.ladder.task_context import TaskContext
-from rung.methods.base import Method, Study
-from rung.train.loop import Silent, Trainer, Work
-from rung.train.order import GivenOrder, Order
+from rung.methods.base import Schedule
+from rung.methods.workload import Shape, Workload, scoring
+from rung.train import estimate
 from rung.train.plan import Plan
-from rung.train.prepare import Opened, Prepared, adapter_of, prepare
-from rung.types import Rendered
+from rung.train.sources import Shuffled
+from rung.types import Example, Task
 
-FEW, MORE = 4, 48  # rows of a small fit, and of the next one at most
-LARGER = 3  # times as many at least, so that the difference tells what a row takes
-PATIENT = 6.0  # seconds that a fit may take to be repeated, and the next one where more rows are tried
+SAMPLED = 200  # rows whose tokens are counted
+CHOOSING = ("classification", "multiple_choice")
+FIXED_SECONDS = 0.3  # of every attempt: rows rendered, files written
+REPLY_TOKENS = 64  # of a timed answer at most, where replies of the data are longer
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of one rung. `cost.seconds` are for all `steps`, without an early stop."""
+    """Of one rung, all of it or a share.
+
+    Attributes:
+        cost: `seconds` for making it, `wall` with measuring it on `held` rows.
+        answer_seconds: of one row, many side by side.
+        steps, tokens: of a training, the tokens computed in it. parameters: of the adapter.
+        held: rows of validation it is measured on.
+    """
 
     cost: Cost
+    answer_seconds: float = 0.0
     steps: int = 0
-    tokens: int = 0  # that are computed in training, shared beginnings once
+    tokens: int = 0
     parameters: int = 0
-
-    @property
-    def per_step(self) -> float:
-        return self.cost.seconds / max(self.steps, 1)
+    held: int = 0
 
 
-def misfit(bench: TaskContext, rung: Rung, plan: Plan, opened: Opened) -> str | None:
-    """Why a rung cannot be tried here, or None."""
-    unsuited = rung.method.unsuited(bench.task, plan.config)
-    return unsuited or rung.method.misfit(opened.bank, plan.config)
-
-
-def predict_rung(bench: TaskContext, rung: Rung) -> Prediction:
-    """Try a rung for some seconds and say what all of it will take.
-
-    Raises:
-        MethodMisfit: when it fits neither the task nor the base.
-    """
-    plan = bench.plan("trial", rung)
-    opened = bench.opened_for(plan)
-    why = misfit(bench, rung, plan, opened)
-    if why:
-        raise MethodMisfit(why)
-    with Meter() as meter, feature_cache.unused():
-        if rung.method.trained:
-            adapter, found, more = _trained(plan, opened)
-        else:
-            adapter, found, more = _fitted(bench, rung.method, plan, opened)
-        peak = meter.peak() + more
-        with bench.served(opened, adapter, rung.key) as model:
-            request = bench.time_requests(opened, model)
-            answering = 0.0 if rung.method.trained else bench.time_answers(opened, model)
-    cost = dataclasses.replace(
-        found.cost, wall=found.cost.wall + answering,
-        request_seconds=request.seconds, request_tokens=request.tokens,
-        bytes=peak, disk=4 * adapter.size + _tokenizer_bytes(opened),
-    )  # fmt: skip
-    return dataclasses.replace(found, cost=cost, parameters=adapter.size)
-
-
-# --- trained ----------------------------------------------------------------------------------
-
-
-class _Stopwatch(Silent):
-    """Keeps what each step took, and when the first began and the last was validated."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self.began = self.stepped = self.ended = now()
-
-    def begin(self, steps: int, at: int) -> None:
-        self.began = now()
-
-    def step(self, entry: dict[str, Any]) -> None:
-        self.seconds.append(entry["seconds"])
-        self.stepped = now()
-
-    def validated(self, entry: dict[str, Any]) -> None:
-        self.ended = now()
-
-
-def _trained(plan: Plan, opened: Opened) -> tuple[Adapter, Prediction, int]:
-    """Seconds from two steps and one validation; and bytes of frozen states not held yet."""
-    prepared = prepare(plan, lambda _: None, opened)
-    adapter = adapter_of(plan, prepared)
-    rows, held = prepared.rows["train"], prepared.rows["validation"]
-    order = Order(len(rows), plan.train.batch_size, plan.train.seed)
-    batches = [order.batch(s) for s in range(order.per_epoch)]
-    sizes = [computed(rows[i] for i in batch) for batch in batches]
-    ranked = sorted(range(len(sizes)), key=sizes.__getitem__)
-    tried = [ranked[-1], ranked[len(ranked) // 3], ranked[2 * len(ranked) // 3]]
-    sample = _sample(held, plan.train.max_tokens or sum(sizes))
-    watch = _Stopwatch()
-    trainer = Trainer(_work(plan, prepared, adapter, tried, order, sample, watch))
-    began = now()
-    try:
-        trainer.run()
-    finally:
-        opened.bank.remove(trainer.work.slot)
-    per_token = sum(watch.seconds[1:]) / sum(sizes[i] for i in tried[1:])
-    checking = (watch.ended - watch.stepped) / max(computed(sample), 1)
-    before, kept = 0.0, 0
-    if trainer.gradients.boundary is not None:
-        # Before the first step stand the states of the frozen part and one validation.
-        seen = [*sample, *(rows[i] for t in set(tried) for i in batches[t])]
-        fresh = watch.began - began - checking * computed(sample)
-        part, whole = computed(seen), computed([*rows, *held])
-        before = max(0.0, fresh) / part * whole
-        kept = (whole - part) * opened.bank.config.hidden_size * opened.bank.dtype.itemsize
-    steps = order.steps(plan.train.epochs, plan.train.steps)
-    tokens = sum(sizes[s % len(sizes)] for s in range(steps))
-    every = plan.train.eval_every or max(1, order.per_epoch // 2)
-    checks = steps // every + (1 if steps % every else 0)
-    check = checking * computed(held)
-    seconds = before + tokens * per_token + checks * check
-    return adapter, Prediction(Cost(seconds, seconds + 3 * check), steps, tokens), max(0, kept)
-
-
-def _work(
-    plan: Plan, prepared: Prepared, adapter: Adapter, steps: list[int], order: Order,
-    sample: list[Rendered], watch: Silent,
-) -> Work:  # fmt: skip
-    knobs = dataclasses.replace(plan.train, steps=None, eval_every=len(steps), patience=0)
-    bank = prepared.bank
-    return Work(
-        bank, adapter, bank.add(adapter), objectives.get(plan.run.objective), prepared.rows["train"],
-        sample, knobs, plan.train.max_tokens or 1 << 30,
-        GivenOrder.of(order.batch(s) for s in steps),
-        None, watch,
+def shape_of(template: Template, bank: Bank, task: Task, train: Sequence[Example], held: int) -> Shape:
+    """Count tokens of some rows, and the base's sizes."""
+    rows = spread(train, SAMPLED)
+    prompts, replies, letters = [], [], []
+    for example in rows:
+        asked = question(example)
+        try:
+            prompts.append(tuple(template.prompt(asked)))
+        except DataError:
+            continue
+        replies.append(len(template.encoder.encode(reply(example) or "")[0]) + 1)
+        letters.append(len(next((m["content"] for m in reversed(asked) if m["role"] == "user"), "")))
+    count = max(len(prompts), 1)
+    shared = _common(prompts)
+    mean = sum(map(len, prompts)) / count
+    config: Any = bank.config
+    table = bank.model.get_input_embeddings().weight.numel()
+    every = sum(p.numel() for p in bank.model.parameters())
+    layers = max(1, every - table)
+    return Shape(
+        rows=len(train), held=held, prompt=max(1.0, mean - shared), shared=shared,
+        reply=sum(replies) / count, choices=_choices(template, task, rows),
+        letters=sum(letters) / count, labels=len(task.labels), layers=config.num_hidden_layers,
+        width=config.hidden_size, weights=layers, head=table / layers,
     )  # fmt: skip
 
 
-def computed(rows: Any) -> int:
-    """Tokens that a batch of rows computes, what they share at the beginning once."""
-    total = 0
-    previous: tuple[int, ...] = ()
-    for ids in sorted(row.ids for row in rows):
-        same = next((i for i, (a, b) in enumerate(zip(previous, ids, strict=False)) if a != b), None)
-        shared = min(len(previous), len(ids)) if same is None else same
-        total, previous = total + len(ids) - shared, ids
-    return total
+def _choices(template: Template, task: Task, rows: Sequence[Example]) -> float:
+    """Tokens of what a row is scored against; what a text itself has, where it is scored."""
+    if task.kind == "language_modelling" or task.metric == "perplexity":
+        return (
+            sum(len(template.encoder.encode(reply(e) or "")[0]) for e in rows) / max(len(rows), 1)
+            or 1.0
+        )
+    if task.kind not in CHOOSING:
+        return 0.0
+    offered = [task.labels or e.choices for e in rows[:1]] if task.labels else [e.choices for e in rows]
+    lengths = [sum(len(template.encoder.encode(c)[0]) for c in choices) for choices in offered]
+    return sum(lengths) / max(len(lengths), 1)
 
 
-def _sample(rows: Sequence[Rendered], tokens: int) -> list[Rendered]:
-    """Rows of about so many tokens, as one micro-batch of a validation holds."""
-    kept: list[Rendered] = []
-    for row in sorted(rows, key=lambda r: r.ids):
-        if kept and computed([*kept, row]) > tokens:
-            break
-        kept.append(row)
-    return kept
+def spread(rows: Sequence[Example], most: int) -> list[Example]:
+    """At most so many rows, evenly through all."""
+    step = max(1, len(rows) // most)
+    return list(rows[::step])[:most]
 
 
-# --- found without training -------------------------------------------------------------------
+def _common(prompts: Sequence[tuple[int, ...]]) -> int:
+    if not prompts:
+        return 0
+    first, last = min(prompts), max(prompts)
+    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
 
 
-def _fitted(
-    bench: TaskContext, method: Method, plan: Plan, opened: Opened
-) -> tuple[Adapter, Prediction, int]:
-    """Seconds as a + b (rows read), from fits on a few and on some more; and bytes not held yet."""
-    config = plan.config
-    whole = opened.splits
-    reads = method.reads(config, len(whole.train), len(whole.validation))
-    small = _Small(bench, method, plan, opened, reads)
-    adapter, few = small.fit(FEW)
-    if few <= PATIENT:
-        adapter, few = small.fit(FEW)  # the first fit of all also paid for what is made once
-    began, least = small.rows(FEW), few
-    most = max(LARGER * FEW, min(MORE, int(FEW * PATIENT / max(few, 1e-9))))
-    if few <= LARGER * PATIENT and small.rows(most) > began:
-        adapter, more = small.fit(most)
-        if more <= PATIENT:
-            # The first one also meets memory that was never used before; a whole fit does so in part.
-            adapter, again = small.fit(most)
-            more = (more + again) / 2
-        per_row = max(0.0, more - few) / (small.rows(most) - began)
-        began, least = small.rows(most), more
-    else:
-        per_row = few / max(began, 1)
-    seconds = least + per_row * max(0, sum(reads) - began)
-    rendered = prepare(plan, lambda _: None, opened).rows
-    rows = [*rendered["train"], *rendered["validation"]]
-    tokens = computed(rows) / max(len(rows), 1)
-    whole_bytes, tried_bytes = (
-        method.holds(opened.bank, config, n, round(n * tokens)) for n in (sum(reads), began)
-    )
-    more_bytes = max(0, whole_bytes - tried_bytes)
-    return adapter, Prediction(Cost(seconds, seconds)), more_bytes
+# --- one rung -------------------------------------------------------------------------------------
 
 
 @dataclass
-class _Small:
-    """Fits on a few rows of each part that is read; of the others all."""
+class Forecaster:
+    """Predicts rungs of one task on one base and machine."""
 
-    bench: TaskContext
-    method: Method
-    plan: Plan
-    opened: Opened
-    reads: tuple[int, int]
+    machine: Machine
+    shape: Shape
+    bank: Bank
+    task: Task
+    tokenizer_bytes: int
+    resident: int
+    sizes: dict[str, int] = field(default_factory=dict)  # parameters by rung, counted once
 
-    def rows(self, count: int) -> int:
-        """How many are read when each part has so many at most."""
-        return sum(min(count, n) for n in self.reads)
+    @classmethod
+    def of(cls, bench: Any, machine: Machine) -> Forecaster:
+        """For the task of a `TaskContext`."""
+        import psutil
 
-    def fit(self, count: int) -> tuple[Adapter, float]:
-        splits = self.opened.splits
-        parts = [
-            _mixed(part, count) if n else part
-            for part, n in zip((splits.train, splits.validation), self.reads, strict=True)
-        ]
-        with tempfile.TemporaryDirectory(prefix="rung-trial-") as folder:
-            study = Study(
-                self.opened.bank, self.opened.template, self.bench.task, list(parts[0]),
-                list(parts[1]), self.plan.train.seed, Path(folder), lambda _: None,
-            )  # fmt: skip
-            began = now()
-            fitted = self.method.fit(study, self.plan.config)
-            return fitted.adapter, now() - began
+        opened = bench.opened
+        shape = shape_of(
+            opened.template, opened.bank, bench.task, opened.splits.train, len(bench.validation)
+        )
+        path = Path(opened.base.path) / "tokenizer.json"
+        size = path.stat().st_size if path.exists() else 0
+        return cls(machine, shape, opened.bank, bench.task, size, psutil.Process().memory_info().rss)
 
+    def misfit(self, rung: Rung, plan: Plan) -> str | None:
+        """Why a rung cannot be tried here, or None."""
+        return rung.method.unsuited(self.task, plan.config) or rung.method.misfit(
+            self.bank, plan.config
+        )
 
-def _mixed(examples: Sequence[Any], count: int) -> tuple[Any, ...]:
-    """So many rows with every answer among them where there is room: answers take turns."""
-    from rung.evals.tasks import reply
+    def base(self, held: int) -> Prediction:
+        """What the base as it is takes to be measured."""
+        each = self._answering("base", scoring(self.shape))
+        cost = Cost(
+            wall=FIXED_SECONDS + held * each,
+            request_seconds=(request := self._request(scoring(self.shape)))[0], request_tokens=request[1],
+        )  # fmt: skip
+        return Prediction(cost, each, held=held)
 
-    groups: dict[str | None, list[Any]] = {}
-    for example in examples:
-        groups.setdefault(reply(example), []).append(example)
-    taken: list[Any] = []
-    depth = 0
-    while len(taken) < min(count, len(examples)):
-        taken += [group[depth] for group in groups.values() if depth < len(group)]
-        depth += 1
-    return tuple(taken[:count])
+    def of_rung(
+        self, rung: Rung, plan: Plan, share: float = 1.0, held: int | None = None
+    ) -> Prediction:
+        """A share of a rung: of its training's steps, or of the rows that it is fitted on.
 
+        Raises:
+            MethodMisfit: when it fits neither the task nor the base.
+        """
+        why = self.misfit(rung, plan)
+        if why:
+            raise MethodMisfit(why)
+        held = self.shape.held if held is None else held
+        method, config = rung.method, plan.config
+        if rung.key not in self.sizes:
+            self.sizes[rung.key] = method.size(self.bank, config, self.shape)
+        size = self.sizes[rung.key]
+        shape = self.shape.part(
+            self.shape.rows if method.trained else max(1, round(share * self.shape.rows)), held
+        )
+        steps, schedule = 0, Schedule(0, 0, 0)
+        if method.trained:
+            schedule = self.schedule(plan, share)
+            steps = schedule.steps
+        work = method.making(config, shape, schedule) + Workload(updated=float(size * steps))
+        making = self.machine.seconds(work) * self.machine.factor(
+            f"making {rung.key}", f"making {method.name}"
+        )
+        answering = method.answering(config, shape)
+        each = self._answering(rung.key, answering, method.name)
+        seconds, tokens = self._request(answering)
+        cost = Cost(
+            seconds=making, wall=FIXED_SECONDS + making + held * each, request_seconds=seconds,
+            request_tokens=tokens, bytes=self._bytes(rung, plan, shape, size),
+            disk=4 * size + self.tokenizer_bytes,
+        )  # fmt: skip
+        tokens_trained = round(steps * schedule.batch * (shape.prompt + shape.reply))
+        return Prediction(cost, each, steps, tokens_trained, size, held)
 
-def _tokenizer_bytes(opened: Opened) -> int:
-    path = Path(opened.base.path) / "tokenizer.json"
-    return path.stat().st_size if path.exists() else 0
+    def schedule(self, plan: Plan, share: float) -> Schedule:
+        """Steps, rows of a step and validations of a share of a training."""
+        train = plan.train
+        source = Shuffled(range(max(1, self.shape.rows)), train.batch_size, train.seed)
+        steps = max(1, round(share * source.steps(train.epochs, train.steps)))
+        every = train.eval_every or max(1, source.per_epoch // 2)
+        return Schedule(steps, train.batch_size, 1 + steps // every + (1 if steps % every else 0))
+
+    def learn(self, key: str, method: str, counted: Prediction, making: float, answer: float) -> None:
+        """Correct by what an attempt really took."""
+        for name in (key, method):
+            was = self.machine.factor(f"making {key}", f"making {method}")
+            self.machine.learn(f"making {name}", counted.cost.seconds / was, making)
+            was = self.machine.factor(f"answering {key}", f"answering {method}")
+            self.machine.learn(f"answering {name}", counted.answer_seconds / was, answer)
+        self.machine.keep()
+
+    def _answering(self, key: str, work: Workload, method: str = "") -> float:
+        return self.machine.seconds(work) * self.machine.factor(
+            f"answering {key}", f"answering {method or key}"
+        )
+
+    def _request(self, work: Workload) -> tuple[float, float]:
+        """(seconds, tokens) of one request by itself."""
+        encoded = replace(work, read=0.0, passes=0.0, written=0.0)
+        written = min(work.written, REPLY_TOKENS)
+        seconds = self.machine.alone(work.read, written) + self.machine.seconds(encoded)
+        return seconds, work.read + written + (self.shape.shared if work.read else 0)
+
+    def _bytes(self, rung: Rung, plan: Plan, shape: Shape, size: int) -> int:
+        """The process's memory at its peak."""
+        bank = self.bank
+        rows = shape.rows + shape.held
+        tokens = round(rows * (shape.prompt + shape.reply))
+        more = rung.method.holds(bank, plan.config, rows, tokens)
+        if rung.method.trained:
+            batch = plan.train.batch_size * (shape.prompt + shape.reply) + shape.shared
+            micro = min(plan.train.max_tokens or batch, batch)
+            more += round(estimate.ADAM * 4 * size + micro * estimate.token_bytes(bank))
+        return self.resident + more

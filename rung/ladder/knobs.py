@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rung.config import knob
-from rung.errors import ConfigError
-
-UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+from rung.config import Duration, knob
 
 
 @dataclass
@@ -23,7 +19,7 @@ class ClimbKnobs:
         "Stop at the cheapest rung that clears it, such as accuracy=0.84 or perplexity<=12.",
         metavar="BAR",
     )
-    budget: str = knob("20m", "The time that all rungs share, such as 90s, 20m or 1h.", metavar="TIME")
+    budget: Duration = knob(Duration("20m"), "The time that all rungs share, such as 90s, 20m or 1h.")
     all: bool = knob(False, "Try every rung that fits, whether the bar is cleared or not.")
     requests: int = knob(
         10000, "How many requests the winner is expected to answer; part of a rung's cost.", least=0
@@ -41,21 +37,5 @@ class ClimbKnobs:
     )
     validation_rows: int = knob(300, "Validation rows that rungs are chosen by, at most.", least=2)
 
-    @property
-    def seconds(self) -> float:
-        """The budget in seconds."""
-        return seconds_of(self.budget)
-
-
-def seconds_of(text: str) -> float:
-    """`90s`, `20m`, `1h30m` or a plain number of seconds.
-
-    Raises:
-        ConfigError: for anything else, or nothing at all.
-    """
-    parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text)
-    found = [float(p or 0) for p in parts.groups()] if parts and text else []
-    total = sum(value * unit for value, unit in zip(found, (3600, 60, 1), strict=False))
-    if total <= 0:
-        raise ConfigError(f"--budget is '{text}': give a time such as 90s, 20m or 1h")
-    return total
+    def __post_init__(self) -> None:
+        self.budget = Duration(self.budget)

@@ -8,7 +8,7 @@ from typing import Any
 
 from rung.errors import DataError, nearest
 from rung.evals import metrics
-from rung.ladder.controller import BASE
+from rung.ladder.bar import BASE
 from rung.store import Store
 from rung.store.climbs import ClimbRecord, RungRecord
 

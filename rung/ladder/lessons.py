@@ -9,7 +9,7 @@ from typing import Any
 
 from rung.evals.tasks import question, reply
 from rung.store.climbs import RungRecord
-from rung.types import Example
+from rung.types import Example, last_question
 
 BEST = 3  # rungs that are compared
 SHOWN = 10
@@ -65,7 +65,7 @@ def _score(best: Sequence[RungRecord], i: int, sign: int) -> float:
 
 
 def _lesson(example: Example, best: Sequence[RungRecord], i: int) -> Lesson:
-    asked = next((m["content"] for m in reversed(question(example)) if m["role"] == "user"), "")
+    asked = last_question(question(example))
     values = [_values(r)[i] for r in best]
     answers = {
         r.key: (_short(r.items["validation"]["texts"][i], 200), v >= max(values) and v > 0)

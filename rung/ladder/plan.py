@@ -1,4 +1,4 @@
-"""What each rung will take, found by a trial of two steps, before anything is trained."""
+"""What each rung will take, from arithmetic and the machine's speed, before anything is run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rung.errors import RungError
-from rung.ladder.forecast import Prediction, predict_rung
+from rung.ladder.arms import Arms
+from rung.ladder.forecast import Prediction
 from rung.ladder.knobs import ClimbKnobs
 from rung.ladder.rungs import all_rungs
 from rung.ladder.task_context import TaskContext
@@ -32,27 +32,35 @@ class Planned:
         return {**plain, **counts, **found.cost.as_dict(knobs.requests, knobs.price)}
 
 
+@dataclass(frozen=True)
+class Outline:
+    """Every rung by what it will cost in all, and what is to be said of the machine."""
+
+    rows: list[Planned]
+    machine: str | None
+
+
 def plan(
     given: Mapping[str, Any], knobs: ClimbKnobs, stage: Callable[[str], None] = lambda _: None
-) -> list[Planned]:
+) -> Outline:
     """Every rung by what it will cost in all; those that cannot be tried come last.
 
     Raises:
         RungError: for data, settings or a base on which nothing can be planned.
     """
     bench = TaskContext.open(given, knobs, stage)
-    rows = []
-    for rung in all_rungs(bench.task, knobs.only, knobs.skip):
-        stage(f"{rung.key}: a trial of two steps")
-        try:
-            found = predict_rung(bench, rung)
-        except RungError as fault:
-            rows.append(Planned(rung.key, rung.method.name, None, str(fault)))
-            continue
-        finally:
-            bench.close_others()
-        rows.append(Planned(rung.key, rung.method.name, found))
-    return sorted(rows, key=lambda r: _total(r, knobs.requests))
+    rungs = {r.key: r for r in all_rungs(bench.task, knobs.only, knobs.skip)}
+    stage("counting what each rung computes")
+    arms = Arms(bench, rungs)
+    rows = [
+        Planned(
+            key, rung.method.name, None if key in arms.misfits else arms.prediction(key),
+            arms.misfits.get(key),
+        )
+        for key, rung in rungs.items()
+    ]  # fmt: skip
+    ranked = sorted(rows, key=lambda r: _total(r, knobs.requests))
+    return Outline(ranked, bench.forecaster.machine.told)
 
 
 def _total(row: Planned, requests: int) -> tuple:

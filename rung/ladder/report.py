@@ -12,11 +12,10 @@ from rung.data.knobs import DataKnobs
 from rung.errors import RungError, StoreError
 from rung.evals import metrics
 from rung.ladder import plots, scorecard
-from rung.ladder.bar import Bar
-from rung.ladder.controller import BASE
+from rung.ladder.bar import BASE, Bar
 from rung.ladder.lessons import Lesson, lessons
 from rung.ladder.scorecard import Scorecard
-from rung.ladder.task_context import shared_settings, some
+from rung.ladder.task_context import ranked, shared_settings
 from rung.store import Store
 from rung.store.climbs import RungRecord
 from rung.train.prepare import read
@@ -69,7 +68,6 @@ def render(store: Store, card: Scorecard, examples: Sequence[Example] | None = N
         requests=card.knobs.get("requests", 0),
         price=card.knobs.get("price"),
         capped=_capped(card),
-        untried=scorecard.untried(card.rows),
         joules=any(r.cost.get("joules") for r in card.rows),
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
@@ -139,7 +137,7 @@ def validation_rows(card: Scorecard) -> Sequence[Example]:
     dataset, splits = read(data, lambda _: None)
     if dataset.digest != card.climb.data:
         return []
-    return some(splits.validation, settings["knobs"]["validation_rows"])
+    return ranked(splits.validation, settings["knobs"]["validation_rows"])
 
 
 def _lineage(store: Store, card: Scorecard) -> list[dict[str, Any]]:

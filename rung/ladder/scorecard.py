@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from rung.ladder.controller import BASE
+from rung import methods
+from rung.evals import metrics
+from rung.ladder.bar import BASE
 from rung.store import Store
 from rung.store.climbs import ClimbRecord, RungRecord
 
@@ -19,7 +21,9 @@ BELOW = "the bar was cleared below it"
 class Row:
     """One rung. Figures that are not there yet are None; others have value, low and high.
 
-    `cut_from` is the number of steps that a training should have had, where time ended it.
+    `cut_from` is the number of steps that a training should have had, where time ended it; `share` the
+    part of its rows or steps that a rung was tried on; `only` the one answer that it gives to every row;
+    `below` says that the baseline does better.
     """
 
     key: str
@@ -37,6 +41,11 @@ class Row:
     steps: int | None
     cut_from: int | None
     command: str
+    rows: int | None = None
+    rows_of: int | None = None
+    share: float = 1.0
+    only: str | None = None
+    below: bool = False
 
     @property
     def shown(self) -> dict[str, Any]:
@@ -46,7 +55,7 @@ class Row:
     @property
     def untried(self) -> bool:
         """Whether nothing is known of it, since the climb ended below."""
-        return self.reason == BELOW and not self.predicted
+        return self.reason == BELOW
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,7 @@ class Scorecard:
     @classmethod
     def of(cls, store: Store, climb: ClimbRecord) -> Scorecard:
         """Read a climb from the store."""
-        rows = tuple(row_of(r, climb) for r in store.climbs.rungs(climb.id))
+        rows = tuple(rows_of(store.climbs.rungs(climb.id, items=False), climb))
         data = store.datasets.get(climb.data or "").as_dict()
         base = store.bases.get(climb.base or "").as_dict()
         model = climb.verdict.get("model")
@@ -99,18 +108,38 @@ class Scorecard:
         }  # fmt: skip
 
 
+def rows_of(records: Sequence[RungRecord], climb: ClimbRecord) -> list[Row]:
+    """Stored rungs as rows, those marked that the baseline surpasses."""
+    rows = [row_of(r, climb) for r in records]
+    known = methods.names()
+    floor = next(
+        (r.validation for r in rows if r.validation and r.method in known
+         and methods.get(r.method).baseline),
+        None,
+    )  # fmt: skip
+    if floor is None:
+        return rows
+    sign = -1 if metrics.get(climb.task["metric"]).lower else 1
+    least = sign * floor["value"]
+    return [
+        replace(r, below=r.validation is not None and sign * r.validation["value"] < least)
+        for r in rows
+    ]
+
+
 def row_of(record: RungRecord, climb: ClimbRecord) -> Row:
     """A stored rung as a row."""
-    metrics = record.metrics
+    found = record.metrics
     reason = record.reason
     if record.status == "queued" and climb.status == "succeeded":
         reason = BELOW if climb.bar else "not reached"
     return Row(
         record.key, record.method, record.status, reason, record.model,
-        metrics.get("validation"), metrics.get("test"), record.cost, record.predicted,
-        [s["value"] for s in metrics.get("seeds", [])], record.settings, metrics.get("choice"),
-        metrics.get("steps"), metrics.get("cut_from"),
-        command(record, climb.settings.get("given", {})),
+        found.get("validation"), found.get("test"), record.cost, record.predicted,
+        [s["value"] for s in found.get("seeds", [])], record.settings, found.get("choice"),
+        found.get("steps"), found.get("cut_from"),
+        command(record, climb.settings.get("given", {})), found.get("rows"), found.get("rows_of"),
+        found.get("share", 1.0), found.get("only"),
     )  # fmt: skip
 
 
@@ -209,7 +238,8 @@ def cells(row: Row, winner: str | None = None, why: bool = True) -> tuple[str, .
 
 def _note(row: Row, winner: str | None, why: bool) -> str:
     if row.key == winner:
-        return f"winner, {_made(row)}" if row.cut_from else "winner"
+        cut = _cut(row)
+        return f"winner, {cut}" if cut else "winner"
     if row.reason and why:
         return _said(row)
     return _status(row) or _made(row)
@@ -225,11 +255,21 @@ def _said(row: Row) -> str:
 
 def _made(row: Row) -> str:
     """How a measured rung was made: seeds, a training that time ended, or what it chose."""
+    if row.only is not None:
+        return f"one answer to all: {' '.join(row.only.split())[:20]}"
     if row.seeds:
         return f"{len(row.seeds)} seeds: {min(row.seeds):.3f} to {max(row.seeds):.3f}"
+    found = _cut(row) or (f"with {row.choice}" if row.choice else "")
+    return "; ".join(part for part in ("below baseline" if row.below else "", found) if part)
+
+
+def _cut(row: Row) -> str:
+    """What a rung was tried on, where it was not all."""
     if row.cut_from:
         return f"{row.steps}/{row.cut_from} steps"
-    return f"with {row.choice}" if row.choice else ""
+    if row.share < 1 and row.rows and row.rows_of:
+        return f"on {row.rows:,} of {row.rows_of:,} rows"
+    return ""
 
 
 def reasons(rows: Sequence[Row]) -> list[str]:
@@ -239,12 +279,6 @@ def reasons(rows: Sequence[Row]) -> list[str]:
         if row.reason and not row.untried:
             found.setdefault(_said(row), []).append(row.key)
     return [f"{', '.join(keys)} {said}" for said, keys in found.items()]
-
-
-def untried(rows: Sequence[Row]) -> str:
-    """A sentence about the rungs above the one that cleared the bar, "" where there are none."""
-    names = [row.key for row in rows if row.untried]
-    return f"Not tried, since the bar was cleared below: {', '.join(names)}." if names else ""
 
 
 def pareto(rows: Sequence[Row], lower: bool) -> list[str]:

@@ -9,38 +9,37 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import median
 from typing import Any
 
-from rung.config import knobs_of, resolve
+from rung.config import declared, resolve
 from rung.data import Splits
 from rung.data.knobs import DataKnobs
 from rung.data.split import place
 from rung.engine import Engine, GenerationRequest, ServedModel
+from rung.evals import tasks
 from rung.evals.measure import Measured, measure
 from rung.evals.predict import Answers, predict
-from rung.evals.tasks import detect
 from rung.forward.adapter import Adapter
-from rung.forward.classifier import Asked
-from rung.ladder import fitness
+from rung.ladder import forecast
 from rung.ladder.bar import Bar
-from rung.ladder.judge import settle_task
+from rung.ladder.forecast import Forecaster
 from rung.ladder.knobs import ClimbKnobs
+from rung.ladder.machine import Machine
 from rung.ladder.meter import now
 from rung.ladder.rungs import Rung, own_settings
 from rung.store.records import DatasetRecord
 from rung.train import estimate
+from rung.train.keeping import data_record
 from rung.train.knobs import RunKnobs, TrainKnobs
 from rung.train.plan import Plan
-from rung.train.prepare import Opened, open_base, read
-from rung.train.result import data_record
+from rung.train.prepare import Prepared, open_base, read
 from rung.types import Example, Task
 
 MAX_TOKENS = 2048  # of a micro-batch, so that every rung's memory is measured alike
 TIMED = 7  # single requests that are timed, after a first one that warms up
 LONG = 2.0  # seconds: what all of them may take
-ANSWERED = 24  # rows that are answered together to tell what all take
-REPLY_TOKENS = 64  # of a timed answer at most, where replies of the data are longer
 
 
 Ask = Callable[[Example], tuple[float, int]]  # seconds and tokens of a request
@@ -48,10 +47,12 @@ Ask = Callable[[Example], tuple[float, int]]  # seconds and tokens of a request
 
 @dataclass(frozen=True)
 class Served:
-    """What one request takes, alone, as served."""
+    """What one request takes, alone, as served: the median, and the middle half of what was timed."""
 
     seconds: float
     tokens: float
+    low: float = 0.0
+    high: float = 0.0
 
 
 @dataclass
@@ -60,7 +61,8 @@ class TaskContext:
 
     Attributes:
         given: the user's settings by knob, climb's own left out.
-        knobs: of the climb. task: with its metric. bar: None climbs to the best.
+        knobs: of the climb. task: with its metric. reason: why the data is such a task.
+        bar: None climbs to the best.
         opened: the plain base over training and validation rows; others by their settings.
         test: the rows that nobody has seen yet.
         touched: who was measured on the test rows.
@@ -70,11 +72,13 @@ class TaskContext:
     knobs: ClimbKnobs
     task: Task
     bar: Bar | None
-    opened: Opened
+    opened: Prepared
     test: tuple[Example, ...]
     stage: Callable[[str], None]
+    reason: str = ""
     touched: list[str] = field(default_factory=list)
-    _others: dict[tuple, Opened] = field(default_factory=dict)
+    _others: dict[tuple, Prepared] = field(default_factory=dict)
+    _parts: dict[tuple, Prepared] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -88,15 +92,22 @@ class TaskContext:
         bar = None if knobs.bar is None else Bar.parse(knobs.bar)
         run, data, _ = resolve([RunKnobs, DataKnobs, TrainKnobs], shared_settings(given))
         dataset, splits = read(data, stage)
-        task = settle_task(detect(splits.train), knobs, bar)
-        fitness.check(task, splits)
+        task = judged_by(tasks.detect(splits.train), splits.train, knobs, bar)
+        tasks.check(task, splits)
         device = estimate.device(run.device)
         run = dataclasses.replace(run, device=device, dtype=estimate.dtype(run.dtype, device))
-        kept = Splits(splits.train, some(splits.validation, knobs.validation_rows))
+        kept = Splits(splits.train, ranked(splits.validation, knobs.validation_rows))
         opened = open_base(run, dataset, kept, stage)
         settled = {**given, "device": run.device, "dtype": run.dtype}
         settled.setdefault("max_tokens", MAX_TOKENS)
-        return cls(settled, knobs, task, bar, opened, splits.test, stage)
+        why = tasks.reason(task, splits.train) if knobs.task is None else "as --task says"
+        return cls(settled, knobs, task, bar, opened, splits.test, stage, why)
+
+    @cached_property
+    def forecaster(self) -> Forecaster:
+        """What rungs will take here; measures the machine's speed where it is not known."""
+        self.stage("measuring the machine's speed")
+        return Forecaster.of(self, Machine.of(self.opened.bank))
 
     @property
     def data(self) -> DatasetRecord:
@@ -111,7 +122,7 @@ class TaskContext:
         own = own_settings(rung.method, [RunKnobs, DataKnobs, TrainKnobs], self.given)
         return Plan.of(name, own, rung.settings, settings, {"method": rung.method.name})
 
-    def opened_for(self, plan: Plan) -> Opened:
+    def opened_for(self, plan: Plan) -> Prepared:
         """Data and base of a plan's settings: the plain ones, or a base loaded in another way."""
         key = _way(plan.run)
         if key == _way(self.plain):
@@ -121,51 +132,70 @@ class TaskContext:
             self._others = {key: open_base(plan.run, opened.dataset, opened.splits, self.stage)}
         return self._others[key]
 
+    def part(self, plan: Plan, rows: int, held: int) -> Prepared:
+        """Data and base of a plan over some of the training rows and some of validation.
+
+        Smaller parts lie within larger ones, and a part is rendered once.
+        """
+        whole = self.opened_for(plan)
+        if rows >= len(whole.splits.train) and held >= len(whole.splits.validation):
+            return whole
+        key = (_way(plan.run), rows, held)
+        if key not in self._parts:
+            kept = set(map(id, ranked(whole.splits.train, rows, 2)))
+            train = tuple(e for e in whole.splits.train if id(e) in kept)
+            self._parts[key] = whole.over(Splits(train, whole.splits.validation[:held]))
+        return self._parts[key]
+
     @property
     def plain(self) -> RunKnobs:
         """The base as the user asked for it."""
         return resolve([RunKnobs, DataKnobs, TrainKnobs], shared_settings(self.given))[0]
 
     def close_others(self) -> None:
-        """Forget bases that only one rung needed."""
-        self._others = {}
+        """Forget bases that only one rung needed, and parts of the data."""
+        self._others, self._parts = {}, {}
 
     # --- asking -------------------------------------------------------------------------------
 
     @contextmanager
-    def served(self, opened: Opened, adapter: Adapter | None, name: str) -> Iterator[ServedModel]:
+    def served(self, opened: Prepared, adapter: Adapter | None, name: str) -> Iterator[ServedModel]:
         """An adapter (or the bare base) as a model that can be asked, for as long as it is needed."""
         slot = opened.bank.add(adapter) if adapter is not None else -1
         try:
-            yield ServedModel(
-                name, slot, opened.template,
-                conversation=adapter.conversation if adapter else None,
-                classifier=adapter.classifier if adapter else None,
-                remote=adapter.remote if adapter else None,
-            )  # fmt: skip
+            yield ServedModel.of(name, slot, opened.template, adapter)
         finally:
             opened.bank.remove(slot)
 
     def answer(
-        self, opened: Opened, model: ServedModel, examples: Sequence[Example]
+        self,
+        opened: Prepared,
+        model: ServedModel,
+        examples: Sequence[Example],
+        stopping: Callable[[], bool] | None = None,
     ) -> tuple[Answers, Measured]:
         """What a model answers, and what that is worth."""
-        answers = predict(opened.bank, model, examples, self.task)
+        answers = predict(opened.bank, model, examples, self.task, stopping=stopping)
         return answers, measure(answers, examples, self.task)
 
-    def answer_test(self, opened: Opened, model: ServedModel) -> tuple[Answers, Measured]:
-        """The same on the test rows; who asked is kept."""
+    def answer_test(
+        self,
+        opened: Prepared,
+        model: ServedModel,
+        rows: int,
+        stopping: Callable[[], bool] | None = None,
+    ) -> tuple[Answers, Measured]:
+        """The same on so many of the test rows; who asked is kept."""
         self.touched.append(model.name)
-        return self.answer(opened, model, self.test)
+        return self.answer(opened, model, ranked(self.test, rows), stopping)
 
-    def time_requests(self, opened: Opened, model: ServedModel) -> Served:
+    def time_requests(self, opened: Prepared, model: ServedModel) -> Served:
         """Seconds (median) and tokens (mean) of single requests, one after another, as a server that
         has answered others before would take for them."""
         conversations = [e for e in self.validation if e.messages][: TIMED + 1]
         if not conversations:
             return Served(0.0, 0.0)
-        way = self._classify if model.classifier is not None else self._generate
-        ask = way(opened, model)
+        ask = self._asker(opened, model)
         found, began = [], now()
         for example in conversations:
             found.append(ask(example))
@@ -173,45 +203,25 @@ class TaskContext:
                 break
         found = found[1:] or found
         tokens = sum(t for _, t in found) / len(found)
-        return Served(median(s for s, _ in found), tokens)
+        seconds = sorted(s for s, _ in found)
+        quarter = len(seconds) // 4
+        return Served(median(seconds), tokens, seconds[quarter], seconds[-1 - quarter])
 
-    def time_answers(self, opened: Opened, model: ServedModel) -> float:
-        """Seconds that all validation rows take together, from some of them."""
-        some_rows = self.validation[:ANSWERED]
-        began = now()
-        self.answer(opened, model, some_rows)
-        return (now() - began) * len(self.validation) / max(len(some_rows), 1)
-
-    def _classify(self, opened: Opened, model: ServedModel) -> Ask:
-        classifier = model.classifier
-        assert classifier is not None
-
-        def ask(example: Example) -> tuple[float, int]:
-            messages = example.messages[:-1]
-            text = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
-            began = now()
-            ids = model.prompt(messages)
-            classifier.probabilities(opened.bank, [Asked(ids, text)])
-            return now() - began, len(ids)
-
-        return ask
-
-    def _generate(self, opened: Opened, model: ServedModel) -> Ask:
-        """Asks one engine, which arranges an adapter and reads a shared beginning once."""
-        engine = Engine(opened.bank, {model.name: model}, max_batch=1, cache_bytes=1 << 28)
+    def _asker(self, opened: Prepared, model: ServedModel) -> Ask:
+        """Ask one engine, which arranges an adapter and reads a shared beginning once."""
+        engine = Engine(opened.bank, {model.name: model}, max_batch=1, memory=1 << 28)
         own = model.conversation.max_tokens if model.conversation else None
 
         def ask(example: Example) -> tuple[float, int]:
             reply = opened.template.tokenizer.encode(
                 example.messages[-1]["content"], add_special_tokens=False
             )
-            most = own or min(REPLY_TOKENS, len(reply) + 1)
+            most = own or min(forecast.REPLY_TOKENS, len(reply) + 1)
             decoding = dataclasses.replace(model.decoding, max_tokens=most)
             began = now()
-            ids = model.prompt(example.messages[:-1])
-            request = GenerationRequest(model.name, ids, decoding, messages=example.messages[:-1])
-            done = engine.generate([request], remember=True)[0]
-            return now() - began, len(ids) + done.completion_tokens
+            prompt = model.prompt(example.messages[:-1])
+            done = engine.generate([GenerationRequest(model.name, prompt, decoding)], remember=True)[0]
+            return now() - began, done.prompt_tokens + done.completion_tokens
 
         return ask
 
@@ -220,8 +230,7 @@ def shared_settings(
     given: Mapping[str, Any], classes: Sequence[type] = (RunKnobs, DataKnobs, TrainKnobs)
 ) -> dict[str, Any]:
     """What of the user's settings is a knob of some classes: by default, what is no method's own."""
-    known = {k.name for cls in classes for k in knobs_of(cls)}
-    return {name: value for name, value in given.items() if name in known}
+    return declared(classes, given)
 
 
 def _way(run: RunKnobs) -> tuple:
@@ -231,9 +240,20 @@ def _way(run: RunKnobs) -> tuple:
     return tuple(sorted((k, str(v)) for k, v in fields.items() if k not in about))
 
 
-def some(examples: Sequence[Example], most: int) -> tuple[Example, ...]:
-    """At most so many, evenly by content, in the order of the source."""
-    if len(examples) <= most:
-        return tuple(examples)
-    kept = set(sorted(range(len(examples)), key=lambda i: place(examples[i], 1))[:most])
-    return tuple(e for i, e in enumerate(examples) if i in kept)
+def ranked(examples: Sequence[Example], most: int, seed: int = 1) -> tuple[Example, ...]:
+    """At most so many in an order by content, so that fewer of them are the first of more."""
+    return tuple(sorted(examples, key=lambda e: place(e, seed))[:most])
+
+
+def judged_by(found: Task, examples: Sequence[Example], knobs: ClimbKnobs, bar: Bar | None) -> Task:
+    """The task as it was found or as the user says, with the metric that counts.
+
+    Raises:
+        ConfigError: for a kind or metric that is none, or a bar that nothing could be measured by.
+    """
+    metric = knobs.metric if knobs.metric is not None else (bar.metric if bar else None)
+    flag = "--metric" if knobs.metric is not None else "--bar"
+    task = tasks.settle_task(found, examples, knobs.task, metric, flag)
+    if bar is not None:
+        bar.check(task.metric)
+    return task

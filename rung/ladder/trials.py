@@ -1,214 +1,275 @@
-"""One rung, tried: its settings chosen by validation, its cost measured, the best kept as a model."""
+"""One attempt at a rung: made on a share of its rows or steps, measured, and kept if it is the best so far."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from rung.errors import OutOfTime
+from rung.evals.compare import compare
 from rung.evals.measure import Measured
 from rung.evals.predict import Answers
-from rung.ladder.bar import Bar
+from rung.ladder.answers import kept_items, one_answer
 from rung.ladder.cost import Cost
 from rung.ladder.forecast import Prediction
-from rung.ladder.judge import falls
-from rung.ladder.kept import (
-    better,
-    changed_settings,
-    disk_bytes,
-    figure,
-    kept_items,
-    measured_of,
-    short_figure,
-)
 from rung.ladder.meter import Meter, now
 from rung.ladder.rungs import Rung
-from rung.ladder.search import Search
+from rung.ladder.scheme import Level, Step
 from rung.ladder.task_context import TaskContext
 from rung.store import Store
 from rung.store.climbs import RungRecord
 from rung.store.records import RunRecord
 from rung.train import job
+from rung.train.observers import Made, Observer, Observers
 from rung.train.plan import Plan
 
-LEAST_SECONDS = 0.1  # that a trial takes, whatever the clock says
+PATIENCE = 2.5  # times what an attempt was expected to take: then it ends with what is there
+LEAST_SHARE = 0.15  # of the time that is left: nothing is stopped before
+MIN_CHOOSE_ROWS = 64  # of validation: what a training on a sample stops by, at least
 
 
-class Pruned(Exception):
-    """A trial was given up, since others were better by then."""
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """What came of one attempt.
+
+    Attributes:
+        params: settings apart from the rung's own. level: of rows and of what it was measured by.
+        rows: of training that it saw. steps: of a training; steps_of: that it would have had whole.
+        making, answering: seconds of making it, and of one answer among many.
+        measured: None where it gave nothing, and `fault` says why; `late` that its time was over.
+        only: the one answer that it gives to every row, if it does.
+    """
+
+    params: dict[str, Any]
+    level: Level
+    rows: int = 0
+    steps: int | None = None
+    steps_of: int | None = None
+    making: float = 0.0
+    answering: float = 0.0
+    run: str | None = None
+    measured: Measured | None = None
+    fault: str | None = None
+    late: bool = False
+    only: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for a store."""
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        plain["level"] = [self.level.share, self.level.held]
+        if self.measured is not None:
+            plain["measured"] = [self.measured.as_dict(), self.measured.items_dict()]
+        return plain
+
+    @classmethod
+    def of(cls, kept: Mapping[str, Any]) -> Attempt:
+        """From what `as_dict` gave."""
+        plain = dict(kept)
+        plain["level"] = Level(*kept["level"])
+        if kept["measured"] is not None:
+            plain["measured"] = Measured.of(*kept["measured"])
+        return cls(**plain)
+
+
+def attempts_of(record: RungRecord) -> list[Attempt]:
+    """The attempts that a stored rung holds, in their order."""
+    return [Attempt.of(kept) for kept in record.trials.get("done", [])]
+
+
+def best_of(attempts: Sequence[Attempt]) -> Attempt | None:
+    """The attempt that stands for its rung: more rows win unless fewer are clearly better."""
+    best: Attempt | None = None
+    for one in attempts:
+        if one.measured is not None and (best is None or surpasses(one, best)):
+            best = one
+    return best
+
+
+def surpasses(new: Attempt, old: Attempt) -> bool:
+    """Whether a later attempt takes the place of an earlier one."""
+    assert new.measured is not None and old.measured is not None
+    count = min(new.measured.n, old.measured.n)
+    ours, theirs = new.measured.first(count), old.measured.first(count)
+    if new.level.share == old.level.share and new.level.held <= old.level.held:
+        return ours.better(theirs)
+    seen = compare(theirs, ours)
+    better = seen.difference < 0 if ours.lower else seen.difference > 0
+    larger = (new.level.share, new.level.held) > (old.level.share, old.level.held)
+    return better or not seen.certain if larger else better and seen.certain
 
 
 @dataclass
 class Trial:
-    """A rung being tried.
+    """An attempt under way.
 
     Attributes:
-        allotted: seconds it may take. name: of the model it makes.
+        limit: seconds after which it ends. name: of the model it makes.
         since: when the climb began; a run of that name interrupted since then goes on.
     """
 
     bench: TaskContext
     rung: Rung
     record: RungRecord
+    step: Step
     prediction: Prediction
-    allotted: float
+    limit: float
     name: str
     store: Store
-    watcher: job.Watcher
+    watcher: Observer
     since: str = ""
-    best: Measured | None = None
-    spent: float = 0.0
-    _longest: float = 0.0
     _meter: Meter = field(default_factory=Meter)
 
     def run(self) -> RungRecord:
-        """Try settings while there is time, then seeds.
+        """Make, measure, and keep it where it is the best of its rung.
 
         Raises:
             Interrupted: naming the run that was under way.
             Exception: whatever a method raises; the record is then the caller's to close.
         """
-        knobs, bar = self.bench.knobs, self.bench.bar
-        space = {} if not self.rung.method.trained else self._space()
-        search = Search(space, falls(self.bench.task), self.record.trials)
-        self._recall(search)
-        left = self._left_behind()
-        while len(search.done) < knobs.trials and not self._good_enough(bar):
-            if search.done and (not search.left or not self._time_for_another()):
-                break
-            self._try(search, left)
-            left = None
-        self._repeat(left)
+        plan = self.plan()
+        self._note(status="running", reason=None)
+        began = now()
+        with Meter() as self._meter:
+            attempt = self._make(plan, began + self.limit)
+        self._note(trials={"done": [*self.record.trials.get("done", []), attempt.as_dict()]})
+        if self.record.run == attempt.run:
+            self._keep_cost()
+        counted = self.prediction
+        self.bench.forecaster.learn(
+            self.rung.key, self.rung.method.name, counted, attempt.making, attempt.answering
+        )
         return self.record
 
-    def _good_enough(self, bar: Bar | None) -> bool:
-        return self.best is not None and bar is not None and bar.cleared(self.best.value)
-
-    def _space(self) -> dict[str, tuple[Any, ...]]:
-        """Knobs to search; what the user or the rung itself has set is not searched."""
-        fixed = {**self.bench.given, **self.rung.settings}
-        return {k: v for k, v in self.rung.method.search.items() if k not in fixed}
-
-    def _recall(self, search: Search) -> None:
-        """What an interrupted attempt had measured already."""
-        kept = self.record.metrics.get("validation")
-        if search.done and kept:
-            self.best = measured_of(kept, self.record.items["validation"])
-            self._longest = self.record.cost.get("wall", 0.0)
-
-    def _left_behind(self) -> RunRecord | None:
-        """The run that was under way when this climb was interrupted, or its process killed."""
-        if self.record.status not in ("running", "interrupted"):
-            return None
-        known = self.store.runs.list(model=self.name, status="interrupted", limit=1)
-        return next((run for run in known if run.started >= self.since), None)
-
-    def _time_for_another(self) -> bool:
-        """Whether another trial, as long as the longest so far, stays within what is allotted."""
-        return self.spent + max(self._longest, LEAST_SECONDS) <= self.allotted
-
-    # --- one trial ------------------------------------------------------------------------------
-
-    def _try(self, search: Search, left: RunRecord | None) -> None:
-        if left is not None and left.config.get("seed") != self._plan({}).train.seed:
-            left = None  # one of the repetitions, which come later
-        params = search.ask({k: left.config.get(k) for k in search.space} if left else None)
-        plan = self._plan(params)
-        watcher = Steering(self.watcher, search, self.rung.key)
-        self._note(status="running", reason=None)
-        judge = self._judge(plan)
-        try:
-            with Meter() as self._meter:
-                made = self._run(plan, judge, watcher, left)
-        except Pruned:
-            search.tell(params, None, watcher.curve, self._given_up())
-            self._note(trials=search.kept)
-            return
-        search.tell(params, made.metrics.get("judged"), watcher.curve, made.run)
-        self._note(trials=search.kept)
-        if made.outcome:
-            self._keep_cost()
-
-    def _run(
-        self, plan: Plan, judge: job.Judge, watcher: job.Watcher, left: RunRecord | None
-    ) -> job.Made:
-        began = now()
-        opened = self.bench.opened_for(plan)
-        try:
-            return job.attempt(plan, opened, judge, watcher, self.store, run=left.id if left else None)
-        finally:
-            took = now() - began
-            self.spent += took
-            self._longest = max(self._longest, took)
-
-    def _given_up(self) -> str:
-        """The run that was just pruned, which is no failure."""
-        run = self.store.runs.list(model=self.name, limit=1)[0]
-        self.store.runs.update(run.id, status="cancelled", error="given up: others were better by then")
-        return run.id
-
-    def _plan(self, params: dict[str, Any]) -> Plan:
-        plan = self.bench.plan(self.name, self.rung, **params)
-        predicted = self.prediction
-        if self.rung.method.trained and predicted.cost.wall > self.allotted:
-            share = max(0.0, self.allotted - (predicted.cost.wall - predicted.cost.seconds))
-            steps = int(predicted.steps * share / max(predicted.cost.seconds, 1e-9))
-            plan.train.steps = max(1, steps)
+    def plan(self) -> Plan:
+        """The rung's configuration at this level."""
+        share = self.step.level.share
+        plan = self.bench.plan(self.name, self.rung, **dict(self.step.params))
+        plan.train.seconds = self.limit
+        if self.rung.method.trained and share < 1:
+            plan.train.steps = self.prediction.steps
         return plan
 
-    def _cut_from(self, plan: Plan, done: int) -> int | None:
-        """The steps that the settings ask for, where time ended the training before an early stop."""
-        most = plan.train.steps
-        if most == self.bench.plan(self.name, self.rung).train.steps or most is None or done < most:
-            return None
-        return self.prediction.steps
+    @property
+    def rows(self) -> int:
+        """Training rows that it sees."""
+        count, share = len(self.bench.opened.splits.train), self.step.level.share
+        return count if self.rung.method.trained else max(1, round(share * count))
 
-    def _judge(self, plan: Plan) -> job.Judge:
-        """Measures what was made on validation, and keeps it when it is the best so far."""
+    def _make(self, plan: Plan, until: float) -> Attempt:
+        level, method = self.step.level, self.rung.method
+        held = len(self.bench.validation)
+        if level.share < 1 or level.held < held:
+            held = max(level.held, MIN_CHOOSE_ROWS) if method.trained else level.held
+        opened = self.bench.part(plan, self.rows, held)
+        made = job.make(
+            plan, Named(self.watcher, self.rung.key), self.store, opened=opened, run=self._left(plan)
+        )
+        with job.under_way(made.run, self.store, made.observers):
+            seen, answering = self._measure(made, until)
+        steps = made.state.step if method.trained else None
+        whole = self.bench.forecaster.schedule(self.bench.plan(self.name, self.rung), 1.0).steps
+        return dataclasses.replace(
+            seen,
+            rows=min(self.rows, made.state.step * plan.train.batch_size) if steps else self.rows,
+            steps=steps, steps_of=whole if steps and steps < whole and level.share < 1 else None,
+            making=made.state.seconds, answering=answering, run=made.run,
+        )  # fmt: skip
 
-        def judge(made: job.Made) -> dict[str, Any] | None:
-            peak = self._meter.peak()  # before measuring adds to it
-            bench, opened = self.bench, self.bench.opened_for(plan)
-            self.watcher.stage(f"{self.rung.key}: measuring on validation")
-            with bench.served(opened, made.adapter, self.rung.key) as model:
-                answers, measured = bench.answer(opened, model, bench.validation)
-                request = bench.time_requests(opened, model)
-            made.metrics["judged"] = measured.value
-            if self.best is not None and not better(measured, self.best, bench.task):
-                return None
-            self.best = measured
-            cost = Cost(
-                made.state.seconds, 0.0, request.seconds, request.tokens, peak,
-            )  # fmt: skip
-            self._found(plan, made, answers, measured, cost)
-            return {f"validation_{measured.metric}": short_figure(measured)}
+    def _left(self, plan: Plan) -> RunRecord | None:
+        """The run that was under way when this climb was interrupted, or its process killed."""
+        known = self.store.runs.list(model=self.name, status="interrupted", limit=1)
+        same = ("steps", "lr", "seed")
+        wanted = plan.settings()
+        return next(
+            (r for r in known if r.started >= self.since
+             and all(r.config.get(k) == wanted.get(k) for k in same)),
+            None,
+        )  # fmt: skip
 
-        return judge
+    def repeat(self, config: Mapping[str, Any], seed: int) -> float:
+        """The figure on validation that a run's settings give with another seed; nothing is kept."""
+        plan = Plan.of(self.name, config, {"seed": seed})
+        opened = self.bench.part(plan, self.rows, self.step.level.held)
+        rows = self.bench.validation[: self.step.level.held]
+
+        watcher = Named(self.watcher, self.rung.key)
+        made = job.make(plan, watcher, self.store, opened=opened, run=self._left(plan))
+        with job.under_way(made.run, self.store, made.observers):
+            with self.bench.served(opened, made.adapter, self.rung.key) as model:
+                value = self.bench.answer(opened, model, rows)[1].value
+            job.drop(made, self.store)
+        return value
+
+    # --- measuring --------------------------------------------------------------------------------
+
+    def _measure(self, made: Made, until: float) -> tuple[Attempt, float]:
+        """Measure what was made, and keep it where it is the best of its rung so far.
+
+        Returns:
+            what was seen of it, and seconds of an answer.
+        """
+        peak = self._meter.peak()  # before measuring adds to it
+        bench, opened = self.bench, self.bench.opened_for(made.plan)
+        rows = bench.validation[: self.step.level.held]
+        self.watcher.stage(f"{self.rung.key}: measuring on {len(rows)} validation rows")
+        began = now()
+        with bench.served(opened, made.adapter, self.rung.key) as model:
+            answers, measured = bench.answer(opened, model, rows, stopping_at(until))
+            answering = (now() - began) / max(len(rows), 1)
+            request = bench.time_requests(opened, model)
+        own = Attempt(
+            params=dict(self.step.params), level=self.step.level, measured=measured,
+            only=one_answer(answers, bench.task),
+        )  # fmt: skip
+        best = best_of(attempts_of(self.record))
+        if best is not None and not surpasses(own, best):
+            job.drop(made, self.store)
+            return own, answering
+        cost = Cost(
+            seconds=made.state.seconds, request_seconds=request.seconds,
+            request_tokens=request.tokens, request_low=request.low, request_high=request.high,
+            bytes=peak,
+        )  # fmt: skip
+        self._found(made, answers, measured, cost, own.only)
+        job.keep(made, self.store, {f"validation_{measured.metric}": measured.figure})
+        return own, answering
 
     def _found(
-        self, plan: Plan, made: job.Made, answers: Answers, measured: Measured, cost: Cost
+        self, made: Made, answers: Answers, measured: Measured, cost: Cost, only: str | None
     ) -> None:
-        knobs = self.bench.knobs
+        bench = self.bench
+        whole = bench.forecaster.schedule(bench.plan(self.name, self.rung), 1.0).steps
+        trained, share = self.rung.method.trained, self.step.level.share
+        rows = len(bench.opened.splits.train)
         metrics = {
-            "validation": figure(measured),
+            "validation": measured.as_dict(),
             "curve": [[h["step"], h["validation_loss"]] for h in made.state.history],
             "steps": made.state.step,
-            "cut_from": self._cut_from(plan, made.state.step),
+            "cut_from": whole if trained and share < 1 and made.state.step < whole else None,
+            "share": share,
+            "rows": min(rows, made.state.step * made.plan.train.batch_size) if trained else self.rows,
+            "rows_of": rows,
+            "held_of": len(bench.validation),
+            "only": only,
             "train_tokens": made.state.tokens,
             "parameters": made.adapter.size,
             "choice": made.metrics.get("choice"),
         }
+        kept = changed_settings(made.plan)
         self._note(
             run=made.run,
             model=self.name,
-            settings={**self.record.settings, **changed_settings(plan)},
+            settings={**self.rung.settings, **kept},
             metrics=metrics,
-            cost=cost.as_dict(knobs.requests, knobs.price),
+            cost=cost.as_dict(bench.knobs.requests, bench.knobs.price),
             items={**self.record.items, "validation": kept_items(answers, measured)},
         )
 
     def _keep_cost(self) -> None:
-        """Note what only the end of a trial tells: wall time, energy, the artefact's size."""
+        """Note what only the end of an attempt tells: wall time, energy, the artefact's size."""
         knobs = self.bench.knobs
         cost = dataclasses.replace(
             Cost.of(self.record.cost), wall=self._meter.seconds, joules=self._meter.joules,
@@ -216,67 +277,50 @@ class Trial:
         )  # fmt: skip
         self._note(cost=cost.as_dict(knobs.requests, knobs.price))
 
-    def close(self) -> RungRecord:
-        """The rung is done."""
-        self._note(status="succeeded", reason=None)
-        return self.record
-
-    # --- seeds ------------------------------------------------------------------------------------
-
-    def _repeat(self, left: RunRecord | None) -> None:
-        """The best settings again with other seeds, to see what luck does."""
-        bench, known = self.bench, list(self.record.metrics.get("seeds", []))
-        if self.best is None or bench.knobs.seeds < 2:
-            return
-        own = Plan.of(self.name, self.store.runs.get(self.record.run or "").config)
-        known = known or [{"seed": own.train.seed, "value": self.best.value}]
-        for seed in range(own.train.seed + len(known), own.train.seed + bench.knobs.seeds):
-            plan = Plan.of(self.name, own.settings(), {"seed": seed})
-            again = left if left is not None and left.config.get("seed") == seed else None
-            made = self._run(plan, self._value_of(plan), self.watcher, again)
-            known.append({"seed": seed, "value": made.metrics["judged"]})
-            self._note(metrics={**self.record.metrics, "seeds": known})
-
-    def _value_of(self, plan: Plan) -> job.Judge:
-        """Measures what was made on validation, and does not keep it."""
-
-        def judge(made: job.Made) -> None:
-            bench, opened = self.bench, self.bench.opened_for(plan)
-            with bench.served(opened, made.adapter, self.rung.key) as model:
-                made.metrics["judged"] = bench.answer(opened, model, bench.validation)[1].value
-
-        return judge
-
     def _note(self, **changed: Any) -> None:
         self.record = self.store.climbs.put(dataclasses.replace(self.record, **changed))
 
 
-@dataclass
-class Steering:
-    """Passes everything on, keeps the validation curve, and gives up a trial that falls behind."""
+def stopping_at(until: float) -> Callable[[], bool]:
+    """For whoever asks between passes whether to stop.
 
-    watcher: job.Watcher
-    search: Search
-    rung: str
-    curve: list[tuple[int, float]] = field(default_factory=list)
+    Raises:
+        OutOfTime: in place of an answer, once the time is over.
+    """
 
-    def begin(self, steps: int, at: int) -> None:
-        self.watcher.begin(steps, at)
+    def stopping() -> bool:
+        if now() > until:
+            raise OutOfTime("its time was over before it had been measured")
+        return False
 
-    def step(self, entry: dict[str, Any]) -> None:
-        self.watcher.step(entry)
+    return stopping
 
-    def validated(self, entry: dict[str, Any]) -> None:
-        self.watcher.validated(entry)
-        self.curve.append((entry["step"], entry["validation_loss"]))
-        if self.search.report(entry["step"], entry["validation_loss"]):
-            raise Pruned
 
-    def note(self, text: str) -> None:
-        self.watcher.note(text)
+def limit_of(seconds: float, left: float) -> float:
+    """Seconds after which an attempt that should take `seconds` ends, within those that are left."""
+    return max(1.0, min(max(PATIENCE * seconds, LEAST_SHARE * left), left))
+
+
+def disk_bytes(store: Store, name: str) -> int:
+    """Bytes of a model's folder."""
+    folder = Path(store.models.get(name).folder)
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+
+def changed_settings(plan: Plan) -> dict[str, Any]:
+    """The settings that differ from the method's defaults, from which a command can be written."""
+    plain = Plan.of(plan.name, {"method": plan.method.name, "data": plan.data.data}).settings()
+    differing = {k: v for k, v in plan.settings().items() if v != plain.get(k)}
+    differing.pop("seconds", None)  # a limit that was not reached has no part in what was made
+    return differing
+
+
+class Named(Observers):
+    """Passes everything on, stages behind the rung's name."""
+
+    def __init__(self, watcher: Observer, rung: str):
+        super().__init__([watcher])
+        self.rung = rung
 
     def stage(self, text: str) -> None:
-        self.watcher.stage(f"{self.rung}: {text}")
-
-    def prepared(self, *what: Any) -> None:
-        self.watcher.prepared(*what)
+        super().stage(f"{self.rung}: {text}")

@@ -1,16 +1,18 @@
-"""What a climb may say in the end, and how sure that is."""
+"""What a climb may say: who wins, and sentences that each follow from what was seen."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rung.evals.compare import Comparison, compare
+from rung.evals.compare import compare
 from rung.evals.intervals import detectable
 from rung.evals.measure import Measured
+from rung.ladder.arms import Outlook
 from rung.ladder.bar import Bar
-from rung.ladder.kept import measured_of, short_figure
+from rung.ladder.trials import Attempt, attempts_of
 from rung.store.climbs import RungRecord
 from rung.types import Task
 
@@ -23,58 +25,207 @@ class Standing:
     measured: Measured
 
     @property
+    def key(self) -> str:
+        return self.record.key
+
+    @property
     def total(self) -> float:
         return self.record.cost.get("total_seconds", 0.0)
+
+    @property
+    def only(self) -> str | None:
+        """The one answer that it gives to every row, if it does."""
+        return self.record.metrics.get("only")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Who wins by validation alone, and who is next."""
+
+    winner: Standing | None = None
+    second: Standing | None = None
+    cleared: bool = False
+    standings: Sequence[Standing] = ()
 
 
 def standings(records: Sequence[RungRecord]) -> list[Standing]:
     """The rungs with a figure, in their order."""
     return [
-        Standing(r, measured_of(r.metrics["validation"], r.items["validation"]))
+        Standing(r, Measured.of(r.metrics["validation"], r.items["validation"]))
         for r in records
-        if r.status == "succeeded" and "validation" in r.metrics and "validation" in r.items
+        if r.status != "failed" and r.method and "validation" in r.metrics and "validation" in r.items
     ]
 
 
+def beats(one: Standing, other: Standing) -> bool:
+    """Whether one is better than the other on the rows that both were asked, beyond chance."""
+    count = min(one.measured.n, other.measured.n)
+    seen = compare(other.measured.first(count), one.measured.first(count))
+    better = seen.difference < 0 if one.measured.lower else seen.difference > 0
+    return seen.certain and better
+
+
 def choose(
-    found: Sequence[Standing], bar: Bar | None, lower: bool
-) -> tuple[Standing | None, Standing | None]:
-    """(winner, runner-up), by validation alone.
+    found: Sequence[Standing], bar: Bar | None, baseline: str | None = None, tie: float | None = None
+) -> Choice:
+    """Winner and runner-up.
 
-    With a bar the winner is the cheapest rung that clears it. Without, or where none does, it is the
-    cheapest of those that validation cannot tell from the best. The runner-up is the best of the rest.
-    """
-    if not found:
-        return None, None
-    sign = -1 if lower else 1
-    ranked = sorted(found, key=lambda s: (-sign * s.measured.value, s.total))
-    clearing = [s for s in found if bar is not None and bar.cleared(s.measured.value)]
-    if clearing:
-        winner = min(clearing, key=lambda s: s.total)
-    elif bar is not None:
-        winner = ranked[0]
-    else:
-        best = ranked[0].measured
-        alike = [s for s in ranked if s is ranked[0] or not compare(best, s.measured).certain]
-        winner = min(alike, key=lambda s: s.total)
-    rest = [s for s in ranked if s is not winner]
-    return winner, rest[0] if rest else None
-
-
-def says(bar: Bar | None, winner: Standing, test: Measured, against: dict[str, Comparison]) -> str:
-    """The verdict in a few sentences.
+    With a bar the winner is the cheapest rung that clears it. Without, or where none does, it is one
+    that no other beats beyond chance: the best, or a cheaper one whose figure is within `tie` of it. A
+    rung that gives one answer to every row wins only where nothing else was measured.
 
     Args:
-        test: of the winner. against: by name, what the winner has over that model on the test rows.
+        tie: how far apart figures may be that are called alike; None: a hundredth of the best.
     """
-    shown = f"{test.metric} {test.value:.3f} [{test.low:.3f}, {test.high:.3f}] on {test.n} test rows"
-    lines = [f"{winner.record.key}: {shown}."]
-    if bar is not None:
-        if not bar.cleared(winner.measured.value):
-            lines.append(f"No rung clears {bar} on validation; this one comes closest.")
-        lines.append(_of_bar(bar, test))
-    lines += [f"Beside {name}: {c.says}." for name, c in against.items()]
-    return " ".join(lines)
+    if not found:
+        return Choice()
+    learned = [s for s in found if s.only is None or s.key == baseline] or list(found)
+    ranked = sorted(learned, key=lambda s: (_sign(s) * -s.measured.value, s.total))
+    clearing = [s for s in learned if bar is not None and bar.cleared(s.measured.value)]
+    if clearing:
+        winner = min(clearing, key=lambda s: (s.total, s.key))
+    else:
+        unbeaten = [s for s in ranked if not any(beats(o, s) for o in ranked if o is not s)]
+        best = (unbeaten or ranked)[0]
+        near = tie if tie is not None else 0.01 * abs(best.measured.value)
+        alike = [
+            s for s in unbeaten or ranked[:1]
+            if abs(s.measured.value - best.measured.value) <= near + 1e-12
+        ]  # fmt: skip
+        winner = min(alike, key=lambda s: (s.total, s.key))
+    others = sorted(found, key=lambda s: (_sign(s) * -s.measured.value, s.total))
+    rest = [s for s in (*ranked, *others) if s is not winner]
+    return Choice(winner, rest[0] if rest else None, bool(clearing), tuple(found))
+
+
+def _sign(standing: Standing) -> int:
+    return -1 if standing.measured.lower else 1
+
+
+# --- evidence and sentences -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """All that a verdict may speak of.
+
+    Attributes:
+        test: figures on the test rows, by rung. test_of: how many test rows there are.
+        records: every row of the table. baseline, base: the keys of these rows.
+        budget: as the user gave it. seconds: the same. used: seconds that are gone.
+        outlook: what rungs may still come to. stopped: whether the user ended the climb.
+    """
+
+    bar: Bar | None
+    task: Task
+    chosen: Choice
+    test: Mapping[str, Measured]
+    records: Sequence[RungRecord]
+    baseline: str | None
+    base: str
+    budget: str
+    seconds: float
+    used: float
+    outlook: Sequence[Outlook] = ()
+    stopped: bool = False
+    test_of: int = 0
+    best_possible: float | None = 1.0
+
+    @property
+    def winner(self) -> Standing:
+        assert self.chosen.winner is not None
+        return self.chosen.winner
+
+    @property
+    def own(self) -> Measured | None:
+        """The winner on the test rows."""
+        return self.test.get(self.winner.key)
+
+    def record(self, key: str) -> RungRecord | None:
+        return next((r for r in self.records if r.key == key), None)
+
+    @property
+    def untried(self) -> list[str]:
+        """Rungs without a figure for want of time: they fit, and were not measured."""
+        return [
+            r.key for r in self.records
+            if r.method and "validation" not in r.metrics and r.predicted and r.status != "failed"
+        ]  # fmt: skip
+
+    @property
+    def tried(self) -> list[str]:
+        return [s.key for s in self.chosen.standings]
+
+
+Sentence = Callable[[Evidence], str | None]
+
+
+def says(seen: Evidence) -> str:
+    """The verdict in a few sentences."""
+    if seen.chosen.winner is None:
+        return nothing_tried(seen) or ""
+    return " ".join(s for one in VERDICT if (s := one(seen)))
+
+
+def advice(seen: Evidence) -> list[str]:
+    """What is likely to help, in a sentence each."""
+    if seen.chosen.winner is None:
+        return [s for one in (next_rung,) if (s := one(seen))]
+    return [s for one in ADVICE if (s := one(seen))]
+
+
+def nothing_tried(seen: Evidence) -> str | None:
+    """Needs: no rung has a figure."""
+    if seen.chosen.winner is not None:
+        return None
+    failed = [r.key for r in seen.records if r.status == "failed"]
+    if failed and not seen.untried:
+        return f"No rung gave a figure: {', '.join(failed)} failed, as the table says."
+    if seen.untried:
+        return f"No rung was tried within --budget {seen.budget}: nothing can be said of them."
+    return "No rung could be tried: the table says why."
+
+
+def figure_told(seen: Evidence) -> str | None:
+    """The winner's figure, on the test rows where they were asked, else on validation."""
+    own, key = seen.own, seen.winner.key
+    if own is not None:
+        part = f"{own.n} test rows" if own.n >= seen.test_of else (
+            f"{own.n} of {seen.test_of:,} test rows, as many as time allowed"
+        )  # fmt: skip
+        return f"{key}: {own.metric} {_interval(own)} on {part}."
+    measured = seen.winner.measured
+    why = "The climb was stopped; the best so far is" if seen.stopped else "The best so far is"
+    return f"{why} {key}: {measured.metric} {_interval(measured)} on {measured.n} validation rows."
+
+
+def part_told(seen: Evidence) -> str | None:
+    """Needs: the winner learned from a part of what there is, for want of time."""
+    rows, of = _part(seen.winner.record)
+    cut = _is_cut(seen.winner.record) and rows < of
+    return f"It learned from {rows:,} of {of:,} rows, as many as time allowed." if cut else None
+
+
+def one_answer_told(seen: Evidence) -> str | None:
+    """Needs: the winner gives one answer to every validation row."""
+    only = seen.winner.only
+    if only is None:
+        return None
+    return f"It answers '{_short(only)}' to every row: it has learned nothing that could be used."
+
+
+def bar_told(seen: Evidence) -> str | None:
+    """Needs: a bar."""
+    bar, own = seen.bar, seen.own
+    if bar is None:
+        return None
+    lines = []
+    if not seen.chosen.cleared:
+        tried = "that was tried " if seen.untried else ""
+        lines.append(f"No rung {tried}clears {bar} on validation; this one comes closest.")
+    if own is not None:
+        lines.append(_of_bar(bar, own))
+    return " ".join(lines) or None
 
 
 def _of_bar(bar: Bar, test: Measured) -> str:
@@ -89,6 +240,166 @@ def _of_bar(bar: Bar, test: Measured) -> str:
     if bar.cleared(best):
         return f"It misses {bar} on the test rows, though within the 95% interval: do not count on it."
     return f"It does not clear {bar}: all of the 95% interval lies on the wrong side."
+
+
+def against_told(seen: Evidence) -> str | None:
+    """Needs: others were asked the same test rows."""
+    own = seen.own
+    if own is None:
+        return None
+    lines = []
+    for key, other in seen.test.items():
+        if key != seen.winner.key:
+            count = min(own.n, other.n)
+            lines.append(f"Beside {key}: {compare(other.first(count), own.first(count)).says}.")
+    return " ".join(lines) or None
+
+
+def baseline_told(seen: Evidence) -> str | None:
+    """Needs: a baseline with a figure, and other rungs that were tried."""
+    floor = next((s for s in seen.chosen.standings if s.key == seen.baseline), None)
+    others = [s for s in seen.chosen.standings if s.key != seen.baseline]
+    if floor is None or not others:
+        return None
+    if seen.winner.key == seen.baseline:
+        better = [s.key for s in others if beats(s, floor)]
+        if better:  # the bar is cleared by the baseline, and something dearer is better still
+            return f"{', '.join(better)} did better, at a higher cost."
+        return f"None of the rungs that were tried ({', '.join(s.key for s in others)}) beats it."
+    if beats(seen.winner, floor):
+        return None
+    return f"It cannot be told from {floor.key}, which needs no foundation model."
+
+
+VERDICT: tuple[Sentence, ...] = (
+    figure_told, part_told, one_answer_told, bar_told, against_told, baseline_told,
+)  # fmt: skip
+
+
+# --- advice ---------------------------------------------------------------------------------------
+
+
+def curve(standing: Standing) -> list[dict[str, Any]]:
+    """The rung's figures by how much it learned from, for those settings that won."""
+    return [
+        {"rows": a.rows, "share": a.level.share, **a.measured.figure}
+        for a in _ladder(standing)
+        if a.measured is not None
+    ]
+
+
+def _ladder(standing: Standing) -> list[Attempt]:
+    """The attempts with the winning settings, one for each number of rows, the fewest first."""
+    attempts = [a for a in attempts_of(standing.record) if a.measured is not None]
+    own = next((a for a in reversed(attempts) if a.run == standing.record.run), None)
+    by_share: dict[float, Attempt] = {}
+    for one in attempts:
+        if own is None or one.params == own.params:
+            by_share[one.level.share] = one
+    return [by_share[share] for share in sorted(by_share)]
+
+
+def data_curve(seen: Evidence) -> str | None:
+    """Needs: the winner with two numbers of rows, of a method that learns from rows."""
+    points = [a for a in _ladder(seen.winner) if a.measured is not None]
+    if len(points) < 2 or points[-1].rows <= points[0].rows:
+        return None
+    less, more = points[-2], points[-1]
+    assert less.measured is not None and more.measured is not None
+    count = min(less.measured.n, more.measured.n)
+    compared = compare(less.measured.first(count), more.measured.first(count))
+    gain = -compared.difference if more.measured.lower else compared.difference
+    shown = ", ".join(f"{p.measured.value:.3f} with {p.rows:,} rows" for p in points if p.measured)
+    head = f"{seen.task.metric} {shown}."
+    if compared.certain and gain > 0:
+        return f"{head} More data is likely to help: the last step gave {gain:+.3f}."
+    if gain > 0:
+        return (
+            f"{head} More data may help a little: the last step gave {gain:+.3f}, which so many "
+            "validation rows cannot tell from chance."
+        )
+    return f"{head} More data of this kind is unlikely to help: the last step gave nothing."
+
+
+def perfect_told(seen: Evidence) -> str | None:
+    """Needs: the winner misses no validation row."""
+    best = (
+        -seen.best_possible if seen.winner.measured.lower and seen.best_possible else seen.best_possible
+    )
+    if best is None or seen.winner.measured.value != best:
+        return None
+    return "No validation row is missed: harder or more validation rows would tell more."
+
+
+def untried_told(seen: Evidence) -> str | None:
+    """Needs: rungs that fit and have no figure."""
+    names = seen.untried
+    if not names:
+        return None
+    if seen.chosen.cleared:
+        return f"Not tried, since the bar was cleared below: {', '.join(names)}; --all would try them."
+    return f"Not tried, so that nothing is known of them: {', '.join(names)}."
+
+
+def cut_told(seen: Evidence) -> str | None:
+    """Needs: rungs that were measured on a part of what there is, other than the winner."""
+    cut = [s.key for s in seen.chosen.standings if s.key != seen.winner.key and _is_cut(s.record)]
+    if not cut or seen.chosen.cleared:
+        return None
+    return f"Tried on a part of the data only, and not held against it: {', '.join(cut)}."
+
+
+def next_rung(seen: Evidence) -> str | None:
+    """Needs: rungs that were not tried whole, and a bar that is missed or a figure they may beat.
+
+    Names the one most likely to get there and the budget that it needs.
+    """
+    if seen.chosen.cleared:
+        return None
+    best = seen.chosen.winner.measured if seen.chosen.winner else None
+    lower = best.lower if best else bool(seen.bar and seen.bar.lower)
+    open_ = [o for o in seen.outlook if not o.whole]
+    known = [o for o in open_ if o.potential is not None and best is not None
+             and (o.potential < best.value if lower else o.potential > best.value)]  # fmt: skip
+    unknown = [o for o in open_ if o.potential is None]
+    if known:
+        pick = min(known, key=lambda o: o.potential if lower else -o.potential)  # type: ignore[operator,arg-type]
+        clears = (
+            seen.bar is not None and pick.potential is not None and seen.bar.cleared(pick.potential)
+        )
+        goal = f"clear {seen.bar}" if clears else "do better"
+        what = f"Most likely to {goal}: {pick.key} on all its rows"
+    elif unknown:
+        pick = min(unknown, key=lambda o: o.seconds)
+        what = f"The cheapest that was not tried is {pick.key}"
+    else:
+        return None
+    return f"{what}; --budget {_budget(seen, pick.seconds)} has room for it."
+
+
+def _budget(seen: Evidence, seconds: float) -> str:
+    """A budget under which a rung of so many seconds would have been tried whole."""
+    needed = (min(seen.used, seen.seconds) + seconds) / 0.75
+    return f"{math.ceil(needed / 60)}m"
+
+
+def exhausted(seen: Evidence) -> str | None:
+    """Needs: every rung that fits was tried whole, none is better, and no bar is cleared."""
+    if (
+        seen.chosen.cleared
+        or seen.untried
+        or any(not o.whole for o in seen.outlook)
+        or not seen.outlook
+    ):
+        return None
+    if len(seen.tried) < 2 or seen.stopped or perfect_told(seen):
+        return None
+    return "Every rung that fits was tried on all its rows: more data or a larger base is what is left."
+
+
+ADVICE: tuple[Sentence, ...] = (
+    data_curve, perfect_told, untried_told, cut_told, next_rung, exhausted,
+)  # fmt: skip
 
 
 def resolution(task: Task, bar: Bar | None, n: int, values: str = "test") -> str | None:
@@ -106,12 +417,20 @@ def resolution(task: Task, bar: Bar | None, n: int, values: str = "test") -> str
     )
 
 
-def plain(comparison: Comparison) -> dict[str, Any]:
-    """A comparison as plain data."""
-    return {
-        "difference": comparison.difference, "low": comparison.low, "high": comparison.high,
-        "p": comparison.p, "n": comparison.n, "says": comparison.says,
-    }  # fmt: skip
+def _interval(measured: Measured) -> str:
+    return f"{measured.value:.3f} [{measured.low:.3f}, {measured.high:.3f}]"
 
 
-__all__ = ["Standing", "choose", "plain", "resolution", "says", "short_figure", "standings"]
+def _part(record: RungRecord) -> tuple[int, int]:
+    rows, of = record.metrics.get("rows"), record.metrics.get("rows_of")
+    return (rows, of) if rows and of else (0, 0)
+
+
+def _is_cut(record: RungRecord) -> bool:
+    """Whether a rung's figure is of a part of its rows or steps."""
+    return record.metrics.get("share", 1.0) < 1.0
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 40 else line[:37] + "..."

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung.errors import MethodMisfit
+from rung.methods.workload import Shape, Workload, scoring, training
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,6 +58,19 @@ class Study:
     stopping: Callable[[], bool] = lambda: False
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """Of a training: optimiser steps, rows of a step, and validations with the one at the start."""
+
+    steps: int
+    batch: int
+    checks: int
+
+
+# What a backward pass takes, in forward passes: through frozen weights, and with weights' gradients.
+FROZEN_BACKWARD, OWN_BACKWARD = 1.2, 2.1
+
+
 @dataclass
 class Fitted:
     """What `fit` found: the adapter, and figures worth keeping (the choice and what others scored)."""
@@ -81,6 +95,7 @@ class Method(ABC):
         own_base: whether its models are bases of their own, which `to_base` writes.
         weightless: whether its adapters are words alone, which no other tool could load.
         classifies: whether its adapters read a label off the base's states, without generating a token.
+        baseline: whether it does without the base and so is what every other method has to beat.
         defaults: values for the training knobs that suit this method better than the general ones.
         search: knobs worth trying at other values, the default first, for a climb that has the time.
     """
@@ -94,6 +109,7 @@ class Method(ABC):
     own_base: ClassVar[bool] = False
     weightless: ClassVar[bool] = False
     classifies: ClassVar[bool] = False
+    baseline: ClassVar[bool] = False
     defaults: ClassVar[dict[str, Any]] = {}
     search: ClassVar[dict[str, tuple[Any, ...]]] = {}
 
@@ -147,6 +163,31 @@ class Method(ABC):
     def holds(self, bank: Bank, config: Any, rows: int, tokens: int) -> int:
         """Bytes that `fit` holds at once of so many rows that it read, with so many tokens."""
         return 0
+
+    # --- what it costs, from counts --------------------------------------------------------------
+
+    def size(self, bank: Bank, config: Any, shape: Shape) -> int:
+        """Parameters of the adapter; 0 for one that holds words alone, or follows from its rows."""
+        if not self.trained:
+            return 0
+        import torch
+
+        return self.build(bank, config, Start(torch.Generator().manual_seed(0))).size
+
+    def making(self, config: Any, shape: Shape, schedule: Schedule) -> Workload:
+        """What finding or training the adapter computes.
+
+        Args:
+            schedule: of a training; others do not look at it.
+        """
+        if not self.trained:
+            return Workload()
+        backward = OWN_BACKWARD if self.own_weights else FROZEN_BACKWARD
+        return training(shape, schedule.steps, schedule.batch, schedule.checks, backward)
+
+    def answering(self, config: Any, shape: Shape) -> Workload:
+        """What the answer to one row computes, many asked side by side."""
+        return scoring(shape)
 
     def to_files(
         self, adapter: Adapter, bank: Bank, config: Any

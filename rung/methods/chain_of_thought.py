@@ -12,13 +12,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from rung.config import knob
 from rung.data.conversation import Conversation
 from rung.errors import MethodMisfit
 from rung.methods import base, choice
+from rung.methods.workload import Shape, Workload, scoring
 from rung.types import Example, Message
 
 MOSTLY = 0.95  # of the replies are numbers: then so is the answer
@@ -26,6 +27,9 @@ MOSTLY = 0.95  # of the replies are numbers: then so is the answer
 # What may stand before an answer: "Answer:", "**Final answer:** ", "The answer is".
 MARK = re.compile(r"\banswer\b[\s*_]*(?:is\b[\s*_]*:?|[:：])[\s*_]*", re.IGNORECASE)
 NUMBER = re.compile(r"[-−+]?\$?\d[\d,]*(?:\.\d+)?%?")
+
+
+INSTRUCTION_TOKENS = 40  # of the sentence behind the question
 
 
 @dataclass
@@ -106,6 +110,10 @@ class Method(choice.PromptMethod):
         if config.samples > 1 and task.kind in ("generation", "translation"):
             return "free texts cannot be put to the vote: leave --samples at 1"
         return super().unsuited(task, config)
+
+    def answering(self, config: Knobs, shape: Shape) -> Workload:
+        written = 0.7 * config.reasoning_tokens * config.samples  # many end before the last token
+        return scoring(replace(shape, choices=0.0, reply=written), INSTRUCTION_TOKENS)
 
     def find(self, study: base.Study, config: Knobs) -> base.Fitted:
         from rung.forward.adapter import Adapter

@@ -21,7 +21,8 @@ from rung.config import knob
 from rung.data.conversation import Conversation
 from rung.errors import ArtefactError, DataError, MethodMisfit
 from rung.methods import base
-from rung.types import Example, Message
+from rung.methods.workload import Shape, Workload
+from rung.types import Example, Message, last_question
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,6 +76,14 @@ class PromptMethod(base.Method):
 
     def reads(self, config: Any, train: int, validation: int) -> tuple[int, int]:
         return 0, min(validation or train // 5, config.choose_rows or self.rows)
+
+    def making(self, config: Any, shape: Shape, schedule: base.Schedule) -> Workload:
+        _, rows = self.reads(config, shape.rows, shape.held)
+        return self.answering(config, shape) * (rows * self.candidates(config))
+
+    def candidates(self, config: Any) -> float:
+        """How many ways to ask are tried on all the rows to choose by, in the mean."""
+        return 3.0
 
     @abstractmethod
     def find(self, study: base.Study, config: Any) -> base.Fitted:
@@ -159,9 +168,11 @@ class Race:
     def _predict(self, candidate: Candidate, rows: Sequence[Example]) -> Answers:
         from rung.engine.served_model import ServedModel
         from rung.evals.predict import predict
+        from rung.forward.adapter import Adapter
 
         study = self.study
-        model = ServedModel(candidate.name, -1, study.template, conversation=candidate.conversation)
+        adapter = Adapter(conversation=candidate.conversation)
+        model = ServedModel.of(candidate.name, -1, study.template, adapter)
         return predict(study.bank, model, rows, study.task, stopping=study.stopping)
 
     def _key(self, asking: Conversation, rows: Sequence[Example]) -> str:
@@ -269,7 +280,7 @@ def _fits(study: base.Study, example: Example) -> bool:
 
 def question(messages: Sequence[Message]) -> str:
     """What is asked: the last message of the user."""
-    return next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
+    return last_question(messages)
 
 
 def asked(example: Example) -> Sequence[Message]:

@@ -19,6 +19,7 @@ from rung.config import knob
 from rung.data.conversation import Conversation
 from rung.errors import MethodMisfit
 from rung.methods import base, choice
+from rung.methods.workload import Shape, Workload, scoring
 from rung.types import Example, Message
 
 if TYPE_CHECKING:
@@ -113,6 +114,15 @@ class Method(choice.PromptMethod):
         if config.pick == "balanced" and not task.labels:
             return "--pick balanced needs labels, and these replies are none: use random or nearest"
         return super().unsuited(task, config)
+
+    def candidates(self, config: Knobs) -> float:
+        return len(set(config.shots)) + (1.0 if config.pick == "auto" else 0.0)
+
+    def answering(self, config: Knobs, shape: Shape) -> Workload:
+        # Examples that are picked for each request are read anew with each.
+        own = config.pick in ("auto", "nearest")
+        shots = sum(config.shots) / len(config.shots)
+        return scoring(shape, shots * (shape.prompt + shape.reply) * (0.5 if own else 0.0))
 
     def find(self, study: base.Study, config: Knobs) -> base.Fitted:
         from rung.forward.adapter import Adapter

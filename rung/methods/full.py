@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung.methods import base, layers
+from rung.methods.workload import Shape
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +29,9 @@ class Method(base.Method):
     own_weights = True
     defaults = {"lr": 2e-5, "epochs": 2.0}
     search = {"lr": (2e-05, 1e-05, 4e-05)}
+
+    def size(self, bank: Bank, config: Any, shape: Shape) -> int:
+        return sum(p.numel() for p in bank.model.parameters())
 
     def build(self, bank: Bank, config: Any, start: base.Start) -> Adapter:
         return copied(bank, [n for n, _ in bank.model.named_parameters()])

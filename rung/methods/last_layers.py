@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rung.config import knob
 from rung.methods import base, full, layers
+from rung.methods.workload import PASS_TOKENS, Shape, Workload, training
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +37,15 @@ class Method(base.Method):
         if config.layers > there:
             return f"--layers {config.layers} is more than the base's {there}"
         return None
+
+    def making(self, config: Knobs, shape: Shape, schedule: base.Schedule) -> Workload:
+        # What enters the first tuned layer is computed once for every row.
+        share = min(1.0, config.layers / max(shape.layers, 1))
+        rows = shape.part(schedule.steps * schedule.batch, shape.held)
+        once = (rows.rows + rows.held) * shape.supervised
+        return Workload(read=once, passes=once / PASS_TOKENS) + training(
+            shape, schedule.steps, schedule.batch, schedule.checks, base.OWN_BACKWARD, share
+        )
 
     def build(self, bank: Bank, config: Knobs, start: base.Start) -> Adapter:
         names = layers.decoder_layers(bank)

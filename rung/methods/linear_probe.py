@@ -18,7 +18,8 @@ from rung.config import knob
 from rung.data.conversation import Conversation
 from rung.errors import ArtefactError, MethodMisfit
 from rung.methods import base, layers
-from rung.methods.probe_features import CHOOSE_ROWS, POOLINGS, ROOM, Rows, features
+from rung.methods.probe_features import CHOOSE_ROWS, POOLINGS, ROOM, SPREAD, Rows, features
+from rung.methods.workload import ENCODER_TOKENS, PASS_TOKENS, Shape, Workload, classifier_fit
 from rung.types import Example, Message, Task
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from rung.forward.probe import Reading
 
 SYSTEM = ("system", "developer")
+FOLDS_AND_FIT, STRENGTHS = 4, 4  # fits of a candidate, and values of C
 SHOWN = 8  # sets of features whose accuracy is kept with the model
 
 
@@ -83,7 +85,7 @@ class Method(base.Method):
             return f"--layer {config.layer} is more than the base's {count}"
         if config.encoder and (config.layer is not None or config.pooling != "auto"):
             return "--encoder brings its own features: leave out --layer and --pooling"
-        if not config.encoder and not bank.depth.names:
+        if not config.encoder and not bank.layers.names:
             return "no list of decoder layers was found in it: use --encoder minilm"
         return None
 
@@ -95,12 +97,33 @@ class Method(base.Method):
     def reads(self, config: Knobs, train: int, validation: int) -> tuple[int, int]:
         return train, min(validation, CHOOSE_ROWS)
 
+    def rungs(self, task: Task) -> list[dict[str, Any]]:
+        return [{"encoder": "minilm"}, {}]
+
+    def making(self, config: Knobs, shape: Shape, schedule: base.Schedule) -> Workload:
+        chosen = min(shape.rows, CHOOSE_ROWS) + min(shape.held, CHOOSE_ROWS)
+        if config.encoder:
+            tokens = (shape.rows + shape.held) * shape.letters * ENCODER_TOKENS
+            fits = classifier_fit(shape.rows, 384, shape.labels, FOLDS_AND_FIT * STRENGTHS)
+            return Workload(encoded=tokens) + fits
+        # The rows to choose by go through all layers, the others up to the best, often two thirds.
+        tokens = shape.prompt * (chosen + 0.67 * max(0, shape.rows - CHOOSE_ROWS))
+        sets = len(POOLINGS) * min(SPREAD, shape.layers + 1) + 2 * STRENGTHS
+        fits = classifier_fit(min(shape.rows, CHOOSE_ROWS), shape.width, shape.labels,
+                              FOLDS_AND_FIT * sets)  # fmt: skip
+        return Workload(read=tokens, passes=tokens / PASS_TOKENS) + fits
+
+    def answering(self, config: Knobs, shape: Shape) -> Workload:
+        if config.encoder:
+            return Workload(encoded=shape.letters * ENCODER_TOKENS)
+        return Workload(read=0.67 * shape.prompt, passes=shape.prompt / PASS_TOKENS)
+
     def holds(self, bank: Bank, config: Knobs, rows: int, tokens: int) -> int:
         if config.encoder:
             return 0
         from rung.forward.features import BUDGET
 
-        layers = 1 if config.layer is not None else bank.depth.count + 1
+        layers = 1 if config.layer is not None else bank.layers.count + 1
         row = layers * bank.config.hidden_size * 4
         room = min(ROOM, len(POOLINGS) * min(rows, 2 * CHOOSE_ROWS) * row)
         return room + min(tokens, 2 * BUDGET) * row  # states of one pass, and of the one before
@@ -219,7 +242,7 @@ def _reading(settings: dict[str, Any], bank: Bank) -> tuple[Reading, int]:
             raise ArtefactError(f"the encoder '{found.spec}' is not the one this model was fitted on")
         return EncoderReading(found), found.width
     layer, pooling = settings.get("layer"), settings.get("pooling")
-    depth = bank.depth.count
+    depth = bank.layers.count
     if not isinstance(layer, int) or isinstance(layer, bool) or not 0 <= layer <= depth:
         raise ArtefactError(f"settings.json: 'layer' is {layer}, and this base has {depth} layers")
     if pooling not in POOLINGS:

@@ -29,11 +29,21 @@ MOST_RANK = 1024
 @dataclass
 class Knobs:
     group: ClassVar[str] = "lora"
-    rank: int = knob(16, "Rank of the added weights.", least=1, most=MOST_RANK)
-    alpha: float | None = knob(None, "Scale of the added weights; twice the rank by default.", above=0)
-    rslora: bool = knob(False, "Divide alpha by the square root of the rank instead of the rank.")
+    rank: int = knob(
+        16, "Rank of the added weights.", least=1, most=MOST_RANK, foreign=("r", "lora_r", "lora_rank")
+    )
+    alpha: float | None = knob(
+        None, "Scale of the added weights; twice the rank by default.", above=0, foreign=("lora_alpha",)
+    )
+    rslora: bool = knob(
+        False,
+        "Divide alpha by the square root of the rank instead of the rank.",
+        foreign=("use_rslora",),
+    )
     targets: list[str] = knob(
-        ["all-linear"], "Projections to adapt: all-linear, attention, mlp, or names such as q_proj."
+        ["all-linear"],
+        "Projections to adapt: all-linear, attention, mlp, or names such as q_proj.",
+        foreign=("target_modules", "lora_target_modules", "lora_target"),
     )
 
     @property

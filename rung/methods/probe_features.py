@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rung.errors import DataError
 from rung.evals.tasks import reply
-from rung.forward.classifier import Asked
 from rung.methods import base
-from rung.types import Example, Message
+from rung.types import Example, Message, Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +28,7 @@ ROOM = 1 << 30  # bytes of features at once
 class Rows:
     """Rows as a classifier is asked them, and their labels."""
 
-    asked: list[Asked]
+    asked: list[Prompt]
     labels: list[str]
 
     @classmethod
@@ -50,8 +49,7 @@ class Rows:
             if label is None or not 0 < len(ids) <= context:
                 left += 1
                 continue
-            text = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
-            asked.append(Asked(ids, text))
+            asked.append(Prompt(ids, tuple(messages)))
             labels.append(label)
         if left:
             study.note(f"{left} rows are left out: they have no label, or do not fit the context")
@@ -80,7 +78,7 @@ class StateFeatures:
         from rung.forward.features import pooled
 
         prompts = [a.ids for a in (*self.train.asked[:CHOOSE_ROWS], *self._held)]
-        depth = self.study.bank.depth.count
+        depth = self.study.bank.layers.count
         width = self.study.bank.config.hidden_size
         most = max(2, ROOM // (len(prompts) * width * len(POOLINGS) * 4))
         chosen = [self.config.layer] if self.config.layer is not None else spread(depth, most)
@@ -90,7 +88,7 @@ class StateFeatures:
         )
 
     @property
-    def _held(self) -> list[Asked]:
+    def _held(self) -> list[Prompt]:
         return self.validation.asked[:CHOOSE_ROWS]
 
     @property
@@ -154,7 +152,7 @@ class EncoderFeatures:
 
         assert self.config.encoder
         self.encoder = encoder.load(self.config.encoder)
-        texts = [a.text for a in (*self.train.asked, *self.validation.asked)]
+        texts = [a.question for a in (*self.train.asked, *self.validation.asked)]
         self.vectors = encoded(self.encoder, texts, self.study.stopping)
 
     @property

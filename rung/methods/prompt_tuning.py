@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rung.config import knob
 from rung.errors import MethodMisfit
 from rung.methods import base, layers
+from rung.methods.workload import Shape
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 @dataclass
 class Knobs:
     group: ClassVar[str] = "prompt_tuning"
-    virtual_tokens: int = knob(20, "How many virtual tokens to learn.", least=1, most=4096)
+    virtual_tokens: int = knob(
+        20, "How many virtual tokens to learn.", least=1, most=4096, foreign=("num_virtual_tokens",)
+    )
     init: str = knob(
         "text",
         "Where to start: random, vocab (what the base has for random tokens) or text.",
@@ -44,6 +47,9 @@ class Method(base.Method):
 
     def positions(self, config: Knobs) -> int:
         return config.virtual_tokens
+
+    def size(self, bank: Bank, config: Knobs, shape: Shape) -> int:
+        return config.virtual_tokens * bank.config.hidden_size
 
     def build(self, bank: Bank, config: Knobs, start: base.Start) -> Adapter:
         import torch

@@ -21,6 +21,7 @@ from rung.config import knob
 from rung.data.conversation import Conversation
 from rung.errors import ArtefactError, ConfigError
 from rung.methods import base, choice
+from rung.methods.workload import Shape, Workload, scoring
 from rung.types import Example, Message
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 MEASURED = 500  # rows that retrieval is measured on, at most
 FOLDER = "documents"  # inside the model's folder
+TOKENS_OF_A_WORD = 1.4  # in the mean over languages written with blanks
 MODES = ("bm25", "vectors", "hybrid")
 
 
@@ -130,6 +132,13 @@ class Method(choice.PromptMethod):
         if not config.documents:
             return "it answers from documents: name a folder with --documents"
         return super().unsuited(task, config)
+
+    def candidates(self, config: Knobs) -> float:
+        return 1.0 + len(WORDINGS) + len(set(config.passages))
+
+    def answering(self, config: Knobs, shape: Shape) -> Workload:
+        passages = sum(config.passages) / len(config.passages)
+        return scoring(shape, TOKENS_OF_A_WORD * config.passage_words * passages)
 
     def find(self, study: base.Study, config: Knobs) -> base.Fitted:
         from rung.forward.adapter import Adapter

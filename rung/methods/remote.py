@@ -20,6 +20,7 @@ from rung.config import knob
 from rung.data.turns import plain
 from rung.errors import ArtefactError, ConfigError, MethodMisfit
 from rung.methods import base
+from rung.methods.workload import Shape, Workload
 from rung.types import Decoding, Example, Task
 
 if TYPE_CHECKING:
@@ -68,6 +69,9 @@ class Method(base.Method):
 
     def reads(self, config: Knobs, train: int, validation: int) -> tuple[int, int]:
         return (train, validation) if config.fine_tune else (0, 0)
+
+    def answering(self, config: Knobs, shape: Shape) -> Workload:
+        return Workload()  # what the other side takes is found out by asking it
 
     def fit(self, study: base.Study, config: Knobs) -> base.Fitted:
         from rung.forward.adapter import Adapter

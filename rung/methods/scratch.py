@@ -14,12 +14,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung.config import knob
 from rung.methods import base, full
+from rung.methods.workload import Shape, Workload
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
+
+
+TOKENS_OF_A_LETTER = 0.3
 
 
 @dataclass
@@ -49,6 +53,28 @@ class Method(base.Method):
             "vocab": config.vocabulary, "context": config.context,
         }  # fmt: skip
         return "scratch:" + ",".join(f"{k}={v}" for k, v in shape.items() if v is not None)
+
+    def _filled(self, config: Knobs, shape: Shape) -> Any:
+        from rung.bases.scratch import ScratchKnobs, filled
+
+        knobs = ScratchKnobs(layers=config.depth, width=config.width, vocab=config.vocabulary)
+        return filled(knobs, int(shape.rows * (shape.letters + shape.reply / TOKENS_OF_A_LETTER)))
+
+    def making(self, config: Knobs, shape: Shape, schedule: base.Schedule) -> Workload:
+        return super().making(config, shape, schedule) * self._against_base(config, shape)
+
+    def answering(self, config: Knobs, shape: Shape) -> Workload:
+        return super().answering(config, shape) * self._against_base(config, shape)
+
+    def size(self, bank: Bank, config: Knobs, shape: Shape) -> int:
+        own = self._filled(config, shape)
+        return own.layers * 12 * own.width**2 + own.vocab * own.width
+
+    def _against_base(self, config: Knobs, shape: Shape) -> float:
+        """What a token takes, over what it takes on the base; the head of a small model counts."""
+        own = self._filled(config, shape)
+        share = (own.layers * 12 * own.width**2 + own.vocab * own.width) / max(shape.weights, 1)
+        return min(1.0, max(share, own.layers / max(shape.layers, 1) / 4))
 
     def build(self, bank: Bank, config: Knobs, start: base.Start) -> Adapter:
         return full.copied(bank, [n for n, _ in bank.model.named_parameters()])

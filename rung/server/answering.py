@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
-from rung.engine import Engine, GenerationRequest
-from rung.engine.constraint import Constraint
+from rung.engine import GenerationRequest
 from rung.engine.request import ContextExceeded, derive_seed
 from rung.server.errors import ApiError
 from rung.server.pipeline import Pipeline
@@ -17,79 +16,77 @@ from rung.server.replies import EventStream, Reply
 from rung.server.requests import MOST_ANSWERS, Asked
 from rung.server.state import Service, account_of, service_of
 from rung.server.streaming import GONE, Answers, unless_gone
-from rung.types import Message
 
 
-@dataclasses.dataclass
-class Wanted:
-    """What is to be drawn.
+def requests_of(
+    service: Service,
+    asked: Asked,
+    wanted: Sequence[GenerationRequest],
+    *,
+    n: int,
+    most: int | None,
+    usual: int,
+) -> list[GenerationRequest]:
+    """Expand one request per prompt into what the engine is to draw; answers to one prompt adjoin.
 
-    Attributes:
-        prompts: each as ids. text: the last user message, for classifiers. messages: the conversation,
-            for models behind an API.
-        most: tokens of an answer as the client says; usual: where it does not.
+    Args:
+        wanted: prompts, log-probabilities and constraint; decoding and deadline are set here.
         n: answers to each prompt.
-        logprobs, prompt_logprobs: as `GenerationRequest`.
-    """
-
-    prompts: Sequence[tuple[int, ...]]
-    most: int | None
-    usual: int
-    n: int = 1
-    text: str = ""
-    logprobs: int | None = None
-    prompt_logprobs: int | None = None
-    constraint: Constraint | None = None
-    messages: tuple[Message, ...] = ()
-
-
-def requests_of(service: Service, asked: Asked, wanted: Wanted) -> list[GenerationRequest]:
-    """What the engine is to do; the answers to one prompt stand together.
+        most: tokens of an answer as the client says; None: `usual`.
 
     Raises:
         ApiError: for more answers than one request may want.
         ContextExceeded: when prompt and wanted tokens do not fit, naming both counts.
     """
-    engine: Engine = service.engine
+    engine = service.engine
     model = engine.model(asked.model)
-    if len(wanted.prompts) * wanted.n > MOST_ANSWERS:
-        told = f"{len(wanted.prompts)} prompts with {wanted.n} answers each"
+    if len(wanted) * n > MOST_ANSWERS:
+        told = f"{len(wanted)} prompts with {n} answers each"
         raise ApiError(f"{told} want more than {MOST_ANSWERS} answers at once", param="n")
-    for ids in wanted.prompts:
-        room = engine.room(model.name, len(ids))
-        if wanted.most is not None and ids and wanted.most > room:
+    for length in (len(w.prompt.ids) for w in wanted):
+        room = engine.room(model.name, length)
+        if most is not None and length and most > room:
             raise ContextExceeded(
-                f"the prompt has {len(ids)} tokens and {wanted.most} are to follow, which together "
+                f"the prompt has {length} tokens and {most} are to follow, which together "
                 f"exceed the context of '{model.name}': {engine.context} tokens, {max(room, 0)} of "
                 "them free"
             )
-    decoding = asked.decoding(model.decoding, wanted.usual if wanted.most is None else wanted.most)
-    seeds = [None if asked.seed is None else asked.seed % 2**63]
-    decodings = [dataclasses.replace(decoding, seed=derive_seed(seeds[0], i)) for i in range(wanted.n)]
+    decoding = asked.decoding(model.decoding, usual if most is None else most)
+    seed = None if asked.seed is None else asked.seed % 2**63
+    decodings = [dataclasses.replace(decoding, seed=derive_seed(seed, i)) for i in range(n)]
+    deadline = service.limits.timeout
     return [
-        GenerationRequest(
-            model.name, ids, drawn, text=wanted.text, messages=wanted.messages,
-            logprobs=wanted.logprobs, prompt_logprobs=wanted.prompt_logprobs,
-            constraint=wanted.constraint,
-            deadline=service.limits.timeout,
-        )
-        for ids in wanted.prompts
+        dataclasses.replace(one, decoding=drawn, deadline=deadline)
+        for one in wanted
         for drawn in decodings
-    ]  # fmt: skip
+    ]
 
 
 async def answer(
-    request: Request, asked: Asked, wanted: Wanted, reply: Reply, course: Pipeline
+    request: Request,
+    asked: Asked,
+    wanted: Sequence[GenerationRequest],
+    reply: Reply,
+    course: Pipeline,
+    *,
+    n: int,
+    most: int | None,
+    usual: int,
 ) -> Response:
-    """Queue what is wanted, and answer whole or as a stream."""
-    service = service_of(request)
-    account_of(request).model = asked.model
-    answers = Answers(service.engine, requests_of(service, asked, wanted))
+    """Queue `n` answers to each prompt, and reply whole or as a stream; see `requests_of`."""
+    service, account = service_of(request), account_of(request)
+    account.model = asked.model
+    prompts, count = sum(len(w.prompt.ids) for w in wanted), len(wanted) * n
+    if most is None and (allowed := account.allowance()) is not None:
+        usual = max(1, min(usual, (allowed - prompts) // count))
+    requests = requests_of(service, asked, wanted, n=n, most=most, usual=usual)
+    account.reserve(prompts + sum(one.decoding.max_tokens for one in requests))
+    answers = Answers(service.engine, requests)
     if asked.trace:
         decode = service.engine.model(asked.model).template.tokenizer.decode
-        reply.trace = lambda found: course.told(
-            wanted, [decode(list(i)) for i in wanted.prompts], found
-        )
+        texts = [decode(list(w.prompt.ids)) for w in wanted]
+        ids = [w.prompt.ids for w in wanted]
+        reply.trace = lambda found: course.told(texts, ids, wanted[0].constraint, found)
     if asked.stream and not course.judges_answers:
         return EventStream(reply, answers)
     try:

@@ -11,26 +11,18 @@ from contextlib import asynccontextmanager
 from anyio.to_thread import run_sync
 from fastapi import FastAPI
 
-from rung import __version__
 from rung.engine import Engine
+from rung.server import routes as api_routes
 from rung.server.errors import install
+from rung.server.jobs_supervisor import Supervisor
 from rung.server.middleware import GateMiddleware
 from rung.server.moderation import Judge, Moderator
 from rung.server.openapi import describe
 from rung.server.page.mount import Front, Page
-from rung.server.routes import (
-    chat,
-    completions,
-    embeddings,
-    files,
-    fine_tuning,
-    health,
-    models,
-    moderations,
-)
+from rung.server.routing import RequiredScopes
 from rung.server.state import Limits, Service, Settings
+from rung.version import __version__
 
-ROUTES = (models, chat, completions, embeddings, files, fine_tuning, moderations, health)
 WATCH = 0.5  # seconds between two looks at the engine
 
 log = logging.getLogger("rung.server")
@@ -65,10 +57,10 @@ def create_app(
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         engine.start()
-        if settings.base is not None and settings.jobs:
-            from rung.server.jobs_supervisor import Supervisor
-
-            service.supervisor = (await run_sync(Supervisor, service)).start()
+        if settings.takes_jobs:
+            service.background.append(await run_sync(supervisor_of, service))
+        for one in service.background:
+            one.start()
         watch = asyncio.create_task(_watch(service))
         yield
         watch.cancel()
@@ -76,23 +68,29 @@ def create_app(
             await watch
         if app.state.page is not None:
             await app.state.page.close()
-        if service.supervisor is not None:
-            await run_sync(service.supervisor.stop)
+        for one in reversed(service.background):
+            await run_sync(one.stop)
         await run_sync(engine.stop)
         await run_sync(service.access.refresh)
         await run_sync(service.close)
 
-    app = FastAPI(title="Rung", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Rung", version=__version__, lifespan=life, openapi_url=None)
     install(app)
-    for module in ROUTES:
-        app.include_router(module.routes)
+    declared = api_routes.registry.all()
+    for routes in declared:
+        app.include_router(routes)
     describe(app)
     app.state.service, app.state.engine, app.state.traffic = service, engine, service.traffic
-    app.add_middleware(GateMiddleware, service=service)
+    app.add_middleware(GateMiddleware, service=service, scopes=RequiredScopes(declared, app.routes))
     app.state.page = Page(app, service) if page else None
     if page:
         app.add_middleware(Front, page=app.state.page)
     return app
+
+
+def supervisor_of(service: Service) -> Supervisor:
+    """Make the supervisor of a service's jobs; opens the store."""
+    return Supervisor(service.catalogue, service.metrics.jobs, service.settings.jobs)
 
 
 async def _watch(service: Service) -> None:

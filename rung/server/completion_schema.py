@@ -9,10 +9,10 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from rung.server.errors import ApiError
 from rung.server.requests import MOST_ANSWERS, Asked
 
-Prompt = str | tuple[int, ...]
+TextOrIds = str | tuple[int, ...]
 
 
-def prompts(value: Any, most: int = MOST_ANSWERS) -> tuple[Prompt, ...]:
+def prompts(value: Any, most: int = MOST_ANSWERS) -> tuple[TextOrIds, ...]:
     """The four kinds of prompt as a tuple of texts or of ids.
 
     Raises:
@@ -50,7 +50,7 @@ TEXTS_OR_IDS = {
         },
     ]
 }
-Prompts = Annotated[tuple[Prompt, ...], BeforeValidator(prompts), WithJsonSchema(TEXTS_OR_IDS)]
+Prompts = Annotated[tuple[TextOrIds, ...], BeforeValidator(prompts), WithJsonSchema(TEXTS_OR_IDS)]
 
 
 class CompletionRequest(Asked):

@@ -89,18 +89,22 @@ class JobRequest(Strict):
         return self
 
 
-def order(service: Service, asked: JobRequest) -> JobRecord:
+def order(service: Service, asked: JobRequest, owner: str | None = None) -> JobRecord:
     """Check a request and record it as a job.
+
+    Args:
+        owner: id of the key that asks.
 
     Raises:
         ApiError: naming the parameter at fault.
         ModelNotFound: for a model that is not served.
     """
-    if service.supervisor is None or service.settings.base is None:
-        raise ApiError("this server takes no tuning jobs: start it with --jobs 1", status=403)
-    base, parent = _base(service, asked)
-    files = [_file(service, asked, "training_file"), _file(service, asked, "validation_file")]
-    assert files[0] is not None
+    base = takes_jobs(service)
+    parent = _parent(service, asked.model)
+    file = file_of(service, asked.training_file, "training_file", owner)
+    held = None
+    if asked.validation_file is not None:
+        held = file_of(service, asked.validation_file, "validation_file", owner)
     name, hyperparameters = _method(asked)
     seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
     id = fresh_id()
@@ -109,10 +113,10 @@ def order(service: Service, asked: JobRequest) -> JobRecord:
     known = _knobs(name)
     settings = {
         **service.settings.job_options,
-        **_mapped(service, name, hyperparameters, known),
+        **_mapped(service, name, hyperparameters, known, owner),
         "base": base, "method": name, "parent": parent, "seed": seed,
-        "data": str(place(files[0].stored)),
-        "validation_data": str(place(files[1].stored)) if files[1] else None,
+        "data": str(place(file.stored)),
+        "validation_data": str(place(held.stored)) if held else None,
     }  # fmt: skip
     # All rows of the training file are trained on, unless the client wants some held out.
     settings.setdefault("test", 0.0)
@@ -120,13 +124,14 @@ def order(service: Service, asked: JobRequest) -> JobRecord:
     try:
         plan = Plan.of(model, settings)
     except ConfigError as fault:
-        raise ApiError(_words(str(fault)), param="method.hyperparameters") from None
+        raise ApiError(in_api_words(str(fault)), param="method.hyperparameters") from None
     auto = hyperparameters or Hyperparameters()
     multiplier = auto.learning_rate_multiplier
     job = JobRecord(
-        id, "validating_files", asked.model, base, model, files[0].id, suffix,
-        files[1].id if files[1] else None,
+        id, "validating_files", asked.model, base, model, file.id, suffix,
+        held.id if held else None,
         method=_shown(asked), settings=settings, notes=dict(asked.metadata or {}), seed=seed,
+        owner=owner,
         hyperparameters={
             "n_epochs": max(1, round(plan.train.epochs)), "batch_size": plan.train.batch_size,
             "learning_rate_multiplier": 1.0 if multiplier in (None, "auto") else multiplier,
@@ -135,23 +140,33 @@ def order(service: Service, asked: JobRequest) -> JobRecord:
     return service.store.jobs.put(job)
 
 
-def _base(service: Service, asked: JobRequest) -> tuple[str, str | None]:
-    """The spec of the base, and the model of the store to go on from."""
-    model = service.engine.model(asked.model)
-    assert service.settings.base is not None
-    if model.root is None:
-        return service.settings.base, None
-    from rung.server.catalogue import stored_name
+def takes_jobs(service: Service) -> str:
+    """The spec of the base that jobs are taken for.
 
-    return service.settings.base, stored_name(service, asked.model)
+    Raises:
+        ApiError: 403 where the server takes none.
+    """
+    base = service.settings.base
+    if base is None or not service.settings.takes_jobs:
+        raise ApiError("this server takes no tuning jobs: start it with --jobs 1", status=403)
+    return base
 
 
-def _file(service: Service, asked: JobRequest, param: str) -> FileRecord | None:
-    id = getattr(asked, param)
-    if id is None:
+def _parent(service: Service, name: str) -> str | None:
+    """The model of the store to go on from; None for the base."""
+    if service.engine.model(name).root is None:
         return None
+    return service.catalogue.stored_name(name)
+
+
+def file_of(service: Service, id: str, param: str, owner: str | None = None) -> FileRecord:
+    """Read the record of a file to train on.
+
+    Raises:
+        ApiError: naming the parameter, for a file that is not there, not for this, or another's.
+    """
     try:
-        file = service.store.files.get(id)
+        file = service.store.files.get(id, owner)
     except FileNotFound as fault:
         raise ApiError(f"invalid {param}: {fault}", param=param, code="invalid_file") from None
     if file.purpose != "fine-tune":
@@ -168,7 +183,7 @@ def _suffix(service: Service, suffix: str | None) -> str | None:
     except ConfigError as fault:
         raise ApiError(f"'suffix': {fault}", param="suffix") from None
     taken = service.engine.models.get(suffix)
-    if taken is not None and suffix not in service.aliases:
+    if taken is not None and suffix not in service.catalogue.aliases:
         raise ApiError(f"'suffix': a model '{suffix}' is served already", param="suffix")
     return suffix
 
@@ -212,7 +227,11 @@ def _knobs(name: str) -> dict[str, Knob]:
 
 
 def _mapped(
-    service: Service, name: str, said: Hyperparameters | None, known: dict[str, Knob]
+    service: Service,
+    name: str,
+    said: Hyperparameters | None,
+    known: dict[str, Knob],
+    owner: str | None,
 ) -> dict[str, Any]:
     """A client's hyperparameters as Rung's knobs.
 
@@ -235,19 +254,23 @@ def _mapped(
         param = f"method.hyperparameters.{key[:80]}"
         if key not in known:
             raise ApiError(f"unknown knob '{key[:80]}'{nearest(key, known)}", param=param)
-        found[key] = _safe(service, known[key], value, param)
+        found[key] = safe_value(service, known[key], value, param, owner)
     return found
 
 
-def _safe(service: Service, knob: Knob, value: Any, param: str) -> Any:
-    """The value of a knob; a text may name an uploaded file, and nothing else on this machine."""
+def safe_value(service: Service, knob: Knob, value: Any, param: str, owner: str | None = None) -> Any:
+    """The value of a knob; a text may name an uploaded file, and nothing else on this machine.
+
+    Raises:
+        ApiError: for a text that might name a place, or an uploaded file that is another's.
+    """
     if isinstance(value, (list, tuple)):
-        return [_safe(service, knob, one, param) for one in value]
+        return [safe_value(service, knob, one, param, owner) for one in value]
     if knob.type is not str or knob.choices or knob.name in COLUMNS or value is None:
         return value
     if isinstance(value, str) and re.fullmatch(r"file-[0-9a-f]+", value):
         try:
-            return str(place(service.store.files.get(value).stored))
+            return str(place(service.store.files.get(value, owner).stored))
         except FileNotFound as fault:
             raise ApiError(str(fault), param=param) from None
     places = {"SOURCE", "PATH", "FILE", "FOLDER", "REPO", "NAME", "DIR"}
@@ -269,8 +292,8 @@ def _shown(asked: JobRequest) -> dict[str, Any]:
     return {"type": kind, kind: parts}
 
 
-def _words(text: str) -> str:
-    """A fault of flags in the words of the API."""
+def in_api_words(text: str) -> str:
+    """Put a fault of flags into the words of the API."""
     return re.sub(r"--([a-z][a-z0-9-]*)", lambda m: f"'{m[1].replace('-', '_')}'", text)
 
 

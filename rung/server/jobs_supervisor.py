@@ -1,4 +1,4 @@
-"""Keeps tuning jobs going: a worker process for each, restarted where it dies, never two for one job.
+"""Keeps jobs going: a worker process for each, restarted where it dies, never two for one job.
 
 A job's status in the store is what is wanted of it: whoever pauses or cancels it only says so there,
 and the supervisor ends the worker, which leaves a checkpoint. A worker outlives the server; the next
@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 
 from rung import home
 from rung.errors import RungError, StoreError
-from rung.server import catalogue
+from rung.server.catalogue import Catalogue
+from rung.store import Store
 from rung.store.serving import ACTIVE, Conflict, JobRecord
 
 if TYPE_CHECKING:
     import psutil
-
-    from rung.server.state import Service
+    from prometheus_client import Gauge
 
 log = logging.getLogger("rung.jobs")
 
@@ -41,7 +41,7 @@ class Worker:
     """A process at work on a job."""
 
     job: str
-    kind: str  # what it does: `check` or `train`
+    kind: str  # what it does: `check` or `work`
     process: psutil.Process
     told: float | None = None  # when it was asked to stop
     child: subprocess.Popen | None = field(default=None, repr=False)
@@ -69,11 +69,16 @@ class Worker:
 
 
 class Supervisor:
-    """A thread that looks after the jobs of one service."""
+    """A thread that looks after the jobs of one server.
 
-    def __init__(self, service: Service):
-        self.service, self.jobs = service, service.store.jobs
-        self.base, self.most = service.settings.base, service.settings.jobs
+    Args:
+        catalogue: serves what jobs make; its base is what jobs are taken for.
+        gauge: counts jobs by status. limit: maximum number of workers that tune or climb at once.
+    """
+
+    def __init__(self, catalogue: Catalogue, gauge: Gauge, limit: int):
+        self.catalogue, self.jobs = catalogue, catalogue.store.jobs
+        self.gauge, self.limit = gauge, limit
         self.workers: dict[str, Worker] = {}
         self._wake, self._stopping = threading.Event(), False
         self._thread = threading.Thread(target=self._live, name="rung-jobs", daemon=True)
@@ -113,7 +118,7 @@ class Supervisor:
         while not self._stopping:
             try:
                 if not served:
-                    catalogue.serve_jobs(self.service)
+                    self.catalogue.serve_jobs()
                     served = True
                 self.step()
             except StoreError as fault:  # locked, full or gone: the next round tries again
@@ -125,7 +130,7 @@ class Supervisor:
 
     def step(self) -> None:
         """One look at everything."""
-        jobs = {j.id: j for j in self.jobs.list(statuses=ACTIVE).items if j.base == self.base}
+        jobs = {j.id: j for j in self.jobs.list(statuses=ACTIVE).items if j.base == self.catalogue.base}
         self._count(jobs.values())
         for id, worker in list(self.workers.items()):
             job = jobs.get(id)
@@ -134,6 +139,8 @@ class Supervisor:
                 del self.workers[id]
                 if wanted and job is not None and not job.made:
                     self._bury(job, worker)
+                elif job is None:
+                    close_climb(self.catalogue.store, self.jobs.get(id))
             elif job is None or (not wanted and job.status == "queued"):
                 worker.stop()
         for job in sorted(jobs.values(), key=lambda j: (j.created, j.id)):
@@ -145,16 +152,16 @@ class Supervisor:
     def _count(self, jobs) -> None:
         found = [job.status for job in jobs]
         for status in ACTIVE:
-            self.service.metrics.jobs.labels(status).set(found.count(status))
+            self.gauge.labels(status).set(found.count(status))
 
     def _take_up(self, job: JobRecord) -> None:
         """Find the job's worker, or start one where there is room."""
         if (process := _found(job)) is not None:
-            self.workers[job.id] = Worker(job.id, "train", process)
+            self.workers[job.id] = Worker(job.id, "work", process)
             return
-        kind = "check" if job.status == "validating_files" else "train"
+        kind = "check" if job.status == "validating_files" else "work"
         busy = sum(w.kind == kind for w in self.workers.values())
-        if busy < (CHECKS if kind == "check" else self.most):
+        if busy < (CHECKS if kind == "check" else self.limit):
             self.workers[job.id] = _spawn(job, kind)
 
     def _bury(self, job: JobRecord, worker: Worker) -> None:
@@ -162,7 +169,7 @@ class Supervisor:
         job = self.jobs.get(job.id)
         if job.status not in ACTIVE or job.made or worker.told is not None:
             return
-        kind = "check" if job.status == "validating_files" else "train"
+        kind = "check" if job.status == "validating_files" else "work"
         if kind != worker.kind:  # it had done its part
             return
         code = worker.child.returncode if worker.child else None
@@ -179,7 +186,7 @@ class Supervisor:
     def _finish(self, job: JobRecord) -> None:
         """Serve a job's model, then say that it succeeded."""
         try:
-            name = catalogue.serve_job(self.service, job)
+            name = self.catalogue.serve_job(job)
         except RungError as fault:
             error = {"code": "server_error", "message": str(fault), "param": None}
             with contextlib.suppress(Conflict):
@@ -188,8 +195,21 @@ class Supervisor:
         with contextlib.suppress(Conflict):
             self.jobs.turn(
                 job.id, "succeeded", among=ACTIVE, fine_tuned_model=name,
-                say=f"The job has successfully completed; the model is {name}",
+                say=_done(name),
             )  # fmt: skip
+
+
+def close_climb(store: Store, job: JobRecord) -> None:
+    """Note that the climb of a cancelled job has ended, once no worker is at it."""
+    if job.status != "cancelled" or job.climb is None:
+        return
+    if store.climbs.get(job.climb).status == "interrupted":
+        store.climbs.update(job.climb, status="cancelled")
+
+
+def _done(name: str | None) -> str:
+    made = f"the model is {name}" if name else "no model is better than the base as it is"
+    return f"The job has successfully completed; {made}"
 
 
 def _spawn(job: JobRecord, kind: str) -> Worker:

@@ -10,48 +10,33 @@ import json
 import logging
 import secrets
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from anyio.to_thread import run_sync
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rung.server.access import Account
 from rung.server.errors import ApiError, of_fault, respond, waiting
+from rung.server.routing import ANY_KEY, OPEN, RequiredScopes
+from rung.server.state import Service
 
-if TYPE_CHECKING:
-    from rung.server.access import Account
-    from rung.server.state import Service
-
-OPEN = frozenset({"/health"})  # needs no key, and answers while draining
+MISFRAMED = "two_lengths"  # what follows on the connection must not be taken for a request
 UPLOADS = "/v1/files"
-# What a path's first words need of a key; what is not here is open to every key.
-SCOPES = (
-    ("/v1/chat", "ask"), ("/v1/completions", "ask"), ("/v1/embeddings", "ask"),
-    ("/v1/moderations", "ask"), ("/v1/files", "train"), ("/v1/fine_tuning", "train"),
-)  # fmt: skip
 
 log = logging.getLogger("rung.requests")
 
 
-@dataclass
-class Traffic:
-    """What application and server know of each other.
+class GateMiddleware:
+    """ASGI middleware around the application of a service.
 
-    Attributes:
-        draining: set to refuse new requests. in_flight: requests that are being answered.
+    Args:
+        scopes: tells which scope a request needs of its key.
     """
 
-    draining: bool = False
-    in_flight: int = 0
-
-
-class GateMiddleware:
-    """ASGI middleware around the application of a service."""
-
-    def __init__(self, app: ASGIApp, service: Service):
+    def __init__(self, app: ASGIApp, service: Service, scopes: RequiredScopes):
         self.app, self.service, self.traffic = app, service, service.traffic
+        self.scopes = scopes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -62,7 +47,8 @@ class GateMiddleware:
         try:
             scope["rung.account"] = await self._admit(scope)
         except ApiError as fault:
-            await respond(*of_fault(fault), waiting(fault))(scope, receive, send)
+            close = {"Connection": "close"} if fault.code == MISFRAMED else {}
+            await respond(*of_fault(fault), {**waiting(fault), **close})(scope, receive, send)
             self._note(scope, seen, time.perf_counter() - began)
             return
         self.traffic.in_flight += 1
@@ -77,10 +63,8 @@ class GateMiddleware:
 
     async def _admit(self, scope: Scope) -> Account:
         """Whose request it is. Raises ApiError for those who may not pass."""
-        from rung.server.access import Account
-
-        access, path = self.service.access, scope["path"]
-        if path in OPEN:
+        access, needed = self.service.access, self.scopes.of(scope)
+        if needed == OPEN:
             return Account()
         if access.stale:
             await run_sync(access.refresh)
@@ -88,11 +72,11 @@ class GateMiddleware:
         account = access.account(headers.get("authorization", ""))
         if self.traffic.draining:
             raise ApiError("the server is shutting down", status=503)
-        for start, word in SCOPES:
-            if path.startswith(start):
-                account.needs(word)
-        if path.startswith("/v1/models") and scope["method"] == "DELETE":
-            account.needs("admin")
+        if needed != ANY_KEY:
+            account.needs(needed)
+        if "transfer-encoding" in headers and "content-length" in headers:
+            told = "a request has Content-Length or Transfer-Encoding, not both"
+            raise ApiError(told, code=MISFRAMED)
         length = headers.get("content-length", "0")
         most = self._most(scope)
         if length.isascii() and length.isdigit() and int(length[:20]) > most:

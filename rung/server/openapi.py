@@ -27,10 +27,13 @@ ERROR = {
 }
 # What the id in an answer to the first address is good for.
 JOB = "/v1/fine_tuning/jobs"
+CLIMB = "/v1/rung/climbs"
 FOLLOWING: dict[str, tuple[str, tuple[str, ...]]] = {
     "/v1/files": ("file_id", ("/v1/files/{file_id}", "/v1/files/{file_id}/content")),
     JOB: ("job_id", (f"{JOB}/{{job_id}}", *(f"{JOB}/{{job_id}}/{what}" for what in (
         "cancel", "pause", "resume", "events", "checkpoints")))),
+    CLIMB: ("climb_id", (f"{CLIMB}/{{climb_id}}", *(f"{CLIMB}/{{climb_id}}/{what}" for what in (
+        "cancel", "pause", "resume", "events")))),
 }  # fmt: skip
 STREAMS = ("/v1/chat/completions", "/v1/completions")
 
@@ -81,8 +84,8 @@ def _link(paths: dict[str, Any]) -> None:
             for path in others
             for operation in paths[path].values()
         }
-        if first != JOB:
-            order = paths[JOB]["post"]["operationId"]
+        for ordered in (JOB, CLIMB) if first not in (JOB, CLIMB) else ():
+            order = paths[ordered]["post"]["operationId"]
             body = {"training_file": "$response.body#/id"}
             links[order] = {"operationId": order, "requestBody": body}
         paths[first]["post"]["responses"]["200"]["links"] = links

@@ -6,18 +6,18 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from anyio.to_thread import run_sync
+from fastapi import Request
 
 from rung.engine import Completion
+from rung.engine.constraint import Constraint
 from rung.server.errors import ApiError
 from rung.server.moderation import Verdict
-from rung.types import Message
-
-if TYPE_CHECKING:
-    from rung.server.answering import Wanted
-    from rung.server.stages import Line
+from rung.server.stages import Line
+from rung.server.state import account_of, service_of
+from rung.types import Message, last_question
 
 
 class Pipeline:
@@ -100,7 +100,7 @@ class Pipeline:
         """What is found for the last question, as a trace shows it."""
         retrieved = self._line.retrieved
         assert retrieved is not None and retrieved.index is not None
-        question = next((t["content"] for t in reversed(turns) if t["role"] == "user"), "")
+        question = last_question(turns)
         hits = retrieved.index.search(question, retrieved.count, retrieved.mode) if question else []
         return [
             {"source": h.passage.source, "number": h.passage.number, "score": round(h.score, 4)}
@@ -132,19 +132,37 @@ class Pipeline:
         return verdicts
 
     def told(
-        self, wanted: Wanted, prompts: Sequence[str], found: Sequence[Completion]
+        self,
+        texts: Sequence[str],
+        prompts: Sequence[Sequence[int]],
+        constraint: Constraint | None,
+        found: Sequence[Completion],
     ) -> dict[str, Any]:
-        """The trace: what the model saw, what each stage did, how long it took.
+        """Trace a request: what the model saw, what each stage did, how long it took.
 
         Args:
-            prompts: what the model saw, as text.
+            texts, prompts: what the model saw, as text and as ids.
         """
         return {
             "stages": self.notes,
-            "prompts": list(prompts),
-            "prompt_ids": [list(ids) for ids in wanted.prompts],
+            "prompts": list(texts),
+            "prompt_ids": [list(ids) for ids in prompts],
             "cached_tokens": sum(c.cached_tokens for c in found),
-            "constraint": wanted.constraint.kind if wanted.constraint else None,
+            "constraint": constraint.kind if constraint else None,
             "labels": [dict(c.labels) for c in found if c.labels] or None,
             "seconds": round(time.perf_counter() - self._began, 4),
         }
+
+
+def pipeline_of(request: Request, name: str, traced: bool = False) -> Pipeline:
+    """Begin the pipeline of a request to a model, and note it for the log.
+
+    Raises:
+        ApiError: for a trace that the key does not open, or that the stages do not allow.
+    """
+    if traced:
+        account_of(request).needs("trace")
+    service = service_of(request)
+    found = Pipeline(service.lines.of(name, service.catalogue.stored_name(name)), traced)
+    request.scope["rung.notes"] = found.notes
+    return found

@@ -230,6 +230,59 @@ class JobList(Listing):
     data: list[Job]
 
 
+class Figure(BaseModel):
+    """What a rung scores on one part of the data, with its interval."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: Count | None = None
+
+
+class RungSeconds(Shape):
+    """Seconds of all expected requests, and of these with what making the model takes."""
+
+    serving: float | None
+    total: float | None
+
+
+class ClimbRung(Shape):
+    key: str
+    method: str
+    status: str
+    reason: str | None
+    model: str | None
+    validation: Figure | None
+    test: Figure | None
+    seconds: RungSeconds
+    predicted: bool
+
+
+class Climb(Shape):
+    id: Annotated[str, Field(pattern="^climbjob-")]
+    object: Literal["rung.climb"]
+    created_at: Moment
+    finished_at: Moment | None
+    estimated_finish: Moment | None
+    status: JobStatus
+    error: JobError | None
+    model: str
+    name: str
+    training_file: str | None
+    bar: str | None
+    budget: str | None
+    climb: str | None
+    fine_tuned_model: str | None
+    verdict: str | None
+    metric: str | None
+    rungs: list[ClimbRung] | None
+    metadata: dict[str, str] | None
+
+
+class ClimbList(Listing):
+    data: list[Climb]
+
+
 class Event(Shape):
     id: Annotated[str, Field(pattern="^ftevent-")]
     object: Literal["fine_tuning.job.event"]

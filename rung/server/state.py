@@ -5,23 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from fastapi import Request
 
 from rung.engine import Engine
 from rung.server.access import Access, Account
-from rung.server.logprobs import TokenLogprobs
+from rung.server.catalogue import Catalogue
+from rung.server.knobs import ServeKnobs
 from rung.server.metrics import Metrics
-from rung.server.middleware import Traffic
 from rung.server.moderation import Moderator
-from rung.server.pipeline import Pipeline
 from rung.server.stages import Lines, Stages, guarded
 from rung.store import Store
-
-if TYPE_CHECKING:
-    from rung.server.jobs_supervisor import Supervisor
-    from rung.server.page.climb_runs import Ascents
+from rung.store.keys import Keys
 
 
 @dataclass(frozen=True)
@@ -38,6 +34,16 @@ class Limits:
     max_file: int = 512 << 20
     timeout: float | None = None
     patience: float = 60.0
+
+    @classmethod
+    def of(cls, knobs: ServeKnobs) -> Limits:
+        """The limits that a server's knobs set."""
+        mega = 1_000_000  # bytes of a megabyte
+        return cls(
+            max_body=int(knobs.max_body * mega),
+            max_file=int(knobs.max_file * mega),
+            timeout=knobs.timeout,
+        )
 
 
 @dataclass(frozen=True)
@@ -62,24 +68,70 @@ class Settings:
     log: bool = False
     stages: Mapping[str, Stages] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, knobs: ServeKnobs, **loaded: Any) -> Settings:
+        """What a server's knobs set.
+
+        Args:
+            loaded: what follows from the models: `base`, `job_options` and `stages`.
+        """
+        return cls(
+            organisation=knobs.organisation, jobs=knobs.jobs, api_keys=tuple(knobs.api_key),
+            guarded=frozenset(knobs.guard), log=knobs.log, **loaded,
+        )  # fmt: skip
+
+    @property
+    def takes_jobs(self) -> bool:
+        """Whether clients may order tunings and climbs."""
+        return self.base is not None and self.jobs > 0
+
+
+@dataclass
+class Traffic:
+    """What application and server know of each other.
+
+    Attributes:
+        draining: set to refuse new requests. in_flight: requests that are being answered.
+    """
+
+    draining: bool = False
+    in_flight: int = 0
+
+
+class Background(Protocol):
+    """Work that goes on beside requests as long as the application lives."""
+
+    def start(self) -> object:
+        """Begin."""
+
+    def wake(self) -> None:
+        """Look at once whether there is something to do."""
+
+    def stop(self) -> None:
+        """End in an orderly way, so that nothing is lost; waits for the end."""
+
+    def abort(self) -> None:
+        """End at once."""
+
 
 class Service:
-    """One server's state, found at `app.state.service`."""
+    """One server's state, found at `app.state.service`.
+
+    Attributes:
+        lines: the stages of each model. catalogue: what is served, and what may be.
+        background: started with the application and stopped with it.
+    """
 
     def __init__(self, engine: Engine, limits: Limits, settings: Settings, moderator: Moderator):
         self.engine, self.limits, self.settings = engine, limits, settings
         self.moderator = moderator
-        self._lines = Lines(engine, guarded(settings.stages, sorted(settings.guarded)), moderator)
+        self.lines = Lines(engine, guarded(settings.stages, sorted(settings.guarded)), moderator)
         self.traffic, self.metrics = Traffic(), Metrics(engine)
         self.access = Access(settings.api_keys, self.keys)
-        self.supervisor: Supervisor | None = None
-        self.ascents: Ascents | None = None  # climbs begun on the page
-        self.loading = threading.RLock()  # held while models come and go
-        self.stored: dict[str, str] = {}  # served name -> name in the store, where they differ
-        self.aliases: set[str] = set()  # served names that are suffixes of jobs
+        self.catalogue = Catalogue(engine, lambda: self.store, settings.base, settings.organisation)
+        self.background: list[Background] = []
         self._store: Store | None = None
         self._lock = threading.Lock()
-        self._pieces: dict[int, TokenLogprobs] = {}
 
     @property
     def store(self) -> Store:
@@ -89,33 +141,23 @@ class Service:
                 self._store = Store.open()
             return self._store
 
-    def keys(self):
-        """The keys that are in force."""
+    def keys(self) -> Keys:
+        """Return the keys of the store."""
         return self.store.keys
 
-    def course(self, request: Request, name: str, traced: bool = False) -> Pipeline:
-        """The way of a request through the stages of a model."""
-        course = Pipeline(self._lines.of(name, self.stored.get(name, name)), traced)
-        request.scope["rung.notes"] = course.notes
-        return course
-
-    def pieces(self, name: str) -> TokenLogprobs:
-        """What single tokens of a model's tokenizer stand for."""
-        template = self.engine.model(name).template
-        return self._pieces.setdefault(id(template), TokenLogprobs(template))
+    def wake(self) -> None:
+        """Let what goes on beside requests look at once whether there is something to do."""
+        for one in self.background:
+            one.wake()
 
     def abort(self) -> None:
         """End at once what would outlive an abort; jobs go on from their last checkpoint some day."""
-        if self.supervisor is not None:
-            self.supervisor.abort()
-        if self.ascents is not None:
-            self.ascents.interrupt_all()
+        for one in self.background:
+            one.abort()
         self.engine.stop()
 
     def close(self) -> None:
         """Give back what is held."""
-        if self.ascents is not None:
-            self.ascents.stop()
         if self._store is not None:
             self._store.close()
 
@@ -128,3 +170,12 @@ def service_of(request: Request) -> Service:
 def account_of(request: Request) -> Account:
     """Whose request it is, and what it has used."""
     return request.scope["rung.account"]
+
+
+def owner_of(request: Request) -> str | None:
+    """The key whose files and jobs a request sees; None where it sees all.
+
+    Keys of the command line, keys with the scope `admin`, and servers without keys see all.
+    """
+    key = account_of(request).key
+    return None if key is None else key.owner

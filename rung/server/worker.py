@@ -1,7 +1,7 @@
-"""What a tuning job's process does: `python -m rung.server.worker check|train JOB`.
+"""What a job's process does: `python -m rung.server.worker check|work JOB`.
 
-`check` reads the files and says what is wrong with them. `train` tunes, or goes on where an earlier
-worker stopped, and tells the store of every step. SIGTERM leaves a checkpoint.
+`check` reads the files and says what is wrong with them. `work` tunes or climbs, or goes on where an
+earlier worker stopped, and tells the store of every step. SIGTERM leaves a checkpoint.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 import shutil
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,15 +22,20 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rung import home
+from rung.config import knobs_of, resolve
+from rung.data.knobs import DataKnobs
 from rung.errors import DataError, Interrupted, RungError
 from rung.store import Store
-from rung.store.files import fresh_id, place
+from rung.store.files import fresh_id, in_lines, place
+from rung.store.jobs import NAMES
 from rung.store.records import ENDED, stamp
-from rung.store.serving import Conflict, JobRecord
+from rung.store.serving import Conflict, JobKind, JobRecord
+from rung.train.observers import Observer, Outcome, Started, Step, Stop, Validation
 from rung.train.plan import Plan
 
 TELL = 1.0  # seconds between two writings of events
 LARGEST = 256 << 20  # bytes of an adapter that is kept as a checkpoint
+DATA = frozenset(k.name for k in knobs_of(DataKnobs))
 COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
 
 
@@ -38,13 +43,13 @@ def check(job: JobRecord, store: Store) -> None:
     """Read both files; the job is queued, or fails naming file and line."""
     from rung.data import load
 
-    plan = Plan.of(job.name, job.settings)
-    parts = [("training_file", plan.data.data), ("validation_file", plan.data.validation_data)]
-    for param, source in parts:
+    settings = job.settings.get("given", job.settings)
+    (knobs,) = resolve([DataKnobs], {k: v for k, v in settings.items() if k in DATA})
+    for param, source in (("training_file", knobs.data), ("validation_file", knobs.validation_data)):
         if not source:
             continue
         try:
-            found = load(replace(plan.data, data=source, validation_data=None, test_data=None))
+            found = load(replace(knobs, data=source, validation_data=None, test_data=None))
         except (DataError, RungError) as fault:
             fail(job, store, f"invalid {param}: {in_lines(str(fault))}", f"invalid_{param}", param)
             return
@@ -55,12 +60,6 @@ def check(job: JobRecord, store: Store) -> None:
         store.jobs.turn(job.id, "queued", among=["validating_files"], say=say, attempts=0)
     except Conflict:
         return  # paused or cancelled meanwhile
-
-
-def in_lines(text: str) -> str:
-    """A fault of data with the generated name of the file left out: `file-0a1b.jsonl:7` is line 7."""
-    text = re.sub(r"file-[0-9a-f]{24}\.\w+:(\d+)", r"line \1", text)
-    return re.sub(r"\S*file-[0-9a-f]{24}(\.\w+)?", "the file", text)
 
 
 def fail(job: JobRecord, store: Store, message: str, code: str, param: str | None = None) -> None:
@@ -74,21 +73,17 @@ def fail(job: JobRecord, store: Store, message: str, code: str, param: str | Non
         return
 
 
-def train(job: JobRecord, store: Store) -> None:
-    """Tune, and leave a model in the store."""
+def work(job: JobRecord, store: Store) -> None:
+    """Do what the job is for, or go on where an earlier worker stopped, and say how it ended."""
     try:
-        say = "Fine-tuning job started" if job.status == "queued" else None
+        say = f"{NAMES[job.kind].capitalize()} started" if job.status == "queued" else None
         job = store.jobs.turn(job.id, "running", among=["queued", "running"], say=say)
     except Conflict:
         return
-    store.jobs.claim(job.id)
-    teller = _teller(job, store)
+    job = store.jobs.claim(job.id)
     try:
-        outcome = _tuned(job, store, teller)
-    except Interrupted as stopped:
-        teller.flush()
-        if store.jobs.get(job.id).status == "cancelled":
-            store.runs.update(str(stopped), status="cancelled")
+        values = WORK[job.kind](job, store)
+    except Interrupted:
         return
     except DataError as fault:
         fail(job, store, in_lines(str(fault)), "invalid_training_file", "training_file")
@@ -98,16 +93,41 @@ def train(job: JobRecord, store: Store) -> None:
         return
     except Exception as fault:
         traceback.print_exc()
-        fail(job, store, f"{type(fault).__name__}: {fault}"[:500], "server_error")
+        fail(job, store, in_lines(f"{type(fault).__name__}: {fault}"[:500]), "server_error")
         return
-    teller.flush()
+    store.jobs.update(job.id, made=True, estimate=None, pid=0, **values)
+
+
+def tune(job: JobRecord, store: Store) -> dict[str, Any]:
+    """Leave a tuned model in the store; returns the columns of the job that tell of it.
+
+    Raises:
+        Interrupted: once a checkpoint is written.
+    """
+    teller = Telling(job, store)
+    try:
+        outcome = _tuned(job, store, teller)
+    except Interrupted as stopped:
+        if store.jobs.get(job.id).status == "cancelled":
+            store.runs.update(str(stopped), status="cancelled")
+        raise
+    finally:
+        teller.flush()
     result = _results(job, store, outcome.model.run or "")
-    store.jobs.update(
-        job.id, made=True, result_file=result, trained_tokens=outcome.state.tokens, estimate=None, pid=0
-    )
+    return {"result_file": result, "trained_tokens": outcome.state.tokens}
 
 
-def _tuned(job: JobRecord, store: Store, teller: Any) -> Any:
+def climb(job: JobRecord, store: Store) -> dict[str, Any]:
+    """Climb, as `climb_worker`, which needs the parts of a climb."""
+    from rung.server import climb_worker
+
+    return climb_worker.climb(job, store)
+
+
+WORK: dict[JobKind, Callable[[JobRecord, Store], dict[str, Any]]] = {"tune": tune, "climb": climb}
+
+
+def _tuned(job: JobRecord, store: Store, teller: Telling) -> Outcome:
     """A fresh tuning, or the one that an earlier worker did not finish."""
     from rung.train.job import resume, tune
 
@@ -118,25 +138,13 @@ def _tuned(job: JobRecord, store: Store, teller: Any) -> Any:
     return tune(Plan.of(job.name, job.settings), teller, store, replace=True)
 
 
-def _teller(job: JobRecord, store: Store) -> Any:
-    """A watcher that writes events; made here, since its class needs torch."""
-    from rung.train.job import Quiet
-
-    class Teller(Telling, Quiet):
-        pass
-
-    return Teller(job, store)
-
-
-class Telling:
+class Telling(Observer):
     """Turns what training reports into events, checkpoints and an estimate of the end."""
 
     def __init__(self, job: JobRecord, store: Store):
         self.job, self.store = job, store
         self.steps, self.began, self.began_at = 0, time.monotonic(), 0
-        self.per_epoch = 0
-        self.ready: Any = None
-        self.adapter: Any = None
+        self.begun: Started | None = None
         self.last: dict[str, Any] = {}
         self._events: list[tuple[str, str, str, dict[str, Any]]] = []
         self._told = time.monotonic()
@@ -148,45 +156,34 @@ class Telling:
     def note(self, text: str) -> None:
         self._add("warn", "message", text, {})
 
-    def prepared(self, prepared: Any, estimate: Any, adapter: Any) -> None:
-        self.ready, self.adapter = prepared, adapter
-        rows = len(prepared.rows["train"])
-        size = int(self.job.hyperparameters.get("batch_size") or 1)
-        self.per_epoch = max(1, -(-rows // size))
-        self._expect(estimate.seconds)
+    def started(self, started: Started) -> None:
+        self.begun = started
+        self._expect(started.estimate.seconds)
 
     def begin(self, steps: int, at: int) -> None:
         self.steps, self.began, self.began_at = steps, time.monotonic(), at
         self.flush()
 
-    def step(self, entry: dict[str, Any]) -> None:
-        step = entry["step"]
-        self.last = {"step": step, "train_loss": entry["loss"]}
-        if "accuracy" in entry:
-            self.last["train_mean_token_accuracy"] = entry["accuracy"]
-        told = f"Step {step}/{self.steps}: training loss={entry['loss']:.4f}"
+    def step(self, event: Step) -> None:
+        self.last = {"step": event.step, **_named("train", event.metrics)}
+        told = f"Step {event.step}/{self.steps}: training loss={event.metrics['loss']:.4f}"
         self._add("info", "metrics", told, {**self.last, "total_steps": self.steps})
-        if step % self.per_epoch == 0 or step == self.steps:
-            self._keep()
+        self._keep_if_due(event.step)
         if time.monotonic() - self._told > TELL:
-            pace = (time.monotonic() - self.began) / max(1, step - self.began_at)
-            self._expect(pace * (self.steps - step))
+            pace = (time.monotonic() - self.began) / max(1, event.step - self.began_at)
+            self._expect(pace * (self.steps - event.step))
             self.flush()
 
-    def validated(self, entry: dict[str, Any]) -> None:
-        found = {
-            "valid_loss": entry["validation_loss"],
-            "valid_mean_token_accuracy": entry["validation_token_accuracy"],
-            # Rung always validates on all of the held-out rows.
-            "full_valid_loss": entry["validation_loss"],
-            "full_valid_mean_token_accuracy": entry["validation_token_accuracy"],
-        }
-        kept = self.last.get("step") == entry["step"]
-        self.last = {**(self.last if kept else {"step": entry["step"]}), **found}
-        told = f"Step {entry['step']}/{self.steps}: validation loss={entry['validation_loss']:.4f}"
+    def validated(self, event: Validation) -> Stop | None:
+        found = _named("valid", event.metrics)
+        # Rung always validates on all of the held-out rows.
+        found |= {f"full_{k}": v for k, v in found.items()}
+        kept = self.last.get("step") == event.step
+        self.last = {**(self.last if kept else {"step": event.step}), **found}
+        told = f"Step {event.step}/{self.steps}: validation {event.best}={event.value:.4f}"
         self._add("info", "metrics", told, {**self.last, "total_steps": self.steps})
-        if entry["step"] % self.per_epoch == 0 or entry["step"] == self.steps:
-            self._keep()
+        self._keep_if_due(event.step)
+        return None
 
     def flush(self) -> None:
         """Write what has gathered."""
@@ -201,20 +198,23 @@ class Telling:
         end = stamp(datetime.fromtimestamp(time.time() + seconds, UTC))
         self.store.jobs.update(self.job.id, estimate=end)
 
-    def _keep(self) -> None:
+    def _keep_if_due(self, step: int) -> None:
+        if self.begun and (step % self.begun.per_epoch == 0 or step == self.steps):
+            self._keep(self.begun)
+
+    def _keep(self, begun: Started) -> None:
         """Keep the adapter as it is now, as a model that can be asked."""
         from rung.artefacts import folders
         from rung.methods import artefact
 
-        if self.adapter is None or self.adapter.size * 4 > LARGEST:
+        if begun.adapter.size * 4 > LARGEST:
             return
-        plan, step = Plan.of(self.job.name, self.job.settings), self.last["step"]
+        plan, ready, step = begun.plan, begun.prepared, self.last["step"]
         folder = home.folder("jobs") / self.job.id / f"step-{step}"
-        ready = self.ready
 
         def fill(temporary: Path) -> None:
             artefact.save(
-                temporary, self.adapter, ready.bank, plan.method, plan.config, ready.base,
+                temporary, begun.adapter, ready.bank, plan.method, plan.config, ready.base,
                 ready.template, {"metrics": self.last},
             )  # fmt: skip
 
@@ -226,6 +226,12 @@ class Telling:
             shutil.rmtree(old.folder, ignore_errors=True)
 
 
+def _named(part: str, metrics: dict[str, float]) -> dict[str, float]:
+    """An objective's metrics under OpenAI's names for those of a part, such as `train_loss`."""
+    own = {"token_accuracy": "mean_token_accuracy"}
+    return {f"{part}_{own.get(k, k)}": v for k, v in metrics.items()}
+
+
 def _results(job: JobRecord, store: Store, run: str) -> str:
     """The figures of every step as a CSV file of the client's; returns its id."""
     rows: dict[int, dict[str, Any]] = {}
@@ -234,7 +240,7 @@ def _results(job: JobRecord, store: Store, run: str) -> str:
         entry = json.loads(line)
         row = rows.setdefault(entry["step"], {"step": entry["step"]})
         row |= {"train_loss": entry["loss"]} if "loss" in entry else {}
-        row |= {"train_accuracy": entry["accuracy"]} if "accuracy" in entry else {}
+        row |= {"train_accuracy": entry["token_accuracy"]} if "token_accuracy" in entry else {}
         if "validation_loss" in entry:
             row["valid_loss"] = entry["validation_loss"]
             row["valid_mean_token_accuracy"] = entry["validation_token_accuracy"]
@@ -245,7 +251,12 @@ def _results(job: JobRecord, store: Store, run: str) -> str:
     id, content = fresh_id(), out.getvalue().encode()
     place(f"{id}.csv").write_bytes(content)
     store.files.put(
-        id, name="step_metrics.csv", purpose="fine-tune-results", stored=f"{id}.csv", size=len(content)
+        id,
+        name="step_metrics.csv",
+        purpose="fine-tune-results",
+        stored=f"{id}.csv",
+        size=len(content),
+        owner=job.owner,
     )
     return id
 
@@ -255,7 +266,7 @@ def main(kind: str, id: str) -> int:
     try:
         with FileLock(home.folder("jobs") / f"{id}.lock", timeout=0), Store.open() as store:
             job = store.jobs.get(id)
-            (check if kind == "check" else train)(job, store)
+            (check if kind == "check" else work)(job, store)
     except Timeout:
         return 0
     return 0

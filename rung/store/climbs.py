@@ -29,6 +29,7 @@ from rung.types import BaseInfo
 
 _CLIMBS: sa.Table = schema.Climb.__table__  # type: ignore[assignment]
 _RUNGS: sa.Table = schema.Rung.__table__  # type: ignore[assignment]
+_ITEMS: sa.Table = schema.RungItems.__table__  # type: ignore[assignment]
 
 
 class ClimbNotFound(RunNotFound):
@@ -148,20 +149,24 @@ class Climbs:
     def put(self, rung: RungRecord) -> RungRecord:
         """Record a rung, or what became of it."""
         values = schema.storable(rung.as_dict())
-        where = (_RUNGS.c.climb == rung.climb) & (_RUNGS.c.key == rung.key)
+        items = {"climb": values["climb"], "key": values["key"], "items": values["items"]}
+        row = {key: value for key, value in values.items() if key != "items"}
         with self._database.write() as connection:
-            connection.execute(sa.delete(_RUNGS).where(where))
-            connection.execute(sa.insert(_RUNGS).values(values))
+            _upsert(connection, _RUNGS, row)
+            if items["items"]:
+                _upsert(connection, _ITEMS, items)
             beat = sa.update(_CLIMBS).where(_CLIMBS.c.id == rung.climb)
             connection.execute(beat.values(heartbeat=now()))
         return RungRecord(**values)
 
-    def rungs(self, climb: str) -> list[RungRecord]:
-        """The rungs of a climb by their place."""
+    def rungs(self, climb: str, *, items: bool = True) -> list[RungRecord]:
+        """Read the rungs of a climb by their place; without `items` these are left empty."""
         query = sa.select(*_RUNGS.c).where(_RUNGS.c.climb == climb)
+        kept = sa.select(_ITEMS.c.key, _ITEMS.c["items"]).where(_ITEMS.c.climb == climb)
         with self._database.read() as connection:
             rows = connection.execute(query.order_by(_RUNGS.c.place, _RUNGS.c.key)).mappings().all()
-        return [RungRecord(**row) for row in rows]
+            found = {key: held for key, held in connection.execute(kept)} if items else {}
+        return [RungRecord(**row, items=found.get(row["key"], {})) for row in rows]
 
     def list(self, *, data: str | None = None) -> list[ClimbRecord]:
         """Climbs, newest first; `data` is a digest."""
@@ -171,6 +176,16 @@ class Climbs:
         with self._database.read() as connection:
             rows = connection.execute(query).mappings().all()
         return [_as_it_is(ClimbRecord(**row)) for row in rows]
+
+
+def _upsert(connection: Connection, table: sa.Table, values: Mapping[str, Any]) -> None:
+    """Insert a row of a climb and key, or update those of its columns that have changed."""
+    where = (table.c.climb == values["climb"]) & (table.c.key == values["key"])
+    before = connection.execute(sa.select(*table.c).where(where)).mappings().first()
+    if before is None:
+        connection.execute(sa.insert(table).values(values))
+    elif changed := {key: value for key, value in values.items() if before[key] != value}:
+        connection.execute(sa.update(table).where(where).values(changed))
 
 
 def _get(connection: Connection, climb: str) -> ClimbRecord:

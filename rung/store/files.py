@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
 from pathlib import Path
 
@@ -30,6 +31,12 @@ def place(stored: str) -> Path:
     return home.folder("files") / stored
 
 
+def in_lines(text: str) -> str:
+    """Leave the generated name of a file out of a fault of data: `file-0a1b.jsonl:7` is line 7."""
+    text = re.sub(r"\S*file-[0-9a-f]{24}\.\w+:(\d+)", r"line \1", text)
+    return re.sub(r"\S*file-[0-9a-f]{24}(\.\w+)?", "the file", text)
+
+
 class Files:
     """The files of a store."""
 
@@ -37,19 +44,31 @@ class Files:
         self._database = database
 
     def put(
-        self, id: str, *, name: str, purpose: str, stored: str, size: int, expires: str | None = None
+        self,
+        id: str,
+        *,
+        name: str,
+        purpose: str,
+        stored: str,
+        size: int,
+        expires: str | None = None,
+        owner: str | None = None,
     ) -> FileRecord:
         """Record a file whose bytes are in place."""
-        record = FileRecord(id, name, purpose, stored, size, now(), expires)
+        record = FileRecord(id, name, purpose, stored, size, now(), expires, owner)
         values = schema.storable(record.as_dict())
         with self._database.write() as connection:
             connection.execute(sa.insert(_FILES).values(values))
         return FileRecord(**values)
 
-    def get(self, id: str) -> FileRecord:
-        """The file of that id. Raises FileNotFound; also for one that has expired."""
+    def get(self, id: str, owner: str | None = None) -> FileRecord:
+        """Read the file of that id.
+
+        Raises:
+            FileNotFound: also for one that has expired, or is of another owner than the one given.
+        """
         with self._database.read() as connection:
-            return _get(connection, id)
+            return _get(connection, id, owner)
 
     def list(
         self,
@@ -58,9 +77,12 @@ class Files:
         after: str | None = None,
         limit: int = 10_000,
         descending: bool = True,
+        owner: str | None = None,
     ) -> Page[FileRecord]:
-        """Files by when they were made."""
+        """Read files by when they were made; `owner` keeps those that this key made."""
         conditions = [_lasting()]
+        if owner is not None:
+            conditions.append(_FILES.c.owner == owner)
         if purpose is not None:
             conditions.append(_FILES.c.purpose == purpose)
         with self._database.read() as connection:
@@ -100,10 +122,10 @@ def _lasting() -> sa.ColumnElement[bool]:
     return sa.or_(_FILES.c.expires.is_(None), _FILES.c.expires > now())
 
 
-def _get(connection: Connection, id: str) -> FileRecord:
+def _get(connection: Connection, id: str, owner: str | None = None) -> FileRecord:
     query = sa.select(*_FILES.c).where(_FILES.c.id == id, _lasting())
     row = connection.execute(query).mappings().first()
-    if row is None:
+    if row is None or owner not in (None, row["owner"]):
         raise FileNotFound(f"no file '{id[:80]}'")
     return FileRecord(**row)
 

@@ -20,6 +20,7 @@ from rung.store.serving import (
     CheckpointRecord,
     Conflict,
     EventRecord,
+    JobKind,
     JobNotFound,
     JobRecord,
     JobStatus,
@@ -31,11 +32,14 @@ _EVENTS: sa.Table = schema.JobEvent.__table__  # type: ignore[assignment]
 _CHECKPOINTS: sa.Table = schema.JobCheckpoint.__table__  # type: ignore[assignment]
 
 KEPT = 3  # checkpoints of a job
+MAX_DIGITS = 18  # of an event's id, which is a 64-bit integer
+PREFIXES: dict[JobKind, str] = {"tune": "ftjob", "climb": "climbjob"}
+NAMES: dict[JobKind, str] = {"tune": "fine-tuning job", "climb": "climb"}
 
 
-def fresh_id() -> str:
-    """An id of OpenAI's kind."""
-    return f"ftjob-{secrets.token_hex(8)}"
+def fresh_id(kind: JobKind = "tune") -> str:
+    """Make an id; that of a tuning is of OpenAI's form."""
+    return f"{PREFIXES[kind]}-{secrets.token_hex(8)}"
 
 
 class Jobs:
@@ -49,13 +53,17 @@ class Jobs:
         values = schema.storable({**job.as_dict(), "created": now()})
         with self._database.write() as connection:
             connection.execute(sa.insert(_JOBS).values(values))
-            _say(connection, job.id, [("info", "message", f"Created fine-tuning job: {job.id}", {})])
+            _say(connection, job.id, [("info", "message", f"Created {NAMES[job.kind]}: {job.id}", {})])
             return _get(connection, job.id)
 
-    def get(self, id: str) -> JobRecord:
-        """The job of that id. Raises JobNotFound."""
+    def get(self, id: str, kind: JobKind | None = None, owner: str | None = None) -> JobRecord:
+        """Read the job of that id.
+
+        Raises:
+            JobNotFound: also where it is of another kind, or of another owner than the one given.
+        """
         with self._database.read() as connection:
-            return _get(connection, id)
+            return _get(connection, id, kind, owner)
 
     def list(
         self,
@@ -64,9 +72,18 @@ class Jobs:
         limit: int = 1000,
         statuses: Iterable[str] | None = None,
         notes: Mapping[str, str] | None = None,
+        kind: JobKind | None = None,
+        owner: str | None = None,
     ) -> Page[JobRecord]:
-        """Jobs, newest first; `notes` keeps those whose metadata holds all of these."""
+        """Read jobs, newest first.
+
+        Args:
+            notes: keeps those whose metadata holds all of these.
+            kind: keeps those of it. owner: keeps those that this key ordered.
+        """
         conditions = [] if statuses is None else [_JOBS.c.status.in_(list(statuses))]
+        conditions += [] if kind is None else [_JOBS.c.kind == kind]
+        conditions += [] if owner is None else [_JOBS.c.owner == owner]
         for key, value in (notes or {}).items():
             conditions.append(_JOBS.c.notes[key].as_string() == value)
         with self._database.read() as connection:
@@ -118,7 +135,8 @@ class Jobs:
         """What happened, newest first; `after` is the id of an event. Raises JobNotFound."""
         with self._database.read() as connection:
             _get(connection, id)
-            cursor = None if after is None else int(after) if after.isdecimal() else -1
+            known = after is not None and after.isdecimal() and len(after) <= MAX_DIGITS
+            cursor = None if after is None else int(after) if known else -1
             rows, more = page(connection, _EVENTS, [_EVENTS.c.job == id], cursor, limit)
         return Page([EventRecord(**row) for row in rows], more)
 
@@ -149,10 +167,12 @@ class Jobs:
         return Page([CheckpointRecord(**row) for row in rows], more)
 
 
-def _get(connection: Connection, id: str) -> JobRecord:
+def _get(
+    connection: Connection, id: str, kind: JobKind | None = None, owner: str | None = None
+) -> JobRecord:
     row = connection.execute(sa.select(*_JOBS.c).where(_JOBS.c.id == id)).mappings().first()
-    if row is None:
-        raise JobNotFound(f"no fine-tuning job '{id[:80]}'")
+    if row is None or kind not in (None, row["kind"]) or owner not in (None, row["owner"]):
+        raise JobNotFound(f"no {NAMES[kind or 'tune']} '{id[:80]}'")
     return JobRecord(**row)
 
 

@@ -12,6 +12,7 @@ from sqlalchemy import (
     CheckConstraint,
     Double,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     String,
@@ -21,7 +22,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 # The newest migration. `database.open_engine` compares it with what the store holds, which saves
 # importing alembic when there is nothing to do; a test holds it equal to alembic's own head.
-HEAD = "0003"
+HEAD = "0004"
 
 # SQLite counts up only a column whose type is INTEGER.
 Counter = BigInteger().with_variant(Integer, "sqlite")
@@ -167,6 +168,18 @@ class Rung(Table):
     metrics: Mapped[dict[str, Any]]
     cost: Mapped[dict[str, Any]]
     trials: Mapped[dict[str, Any]]
+
+
+class RungItems(Table):
+    """What was answered on a rung; apart from it, since a rung's row is written many times."""
+
+    __tablename__ = "rung_items"
+    __table_args__ = (
+        ForeignKeyConstraint(["climb", "key"], ["rungs.climb", "rungs.key"], ondelete="CASCADE"),
+    )
+
+    climb: Mapped[str] = mapped_column(String(128), primary_key=True)
+    key: Mapped[str] = mapped_column(String(128), primary_key=True)
     items: Mapped[dict[str, Any]]
 
 
@@ -183,10 +196,11 @@ class File(Table):
     bytes: Mapped[int] = mapped_column(BigInteger)
     created: Mapped[str] = mapped_column(String(32))
     expires: Mapped[str | None] = mapped_column(String(32))
+    owner: Mapped[str | None] = mapped_column(String(64))  # id of a key, which may be revoked
 
 
 class Job(Table):
-    """A tuning that a client asked for; a run carries it out."""
+    """A tuning or climb that a client asked for; a run, or a climb, carries it out."""
 
     __tablename__ = "jobs"
     __table_args__ = (Index("ix_jobs_created", "created"),)
@@ -216,6 +230,9 @@ class Job(Table):
     created: Mapped[str] = mapped_column(String(32))
     finished: Mapped[str | None] = mapped_column(String(32))
     estimate: Mapped[str | None] = mapped_column(String(32))
+    kind: Mapped[str] = mapped_column(String(16), server_default="tune")
+    climb: Mapped[str | None] = mapped_column(String(128))
+    owner: Mapped[str | None] = mapped_column(String(64))
 
 
 class JobEvent(Table):

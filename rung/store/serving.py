@@ -12,11 +12,14 @@ from rung.store.records import Record, moment
 JobStatus = Literal[
     "validating_files", "queued", "running", "succeeded", "failed", "cancelled", "paused"
 ]
+JobKind = Literal["tune", "climb"]
 # Nothing follows these.
 OVER: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 # A worker may be at it.
 ACTIVE: tuple[JobStatus, ...] = ("validating_files", "queued", "running")
-SCOPES = ("ask", "train", "admin")
+SCOPES = ("ask", "train", "trace", "metrics", "admin")
+# Reading what the server sees; `admin` opens these too.
+READING = ("trace", "metrics")
 
 T = TypeVar("T")
 
@@ -28,7 +31,7 @@ class FileNotFound(RungError):
 
 
 class JobNotFound(RungError):
-    """No job of that id."""
+    """No job of that id and kind."""
 
     http_status = 404
 
@@ -60,7 +63,12 @@ def unix(text: str | None) -> int | None:
 
 @dataclass(frozen=True)
 class FileRecord(Record):
-    """A stored file; `name` is what the client calls it, `stored` its file below `files/`."""
+    """A stored file.
+
+    Attributes:
+        name: what the client calls it. stored: its file below `files/`.
+        owner: id of the key that made it; None for keys of the command line, and without keys.
+    """
 
     id: str
     name: str
@@ -69,11 +77,12 @@ class FileRecord(Record):
     bytes: int
     created: str
     expires: str | None = None
+    owner: str | None = None
 
 
 @dataclass(frozen=True)
 class JobRecord(Record):
-    """A tuning job.
+    """A job: a tuning or a climb.
 
     Attributes:
         model: as the client named it. base: spec of the base. name: of the model in the store.
@@ -83,6 +92,8 @@ class JobRecord(Record):
         made: the model is in the store, though perhaps not served yet.
         host, pid: of the worker; 0 while there is none. attempts: workers that died at it in a row.
         estimate: when it will probably be done.
+        kind: what a worker does for it. climb: id of the climb that it has begun.
+        owner: id of the key that ordered it; None for keys of the command line, and without keys.
     """
 
     id: str
@@ -109,6 +120,9 @@ class JobRecord(Record):
     created: str = ""
     finished: str | None = None
     estimate: str | None = None
+    kind: JobKind = "tune"
+    climb: str | None = None
+    owner: str | None = None
 
 
 @dataclass(frozen=True)
@@ -159,6 +173,12 @@ class KeyRecord(Record):
     last_used: str | None = None
     revoked: str | None = None
 
+    @property
+    def owner(self) -> str | None:
+        """The owner whose files and jobs the key sees; None for a key that sees all."""
+        return None if self.may("admin") else self.id
+
     def may(self, scope: str) -> bool:
         """Whether the key opens what needs that scope."""
-        return scope in self.scopes.split(",")
+        held = self.scopes.split(",")
+        return scope in held or (scope in READING and "admin" in held)

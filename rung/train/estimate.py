@@ -16,6 +16,7 @@ import torch
 from rung.bases.loaded import check_device
 from rung.forward.bank import Bank
 from rung.objectives import Objective
+from rung.train.knobs import TrainKnobs
 from rung.types import Rendered
 
 MOST_TOKENS = 8192  # a larger micro-batch gains no speed
@@ -87,9 +88,7 @@ def of(
     adapter_size: int,
     rows: list[Rendered],
     objective: Objective,
-    epochs: float,
-    batch_size: int,
-    max_tokens: int | None,
+    knobs: TrainKnobs,
     resident: int,
 ) -> Estimate:
     """Estimate a run on rows (at least one).
@@ -101,9 +100,9 @@ def of(
     per_token = token_bytes(bank)
     optimizer = adapter_size * ADAM * 4
     room = int((free_bytes(where) - optimizer) * SHARE / per_token)
-    budget = max_tokens or max(64, min(MOST_TOKENS, room))
+    budget = knobs.max_tokens or max(64, min(MOST_TOKENS, room))
     lengths = sorted((len(r.ids) for r in rows), reverse=True)
-    micro = min(budget, max(sum(lengths[:batch_size]), lengths[0]))
+    micro = min(budget, max(sum(lengths[: knobs.batch_size]), lengths[0]))
     tokens = sum(lengths)
     supervised = sum(objective.weight(r) for r in rows)
     every = sum(p.numel() for p in bank.model.parameters())
@@ -112,7 +111,7 @@ def of(
     work = 4 * (tokens * (every - table) + supervised * head)
     rate = 0.6 * speed(str(bank.dtype).removeprefix("torch."), where)
     return Estimate(
-        seconds=epochs * work / rate,
+        seconds=knobs.epochs * work / rate,
         bytes=resident + optimizer + micro * per_token,
         max_tokens=budget,
     )

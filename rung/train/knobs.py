@@ -15,24 +15,35 @@ class RunKnobs:
     group: ClassVar[str] = "run"
 
     base: str = knob(
-        "smollm2-135m", "The base model: a name of the catalogue, a folder, a file or a hub id."
+        "smollm2-135m",
+        "The base model: a name of the catalogue, a folder, a file or a hub id.",
+        foreign=("model", "model_name", "model_name_or_path", "base_model", "base_model_name_or_path"),
     )
-    method: str = knob("lora", "How to adapt it.")
+    method: str = knob(
+        "lora", "How to adapt it.", foreign=("peft_type", "finetuning_type", "tuner_type")
+    )
     objective: str = knob("sft", "What training minimises.")
     parent: str | None = knob(None, "Go on from this model instead of from scratch.", metavar="NAME")
     dtype: str = knob(
         "auto",
         "Precision of the base; auto takes what a quick measurement finds fastest.",
         choices=("auto", "float32", "bfloat16", "float16"),
+        foreign=("torch_dtype", "bf16=bfloat16", "fp16=float16"),
     )
     quantize: str = knob(
         "none",
         "Keep the base's weights in fewer bits, which takes a quarter of the memory or less.",
         choices=("none", "int8", "nf4"),
+        foreign=("load_in_4bit=nf4", "load_in_8bit=int8", "qlora=nf4", "bnb_4bit_quant_type"),
     )
-    device: str = knob("auto", "Where to run: auto, cpu, cuda, cuda:1 or mps.")
+    device: str = knob(
+        "auto", "Where to run: auto, cpu, cuda, cuda:1 or mps.", foreign=("device_map", "use_cpu=cpu")
+    )
     push_to_hub: str | None = knob(
-        None, "Upload the finished model to this repository.", metavar="REPO"
+        None,
+        "Upload the finished model to this repository.",
+        metavar="REPO",
+        foreign=("hub_model_id",),
     )
 
 
@@ -42,11 +53,38 @@ class TrainKnobs:
 
     group: ClassVar[str] = "training"
 
-    lr: float = knob(1e-4, "Peak learning rate.", above=0, most=100)
-    epochs: float = knob(3.0, "Passes over the training rows.", above=0, most=10000)
-    steps: int | None = knob(None, "Stop after so many steps, whatever the epochs say.", least=1)
-    batch_size: int = knob(8, "Rows per optimiser step.", least=1, most=65536)
-    max_length: int = knob(1024, "Longer conversations are left out, longer texts split.", least=2)
+    lr: float = knob(1e-4, "Peak learning rate.", above=0, most=100, foreign=("learning_rate",))
+    epochs: float = knob(
+        3.0,
+        "Passes over the training rows.",
+        above=0,
+        most=10000,
+        foreign=("num_train_epochs", "num_epochs", "n_epochs", "max_epochs"),
+    )
+    steps: int | None = knob(
+        None,
+        "Stop after so many steps, whatever the epochs say.",
+        least=1,
+        foreign=("max_steps", "num_steps", "iters"),
+    )
+    batch_size: int = knob(
+        8,
+        "Rows per optimiser step.",
+        least=1,
+        most=65536,
+        foreign=(
+            "per_device_train_batch_size",
+            "train_batch_size",
+            "global_batch_size",
+            "gradient_accumulation_steps",
+        ),
+    )
+    max_length: int = knob(
+        1024,
+        "Longer conversations are left out, longer texts split.",
+        least=2,
+        foreign=("max_seq_length", "max_seq_len", "model_max_length", "block_size", "cutoff_len"),
+    )
     max_tokens: int | None = knob(
         None, "Tokens per micro-batch; what fits into memory by default.", least=1
     )
@@ -54,16 +92,44 @@ class TrainKnobs:
         0, "Seed of the order of the rows and of the initial weights.", least=0, most=2**32 - 1
     )
     schedule: str = knob(
-        "linear", "How the learning rate falls.", choices=("constant", "linear", "cosine")
+        "linear",
+        "How the learning rate falls.",
+        choices=("constant", "linear", "cosine"),
+        foreign=("lr_scheduler_type", "lr_scheduler"),
     )
-    warmup: float = knob(0.03, "Share of the steps in which the rate rises.", least=0, most=1)
+    warmup: float = knob(
+        0.03,
+        "Share of the steps in which the rate rises.",
+        least=0,
+        most=1,
+        foreign=("warmup_ratio", "warmup_steps"),
+    )
     weight_decay: float = knob(0.0, "Decoupled weight decay of AdamW.", least=0)
-    beta1: float = knob(0.9, "AdamW's decay of the mean.", least=0, most=0.9999)
-    beta2: float = knob(0.999, "AdamW's decay of the squares.", least=0, most=0.99999)
-    clip: float = knob(1.0, "Largest norm of a step's gradient.", above=0)
-    eval_every: int | None = knob(
-        None, "Steps between validations; about twice an epoch by default.", least=1
+    beta1: float = knob(
+        0.9, "AdamW's decay of the mean.", least=0, most=0.9999, foreign=("adam_beta1",)
     )
-    patience: int = knob(3, "Stop after so many validations without a gain; 0: never.", least=0)
-    save_every: int | None = knob(None, "Steps between checkpoints; by time by default.", least=1)
+    beta2: float = knob(
+        0.999, "AdamW's decay of the squares.", least=0, most=0.99999, foreign=("adam_beta2",)
+    )
+    clip: float = knob(
+        1.0, "Largest norm of a step's gradient.", above=0, foreign=("max_grad_norm", "grad_clip")
+    )
+    eval_every: int | None = knob(
+        None,
+        "Steps between validations; about twice an epoch by default.",
+        least=1,
+        foreign=("eval_steps", "steps_per_eval"),
+    )
+    patience: int = knob(
+        3,
+        "Stop after so many validations without a gain; 0: never.",
+        least=0,
+        foreign=("early_stopping_patience",),
+    )
+    save_every: int | None = knob(
+        None, "Steps between checkpoints; by time by default.", least=1, foreign=("save_steps",)
+    )
+    seconds: float | None = knob(
+        None, "End after so many seconds with what is best by then, whatever the epochs say.", above=0
+    )
     save_seconds: float = knob(60.0, "Seconds between checkpoints.", above=0)

@@ -8,7 +8,7 @@ from typing import Any
 
 from rung import bases, methods, objectives
 from rung.artefacts import folders
-from rung.config import as_dict, knobs_of, resolve
+from rung.config import Names, as_dict, flatten, resolve
 from rung.data import DataKnobs
 from rung.errors import ConfigError, one_line
 from rung.methods.base import Method
@@ -30,11 +30,17 @@ class Plan:
     def of(cls, name: str, *layers: Mapping[str, Any]) -> Plan:
         """Merge layers of settings over the defaults, the method's own among them.
 
+        Args:
+            layers: settings by name, in sections or without; a later layer wins.
+
         Raises:
             ConfigError: naming every unknown key and bad value at once.
         """
         check_name(name)
-        chosen = [layer["method"] for layer in layers if layer.get("method")]
+        layers = tuple(flatten(layer) for layer in layers)
+        chosen = [
+            v for layer in layers for k, v in layer.items() if k in ("method", "run.method") and v
+        ]
         method = methods.get(str(chosen[-1]) if chosen else RunKnobs.method)
         classes = [RunKnobs, DataKnobs, TrainKnobs, method.Config]
         problems = _foreign(method, classes, layers)
@@ -90,15 +96,12 @@ def _foreign(
     method: Method, classes: list[type], layers: tuple[Mapping[str, Any], ...]
 ) -> list[tuple[str, str]]:
     """Every given knob that only other methods have, and a line that names those."""
-    own = {k.name for cls in classes for k in knobs_of(cls)}
-    foreign: dict[str, list[str]] = {}
-    for other in methods.names():
-        for k in knobs_of(methods.get(other).Config):
-            if k.name not in own:
-                foreign.setdefault(k.name, []).append(other)
-    given = {str(key): str(key).replace("-", "_") for layer in layers for key in layer}
-    return [
-        (key, f"--{name.replace('_', '-')} belongs to {', '.join(foreign[name])}, not to {method.name}")
-        for key, name in sorted(given.items())
-        if name in foreign
-    ]
+    own = Names(classes)
+    others = {name: Names([methods.get(name).Config]) for name in methods.names()}
+    found = []
+    for key in sorted({key for layer in layers for key in layer}):
+        owners = [] if own.find(key) else [name for name, names in others.items() if names.find(key)]
+        if owners:
+            told = f"--{key.replace('_', '-')}" if "." not in key else f"'{key}'"
+            found.append((key, f"{told} belongs to {', '.join(owners)}, not to {method.name}"))
+    return found

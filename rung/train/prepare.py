@@ -17,19 +17,19 @@ from rung.forward.bank import Bank
 from rung.methods import artefact
 from rung.methods.base import Start
 from rung.train.knobs import RunKnobs
-from rung.train.order import Order
 from rung.train.plan import Plan
+from rung.train.sources import Shuffled
 from rung.types import BaseInfo, Rendered
 
 Stage = Callable[[str], None]
 
 
-@dataclass
-class Opened:
-    """Data and base, read and loaded once: what trainings of one task on one base can share.
+@dataclass(kw_only=True)
+class Prepared:
+    """Data and base, read and loaded once, which trainings of one task on one base share.
 
     Attributes:
-        rendered: rows by the length they were cut to.
+        rows: of each part as training sees them, once `rendered` made them. problems: of theirs.
     """
 
     base: BaseInfo
@@ -37,17 +37,20 @@ class Opened:
     splits: Splits
     template: Template
     bank: Bank
-    rendered: dict[int, tuple[dict[str, list[Rendered]], list[Problem]]] = field(default_factory=dict)
+    rows: dict[str, list[Rendered]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    _known: dict[int, Prepared] = field(default_factory=dict)
 
-    def rows(self, limit: int) -> tuple[dict[str, list[Rendered]], list[Problem]]:
-        """Every part's rows as the model sees them, at most `limit` tokens long, and their problems.
+    def rendered(self, limit: int) -> Prepared:
+        """The same with rows of at most `limit` tokens.
 
         Raises:
             DataError: for what would ruin a training, all of it at once.
         """
-        if limit not in self.rendered:
-            self.rendered[limit] = self._render(limit)
-        return self.rendered[limit]
+        if limit not in self._known:
+            rows, problems = self._render(limit)
+            self._known[limit] = replace(self, rows=rows, problems=problems)
+        return self._known[limit]
 
     def _render(self, limit: int) -> tuple[dict[str, list[Rendered]], list[Problem]]:
         rows, problems = {}, []
@@ -63,22 +66,9 @@ class Opened:
         usable = {part: [r for r in found if any(r.supervised[1:])] for part, found in rows.items()}
         return usable, problems
 
-    def over(self, splits: Splits) -> Opened:
+    def over(self, splits: Splits) -> Prepared:
         """The same base over other rows of the same data."""
-        return replace(self, splits=splits, rendered={})
-
-
-@dataclass
-class Prepared:
-    """What stands before the first step."""
-
-    base: BaseInfo
-    dataset: Dataset
-    splits: Splits
-    template: Template
-    bank: Bank
-    rows: dict[str, list[Rendered]]
-    problems: list[Problem]
+        return replace(self, splits=splits, rows={}, problems=[], _known={})
 
 
 def read(knobs: DataKnobs, stage: Stage) -> tuple[Dataset, Splits]:
@@ -88,20 +78,21 @@ def read(knobs: DataKnobs, stage: Stage) -> tuple[Dataset, Splits]:
     return dataset, split(dataset, knobs)
 
 
-def open_base(run: RunKnobs, dataset: Dataset, splits: Splits, stage: Stage) -> Opened:
+def open_base(run: RunKnobs, dataset: Dataset, splits: Splits, stage: Stage) -> Prepared:
     """The base in memory, with its template, beside data that was read."""
     stage(f"loading {run.base}")
     info = bases.resolve(run.base, data=_texts(splits))
     base = bases.load(info, dtype=run.dtype, device=run.device, quantize=run.quantize)
     template = Template.of(base.tokenizer, generation_config=base.model.generation_config)
-    return Opened(info, dataset, splits, template, Bank(base.model, info.digest))
+    bank = Bank(base.model, info.digest)
+    return Prepared(base=info, dataset=dataset, splits=splits, template=template, bank=bank)
 
 
-def prepare(plan: Plan, stage: Stage, opened: Opened | None = None) -> Prepared:
+def prepare(plan: Plan, stage: Stage, opened: Prepared | None = None) -> Prepared:
     """Read the data, load the base, render every row, and refuse what would ruin the training.
 
     Args:
-        opened: data and base that are there already, of the same settings.
+        opened: data and base of the same settings that are in memory already, with or without rows.
     """
     if opened is None:
         opened = open_base(plan.run, *read(plan.data, stage), stage)
@@ -112,8 +103,7 @@ def prepare(plan: Plan, stage: Stage, opened: Opened | None = None) -> Prepared:
     stage("rendering the rows")
     # What the adapter puts in front takes its room from the context too.
     limit = min(plan.train.max_length, _context(bank) - plan.method.positions(plan.config))
-    rows, problems = opened.rows(limit)
-    return Prepared(opened.base, opened.dataset, opened.splits, opened.template, bank, rows, problems)
+    return opened.rendered(limit)
 
 
 def adapter_of(plan: Plan, prepared: Prepared) -> Adapter:
@@ -133,8 +123,7 @@ def adapter_of(plan: Plan, prepared: Prepared) -> Adapter:
             )
         return adapter
     generator = torch.Generator().manual_seed(plan.train.seed)
-    order = Order(len(prepared.rows["train"]), plan.train.batch_size, plan.train.seed)
-    first = [prepared.rows["train"][i] for i in order.batch(0)]
+    first = Shuffled(prepared.rows["train"], plan.train.batch_size, plan.train.seed).rows(0)
     replies = [tuple(i for i, s in zip(r.ids, r.supervised, strict=True) if s) for r in first]
     tokenizer = prepared.template.tokenizer
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from rung.data import Template
+from rung.data import Template, template_check
 from rung.errors import DataError
 from rung.types import Example
 
@@ -246,19 +246,19 @@ def test_lone_surrogates_and_nul_are_survived():
 
 
 def test_template_without_generation_prompt_is_an_error_with_its_fix():
-    (problem,) = Template.of(tokenizer("bytes", NO_GENERATION_PROMPT)).problems()
+    (problem,) = template_check.problems(Template.of(tokenizer("bytes", NO_GENERATION_PROMPT)))
     assert problem.severity == "error"
     assert r"'<|im_start|>assistant\n'" in problem.message
 
 
 @pytest.mark.parametrize("shape", TEMPLATES)
 def test_sound_templates_have_no_errors(shape):
-    assert not [p for p in template("bytes", shape).problems() if p.severity == "error"]
+    assert not [p for p in template_check.problems(template("bytes", shape)) if p.severity == "error"]
 
 
 def test_double_beginning_in_the_template_is_an_error():
     doubled = "{{ bos_token }}{{ bos_token }}" + str(TEMPLATES["chatml"])
-    (problem,) = Template.of(tokenizer("bytes", doubled)).problems()
+    (problem,) = template_check.problems(Template.of(tokenizer("bytes", doubled)))
     assert "two beginning-of-text" in problem.message
 
 
@@ -316,7 +316,7 @@ def test_with_a_real_base():
     made = AutoTokenizer.from_pretrained(info.path)
     one = Template.of(made)
     assert one.stop_ids == (2,)
-    assert one.problems() == []
+    assert template_check.problems(one) == []
     messages = say("Who said: Imagination is more important than knowledge.", "Albert Einstein")
     row = one.render(Example(messages=tuple(messages)))
     text = made.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)

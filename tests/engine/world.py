@@ -16,9 +16,11 @@ NAMES = ("base", *METHODS)
 def asked(name: str, ids: Iterable[int], count: int = 6, **decoding: Any) -> Any:
     """A request for so many tokens, none of which ends the answer."""
     from rung.engine import GenerationRequest
-    from rung.types import Decoding
+    from rung.types import Decoding, Prompt
 
-    return GenerationRequest(name, tuple(ids), Decoding(max_tokens=count, **decoding), stop_ids=())
+    return GenerationRequest(
+        name, Prompt(tuple(ids)), Decoding(max_tokens=count, **decoding), stop_ids=()
+    )
 
 
 def text(seed: int, length: int) -> list[int]:
@@ -57,7 +59,7 @@ def engine_of(model: Any, methods: tuple[str, ...] = METHODS, **settings: Any) -
     for i, method in enumerate(methods):
         slot = bank.add(tiny_adapter(bank, method, seed=i))
         models[method] = ServedModel(method, slot, template, root="base", parent="base")
-    return Engine(bank, models, **{"cache_bytes": 1 << 28, **settings})
+    return Engine(bank, models, **{"memory": 1 << 28, **settings})
 
 
 def hf_greedy(model: Any, ids: tuple[int, ...], count: int) -> list[int]:

@@ -39,7 +39,7 @@ def test_labels_are_scored_as_replies(engine, name):
     model = engine.models[name]
     found = predict(engine.bank, model, EXAMPLES, CHOICE)
     for e, scores, text in zip(EXAMPLES, found.scores, found.texts, strict=True):
-        prompt = model.prompt(e.messages[:-1])
+        prompt = model.prompt(e.messages[:-1]).ids
         for label in LABELS:
             # "yes" begins "yes and no", so the end of turn counts too.
             whole = model.template.render(
@@ -92,7 +92,7 @@ def test_generated_answers_are_those_of_transformers(engine):
     task = Task("generation", "rouge_l")
     seen = []
     found = predict(engine.bank, model, EXAMPLES, task, progress=lambda done, n: seen.append((done, n)))
-    ids = model.prompt(EXAMPLES[3].messages[:-1])
+    ids = model.prompt(EXAMPLES[3].messages[:-1]).ids
     plain = hf_greedy(tiny_llama(), ids, 16)
     ended = [i for i, t in enumerate(plain) if t in model.stop_ids]
     plain = plain[: ended[0]] if ended else plain
@@ -131,9 +131,9 @@ def test_a_classifier_answers_by_itself(engine):
     class Longest:
         labels = ("no", "yes")
 
-        def probabilities(self, bank, asked):
-            assert all(a.text.startswith("what about") and a.ids for a in asked)
-            return torch.tensor([[0.25, 0.75]] * len(asked))
+        def probabilities(self, bank, prompts):
+            assert all(p.question.startswith("what about") and p.ids for p in prompts)
+            return torch.tensor([[0.25, 0.75]] * len(prompts))
 
     model = replace(engine.models["base"], classifier=Longest())
     found = predict(engine.bank, model, EXAMPLES, CHOICE)

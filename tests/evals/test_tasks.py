@@ -54,20 +54,20 @@ def test_tasks_are_found(expected):
 def test_the_user_has_the_last_word():
     examples = CASES["classification", "accuracy"]
     found = tasks.detect(examples)
-    assert tasks.choose(found, examples, None, "macro-f1").metric == "macro_f1"
-    free = tasks.choose(found, examples, "generation", None)
+    assert tasks.settle_task(found, examples, None, "macro-f1").metric == "macro_f1"
+    free = tasks.settle_task(found, examples, "generation", None)
     assert (free.kind, free.metric, free.labels) == ("generation", "rouge_l", ())
-    back = tasks.choose(free, examples, "classification", None)
+    back = tasks.settle_task(free, examples, "classification", None)
     assert back.labels == ("0", "1")
     for kind, metric, said in (
-        ("classifying", None, "no task 'classifying'"), (None, "bleux", "no metric 'bleux'"),
-        ("generation", "accuracy", "needs labels"), ("multiple_choice", None, "needs --choices"),
+        ("classifying", None, "--task is 'classifying'"), (None, "bleux", "there is no bleux"),
+        ("generation", "accuracy", "which needs labels"), ("multiple_choice", None, "needs --choices"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=said):
-            tasks.choose(found, examples, kind, metric)
+            tasks.settle_task(found, examples, kind, metric)
     with pytest.raises(ConfigError, match="plain texts"):
         texts = CASES["language_modelling", "perplexity"]
-        tasks.choose(tasks.detect(texts), texts, None, "bleu")
+        tasks.settle_task(tasks.detect(texts), texts, None, "bleu")
 
 
 def test_what_cannot_be_measured_is_named():

@@ -42,7 +42,7 @@ def test_rows_spell_each_sequence(batch):
 @given(batches)
 def test_nothing_shared_stands_twice(batch):
     trie = build(batch)
-    prefixes = {(s.slot, s.ids[:n]) for s in batch for n in range(1, len(s.ids) + 1)}
+    prefixes = {(s.slot, tuple(s.ids[:n].tolist())) for s in batch for n in range(1, len(s.ids) + 1)}
     virtual = sum(SOFT.get(slot, 0) for slot in {s.slot for s in batch})
     assert len(trie) == len(prefixes) + virtual
     assert len(set(range(len(trie))) - {int(r) for p in trie.paths for r in p}) == 0
@@ -75,7 +75,7 @@ def test_edges_carry_every_supervised_token(batch):
         extra = len(path) - len(s.ids)
         for at, target in enumerate(s.ids):
             if s.supervised[at] and at + extra > 0:
-                key = (int(path[at + extra - 1]), target)
+                key = (int(path[at + extra - 1]), int(target))
                 expected[key] = expected.get(key, 0.0) + s.weight
     found = dict(
         zip(
@@ -88,12 +88,27 @@ def test_edges_carry_every_supervised_token(batch):
     assert trie.source.tolist() == sorted(trie.source.tolist())
 
 
+@given(batches, st.booleans())
+def test_each_sequence_finds_its_own_edges(batch, prune):
+    trie = Trie.build(batch, SOFT, PREFIX, prune=prune)
+    for s, path, edges in zip(batch, trie.paths, trie.edges, strict=True):
+        extra = SOFT.get(s.slot, 0)
+        at = [i for i in np.flatnonzero(s.supervised).tolist() if i + extra > 0]
+        assert trie.target[edges].tolist() == s.ids[at].tolist()
+        assert trie.source[edges].tolist() == [int(path[i + extra - 1]) for i in at]
+    shares = np.concatenate([np.full(len(e), s.weight) for s, e in zip(batch, trie.edges, strict=True)])
+    every = np.concatenate(trie.edges)
+    assert np.bincount(every, shares, len(trie.source)) == pytest.approx(trie.weight.numpy())
+
+
 @pytest.mark.parametrize(
-    "batch", [[], [Sequence(())], [Sequence((1, 2), (True,))]], ids=["none", "empty", "mask"]
+    "bad",
+    [lambda: Trie.build([]), lambda: Sequence(()), lambda: Sequence((1, 2), (True,))],
+    ids=["none", "empty", "mask"],
 )
-def test_bad_batches_are_refused(batch):
+def test_bad_batches_are_refused(bad):
     with pytest.raises(ValueError):
-        Trie.build(batch)
+        bad()
 
 
 @given(batches)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from rung.errors import ConfigError
+from rung.evals import metrics
 from rung.ladder.bar import Bar
-from rung.ladder.judge import falls, settle_task
 from rung.ladder.knobs import ClimbKnobs
-from rung.types import Task
+from rung.ladder.task_context import judged_by
+from rung.types import Example, Task
 
 YES_NO = Task("classification", "accuracy", ("no", "yes"))
 OPEN = Task("generation", "rouge_l")
@@ -56,9 +57,9 @@ def test_is_cleared_from_its_own_side() -> None:
     ],
 )
 def test_a_bar_says_what_counts(task: Task, bar: str | None, metric: str) -> None:
-    settled = settle_task(task, ClimbKnobs(bar=bar), Bar.parse(bar) if bar else None)
+    settled = judged_by(task, [], ClimbKnobs(bar=bar), Bar.parse(bar) if bar else None)
     assert settled.metric == metric and settled.kind == task.kind
-    assert falls(settled) == (metric == "perplexity")
+    assert metrics.get(settled.metric).lower == (metric == "perplexity")
 
 
 @pytest.mark.parametrize(
@@ -79,19 +80,23 @@ def test_a_bar_says_what_counts(task: Task, bar: str | None, metric: str) -> Non
 )
 def test_a_bar_that_cannot_be_measured(task: Task, bar: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said.replace("?", r"\?")):
-        settle_task(task, ClimbKnobs(bar=bar), Bar.parse(bar))
+        judged_by(task, [], ClimbKnobs(bar=bar), Bar.parse(bar))
 
 
 def test_bar_and_metric_must_agree() -> None:
     knobs = ClimbKnobs(bar="accuracy=0.8", metric="macro-f1")
     with pytest.raises(ConfigError, match="--bar is about accuracy and --metric about macro_f1"):
-        settle_task(YES_NO, knobs, Bar("accuracy", 0.8))
+        judged_by(YES_NO, [], knobs, Bar("accuracy", 0.8))
     same = ClimbKnobs(bar="macro-f1=0.8", metric="macro-f1")
-    assert settle_task(YES_NO, same, Bar.parse("macro-f1=0.8")).metric == "macro_f1"
+    assert judged_by(YES_NO, [], same, Bar.parse("macro-f1=0.8")).metric == "macro_f1"
 
 
 def test_another_kind_of_task_has_another_metric() -> None:
-    told = settle_task(YES_NO, ClimbKnobs(task="generation"), None)
+    told = judged_by(YES_NO, [], ClimbKnobs(task="generation"), None)
     assert told.kind == "generation" and not told.labels and told.metric != YES_NO.metric
-    with pytest.raises(ConfigError, match="the replies are no labels"):
-        settle_task(OPEN, ClimbKnobs(task="classification"), None)
+    rows = [
+        Example(({"role": "user", "content": "q"}, {"role": "assistant", "content": f"{i}"}))
+        for i in range(9)
+    ]
+    with pytest.raises(ConfigError, match="9 different replies in 9 rows are no labels"):
+        judged_by(OPEN, rows, ClimbKnobs(task="classification"), None)

@@ -20,6 +20,7 @@ from rung.ladder.rungs import Rung, all_rungs
 from rung.ladder.task_context import TaskContext
 from rung.methods.base import Fitted
 from rung.store import Store
+from rung.train.prepare import prepare
 from rung.types import Rendered
 from tests.cli.conftest import Ask, ask
 from tests.ladder.hill import SCRATCH, go, settings, write_words
@@ -117,7 +118,7 @@ def test_steps_tokens_and_parameters_are_those_of_the_training(words: Path) -> N
     for key in ("lora", "last_layers"):
         one = rung(found, key)
         told = predict_rung(found, one)
-        rows = found.opened.rows(found.plan("x", one).train.max_length)[0]["train"]
+        rows = prepare(found.plan("x", one), lambda _: None, found.opened).rows["train"]
         per_epoch = -(-len(rows) // 16)
         assert told.steps == round(1.5 * per_epoch)
         assert 0 < told.tokens <= 1.5 * sum(len(r.ids) for r in rows) + 16 * 64

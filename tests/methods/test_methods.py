@@ -42,7 +42,7 @@ def test_a_third_party_adds_a_method_by_an_entry_point(monkeypatch):
     import types
 
     class Entry:
-        name = "theirs"
+        name, value = "theirs", "their_package.theirs"
 
         def load(self):
             return types.SimpleNamespace(Method=methods.get("ia3").__class__)

@@ -57,7 +57,7 @@ def test_from_data_to_a_served_model(rung_home, tmp_path, labelled, method):
     model = engine.model("asked")
     asked = [{"role": "user", "content": "item 7 is b"}]
     assert model.conversation is not None
-    assert model.prompt(asked) == tuple(model.template.prompt(model.conversation.messages(asked)))
+    assert model.prompt(asked).ids == tuple(model.template.prompt(model.conversation.messages(asked)))
     request = GenerationRequest("asked", model.prompt(asked), Decoding(max_tokens=3))
     assert engine.generate([request])[0].completion_tokens >= 1
     for kind in ("peft", "merged"):

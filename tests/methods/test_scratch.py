@@ -63,8 +63,8 @@ def test_it_is_served_without_what_it_was_made_from(rung_home, quotes):
     assert about["base"]["spec"] == "model:mine"
     shutil.rmtree(bases.resolve(about["begun_from"]).path)
     engine = load_engine(["mine"])
-    ids = engine.model("mine").prompt([{"role": "user", "content": "Coach me, number 7."}])
-    answer = engine.generate([GenerationRequest("mine", ids, Decoding(max_tokens=12))])[0]
+    prompt = engine.model("mine").prompt([{"role": "user", "content": "Coach me, number 7."}])
+    answer = engine.generate([GenerationRequest("mine", prompt, Decoding(max_tokens=12))])[0]
     assert answer.text.endswith("!") and " and " in answer.text, answer.text
 
 

@@ -31,7 +31,7 @@ def browsing(url: str, **settings):
             "console",
             lambda m: page.said.append(m.text) if m.type in ("error", "warning") else None,
         )
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(60_000)  # a busy machine draws slowly
         page.goto(url)
         try:
             yield page

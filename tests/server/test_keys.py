@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import openai
@@ -78,10 +79,72 @@ def test_a_scope_opens_its_part_alone(store, served):
             ask(client)
 
 
+def walked(routes):
+    """(verb, path, scope) of every route that declares one."""
+    for declared in routes:
+        for route in declared.routes:
+            for verb in sorted(route.methods - {"HEAD"}):
+                yield verb, route.path, declared.scope_of(route)
+
+
+def test_every_route_wants_its_scope_of_a_key(store, served):
+    """FAULTS 25, for keys that open a part: each route of the router, with every scope but its own."""
+    from rung.server import routes
+    from rung.store.serving import SCOPES
+
+    keys = {}
+    for word in SCOPES:
+        _, secret = store.keys.add(f"all-but-{word}", scopes=[s for s in SCOPES if s != word])
+        keys[word] = {"Authorization": f"Bearer {secret}"}
+    soon(lambda: httpx.get(f"{served.url}/v1/models").status_code == 401)
+    ways = list(walked(routes.registry.all()))
+    assert {scope for _, _, scope in ways} == {"open", "any", "ask", "train", "metrics", "admin"}
+    for verb, path, scope in ways:
+        for word, headers in keys.items():
+            answer = httpx.request(verb, served.url + path, headers=headers)
+            # `admin` opens what only reads, too.
+            refused = word == scope and scope != "metrics"
+            assert (answer.status_code == 403) == refused, (verb, path, word)
+            if refused:
+                assert answer.json()["error"]["code"] == "missing_scope"
+    _, neither = store.keys.add("neither", scopes=["ask"])
+    headers = {"Authorization": f"Bearer {neither}"}
+    served.app.state.service.access.refresh()
+    assert httpx.get(f"{served.url}/metrics", headers=headers).status_code == 403
+    body = {"model": "base", "messages": HELLO, "max_tokens": 1, "trace": True}
+    chat = f"{served.url}/v1/chat/completions"
+    assert httpx.post(chat, json=body, headers=headers).status_code == 403
+    assert httpx.post(chat, json=body | {"trace": False}, headers=headers).status_code == 200
+    assert httpx.post(chat, json=body, headers=keys["metrics"]).status_code == 200
+
+
+def test_a_route_that_declares_no_scope_needs_admin(store):
+    """Of a file of routes, of another package, or put into the application by hand."""
+    from rung.server.routing import RequiredScopes, Routes
+
+    forgotten = Routes("/v1/forgotten")
+    forgotten.get("")(lambda: "seen")
+    made = serve(engine_of(tiny_llama(), ()))
+    try:
+        made.app.include_router(forgotten)
+        made.app.add_api_route("/v1/bare", lambda: "seen")
+        way = {"type": "http", "method": "GET", "path": "/v1/forgotten"}
+        assert RequiredScopes([forgotten], []).of(way) == "admin"
+        _, weak = store.keys.add("weak", scopes=["ask", "train", "trace", "metrics"])
+        _, strong = store.keys.add("strong", scopes=["admin"])
+        made.app.state.service.access.refresh()
+        for path in ("/v1/forgotten", "/v1/bare"):
+            for secret, status in ((weak, 403), (strong, 200)):
+                headers = {"Authorization": f"Bearer {secret}"}
+                assert httpx.get(made.url + path, headers=headers).status_code == status
+    finally:
+        made.stop()
+
+
 def test_rates_and_quotas(store, served):
     _, slow = store.keys.add("slow", requests_per_minute=2)
-    _, poor = store.keys.add("poor", quota=10)
-    _, heavy = store.keys.add("heavy", tokens_per_minute=20)
+    _, poor = store.keys.add("poor", quota=60)
+    _, heavy = store.keys.add("heavy", tokens_per_minute=60)
     soon(lambda: httpx.get(f"{served.url}/v1/models").status_code == 401)
     with client_of(served, slow) as client:
         ask(client), ask(client)
@@ -92,13 +155,51 @@ def test_rates_and_quotas(store, served):
     for secret, code in ((poor, "insufficient_quota"), (heavy, "rate_limit_exceeded")):
         with client_of(served, secret) as client:
             used = ask(client).usage.total_tokens
-            assert used > 20
+            assert 30 < used < 60
             with pytest.raises(openai.RateLimitError) as fault:
                 ask(client)
             assert fault.value.code == code
             again = fault.value.response.headers.get("x-should-retry")
             assert again == ("false" if code == "insufficient_quota" else None)
-    soon(lambda: {k.name: k.used for k in store.keys.list()}["poor"] == used)
+            # Who does not say how much is given what is left, or nothing where the prompt is too long.
+            with pytest.raises(openai.RateLimitError):
+                client.chat.completions.create(model="base", messages=HELLO)
+            left = client.completions.create(model="base", prompt="Hi", temperature=2.0)
+            assert left.usage.total_tokens <= 60 - used + 1
+    with client_of(served, heavy) as client, pytest.raises(openai.RateLimitError) as fault:
+        client.completions.create(model="base", prompt="Hi", max_tokens=100)
+    assert fault.value.code == "request_exceeds_rate"
+    assert fault.value.response.headers["x-should-retry"] == "false"
+    served.app.state.service.access.refresh()
+    assert {k.name: k.used for k in store.keys.list()}["poor"] <= 60
+
+
+@pytest.mark.parametrize("limit", ["quota", "tokens_per_minute"])
+def test_limits_hold_under_64_requests_at_once(store, served, limit):
+    """What a request may use is held before it is computed: in flight, none is counted otherwise."""
+    _, secret = store.keys.add("many", **{limit: 100})
+    soon(lambda: httpx.get(f"{served.url}/v1/models").status_code == 401)
+    headers = {"Authorization": f"Bearer {secret}"}
+    body = {"model": "base", "prompt": "Hello", "max_tokens": 5, "temperature": 2.0, "seed": 1}
+
+    def one(_):
+        return httpx.post(f"{served.url}/v1/completions", json=body, headers=headers, timeout=60)
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(64) as pool:
+        answers = list(pool.map(one, range(64)))
+    refilled = 0 if limit == "quota" else 100 * (time.monotonic() - began) / 60
+    spent = sum(a.json()["usage"]["total_tokens"] for a in answers if a.status_code == 200)
+    assert {a.status_code for a in answers} == {200, 429}
+    each = answers[0].json().get("usage", {}).get("total_tokens", 10)
+    assert 100 - 2 * each <= spent <= 100 + refilled, spent
+    if limit == "quota":
+        while (last := one(0)).status_code == 200:
+            spent += last.json()["usage"]["total_tokens"]
+        assert last.json()["error"]["code"] == "insufficient_quota" and spent <= 100
+        access = served.app.state.service.access
+        access.refresh()
+        assert store.keys.list()[0].used == spent and not access._held
 
 
 def test_streams_count_too(store, served):

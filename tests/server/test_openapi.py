@@ -32,7 +32,7 @@ def schema(tmp_path_factory):
     base = base_folder(tmp_path_factory.mktemp("openapi") / "tiny")
     served = open_shop(base, jobs=1, moderation=judge)
     # Jobs are ordered, paused and cancelled; none is worked at.
-    served.app.state.service.supervisor._stopping = True
+    served.app.state.service.background[0].stop()
     config = SchemathesisConfig(
         projects=ProjectsConfig(default=ProjectConfig(generation=GenerationConfig(max_examples=12)))
     )

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import subprocess
-import sys
 import time
 from urllib.parse import urlsplit
 
@@ -15,7 +13,6 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from rung.server.page.climb_runs import Ascent, Ascents
 from rung.server.page.mount import Front, Page
 from rung.store.climbs import RungRecord
 from tests.server.browser import CHROMIUM, browsing
@@ -127,8 +124,8 @@ def test_two_models_answer_side_by_side(page):
 @nicegui
 @chromium
 def test_escape_stops(page, shop, monkeypatch):
-    step = shop.engine._step
-    monkeypatch.setattr(shop.engine, "_step", lambda: (time.sleep(0.02), step()))  # time to press it
+    step = shop.engine.step
+    monkeypatch.setattr(shop.engine, "step", lambda: time.sleep(0.02) or step())  # time to press it
     page.get_by_role("button", name="New chat").click()
     page.get_by_text("Settings", exact=True).click()
     page.get_by_label("Temperature").fill("2")
@@ -254,22 +251,3 @@ def test_without_the_extra_one_line_says_how_to_get_it(monkeypatch):
         assert "pip install 'rung[page]'" in answer.text and answer.text.count("\n") == 1
         assert client.get("/openapi.json").status_code == 200
         assert client.get("/_nicegui/x").status_code == 404
-
-
-def test_climbs_end_with_the_server(tmp_path):
-    """Interrupted, as by Ctrl-C, and waited for: they keep what is finished."""
-    code = """if True:
-        import signal, time
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-        try:
-            print("on", flush=True)
-            time.sleep(60)
-        except KeyboardInterrupt:
-            print("kept")
-    """
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert child.stdout.readline() == "on\n"
-    served = open_shop(base_folder(tmp_path / "tiny"))
-    Ascents.of(served.app.state.service).all.append(Ascent("one", tmp_path / "log", child))
-    served.stop()
-    assert child.poll() == 0 and child.stdout.read() == "kept\n"

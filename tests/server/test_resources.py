@@ -150,7 +150,7 @@ def test_calls_are_read_from_text():
 
 def test_a_request_can_be_traced(client, live):
     answer = chat(client, max_tokens=3, extra_body={"trace": True})
-    assert answer.trace["prompt_ids"] == [list(live.engine.model("lora").prompt(HELLO))]
+    assert answer.trace["prompt_ids"] == [list(live.engine.model("lora").prompt(HELLO).ids)]
 
 
 # --- completions ----------------------------------------------------------------------------------

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from rung import objectives
+from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
-from rung.train.knobs import TrainKnobs
-from rung.train.loop import Work
-from rung.train.order import Order
+from rung.objectives import Objective
+from rung.train.checkpoint import State
+from rung.train.loop import Trainer
+from rung.train.observers import Observer, Observers
+from rung.train.plan import Plan
+from rung.train.prepare import Prepared
+from rung.train.run_log import RunLog
+from rung.train.sources import RowSource, Shuffled
 from rung.types import Rendered
 from tests.models import VOCABULARY, tiny_adapter, tiny_model
 
@@ -32,23 +42,75 @@ def rows(count: int = 24, seed: int = 0) -> list[Rendered]:
     return made
 
 
+@dataclass
+class Work:
+    """A tiny training to be, whose parts a test may change before `trainer`."""
+
+    prepared: Prepared
+    plan: Plan
+    adapter: Adapter
+    source: RowSource
+    folder: Path | None
+    observer: Observer = field(default_factory=Observer)
+    stopping: Callable[[], bool] = lambda: False
+
+    @property
+    def bank(self) -> Bank:
+        return self.prepared.bank
+
+    @property
+    def train(self) -> list[Rendered]:
+        return self.prepared.rows["train"]
+
+    @cached_property
+    def slot(self) -> int:
+        """The adapter's in the bank, for tests that go around a trainer."""
+        return self.bank.add(self.adapter)
+
+    @property
+    def objective(self) -> Objective:
+        return objectives.get(self.plan.run.objective)
+
+    def trainer(self) -> Trainer:
+        observers = Observers.of(self.folder and RunLog(self.folder / "log.jsonl"), self.observer)
+        return Trainer(
+            self.prepared, self.plan, self.adapter, self.source, observers,
+            folder=self.folder, stopping=self.stopping,
+        )  # fmt: skip
+
+    def run(self) -> State:
+        with self.trainer() as trainer:
+            return trainer.run()
+
+
+def tiny_plan(method: str = "lora", **settings: Any) -> Plan:
+    """A plan over rows that are in memory."""
+    given = {"lr": 1e-2, "epochs": 2.0, "batch_size": 4, "save_every": 3, "max_tokens": 10_000}
+    return Plan.of("tiny", {"data": "rows", "method": method, **given, **settings})
+
+
+def prepared_of(bank: Bank, **rows: list[Rendered]) -> Prepared:
+    """Rows as training sees them, which came from nowhere."""
+    nothing: Any = None
+    return Prepared(
+        base=nothing, dataset=nothing, splits=nothing, template=nothing, bank=bank, rows=rows
+    )  # fmt: skip
+
+
 @pytest.fixture
-def make_work(tmp_path):
+def make_work(tmp_path: Path) -> Callable[..., Work]:
     """A function that builds the same work again and again."""
 
-    def make(method: str = "lora", folder: str | None = None, **settings) -> Work:
+    def make(method: str = "lora", folder: str | None = None, **settings: Any) -> Work:
         torch.manual_seed(0)
         bank = Bank(tiny_model())
-        adapter = tiny_adapter(bank, method)
-        given = {"lr": 1e-2, "epochs": 2.0, "batch_size": 4, "save_every": 3, **settings}
-        knobs = TrainKnobs(**{k: v for k, v in given.items() if k != "max_tokens"})
-        train, path = rows(), (tmp_path / folder if folder else None)
+        path = tmp_path / folder if folder else None
         if path:
             path.mkdir(exist_ok=True)
-        return Work(
-            bank, adapter, bank.add(adapter), objectives.get("sft"), train, rows(6, seed=0), knobs,
-            settings.get("max_tokens", 10_000), Order(len(train), knobs.batch_size, knobs.seed), path,
-        )  # fmt: skip
+        plan = tiny_plan(method, **settings)
+        prepared = prepared_of(bank, train=rows(), validation=rows(6, seed=0))
+        source = Shuffled(prepared.rows["train"], plan.train.batch_size, plan.train.seed)
+        return Work(prepared, plan, tiny_adapter(bank, method), source, path)
 
     return make
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from rung import objectives
+from rung.errors import Interrupted
 from rung.forward import feature_cache, last_layer
 from rung.forward.bank import Bank
 from rung.forward.features import Boundary
 from rung.train import loop
 from rung.train.gradient import Gradients, evaluate
-from rung.train.loop import Trainer, train
 from tests.models import tiny_adapter, tiny_model
 from tests.train.conftest import rows
 
@@ -126,26 +126,26 @@ def test_the_frozen_layers_run_once_in_a_whole_training(make_work, monkeypatch):
     first = work.bank.depth.layers[0]
     own = first.forward
     monkeypatch.setattr(first, "forward", lambda *a, **k: (ran.append(1), own(*a, **k))[1])
-    state = train(work)
+    state = work.run()
     assert state.step == 12 and len(state.history) > 1
     assert len(ran) == 1
 
 
 @pytest.mark.parametrize("method", ["lora", "prompt_tuning", "full"])
 def test_what_changes_at_the_bottom_goes_through_the_whole_base(make_work, method):
-    trainer = Trainer(make_work(method))
+    trainer = make_work(method).trainer()
     trainer.run()
     assert trainer.gradients.boundary is None
 
 
 def test_a_training_ends_with_the_weights_of_one_without_kept_states(make_work, monkeypatch):
     kept = make_work("last_layers")
-    trainer = Trainer(kept)
+    trainer = kept.trainer()
     state = trainer.run()
     assert trainer.gradients.boundary is not None
     monkeypatch.setattr(loop, "LEAST_FROZEN", 2.0)
     plain = make_work("last_layers")
-    reference = train(plain)
+    reference = plain.run()
     assert state.best_loss == pytest.approx(reference.best_loss, abs=1e-4)
     assert state.first_loss == pytest.approx(reference.first_loss, abs=1e-5)
     ours, theirs = kept.adapter.parameters(), plain.adapter.parameters()
@@ -163,18 +163,18 @@ def test_a_resumed_run_is_equal_to_the_bit(make_work, monkeypatch, tmp_path, for
         return made
 
     whole = work("whole")
-    train(whole)
+    whole.run()
     stopped = work("stopped")
     asked = iter([False] * 6 + [True] * 99)
     stopped.stopping = lambda: next(asked)
-    with pytest.raises(loop.Interrupted):
-        train(stopped)
+    with pytest.raises(Interrupted):
+        stopped.run()
     kept = list((tmp_path / "cache" / "features").glob("*.safetensors"))
     assert len(kept) == 1  # both runs share it
     if forgotten:
         kept[0].unlink()
     again = work("stopped")
-    state = train(again)
+    state = again.run()
     assert state.step == 12
     ours, theirs = again.adapter.parameters(), whole.adapter.parameters()
     assert all(torch.equal(ours[n], theirs[n]) for n in theirs)
@@ -182,8 +182,8 @@ def test_a_resumed_run_is_equal_to_the_bit(make_work, monkeypatch, tmp_path, for
 
 def test_a_short_run_computes_only_the_rows_it_uses(make_work):
     work = make_work("last_layers", steps=1)
-    work.validation = []
-    trainer = Trainer(work)
+    work.prepared.rows["validation"] = []
+    trainer = work.trainer()
     trainer.run()
     assert len(trainer.gradients.boundary.nodes) <= 4
 
@@ -199,7 +199,7 @@ def test_rows_that_are_not_kept_go_through_the_whole_base(make_work):
 def test_an_interruption_before_the_first_step_leaves_nothing_half_done(make_work):
     work = make_work("last_layers", "run")
     work.stopping = lambda: True
-    with pytest.raises(loop.Interrupted):
-        train(work)
+    with pytest.raises(Interrupted):
+        work.run()
     work.stopping = lambda: False
-    assert train(work).step == 12
+    assert work.run().step == 12

@@ -13,13 +13,16 @@ from tests.models import tiny_adapter, tiny_model
 
 
 def test_a_parameter_stored_transposed_is_updated_like_any_other():
-    weight, gradient = torch.randn(6, 4), torch.randn(4, 6)
+    generator = torch.Generator().manual_seed(0)
+    weight, gradient = (torch.randn(shape, generator=generator) for shape in ((6, 4), (4, 6)))
     after = []
     for parameter in (weight.clone().t(), weight.t().contiguous()):
         optimizer = Optimizer({"w": parameter.requires_grad_()}, TrainKnobs(lr=0.1, warmup=0.0), 10)
         optimizer.step(0, [gradient.clone()])
         after.append(parameter.detach().clone())
-    assert torch.equal(*after)
+    # Not to the bit: some CPUs round the last elements of a vector register another way. A step through
+    # memory in another order than the gradient's is off by the learning rate, 0.1.
+    torch.testing.assert_close(*after, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["full", "last_layers"])

@@ -11,14 +11,16 @@ from nicegui import ui
 from rung.config import knobs_of
 from rung.ladder.knobs import ClimbKnobs
 from rung.ladder.scorecard import Scorecard, cells, head
+from rung.server.climbs import interrupt
 from rung.server.page import data
-from rung.server.page.climb_runs import Ascents
 from rung.server.page.fields import Fields
 from rung.server.page.models import pairs
 from rung.server.page.session import Visit, told
 from rung.store.climbs import ClimbRecord
+from rung.store.serving import ACTIVE, JobRecord
 
 EVERY = 2.0  # seconds between two looks
+LINES = 200  # maximum number of events shown
 COLOURS = {
     "succeeded": "positive",
     "failed": "negative",
@@ -29,18 +31,24 @@ FIRST = ("bar", "budget", "only", "requests")
 
 
 @dataclass(frozen=True)
+class Listed:
+    """The climbs that a visitor may see, and the jobs of those that were ordered here."""
+
+    climbs: list[ClimbRecord]
+    jobs: list[JobRecord]
+
+
+@dataclass(frozen=True)
 class Seen:
-    """A climb as it is now. `log` is what its process says, where it was begun on the page."""
+    """A climb as it is now. `log` is what its job has said, where it has one."""
 
     card: Scorecard
     log: str
-    here: bool
 
 
 def build(visit: Visit) -> Callable[[], Awaitable[None]]:
-    """The part of the page; gives back what brings it up to date."""
-    ascents = Ascents.of(visit.service)
-    renew = _form(visit, ascents)
+    """Build the part of the page; returns what brings it up to date."""
+    renew = _form(visit)
     notice = ui.column().classes("wide").props("role=status")
     with ui.row().classes("pickers"):
         picked = ui.select({}, label="Climb").props("outlined dense options-dense").classes("field")
@@ -48,25 +56,27 @@ def build(visit: Visit) -> Callable[[], Awaitable[None]]:
     drawn: dict[str, Any] = {}
 
     async def update() -> None:
-        records = await visit.read("train", visit.service.store.climbs.list)
-        found = {r.id: f"{r.id} ({r.status})" for r in records}
-        newest = records[0].id if records else None
+        listed = await visit.read("train", lambda: _listed(visit))
+        found = {r.id: f"{r.id} ({r.status})" for r in listed.climbs}
+        newest = listed.climbs[0].id if listed.climbs else None
         # What was just begun is what one wants to see.
         keep = picked.value if picked.value in found and newest == drawn.get("newest") else newest
         drawn["newest"] = newest
         if found != picked.options or keep != picked.value:
             picked.set_options(found, value=keep)
-        _unrecorded(ascents, {r.pid for r in records}, notice)
-        record = next((r for r in records if r.id == keep), None)
+        drawn["live"] = any(j.status in ACTIVE for j in listed.jobs)
+        _not_begun(listed.jobs, notice)
+        record = next((r for r in listed.climbs if r.id == keep), None)
         if record is None:
             place.clear()
             return
-        seen = await visit.read("train", lambda: see(visit, ascents, record))
+        job = next((j for j in listed.jobs if j.climb == record.id), None)
+        seen = await visit.read("train", lambda: see(visit, record, job))
         if (seen.card, seen.log) != drawn.get("seen"):
             drawn["seen"] = (seen.card, seen.log)
             place.clear()
             with place:
-                _show(visit, ascents, seen, update)
+                _show(visit, seen, update)
 
     async def refresh() -> None:
         async with told():
@@ -74,7 +84,7 @@ def build(visit: Visit) -> Callable[[], Awaitable[None]]:
             await update()
 
     async def tick() -> None:
-        if not place.is_deleted and (any(a.alive for a in ascents.all) or _running(drawn)):
+        if not place.is_deleted and (drawn.get("live") or _running(drawn)):
             async with told():
                 await update()
 
@@ -92,28 +102,38 @@ def _running(drawn: dict[str, Any]) -> bool:
     return seen is not None and seen[0].climb.status == "running"
 
 
-def see(visit: Visit, ascents: Ascents, record: ClimbRecord) -> Seen:
-    """Read a climb, with its rungs, from the store."""
-    ascent = ascents.of_climb(record)
-    log = ascent.tail() if ascent else ""
-    return Seen(Scorecard.of(visit.service.store, record), log, ascent is not None)
+def _listed(visit: Visit) -> Listed:
+    """Read the climbs; a key that does not open all sees those that it has ordered."""
+    store, owner = visit.service.store, visit.owner()
+    jobs = list(store.jobs.list(kind="climb", owner=owner).items)
+    own = {j.climb for j in jobs}
+    return Listed([c for c in store.climbs.list() if owner is None or c.id in own], jobs)
 
 
-def _unrecorded(ascents: Ascents, known: set[int], notice: ui.column) -> None:
-    """Processes that have not made a climb of themselves yet, or ended before they could."""
+def see(visit: Visit, record: ClimbRecord, job: JobRecord | None) -> Seen:
+    """Read a climb, with its rungs and what its job has said, from the store."""
+    store, lines = visit.service.store, list[str]()
+    if job is not None:
+        events = store.jobs.events(job.id, limit=LINES).items
+        lines = [f"{e.created[11:19]} {e.message}" for e in reversed(events)]
+    return Seen(Scorecard.of(store, record), "\n".join(lines))
+
+
+def _not_begun(jobs: list[JobRecord], notice: ui.column) -> None:
+    """Tell of jobs whose climb has not begun yet, and of those that failed before it could."""
     notice.clear()
     with notice:
-        for ascent in ascents.all:
-            ascent.recorded = ascent.recorded or ascent.child.pid in known
-            if ascent.recorded:
+        for job in jobs:
+            if job.climb is not None:
                 continue
-            if ascent.alive:
-                ui.label(f"{ascent.name}: reading the data and the base").classes("faint")
-            else:
-                ui.label(f"{ascent.name}: {ascent.tail().strip()[-1000:]}").classes("said bad")
+            if job.status in ACTIVE:
+                words = job.status.replace("_", " ")
+                ui.label(f"{job.name}: {words}; the data and the base are read first").classes("faint")
+            elif job.status == "failed":
+                ui.label(f"{job.name}: {job.error.get('message', '')}").classes("said bad")
 
 
-def _show(visit: Visit, ascents: Ascents, seen: Seen, update: Callable[[], Awaitable[None]]) -> None:
+def _show(visit: Visit, seen: Seen, update: Callable[[], Awaitable[None]]) -> None:
     card, climb = seen.card, seen.card.climb
     with ui.row().classes("head"):
         ui.label(climb.id).classes("title").props("role=heading aria-level=2")
@@ -128,7 +148,7 @@ def _show(visit: Visit, ascents: Ascents, seen: Seen, update: Callable[[], Await
         facts["licence"] = card.licence["class"]
     pairs(facts)
     with ui.row():
-        _buttons(visit, ascents, card, update)
+        _buttons(visit, card, update)
     titles = head(card.metric, card.knobs.get("requests", 0))
     with ui.element("div").classes("scroll").props('tabindex=0 role=region aria-label="Rungs"'):
         _table(titles, [(cells(r, card.winner), r.key == card.winner) for r in card.rows])
@@ -153,19 +173,18 @@ def _table(titles: tuple[str, ...], rows: list[tuple[tuple[str, ...], bool]]) ->
                             ui.label(word)
 
 
-def _buttons(
-    visit: Visit, ascents: Ascents, card: Scorecard, update: Callable[[], Awaitable[None]]
-) -> None:
+def _buttons(visit: Visit, card: Scorecard, update: Callable[[], Awaitable[None]]) -> None:
     climb = card.climb
 
     async def stop() -> None:
         async with told():
-            await visit.read("train", lambda: ascents.interrupt(climb))
+            await visit.read("train", lambda: interrupt(visit.service, climb))
             ui.notify("It keeps what is finished, and can be gone on with")
 
     async def go_on() -> None:
         async with told():
-            await visit.read("train", lambda: ascents.resume(climb))
+            await visit.read("train", lambda: go_on(visit.service, climb))
+            visit.service.wake()
             await update()
 
     async def open_report() -> None:
@@ -181,11 +200,9 @@ def _buttons(
             dialog.open()
 
     async def serve() -> None:
-        from rung.server.catalogue import serve_kept
-
         async with told():
             name = climb.verdict["model"]
-            await visit.read("train", lambda: serve_kept(visit.service, name))
+            await visit.read("train", lambda: visit.service.catalogue.serve_kept(name))
             visit.chosen["Chat"] = name
             visit.show("Chat")
 
@@ -198,7 +215,7 @@ def _buttons(
         ui.button("Chat with the winner", icon="forum", on_click=serve).props("dense")
 
 
-def _form(visit: Visit, ascents: Ascents) -> Callable[[], Awaitable[None]]:
+def _form(visit: Visit) -> Callable[[], Awaitable[None]]:
     with ui.expansion("Start a climb", icon="add").classes("item"), ui.column().classes("inside"):
         ui.label(
             "Rung tries its methods from the cheapest up, measures each on held-out rows, and stops at "
@@ -221,24 +238,16 @@ def _form(visit: Visit, ascents: Ascents) -> Callable[[], Awaitable[None]]:
                 ui.notify("Upload a data set first, under Data", type="warning")
                 return
             settings = {key: value for group in groups for key, value in group.given().items()}
-            id, said = file.value, (name.value or "").strip()
-            await visit.read("train", lambda: _begin(visit, ascents, id, said, settings))
+            body = {
+                "model": visit.service.catalogue.bare.name, "training_file": file.value,
+                "settings": settings, "name": (name.value or "").strip() or None,
+            }  # fmt: skip
+            await visit.api.post("/v1/rung/climbs", json=body)
             ui.notify("The climb has begun", type="positive")
 
     async def renew() -> None:
-        found = data.options(await visit.read("train", lambda: data.files(visit.service)))
+        found = data.options(await visit.read("train", lambda: data.files(visit)))
         file.set_options(found, value=file.value if file.value in found else next(iter(found), None))
 
     start.on_click(begin)
     return renew
-
-
-def _begin(visit: Visit, ascents: Ascents, file: str, name: str, settings: dict[str, Any]) -> None:
-    from pathlib import PurePath
-
-    from rung.ladder.climb import task_name
-    from rung.store.files import place
-
-    found = visit.service.store.files.get(file)
-    # Where it was stored says nothing of what it is: the client's own name for it does.
-    ascents.begin(name or task_name(PurePath(found.name).name), str(place(found.stored)), settings)

@@ -17,7 +17,6 @@ from rung.server.page.models import pairs, sure
 from rung.server.page.session import Visit, told
 
 if TYPE_CHECKING:
-    from rung.server.state import Service
     from rung.store.serving import FileRecord
 
 COLUMNS = ("system", "user", "assistant", "text", "label", "where")
@@ -32,9 +31,10 @@ def of_columns() -> list[Knob]:
     return [k for k in knobs_of(DataKnobs) if k.name in COLUMNS]
 
 
-def files(service: Service) -> list[FileRecord]:
-    """What was uploaded to be trained on, the newest first."""
-    return list(service.store.files.list(purpose="fine-tune", limit=1000).items)
+def files(visit: Visit) -> list[FileRecord]:
+    """Read what the visitor may train on, the newest first."""
+    store = visit.service.store
+    return list(store.files.list(purpose="fine-tune", limit=1000, owner=visit.owner()).items)
 
 
 def options(found: list[FileRecord]) -> dict[str, str]:
@@ -42,7 +42,7 @@ def options(found: list[FileRecord]) -> dict[str, str]:
     return {f.id: f"{f.name} ({_size(f.bytes)}, {f.created[:16].replace('T', ' ')})" for f in found}
 
 
-def look(service: Service, file: str, model: str, settings: dict[str, Any]) -> Report:
+def look(visit: Visit, file: str, model: str, settings: dict[str, Any]) -> Report:
     """What `rung data` would say of a file, with the template of a served model.
 
     Raises:
@@ -51,7 +51,8 @@ def look(service: Service, file: str, model: str, settings: dict[str, Any]) -> R
     from rung.data import load, split
     from rung.store.files import place
 
-    path = str(place(service.store.files.get(file).stored))
+    service = visit.service
+    path = str(place(service.store.files.get(file, visit.owner()).stored))
     (knobs,) = resolve([DataKnobs], {"limit": LIMIT, **settings, "data": path})
     dataset = load(knobs)
     return report(
@@ -88,7 +89,7 @@ def build(visit: Visit) -> Callable[[], Awaitable[None]]:
             listed = [m["id"] for m in (await visit.api.get("/v1/models"))["data"]]
             names = [n for n in listed if ":ckpt-step-" not in n]
             model.set_options(names, value=model.value if model.value in names else names[0])
-            found = options(await visit.read("train", lambda: files(visit.service)))
+            found = options(await visit.read("train", lambda: files(visit)))
             wanted = visit.chosen.pop("Data", None) or file.value
             file.set_options(found, value=wanted if wanted in found else next(iter(found), None))
 
@@ -118,7 +119,7 @@ def build(visit: Visit) -> Callable[[], Awaitable[None]]:
             said = columns.given() | ({"limit": int(limit.value)} if limit.value else {})
             id, name = file.value, model.value
             try:
-                found = await visit.read("train", lambda: look(visit.service, id, name, said))
+                found = await visit.read("train", lambda: look(visit, id, name, said))
             finally:
                 place.clear()
             with place:

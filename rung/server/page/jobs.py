@@ -52,7 +52,7 @@ def build(visit: Visit) -> Callable[[], Awaitable[None]]:
         await update()
 
     async def update() -> None:
-        found = await visit.read("train", lambda: visit.service.store.jobs.list(limit=SHOWN).items)
+        found = await visit.read("train", lambda: _listed(visit))
         now = {j.id: j.status for j in found}
         if now != known:
             known.clear()
@@ -78,6 +78,11 @@ def build(visit: Visit) -> Callable[[], Awaitable[None]]:
 
     ui.timer(EVERY, tick)
     return refresh
+
+
+def _listed(visit: Visit) -> Sequence[JobRecord]:
+    """Read the tunings that the visitor may see, newest first."""
+    return visit.service.store.jobs.list(limit=SHOWN, kind="tune", owner=visit.owner()).items
 
 
 def _list(jobs: Sequence[JobRecord], choose: Callable[[str], Awaitable[None]]) -> None:
@@ -143,6 +148,7 @@ class View:
     def _hear(self, watch: Watch) -> tuple[JobRecord, list[EventRecord]]:
         """The job, and its events that are not known yet, the oldest first."""
         jobs, fresh, after = self.visit.service.store.jobs, list[EventRecord](), None
+        jobs.get(watch.id, "tune", self.visit.owner())
         while True:
             page = jobs.events(watch.id, after=after, limit=200)
             new = [e for e in page.items if e.id not in watch.events]
@@ -270,7 +276,7 @@ def _form(visit: Visit, begun: Callable[[str], Awaitable[None]]) -> Callable[[],
         listed = [m["id"] for m in (await visit.api.get("/v1/models"))["data"]]
         names = [n for n in listed if ":ckpt-step-" not in n]
         model.set_options(names, value=model.value if model.value in names else names[0])
-        found = data.options(await visit.read("train", lambda: data.files(visit.service)))
+        found = data.options(await visit.read("train", lambda: data.files(visit)))
         file.set_options(found, value=file.value if file.value in found else next(iter(found), None))
         held.set_options(found, value=held.value if held.value in found else None)
 

@@ -39,7 +39,7 @@ def entries(service: Service) -> list[Entry]:
     served: dict[str, list[str]] = {}
     for name, model in list(engine.models.items()):
         if model.root is not None and ":ckpt-step-" not in name:
-            served.setdefault(service.stored.get(name, name), []).append(name)
+            served.setdefault(service.catalogue.stored_name(name), []).append(name)
     kept = {record.name: record for record in store.models.list()}
     base = next(m.name for m in engine.models.values() if m.root is None)
     known = next((b for b in store.bases.list() if b.name == base), None)
@@ -133,10 +133,8 @@ def _branch(node: Node) -> None:
 
 def _buttons(visit: Visit, entry: Entry, refresh: Callable[[], Awaitable[None]]) -> None:
     async def serve() -> None:
-        from rung.server.catalogue import serve_kept
-
         async with told():
-            await visit.read("train", lambda: serve_kept(visit.service, entry.name))
+            await visit.read("train", lambda: visit.service.catalogue.serve_kept(entry.name))
             ui.notify(f"{entry.name} is served now")
             await refresh()
 

@@ -71,11 +71,8 @@ class Page:
         return self._running
 
     async def close(self) -> None:
-        """End what the page has begun, climbs too: they can be gone on with."""
+        """End what the page has begun."""
         if self._running is not None:
-            from rung.server.page.climb_runs import Ascents
-
-            await run_sync(Ascents.of(self.service).stop)
             await self._life.aclose()
 
 

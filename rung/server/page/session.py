@@ -47,15 +47,28 @@ class Visit:
         """Ask with this key from now on."""
         self.key, self.api = key, Api(self.app, key)
 
+    @property
+    def _sent(self) -> str:
+        """The key as it would come over HTTP."""
+        return f"Bearer {self.key or ''}".encode().decode("latin-1")
+
     async def admit(self, scope: str | None = None) -> None:
         """Raises ApiError where the visitor's key is wrong, or does not open that."""
         access = self.service.access
         if access.stale:
             await run_sync(access.refresh)
-        sent = f"Bearer {self.key or ''}".encode().decode("latin-1")  # as it comes over HTTP
-        key = access.find(sent)
+        key = access.find(self._sent)
         if scope is not None:
             Account(key).needs(scope)
+
+    def owner(self) -> str | None:
+        """The key whose files and jobs the visitor sees; None where all are seen.
+
+        Raises:
+            ApiError: where the visitor's key is wrong.
+        """
+        key = self.service.access.find(self._sent)
+        return None if key is None else key.owner
 
     async def read(self, scope: str | None, work: Callable[[], T]) -> T:
         """What `work` returns, done in a thread, for who may see it."""

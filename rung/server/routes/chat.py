@@ -3,59 +3,59 @@
 from __future__ import annotations
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
 
-from rung.engine import ServedModel
+from rung.engine import GenerationRequest, ServedModel
 from rung.engine.constraint import Constraint
 from rung.engine.patterns import ConstraintError
 from rung.server import tools
-from rung.server.answering import Wanted, answer
+from rung.server.answering import answer
 from rung.server.chat_reply import ChatReply
 from rung.server.chat_schema import ChatRequest, ChoiceFormat, ObjectFormat, RegexFormat, SchemaFormat
 from rung.server.errors import ApiError
-from rung.server.pipeline import Pipeline
+from rung.server.logprobs import TokenLogprobs
+from rung.server.pipeline import Pipeline, pipeline_of
 from rung.server.responses import ChatCompletion, answers
+from rung.server.routing import Routes
 from rung.server.state import Service, account_of, service_of
 from rung.types import Message
 
-routes = APIRouter(tags=["chat"])
+routes = Routes("/v1/chat", scope="ask", tags=["chat"])
 
 
-@routes.post("/v1/chat/completions", **answers(ChatCompletion))
+@routes.post("/completions", **answers(ChatCompletion))
 async def chat(request: Request, asked: ChatRequest) -> Response:
     """An answer to a conversation, whole or as a stream."""
     service = service_of(request)
     request.state.param = "messages"
     asked.check(vocabulary_of(service))
     model = service.engine.model(asked.model)
-    course = service.course(request, asked.model, bool(asked.trace))
+    course = pipeline_of(request, asked.model, bool(asked.trace))
     await course.check([m.text for m in asked.messages if m.role != "assistant"])
     turns = await run_sync(turns_of, model, asked, course)
-    ids = await run_sync(model.prompt, turns)
+    prompt = await run_sync(model.prompt, turns)
     constraint = await run_sync(constraint_of, service, asked)
     most = asked.max_completion_tokens or asked.max_tokens
     usual = model.decoding.max_tokens
     if model.conversation is not None and model.conversation.max_tokens is not None:
         usual = max(usual, model.conversation.max_tokens)
-    usual = max(1, min(usual, service.engine.room(asked.model, len(ids))))
+    usual = max(1, min(usual, service.engine.room(asked.model, len(prompt.ids))))
     logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
-    text = next((m.text for m in reversed(asked.messages) if m.role == "user"), "")
-    wanted = Wanted([ids], most, usual, asked.n or 1, text, logprobs, constraint=constraint)
-    wanted.messages = tuple(turns)
-    reply = ChatReply(asked.model, [len(ids)], asked.includes_usage, account_of(request).spend)
+    wanted = GenerationRequest(asked.model, prompt, logprobs=logprobs, constraint=constraint)
+    reply = ChatReply(asked.model, [len(prompt.ids)], asked.includes_usage, account_of(request).spend)
     reply.functions = tuple(f.name for f in asked.callable)
     reply.forced, reply.legacy = bool(asked.forced), bool(asked.functions and not asked.tools)
     reply.one_call = asked.parallel_tool_calls is False
     reply.conversation, reply.stops = model.conversation, frozenset(model.stop_ids)
-    reply.pieces = service.pieces(asked.model) if asked.logprobs else None
-    return await answer(request, asked, wanted, reply, course)
+    reply.pieces = TokenLogprobs(model.template) if asked.logprobs else None
+    return await answer(request, asked, [wanted], reply, course, n=asked.n or 1, most=most, usual=usual)
 
 
 def turns_of(model: ServedModel, asked: ChatRequest, course: Pipeline) -> list[Message]:
     """The conversation with what its stages add, and what may be called beside it."""
     turns = tools.conversation(asked.messages, asked.callable)
-    if model.classifier is None:  # which reads the question itself
+    if model.takes_context:
         turns = course.messages(turns)
     return turns
 
@@ -92,4 +92,4 @@ def constraint_of(service: Service, asked: ChatRequest) -> Constraint | None:
 
 def vocabulary_of(service: Service) -> int:
     """Ids that a token may have."""
-    return service.engine.bank.model.get_input_embeddings().weight.shape[0]
+    return service.engine.bank.vocabulary

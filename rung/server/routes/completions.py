@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
 
-from rung.engine import ServedModel
-from rung.server.answering import Wanted, answer
-from rung.server.completion_schema import CompletionRequest, Prompt
+from rung.engine import GenerationRequest, ServedModel
+from rung.server.answering import answer
+from rung.server.completion_schema import CompletionRequest, TextOrIds
+from rung.server.logprobs import TokenLogprobs
+from rung.server.pipeline import pipeline_of
 from rung.server.responses import TextCompletion, answers
 from rung.server.routes.chat import vocabulary_of
+from rung.server.routing import Routes
 from rung.server.state import account_of, service_of
 from rung.server.text_reply import TextReply
+from rung.types import Prompt
 
 USUAL = 16  # tokens that OpenAI's plain completions draw where nothing is said
 
-routes = APIRouter(tags=["completions"])
+routes = Routes("/v1/completions", scope="ask", tags=["completions"])
 
 
-@routes.post("/v1/completions", **answers(TextCompletion))
+@routes.post("", **answers(TextCompletion))
 async def complete(request: Request, asked: CompletionRequest) -> Response:
     """Continuations of one or several texts, whole or as a stream."""
     service = service_of(request)
     request.state.param = "prompt"
     asked.check(vocabulary_of(service))
     model = service.engine.model(asked.model)
-    course = service.course(request, asked.model, bool(asked.trace))
+    course = pipeline_of(request, asked.model, bool(asked.trace))
     if course.reads:
         await course.check([shown(model, p, vocabulary_of(service)) for p in asked.prompt])
     prompts = await run_sync(lambda: [encoded(model, p) for p in asked.prompt])
@@ -35,18 +39,23 @@ async def complete(request: Request, asked: CompletionRequest) -> Response:
     echoed = asked.logprobs if asked.echo else None
     if asked.max_tokens == 0:
         echoed = asked.logprobs or 0
-    wanted = Wanted(prompts, asked.max_tokens, USUAL, best_of, "", logprobs, echoed)
+    wanted = [
+        GenerationRequest(asked.model, Prompt(ids), logprobs=logprobs, prompt_logprobs=echoed)
+        for ids in prompts
+    ]
     lengths = [len(ids) for ids in prompts]
     reply = TextReply(asked.model, lengths, asked.includes_usage, account_of(request).spend)
     reply.n, reply.best_of = n, best_of
     if asked.logprobs is not None:
-        reply.pieces, reply.logprobs = service.pieces(asked.model), asked.logprobs
+        reply.pieces, reply.logprobs = TokenLogprobs(model.template), asked.logprobs
     if asked.echo:
         reply.echoes = [shown(model, p, vocabulary_of(service)) for p in asked.prompt]
-    return await answer(request, asked, wanted, reply, course)
+    return await answer(
+        request, asked, wanted, reply, course, n=best_of, most=asked.max_tokens, usual=USUAL
+    )
 
 
-def shown(model: ServedModel, prompt: Prompt, vocabulary: int) -> str:
+def shown(model: ServedModel, prompt: TextOrIds, vocabulary: int) -> str:
     """A prompt as text; empty for ids that the engine is going to refuse."""
     if isinstance(prompt, str):
         return prompt
@@ -54,6 +63,6 @@ def shown(model: ServedModel, prompt: Prompt, vocabulary: int) -> str:
     return model.template.tokenizer.decode(list(prompt)) if known else ""
 
 
-def encoded(model: ServedModel, prompt: Prompt) -> tuple[int, ...]:
+def encoded(model: ServedModel, prompt: TextOrIds) -> tuple[int, ...]:
     """A text as ids, with one beginning-of-text token where the tokenizer puts one; ids as they are."""
     return tuple(model.template.encode(prompt)) if isinstance(prompt, str) else prompt

@@ -6,24 +6,25 @@ import base64
 from typing import Annotated, Any, Literal
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Request
+from fastapi import Request
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from rung.engine.request import ContextExceeded
-from rung.server.completion_schema import TEXTS_OR_IDS, Prompt, prompts
+from rung.server.completion_schema import TEXTS_OR_IDS, TextOrIds, prompts
 from rung.server.errors import ApiError
 from rung.server.requests import Strict
 from rung.server.responses import Embeddings, answers
 from rung.server.routes.chat import vocabulary_of
 from rung.server.routes.completions import encoded
+from rung.server.routing import Routes
 from rung.server.state import account_of, service_of
 
 MOST = 2048
 
-routes = APIRouter(tags=["embeddings"])
+routes = Routes("/v1/embeddings", scope="ask", tags=["embeddings"])
 
 Inputs = Annotated[
-    tuple[Prompt, ...],
+    tuple[TextOrIds, ...],
     BeforeValidator(lambda value: prompts(value, MOST)),
     WithJsonSchema(TEXTS_OR_IDS),
 ]
@@ -37,13 +38,13 @@ class EmbeddingRequest(Strict):
     user: str | None = None
 
 
-@routes.post("/v1/embeddings", **answers(Embeddings))
+@routes.post("", **answers(Embeddings))
 async def embed(request: Request, asked: EmbeddingRequest) -> dict[str, Any]:
     """A vector for each input; with `dimensions` its first numbers, again of length 1."""
     service = service_of(request)
     request.state.param = "input"
     model = service.engine.model(asked.model)
-    width = service.engine.bank.model.get_input_embeddings().weight.shape[1]
+    width = service.engine.bank.width
     if asked.dimensions is not None and asked.dimensions > width:
         raise ApiError(f"'dimensions' is {asked.dimensions}, the model has {width}", param="dimensions")
     if any(not p for p in asked.input):
@@ -59,9 +60,10 @@ async def embed(request: Request, asked: EmbeddingRequest) -> dict[str, Any]:
                 f"an input has {len(one)} tokens, the context of '{asked.model}' is "
                 f"{service.engine.context} tokens"
             )
-    vectors = await run_sync(service.engine.embed, asked.model, ids)
     account = account_of(request)
     account.model, total = asked.model, sum(map(len, ids))
+    account.reserve(total)
+    vectors = await run_sync(service.engine.embed, asked.model, ids)
     account.spend(total, 0)
     return {
         "object": "list",

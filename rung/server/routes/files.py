@@ -10,13 +10,15 @@ from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Form, Query, Request, UploadFile
+from fastapi import Form, Query, Request, UploadFile
 from fastapi.responses import FileResponse, Response
+from starlette.exceptions import HTTPException
 
 from rung.data.sources import READERS
 from rung.server.errors import ApiError
 from rung.server.responses import File, FileDeleted, FileList, answers
-from rung.server.state import Service, service_of
+from rung.server.routing import Routes
+from rung.server.state import Service, owner_of, service_of
 from rung.store.files import fresh_id, place
 from rung.store.records import stamp
 from rung.store.serving import FileRecord, unix
@@ -25,12 +27,12 @@ PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 Purpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
 HOUR, MONTH = 3600, 2_592_000  # seconds that a file may last, at least and at most
 NAME = 255  # characters of a file's name that are kept
-ONE_RANGE = re.compile(r"bytes=\d{0,18}-\d{0,18}")
+ONE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
-routes = APIRouter(tags=["files"])
+routes = Routes("/v1/files", scope="train", tags=["files"])
 
 
-@routes.post("/v1/files", **answers(File))
+@routes.post("", **answers(File))
 async def upload(
     request: Request,
     file: UploadFile,
@@ -44,10 +46,12 @@ async def upload(
     expires = None
     if seconds is not None:
         expires = stamp(datetime.fromtimestamp(time.time() + seconds, UTC))
-    return shown(await run_sync(keep, service_of(request), file, purpose, expires))
+    return shown(await run_sync(keep, service_of(request), file, purpose, expires, owner_of(request)))
 
 
-def keep(service: Service, file: UploadFile, purpose: str, expires: str | None) -> FileRecord:
+def keep(
+    service: Service, file: UploadFile, purpose: str, expires: str | None, owner: str | None
+) -> FileRecord:
     """Copy an upload to where nothing of its name decides, then record it."""
     service.store.files.expire()
     id = fresh_id()
@@ -66,7 +70,7 @@ def keep(service: Service, file: UploadFile, purpose: str, expires: str | None) 
             most = service.limits.max_file
             raise ApiError(f"the file is larger than {most} bytes", status=413, param="file")
         return service.store.files.put(
-            id, name=name, purpose=purpose, stored=stored, size=size, expires=expires
+            id, name=name, purpose=purpose, stored=stored, size=size, expires=expires, owner=owner
         )
     except OSError as fault:
         target.unlink(missing_ok=True)
@@ -76,7 +80,7 @@ def keep(service: Service, file: UploadFile, purpose: str, expires: str | None) 
         raise
 
 
-@routes.get("/v1/files", **answers(FileList))
+@routes.get("", **answers(FileList))
 def list_files(
     request: Request,
     purpose: str | None = None,
@@ -86,7 +90,7 @@ def list_files(
 ) -> dict[str, Any]:
     """Files by when they were made."""
     page = service_of(request).store.files.list(
-        purpose=purpose, after=after, limit=limit, descending=order == "desc"
+        purpose=purpose, after=after, limit=limit, descending=order == "desc", owner=owner_of(request)
     )
     files = [shown(f) for f in page.items]
     return {
@@ -98,29 +102,49 @@ def list_files(
     }
 
 
-@routes.get("/v1/files/{file_id}", **answers(File))
+@routes.get("/{file_id}", **answers(File))
 def get_file(request: Request, file_id: str) -> dict[str, Any]:
     """What is known of a file."""
-    return shown(service_of(request).store.files.get(file_id))
+    return shown(service_of(request).store.files.get(file_id, owner_of(request)))
 
 
-@routes.delete("/v1/files/{file_id}", **answers(FileDeleted))
+@routes.delete("/{file_id}", **answers(FileDeleted))
 def delete_file(request: Request, file_id: str) -> dict[str, Any]:
     """Delete a file that no job needs."""
-    service_of(request).store.files.remove(file_id)
+    files = service_of(request).store.files
+    files.get(file_id, owner_of(request))
+    files.remove(file_id)
     return {"id": file_id, "object": "file", "deleted": True}
 
 
-@routes.get("/v1/files/{file_id}/content", response_class=Response)
+@routes.get("/{file_id}/content", response_class=Response)
 def get_content(request: Request, file_id: str) -> Response:
     """The bytes of a file; of several ranges, or one that is malformed, nothing is heeded."""
-    path: Path = place(service_of(request).store.files.get(file_id).stored)
+    path: Path = place(service_of(request).store.files.get(file_id, owner_of(request)).stored)
     if not path.is_file():
         raise ApiError(f"the bytes of '{file_id}' are gone", status=404)
-    if not ONE_RANGE.fullmatch(request.headers.get("range", "")):
+    if not _heeded(request.headers.get("range", ""), path.stat().st_size):
         kept = [(k, v) for k, v in request.scope["headers"] if k.lower() != b"range"]
         request.scope["headers"] = kept
     return FileResponse(path, media_type="application/octet-stream")
+
+
+def _heeded(given: str, size: int) -> bool:
+    """Whether a Range header asks for one range, in the form of RFC 9110.
+
+    Raises:
+        HTTPException: 416 for a range that begins behind the file's end, or an empty one.
+    """
+    found = ONE_RANGE.fullmatch(given)
+    if found is None or found.groups() == ("", ""):
+        return False
+    first, last = found.groups()
+    if first and last and int(last) < int(first):
+        return False
+    if int(first) >= size if first else int(last) == 0:
+        told = f"the file has {size} bytes: none of them is in the range {given[:60]}"
+        raise HTTPException(416, told, {"Content-Range": f"bytes */{size}"})
+    return True
 
 
 def shown(file: FileRecord) -> dict[str, Any]:

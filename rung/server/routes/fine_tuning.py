@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 
-from rung.server.catalogue import base_of, checkpoint_name, served_name
+from rung.server.catalogue import checkpoint_name
+from rung.server.errors import without_places
 from rung.server.jobs import JobRequest, order
 from rung.server.responses import CheckpointList, EventList, Job, JobList, answers
-from rung.server.state import service_of
+from rung.server.routing import Routes
+from rung.server.state import owner_of, service_of
 from rung.store.serving import ACTIVE, CheckpointRecord, EventRecord, JobRecord, unix
 
-routes = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
+routes = Routes("/v1/fine_tuning/jobs", scope="train", tags=["fine-tuning"])
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
@@ -22,9 +24,8 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 async def create_job(request: Request, asked: JobRequest) -> dict[str, Any]:
     """Queue a tuning."""
     service = service_of(request)
-    job = await run_sync(order, service, asked)
-    if service.supervisor is not None:
-        service.supervisor.wake()
+    job = await run_sync(order, service, asked, owner_of(request))
+    service.wake()
     return shown(job, service.settings.organisation)
 
 
@@ -39,7 +40,9 @@ def list_jobs(
         for key, value in request.query_params.items()
         if key.startswith("metadata[") and key.endswith("]")
     }
-    page = service.store.jobs.list(after=after, limit=limit, notes=notes)
+    page = service.store.jobs.list(
+        after=after, limit=limit, notes=notes, kind="tune", owner=owner_of(request)
+    )
     return listed([shown(j, service.settings.organisation) for j in page.items], page.has_more)
 
 
@@ -47,7 +50,8 @@ def list_jobs(
 def get_job(request: Request, job_id: str) -> dict[str, Any]:
     """How far a job is."""
     service = service_of(request)
-    return shown(service.store.jobs.get(job_id), service.settings.organisation)
+    job = service.store.jobs.get(job_id, "tune", owner_of(request))
+    return shown(job, service.settings.organisation)
 
 
 @routes.post("/{job_id}/cancel", **answers(Job))
@@ -70,9 +74,9 @@ def resume_job(request: Request, job_id: str) -> dict[str, Any]:
 
 def _turned(request: Request, id: str, to: Any, among: Any, say: str) -> dict[str, Any]:
     service = service_of(request)
+    service.store.jobs.get(id, "tune", owner_of(request))
     job = service.store.jobs.turn(id, to, among=among, say=say, attempts=0)
-    if service.supervisor is not None:
-        service.supervisor.wake()
+    service.wake()
     return shown(job, service.settings.organisation)
 
 
@@ -82,7 +86,9 @@ def list_events(
 ) -> dict[str, Any]:
     """What happened in a job, newest first."""
     after = after.removeprefix("ftevent-") if after else None
-    page = service_of(request).store.jobs.events(job_id, after=after, limit=limit)
+    jobs = service_of(request).store.jobs
+    jobs.get(job_id, "tune", owner_of(request))
+    page = jobs.events(job_id, after=after, limit=limit)
     return listed([told(event) for event in page.items], page.has_more)
 
 
@@ -92,9 +98,9 @@ def list_checkpoints(
 ) -> dict[str, Any]:
     """The last states of a job's model, newest first; each can be asked."""
     service = service_of(request)
+    job = service.store.jobs.get(job_id, "tune", owner_of(request))
     page = service.store.jobs.checkpoints(job_id, after=after, limit=limit)
-    job, base = service.store.jobs.get(job_id), base_of(service).name
-    name = served_name(job, service.settings.organisation, base)
+    name = service.catalogue.job_model_name(job)
     checkpoints = [kept(one, checkpoint_name(name, one)) for one in page.items]
     ends = {
         "first_id": checkpoints[0]["id"] if checkpoints else None,
@@ -115,7 +121,7 @@ def shown(job: JobRecord, organisation: str) -> dict[str, Any]:
         "created_at": unix(job.created),
         "finished_at": unix(job.finished),
         "estimated_finish": unix(job.estimate) if job.status in ACTIVE else None,
-        "error": job.error or None,
+        "error": fault_of(job),
         "model": job.model,
         "fine_tuned_model": job.fine_tuned_model,
         "organization_id": organisation,
@@ -133,6 +139,13 @@ def shown(job: JobRecord, organisation: str) -> dict[str, Any]:
     }
 
 
+def fault_of(job: JobRecord) -> dict[str, Any] | None:
+    """Why a job failed, without places on this machine."""
+    if not job.error:
+        return None
+    return {**job.error, "message": without_places(job.error["message"])}
+
+
 def told(event: EventRecord) -> dict[str, Any]:
     """An event in OpenAI's words."""
     return {
@@ -141,7 +154,7 @@ def told(event: EventRecord) -> dict[str, Any]:
         "created_at": unix(event.created),
         "level": event.level,
         "type": event.kind,
-        "message": event.message,
+        "message": without_places(event.message),
         "data": event.data or None,
     }
 

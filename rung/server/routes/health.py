@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
 
 from rung.engine.request import EngineStopped
 from rung.server.responses import Health, answers
+from rung.server.routing import ANY_KEY, OPEN, Routes, needs
 from rung.server.state import service_of
 
-routes = APIRouter(tags=["health"])
+routes = Routes(scope=ANY_KEY, tags=["health"])
 
 
 @routes.get("/health", **answers(Health))
+@needs(OPEN)
 def health(request: Request) -> dict[str, str]:
     """Whether process and engine live."""
     if not service_of(request).engine.alive:
@@ -27,6 +29,7 @@ def ready(request: Request) -> dict[str, str]:
 
 
 @routes.get("/metrics", response_class=Response)
+@needs("metrics")
 def metrics(request: Request) -> Response:
     """Figures for Prometheus."""
     text = service_of(request).metrics.text()

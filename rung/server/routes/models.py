@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Request
+from fastapi import Request
 from pydantic import BaseModel, ConfigDict
 
 from rung.engine import ServedModel
-from rung.server.catalogue import stop_serving
+from rung.server.routing import ADMIN, ANY_KEY, Routes, needs
 from rung.server.state import service_of
 
-routes = APIRouter(tags=["models"])
+routes = Routes("/v1/models", scope=ANY_KEY, tags=["models"])
 
 
 class Model(BaseModel):
@@ -38,23 +38,24 @@ class ModelDeleted(BaseModel):
     deleted: bool
 
 
-@routes.get("/v1/models", response_model=ModelList, response_model_exclude_none=True)
+@routes.get("", response_model=ModelList, response_model_exclude_none=True)
 def list_models(request: Request) -> dict[str, Any]:
     """All of them."""
     models = service_of(request).engine.models
     return {"object": "list", "data": [described(m, name) for name, m in list(models.items())]}
 
 
-@routes.get("/v1/models/{model:path}", response_model=Model, response_model_exclude_none=True)
+@routes.get("/{model:path}", response_model=Model, response_model_exclude_none=True)
 def get_model(request: Request, model: str) -> dict[str, Any]:
     """One of them."""
     return described(service_of(request).engine.model(model), model)
 
 
-@routes.delete("/v1/models/{model:path}", response_model=ModelDeleted)
+@routes.delete("/{model:path}", response_model=ModelDeleted)
+@needs(ADMIN)
 async def delete_model(request: Request, model: str) -> dict[str, Any]:
     """Stop serving an adapter under all its names, and remove it from the store."""
-    await run_sync(stop_serving, service_of(request), model)
+    await run_sync(service_of(request).catalogue.stop_serving, model)
     return {"id": model, "object": "model", "deleted": True}
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from rung.server import moderation
 from rung.server.requests import Strict
 from rung.server.responses import Moderation, answers
+from rung.server.routing import Routes
 from rung.server.state import service_of
 
-routes = APIRouter(tags=["moderations"])
+routes = Routes("/v1/moderations", scope="ask", tags=["moderations"])
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -32,7 +33,7 @@ class ModerationRequest(Strict):
     model: str | None = None
 
 
-@routes.post("/v1/moderations", **answers(Moderation))
+@routes.post("", **answers(Moderation))
 async def moderate(request: Request, asked: ModerationRequest) -> dict[str, Any]:
     """A verdict on each text."""
     request.state.param = "input"

@@ -1,0 +1,95 @@
+"""A conversation with one model: its turns, and answers that are written as they come."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from rung.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rung.engine import Completion, Engine
+    from rung.types import Decoding, Message
+
+
+class Conversation:
+    """The turns so far, and how the next answer is drawn."""
+
+    def __init__(self, engine: Engine, name: str, decoding: Decoding, system: str | None):
+        self.engine, self.decoding, self.system = engine.start(), decoding, system
+        self.use_model(name)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the turns; the system message stays."""
+        self.turns: list[Message] = []
+        if self.system:
+            self.turns.append({"role": "system", "content": self.system})
+
+    def use_system(self, text: str | None) -> None:
+        """Begin anew with another system message, None for none."""
+        self.system = text
+        self.clear()
+
+    def use_model(self, name: str) -> None:
+        """Have another model of the engine answer. Raises ModelNotFound for an unknown name."""
+        self.model = self.engine.model(name)
+        self.name = name
+
+    def save(self, path: Path) -> None:
+        """Append the turns to a file of JSON lines, one row of messages.
+
+        Raises:
+            ConfigError: when there is nothing to save, or the file cannot be written.
+        """
+        if not any(turn["role"] == "assistant" for turn in self.turns):
+            raise ConfigError("there is nothing to save yet: ask something first")
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"messages": self.turns}, ensure_ascii=False) + "\n")
+        except OSError as fault:
+            raise ConfigError(f"cannot write {path}: {fault.strerror}") from None
+
+    def ask(
+        self,
+        text: str,
+        write: Callable[[str], Any] | None = None,
+        end: Callable[[], None] = lambda: None,
+    ) -> Completion:
+        """Write the answer as it comes, and remember both; Ctrl-C cuts it short.
+
+        Args:
+            write: takes each piece of text; stdout by default. end: called behind the last one.
+
+        Raises:
+            RungError: when it cannot be answered; the turn is then forgotten.
+        """
+        from rung.engine import GenerationRequest
+
+        write = write or _to_stdout
+        asked: list[Message] = [*self.turns, {"role": "user", "content": text}]
+        request = GenerationRequest(self.name, self.model.prompt(asked), self.decoding)
+        generation = self.engine.submit(request)
+        try:
+            for token in generation:
+                write(token.text)
+        except KeyboardInterrupt:
+            generation.cancel()
+        end()
+        sys.stdout.write("\n")
+        answer = generation.result()
+        if answer.finish_reason == "length" and sys.stderr.isatty():
+            count = answer.completion_tokens
+            typer.echo(f"(cut after {count} tokens: raise --max-tokens)", err=True)
+        self.turns = [*asked, {"role": "assistant", "content": answer.text}]
+        return answer
+
+
+def _to_stdout(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,70 @@
+"""Packing of token sequences into micro-batches: rows that begin alike go into one, and fit a budget.
+
+Sequences are int32 arrays of token ids. Their big-endian bytes sort as the ids themselves do, which is
+the depth-first order of a trie, and compare faster than lists of numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int32]
+
+
+def sort_key(ids: Ids) -> bytes:
+    """Big-endian bytes of token ids (n,): 4 n bytes, in the order of the ids where none is negative."""
+    return ids.astype(">i4").tobytes()
+
+
+def common_prefix(a: Sequence[int] | np.ndarray, b: Sequence[int] | np.ndarray) -> int:
+    """Count the tokens that two sequences share at their beginning."""
+    n = min(len(a), len(b))
+    differs = np.nonzero(np.asarray(a[:n]) != np.asarray(b[:n]))[0]
+    return int(differs[0]) if len(differs) else n
+
+
+def depth_first(ids: Sequence[Ids]) -> list[int]:
+    """Order sequences as a trie holds them: what begins alike stands together."""
+    keys = [sort_key(i) for i in ids]
+    return sorted(range(len(ids)), key=keys.__getitem__)
+
+
+def fresh_tokens(ids: Sequence[Ids], order: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield each sequence of an order with how many tokens it adds to the trie of those before it."""
+    previous: Ids | None = None
+    for i in order:
+        shared = 0 if previous is None else common_prefix(previous, ids[i])
+        yield i, len(ids[i]) - shared
+        previous = ids[i]
+
+
+def trie_tokens(ids: Sequence[Ids]) -> int:
+    """Count the tokens of the trie of sequences: what they share at the beginning counts once."""
+    return sum(fresh for _, fresh in fresh_tokens(ids, depth_first(ids)))
+
+
+def pack(ids: Sequence[Ids], budget: int, tokens: Sequence[int] | None = None) -> list[list[int]]:
+    """Split rows into micro-batches of at most `budget` tokens of a trie, at least one row each.
+
+    Args:
+        ids: (n,) of each row, by which rows are ordered and share beginnings.
+        tokens: what each row takes alone; its length by default.
+
+    Returns:
+        the places of the rows, group by group in depth-first order.
+    """
+    groups: list[list[int]] = []
+    used = 0
+    for i, fresh in fresh_tokens(ids, depth_first(ids)):
+        whole = len(ids[i]) if tokens is None else tokens[i]
+        fresh += whole - len(ids[i])
+        if groups and used + fresh <= budget:
+            groups[-1].append(i)
+            used += fresh
+        else:
+            groups.append([i])
+            used = whole
+    return groups

@@ -1,0 +1,172 @@
+"""The arms of a climb: every rung with its settings, its levels, and what each level will take."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rung.errors import ConfigError, MethodMisfit
+from rung.evals import metrics
+from rung.ladder.forecast import Prediction
+from rung.ladder.rungs import Rung
+from rung.ladder.scheme import Arm, Level, Outcome, Params, levels
+from rung.ladder.task_context import LONG, TIMED, TaskContext
+from rung.ladder.trials import Attempt
+from rung.train.plan import Plan
+
+TIE = 0.01  # of the metric's range: figures that close to each other are called alike
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a rung may come to with all its rows, and what that takes.
+
+    Attributes:
+        potential: on the hopeful side; None of a rung that was never tried. seconds: of the attempt.
+        whole: whether it was tried with all its rows.
+    """
+
+    key: str
+    potential: float | None
+    seconds: float
+    whole: bool
+    learns: bool
+
+
+@dataclass
+class Arms:
+    """The arms of one climb; `base` is the key of the base as it is.
+
+    Attributes:
+        misfits: why rungs cannot be tried, by key.
+    """
+
+    bench: TaskContext
+    rungs: Mapping[str, Rung]
+    base: str = "base"
+    misfits: dict[str, str] = field(default_factory=dict)
+    _plans: dict[tuple[str, Params], Plan] = field(default_factory=dict)
+    _levels: dict[str, tuple[Level, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        metric = metrics.get(self.bench.task.metric)
+        self.lower = metric.lower
+        self.sign = -1 if metric.lower else 1
+        low, high = metric.bounds
+        ends = (-low, -high) if metric.lower else (high, low)
+        self.best_possible = ends[0] if math.isfinite(ends[0]) else None
+        self.tie = TIE * (high - low) if math.isfinite(high) else None
+        for key, rung in self.rungs.items():
+            try:
+                self.prediction(key)
+            except (ConfigError, MethodMisfit) as fault:
+                self.misfits[key] = str(fault)
+
+    def plan(self, key: str, params: Params = ()) -> Plan:
+        """A rung's configuration, made once."""
+        if (key, params) not in self._plans:
+            self._plans[key, params] = self.bench.plan("planned", self.rungs[key], **dict(params))
+        return self._plans[key, params]
+
+    def prediction(self, key: str, level: Level | None = None, params: Params = ()) -> Prediction:
+        """What a level of a rung, or all of it, will take."""
+        forecaster = self.bench.forecaster
+        level = level or Level(1.0, len(self.bench.validation))
+        if key == self.base:
+            return forecaster.base(level.held)
+        return forecaster.of_rung(self.rungs[key], self.plan(key, params), level.share, level.held)
+
+    def seconds(self, key: str, level: Level, params: Params = ()) -> float:
+        """What an attempt will take, single requests timed."""
+        found = self.prediction(key, level, params).cost
+        return found.wall + min(LONG, (TIMED + 1) * found.request_seconds)
+
+    def answer_seconds(self, key: str) -> float:
+        """Seconds of one row among many, as measured where it was."""
+        return self.prediction(key).answer_seconds
+
+    def lowest(self, key: str) -> float:
+        """Seconds of the smallest sample."""
+        return self.seconds(key, self.levels(key)[0])
+
+    def levels(self, key: str) -> tuple[Level, ...]:
+        """From the smallest sample to the whole; what was begun keeps its levels."""
+        if key in self._levels:
+            return self._levels[key]
+        bench = self.bench
+        held, each = len(bench.validation), self.answer_seconds(key)
+        rows, steps = 0, None
+        if key != self.base:
+            method, plan = self.rungs[key].method, self.plan(key)
+            learned = method.reads(plan.config, len(bench.opened.splits.train), held)[0]
+            rows = learned if not method.trained else len(bench.opened.splits.train)
+            steps = bench.forecaster.schedule(plan, 1.0).steps if method.trained else None
+        return levels(rows, held, steps, each, bench.knobs.budget.seconds)
+
+    def of(self, attempts: Mapping[str, Sequence[Attempt]], left: float) -> list[Arm]:
+        """Every arm with what came of it."""
+        found = []
+        for key in (self.base, *self.rungs):
+            if key in self.misfits:
+                continue
+            done = list(attempts.get(key, ()))
+            if done and key not in self._levels:
+                self._levels[key] = self.levels(key)
+            found += self._arms(key, done)
+        return found
+
+    def _arms(self, key: str, done: Sequence[Attempt]) -> list[Arm]:
+        rung = self.rungs.get(key)
+        made = []
+        for params in [(), *(self._settings(rung) if rung else [])]:
+            arm = Arm(
+                key, params, self.levels(key), self._cost(key, params), self._total(key),
+                default=not params, baseline=bool(rung and rung.method.baseline),
+            )  # fmt: skip
+            arm.outcomes = [self._outcome(a) for a in done if tuple(sorted(a.params.items())) == params]
+            made.append(arm)
+        return made
+
+    def _cost(self, key: str, params: Params) -> Any:
+        return lambda level: self.seconds(key, level, params)
+
+    def _total(self, key: str) -> float:
+        return self.prediction(key).cost.total(self.bench.knobs.requests)
+
+    def _outcome(self, attempt: Attempt) -> Outcome:
+        measured = attempt.measured
+        if measured is None:
+            return Outcome(attempt.level, late=attempt.late)
+        high = measured.low if self.lower else measured.high
+        return Outcome(attempt.level, self.sign * measured.value, self.sign * high)
+
+    def _settings(self, rung: Rung) -> list[Params]:
+        """Settings to try beside the rung's own, as many as `trials` allows."""
+        knobs = self.bench.knobs
+        fixed = {key.rpartition(".")[2] for key in self.bench.given} | rung.settings.keys()
+        space = {k: v for k, v in rung.method.search.items() if k not in fixed}
+        if not rung.method.trained or not space:
+            return []
+        names = sorted(space)
+        every = itertools.product(*(space[name] for name in names))
+        own = tuple(space[name][0] for name in names)
+        others = [tuple(zip(names, values, strict=True)) for values in every if values != own]
+        return others[: knobs.trials - 1]
+
+    def outlook(self, attempts: Mapping[str, Sequence[Attempt]]) -> list[Outlook]:
+        """What each rung may still come to."""
+        found = []
+        for arm in self.of(attempts, 0.0):
+            if not arm.default or arm.key == self.base or arm.failed:
+                continue
+            hope = arm.potential(self.best_possible)
+            found.append(
+                Outlook(
+                    arm.key, self.sign * hope if math.isfinite(hope) else None,
+                    arm.cost(arm.levels[-1]), arm.whole, len({v.share for v in arm.levels}) > 1,
+                )
+            )  # fmt: skip
+        return found

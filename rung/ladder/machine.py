@@ -1,0 +1,178 @@
+"""How fast this machine is on a base, from one product and two passes; kept, so that it is asked once.
+
+A pass over `n` tokens takes about `a + b n` seconds: reading the weights and calling the modules, then
+arithmetic. Two passes give both. What finished rungs really took corrects what was counted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from rung import home
+from rung.bases.cache import write_record
+from rung.forward.bank import Bank
+from rung.forward.trie import Sequence
+from rung.methods.workload import Workload
+from rung.train.estimate import speed as product_speed
+
+PASS_SECONDS = 0.5  # that the longer of the two passes is meant to take
+MAX_PASS_TOKENS, MIN_PASS_TOKENS = 384, 16
+BUSY = 0.75  # of the speed that was kept: below it somebody else computes too
+FASTER = 1.3  # times the speed that was kept: then that was measured beside others, and is again
+OTHERS = 0.2  # share of the cores in use by others from which a machine is called busy
+LOOK_SECONDS = 0.2
+# Of one product's speed: a sentence encoder in padded batches, fits of a linear classifier on one core,
+# and parameters that an optimiser changes per second.
+ENCODER_SHARE, FIT_SHARE, UPDATES = 0.25, 0.02, 1.5e8
+ENCODER_WEIGHTS = 10.6e6  # of MiniLM's layers, which each token passes
+MEMORY = 0.5  # weight of the newest correction against those before
+
+
+@dataclass
+class Machine:
+    """A machine's speed on one base.
+
+    Attributes:
+        product: operations per second of a matrix product, all cores.
+        token, call: seconds of a token in a pass, and of the pass itself.
+        busy: how much slower than the best that was ever measured, 1.0 where it is not.
+        others: share of all cores that other processes used when it was measured.
+        corrections: by what is corrected, seconds that were taken over seconds that were counted.
+    """
+
+    product: float
+    token: float
+    call: float
+    busy: float = 1.0
+    corrections: dict[str, float] = field(default_factory=dict)
+    others: float = 0.0
+    path: Any = None
+
+    @classmethod
+    def of(cls, bank: Bank) -> Machine:
+        """What was kept for this machine and base, or a measurement of about a second."""
+        path = home.folder("cache") / "speed" / f"{_name(bank)}.json" if bank.digest else None
+        others = used_by_others()
+        now = product_speed(str(bank.dtype).removeprefix("torch."), str(bank.device))
+        known = _read(path)
+        if known is None or now > FASTER * known.product:  # what was kept was measured when busy
+            token, call = _passes(bank, now)
+            known = cls(now, token, call, corrections=known.corrections if known else {})
+        known.path, known.others = path, others
+        if now < BUSY * known.product:
+            known.busy = known.product / now
+        known.product = max(known.product, now)
+        known.keep()
+        return known
+
+    def seconds(self, work: Workload) -> float:
+        """Seconds of work as counted, on the machine as it is now."""
+        encoder = 2 * ENCODER_WEIGHTS / (ENCODER_SHARE * self.product)
+        return self.busy * (
+            (work.read + work.written) * self.token
+            + work.passes * self.call
+            + work.encoded * encoder
+            + work.fitted / (FIT_SHARE * self.product)
+            + work.updated / UPDATES
+        )
+
+    def alone(self, read: float, written: float) -> float:
+        """Seconds of one request by itself: its prompt in one pass, then a pass for each token."""
+        calls = (1 if read else 0) + written
+        return self.busy * (read * self.token + calls * self.call)
+
+    # --- corrections ------------------------------------------------------------------------------
+
+    def factor(self, *names: str) -> float:
+        """What counted seconds are multiplied by: the first name that is known, else the median."""
+        for name in names:
+            if name in self.corrections:
+                return self.corrections[name]
+        return 1.0
+
+    def learn(self, name: str, counted: float, taken: float) -> None:
+        """Correct by a finished piece of work; what was known before still counts."""
+        if counted <= 0 or taken <= 0:
+            return
+        seen = min(20.0, max(0.05, taken / counted))
+        before = self.corrections.get(name)
+        mixed = seen if before is None else math.exp(
+            MEMORY * math.log(seen) + (1 - MEMORY) * math.log(before)
+        )  # fmt: skip
+        self.corrections[name] = mixed
+
+    def keep(self) -> None:
+        """Write it for the next climb on this machine and base."""
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            kept = {k: v for k, v in asdict(self).items() if k not in ("path", "busy", "others")}
+            write_record(self.path, kept)
+
+    @property
+    def told(self) -> str | None:
+        """A sentence where others compute beside; None on a machine of one's own."""
+        if self.busy <= 1.0 and self.others < OTHERS:
+            return None
+        return (
+            f"the machine is busy (others use {self.others:.0%} of its cores): times are those of a busy "
+            "machine and are corrected as rungs finish"
+        )
+
+
+def _passes(bank: Bank, product: float) -> tuple[float, float]:
+    """(seconds of a token, seconds of a call), the best of two each, after one that warms up."""
+    weights = sum(p.numel() for p in bank.model.parameters())
+    fitting = PASS_SECONDS * 0.5 * product / max(2 * weights, 1)
+    count = int(min(MAX_PASS_TOKENS, max(MIN_PASS_TOKENS, fitting)))
+    context = getattr(bank.config, "max_position_embeddings", None) or count
+    count = max(2, min(count, context - 1))
+
+    def once(tokens: int) -> float:
+        ids = torch.arange(1, tokens + 1) % bank.config.vocab_size
+        began = time.perf_counter()
+        with torch.no_grad():
+            bank.forward(bank.trie([Sequence(tuple(ids.tolist()))]))
+        if bank.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    once(MIN_PASS_TOKENS)
+    one = min(once(1), once(1))
+    whole = min(once(count), once(count))
+    token = max(whole - one, 0.1 * whole) / (count - 1)
+    return token, max(one - token, 0.05 * one)
+
+
+def used_by_others() -> float:
+    """Share of all cores that are in use while this process sleeps for a moment."""
+    import psutil
+
+    return psutil.cpu_percent(interval=LOOK_SECONDS) / 100
+
+
+def _name(bank: Bank) -> str:
+    """Of a file for this base in this precision on this machine."""
+    parts = [bank.digest[:16], str(bank.dtype).removeprefix("torch."), str(bank.device.type),
+             str(torch.get_num_threads()), str(os.cpu_count())]  # fmt: skip
+    return "-".join(parts)
+
+
+def _read(path: Any) -> Machine | None:
+    """What was kept; None where there is nothing, or nothing that can be read."""
+    if path is None:
+        return None
+    try:
+        kept = json.loads(path.read_text("utf-8"))
+        return Machine(
+            float(kept["product"]), float(kept["token"]), float(kept["call"]),
+            corrections={str(k): float(v) for k, v in kept["corrections"].items()},
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

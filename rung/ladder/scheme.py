@@ -1,0 +1,325 @@
+"""What to try next: successive halving over rungs, settings and rows, at any moment the best use of time.
+
+An arm is a rung with settings; a level is a share of its rows (or of a training's steps) with so many
+validation rows to measure by. The baseline goes first. Every arm begins at the largest level that fits
+its part of the time, the cheapest first; then whatever could still become the best gets more rows, and
+other settings of good rungs are tried at a low level and only the better ones go on (Jamieson and
+Talwalkar 2016; Li et al. 2020 for the asynchronous form).
+
+Everything here follows from costs and figures alone: nothing is run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+FACTOR = 4  # rows of a level over those of the level below
+MIN_ROWS, MIN_STEPS, MIN_HELD = 64, 6, 24  # of the lowest level
+FIRST = 0.6  # of the time that is left, for arms that have no figure yet
+WHOLE = 0.5  # of the time that is left: what one attempt may take where several could follow
+GAIN = 0.25  # of what is missing to the best possible figure, that a level more may bring
+SETTINGS_SHARE = 0.25  # of the rows: the level at which settings are told apart
+Params = tuple[tuple[str, object], ...]
+
+
+@dataclass(frozen=True)
+class Level:
+    """A share of the training rows or steps, and how many validation rows measure what comes of it."""
+
+    share: float
+    held: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A figure, its sign turned so that more is better; None where the attempt gave none.
+
+    `late` says that its time was over first, so that a smaller sample may still give one.
+    """
+
+    level: Level
+    value: float | None = None
+    high: float = 0.0
+    late: bool = False
+
+
+@dataclass
+class Arm:
+    """A rung with settings.
+
+    Attributes:
+        levels: from the lowest to the whole. cost: seconds of an attempt at a level.
+        total: what making it whole and serving it is expected to cost.
+        default: whether it has the rung's own settings; others wait until these have a figure.
+        baseline: goes before everything else.
+    """
+
+    key: str
+    params: Params
+    levels: tuple[Level, ...]
+    cost: Callable[[Level], float]
+    total: float = 0.0
+    default: bool = True
+    baseline: bool = False
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    @property
+    def figures(self) -> list[Outcome]:
+        """Those that gave a figure, by level."""
+        found = [o for o in self.outcomes if o.value is not None]
+        return sorted(found, key=lambda o: (o.level.share, o.level.held))
+
+    @property
+    def top(self) -> Outcome | None:
+        """At the highest level that was tried."""
+        return self.figures[-1] if self.figures else None
+
+    @property
+    def failed(self) -> bool:
+        """Whether nothing will come of it: an attempt failed, or even the smallest sample was late."""
+        if self.figures:
+            return False
+        return any(o.value is None and not o.late for o in self.outcomes) or (
+            bool(self.outcomes) and not self.begins
+        )
+
+    @property
+    def begins(self) -> list[Level]:
+        """The levels at which it may begin, those below any that was late."""
+        late = [(o.level.share, o.level.held) for o in self.outcomes if o.late]
+        return [v for v in self.levels if not late or (v.share, v.held) < min(late)]
+
+    @property
+    def whole(self) -> bool:
+        """Whether it was tried at the highest level."""
+        top = self.top
+        return top is not None and top.level.share >= 1 and top.level.held >= self.levels[-1].held
+
+    def above(self) -> list[Level]:
+        """The levels above the highest with a figure that were not tried in vain."""
+        top = self.top
+        tried = [o.level for o in self.outcomes]
+        least = (top.level.share, top.level.held) if top else (0.0, 0)
+        return [v for v in self.levels if (v.share, v.held) > least and v not in tried]
+
+    def potential(self, best_possible: float | None) -> float:
+        """The figure that it might come to with all rows, on the hopeful side.
+
+        Args:
+            best_possible: of the metric, its sign turned; None where there is no bound.
+        """
+        seen = self.figures
+        if not seen:
+            return math.inf
+        top = seen[-1]
+        assert top.value is not None
+        if self.whole:
+            return top.value
+        steps = math.log(max(1 / top.level.share, 1.0), FACTOR)
+        missing = abs(top.value) if best_possible is None else best_possible - top.value
+        gain = GAIN * missing
+        if len(seen) > 1 and seen[-2].value is not None and seen[-2].level.share < top.level.share:
+            apart = math.log(top.level.share / seen[-2].level.share, FACTOR)
+            gain = min(gain, max(0.0, top.value - seen[-2].value) / apart)
+        return top.value + max(0.0, top.high - top.value) / 2 + gain * steps
+
+
+@dataclass(frozen=True)
+class Step:
+    """The next attempt. `seconds` is what it is expected to take, `why` one word for tables."""
+
+    key: str
+    params: Params
+    level: Level
+    seconds: float
+    why: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the climb knows when it decides.
+
+    Attributes:
+        left: seconds for further attempts.
+        cleared: total cost of the cheapest rung that clears the bar; None where none does.
+        everything: whether to go on until all arms are whole.
+        best_possible: of the metric, its sign turned.
+    """
+
+    left: float
+    cleared: float | None = None
+    everything: bool = False
+    best_possible: float | None = 1.0
+
+
+def levels(
+    rows: int, held: int, steps: int | None, answer_seconds: float, left: float
+) -> tuple[Level, ...]:
+    """The levels of an arm.
+
+    Args:
+        rows: that it learns from; 0 where it learns from none. steps: of its training, if it is trained.
+        answer_seconds: of a validation row. left: seconds of the whole climb.
+    """
+    shares = [1.0]
+    while _large_enough(shares[0] / FACTOR, rows, steps):
+        shares.insert(0, shares[0] / FACTOR)
+    if rows == 0:
+        shares = [1.0]
+    slow = held * answer_seconds > left / 40
+    if not slow:
+        return tuple(Level(share, held) for share in shares)
+    counts = [max(min(held, MIN_HELD), round(held / FACTOR**k)) for k in (2, 1, 0)]
+    if len(shares) == 1:
+        return tuple(dict.fromkeys(Level(1.0, n) for n in counts))
+    shares = shares[-3:]
+    return tuple(Level(s, n) for s, n in zip(shares, counts[-len(shares) :], strict=True))
+
+
+def _large_enough(share: float, rows: int, steps: int | None) -> bool:
+    if steps is not None:
+        return share * steps >= MIN_STEPS
+    return share * rows >= MIN_ROWS
+
+
+def next_step(arms: Sequence[Arm], now: Standing) -> Step | None:
+    """The attempt to make next, None where nothing is left that is worth the time or fits it."""
+    live = [a for a in arms if not a.failed]
+    for arm in live:
+        if arm.baseline and not arm.outcomes:
+            level = arm.levels[-1]
+            return Step(arm.key, arm.params, level, arm.cost(level), "baseline")
+    wanted = [a for a in live if now.everything or now.cleared is None or a.total < now.cleared]
+    options = [*_first(wanted, now), *_more(wanted, now), *_settings(wanted, now)]
+    fitting = [o for o in options if o.seconds <= now.left]
+    return min(fitting, key=lambda o: (o.seconds, o.key)) if fitting else None
+
+
+def first_levels(arms: Sequence[Arm], now: Standing) -> dict[str, Level | None]:
+    """By key the level at which each arm without a figure would begin; None where not even its lowest
+    fits."""
+    waiting = [a for a in arms if a.default and not a.figures and not a.failed]
+    reserve = _reserve(arms, now)
+    part = shares({a.key: a.cost(a.levels[-1]) for a in waiting}, FIRST * (now.left - reserve))
+    found: dict[str, Level | None] = {}
+    for arm in waiting:
+        fitting = [v for v in arm.begins if arm.cost(v) <= part[arm.key]]
+        lowest = arm.begins[0]
+        affordable = arm.cost(lowest) <= WHOLE * now.left or (
+            len(waiting) == 1 and arm.cost(lowest) <= now.left
+        )
+        found[arm.key] = fitting[-1] if fitting else (lowest if affordable else None)
+    return found
+
+
+def _first(arms: Sequence[Arm], now: Standing) -> list[Step]:
+    begins = first_levels(arms, now)
+    return [
+        Step(a.key, a.params, level, a.cost(level), "first")
+        for a in arms
+        if a.default and not a.figures and (level := begins.get(a.key)) is not None
+    ]
+
+
+def _more(arms: Sequence[Arm], now: Standing) -> list[Step]:
+    """More rows for the best, and for what may yet beat it."""
+    best = leader(arms)
+    found = []
+    for arm in arms:
+        above = arm.above()
+        if not arm.figures or not above:
+            continue
+        hopeful = best is None or arm is best or _hopeful(arm, best, now)
+        if not (hopeful or now.everything) or not _leads_its_rung(arm, arms):
+            continue
+        within = [v for v in above if arm.cost(v) <= WHOLE * now.left]
+        level = within[-1] if within else above[0]
+        found.append(Step(arm.key, arm.params, level, arm.cost(level), "more rows"))
+    return found
+
+
+def _settings(arms: Sequence[Arm], now: Standing) -> list[Step]:
+    """Other settings of rungs whose own settings do well, at a low level first."""
+    best = leader(arms)
+    found = []
+    for arm in arms:
+        own = next((a for a in arms if a.default and a.key == arm.key), None)
+        if arm.default or arm.outcomes or own is None or own.top is None:
+            continue
+        if best is not None and not _settings_may_win(own, best, now):
+            continue
+        level = _settings_level(own)
+        for one in (own, arm):
+            if level not in [o.level for o in one.outcomes]:
+                found.append(Step(one.key, one.params, level, one.cost(level), "settings"))
+                break
+    return found
+
+
+def _settings_level(own: Arm) -> Level:
+    """The highest level of at most a quarter of the rows; the lowest one where all are above that."""
+    assert own.top is not None
+    tried = own.top.level.share
+    low = [v for v in own.levels if v.share <= min(tried, SETTINGS_SHARE)]
+    return low[-1] if low else own.levels[0]
+
+
+def _leads_its_rung(arm: Arm, arms: Sequence[Arm]) -> bool:
+    """Whether none of the rung's other settings did better at the highest level both were tried at."""
+    mine = {o.level: o.value for o in arm.figures}
+    for other in arms:
+        if other is arm or other.key != arm.key:
+            continue
+        shared = [o for o in other.figures if o.level in mine]
+        if shared and shared[-1].value > mine[shared[-1].level]:  # type: ignore[operator]
+            return False
+    return True
+
+
+def _hopeful(arm: Arm, best: Arm, now: Standing) -> bool:
+    """Whether with all rows it may be better than the best is now."""
+    assert best.top is not None and best.top.value is not None
+    return arm.potential(now.best_possible) > best.top.value
+
+
+def _settings_may_win(own: Arm, best: Arm, now: Standing) -> bool:
+    """Whether other settings of a rung may beat the best: they are given the gain of a level more."""
+    assert own.top is not None and own.top.value is not None
+    assert best.top is not None and best.top.value is not None
+    hope = max(own.potential(now.best_possible), own.top.value)
+    missing = abs(hope) if now.best_possible is None else now.best_possible - hope
+    return hope + GAIN * missing > best.top.value
+
+
+def leader(arms: Sequence[Arm]) -> Arm | None:
+    """The arm with the best figure at its highest level."""
+    known = [a for a in arms if a.top is not None]
+    return max(known, key=lambda a: a.top.value) if known else None  # type: ignore[union-attr,arg-type,return-value]
+
+
+def _reserve(arms: Sequence[Arm], now: Standing) -> float:
+    """Seconds that giving the best so far all its rows would take, if that can be afforded."""
+    best = leader(arms)
+    if best is None or best.whole or not best.above():
+        return 0.0
+    seconds = best.cost(best.levels[-1])
+    return seconds if seconds <= WHOLE * now.left else 0.0
+
+
+def shares(wanted: Mapping[str, float], seconds: float) -> dict[str, float]:
+    """Time by key: what each wants where that is little, and even parts of the rest for the others.
+
+    Where there is more than all want together, what is over is shared evenly.
+
+    Args:
+        wanted: seconds that each would like to have.
+    """
+    found: dict[str, float] = {}
+    left = max(0.0, seconds)
+    ranked = sorted(wanted, key=lambda key: (wanted[key], key))
+    for place, key in enumerate(ranked):
+        found[key] = min(wanted[key], left / (len(ranked) - place))
+        left -= found[key]
+    return {key: value + left / max(len(ranked), 1) for key, value in found.items()}

@@ -1,0 +1,118 @@
+"""Joined weights give the answers of the base's own forward, for every kind of adapter."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from rung.engine import Engine, GenerationRequest
+from rung.forward.llama import lora_lanes
+from rung.forward.llama.inference import LlamaInference
+from rung.forward.trie import Sequence
+from rung.types import Decoding, Prompt
+from tests.engine.world import engine_of, tiny_llama
+from tests.models import tiny_adapter, tiny_model
+
+LEAN = {"llama", "qwen2"}
+
+
+def asked(name, ids, count=12):
+    return GenerationRequest(
+        name, Prompt(tuple(ids)), Decoding(max_tokens=count, temperature=1.0, seed=3), stop_ids=()
+    )
+
+
+def arranged(engine):
+    """The engine after what `start` does, and how many passes were lean."""
+    engine.arrange()
+    lean, passes = getattr(engine.scheduler.runner, "_lean", None), []
+    if lean is not None:
+        run = lean.run
+
+        def runs(*args):
+            passes.append(1)
+            return run(*args)
+
+        lean.run = runs
+    return passes
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gpt2", "bloom"])
+def test_only_what_is_built_that_way(family):
+    requests = [asked("base", range(3, 3 + n)) for n in (9, 2, 30)]
+    expected = engine_of(tiny_model(family), ()).generate(requests)
+    engine = engine_of(tiny_model(family), ())
+    passes = arranged(engine)
+    assert engine.generate(requests) == expected
+    assert bool(passes) == (family in LEAN)
+
+
+@pytest.mark.parametrize(
+    "names", [("base",), ("lora",), ("base", "lora", "prefix_tuning", "prompt_tuning")]
+)
+def test_adapters_in_front_and_lora_are_lean(names):
+    requests = [asked(n, range(3 + i, 20 + 2 * i)) for i, n in enumerate(names * 3)]
+    expected = engine_of(tiny_llama()).generate(requests)
+    engine = engine_of(tiny_llama())
+    passes = arranged(engine)
+    assert engine.generate(requests) == expected
+    assert len(passes) == 12  # the prompts, then a token each
+
+
+@pytest.mark.parametrize("kind", ["last_layers", "full", "ia3"])
+def test_others_take_the_ordinary_way(kind):
+    engine = engine_of(tiny_llama(), ("lora",))
+    other = engine.bank.add(tiny_adapter(engine.bank, kind))
+    models = {**engine.models, kind: dataclasses.replace(engine.models["base"], name=kind, slot=other)}
+    engine = Engine(engine.bank, models, memory=1 << 28)
+    requests = [asked(n, range(5, 25), 6) for n in (kind, "lora", "base")]
+    expected = engine.generate(requests)
+    passes = arranged(engine)
+    assert engine.generate(requests) == expected
+    assert passes == []
+    engine.generate(requests[1:])
+    assert len(passes) == 6
+
+
+@pytest.mark.parametrize("room", [lora_lanes.MOST, 0])
+def test_many_loras_of_different_ranks_and_targets(room, monkeypatch):
+    """More than are multiplied together; some leave projections alone; two share a slot's rows."""
+    monkeypatch.setattr(lora_lanes, "MOST", room)
+    engine = engine_of(tiny_llama(), ())
+    for i in range(17):
+        targets = {"targets": ["q_proj", "down_proj"]} if i % 3 == 1 else {}
+        adapter = tiny_adapter(engine.bank, "lora", seed=i, rank=1 + i % 4, **targets)
+        engine.load(dataclasses.replace(engine.models["base"], name=f"m{i}"), adapter)
+    requests = [asked(f"m{i % 17}", range(4, 14 + i), 8) for i in range(24)]
+    few = [asked(f"m{i}", range(4, 14), 8) for i in (1, 2, 1, 5)]
+    expected = engine.generate(requests), engine.generate(few)
+    passes = arranged(engine)
+    assert (engine.generate(requests), engine.generate(few)) == expected
+    assert passes
+
+
+def test_the_base_computes_and_trains_as_before():
+    model = tiny_llama()
+    names = {n: p.clone() for n, p in model.named_parameters()}
+    engine = engine_of(model, ("lora",))
+    slot = engine.models["lora"].slot
+    trie = engine.bank.trie([Sequence((5, 6, 7, 8), slot=slot)])
+    before = engine.bank.forward(trie)
+    arranged(engine)
+    assert engine.scheduler.runner._lean is not None
+    assert {n: p.shape for n, p in model.named_parameters()} == {n: p.shape for n, p in names.items()}
+    assert all(torch.equal(p, names[n]) for n, p in model.named_parameters())
+    assert torch.allclose(engine.bank.forward(trie), before, atol=1e-5)
+    adapter = engine.bank.adapters[slot].trainable()
+    engine.bank.forward(trie).sum().backward()
+    assert all(t.grad is not None for t in adapter.parameters().values())
+
+
+def test_a_base_that_differs_keeps_its_own_forward(monkeypatch):
+    run = LlamaInference.run
+    monkeypatch.setattr(LlamaInference, "run", lambda self, *args: run(self, *args) * 1.01)
+    engine = engine_of(tiny_llama(), ())
+    assert arranged(engine) == []
+    assert engine.scheduler.runner._lean is None

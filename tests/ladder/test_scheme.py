@@ -1,0 +1,141 @@
+"""What is tried next, by simulated costs and figures: first the cheap, then what may still win."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from rung.ladder.scheme import Arm, Level, Outcome, Standing, levels, next_step, shares
+
+WHOLE = (Level(1 / 16, 100), Level(1 / 4, 100), Level(1.0, 100))
+
+
+def arm(key: str, full: float, total: float = 0.0, grid=WHOLE, **more) -> Arm:
+    return Arm(key, more.pop("params", ()), grid, lambda v: full * v.share, total, **more)
+
+
+def simulate(arms, truth, budget, **standing):
+    """Run the scheme on invented curves: (what was tried, seconds spent)."""
+    tried, spent = [], 0.0
+    while (step := next_step(arms, Standing(budget - spent, **standing))) is not None:
+        spent += step.seconds
+        found = next(a for a in arms if a.key == step.key and a.params == step.params)
+        value = truth(step.key, step.params, step.level.share)
+        found.outcomes.append(Outcome(step.level, value, value + 0.02))
+        tried.append((step.key, step.params, step.level.share))
+    return tried, spent
+
+
+def curve(final: float, start: float = 0.5):
+    return lambda share: final - (final - start) * 0.3 * math.log(1 / share, 4)
+
+
+def test_the_baseline_goes_first_and_then_the_cheapest():
+    arms = [arm("slow", 50), arm("base", 60, baseline=True), arm("quick", 2)]
+    tried, _ = simulate(arms, lambda *_: 0.6, 1000)
+    assert [k for k, _, _ in tried][:3] == ["base", "quick", "slow"]
+
+
+def test_with_ample_time_every_rung_is_whole_at_once():
+    arms = [arm(f"r{i}", 10 + i) for i in range(6)]
+    tried, _ = simulate(arms, lambda k, _, s: curve(0.8)(s), 10_000)
+    assert all(share == 1.0 for _, _, share in tried) and len(tried) == 6
+
+
+def test_with_little_time_all_get_a_sample_and_the_best_gets_the_rest():
+    finals = {"a": 0.9, "b": 0.7, "c": 0.6, "d": 0.55}
+    arms = [arm(k, 100) for k in finals]
+    tried, spent = simulate(arms, lambda k, _, s: curve(finals[k])(s), 200)
+    assert {k for k, _, _ in tried} == set(finals)
+    assert ("a", (), 1.0) in tried and spent <= 200
+    assert not [t for t in tried if t[0] == "d" and t[2] == 1.0]
+
+
+def test_what_can_no_longer_win_gets_no_more_rows():
+    grid = (Level(0.25, 100), Level(1.0, 100))
+    best, worse = arm("best", 10, grid=grid), arm("worse", 10, grid=grid)
+    best.outcomes = [Outcome(grid[1], 0.95, 0.97)]
+    worse.outcomes = [Outcome(grid[0], 0.5, 0.52)]
+    assert next_step([best, worse], Standing(1000)) is None
+    assert next_step([best, worse], Standing(1000, everything=True)).key == "worse"
+
+
+def test_a_flat_curve_is_not_followed_and_a_rising_one_is():
+    best, flat, rising = arm("best", 10), arm("flat", 10), arm("rising", 10)
+    best.outcomes = [Outcome(WHOLE[2], 0.70, 0.72)]
+    flat.outcomes = [Outcome(WHOLE[0], 0.60, 0.61), Outcome(WHOLE[1], 0.60, 0.61)]
+    rising.outcomes = [Outcome(WHOLE[0], 0.50, 0.51), Outcome(WHOLE[1], 0.65, 0.66)]
+    step = next_step([best, flat, rising], Standing(1000))
+    assert step is not None and (step.key, step.level.share) == ("rising", 1.0)
+
+
+def test_settings_are_told_apart_at_a_low_level():
+    arms = [arm("lora", 40)] + [
+        arm("lora", 40, params=(("lr", lr),), default=False) for lr in (0.1, 0.2)
+    ]
+    truth = {(): 0.70, (("lr", 0.1),): 0.72, (("lr", 0.2),): 0.60}
+    tried, _ = simulate(arms, lambda _, p, s: truth[p] - 0.1 * (1 - s), 1000)
+    whole = [p for _, p, share in tried if share == 1.0]
+    assert whole == [(), (("lr", 0.1),)]  # the worse of the settings was halved away
+    assert {p for _, p, share in tried if share <= 0.25} == set(truth)
+
+
+def test_above_a_cleared_bar_only_what_may_cost_less_is_tried():
+    arms = [arm("dear", 10, total=500), arm("cheap", 20, total=5)]
+    step = next_step(arms, Standing(1000, cleared=100))
+    assert step is not None and step.key == "cheap"
+    assert next_step([arms[0]], Standing(1000, cleared=100)) is None
+    assert next_step([arms[0]], Standing(1000, cleared=100, everything=True)).key == "dear"
+
+
+def test_only_what_does_not_fit_even_as_a_sample_is_left_out():
+    assert next_step([arm("huge", 160_000)], Standing(100)) is None
+    step = next_step([arm("large", 1_000)], Standing(100))
+    assert step is not None and step.level.share == 1 / 16
+
+
+def test_a_failed_rung_is_not_tried_again():
+    broken = arm("broken", 1)
+    broken.outcomes = [Outcome(WHOLE[2])]
+    assert next_step([broken], Standing(100)) is None
+
+
+def test_what_was_late_is_tried_on_a_smaller_sample_and_then_no_more():
+    slow = arm("slow", 1)
+    slow.outcomes = [Outcome(WHOLE[2], late=True)]
+    step = next_step([slow], Standing(100))
+    assert step is not None and step.level == WHOLE[1]
+    slow.outcomes += [Outcome(WHOLE[1], late=True), Outcome(WHOLE[0], late=True)]
+    assert next_step([slow], Standing(100)) is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_it_never_plans_beyond_its_time_and_always_ends(seed):
+    draw = random.Random(seed)
+    arms = [arm(f"r{i}", 10 ** draw.uniform(-1, 3)) for i in range(draw.randint(1, 12))]
+    arms += [
+        arm(a.key, a.cost(WHOLE[2]), params=(("lr", lr),), default=False)
+        for a in arms[: len(arms) // 2] for lr in (1, 2)
+    ]  # fmt: skip
+    finals = {a.key: draw.random() for a in arms}
+    budget = 10 ** draw.uniform(0, 3.5)
+    tried, spent = simulate(arms, lambda k, _, s: curve(finals[k], 0.1)(s), budget)
+    assert spent <= budget and len(tried) == len(set(tried))
+
+
+def test_levels_are_samples_of_rows_or_of_steps_and_of_what_measures_them():
+    assert levels(6000, 300, None, 0.0, 600) == (
+        Level(1 / 64, 300), Level(1 / 16, 300), Level(1 / 4, 300), Level(1.0, 300),
+    )  # fmt: skip
+    assert [v.share for v in levels(6000, 300, 20, 0.0, 600)] == [1.0]  # a quarter is too few steps
+    assert levels(100, 300, None, 0.0, 600) == (Level(1.0, 300),)
+    slow = levels(0, 300, None, 1.0, 600)
+    assert [v.held for v in slow] == [24, 75, 300] and {v.share for v in slow} == {1.0}
+
+
+def test_time_is_shared_so_that_the_last_has_its_part():
+    assert shares({"a": 1, "b": 100, "c": 100}, 101) == {"a": 1, "b": 50, "c": 50}
+    assert shares({"a": 10, "b": 20}, 50) == {"a": 20, "b": 30}
+    assert shares({"a": 10}, -5) == {"a": 0}
