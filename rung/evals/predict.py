@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 
 from rung.engine import Engine, GenerationRequest, ServedModel
-from rung.engine.registry import positions_of
 from rung.engine.request import ContextExceeded
 from rung.errors import ConfigError, Interrupted
 from rung.evals.scoring import Item, score
@@ -146,7 +145,8 @@ def _classify(bank, model, examples, task, stopping, progress) -> Answers:
         prompts = [model.prompt(question(e)) for e in examples[low : low + MAX_CLASSIFIED]]
         tokens += sum(len(p.ids) for p in prompts)
         with torch.inference_mode():
-            rows = classifier.probabilities(bank, prompts).double().clamp(min=1e-300).log().tolist()
+            told = classifier.probabilities(bank, model.slot, prompts)
+        rows = told.double().clamp(min=1e-300).log().tolist()
         found += [dict(zip(classifier.labels, row, strict=True)) for row in rows]
         if progress is not None:
             progress(len(found), len(examples))
@@ -323,9 +323,7 @@ WAYS = (
 
 def _room(bank: Bank, model: ServedModel) -> int:
     """Tokens that the context holds behind what the adapter puts in front."""
-    context = getattr(bank.config, "max_position_embeddings", None) or 2048
-    adapter = bank.adapters.get(model.slot)
-    return context if adapter is None else context - positions_of(adapter)
+    return bank.context - bank.positions(model.slot)
 
 
 def _fit(bank: Bank, model: ServedModel, lengths: Sequence[int], examples: Sequence[Example]) -> None:

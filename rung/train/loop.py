@@ -127,9 +127,9 @@ class Trainer:
         Raises:
             Interrupted: when asked to stop; nothing was trained yet that a checkpoint could hold.
         """
-        work, depth = self.work, self.work.bank.depth
-        layer = depth.frozen_below(work.adapter)
-        if layer < LEAST_FROZEN * depth.count or self.state.step >= self.steps:
+        work, bank = self.work, self.work.bank
+        layer = bank.frozen_below(work.adapter)
+        if layer < LEAST_FROZEN * bank.layers.count or self.state.step >= self.steps:
             return
         began = time.perf_counter()
         epoch = range(min(self.steps, work.order.per_epoch))
