@@ -172,13 +172,15 @@ class LlamaInference:
         positions: Tensor,
         plan: Plan,
         *,
-        first: int = 0,
+        first: int | None = None,
         read: np.ndarray | None = None,
     ) -> Tensor:
         """As `LayerRange.run`."""
         rows = None if read is None else torch.from_numpy(read).to(entering.device)
-        hidden = entering if rows is None or first < len(self.layers) else entering[rows]
-        for _, hidden in self._through(entering, positions, plan, first, rows):
+        if first == len(self.layers):
+            return entering if rows is None else entering[rows]
+        hidden = entering
+        for _, hidden in self._through(entering, positions, plan, first or 0, rows):
             pass
         return self.norm(hidden)
 
