@@ -27,8 +27,8 @@ import torch
 
 from rung import bases
 from rung.data import Template
-from rung.engine import GenerationRequest, ServedModel
-from rung.evals.predict import run
+from rung.engine import Engine, GenerationRequest, ServedModel
+from rung.evals.predict import MAX_BATCH
 from rung.evals.scoring import Item, score
 from rung.forward.bank import Bank
 from rung.types import BaseInfo, Decoding, Prompt
@@ -39,7 +39,7 @@ def main() -> None:
     loaded = bases.load(BaseInfo("bench", "bench", job["base"], "bench"), dtype="float32", device="cpu")
     bank = Bank(loaded.model)
     template = Template.of(loaded.tokenizer, generation_config=loaded.model.generation_config)
-    model = ServedModel("bench", -1, template)
+    model = ServedModel.of("bench", -1, template)
     score(bank, -1, [Item((1, 2, 3), ((4,),))])  # whatever is set up once
     found = {}
     for task in job["tasks"]:
@@ -83,7 +83,9 @@ def generate(bank: Bank, model: ServedModel, items: list[dict[str, Any]], task: 
     encoded = model.template.tokenizer([i["prompt"] for i in items])["input_ids"]
     decoding = Decoding(max_tokens=task["most"], stop=("\n",))
     requests = [GenerationRequest(model.name, Prompt(tuple(ids)), decoding) for ids in encoded]
-    texts = [completion.text for completion in run(bank, model, requests)]
+    engine = Engine(bank, {model.name: model}, max_batch=min(len(requests), MAX_BATCH))
+    engine.arrange()
+    texts = [completion.text for completion in engine.generate(requests)]
     seconds = time.perf_counter() - start
     right = [int(t.strip() == i["answer"]) for t, i in zip(texts, items, strict=True)]
     return {"seconds": seconds, "scores": None, "texts": texts, "right": right}

@@ -148,10 +148,10 @@ def _share_base(found: Sequence[Named]) -> None:
 
 def _bare(loaded: bases.LoadedBase) -> ServedModel:
     settings = loaded.model.generation_config.to_dict()
-    return ServedModel(
-        name=loaded.info.name,
-        slot=-1,
-        template=Template.of(loaded.tokenizer, generation_config=settings),
+    return ServedModel.of(
+        loaded.info.name,
+        -1,
+        Template.of(loaded.tokenizer, generation_config=settings),
         decoding=decoding_of(settings),
         created=int(time.time()),
         owned_by=loaded.info.organisation or "rung",
@@ -161,29 +161,27 @@ def _bare(loaded: bases.LoadedBase) -> ServedModel:
 def _adapted(record: ModelRecord, bank: Bank, bare: ServedModel) -> ServedModel:
     """Put a stored model into the bank."""
     model, adapter = read_model(
-        Path(record.folder), bank, name=record.name, root=bare.name,
+        Path(record.folder), bank, record.name, root=bare.name,
         parent=record.parent or bare.name, created=record.created_unix,
     )  # fmt: skip
     return dataclasses.replace(model, slot=bank.add(adapter))
 
 
-def read_model(folder: Path, bank: Bank, **values: Any) -> tuple[ServedModel, Adapter]:
-    """A model and its adapter, not yet in the bank. Tokenizer, template and stop tokens are those of
-    its folder."""
+def read_model(folder: Path, bank: Bank, name: str, **about: Any) -> tuple[ServedModel, Adapter]:
+    """Read a model and its adapter, which is not yet in the bank.
+
+    Tokenizer, template and stop tokens are those of its folder.
+
+    Args:
+        about: further attributes of the served model, such as `parent`.
+    """
     adapter, _ = artefact.load(folder, bank)
     settings = _generation_config(folder)
     with quiet():
         tokenizer = read_tokenizer(folder)
-    model = ServedModel(
-        slot=-1,
-        template=Template.of(tokenizer, generation_config=settings),
-        decoding=decoding_of(settings),
-        conversation=adapter.conversation,
-        classifier=adapter.classifier,
-        remote=adapter.remote,
-        **values,
-    )
-    return model, adapter
+    template = Template.of(tokenizer, generation_config=settings)
+    decoding = decoding_of(settings)
+    return ServedModel.of(name, -1, template, adapter, decoding=decoding, **about), adapter
 
 
 def _generation_config(folder: Path) -> dict[str, Any]:

@@ -10,9 +10,12 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from rung.cli.flags import Panel
 
 # verb -> (module, function); imported only when asked for, so that `rung --help` stays quick.
 VERBS = {
@@ -39,7 +42,7 @@ VERBS = {
 
 def app(verbs: list[str] | None = None) -> typer.Typer:
     """The commands, or only those named."""
-    from rung import __version__
+    from rung.version import __version__
 
     built = typer.Typer(
         name="rung",
@@ -111,7 +114,7 @@ def run(arguments: list[str]) -> int:
     except Exception as fault:
         if not usage.is_usage(fault):
             raise
-        message = usage.explain(fault, command, arguments)
+        message = usage.explain(fault, command, arguments, _panels(arguments))
         return _complain(message, 2) if message else 2
 
 
@@ -120,7 +123,18 @@ def _command(arguments: list[str]) -> Any:
     from rung.cli import usage
 
     verb = arguments[0] if arguments and arguments[0] in VERBS else None
-    return usage.plain_help(typer.main.get_command(app([verb] if verb else None)))
+    command: Any = usage.plain_help(typer.main.get_command(app([verb] if verb else None)))
+    if verb and (panels := _panels(arguments)):
+        from rung.cli.flags import hide_others
+
+        hide_others(command.commands[verb], panels, arguments[1:])
+    return command
+
+
+def _panels(arguments: list[str]) -> list[Panel]:
+    """The knobs of the verb that is meant, under their headings."""
+    known = bool(arguments) and arguments[0] in VERBS
+    return getattr(_function(arguments[0]), "panels", []) if known else []
 
 
 def _drop_output(fault: OSError) -> None:

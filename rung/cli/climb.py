@@ -6,45 +6,28 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rung.cli.flags import Given, takes_knobs, without
+from rung.cli.flags import Given, Panel, takes_knobs
 from rung.cli.tune import panels as tune_panels
-from rung.config import Knob, knobs_of, read_yaml, resolve
+from rung.config import knobs_of, read_yaml
 from rung.errors import ConfigError
 from rung.ladder.knobs import ClimbKnobs
+from rung.ladder.settings import FIXED, settle
 
 if TYPE_CHECKING:
     from rung.cli.ladder import Ladder
     from rung.ladder.scorecard import Scorecard
     from rung.store.climbs import ClimbRecord
 
-# What a climb decides, or has no use for.
-FIXED = ("data", "method", "objective", "parent", "push_to_hub")
 
-
-def panels() -> dict[str, list[Knob]]:
+def panels() -> list[Panel]:
     """The climb's own knobs, then those of a tuning that every rung may take."""
-    shared = {
-        heading: without(knobs, *FIXED)
-        for heading, knobs in tune_panels().items()
-        if not heading.startswith("objective ")  # which a climb decides
-    }
-    return {"climb": knobs_of(ClimbKnobs), **shared}
-
-
-def split_knobs(given: Given) -> tuple[ClimbKnobs, dict[str, Any]]:
-    """The climb's own settings, checked, and the rest.
-
-    Raises:
-        ConfigError: naming every bad value.
-    """
-    own = {k.name for k in knobs_of(ClimbKnobs)}
-    mine = {k.replace("-", "_"): v for k, v in given.items()}
-    (knobs,) = resolve([ClimbKnobs], {k: v for k, v in mine.items() if k in own})
-    return knobs, {k: v for k, v in mine.items() if k not in own}
+    shared = [panel.without("data", *FIXED) for panel in tune_panels()]
+    # The objective is the climb's to decide.
+    return [Panel("climb", knobs_of(ClimbKnobs)), *(p for p in shared if p.choice != "objective")]
 
 
 @takes_knobs(panels())
@@ -79,52 +62,17 @@ def climb(
 
         _run(lambda watcher: go_on(resume, watcher), report, as_json)
         return
-    settings = {**(read_yaml(config) if config else {}), **given}
-    source = data or settings.pop("data", None)
+    knobs, rest = settle(read_yaml(config) if config else {}, given, {"data": data} if data else {})
+    source = rest.get("data")
     if not source:
         raise ConfigError("name the data: rung climb FILE, hf:NAME or wheel:PACKAGE/MEMBER")
-    knobs, rest = split_knobs(settings)
-    check(rest | {"data": source}, knobs)
     from rung.ladder.climb import climb as begin
     from rung.ladder.climb import free_name, task_name
     from rung.store import Store
 
     store = Store.open()
     prefix = name or (task_name(source) if replace else free_name(task_name(source), store))
-    rest["data"] = source
     _run(lambda watcher: begin(prefix, rest, knobs, watcher, store, replace), report, as_json)
-
-
-def check(settings: dict[str, Any], knobs: ClimbKnobs) -> None:
-    """Refuse bad settings before anything heavy is imported.
-
-    Raises:
-        ConfigError: naming every unknown key and bad value.
-    """
-    from rung import methods
-    from rung.config import coerce
-    from rung.data.knobs import DataKnobs
-    from rung.errors import nearest, one_line
-    from rung.ladder.bar import Bar
-    from rung.ladder.rungs import check_names
-    from rung.train.knobs import RunKnobs, TrainKnobs
-
-    classes = [RunKnobs, DataKnobs, TrainKnobs, *(methods.get(n).Config for n in methods.names())]
-    known = {k.name: k for cls in reversed(classes) for k in knobs_of(cls) if k.name not in FIXED[1:]}
-    faults = []
-    for key, value in settings.items():
-        if key not in known:
-            faults.append(f"unknown setting '{key}'{nearest(key, known)}")
-            continue
-        try:
-            coerce(known[key], value)
-        except ValueError as fault:
-            faults.append(f"{known[key].flag} {fault}")
-    if faults:
-        raise ConfigError(one_line(faults))
-    check_names(knobs.only, knobs.skip)
-    if knobs.bar is not None:
-        Bar.parse(knobs.bar)
 
 
 def _run(work: Callable[[Ladder], ClimbRecord], report: Path, as_json: bool) -> None:

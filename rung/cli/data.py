@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rung.cli.flags import Given, takes_knobs, without
+from rung.cli.flags import Given, Panel, takes_knobs
 from rung.config import knobs_of, resolve
 from rung.data import DataKnobs, Template, load, split
 from rung.data.report import Report, Shown, report
@@ -125,7 +125,7 @@ def _problems(found: Report, console: Console) -> None:
         console.print(line + Text(problem.message), soft_wrap=True)
 
 
-@takes_knobs({"data": without(knobs_of(DataKnobs), "data")})
+@takes_knobs([Panel("data", knobs_of(DataKnobs)).without("data")])
 def data(
     source: Annotated[str, typer.Argument(help="What --data of rung tune takes.", metavar="SOURCE")],
     given: Given,

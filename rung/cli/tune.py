@@ -13,8 +13,8 @@ import typer
 
 from rung import methods, objectives
 from rung.artefacts import hub
-from rung.cli.flags import Given, knobs_by_panel, takes_knobs
-from rung.config import knobs_of, read_yaml
+from rung.cli.flags import Given, Panel, panels_of, takes_knobs
+from rung.config import Knob, knobs_of, read_yaml
 from rung.data.knobs import DataKnobs
 from rung.train.knobs import RunKnobs, TrainKnobs
 
@@ -25,19 +25,25 @@ if TYPE_CHECKING:
 AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON.")]
 
 
-def panels() -> dict[str, list]:
+def panels() -> list[Panel]:
     """Every knob that a tuning takes, under the part it belongs to."""
     every = [(name, methods.get(name)) for name in methods.names()]
     own = [(f"method {name}", method.Config) for name, method in every]
     own += [(f"objective {o.name}", o.Config) for o in objectives.registry.all() if knobs_of(o.Config)]
-    grouped = knobs_by_panel([("run", RunKnobs), ("data", DataKnobs), ("training", TrainKnobs), *own])
     chosen = {key for _, method in every for key in method.defaults}
     chosen |= {key for objective in objectives.registry.all() for key in objective.defaults}
-    grouped["training"] = [
-        dataclasses.replace(k, default="by method") if k.name in chosen else k
-        for k in grouped["training"]
+    found = panels_of([("run", RunKnobs), ("data", DataKnobs), ("training", TrainKnobs), *own])
+    return [
+        dataclasses.replace(
+            panel, knobs=[_by_method(k) if k.name in chosen else k for k in panel.knobs]
+        )
+        for panel in found
     ]
-    return grouped
+
+
+def _by_method(knob: Knob) -> Knob:
+    """A knob as help shows it where methods have defaults of their own."""
+    return dataclasses.replace(knob, default="by method")
 
 
 @takes_knobs(panels())

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rung.config import Knob, abroad
 from rung.errors import ConfigError, nearest, one_line
+
+if TYPE_CHECKING:
+    from rung.cli.flags import Panel
 
 
 def check_verb(arguments: Sequence[str], verbs: Collection[str]) -> None:
@@ -29,13 +33,13 @@ def is_usage(fault: Exception) -> bool:
     return hasattr(fault, "format_message") and hasattr(fault, "exit_code")
 
 
-def explain(fault: Any, command: Any, arguments: Sequence[str]) -> str:
+def explain(fault: Any, command: Any, arguments: Sequence[str], panels: Sequence[Panel] = ()) -> str:
     """Click's complaint in Rung's words. Empty when click only showed the help.
 
     Click stops at the first flag it does not know; here all of them are named.
 
     Args:
-        command: the parser that found fault.
+        command: the parser that found fault. panels: the verb's knobs.
     """
     message = fault.format_message().strip()
     if not message:
@@ -43,13 +47,14 @@ def explain(fault: Any, command: Any, arguments: Sequence[str]) -> str:
     verb = command.commands.get(arguments[0]) if arguments else None
     page = f"rung {arguments[0]} --help" if verb else "rung --help"
     words = arguments[1:] if verb else arguments
-    problems = flag_problems((verb or command).params, words)
+    knobs = [knob for panel in panels for knob in panel.knobs]
+    problems = flag_problems((verb or command).params, words, knobs)
     if problems:
         return one_line(problems)
     return f"{message[:1].lower()}{message[1:].rstrip('.')} ({page} says what it takes)"
 
 
-def flag_problems(params: Sequence[Any], words: Sequence[str]) -> list[str]:
+def flag_problems(params: Sequence[Any], words: Sequence[str], knobs: Sequence[Knob] = ()) -> list[str]:
     """Every flag that is unknown, and every one that lacks its value.
 
     Args:
@@ -68,13 +73,19 @@ def flag_problems(params: Sequence[Any], words: Sequence[str]) -> list[str]:
         if not name.startswith("--") and name not in switches:
             continue
         if name not in switches:
-            problems.append(f"no flag {name}{nearest(name, switches)}")
+            problems.append(f"no flag {name}{_instead(name, knobs) or nearest(name, switches)}")
         elif not switches[name] and not equals:
             if at == len(words) or words[at] in switches:
                 problems.append(f"{name} needs a value")
             else:
                 at += 1
     return problems
+
+
+def _instead(name: str, knobs: Sequence[Knob]) -> str:
+    """The flag for what other libraries call by this name; empty where it is none of theirs."""
+    meant = abroad(name.lstrip("-"), knobs)
+    return f", here {meant[0].flag}{meant[1] and ' ' + meant[1]} ({meant[0].help})" if meant else ""
 
 
 def of_system(fault: OSError) -> str:

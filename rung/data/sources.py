@@ -11,8 +11,6 @@ differ in shape, and a small file is read before `datasets` is imported.
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,22 +19,26 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from rung.data import licence
+from rung.data import csv_rows, json_rows, licence, table_values, text_files
 from rung.errors import DataError, nearest, one_line
 
 Row = Mapping[str, Any]
-HOLDERS = ("data", "rows", "examples", "records", "train")
 Named = tuple[str, Row]  # where the row stands, such as `quotes.json:12`, and the row
 
 
 @dataclass
 class Rows:
-    """Rows to iterate once. Faults met on the way are in `faults`, so that all are reported."""
+    """Rows to iterate once.
+
+    Faults met on the way are in `faults`, so that all are reported; what is worth knowing of how they
+    were read, or is left out, is in `notes`.
+    """
 
     name: str
     rows: Iterator[Named]
     licence: str = "unknown"
     faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def read(source: str, limit: int | None = None) -> Rows:
@@ -95,107 +97,16 @@ def _file(path: Path, source: str) -> Rows:
     if reader is None:
         raise DataError(f"'{source}' is of no known kind: {', '.join(READERS)} can be read")
     faults: list[str] = []
-    return Rows(path.name, reader(path, faults), faults=faults)
-
-
-def _content(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as fault:
-        line = path.read_bytes()[: fault.start].count(b"\n") + 1
-        raise DataError(f"{path.name}:{line}: not UTF-8; save the file as UTF-8") from None
-    except OSError as fault:
-        raise DataError(f"cannot read {path.name}: {fault.strerror}") from None
+    notes: list[str] = []
+    return Rows(path.name, reader(path, faults, notes), faults=faults, notes=notes)
 
 
 # -- files ---------------------------------------------------------------------------------------
 
 
-def _json(path: Path, faults: list[str]) -> Iterator[Named]:
-    """A list of objects, an object that holds one, or, under the wrong name, JSON lines."""
-    content = _content(path)
-    try:
-        whole = json.loads(content)
-    except (json.JSONDecodeError, RecursionError) as fault:
-        first = content.strip().partition("\n")[0].strip()
-        if first.startswith("{") and first.endswith("}"):
-            yield from _lines(path.name, content, faults)
-        elif isinstance(fault, RecursionError):
-            faults.append(f"{path.name}: nested too deeply")
-        else:
-            faults.append(f"{path.name}:{fault.lineno}: not JSON ({fault.msg})")
-        return
-    if isinstance(whole, dict):
-        # Only under a name that says so: a lone example may hold a list too (its messages).
-        lists = [whole[k] for k in HOLDERS if isinstance(whole.get(k), list)]
-        whole = lists[0] if lists else [whole]
-    if not isinstance(whole, list):
-        faults.append(f'{path.name}: holds no list of objects; name one "data"')
-        return
-    for i, row in enumerate(whole, 1):
-        yield from _object(f"{path.name}:{i}", row, faults)
-
-
-def _jsonl(path: Path, faults: list[str]) -> Iterator[Named]:
-    yield from _lines(path.name, _content(path), faults)
-
-
-def _lines(name: str, content: str, faults: list[str]) -> Iterator[Named]:
-    # Only "\n" ends a line: JSON strings may hold U+2028 and others that splitlines splits at.
-    for i, line in enumerate(content.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as fault:
-            faults.append(f"{name}:{i}: not JSON ({fault.msg} at column {fault.colno})")
-        except RecursionError:
-            faults.append(f"{name}:{i}: nested too deeply")
-        else:
-            yield from _object(f"{name}:{i}", row, faults)
-
-
-def _object(origin: str, row: Any, faults: list[str]) -> Iterator[Named]:
-    if isinstance(row, dict):
-        yield origin, row
-    elif isinstance(row, str):
-        yield origin, {"text": row}
-    else:
-        faults.append(f"{origin}: is no object, but {json.dumps(row, default=str)[:40]}")
-
-
-def _csv(path: Path, faults: list[str]) -> Iterator[Named]:
-    """CSV with a header line. The number in a row's name is the line it begins at."""
-    content = _content(path)
-    header = content.partition("\n")[0]
-    delimiter = max(",;\t|", key=header.count)
-    # Cells hold whole texts: the standard limit of 128 KiB is too small for some.
-    csv.field_size_limit(1 << 24)
-    reader = csv.reader(content.splitlines(keepends=True), delimiter=delimiter)
-    columns: list[str] | None = None
-    begins = 1
-    try:
-        for cells in reader:
-            origin, begins = f"{path.name}:{begins}", reader.line_num + 1
-            if not cells:
-                continue
-            if columns is None:
-                columns = [c.strip() for c in cells]
-                double = sorted({c for c in columns if columns.count(c) > 1})
-                if double:
-                    faults.append(f"{origin}: several columns named {', '.join(double)}")
-                    return
-            elif len(cells) != len(columns):
-                faults.append(f"{origin}: {len(cells)} cells, the header has {len(columns)}")
-            else:
-                yield origin, dict(zip(columns, cells, strict=True))
-    except csv.Error as fault:
-        faults.append(f"{path.name}:{begins}: {fault}")
-
-
-def _txt(path: Path, faults: list[str]) -> Iterator[Named]:
+def _txt(path: Path, faults: list[str], notes: list[str]) -> Iterator[Named]:
     """Paragraphs where blank lines separate them, else lines."""
-    lines = _content(path).split("\n")
+    lines = text_files.content(path).split("\n")
     paragraphs = any(not line.strip() for line in lines[:-1])
     kept: list[str] = []
     begins = 1
@@ -208,34 +119,34 @@ def _txt(path: Path, faults: list[str]) -> Iterator[Named]:
             kept = []
 
 
-def _parquet(path: Path, faults: list[str]) -> Iterator[Named]:
+def _parquet(path: Path, faults: list[str], notes: list[str]) -> Iterator[Named]:
     from datasets import load_dataset
 
     try:
         with _quiet():
             table = load_dataset("parquet", data_files=str(path), split="train", streaming=True)
             rows = iter(table)
-        yield from _numbered(path.name, rows)
+        yield from _numbered(path.name, rows, table_values.decoder(table.features))
     except Exception as fault:  # the library raises whatever Arrow and fsspec raise
         faults.append(f"{path.name}: cannot be read as parquet ({fault})")
 
 
-def _numbered(name: str, rows: Iterator[Row]) -> Iterator[Named]:
+def _numbered(name: str, rows: Iterator[Row], decode: Callable[[Row], Row]) -> Iterator[Named]:
     """Rows of a table; silent only while a row is read, since others work between two of them."""
     for i in count(1):
         with _quiet():
             row = next(rows, None)
         if row is None:
             return
-        yield f"{name}:{i}", row
+        yield f"{name}:{i}", decode(row)
 
 
-READERS: dict[str, Callable[[Path, list[str]], Iterator[Named]]] = {
-    ".csv": _csv,
-    ".tsv": _csv,
-    ".json": _json,
-    ".jsonl": _jsonl,
-    ".ndjson": _jsonl,
+READERS: dict[str, Callable[[Path, list[str], list[str]], Iterator[Named]]] = {
+    ".csv": csv_rows.read,
+    ".tsv": csv_rows.read,
+    ".json": json_rows.read,
+    ".jsonl": json_rows.read,
+    ".ndjson": json_rows.read,
     ".parquet": _parquet,
     ".txt": _txt,
 }
@@ -279,9 +190,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _table(name: str, table: Any, faults: list[str]) -> Iterator[Named]:
+    decode = table_values.decoder(table.features)
     try:
         for i, row in enumerate(table, 1):
-            yield f"{name}:{i}", row
+            yield f"{name}:{i}", decode(row)
     except Exception as fault:  # a connection lost in mid-stream
         faults.append(f"{name}: {_first_line(fault)}")
 

@@ -1,4 +1,4 @@
-"""The engine: many requests for many models over one bank, one token each per step.
+"""Engine: batched generation, classification and embedding for many models over one bank.
 
 Requests join and leave between steps (continuous batching, as in Orca, OSDI 2022). `start` runs the
 steps on a thread; without it `generate` runs them on the caller's, so that a training loop can draw
@@ -8,65 +8,64 @@ rollouts from the weights it trains.
 from __future__ import annotations
 
 import atexit
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from rung import process
-from rung.engine.admission import prepare
 from rung.engine.bank_calls import BankCalls
 from rung.engine.constraint import Constraint
-from rung.engine.core import EngineCore
-from rung.engine.embeddings import batches, pooled
+from rung.engine.queues.base import AnyQueue
 from rung.engine.queues.classify import ClassifyQueue
+from rung.engine.queues.embed import EmbedQueue
+from rung.engine.queues.generate import GenerateQueue
 from rung.engine.queues.remote import RemoteQueue
-from rung.engine.registry import Registry
+from rung.engine.registry import Registry, Source
 from rung.engine.request import (
     Completion,
-    EngineFault,
+    EmbeddingRequest,
     EngineStopped,
     Generation,
     GenerationRequest,
     Listener,
+    Request,
 )
-from rung.engine.residency import Source
 from rung.engine.runner import runner_of
 from rung.engine.scheduler import Scheduler
 from rung.engine.served_model import ServedModel
-from rung.errors import ConfigError
+from rung.errors import ConfigError, Interrupted, RungError
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
 from rung.types import Prompt
 
-log = logging.getLogger("rung.engine")
-
-CONTEXT = 2048  # tokens, for bases that do not say
-IDLE = 5.0  # seconds without work after which memory is given back
-MEMORY = 0.4  # share of the free memory that keys and values may take
+IDLE_SECONDS = 5.0  # seconds without work after which memory is given back
+POLL_SECONDS = 0.05  # seconds between two looks at whether a caller wants to stop waiting
+REMOTE_POLL_SECONDS = 0.002  # seconds between two looks at answers that only an API works on
+MEMORY_SHARE = 0.4  # share of the free memory that keys and values may take
 T = TypeVar("T")
 
 
 class Engine:
-    """Batched generation.
+    """Serves models of one bank, batching whatever is asked of them.
 
     Args:
         bank: the base with its resident adapters.
         models: who can be asked, by name.
-        max_batch: requests that run at once.
-        max_waiting: requests that wait at most; beyond it `submit` raises Busy.
-        memory: bytes for keys and values, those of texts read before included; by default a share of
-            what is free. `cache_bytes` is its older name.
+        max_batch: maximum number of requests that generate at once.
+        max_waiting: maximum number of requests that wait in a queue; beyond it `submit` raises Busy.
+        memory: bytes for keys and values, the prefix cache included; by default a share of what is
+            free.
         context: tokens of prompt and answer together; by default what the base says.
-        max_resident: adapters in the bank at most, of those that `load` was given; None: all.
+        max_resident: maximum number of adapters in the bank, of those that `load` was given; None: all.
 
     Attributes:
         models: who can be asked, by name; changed by `load` and `unload`.
+        idle_seconds: seconds without work after which the thread gives memory back.
+        queues: one for each kind of answer, asked in this order which of them takes a request.
     """
 
     def __init__(
@@ -77,41 +76,53 @@ class Engine:
         *,
         max_waiting: int = 256,
         memory: int | None = None,
-        cache_bytes: int | None = None,
         context: int | None = None,
         max_resident: int | None = None,
     ):
         self.bank = bank
-        self.context = context or getattr(bank.config, "max_position_embeddings", None) or CONTEXT
-        given = memory if memory is not None else cache_bytes
-        budget = _free_memory(bank.device) if given is None else given
+        self.context = context or bank.context
+        budget = _free_memory(bank.device) if memory is None else memory
         self.scheduler = Scheduler(runner_of(bank, max_batch, budget), max_batch, max_waiting)
-        self.registry = Registry(bank, models, max_resident)
-        self.registry.on_forget = self.scheduler.runner.forget
-        self.models = self.registry.models
-        self._labelling = ClassifyQueue(max_waiting)
-        self._passing = RemoteQueue(max_waiting)
-        self._errands = BankCalls()
-        self._step = EngineCore(bank, self.scheduler, self.registry)
+        self.registry = registry = Registry(bank, models, self.context, max_resident)
+        registry.on_forget = self.scheduler.runner.forget
+        self.models = registry.models
+        self.queues: tuple[AnyQueue, ...] = (
+            EmbedQueue(registry, self.scheduler.running_slots, max_waiting),
+            ClassifyQueue(registry, max_waiting),
+            GenerateQueue(bank, self.scheduler, registry),
+            RemoteQueue(max_waiting),  # last: what an API is asked cannot be taken back
+        )
+        self._calls = BankCalls()
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._stopping = False
+        self._starting = threading.Lock()
         self._one_at_a_time = threading.RLock()
+        self.idle_seconds = IDLE_SECONDS
 
     # --- life -----------------------------------------------------------------------------------
 
     def start(self) -> Engine:
         """Run on a thread of its own; harmless when it already does."""
-        if not self.alive:
+        with self._starting:
+            if self.alive:
+                return self
             self._stopping = False
-            arranged = None if self.scheduler.busy else self._errands.add(self.scheduler.runner.arrange)
+            arranged = None if self.scheduler.busy else self._calls.add(self.scheduler.runner.arrange)
             process.release()
             self._thread = threading.Thread(target=self._live, name="rung-engine", daemon=True)
             self._thread.start()
             atexit.register(self.stop)  # a thread that computes while Python ends aborts the process
-            if arranged is not None:
-                arranged.result()
+        if arranged is not None:
+            arranged.result()
         return self
+
+    def arrange(self) -> None:
+        """Prepare the base for decoding fast, as `start` does, where no thread runs.
+
+        Some weights are copied: for bases whose own weights do not change any more.
+        """
+        self.between(self.scheduler.runner.arrange)
 
     def stop(self) -> None:
         """End the thread after the step it is in; whatever is not finished fails."""
@@ -130,9 +141,9 @@ class Engine:
     def _live(self) -> None:
         try:
             while not self._stopping:
-                if not self._guarded_step():
-                    if not self._wake.wait(IDLE):
-                        self.between(self.scheduler.rest)
+                if not self.step():
+                    if not self._wake.wait(self.idle_seconds):
+                        self.between(self.scheduler.give_back)
                         self._wake.wait()
                     self._wake.clear()
         finally:  # however it ends, nobody is left waiting
@@ -141,18 +152,33 @@ class Engine:
 
     def _fail_all(self) -> None:
         fault = EngineStopped("the engine has stopped")
-        self.scheduler.fail_all(fault)
-        self._labelling.fail_all(fault)
-        self._passing.fail_all()
-        self._errands.fail_all(fault)
+        for queue in self.queues:
+            queue.fail_all(fault)
+        self._calls.fail_all(fault)
+
+    def step(self) -> bool:
+        """Let every queue do a bounded piece of work -> whether more is to be done here."""
+        with self._one_at_a_time, torch.inference_mode():
+            self._calls.run_one()
+            busy = [queue.step(self.bank) for queue in self.queues]
+            self.registry.free_retired(self._slots)
+        if any(busy) or len(self._calls):
+            return True
+        if not self.alive:
+            self.between(self.scheduler.give_back)
+        return False
+
+    def _slots(self) -> set[int]:
+        """Return the slots that queued requests need."""
+        return set().union(*(queue.slots() for queue in self.queues))
 
     # --- asking ---------------------------------------------------------------------------------
 
     def model(self, name: str) -> ServedModel:
-        """The served model of that name. Raises ModelNotFound naming the nearest."""
+        """Return the served model of that name. Raises ModelNotFound naming the nearest."""
         return self.registry.model(name)
 
-    def submit(self, request: GenerationRequest, listener: Listener | None = None) -> Generation:
+    def submit(self, request: Request, listener: Listener | None = None) -> Generation:
         """Queue a request; from any thread.
 
         Raises:
@@ -166,44 +192,53 @@ class Engine:
 
     def submit_all(
         self,
-        requests: Iterable[GenerationRequest],
+        requests: Iterable[Request],
         listener: Listener | None = None,
         *,
         patient: bool = False,
+        throughput: bool = False,
     ) -> list[Generation]:
         """Queue all of these requests or, where one of them raises (as `submit`), none.
 
         Args:
             patient: let the queue grow beyond its limit.
+            throughput: nobody waits for single tokens; see `Generation`.
         """
         if self._stopping:
             raise EngineStopped("the engine does not run")
         asked = list(requests)
         for name in {r.model for r in asked}:
-            self.registry.hold(name)
+            self.registry.hold(self.registry.model(name).slot)
         with self.registry.lock:  # until they are queued no model of theirs is taken away
-            generations = [Generation(r, listener) for r in asked]
-            running, labels, passed = [], [], []
-            for generation in generations:
-                model = self.registry.model(generation.request.model)
-                if model.remote is not None:
-                    passed.append((generation, model))
-                    continue
-                one = prepare(generation, model, self.registry, self.context)
-                if model.classifier is None:
-                    running.append(one)
-                else:
-                    labels.append((generation, model))
-            if passed:
-                self._passing.add(passed, patient)
-            if labels:
-                self._labelling.add(labels, patient)
-            self.scheduler.waiting.add(running, patient)
+            generations = [Generation(r, listener, throughput) for r in asked]
+            self._queue(generations, patient)
         self._wake.set()
         return generations
 
+    def _queue(self, generations: Sequence[Generation], patient: bool) -> None:
+        batches: dict[AnyQueue, list] = {queue: [] for queue in self.queues}
+        for generation in generations:
+            request = generation.request
+            model = self.registry.model(request.model)
+            queue = next(q for q in self.queues if q.accepts(request, model))
+            batches[queue].append(queue.prepare(generation, model))
+        try:
+            for queue, batch in batches.items():
+                if batch:
+                    queue.add(batch, patient)
+        except RungError:  # a queue is full: what others have taken is not answered either
+            for generation in generations:
+                generation.cancel()
+            raise
+
     def generate(
-        self, requests: Iterable[GenerationRequest], remember: bool = False
+        self,
+        requests: Iterable[Request],
+        *,
+        stopping: Callable[[], bool] | None = None,
+        progress: Callable[[int], None] | None = None,
+        throughput: bool = True,
+        remember: bool = False,
     ) -> list[Completion]:
         """Answer all of these and wait; any number, in one batch as far as it goes.
 
@@ -211,26 +246,58 @@ class Engine:
         afterwards, since weights may change between two calls.
 
         Args:
-            remember: what was read all the same: no weights change before the next call.
+            stopping: asked between steps whether to give up.
+            progress: told how many more requests have ended.
+            throughput: prefill in large chunks, like beginnings side by side; False orders and
+                prefills them as if each client waited for every token.
+            remember: keep the prefix cache all the same: no weights change before the next call.
 
         Raises:
-            RungError: as `submit`, or the first failure.
+            Interrupted: when `stopping` says so. RungError: as `submit`, or the first failure.
         """
-        generations = self.submit_all(requests, patient=True)
-        if not self.alive:
-            while not all(g.done for g in generations):
-                if not self._guarded_step():
-                    time.sleep(0.002)  # what is left was passed on, and is answered elsewhere
-            if not remember:
-                self.scheduler.runner.forget()
-        return [g.result() for g in generations]
+        asked = list(requests)
+        order = list(range(len(asked)))
+        if throughput:
+            order.sort(key=lambda i: asked[i].prompt.ids)
+        sent = self.submit_all([asked[i] for i in order], patient=True, throughput=throughput)
+        if throughput and not self.alive:
+            self.between(self.scheduler.reserve_waiting)  # the KV cache then grows once
+        self._await(sent, stopping, progress)
+        if not self.alive and not remember:
+            self.scheduler.runner.forget()
+        generations = dict(zip(order, sent, strict=True))
+        return [generations[i].result() for i in range(len(asked))]
+
+    def _await(
+        self,
+        generations: Sequence[Generation],
+        stopping: Callable[[], bool] | None,
+        progress: Callable[[int], None] | None,
+    ) -> None:
+        """Wait until all have ended, stepping here where no thread does."""
+        left = list(generations)
+        while left:
+            if stopping is not None and stopping():
+                for generation in left:
+                    generation.cancel()
+                if not self.alive:
+                    self.step()  # frees their lanes
+                raise Interrupted
+            if self.alive:
+                left[-1].wait(POLL_SECONDS if stopping or progress else None)
+            elif not self.step():
+                time.sleep(REMOTE_POLL_SECONDS)
+            still = [g for g in left if not g.done]
+            if progress is not None and len(still) < len(left):
+                progress(len(left) - len(still))
+            left = still
 
     def room(self, name: str, prompt: int) -> int:
-        """How many tokens a model can draw behind a prompt of so many."""
-        return self.context - self.registry.hold(name) - prompt
+        """Count the tokens that a model can draw behind a prompt of so many."""
+        return self.context - self.registry.hold(self.model(name).slot) - prompt
 
     def constraint(self, name: str, kind: str, value: object = None) -> Constraint:
-        """A compiled grammar for answers of a model; from any thread.
+        """Compile a grammar for answers of a model; from any thread.
 
         Args:
             kind: `json_object`, `json_schema`, `regex` or `choice`.
@@ -242,38 +309,26 @@ class Engine:
         return self.registry.grammars(name).compile(kind, value)
 
     def embed(self, name: str, texts: Sequence[tuple[int, ...]]) -> Tensor:
-        """Vectors of texts: the mean of the final hidden states, of length 1; (N, d) on the CPU.
+        """Embed texts: the mean of the final hidden states, of length 1; (N, d) on the CPU.
 
-        From any thread; waits. Long lists are done in pieces, between which others are served.
+        From any thread; waits. Long lists are done in batches, between which others are served.
 
         Raises:
             RungError: as `submit`. EngineFault: when values are not finite.
         """
-        if self.model(name).remote is not None:
-            raise ConfigError(f"'{name}' is behind an API, which gives no vectors here: ask a base")
-        for ids in texts:
-            request = GenerationRequest(name, Prompt(tuple(ids)))
-            prepare(Generation(request), self.model(name), self.registry, self.context + 1)
-        with self.registry.using(name) as model:
-            parts = []
-            for some in batches(texts):
-                self.between(lambda: self.registry.settle(model.slot, ()))
-                parts.append(self.between(partial(pooled, self.bank, model.slot, some)))
-        vectors = torch.cat(parts)
-        if not bool(vectors.isfinite().all()):
-            raise EngineFault(f"the model '{name}' computed values that are not finite")
-        return vectors
+        requests = [EmbeddingRequest(name, Prompt(tuple(ids))) for ids in texts]
+        found = self.generate(requests, remember=True)
+        return torch.stack([one.embedding for one in found if one.embedding is not None])
 
     def classify(self, name: str, prompts: Sequence[Prompt]) -> list[tuple[tuple[str, float], ...]]:
-        """For each prompt every label with its log-probability, likeliest first; waits.
+        """Give each prompt every label with its log-probability, likeliest first; waits.
 
         Raises:
             ConfigError: when the model generates. RungError: as `submit`.
         """
-        if self.model(name).classifier is None:
+        if not self.model(name).labels:
             raise ConfigError(f"'{name}' is no classifier")
-        requests = [GenerationRequest(name, prompt) for prompt in prompts]
-        return [answer.labels for answer in self.generate(requests)]
+        return [one.labels for one in self.generate(GenerationRequest(name, p) for p in prompts)]
 
     # --- changing who is served -----------------------------------------------------------------
 
@@ -296,53 +351,32 @@ class Engine:
         return self.between(lambda: self.registry.load(model, adapter, source))
 
     def replace(self, model: ServedModel, adapter: Adapter) -> ServedModel:
-        """As `load`, for a name that is served. Raises ModelNotFound where it is not."""
+        """Load a model under a name that is served. Raises ModelNotFound where it is not."""
         self.model(model.name)
         return self.load(model, adapter)
 
     def unload(self, name: str) -> None:
-        """Serve a model no more; who asked before is still answered. Raises ModelNotFound."""
+        """Stop serving a model; who asked before is still answered. Raises ModelNotFound."""
         self.between(lambda: self.registry.unload(name))
 
     def between(self, work: Callable[[], T]) -> T:
-        """Do something that needs the bank to itself, between two steps, and wait for it.
+        """Call something that needs the bank to itself, between two steps, and wait for it.
 
         From any thread, but not from a listener. Raises what `work` raises.
         """
         if not self.alive or threading.current_thread() is self._thread:
             with self._one_at_a_time, torch.inference_mode():
                 return work()
-        future = self._errands.add(work)
+        future = self._calls.add(work)
         self._wake.set()
         if self._stopping:
-            self._errands.fail_all(EngineStopped("the engine has stopped"))
+            self._calls.fail_all(EngineStopped("the engine has stopped"))
         return future.result()
-
-    # --- a step ---------------------------------------------------------------------------------
-
-    def _guarded_step(self) -> bool:
-        """A step whose faults end what is in flight and nothing more; False when nothing is left."""
-        with self._one_at_a_time, torch.inference_mode():
-            try:
-                self.step()
-            except Exception as fault:
-                log.exception("a step of the engine failed")
-                self.scheduler.fail_running(fault)
-        busy = self.scheduler.busy or bool(len(self._labelling) or len(self._errands))
-        if not busy and not self.alive:
-            self.between(self.scheduler.rest)
-        return busy
-
-    def step(self) -> None:
-        """One round: errands, labels, then a token for everybody who generates."""
-        self._errands.run_one()
-        self._labelling.step(self.bank)
-        self._step()
 
 
 def _free_memory(device: torch.device) -> int:
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] * MEMORY)
+        return int(torch.cuda.mem_get_info(device)[0] * MEMORY_SHARE)
     import psutil
 
-    return int(psutil.virtual_memory().available * MEMORY)
+    return int(psutil.virtual_memory().available * MEMORY_SHARE)

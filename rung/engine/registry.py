@@ -1,20 +1,46 @@
-"""Who can be asked. Models come and go while others are answered."""
+"""Served models by name, and the residency of their adapters: on disk, in memory, or in the bank."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import itertools
 import threading
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 
 from rung.engine.constraint import Grammars
-from rung.engine.residency import Residency, Source, check
 from rung.engine.served_model import ServedModel
-from rung.errors import ModelNotFound, nearest
+from rung.errors import ArtefactError, ConfigError, ModelNotFound, nearest
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
+
+Source = Callable[[], Adapter]
+
+
+@dataclass
+class Known:
+    """Adapter that the engine was given, wherever it is now.
+
+    Attributes:
+        adapter: None while only `source` has it.
+        positions: those it takes in front of every prompt, once it was read.
+        used: when it was asked for last, by a clock of its own.
+    """
+
+    adapter: Adapter | None
+    source: Source | None
+    positions: int = 0
+    used: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def read(self) -> Adapter:
+        """Return the adapter, read from its source where it is not in memory."""
+        if self.adapter is None:
+            assert self.source is not None
+            adapter = self.source()
+            check_finite(adapter)
+            self.adapter, self.positions = adapter, adapter.positions
+        return self.adapter
 
 
 class Registry:
@@ -23,67 +49,108 @@ class Registry:
     A slot never comes back with other weights: a model that is replaced gets a new one, and the old
     one stays in the bank until nobody is being answered by it.
 
+    Args:
+        context: maximum number of tokens of prompt and answer together.
+        max_resident: maximum number of adapters in the bank, those in use aside; None: no limit. What
+            is moved out is read again from its source when somebody asks; without a source it stays
+            in host memory.
+
     Attributes:
         lock: held while requests are queued, and while a name changes hands.
+        on_forget: called with a slot that is freed.
     """
 
-    def __init__(self, bank: Bank, models: dict[str, ServedModel], max_resident: int | None = None):
-        self.bank, self.models = bank, dict(models)
-        self.residency = Residency(bank, max_resident)
+    def __init__(
+        self,
+        bank: Bank,
+        models: dict[str, ServedModel],
+        context: int,
+        max_resident: int | None = None,
+    ):
+        self.bank, self.models, self.context = bank, dict(models), context
+        self.max_resident = max_resident
+        self.vocabulary = bank.vocabulary
         self.lock = threading.RLock()
         self.on_forget: Callable[[int], None] = lambda slot: None
         self._retired: set[int] = set()
-        self._used: Counter[int] = Counter()  # slots used by something else than generation
+        self._known: dict[int, Known] = {}
+        self._clock = itertools.count(1)
         self._grammars: dict[tuple, Grammars] = {}
 
     def model(self, name: str) -> ServedModel:
-        """The model of that name. Raises ModelNotFound naming the nearest."""
+        """Return the model of that name. Raises ModelNotFound naming the nearest."""
         model = self.models.get(name)
         if model is None:
             raise ModelNotFound(f"no model '{name}' is served{nearest(name, list(self.models))}")
         return model
 
-    def hold(self, name: str) -> int:
-        """Have a model's adapter in memory -> entries it puts in front of a prompt."""
-        return self.residency.hold(self.model(name).slot)
+    def check_ids(self, ids: Sequence[int], what: str) -> None:
+        """Refuse a text that is empty or no text of this vocabulary; raises ConfigError."""
+        if not ids:
+            raise ConfigError(f"{what} is empty")
+        if not 0 <= min(ids) <= max(ids) < self.vocabulary:
+            raise ConfigError(f"{what} holds a token id outside 0 to {self.vocabulary - 1}")
 
-    def front(self, slot: int) -> int:
-        """Entries that a slot's adapter puts in front of a prompt."""
-        return self.residency.hold(slot)
+    # --- residency --------------------------------------------------------------------------------
 
-    def settle(self, slot: int, in_use: Collection[int]) -> None:
-        """Have a slot's adapter in the bank; between two steps."""
-        self.residency.settle(slot, {*in_use, *self._used})
+    def hold(self, slot: int) -> int:
+        """Read a slot's adapter into memory, from any thread -> positions it takes before a prompt.
 
-    @contextlib.contextmanager
-    def using(self, name: str) -> Iterator[ServedModel]:
-        """A model that stays in the bank until the end of the block."""
-        with self.lock:
-            model = self.model(name)
-            self._used[model.slot] += 1
-        try:
-            yield model
-        finally:
-            with self.lock:
-                self._used[model.slot] -= 1
-                self._used += Counter()  # drops those at zero
+        Raises:
+            RungError: when its source cannot read it.
+        """
+        known = self._known.get(slot)
+        if known is None:
+            return self.bank.positions(slot)
+        with known.lock:
+            known.read()
+            return known.positions
+
+    def make_resident(self, slot: int, in_use: Collection[int]) -> None:
+        """Put a slot's adapter into the bank, between two steps, and move idle ones out.
+
+        Args:
+            in_use: slots of requests that are being answered, which stay.
+
+        Raises:
+            ArtefactError: when it does not fit the base.
+        """
+        known = self._known.get(slot)
+        if known is None:
+            return
+        known.used = next(self._clock)
+        if slot not in self.bank.adapters:
+            with known.lock:
+                self.bank.put(slot, known.read().to(self.bank.device))
+            self._move_out({*in_use, slot})
+
+    def _move_out(self, in_use: Collection[int]) -> None:
+        resident = [s for s in self.bank.adapters if s in self._known]
+        limit = len(resident) if self.max_resident is None else self.max_resident
+        idle = sorted((s for s in resident if s not in in_use), key=lambda s: self._known[s].used)
+        for slot in idle[: max(0, len(resident) - limit)]:
+            self.bank.remove(slot)
+            known = self._known[slot]
+            if known.source is not None:
+                known.adapter = None
+            elif known.adapter is not None:
+                known.adapter.to("cpu")
 
     # --- changes, between two steps ---------------------------------------------------------------
 
     def load(self, model: ServedModel, adapter: Adapter | None, source: Source | None) -> ServedModel:
         """Give a name to a model; see `Engine.load`."""
         if adapter is not None:
-            check(adapter)
+            check_finite(adapter)
             model = dataclasses.replace(model, slot=self.bank.add(adapter))
-            self.residency.add(model.slot, adapter, source)
-            self.residency.settle(model.slot, self._used)
+            self._known[model.slot] = Known(adapter, source, adapter.positions, next(self._clock))
         elif source is not None:
             model = dataclasses.replace(model, slot=self.bank.reserve())
-            self.residency.add(model.slot, None, source)
+            self._known[model.slot] = Known(None, source)
         with self.lock:
             old = self.models.get(model.name)
             self.models[model.name] = model
-            self._let_go(old)
+            self._retire(old)
         return model
 
     def unload(self, name: str) -> None:
@@ -91,46 +158,42 @@ class Registry:
         with self.lock:
             old = self.model(name)
             del self.models[name]
-            self._let_go(old)
+            self._retire(old)
 
-    def _let_go(self, old: ServedModel | None) -> None:
+    def _retire(self, old: ServedModel | None) -> None:
         if old is not None and old.slot >= 0 and all(m.slot != old.slot for m in self.models.values()):
             self._retired.add(old.slot)
 
-    def retire(self, in_use: Callable[[], Collection[int]]) -> None:
+    def free_retired(self, in_use: Callable[[], Collection[int]]) -> None:
         """Free the slots that no name and no request needs any more."""
         if not self._retired:
             return
         with self.lock:
-            free = self._retired - set(in_use()) - set(self._used)
+            free = self._retired - set(in_use())
             self._retired -= free
         for slot in free:
-            self.residency.forget(slot)
+            self._known.pop(slot, None)
+            self.bank.remove(slot)
             self.on_forget(slot)
 
-    # --- grammars -------------------------------------------------------------------------------
+    # --- grammars ---------------------------------------------------------------------------------
 
     def grammars(self, name: str) -> Grammars:
-        """The grammars of a model's tokenizer; models with equal ones share them."""
+        """Return the grammars of a model's tokenizer; models with equal ones share them."""
         model = self.model(name)
-        tokenizer: Any = model.template.tokenizer
-        key = (_digest(tokenizer), model.stop_ids)
+        key = (model.template.tokenizer_digest, model.stop_ids)
         with self.lock:
             known = self._grammars.get(key)
         if known is None:
             vocabulary = self.bank.model.get_output_embeddings().weight.shape[0]
-            known = Grammars(tokenizer, model.stop_ids, vocabulary)
+            known = Grammars(model.template.tokenizer, model.stop_ids, vocabulary)
             with self.lock:
                 known = self._grammars.setdefault(key, known)
         return known
 
 
-def _digest(tokenizer: Any) -> str:
-    """The same for equal tokenizers; computed once for each object."""
-    import hashlib
-
-    known = getattr(tokenizer, "_rung_digest", None)
-    if known is None:
-        known = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
-        tokenizer._rung_digest = known
-    return known
+def check_finite(adapter: Adapter) -> None:
+    """Refuse weights that are not finite; raises ArtefactError naming the first."""
+    for name, tensor in adapter.parameters().items():
+        if not bool(tensor.isfinite().all()):
+            raise ArtefactError(f"the adapter's {name} holds values that are not finite")

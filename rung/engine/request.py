@@ -1,61 +1,65 @@
-"""What is asked of the engine and what comes back."""
+"""Requests to the engine, and the handles and events that answer them."""
 
 from __future__ import annotations
 
 import hashlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from rung.errors import RungError
+from rung.errors import Busy, RungError
 from rung.types import Decoding, Prompt
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from rung.engine.constraint import Constraint
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
 class ContextExceeded(RungError):
-    """The prompt leaves no room in the model's context."""
+    """A prompt that leaves no room in the model's context."""
 
 
 class EngineStopped(RungError):
-    """The engine does not run, so nobody will answer."""
+    """A request to an engine that has stopped."""
 
     exit_code = 1
     http_status = 503
 
 
 class EngineFault(RungError):
-    """The engine met a fault of its own while answering."""
+    """A fault of the engine itself, or values that are not finite, while answering."""
 
     exit_code = 1
     http_status = 500
 
 
 class DeadlineExceeded(RungError):
-    """The answer was not finished within the time that the request allowed."""
+    """An answer that was not finished within the request's deadline."""
 
     http_status = 408
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One answer to generate.
+    """Request for one answer of a model: generated, chosen among labels, or passed on to an API.
 
     Attributes:
         model: name of a served model.
         prompt: its ids must not be empty.
         decoding: how to draw; its `stop` texts end the answer and are not part of it.
         stop_ids: tokens that end the answer; None takes the model's own.
-        logprobs: so many of the likeliest tokens are told with each drawn one, and its own
-            log-probability; 0 tells its own alone, None nothing.
+        logprobs: how many of the likeliest tokens to return with each drawn one, beside its own
+            log-probability; 0 returns its own alone, None nothing.
         prompt_logprobs: the same for the prompt's tokens; with it `max_tokens` may be 0.
         constraint: what the answer must look like, made by `Engine.constraint`.
         deadline: seconds from submission within which the answer must be finished; None: no limit.
+        max_wait: seconds from submission within which it must have been taken up; None: no limit.
     """
 
     model: str
@@ -66,10 +70,11 @@ class GenerationRequest:
     prompt_logprobs: int | None = None
     constraint: Constraint | None = None
     deadline: float | None = None
+    max_wait: float | None = None
 
 
 def derive_seed(seed: int | None, i: int) -> int | None:
-    """The seed of answer `i` of several to one request; answer 0 keeps the request's own.
+    """Derive the seed of answer `i` of several to one request; answer 0 keeps the request's own.
 
     The others are far apart, so that answer 1 to seed 5 is not answer 0 to seed 6.
     """
@@ -80,8 +85,28 @@ def derive_seed(seed: int | None, i: int) -> int | None:
 
 
 @dataclass(frozen=True)
+class EmbeddingRequest:
+    """Request for the embedding of one text: the mean of its final hidden states, of length 1.
+
+    Attributes:
+        model: name of a served model.
+        prompt: its ids must not be empty.
+        deadline: seconds from submission within which it must be computed; None: no limit.
+        max_wait: seconds from submission within which it must have been taken up; None: no limit.
+    """
+
+    model: str
+    prompt: Prompt
+    deadline: float | None = None
+    max_wait: float | None = None
+
+
+Request = GenerationRequest | EmbeddingRequest
+
+
+@dataclass(frozen=True)
 class Token:
-    """One drawn token and the text that became certain with it, which may be empty.
+    """Drawn token and the text that became certain with it, which may be empty.
 
     Attributes:
         logprob: of the token under the model's own distribution, before temperature, penalties and
@@ -97,7 +122,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Completion:
-    """A finished answer.
+    """Finished answer to a request.
 
     Attributes:
         text: without stop tokens and stop texts; the texts of all tokens joined.
@@ -107,6 +132,7 @@ class Completion:
         prompt: the prompt's tokens with theirs, where they were asked for; their texts are empty.
         labels: (label, log-probability), likeliest first, where a classifier answered; `text` is
             the first, and `ids` are its tokens.
+        embedding: (d,) float32 on the CPU, of length 1, where an embedding was asked for.
         cached_tokens: tokens of the prompt that had been computed for an earlier request.
     """
 
@@ -118,6 +144,7 @@ class Completion:
     prompt: tuple[Token, ...] = ()
     labels: tuple[tuple[str, float], ...] = ()
     cached_tokens: int = field(default=0, compare=False)
+    embedding: Tensor | None = field(default=None, compare=False)
 
     @property
     def completion_tokens(self) -> int:
@@ -129,16 +156,20 @@ Listener = Callable[["Generation", Event], None]
 
 
 class Generation:
-    """An answer on its way. Iterate it for Token events, or wait for `result`.
+    """Handle of a submitted request. Iterate it for Token events, or wait for `result`.
 
     Args:
         request: what was asked.
         listener: called with every event on the engine's thread, in place of iteration; it must
             return at once.
+        throughput: nobody waits for single tokens, so prompts may be prefilled in large chunks
+            between them.
     """
 
-    def __init__(self, request: GenerationRequest, listener: Listener | None = None):
-        self.request = request
+    def __init__(self, request: Request, listener: Listener | None = None, throughput: bool = False):
+        self.request, self.throughput = request, throughput
+        self.expires = None if request.deadline is None else time.monotonic() + request.deadline
+        self.begins_by = None if request.max_wait is None else time.monotonic() + request.max_wait
         self.cancelled = False
         self._listener = listener
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -147,14 +178,34 @@ class Generation:
 
     @property
     def done(self) -> bool:
+        """Whether the last event has come."""
         return self._done.is_set()
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.expires is not None and time.monotonic() > self.expires
+
+    @property
+    def late(self) -> bool:
+        """Whether it should have been taken up by now."""
+        return self.begins_by is not None and time.monotonic() > self.begins_by
+
+    def waited_too_long(self) -> Busy:
+        """Return the fault of a request that was not taken up in time."""
+        wait = self.request.max_wait
+        return Busy(f"the request was not taken up within {wait:g} s: try again later")
 
     def cancel(self) -> None:
         """Stop within one step; harmless when it is already over."""
         self.cancelled = True
 
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the last event, at most `timeout` seconds -> whether it has come."""
+        return self._done.wait(timeout)
+
     def __iter__(self) -> Iterator[Token]:
-        """Tokens as they come, once.
+        """Yield tokens as they come, once.
 
         Raises:
             RungError: when the answer failed.
@@ -166,10 +217,10 @@ class Generation:
             raise event
 
     def result(self, timeout: float | None = None) -> Completion:
-        """The finished answer.
+        """Wait for the finished answer.
 
         Args:
-            timeout: seconds to wait at most.
+            timeout: maximum number of seconds to wait.
 
         Raises:
             RungError: when the answer failed.
@@ -183,7 +234,7 @@ class Generation:
         raise self._outcome
 
     def emit(self, event: Event) -> None:
-        """The engine's side: hand on an event; anything but a Token is the last one."""
+        """Hand an event to the client, on the engine's side; anything but a Token is the last one."""
         if not isinstance(event, Token):
             self._outcome = event
             self._done.set()

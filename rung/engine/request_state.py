@@ -1,71 +1,124 @@
-"""One request inside the engine: its ids so far, its randomness, and the text it has given out."""
+"""State of one request inside the engine: its ids, its randomness, and the text it has given out."""
 
 from __future__ import annotations
 
-import time
-
 from rung.engine.ngram_speculation import NgramSpeculation
-from rung.engine.request import Completion, DeadlineExceeded, FinishReason, Generation, Token
+from rung.engine.registry import Registry
+from rung.engine.request import (
+    Completion,
+    ContextExceeded,
+    DeadlineExceeded,
+    FinishReason,
+    Generation,
+    GenerationRequest,
+    Token,
+)
 from rung.engine.sampler import Draw, Told
 from rung.engine.served_model import ServedModel
 from rung.engine.stop_strings import StopStrings
+from rung.errors import ConfigError
+
+
+def check_request(request: GenerationRequest, model: ServedModel, registry: Registry) -> int:
+    """Check a request to a model of the bank -> tokens that it may draw, bounded by the context.
+
+    Raises:
+        ConfigError, ContextExceeded: as `Engine.submit`.
+    """
+    prompt, decoding, vocabulary = request.prompt.ids, request.decoding, registry.vocabulary
+    registry.check_ids(prompt, "the prompt")
+    if not all(0 <= i < vocabulary for i in decoding.logit_bias):
+        raise ConfigError(f"logit_bias holds a token id outside 0 to {vocabulary - 1}")
+    if decoding.seed is not None and not -(2**63) <= decoding.seed < 2**64:
+        raise ConfigError("the seed must fit 64 bits")
+    front = registry.hold(model.slot)
+    echoes = request.prompt_logprobs is not None
+    room = registry.context - front - len(prompt)
+    if room < (0 if echoes and decoding.max_tokens == 0 else 1):
+        taken = f", {front} of them taken by its adapter" if front else ""
+        raise ContextExceeded(
+            f"the prompt has {len(prompt)} tokens, which leaves no room for an answer: the "
+            f"context of '{model.name}' is {registry.context} tokens{taken}"
+        )
+    max_tokens = min(decoding.max_tokens, room)
+    if max_tokens < (0 if echoes else 1):
+        raise ConfigError(f"max_tokens is {max_tokens}, must be at least 1")
+    return max_tokens
 
 
 class RequestState:
-    """A request from its submission to its last event.
+    """State of a request from its submission to its last event.
 
     Args:
         generation: what the client holds.
         model: who answers.
-        front: entries that the model's adapter puts in front of the prompt.
-        max_tokens: tokens to draw at most, already bounded by the context.
+        front: positions that the model's adapter takes in front of the prompt.
+        max_tokens: maximum number of tokens to draw, already bounded by the context.
 
     Attributes:
-        lane: where its keys and values are; -1 while it waits.
+        lane: the KV cache's lane that it owns; -1 while it waits.
+        admitted: number of its admission: the smaller, the longer ago; 0 until then.
         read: ids whose keys and values are in the lane.
-        cached: ids of the prompt that came from the prefix store.
+        cached: ids of the prompt that came from the prefix cache.
+        told: log-probabilities of the prompt's tokens from the second on.
     """
 
     def __init__(self, generation: Generation, model: ServedModel, front: int, max_tokens: int):
         request = generation.request
+        assert isinstance(request, GenerationRequest)
         self.generation, self.model, self.front = generation, model, front
         self.name, self.slot = model.name, model.slot
-        self.lane, self.read, self.cached = -1, 0, 0
+        self.lane, self.admitted, self.read, self.cached = -1, 0, 0, 0
         self.ids = list(request.prompt.ids)  # the prompt and what was drawn
         self.prompt = len(self.ids)
         self.end = self.prompt + max_tokens
         self.draw = Draw(request.decoding, request.prompt.ids, request.constraint, request.logprobs)
+        self.prompt_logprobs = request.prompt_logprobs
         self.stop_ids = frozenset(model.stop_ids if request.stop_ids is None else request.stop_ids)
-        self.expires = None if request.deadline is None else time.monotonic() + request.deadline
-        self.lookup = NgramSpeculation()
-        self.told: list[Told | None] = []  # of the prompt's tokens from the second on
+        self.speculation = NgramSpeculation()
+        self.told: list[Told | None] = []
         self._decoder = model.template.decoder()
         self._stops = StopStrings(request.decoding.stop)
         self._text: list[str] = []
         self._tokens: list[Token] = []
 
+    @classmethod
+    def of(cls, generation: Generation, model: ServedModel, registry: Registry) -> RequestState:
+        """Check a request and make its state.
+
+        Raises:
+            ConfigError, ContextExceeded: as `Engine.submit`.
+        """
+        assert isinstance(generation.request, GenerationRequest)
+        max_tokens = check_request(generation.request, model, registry)
+        return cls(generation, model, registry.hold(model.slot), max_tokens)
+
     @property
-    def entries(self) -> int:
-        """Cache entries needed to read all ids."""
+    def positions(self) -> int:
+        """Positions of the KV cache needed to read all ids."""
         return self.front + len(self.ids)
 
     @property
     def unread(self) -> int:
-        """Ids that are not in the lane yet."""
+        """Number of ids that are not in the lane yet."""
         return len(self.ids) - self.read
 
     @property
     def wants_prompt(self) -> bool:
-        """Whether log-probabilities of the prompt are still to be told."""
-        asked = self.generation.request.prompt_logprobs is not None
-        return asked and len(self.told) < self.prompt - 1
+        """Whether log-probabilities of the prompt are still to be computed."""
+        return self.prompt_logprobs is not None and len(self.told) < self.prompt - 1
 
     @property
-    def overdue(self) -> bool:
-        return self.expires is not None and time.monotonic() > self.expires
+    def ended(self) -> bool:
+        """Whether it was cancelled, is overdue or has waited too long."""
+        return self.generation.cancelled or self.generation.overdue or self._late
 
-    def start_again(self) -> None:
-        """Its lane is lost: everything is to be read again."""
+    @property
+    def _late(self) -> bool:
+        return self.generation.late and not self.admitted
+
+    def restart(self) -> None:
+        """Forget what was read, since its lane is lost; what was drawn stays."""
         self.lane, self.read = -1, 0
         if self.wants_prompt:
             self.told.clear()
@@ -106,7 +159,7 @@ class RequestState:
         return text if self._stops.hit else text + self._stops.flush()
 
     def finish(self, reason: FinishReason) -> None:
-        """The last event: the whole answer."""
+        """Emit the last event: the whole answer."""
         drawn = tuple(self.ids[self.prompt :])
         whole = Completion(
             "".join(self._text), drawn, reason, self.prompt, tuple(self._tokens), self._prompt_tokens(),
@@ -115,7 +168,7 @@ class RequestState:
         self.generation.emit(whole)
 
     def _prompt_tokens(self) -> tuple[Token, ...]:
-        if self.generation.request.prompt_logprobs is None:
+        if self.prompt_logprobs is None:
             return ()
         told = [None, *self.told][: self.prompt]
         return tuple(
@@ -124,11 +177,17 @@ class RequestState:
         )
 
     def fail(self, fault: Exception) -> None:
-        """The last event: what went wrong."""
+        """Emit the last event: what went wrong."""
         self.generation.emit(fault)
 
-    def expire(self) -> None:
-        """The last event: time is up."""
+    def end_early(self) -> None:
+        """Emit the last event of what `ended`: what was drawn if cancelled, else DeadlineExceeded."""
+        if self.generation.cancelled:
+            self.finish("cancelled")
+            return
+        if self._late and not self.generation.overdue:
+            self.fail(self.generation.waited_too_long())
+            return
         drawn = len(self.ids) - self.prompt
         self.fail(
             DeadlineExceeded(

@@ -1,9 +1,8 @@
-"""Running the bank for generation: prompts in pieces as one trie, then one token per lane and step."""
+"""Runner: computes steps of generation, chunks of prompts as one trie, then one token per lane."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from collections.abc import Sequence as Items
 from typing import Protocol
 
@@ -16,44 +15,42 @@ from rung.engine.kv_cache import KVCache, LayerShape
 from rung.engine.prefill import PrefillChunk, Read, prefill_plan
 from rung.engine.prefix_cache import PAGE, PrefixCache
 from rung.engine.uncached_runner import UncachedRunner
-from rung.forward.attention import Plan
 from rung.forward.bank import Bank
-from rung.forward.llama.inference import LlamaInference
+from rung.forward.llama.prepacked import Packing
 from rung.forward.slots import Slots
 from rung.forward.trie import Sequence
 
 log = logging.getLogger("rung.engine")
 
-TRIAL = 6  # steps
-KEPT = 0.5  # share of the memory that texts read before may take
+PREFIX_SHARE = 0.5  # maximum share of the memory that the prefix cache takes
 
 
 class Runner(Protocol):
-    """What the engine needs of a base.
+    """Protocol of what the engine needs of a base.
 
     Lanes 0 to B - 1 are the running requests, those that decode before those that still read.
     """
 
-    in_pieces: bool  # whether a prompt can be read in several
+    in_chunks: bool  # whether a prompt can be read in several
 
     def arrange(self) -> None:
         """Prepare the base for decoding fast."""
         ...
 
-    def reserve(self, lanes: int, entries: int) -> bool:
-        """Make room for so many lanes of so many entries; False where memory forbids it."""
+    def reserve(self, lanes: int, positions: int) -> bool:
+        """Make room for so many lanes of so many positions; False where memory forbids it."""
         ...
 
     def resume(self, lane: int, slot: int, ids: Items[int]) -> int:
-        """Begin an empty lane with what is known of a text -> how many of its ids, not all of them."""
+        """Begin an empty lane with what the prefix cache has of a text -> how many ids, never all."""
         ...
 
     def read(self, chunks: Items[PrefillChunk]) -> Read:
-        """Read pieces of texts into their lanes."""
+        """Prefill chunks of texts into their lanes."""
         ...
 
     def keep(self, chunk: PrefillChunk) -> None:
-        """Remember a text up to the end of a piece that was read, for later requests."""
+        """Put a text up to the end of a chunk that was read into the prefix cache."""
         ...
 
     def decode(self, ids: Items[int], slots: Items[int]) -> Tensor:
@@ -65,11 +62,11 @@ class Runner(Protocol):
         ...
 
     def move(self, source: int, target: int) -> None:
-        """Let a lane stand in the place of another."""
+        """Move a lane to the place of another, which is lost."""
         ...
 
     def swap(self, a: int, b: int) -> None:
-        """Let two lanes change places."""
+        """Exchange two lanes."""
         ...
 
     def cut(self, lane: int, front: int, count: int) -> None:
@@ -80,8 +77,8 @@ class Runner(Protocol):
         """Empty a lane."""
         ...
 
-    def shrink(self, lanes: int, entries: int) -> None:
-        """Give memory back that so many lanes of so many entries are far from needing."""
+    def shrink(self, lanes: int, positions: int) -> None:
+        """Give back memory that so many lanes of so many positions are far from needing."""
         ...
 
     def reset(self) -> None:
@@ -89,12 +86,12 @@ class Runner(Protocol):
         ...
 
     def forget(self, slot: int | None = None) -> None:
-        """Forget the texts that a slot has read, or all."""
+        """Drop what the prefix cache has of a slot, or of all."""
         ...
 
 
 def runner_of(bank: Bank, max_lanes: int, budget: int) -> Runner:
-    """The fastest runner that is right for a base; says so where that is the slow one.
+    """Make the fastest runner that is right for a base; warns where that is the slow one.
 
     Args:
         budget: bytes for keys and values.
@@ -106,54 +103,36 @@ def runner_of(bank: Bank, max_lanes: int, budget: int) -> Runner:
 
 
 class CachedRunner:
-    """Keeps keys and values in lanes; what an adapter puts in front stands first in its lane.
+    """Runner with a KV cache; what an adapter puts in front stands first in its lane.
 
-    Lanes and what is kept of texts read before share the budget; lanes come first.
+    Lanes and the prefix cache share the budget; lanes come first.
     """
 
-    in_pieces = True
+    in_chunks = True
 
     def __init__(self, bank: Bank, max_lanes: int, budget: int):
         self.bank, self.budget = bank, budget
         self.cache = KVCache(_shapes(bank), bank.dtype, bank.device, max_lanes, budget)
         self.prefixes = PrefixCache()
         self._slots = Slots([-1])
-        self._lean: LlamaInference | None = None
 
     def arrange(self) -> None:
-        """Join the base's weights for decoding, where it is built for that."""
-        if self._lean is not None:
-            return
-        lean = LlamaInference.of(self.bank, self.cache.max_lanes)
-        if lean is not None and not lean.tried:
-            agrees = self.reserve(self._trial_lanes, TRIAL) and lean.agrees(self._trial())
-            lean = lean if agrees else None
-        self._lean = lean
+        """Lay the base's weights out for decoding, where it is built for that."""
+        self.bank.prepare(Packing(rows=self.cache.max_lanes), decoding=True)
         self.reset()
-
-    @property
-    def _trial_lanes(self) -> int:
-        return min(2, self.cache.max_lanes)
-
-    def _trial(self) -> Iterator[tuple[DecodePlan, DecodePlan]]:
-        """A few steps of two lanes, where there are two, each planned twice."""
-        bare = [-1] * self._trial_lanes
-        for _ in range(TRIAL):
-            yield DecodePlan(self.cache, Slots(bare)), DecodePlan(self.cache, Slots(bare))
-            self.cache.lengths[: len(bare)] += 1
 
     # --- memory ---------------------------------------------------------------------------------
 
-    def reserve(self, lanes: int, entries: int) -> bool:
-        size = self.cache.room(lanes, entries)
+    def reserve(self, lanes: int, positions: int) -> bool:
+        size = self.cache.fitting_size(lanes, positions)
         if size is None:
             return False
-        self.prefixes.shrink(self.budget - size[0] * size[1] * self.cache.entry_bytes)
+        self.prefixes.shrink(self.budget - size[0] * size[1] * self.cache.position_bytes)
         self.cache.resize(*size)
         return True
 
-    def shrink(self, lanes: int, entries: int) -> None:
-        self.cache.shrink(lanes, entries)
+    def shrink(self, lanes: int, positions: int) -> None:
+        self.cache.shrink(lanes, positions)
 
     def move(self, source: int, target: int) -> None:
         self.cache.move(source, target)
@@ -170,8 +149,7 @@ class CachedRunner:
     def reset(self) -> None:
         self.cache.reset()
         self._slots = Slots([-1])
-        if self._lean is not None:
-            self._lean.stacks.clear()
+        self.bank.forget_arrangements()
 
     def forget(self, slot: int | None = None) -> None:
         if slot is None:
@@ -184,7 +162,7 @@ class CachedRunner:
     def resume(self, lane: int, slot: int, ids: Items[int]) -> int:
         known = self.prefixes.find(slot, ids[: (len(ids) - 1) // PAGE * PAGE])
         self.cache.clear(lane)
-        if parts := [page.entries for page in known if page.entries]:
+        if parts := [page.tensors for page in known if page.tensors]:
             self.cache.copy_in(lane, parts)
         else:
             self._put_in_front(lane, slot)
@@ -218,13 +196,13 @@ class CachedRunner:
         plan.record = record
         embeddings = self.bank.embed(trie.ids, plan.slots)
         positions = trie.positions.to(self.bank.device)
-        hidden = self._way(plan).run(embeddings, positions, plan)  # (T, d)
+        hidden = self.bank.run(embeddings, positions, plan)  # (T, d)
         for chunk, path in zip(chunks, trie.paths, strict=True):
             self.cache.lengths[chunk.lane] += len(path)
         return Read(hidden, [self._tensor(r) for r in trie.rows])
 
     def _drop_failed(self, chunk: PrefillChunk) -> None:
-        """Drop what an attempt that went wrong has left of a piece in its lane."""
+        """Drop what an attempt that went wrong has left of a chunk in its lane."""
         if self.cache.lengths[chunk.lane] <= chunk.front + chunk.begin:
             return
         if chunk.begin:
@@ -234,11 +212,11 @@ class CachedRunner:
             self._put_in_front(chunk.lane, chunk.slot)
 
     def keep(self, chunk: PrefillChunk) -> None:
-        page_bytes = PAGE * self.cache.entry_bytes
+        page_bytes = PAGE * self.cache.position_bytes
         whole = chunk.end // PAGE
-        most = min(int(self.budget * KEPT), self.budget - self.cache.size)
+        most = min(int(self.budget * PREFIX_SHARE), self.budget - self.cache.size)
         known = len(self.prefixes.find(chunk.slot, chunk.ids[: whole * PAGE])) - 1
-        front = chunk.front * self.cache.entry_bytes if known < 0 else 0
+        front = chunk.front * self.cache.position_bytes if known < 0 else 0
         fresh = (whole - max(known, 0)) * page_bytes + front
         if whole - max(known, 0) < 1 or fresh > most:
             return
@@ -266,12 +244,7 @@ class CachedRunner:
     def _step(self, ids: Items[int], plan: DecodePlan) -> Tensor:
         row = torch.tensor(ids, device=self.bank.device)
         embeddings = self.bank.embed(row, plan.slots)
-        way = self._way(plan)
-        return way.logits(way.run(embeddings, plan.positions, plan), plan.slots)
-
-    def _way(self, plan: Plan) -> Bank | LlamaInference:
-        """The fastest forward that can compute a step's adapters."""
-        return self._lean if self._lean is not None and self._lean.suits(plan) else self.bank
+        return self.bank.logits(self.bank.run(embeddings, plan.positions, plan), plan.slots)
 
     def _same_slots(self, slots: Items[int]) -> Slots:
         """The last step's object where nobody joined or left: it keeps the seams' masks."""

@@ -1,4 +1,4 @@
-"""Who runs. Requests join and leave between steps, and long prompts are read in pieces."""
+"""Continuous-batching scheduler: admits requests into lanes and splits prompts into chunks."""
 
 from __future__ import annotations
 
@@ -12,45 +12,59 @@ from rung.engine.runner import Runner
 from rung.engine.wait_queue import WaitQueue
 from rung.errors import RungError
 
-PIECE = 256  # prompt tokens read in one step beside those who decode, who wait for it
-ALONE = 2048  # the same when nobody decodes; cancelling takes effect between steps
-OLDEST = 4  # the oldest reader gets at least one in so many of these tokens
-FEW = 2  # requests that decode while guesses are read; with more, reading them costs what they save
-HEADROOM = 64  # entries a newcomer must find free, or it would be sent back a few steps later
+PREFILL_TOKENS = 256  # tokens prefilled in a step in which somebody waits for the next token
+PREFILL_TOKENS_ALONE = 2048  # the same where nobody does; cancelling takes effect between steps
+OLDEST_SHARE = 4  # the oldest reader gets at least one in so many of these tokens
+MAX_DRAFTING = 2  # requests that decode while drafts are verified; with more it costs what it saves
+HEADROOM = 64  # positions that a newcomer must find free, or it would be preempted a few steps later
 
 
 class Scheduler:
     """Up to `max_batch` requests at once, as memory allows.
 
+    Args:
+        max_waiting: maximum number of requests that wait for a lane.
+
     Attributes:
         running: at its index stands who has that lane. The first `decoding` of them decode, the others
-            still read.
+            still read their prompts.
         waiting: who has no lane.
-        piece: prompt tokens read in one step beside those who decode; more where nobody waits for
-            the next token.
+        prefill_tokens, prefill_tokens_alone: prompt tokens per step, see PREFILL_TOKENS.
+        max_drafting: requests that decode at most while drafts are verified.
     """
 
     def __init__(self, runner: Runner, max_batch: int, max_waiting: int):
         self.runner, self.max_batch = runner, max_batch
         self.running: list[RequestState] = []
         self.decoding = 0
-        self.piece = PIECE
         self.waiting = WaitQueue(max_waiting)
-        self._order = itertools.count()
-        self._most = 0, 0  # lanes and entries needed since the last rest
-        self._joined: dict[int, int] = {}  # id of a running request -> when it joined
+        self.prefill_tokens, self.prefill_tokens_alone = PREFILL_TOKENS, PREFILL_TOKENS_ALONE
+        self.max_drafting = MAX_DRAFTING
+        self._admissions = itertools.count(1)
+        self._needed = 0, 0  # lanes and positions needed at most since the last `give_back`
 
     @property
     def busy(self) -> bool:
+        """Whether anybody runs or waits."""
         return bool(self.running or len(self.waiting))
 
-    def sweep(self) -> None:
+    def slots(self) -> set[int]:
+        """Return the slots of everybody who runs or waits."""
+        return self.running_slots() | self.waiting.slots()
+
+    def running_slots(self) -> set[int]:
+        """Return the slots of everybody who runs."""
+        return {r.slot for r in self.running}
+
+    # --- joining ----------------------------------------------------------------------------------
+
+    def drop_ended(self) -> None:
         """Let go of what was cancelled or is overdue."""
-        for request in [r for r in self.running if r.generation.cancelled or r.overdue]:
+        for request in [r for r in self.running if r.ended]:
             self.release(request)
-            _let_go(request)
-        for request in self.waiting.sweep():
-            _let_go(request)
+            request.end_early()
+        for request in self.waiting.remove_ended():
+            request.end_early()
 
     def admit(self, ready: Callable[[RequestState], bool] = lambda request: True) -> None:
         """Move from the queue into lanes what fits now.
@@ -62,7 +76,7 @@ class Scheduler:
             request = self.waiting.first(self.running)
             if request is None:
                 return
-            if not self._fits([*self.running, request], HEADROOM if self.running else 0):
+            if not self._reserve([*self.running, request], HEADROOM if self.running else 0):
                 if self.running:
                     return
                 self.waiting.take(request)
@@ -70,70 +84,83 @@ class Scheduler:
                 continue
             self.waiting.take(request)
             if ready(request):
-                self._joined[id(request)] = next(self._order)
+                request.admitted = next(self._admissions)
                 request.lane = len(self.running)
                 self.running.append(request)
 
-    def make_room(self) -> None:
-        """Before a step: where memory does not suffice for one more token each, the youngest waits.
+    def preempt(self) -> None:
+        """Send the youngest back to wait until memory suffices for one more token of all others.
 
         It keeps what it has drawn, and reads it again with its prompt when it is admitted next.
         """
         if self.running:
-            entries = max(r.entries for r in self.running) + HEADROOM
-            self._most = max(self._most[0], len(self.running)), max(self._most[1], entries)
-        while self.running and not self._fits(self.running):
-            youngest = max(self.running, key=lambda r: self._joined[id(r)])
+            positions = max(r.positions for r in self.running) + HEADROOM
+            lanes, most = self._needed
+            self._needed = max(lanes, len(self.running)), max(most, positions)
+        while self.running and not self._reserve(self.running):
+            youngest = max(self.running, key=lambda r: r.admitted)
             self.release(youngest)
-            youngest.start_again()
+            youngest.restart()
             if self.running:
                 self.waiting.send_back(youngest)
             else:
                 youngest.fail(_too_big(youngest))
 
-    def _fits(self, requests: Iterable[RequestState], headroom: int = 0) -> bool:
-        entries = [r.entries for r in requests]
-        return self.runner.reserve(len(entries), max(entries) + headroom)
+    def reserve_waiting(self) -> None:
+        """Make room at once for all that wait, as far as memory allows, where nobody runs."""
+        count, longest = self.waiting.extent()
+        if count and not self.running:
+            self.runner.reserve(min(count, self.max_batch), longest + 1)
 
-    def guesses(self) -> list[list[int]] | None:
-        """For each who decodes what may come next; None where nobody can tell, or too many decode."""
-        decoding = self.running[: self.decoding]
-        if not 0 < len(decoding) <= FEW:
-            return None
-        found = [r.lookup.guess(r.ids, r.end - len(r.ids) - 1) for r in decoding]
-        if not any(found):
-            return None
-        entries = max(r.entries for r in self.running) + max(map(len, found))
-        return found if self.runner.reserve(len(self.running), entries) else None
+    def _reserve(self, requests: Iterable[RequestState], headroom: int = 0) -> bool:
+        positions = [r.positions for r in requests]
+        return self.runner.reserve(len(positions), max(positions) + headroom)
 
-    # --- reading --------------------------------------------------------------------------------
+    # --- prefill ----------------------------------------------------------------------------------
 
-    def pieces(self) -> list[tuple[RequestState, PrefillChunk]]:
-        """What to read in this step: the shortest first, a share for who has waited longest."""
-        readers = sorted(self.running[self.decoding :], key=lambda r: r.unread)
+    def schedule_prefill(self) -> list[tuple[RequestState, PrefillChunk]]:
+        """Choose what this step prefills: the shortest first, a share for who has waited longest.
+
+        Newcomers get what the prefix cache holds of their prompts copied into their lanes.
+        """
+        readers = self.running[self.decoding :]
+        for request in readers:
+            if request.read == 0:
+                self._resume(request)
+        readers.sort(key=lambda r: r.unread)
+        if not self.runner.in_chunks:
+            return [(r, _chunk(r, r.unread)) for r in readers]
+        counts = self._share(readers)
+        return [(r, _chunk(r, n)) for r, n in zip(readers, counts, strict=True) if n]
+
+    def _resume(self, request: RequestState) -> None:
+        """Begin a lane, with cached pages unless the prompt's own log-probabilities are wanted."""
+        known = () if request.wants_prompt else request.ids
+        request.read = self.runner.resume(request.lane, request.slot, known)
+        request.cached = request.cached or min(request.read, request.prompt)
+
+    def _share(self, readers: list[RequestState]) -> list[int]:
+        """Divide a step's tokens among readers, who stand shortest first -> tokens of each."""
         if not readers:
             return []
-        for request in readers:
-            if request.read == 0 and not request.wants_prompt:
-                request.read = self.runner.resume(request.lane, request.slot, request.ids)
-                request.cached = request.cached or min(request.read, request.prompt)
-            elif request.read == 0:
-                self.runner.resume(request.lane, request.slot, ())
-        if not self.runner.in_pieces:
-            return [(r, _piece(r, r.unread)) for r in readers]
-        budget = self.piece if self.decoding else ALONE
-        oldest = min(readers, key=lambda r: self._joined[id(r)])
-        share = {id(oldest): min(oldest.unread, max(1, budget // OLDEST))}
-        left = budget - share[id(oldest)]
-        for request in sorted(readers, key=lambda r: r.unread):
-            already = share.get(id(request), 0)
-            more = min(request.unread - already, left)
-            share[id(request)] = already + more
+        left = self._prefill_budget()
+        oldest = min(range(len(readers)), key=lambda i: readers[i].admitted)
+        counts = [0] * len(readers)
+        counts[oldest] = min(readers[oldest].unread, max(1, left // OLDEST_SHARE))
+        left -= counts[oldest]
+        for i, request in enumerate(readers):
+            more = min(request.unread - counts[i], left)
+            counts[i] += more
             left -= more
-        return [(r, _piece(r, n)) for r in readers if (n := share[id(r)])]
+        return counts
 
-    def promote(self, request: RequestState) -> None:
-        """A reader has read everything: from now on it decodes."""
+    def _prefill_budget(self) -> int:
+        """Tokens to prefill in this step: few while somebody waits for single tokens."""
+        waits = any(not r.generation.throughput for r in self.running[: self.decoding])
+        return self.prefill_tokens if waits else self.prefill_tokens_alone
+
+    def start_decoding(self, request: RequestState) -> None:
+        """Move a reader that has read everything among those who decode."""
         first = self.decoding
         if request.lane != first:
             other, lane = self.running[first], request.lane
@@ -142,11 +169,27 @@ class Scheduler:
             request.lane, other.lane = first, lane
         self.decoding += 1
 
-    def remember(self, request: RequestState) -> None:
-        """Keep what a request has read, its answer included: the next turn begins with it."""
-        self.runner.keep(_piece(request, 0))
+    # --- decoding ---------------------------------------------------------------------------------
 
-    # --- leaving --------------------------------------------------------------------------------
+    def draft(self) -> list[list[int]] | None:
+        """Draft what may come next for each who decodes, and reserve room to verify it.
+
+        None where nobody has a draft, or too many decode.
+        """
+        decoding = self.running[: self.decoding]
+        if not 0 < len(decoding) <= self.max_drafting:
+            return None
+        drafts = [r.speculation.draft(r.ids, r.end - len(r.ids) - 1) for r in decoding]
+        if not any(drafts):
+            return None
+        positions = max(r.positions for r in self.running) + max(map(len, drafts))
+        return drafts if self.runner.reserve(len(self.running), positions) else None
+
+    def keep_prefix(self, request: RequestState) -> None:
+        """Keep what a request has read, its answer included: the next turn begins with it."""
+        self.runner.keep(_chunk(request, 0))
+
+    # --- leaving ----------------------------------------------------------------------------------
 
     def release(self, request: RequestState) -> None:
         """Free a lane; others move up, so that lanes stay without gaps and decoders in front."""
@@ -158,17 +201,8 @@ class Scheduler:
         last = len(self.running) - 1
         self._move(last, hole)
         self.running.pop()
-        self._joined.pop(id(request), None)
         request.lane = -1
         self.runner.clear(last)
-
-    def rest(self) -> None:
-        """Give back memory that nobody has needed since the last rest."""
-        if self.running:
-            self.runner.shrink(*self._most)
-        else:
-            self.runner.reset()
-        self._most = 0, 0
 
     def _move(self, source: int, target: int) -> None:
         if source != target:
@@ -176,16 +210,24 @@ class Scheduler:
             self.running[target] = self.running[source]
             self.running[target].lane = target
 
+    def give_back(self) -> None:
+        """Give back memory that nobody has needed since this was called last."""
+        if self.running:
+            self.runner.shrink(*self._needed)
+        else:
+            self.runner.reset()
+        self._needed = 0, 0
+
     def fail_running(self, fault: Exception) -> None:
-        """After a fault of the engine: everything in flight ends, what waits may go on."""
+        """End everything in flight after a fault of the engine; what waits may go on."""
         failed = self._forget_lanes()
         self.runner.forget()
         reason = " ".join(f"{type(fault).__name__}: {fault}".split())[:300]
         for request in failed:
             request.fail(EngineFault(f"the engine failed while answering ({reason})"))
 
-    def fail_all(self, fault: RungError) -> None:
-        """The engine stops: nobody will answer."""
+    def fail_all(self, fault: Exception) -> None:
+        """End everything because the engine stops."""
         requests = [*self._forget_lanes(), *self.waiting.clear()]
         self.runner.forget()
         for request in requests:
@@ -193,24 +235,16 @@ class Scheduler:
 
     def _forget_lanes(self) -> list[RequestState]:
         gone, self.running, self.decoding = self.running, [], 0
-        self._joined.clear()
         self.runner.reset()
         for request in gone:
             request.lane = -1
         return gone
 
 
-def _piece(request: RequestState, count: int) -> PrefillChunk:
+def _chunk(request: RequestState, count: int) -> PrefillChunk:
     begin = request.read
     return PrefillChunk(request.lane, request.slot, request.ids, begin, begin + count, request.front)
 
 
-def _let_go(request: RequestState) -> None:
-    if request.generation.cancelled:
-        request.finish("cancelled")
-    else:
-        request.expire()
-
-
 def _too_big(request: RequestState) -> RungError:
-    return EngineFault(f"memory does not suffice for the keys and values of {request.entries} tokens")
+    return EngineFault(f"memory does not suffice for the keys and values of {request.positions} tokens")

@@ -1,13 +1,14 @@
-"""A model that can be asked: a slot of the bank with its template and decoding defaults."""
+"""Served model: a slot of the bank with its template and decoding defaults."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rung.data.conversation import Conversation
 from rung.data.template import Template
+from rung.forward.adapter import Adapter
 from rung.forward.classifier import Classifier
 from rung.remote.model import RemoteModel
 from rung.types import Decoding, Message, Prompt
@@ -15,7 +16,7 @@ from rung.types import Decoding, Message, Prompt
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What a name stands for.
+    """Model that clients ask for by name.
 
     Attributes:
         name: what clients ask for.
@@ -48,18 +49,45 @@ class ServedModel:
         if not self.stop_ids:
             object.__setattr__(self, "stop_ids", tuple(self.template.stop_ids))
 
+    @classmethod
+    def of(
+        cls, name: str, slot: int, template: Template, adapter: Adapter | None = None, **about: Any
+    ) -> ServedModel:
+        """Describe what an adapter in a slot makes of its base; without one, the bare base.
+
+        Args:
+            about: further attributes, such as `decoding` and `parent`.
+        """
+        if adapter is not None:
+            about |= {
+                "conversation": adapter.conversation,
+                "classifier": adapter.classifier,
+                "remote": adapter.remote,
+            }
+        return cls(name, slot, template, **about)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels that it answers with; empty where it generates text."""
+        return () if self.classifier is None else tuple(self.classifier.labels)
+
+    @property
+    def takes_context(self) -> bool:
+        """Whether a system message or passages may be put around the question.
+
+        A classifier reads the question itself.
+        """
+        return self.classifier is None
+
     def messages(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """Rewrite a conversation as this model is to see it."""
         return tuple(messages if self.conversation is None else self.conversation.messages(messages))
 
-    def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Prompt:
+    def prompt(self, messages: Sequence[Message]) -> Prompt:
         """Render a conversation as this model is to see it, up to its reply.
-
-        Args:
-            tools: functions in OpenAI's words, for templates that show them.
 
         Raises:
             DataError: when the template refuses it.
         """
         seen = self.messages(messages)
-        return Prompt(tuple(self.template.prompt(seen, tools)), seen)
+        return Prompt(tuple(self.template.prompt(seen)), seen)

@@ -1,4 +1,4 @@
-"""For bases whose attention cannot carry the trie: right, and slow with long answers."""
+"""Runner for bases whose attention cannot carry the trie: right, and slow with long answers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rung.forward.trie import Sequence
 
 
 class UncachedRunner:
-    """Keeps ids in place of keys and values, and reads them all again in every step."""
+    """Runner that keeps ids in place of keys and values, and reads them all again in every step."""
 
-    in_pieces = False
+    in_chunks = False
 
     def __init__(self, bank: Bank):
         self.bank = bank
@@ -24,7 +24,7 @@ class UncachedRunner:
     def arrange(self) -> None:
         pass
 
-    def reserve(self, lanes: int, entries: int) -> bool:
+    def reserve(self, lanes: int, positions: int) -> bool:
         return True
 
     def resume(self, lane: int, slot: int, ids: Items[int]) -> int:
@@ -75,7 +75,7 @@ class UncachedRunner:
     def clear(self, lane: int) -> None:
         self._ids.pop(lane, None)
 
-    def shrink(self, lanes: int, entries: int) -> None:
+    def shrink(self, lanes: int, positions: int) -> None:
         pass
 
     def reset(self) -> None:

@@ -1,4 +1,4 @@
-"""Who waits for a lane: first come, first served within a model, and fair between models."""
+"""Wait queue of requests without a lane: in order within a model, fair between models."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from rung.errors import Busy
 
 
 class WaitQueue:
-    """The queue; every method may be called from any thread.
+    """Requests that wait for a lane; every method may be called from any thread.
 
-    Whoever had to give up a lane comes first. Otherwise the model with the fewest requests running is
+    Who was preempted comes first. Otherwise the model with the fewest requests running is
     served, and of several the one that was served longest ago, so that a burst for one model does not
     keep the others waiting.
 
     Args:
-        most: requests that wait at most.
+        max_waiting: maximum number of requests that wait.
     """
 
-    def __init__(self, most: int):
-        self.most = most
+    def __init__(self, max_waiting: int):
+        self.max_waiting = max_waiting
         self._lock = threading.Lock()
         self._sent_back: deque[RequestState] = deque()
         self._by_model: OrderedDict[str, deque[RequestState]] = OrderedDict()
@@ -44,18 +44,18 @@ class WaitQueue:
             Busy: when they do not fit.
         """
         with self._lock:
-            if not patient and self._count() + len(requests) > self.most:
+            if not patient and self._count() + len(requests) > self.max_waiting:
                 raise Busy(f"{self._count()} requests are waiting: try again later")
             for request in requests:
                 self._by_model.setdefault(request.name, deque()).append(request)
 
     def send_back(self, request: RequestState) -> None:
-        """Let a request wait that has run already."""
+        """Queue a request that was preempted, in front of all others."""
         with self._lock:
             self._sent_back.appendleft(request)
 
     def first(self, running: Iterable[RequestState]) -> RequestState | None:
-        """Whose turn it is, beside those who run; it stays in the queue."""
+        """Return whose turn it is, beside those who run; it stays in the queue."""
         with self._lock:
             if self._sent_back:
                 return self._sent_back[0]
@@ -64,7 +64,7 @@ class WaitQueue:
             return min(queues, key=lambda q: counts[q[0].name])[0] if queues else None
 
     def take(self, request: RequestState) -> None:
-        """Remove a request because it is served."""
+        """Remove a request because it gets a lane."""
         with self._lock:
             if self._sent_back and self._sent_back[0] is request:
                 self._sent_back.popleft()
@@ -75,17 +75,15 @@ class WaitQueue:
             if not queue:
                 del self._by_model[request.name]
 
-    def sweep(self) -> list[RequestState]:
-        """Remove and return those who were cancelled or whose time is up."""
+    def remove_ended(self) -> list[RequestState]:
+        """Remove and return what was cancelled or is overdue."""
         with self._lock:
-            gone = [r for r in self._all() if r.generation.cancelled or r.overdue]
+            gone = [r for r in self._all() if r.ended]
             if gone:
-                out = set(map(id, gone))
-                self._sent_back = deque(r for r in self._sent_back if id(r) not in out)
-                for name, queue in list(self._by_model.items()):
-                    self._by_model[name] = deque(r for r in queue if id(r) not in out)
-                    if not self._by_model[name]:
-                        del self._by_model[name]
+                out = set(gone)
+                self._sent_back = deque(r for r in self._sent_back if r not in out)
+                kept = {n: [r for r in queue if r not in out] for n, queue in self._by_model.items()}
+                self._by_model = OrderedDict((n, deque(left)) for n, left in kept.items() if left)
             return gone
 
     def clear(self) -> list[RequestState]:
@@ -96,8 +94,13 @@ class WaitQueue:
             self._by_model.clear()
             return gone
 
+    def extent(self) -> tuple[int, int]:
+        """Return how many requests wait, and the positions that the longest needs."""
+        with self._lock:
+            return self._count(), max((r.positions for r in self._all()), default=0)
+
     def slots(self) -> set[int]:
-        """The slots that somebody waits for."""
+        """Return the slots that somebody waits for."""
         with self._lock:
             return {r.slot for r in self._all()}
 

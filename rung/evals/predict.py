@@ -1,4 +1,4 @@
-"""What a model answers to examples: by choice among labels, by its classifier, or by generating.
+"""Predictions: ask a model examples, by choice among labels, its classifier, or generation.
 
 Everything runs in this process on the bank, without a server, so that many models of one base are
 measured while it is loaded once.
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 
 from rung.engine import Engine, GenerationRequest, ServedModel
-from rung.engine.request import Completion, ContextExceeded
-from rung.engine.scheduler import ALONE
+from rung.engine.request import ContextExceeded
 from rung.errors import ConfigError, Interrupted
+from rung.evals import metrics
 from rung.evals.scoring import Item, score
 from rung.evals.tasks import question, reply
 from rung.forward.bank import Bank
@@ -27,10 +27,10 @@ Scores = dict[str, float]
 Stopping = Callable[[], bool]
 Progress = Callable[[int, int], None]  # items done, of how many
 
-LEAST_TOKENS = 16  # that an answer may take, however short the references are
-AT_ONCE = 64  # requests that generate side by side
-CHOOSING = ("classification", "multiple_choice")
-ASKED = 64  # that a classifier gets at once
+MIN_TOKENS = 16  # tokens that an answer may take, however short the references are
+MAX_BATCH = 64  # maximum number of requests that generate side by side
+CHOOSING = ("classification", "multiple_choice")  # kinds of task
+MAX_CLASSIFIED = 64  # maximum number of prompts that a classifier gets at once
 
 
 @dataclass(frozen=True)
@@ -71,25 +71,12 @@ def predict(
         DataError: when an example cannot be rendered. ContextExceeded: when one is too long.
     """
     begun = time.perf_counter()
-    way = _way(model, task)
-    answers = way(bank, model, list(examples), task, stopping, progress)
+    way = next(way for way in WAYS if way.suits(model, task))
+    answers = way.answer(bank, model, list(examples), task, stopping, progress)
     return Answers(
         answers.texts, answers.scores, answers.prompt_tokens, answers.completion_tokens,
         time.perf_counter() - begun,
     )  # fmt: skip
-
-
-def _way(model: ServedModel, task: Task) -> Callable[..., Answers]:
-    if model.remote is not None:
-        return _pass_on
-    if task.kind == "language_modelling" or task.metric == "perplexity":
-        return _read
-    if task.kind not in CHOOSING:
-        return _generate
-    if model.classifier is not None and task.kind == "classification":
-        return _classify
-    reasons = model.conversation is not None and model.conversation.max_tokens is not None
-    return _generate if reasons else _choose
 
 
 # --- by choice among labels, or among what each row offers ------------------------------------------
@@ -153,10 +140,10 @@ def _without_end(ids: tuple[int, ...], stop: Sequence[int]) -> tuple[int, ...]:
 def _classify(bank, model, examples, task, stopping, progress) -> Answers:
     classifier, tokens = model.classifier, 0
     found: list[Scores] = []
-    for low in range(0, len(examples), ASKED):
+    for low in range(0, len(examples), MAX_CLASSIFIED):
         if stopping is not None and stopping():
             raise Interrupted
-        prompts = [model.prompt(question(e)) for e in examples[low : low + ASKED]]
+        prompts = [model.prompt(question(e)) for e in examples[low : low + MAX_CLASSIFIED]]
         tokens += sum(len(p.ids) for p in prompts)
         with torch.inference_mode():
             rows = classifier.probabilities(bank, prompts).double().clamp(min=1e-300).log().tolist()
@@ -214,7 +201,11 @@ def _generate(bank, model, examples, task, stopping, progress) -> Answers:
             heat = talk.temperature if talk is not None and samples > 1 else 0.0
             drawn = Decoding(decoding.max_tokens, heat, 1.0, i, decoding.stop)
             requests.append(GenerationRequest(model.name, prompt, drawn))
-    done = run(bank, model, requests, stopping, _counted(progress, len(examples), len(requests)))
+    engine = Engine(bank, {model.name: model}, max_batch=max(1, min(len(requests), MAX_BATCH)))
+    engine.arrange()
+    done = engine.generate(
+        requests, stopping=stopping, progress=_counted(progress, len(examples), len(requests))
+    )
     texts = []
     for low in range(0, len(done), samples):
         read = [c.text if talk is None else talk.answer(c.text) for c in done[low : low + samples]]
@@ -226,36 +217,6 @@ def _generate(bank, model, examples, task, stopping, progress) -> Answers:
         sum(getattr(c, f"{x}_tokens") for c in done) for x in ("prompt", "completion")
     )
     return Answers(texts, None, prompt, completion)
-
-
-def run(
-    bank: Bank,
-    model: ServedModel,
-    requests: Sequence[GenerationRequest],
-    stopping: Stopping | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> list[Completion]:
-    """Answer requests on an engine of their own, those with like beginnings side by side."""
-    together = max(1, min(len(requests), AT_ONCE))
-    engine = Engine(bank, {model.name: model}, max_batch=together)
-    runner, engine.scheduler.piece = engine.scheduler.runner, ALONE
-    engine.between(runner.arrange)
-    # Room for all prompts at once; where memory forbids it, it grows as far as it can.
-    runner.reserve(together, 1 + max((len(r.prompt.ids) for r in requests), default=0))
-    order = sorted(range(len(requests)), key=lambda i: requests[i].prompt.ids)
-    generations = engine.submit_all([requests[i] for i in order], patient=True)
-    left = len(generations)
-    with torch.inference_mode():
-        while left:
-            if stopping is not None and stopping():
-                raise Interrupted
-            engine.step()
-            still = sum(not g.done for g in generations)
-            if progress is not None and still < left:
-                progress(left - still)
-            left = still
-    found = dict(zip(order, (g.result() for g in generations), strict=True))
-    return [found[i] for i in range(len(requests))]
 
 
 def _decoding(model: ServedModel, examples: Sequence[Example], task: Task) -> Decoding:
@@ -274,7 +235,7 @@ def _decoding(model: ServedModel, examples: Sequence[Example], task: Task) -> De
         else []
     )
     longest = max((len(ids) for ids in encoded), default=0)
-    return Decoding(min(model.decoding.max_tokens, max(LEAST_TOKENS, 2 * longest)), stop=stop)
+    return Decoding(min(model.decoding.max_tokens, max(MIN_TOKENS, 2 * longest)), stop=stop)
 
 
 def as_label(text: str, labels: Sequence[str]) -> str:
@@ -298,7 +259,7 @@ def _plain(text: str) -> str:
 
 def _pass_on(bank, model, examples, task, stopping, progress) -> Answers:
     """Labels by the first token's log-probabilities where the server tells them, else as written."""
-    if task.kind == "language_modelling" or task.metric == "perplexity":
+    if metrics.by_likelihood(task):
         raise ConfigError(f"'{model.name}' is behind an API, which does not say how likely a text is")
     labels = task.labels if task.kind == "classification" else ()
     asked = [model.messages(question(e)) for e in examples]
@@ -322,17 +283,47 @@ def _pass_on(bank, model, examples, task, stopping, progress) -> Answers:
     )  # fmt: skip
 
 
+# --- which way suits ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Way:
+    """Way of predicting.
+
+    Attributes:
+        suits: whether it answers such a task with such a model.
+        answer: (bank, model, examples, task, stopping, progress) -> what `predict` returns.
+    """
+
+    suits: Callable[[ServedModel, Task], bool]
+    answer: Callable[..., Answers]
+
+
+def _scores_text(model: ServedModel, task: Task) -> bool:
+    return metrics.by_likelihood(task)
+
+
+def _must_generate(model: ServedModel, task: Task) -> bool:
+    talk = model.conversation
+    return task.kind not in CHOOSING or (talk is not None and talk.max_tokens is not None)
+
+
+# The first that suits is taken.
+WAYS = (
+    Way(lambda model, task: model.remote is not None, _pass_on),
+    Way(_scores_text, _read),
+    Way(lambda model, task: bool(model.labels) and task.kind == "classification", _classify),
+    Way(_must_generate, _generate),
+    Way(lambda model, task: True, _choose),
+)
+
+
 # --- what fits ------------------------------------------------------------------------------------
 
 
 def _room(bank: Bank, model: ServedModel) -> int:
-    """Tokens that the context holds behind what the adapter puts in front."""
-    context = getattr(bank.config, "max_position_embeddings", None) or 2048
-    adapter = bank.adapters.get(model.slot)
-    if adapter is None:
-        return context
-    virtual = 0 if adapter.embeddings is None else len(adapter.embeddings)
-    return context - virtual - (0 if adapter.keys_values is None else adapter.keys_values.shape[2])
+    """Count the tokens that the context holds behind what the adapter puts in front."""
+    return bank.context - bank.positions(model.slot)
 
 
 def _fit(bank: Bank, model: ServedModel, lengths: Sequence[int], examples: Sequence[Example]) -> None:

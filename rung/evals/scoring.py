@@ -20,8 +20,8 @@ from torch import Tensor
 from rung.errors import Interrupted
 from rung.forward import trie as tries
 from rung.forward.bank import Bank
-from rung.forward.llama.inference import LlamaInference
 from rung.forward.memory import keep_freed
+from rung.forward.packing import common_prefix, sort_key
 
 BATCH_TOKENS = 2048  # tokens of a slice that are computed; measured with bench/eval.py
 LOGIT_ROWS = 128  # positions whose logits are held at once
@@ -108,8 +108,7 @@ def _paths(items: Sequence[Item]) -> list[_Path]:
         for j, answer in enumerate(item.answers):
             ids = np.asarray((*item.prompt, *answer), dtype=np.int64)
             paths.append(_Path(i, j, ids[:-1], ids[len(item.prompt) :]))
-    # Big-endian bytes compare like the numbers.
-    return sorted(paths, key=lambda p: p.ids.astype(">i8").tobytes())
+    return sorted(paths, key=lambda p: sort_key(p.ids))
 
 
 @dataclass
@@ -139,15 +138,11 @@ class _Walk:
 
     def __init__(self, bank: Bank, slot: int, max_tokens: int):
         self.bank, self.slot, self.max_tokens = bank, slot, max_tokens
-        lean = LlamaInference.for_tries(bank)
-        self.way = self._ordinary if lean is None else lean.forward
         self.front = _Front(np.empty(0, dtype=np.int64))
         adapter = bank.adapters.get(slot)
-        keys_values = None if adapter is None else adapter.keys_values
-        embeddings = None if adapter is None else adapter.embeddings
-        self.prefix: Tensor | None = keys_values
-        self.soft = 0 if embeddings is None else len(embeddings)
-        self.before = self.soft + (0 if keys_values is None else keys_values.shape[2])
+        self.prefix: Tensor | None = None if adapter is None else adapter.keys_values
+        self.before = bank.positions(slot)
+        self.soft = self.before - (0 if self.prefix is None else self.prefix.shape[2])
 
     def cut(self, paths: Sequence[_Path], at: int) -> int:
         """Where the slice that begins at `at` ends."""
@@ -157,7 +152,7 @@ class _Walk:
         tokens = len(paths[at].ids) - shared
         stop = at + 1
         while stop < len(paths):
-            common = _common(paths[stop - 1].ids, paths[stop].ids)
+            common = common_prefix(paths[stop - 1].ids, paths[stop].ids)
             recomputed = max(0, shared - min(common, paths[stop].most))
             fresh = len(paths[stop].ids) - common + recomputed
             if tokens + fresh > self.max_tokens or recomputed > WASTE:
@@ -178,7 +173,7 @@ class _Walk:
         """How much of the front a path can stand behind."""
         if self.front.keys_values is None:
             return 0
-        return min(_common(self.front.ids, path.ids), path.most)
+        return min(common_prefix(self.front.ids, path.ids), path.most)
 
     def run(self, paths: Sequence[_Path], following: _Path | None) -> list[float]:
         """Score a slice, and keep what the path behind it begins with."""
@@ -188,7 +183,7 @@ class _Walk:
         if shared:
             assert self.front.keys_values is not None
             front = {self.slot: self.front.keys_values[:, :, : self.before + shared]}
-        keep = 0 if following is None else _common(paths[-1].ids, following.ids)
+        keep = 0 if following is None else common_prefix(paths[-1].ids, following.ids)
         keep = min(keep, len(paths[-1].ids)) if self.bank.carries_trie else 0
         recorded: list[tuple[Tensor, Tensor]] = []
         own = torch.from_numpy(trie.paths[-1][: keep - shared + (0 if shared else self.soft)])
@@ -198,8 +193,7 @@ class _Walk:
             recorded.append((k[own], v[own]))
 
         asked = _Asked.of(paths, trie)
-        rows = torch.from_numpy(asked.rows).to(self.bank.device)
-        hidden = self.way(trie, record if keep > shared else None, front, rows)
+        hidden = self.bank.forward(trie, record if keep > shared else None, front, read=asked.rows)
         self._keep(paths[-1].ids[:keep], shared, recorded)
         return self._sum(asked, hidden)
 
@@ -230,9 +224,6 @@ class _Walk:
             fresh = torch.cat([before.to(fresh), fresh], 2)
         self.front = _Front(ids, fresh)
 
-    def _ordinary(self, trie, record, front, rows: Tensor) -> Tensor:
-        return self.bank.forward(trie, record, front)[rows]
-
     def _sum(self, asked: _Asked, hidden: Tensor) -> list[float]:
         """Sum the log-probabilities of each path's targets; hidden states of the rows asked."""
         head = self.bank.head(self.slot)
@@ -249,9 +240,3 @@ class _Walk:
             target = torch.from_numpy(asked.targets[edges]).to(hidden.device)
             found[edges] = (logits[at, target] - total[at]).double().cpu().numpy()
         return np.add.reduceat(found, np.cumsum([0, *asked.counts[:-1]])).tolist()
-
-
-def _common(a: np.ndarray, b: np.ndarray) -> int:
-    n = min(len(a), len(b))
-    differs = np.flatnonzero(a[:n] != b[:n])
-    return int(differs[0]) if len(differs) else n

@@ -36,6 +36,12 @@ class Adapter:
     classifier: Classifier | None = None
     remote: RemoteModel | None = None
 
+    @property
+    def positions(self) -> int:
+        """Positions of the context that it takes in front of every prompt."""
+        virtual = 0 if self.embeddings is None else len(self.embeddings)
+        return virtual + (0 if self.keys_values is None else self.keys_values.shape[2])
+
     def parameters(self) -> dict[str, Tensor]:
         """All tensors that training changes, by a name that is stable across runs."""
         named = {"embeddings": self.embeddings, "keys_values": self.keys_values}

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from functools import cached_property
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from rung.forward import block_attention, shared_prefix_attention
 from rung.forward.block_attention import Block, Heads
@@ -104,7 +105,7 @@ class TriePlan:
         """Whether what is in front can be met apart from the row, and that pays."""
         plain = q.device.type == "cpu" and softcap is None and window is None
         plain = plain and q.shape[-1] == v.shape[-1] and not torch.is_grad_enabled()
-        return plain and self.in_front >= shared_prefix_attention.LEAST and self._seen_by_all
+        return plain and self.in_front >= shared_prefix_attention.MIN_KEYS and self._seen_by_all
 
     @cached_property
     def _seen_by_all(self) -> bool:
@@ -204,15 +205,46 @@ def _flex() -> Any:
     return _compiled_flex
 
 
+class Holder(Protocol):
+    """Whose passes a model's attention goes by."""
+
+    plan: Plan | None
+
+
+# By attention module. Weak on both sides, since a holder holds its model.
+_holders: WeakKeyDictionary[nn.Module, ref[Holder]] = WeakKeyDictionary()
+
+
+def attach(model: nn.Module, holder: Holder) -> bool:
+    """Have a model's attention go by a holder's plan once it is switched to `rung`.
+
+    Returns:
+        False where another holder has it; nothing is changed then.
+    """
+    modules = [m for m in model.modules() if hasattr(m, "layer_idx")]
+    if any(m in _holders and _holders[m]() is not None for m in modules):
+        return False
+    _holders.update(dict.fromkeys(modules, ref(holder)))
+    return True
+
+
+def detach(model: nn.Module, holder: Holder) -> None:
+    """Undo `attach`; does nothing where the holder does not have the model."""
+    for module in model.modules():
+        if module in _holders and _holders[module]() is holder:
+            del _holders[module]
+
+
 def attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
-    """The function transformers calls; the plan stands on the module's bank.
+    """The function transformers calls; the plan is that of the module's holder.
 
     Raises:
         NotImplementedError: for scores that the trie cannot carry (attention sinks).
     """
     if kwargs.get("s_aux") is not None:
         raise NotImplementedError("attention sinks")
-    plan: Plan = module.rung_bank.plan
+    holder: Any = _holders[module]()
+    plan: Plan = holder.plan
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = kwargs.get("sliding_window")
     layer = module.layer_idx

@@ -2,70 +2,62 @@
 
 The bank attaches to a Hugging Face causal language model and holds adapters of any kind in slots. Each
 token of a batch carries a slot, so that one forward pass serves different adapters side by side. A
-seam is put into the base only where a resident adapter needs it.
+seam is put into the base only where a resident adapter needs it. Which implementation computes a pass
+is picked here and nowhere else, see `Bank._implementation`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rung.errors import ArtefactError
-from rung.forward import padded
+from rung.forward import padded, selfcheck
 from rung.forward.adapter import Adapter
 from rung.forward.attention import Plan, TriePlan, register
+from rung.forward.backbone import Backbone, Head, Record
 from rung.forward.layer_range import LayerRange
 from rung.forward.llama import training
+from rung.forward.llama.inference import LlamaInference
+from rung.forward.llama.prepacked import Packing
+from rung.forward.op import LinearOp
 from rung.forward.seam import Seam
 from rung.forward.slots import Slots
 from rung.forward.trie import Sequence, Trie
 
-Record = Callable[[int, Tensor, Tensor], None]
 
-
-class Bank:
+class Bank(Backbone):
     """A base with its resident adapters.
 
-    Args:
-        model: any Hugging Face causal language model; its parameters are frozen.
-        digest: of the base, by which what is computed of it is kept; "" keeps nothing on disk.
-
     Attributes:
-        carries_trie: whether the base's attention can run on a trie; where not, the same batch goes
-            through padded rows with the same results.
-        why_not: the reason, else None.
+        adapters: the resident ones, by slot.
+        layers: the base's own layers, as places to stop at and to start from.
     """
 
     def __init__(self, model: Any, digest: str = ""):
-        self.digest = digest
-        self.model = model.eval().requires_grad_(False)
-        self.config = model.config.get_text_config()
-        self.backbone: nn.Module = model.base_model
+        super().__init__(model, digest)
         self.adapters: dict[int, Adapter] = {}
-        self.plan: Plan | None = None
-        self.slots: Slots | None = None
-        self.carries_trie = True
-        self.why_not: str | None = None
-        self._modules = dict(model.named_modules())
+        self.layers = LayerRange(self)
         self._seams: dict[str, Seam] = {}
         self._next = 0
-        self._named: dict[int, tuple[Tensor, list[str]]] = {}
-        self._in_blocks: bool | None = None  # not known before gradients are wanted
+        self._training: bool | None = None  # whether layers train in two steps; None: not tried
         self._own_attention = model.config._attn_implementation
-        self._takes_trie_attention()
+        register()
+        self.why_not = self._switch_attention()
 
-    @property
-    def device(self) -> torch.device:
-        return self.model.get_input_embeddings().weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.model.get_input_embeddings().weight.dtype
+    def close(self) -> None:
+        """Give the model back as it was, so that another bank can hold it; this one is of no use then."""
+        for slot in list(self.adapters):
+            self.remove(slot)
+        if self._training:
+            training.detach(self)
+        self.model.set_attn_implementation(self._own_attention)
+        super().close()
 
     # --- adapters -----------------------------------------------------------------------------
 
@@ -110,26 +102,53 @@ class Bank:
                 seam.detach()
                 del self._seams[name]
 
+    def positions(self, slot: int) -> int:
+        """Positions of the context that a slot's adapter takes in front of every prompt."""
+        adapter = self.adapters.get(slot)
+        return 0 if adapter is None else adapter.positions
+
+    def frozen_below(self, adapter: Adapter) -> int:
+        """The boundary below which an adapter changes nothing; 0 where it changes something at the
+        bottom, or where that cannot be told."""
+        if adapter.positions:
+            return 0
+        touched = [*adapter.linear, *(n.rpartition(".")[0] for n in self._spelled(adapter))]
+        return min((self.layers.boundary_of(name) for name in touched), default=0)
+
+    def _spelled(self, adapter: Adapter) -> Iterator[str]:
+        """Every name of every parameter that the adapter replaces; tied weights have several."""
+        own = dict(self.model.named_parameters())
+        for name in adapter.weights:
+            yield name
+            if name in own:
+                yield from self.names(own[name])
+
     def _seam(self, name: str) -> Seam:
         if name not in self._seams:
-            self._seams[name] = Seam(self._modules[name], self)
+            self._seams[name] = Seam(self.modules[name], self)
         return self._seams[name]
 
+    def _changes(self, slot: int, module: str) -> tuple[list[LinearOp], Mapping[str, Tensor]]:
+        """What a slot's adapter does at a module: operations, and its own parameters there."""
+        seam = self._seams.get(module)
+        if seam is None:
+            return [], {}
+        return [ops[slot] for ops in seam.ops.values() if slot in ops], seam.weights.get(slot, {})
+
     def _check(self, adapter: Adapter) -> None:
-        missing = [n for n in adapter.linear if n not in self._modules]
+        missing = [n for n in adapter.linear if n not in self.modules]
         if missing:
             raise ArtefactError(f"the base has no module {missing[0]}: was it made for another base?")
         own = dict(self.model.named_parameters())
         for name, tensor in adapter.weights.items():
             if name not in own or own[name].shape != tensor.shape:
                 raise ArtefactError(f"the base has no parameter {name} of shape {tuple(tensor.shape)}")
-        width = self.model.get_input_embeddings().weight.shape[1]
-        if adapter.embeddings is not None and adapter.embeddings.shape[1] != width:
+        if adapter.embeddings is not None and adapter.embeddings.shape[1] != self.width:
             raise ArtefactError(
-                f"virtual tokens are {adapter.embeddings.shape[1]} wide, the base's {width}"
+                f"virtual tokens are {adapter.embeddings.shape[1]} wide, the base's {self.width}"
             )
 
-    # --- forward ------------------------------------------------------------------------------
+    # --- a pass over a trie ---------------------------------------------------------------------
 
     def trie(self, sequences: Iterable[Sequence], prune: bool = False) -> Trie:
         """A trie of sequences, with what their adapters put in front; see `Trie.build`."""
@@ -146,6 +165,8 @@ class Bank:
         trie: Trie,
         record: Record | None = None,
         front: dict[int, Tensor] | None = None,
+        *,
+        read: np.ndarray | None = None,
         edges_only: bool = False,
     ) -> Tensor:
         """Hidden states after the final norm, (T, d).
@@ -155,6 +176,7 @@ class Bank:
             record: called per layer with the row's keys and values, each (T, kv_heads, hd).
             front: keys and values that stand in front of a slot's tokens in place of its adapter's
                 own, (layers, 2, P, kv_heads, hd); the trie is built with `prefix={slot: P}`.
+            read: ascending indices of the tokens whose states are wanted: -> (len(read), d).
             edges_only: states will be read only where edges start; others may mean nothing.
 
         Raises:
@@ -163,13 +185,50 @@ class Bank:
         if not self.carries_trie:
             if record is not None or front is not None:
                 raise NotImplementedError(self.why_not)
-            return padded.forward(self, trie)
-        self._arrange()
+            embeddings = self.embed(trie.ids, Slots(trie.slots))
+            hidden = padded.forward(self, trie, embeddings, self.front(trie))
+            return hidden if read is None else hidden[torch.from_numpy(read)]
         plan = TriePlan(trie, {**self.front(trie), **(front or {})}, record)
+        embeddings = self.embed(trie.ids, plan.slots)
+        return self._pass(0, embeddings, trie, plan, read, edges_only)
+
+    def forward_from(
+        self, boundary: int, hidden: Tensor, trie: Trie, *, edges_only: bool = False
+    ) -> Tensor:
+        """As `forward`, from what enters a layer: hidden (T, d), see `LayerRange`."""
+        return self._pass(boundary, hidden, trie, TriePlan(trie), None, edges_only)
+
+    def _pass(
+        self,
+        first: int,
+        entering: Tensor,
+        trie: Trie,
+        plan: TriePlan,
+        read: np.ndarray | None,
+        edges_only: bool,
+    ) -> Tensor:
+        positions = trie.positions.to(self.device)
+        if edges_only and read is None:
+            sources = np.unique(trie.source.numpy())
+            if self.layers.pays(plan, sources, len(trie)):
+                some = self.run(entering, positions, plan, first=first, read=sources)
+                whole = some.new_zeros(len(trie), some.shape[1])
+                return whole.index_copy(0, torch.from_numpy(sources).to(some.device), some)
+        return self.run(entering, positions, plan, first=first, read=read)
+
+    def states(self, trie: Trie, wanted: Collection[int]) -> dict[int, Tensor]:
+        """Hidden states at boundaries, see `LayerRange`: boundary -> (T, d). No layer above is run.
+
+        Raises:
+            NotImplementedError: where the base has no list of layers, or, for a base that does not
+                carry tries, when rows belong to adapters.
+        """
+        if not self.carries_trie:
+            embeddings = self.embed(trie.ids, Slots(trie.slots))
+            return padded.states(self.layers, trie, embeddings, wanted)
+        plan = TriePlan(trie, self.front(trie))
         embeddings, positions = self.embed(trie.ids, plan.slots), trie.positions.to(self.device)
-        if edges_only and record is None and not plan.in_front:
-            return self.depth.run_read(embeddings, positions, plan, np.unique(trie.source.numpy()))
-        return self.run(embeddings, positions, plan)
+        return self._implementation(plan).states(embeddings, positions, plan, wanted)
 
     def front(self, trie: Trie) -> dict[int, Tensor]:
         """Keys and values in front, of the slots that a trie uses."""
@@ -177,11 +236,11 @@ class Bank:
         kept = {s: a.keys_values for s, a in self.adapters.items() if s in here}
         return {s: kv for s, kv in kept.items() if kv is not None}
 
+    # --- a pass over a flat row -----------------------------------------------------------------
+
     def embed(self, ids: Tensor, slots: Slots) -> Tensor:
         """(T,) indices, virtual ones negative -> (T, d)."""
-        table = self.model.get_input_embeddings()
-        self.slots = slots
-        out = table(ids.clamp(min=0).to(self.device)[None])[0]
+        out = super().embed(ids, slots)
         for slot in slots.present:
             adapter = self.adapters.get(slot)
             if adapter is None or adapter.embeddings is None:
@@ -192,61 +251,81 @@ class Bank:
             out = out.index_copy(0, at.to(self.device), vectors)
         return out
 
-    def run(self, embeddings: Tensor, positions: Tensor, plan: Plan) -> Tensor:
-        """One pass of the backbone over a flat row: (T, d), (T,) -> (T, d).
+    def run(
+        self,
+        entering: Tensor,
+        positions: Tensor,
+        plan: Plan,
+        *,
+        first: int = 0,
+        read: np.ndarray | None = None,
+    ) -> Tensor:
+        """One pass over a flat row by the fastest implementation that can compute its adapters:
+        (T, d), (T,) -> (T, d) after the final norm; `first` and `read` as for `LayerRange.run`.
 
         The plan stays until the next pass, so that recomputation in the backward pass finds it.
         """
-        self.plan, self.slots = plan, plan.slots
-        out = self.backbone(
-            inputs_embeds=embeddings[None], position_ids=positions[None], use_cache=False
-        )
-        return out.last_hidden_state[0]
+        return self._implementation(plan).run(entering, positions, plan, first=first, read=read)
 
-    def _arrange(self) -> None:
-        """Have layers computed in fewer steps of autograd, where the base allows it."""
-        if self._in_blocks is None and torch.is_grad_enabled():
-            self._in_blocks = False
-            self._in_blocks = training.attach(self)
+    def _implementation(self, plan: Plan) -> LayerRange | LlamaInference:
+        """Pick what computes a pass: Llama inference without gradients, where the base is built for it
+        and all adapters are LoRA or stand in front; else the base's own layers, which train in two
+        steps each where the base is built for that. Padded rows are left: they have no flat row.
+        """
+        if not torch.is_grad_enabled() and self.inference is not None and self.inference.suits(plan):
+            return self.inference
+        if torch.is_grad_enabled() and self._training is None:
+            self._training = False
+            self._training = training.attach(self, self._changes)
+        return self.layers
 
     @cached_property
-    def depth(self) -> LayerRange:
-        """The base's layers, as places to stop at and to start from."""
-        return LayerRange(self)
+    def inference(self) -> LlamaInference | None:
+        """Llama inference, where the base is built for it."""
+        return LlamaInference.of(self, self.adapters)
 
-    def run_from(
-        self,
-        layer: int,
-        hidden: Tensor,
-        positions: Tensor,
-        plan: Plan,
-        read: np.ndarray | None = None,
-    ) -> Tensor:
-        """The rest of a pass from what enters a layer: (T, d), (T,) -> (T, d); see `LayerRange`."""
-        self._arrange()
-        return self.depth.run_from(layer, hidden, positions, plan, read)
+    def prepare(self, packing: Packing, decoding: bool = False) -> None:
+        """Lay weights out for products of so many rows, where the base is built for it.
+
+        Args:
+            decoding: join the base's weights too, for steps of few tokens, and pack its output layer.
+        """
+        if self.inference is None:
+            return
+        if decoding:
+            self.inference.join()
+        self.inference.pack(packing, head=decoding)
+        if not self.inference.agrees():
+            self.__dict__["inference"] = None
+
+    def forget_arrangements(self) -> None:
+        """Give back the memory in which adapters are arranged for passes without gradients."""
+        if (inference := self.__dict__.get("inference")) is not None:
+            inference.stacks.clear()
+
+    # --- the output layer -----------------------------------------------------------------------
 
     def logits(self, hidden: Tensor, slots: Slots | Iterable[int]) -> Tensor:
         """(N, d) and each row's slot -> (N, vocabulary), each through its own adapter's head."""
         slots = slots if isinstance(slots, Slots) else Slots(list(slots))
-        if slots.only is not None:
-            return self.head(slots.only).logits(hidden)
         # All that share the base's own output layer go through it at once: its weights are read once.
         own = [s for s in slots.present if self._owns_weights(s)]
         if not own:
-            return self.head(-1).logits(hidden)
-        shared = torch.from_numpy(~np.isin(slots.of_token, own))
-        out: Tensor | None = None
-        for head, rows in [
-            (self.head(-1), shared.to(hidden.device)),
-            *((self.head(s), slots.rows(s)) for s in own),
-        ]:
-            part = head.logits(hidden[rows])
-            if out is None:
-                out = part.new_empty(len(hidden), part.shape[1])
-            out[rows] = part
-        assert out is not None
+            return self._own_logits(hidden)
+        if slots.only is not None:
+            return self.head(slots.only).logits(hidden)
+        shared = torch.from_numpy(~np.isin(slots.of_token, own)).to(hidden.device)
+        first = self._own_logits(hidden[shared])
+        out = first.new_empty(len(hidden), first.shape[1])
+        out[shared] = first
+        for slot in own:
+            out[slots.rows(slot)] = self.head(slot).logits(hidden[slots.rows(slot)])
         return out
+
+    def _own_logits(self, hidden: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or self.inference is None:
+            return self.own_head().logits(hidden)
+        return self.inference.logits(hidden)
 
     def _owns_weights(self, slot: int) -> bool:
         adapter = self.adapters.get(slot)
@@ -254,59 +333,36 @@ class Bank:
 
     def head(self, slot: int) -> Head:
         """The output layer of a slot."""
-        module = self.model.get_output_embeddings()
-        weight, bias = module.weight, getattr(module, "bias", None)
-        adapter = self.adapters.get(slot)
+        head, adapter = self.own_head(), self.adapters.get(slot)
         if adapter is not None and adapter.weights:
-            own = adapter.weights
-            weight = next((own[n] for n in self._names(weight) if n in own), weight)
+            own, weight, bias = adapter.weights, head.weight, head.bias
+            head.weight = next((own[n] for n in self.names(weight) if n in own), weight)
             if bias is not None:
-                bias = next((own[n] for n in self._names(bias) if n in own), bias)
-        softcap = getattr(self.config, "final_logit_softcapping", None)
-        scale = getattr(self.config, "logit_scale", None) or 1.0
-        divisor = getattr(self.config, "logits_scaling", None) or 1.0
-        return Head(weight, bias, softcap, scale / divisor)
-
-    def _names(self, parameter: Tensor) -> list[str]:
-        """The names that a parameter has; tied weights have several."""
-        known = self._named.get(id(parameter))
-        if known is None or known[0] is not parameter:
-            named = self.model.named_parameters(remove_duplicate=False)
-            known = self._named[id(parameter)] = parameter, [n for n, p in named if p is parameter]
-        return known[1]
+                head.bias = next((own[n] for n in self.names(bias) if n in own), bias)
+        return head
 
     # --- which bases carry a trie ---------------------------------------------------------------
 
-    def _takes_trie_attention(self) -> None:
-        register()
-        for module in self.model.modules():
-            if hasattr(module, "layer_idx"):
-                module.rung_bank = self
+    def _switch_attention(self) -> str | None:
+        """Have the base attend by plans -> why it cannot; it keeps its own attention then."""
         if not getattr(self.model, "_supports_attention_backend", False):
-            self.carries_trie = False
-            self.why_not = f"{type(self.model).__name__} brings its own attention"
-            return
-        try:
-            self.model.set_attn_implementation("rung")
-            self.why_not = padded.difference(self)
-        except (ValueError, NotImplementedError, TypeError, KeyError, AttributeError) as fault:
-            self.why_not = " ".join(str(fault).split()) or type(fault).__name__
-        if self.why_not:
-            self.carries_trie = False
+            return f"{type(self.model).__name__} brings its own attention"
+        fault = selfcheck.fault(self._compare_attention, self.dtype)
+        if fault is not None:
             self.model.set_attn_implementation(self._own_attention)
+        return fault
 
-
-class Head:
-    """The output layer: weight (V, d), bias (V,) or None, and what the base does to its logits."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, softcap: float | None, scale: float):
-        self.weight, self.bias, self.softcap, self.scale = weight, bias, softcap, scale
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """(N, d) -> (N, V)."""
-        out = nn.functional.linear(hidden, self.weight.to(hidden.dtype), self.bias)
-        if self.scale != 1.0:
-            out = out * self.scale
-        if self.softcap:
-            out = torch.tanh(out / self.softcap) * self.softcap
-        return out
+    @torch.no_grad()
+    def _compare_attention(self) -> list[tuple[Tensor, Tensor]]:
+        """A small trie through attention by plans, and through the base's own in padded rows."""
+        trie, seen = selfcheck.sample(self.vocabulary), []
+        plan = TriePlan(trie, record=lambda layer, k, v: seen.append(layer))
+        embeddings, positions = self.embed(trie.ids, plan.slots), trie.positions.to(self.device)
+        self.model.set_attn_implementation("rung")
+        ours = self.run_own(embeddings, positions, plan)
+        if sorted(seen) != list(range(self.config.num_hidden_layers)):
+            raise NotImplementedError("not every layer attends through the shared interface")
+        self.model.set_attn_implementation(self._own_attention)
+        own = padded.forward(self, trie, embeddings)
+        self.model.set_attn_implementation("rung")
+        return [(ours, own)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rung.forward.bank import Bank
+    from rung.forward.backbone import Backbone
     from rung.types import Prompt
 
 
@@ -17,8 +17,12 @@ class Classifier:
 
     labels: tuple[str, ...]
 
-    def probabilities(self, bank: Bank, prompts: Sequence[Prompt]) -> Tensor:
-        """(N, labels), each row summing to 1; one batched pass over the bank's frozen base."""
+    def probabilities(self, backbone: Backbone, slot: int, prompts: Sequence[Prompt]) -> Tensor:
+        """(N, labels), each row summing to 1; one batched pass over the base.
+
+        Args:
+            slot: of the adapter that the classifier belongs to, for those that read its states.
+        """
         raise NotImplementedError
 
     def parameters(self) -> dict[str, Tensor]:

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from rung.errors import Interrupted
 from rung.forward import feature_cache
-from rung.forward.attention import TriePlan
 from rung.forward.packing import common_prefix, pack
 from rung.forward.trie import Sequence as Row
 from rung.forward.trie import Trie
@@ -37,7 +36,7 @@ def passes(
     """Go through rows of the bare base, those that begin alike together.
 
     Yields:
-        which rows, their trie, and its hidden states by boundary (see `Depth`), each (T, d).
+        which rows, their trie, and its hidden states by boundary (see `LayerRange`), each (T, d).
 
     Raises:
         Interrupted: when `stopping` says so between two passes.
@@ -47,7 +46,7 @@ def passes(
             if stopping():
                 raise Interrupted
             trie = bank.trie([rows[i] for i in chosen], prune=True)
-            yield chosen, trie, bank.depth.hidden(trie, wanted)
+            yield chosen, trie, bank.states(trie, wanted)
 
 
 def _cut(rows: Sequence[Row]) -> Iterator[list[int]]:
@@ -101,7 +100,7 @@ def pooled(
     """Features of prompts: "LAYER.POOLING" -> (N, d) float32, for every layer and pooling.
 
     Args:
-        layers: boundaries, see `Depth`.
+        layers: boundaries, see `LayerRange`.
         frame: what the pooling `own` leaves out.
         keep: on disk, for whoever asks the same again.
 
@@ -110,7 +109,7 @@ def pooled(
     """
     rows = [Row(p) for p in prompts]
     names = [f"{layer}.{pooling}" for layer in layers for pooling in POOLINGS]
-    shape = ((len(rows), bank.config.hidden_size), torch.float32)
+    shape = ((len(rows), bank.width), torch.float32)
 
     def fill(into: dict[str, Tensor]) -> None:
         for chosen, trie, hidden in passes(bank, rows, set(layers), stopping):
@@ -169,7 +168,7 @@ class Boundary:
         Raises:
             Interrupted: when `stopping` says so.
         """
-        if not rows or not 0 < layer <= bank.depth.count or not bank.depth.starts:
+        if not rows or not 0 < layer <= bank.layers.count or not bank.layers.starts:
             return None
         bare = [Row(r.ids, r.supervised) for r in rows]
         whole = Trie.build(bare, prune=True)
@@ -183,7 +182,7 @@ class Boundary:
         ids = whole.ids.numpy()
         kept = [tuple(ids[path].tolist()) for path in whole.paths]
         name = feature_cache.key(bank, "boundary", layer, feature_cache.digest(kept))
-        shape = ((len(whole), bank.config.hidden_size), bank.dtype)
+        shape = ((len(whole), bank.width), bank.dtype)
         found = feature_cache.keep(name, {"states": shape}, fill, note)
         if found is None:
             return None
@@ -206,6 +205,4 @@ class Boundary:
                 return self.bank.forward(trie, edges_only=edges_only)
             places[path] = known
         hidden = self.states[torch.from_numpy(places)].to(self.bank.device)
-        positions = trie.positions.to(self.bank.device)
-        read = np.unique(trie.source.numpy()) if edges_only else None
-        return self.bank.run_from(self.layer, hidden, positions, TriePlan(trie), read)
+        return self.bank.forward_from(self.layer, hidden, trie, edges_only=edges_only)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,22 +18,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rung.forward.attention import TriePlan
+from rung.forward.backbone import Backbone
 from rung.forward.slots import Slots
 
-if TYPE_CHECKING:
-    from rung.forward.bank import Bank
-
-MOST = 1 << 21  # queries x keys: what one dense call of attention may hold
-SHARE = 0.3  # of the tokens, at most: above it, running twice gains little
+MAX_SCORES = 1 << 21  # queries x keys of one dense call of attention
+MAX_SHARE = 0.3  # of the tokens that are read; above it, running the layer twice gains little
 
 
 def worthwhile(sources: np.ndarray, tokens: int) -> bool:
     """Whether so few tokens are read that it pays."""
-    return 0 < len(sources) <= SHARE * tokens and len(sources) * tokens <= MOST
+    return 0 < len(sources) <= MAX_SHARE * tokens and len(sources) * tokens <= MAX_SCORES
 
 
 def run_at(
-    bank: Bank, at: np.ndarray, own: Callable[..., Any], x: Tensor, args: tuple, kwargs: dict[str, Any]
+    backbone: Backbone,
+    at: np.ndarray,
+    own: Callable[..., Any],
+    x: Tensor,
+    args: tuple,
+    kwargs: dict[str, Any],
 ) -> Any:
     """What a layer answers at some of a trie's tokens.
 
@@ -42,27 +45,24 @@ def run_at(
         own: the layer's forward; x (1, T, d) is what enters it, `args` and `kwargs` the rest.
 
     Returns:
-        (1, T, d), zero at all other tokens, in a tuple where the layer answers with one.
+        (1, len(at), d), in a tuple where the layer answers with one.
 
     Raises:
         NotImplementedError: where its attention is not the trie's.
     """
-    plan, tokens = bank.plan, x.shape[1]
+    plan, tokens = backbone.plan, x.shape[1]
     assert isinstance(plan, TriePlan)
     here = torch.from_numpy(at).to(x.device)
     try:
-        few = _Few(plan, at, *_keys_values(bank, plan, lambda: own(x, *args, **kwargs)))
-        bank.plan, bank.slots = few, few.slots
-        out = own(
+        few = _Few(plan, at, *_keys_values(backbone, plan, lambda: own(x, *args, **kwargs)))
+        backbone.plan, backbone.slots = few, few.slots  # the norm behind sees these tokens alone
+        return own(
             x[:, here],
             *(_pick(a, here, tokens) for a in args),
             **{name: _pick(a, here, tokens) for name, a in kwargs.items()},
         )
     finally:
-        bank.plan, bank.slots = plan, plan.slots
-    if isinstance(out, tuple):
-        return (_spread(out[0], here, tokens), *out[1:])
-    return _spread(out, here, tokens)
+        backbone.plan = plan
 
 
 class _EnoughError(Exception):
@@ -110,8 +110,8 @@ class _Few:
         return out.transpose(1, 2)
 
 
-def _keys_values(bank: Bank, plan: TriePlan, run: Callable[[], Any]) -> tuple[Tensor, Tensor]:
-    bank.plan = keys = _Keys(plan.slots)
+def _keys_values(backbone: Backbone, plan: TriePlan, run: Callable[[], Any]) -> tuple[Tensor, Tensor]:
+    backbone.plan = keys = _Keys(plan.slots)
     with contextlib.suppress(_EnoughError):
         run()
     if keys.found is None:
@@ -126,7 +126,3 @@ def _pick(value: Any, here: Tensor, tokens: int) -> Any:
     if isinstance(value, Tensor) and value.dim() >= 2 and value.shape[:2] == (1, tokens):
         return value[:, here]
     return value
-
-
-def _spread(out: Tensor, here: Tensor, tokens: int) -> Tensor:
-    return out.new_zeros(1, tokens, out.shape[-1]).index_copy(1, here, out)

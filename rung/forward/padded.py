@@ -6,104 +6,109 @@ Also the reference that the trie is held against when a bank attaches to a base.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rung.forward.backbone import Backbone
+from rung.forward.layer_range import LayerRange
 from rung.forward.slots import Slots
-from rung.forward.trie import Sequence, Trie
-
-# Of the largest hidden value. float32 agrees to about 1e-6, and a wrong mask shows even in a base
-# with random weights.
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
-COARSE = 0.05  # half precision rounds by more than that only where something is wrong
+from rung.forward.trie import Trie
 
 
-def forward(bank: Any, trie: Trie) -> Tensor:
+def forward(
+    backbone: Backbone, trie: Trie, embeddings: Tensor, front: Mapping[int, Tensor] | None = None
+) -> Tensor:
     """Hidden states (T, d) of a trie, by unrolling its sequences into padded rows.
 
     Each slot is a batch of its own, since the length of what stands in front differs.
+
+    Args:
+        embeddings: (T, d) of the trie's tokens.
+        front: keys and values in front by slot, each (layers, 2, P, kv_heads, hd).
     """
-    embeddings = bank.embed(trie.ids, Slots(trie.slots))
     parts, at = [], []
     for slot in Slots(trie.slots).present:
         paths = [p for p in trie.paths if int(trie.slots[p[0]]) == slot]
-        hidden, rows = _slot(bank, trie, embeddings, slot, paths)
-        parts.append(hidden)
-        at.append(rows)
-    rows = torch.from_numpy(np.concatenate(at)).to(bank.device)
-    return torch.cat(parts)[torch.argsort(rows)]
+        rows, mask = _rows(paths)
+        out = _call(backbone, trie, embeddings, rows, mask, slot, (front or {}).get(slot))
+        # Each token of the trie takes its hidden state from the first row that passes through it.
+        flat_rows, first = np.unique(np.where(mask > 0, rows, -1).reshape(-1), return_index=True)
+        keep = flat_rows >= 0
+        index = torch.from_numpy(first[keep]).to(backbone.device)
+        parts.append(out.reshape(-1, out.shape[-1])[index])
+        at.append(flat_rows[keep])
+    rows_of_all = torch.from_numpy(np.concatenate(at)).to(backbone.device)
+    return torch.cat(parts)[torch.argsort(rows_of_all)]
 
 
-def _slot(bank: Any, trie: Trie, embeddings: Tensor, slot: int, paths: list[np.ndarray]):
+def states(
+    layers: LayerRange, trie: Trie, embeddings: Tensor, wanted: Collection[int]
+) -> dict[int, Tensor]:
+    """Hidden states of a trie of the bare base at boundaries: boundary -> (T, d).
+
+    Raises:
+        NotImplementedError: when tokens belong to adapters, or where the base has no list of layers.
+    """
+    backbone = layers.backbone
+    if any(slot >= 0 for slot in Slots(trie.slots).present):
+        raise NotImplementedError(f"{backbone.why_not}: its adapters' rows have no shared states")
+    rows, mask = _rows(trie.paths)
+    layers.learn_answers(backbone.run_tiny)
+    found = layers.capture(wanted, lambda: _call(backbone, trie, embeddings, rows, mask, -1, None))
+    result = {}
+    for at, tensor in found.items():
+        flat = tensor.new_empty(len(trie), tensor.shape[-1])
+        for i, path in enumerate(trie.paths):
+            flat[path] = tensor[i, : len(path)]
+        result[at] = flat
+    return result
+
+
+def _rows(paths: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Paths as padded rows of a trie's tokens, and where they are real: (B, L) each."""
     width = max(len(p) for p in paths)
-    rows = np.zeros((len(paths), width), dtype=np.int64)
-    mask = np.zeros((len(paths), width), dtype=np.int64)
+    rows, mask = (np.zeros((len(paths), width), dtype=np.int64) for _ in range(2))
     for i, path in enumerate(paths):
         rows[i, : len(path)], mask[i, : len(path)] = path, 1
-    out = _call(
-        bank,
-        embeddings[torch.from_numpy(rows).to(bank.device)],
-        trie.positions[torch.from_numpy(rows)].to(bank.device),
-        torch.from_numpy(mask).to(bank.device),
-        slot,
-    )
-    # Each token of the trie takes its hidden state from the first row that passes through it.
-    flat_rows, first = np.unique(np.where(mask > 0, rows, -1).reshape(-1), return_index=True)
-    keep = flat_rows >= 0
-    index = torch.from_numpy(first[keep]).to(bank.device)
-    return out.reshape(-1, out.shape[-1])[index], flat_rows[keep]
+    return rows, mask
 
 
-def _call(bank: Any, embeddings: Tensor, positions: Tensor, mask: Tensor, slot: int) -> Tensor:
-    """One padded batch of one slot through the base's own attention: (B, L, d) -> (B, L, d)."""
+def _call(
+    backbone: Backbone,
+    trie: Trie,
+    embeddings: Tensor,
+    rows: np.ndarray,
+    mask: np.ndarray,
+    slot: int,
+    front: Tensor | None,
+) -> Tensor:
+    """One padded batch of one slot through the base's own attention -> (B, L, d)."""
     batch, width = mask.shape
-    bank.plan, bank.slots = None, Slots(np.full(batch * width, slot))
+    at, device = torch.from_numpy(rows), backbone.device
+    backbone.plan, backbone.slots = None, Slots(np.full(batch * width, slot))
     kwargs: dict[str, Any] = {"use_cache": False}
-    if "position_ids" in inspect.signature(bank.backbone.forward).parameters:
-        kwargs["position_ids"] = positions
-    adapter = bank.adapters.get(slot)
-    if adapter is not None and adapter.keys_values is not None:
-        kwargs["past_key_values"] = _cache(bank, adapter.keys_values, batch)
-        kwargs["use_cache"] = True
-        mask = torch.cat([mask.new_ones(batch, adapter.keys_values.shape[2]), mask], 1)
-    return bank.backbone(inputs_embeds=embeddings, attention_mask=mask, **kwargs).last_hidden_state
+    if "position_ids" in inspect.signature(backbone.base_model.forward).parameters:
+        kwargs["position_ids"] = trie.positions[at].to(device)
+    real = torch.from_numpy(mask).to(device)
+    if front is not None:
+        kwargs |= {"past_key_values": _cache(backbone, front, batch), "use_cache": True}
+        real = torch.cat([real.new_ones(batch, front.shape[2]), real], 1)
+    rows_in = embeddings[at.to(device)]
+    return backbone.base_model(inputs_embeds=rows_in, attention_mask=real, **kwargs).last_hidden_state
 
 
-def _cache(bank: Any, keys_values: Tensor, batch: int) -> Any:
+def _cache(backbone: Backbone, keys_values: Tensor, batch: int) -> Any:
     from transformers import DynamicCache
 
-    cache = DynamicCache(config=bank.config)
-    for layer, (k, v) in enumerate(keys_values.to(bank.dtype)):
+    cache = DynamicCache(config=backbone.config)
+    for layer, (k, v) in enumerate(keys_values.to(backbone.dtype)):
         cache.update(
             k.transpose(0, 1)[None].expand(batch, -1, -1, -1),
             v.transpose(0, 1)[None].expand(batch, -1, -1, -1),
             layer,
         )
     return cache
-
-
-@torch.no_grad()
-def difference(bank: Any) -> str | None:
-    """Hold the trie against padded rows on a small batch.
-
-    Returns:
-        None where they agree, else by how much they do not.
-    """
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, bank.config.vocab_size, (12,), generator=generator).tolist()
-    first, second = tuple(ids[:8]), tuple(ids[:4] + ids[8:])
-    trie = bank.trie([Sequence(first), Sequence(second)])
-    calls: list[int] = []
-    ours = bank.forward(trie, lambda layer, k, v: calls.append(layer))
-    if sorted(calls) != list(range(bank.config.num_hidden_layers)):
-        return "not every layer attends through the shared interface"
-    bank.model.set_attn_implementation(bank._own_attention)
-    theirs = forward(bank, trie)
-    bank.model.set_attn_implementation("rung")
-    apart = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-9))
-    if not apart < TOLERANCE.get(ours.dtype, COARSE):
-        return f"its attention differs on a trie by {apart:.2g}"
-    return None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rung.forward.block_attention import Alone, Flash, Heads, Several, by_token
 
-LEAST = 32  # keys in front, from which on a second call pays
+MIN_KEYS = 32  # in front, from which on a second call pays
 
 
 def attend(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rung import methods
-from rung.config import knobs_of
+from rung.config import declared
 from rung.errors import ConfigError, nearest, one_line
 from rung.methods.base import Method
 from rung.types import Task
@@ -76,8 +76,7 @@ def check_names(only: Sequence[str] = (), skip: Sequence[str] = ()) -> None:
 
 def own_settings(method: Method, classes: Sequence[type], given: Mapping[str, Any]) -> dict[str, Any]:
     """What was given for a climb as far as this method has such knobs."""
-    known = {k.name for cls in (*classes, method.Config) for k in knobs_of(cls)}
-    return {name: value for name, value in given.items() if name in known}
+    return declared([*classes, method.Config], given)
 
 
 def _key(method: str, settings: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from functools import cached_property
 from statistics import median
 from typing import Any
 
-from rung.config import knobs_of, resolve
+from rung.config import declared, resolve
 from rung.data import Splits
 from rung.data.knobs import DataKnobs
 from rung.data.split import place
@@ -163,12 +163,7 @@ class TaskContext:
         """An adapter (or the bare base) as a model that can be asked, for as long as it is needed."""
         slot = opened.bank.add(adapter) if adapter is not None else -1
         try:
-            yield ServedModel(
-                name, slot, opened.template,
-                conversation=adapter.conversation if adapter else None,
-                classifier=adapter.classifier if adapter else None,
-                remote=adapter.remote if adapter else None,
-            )  # fmt: skip
+            yield ServedModel.of(name, slot, opened.template, adapter)
         finally:
             opened.bank.remove(slot)
 
@@ -200,10 +195,7 @@ class TaskContext:
         conversations = [e for e in self.validation if e.messages][: TIMED + 1]
         if not conversations:
             return Served(0.0, 0.0)
-        way = self._classify if model.classifier is not None else self._generate
-        if model.remote is not None:
-            way = self._pass_on
-        ask = way(opened, model)
+        ask = self._asker(opened, model)
         found, began = [], now()
         for example in conversations:
             found.append(ask(example))
@@ -215,32 +207,9 @@ class TaskContext:
         quarter = len(seconds) // 4
         return Served(median(seconds), tokens, seconds[quarter], seconds[-1 - quarter])
 
-    def _classify(self, opened: Prepared, model: ServedModel) -> Ask:
-        classifier = model.classifier
-        assert classifier is not None
-
-        def ask(example: Example) -> tuple[float, int]:
-            began = now()
-            prompt = model.prompt(example.messages[:-1])
-            classifier.probabilities(opened.bank, [prompt])
-            return now() - began, len(prompt.ids)
-
-        return ask
-
-    def _pass_on(self, opened: Prepared, model: ServedModel) -> Ask:
-        there = model.remote
-        assert there is not None
-
-        def ask(example: Example) -> tuple[float, int]:
-            began = now()
-            said = there.ask(example.messages[:-1], model.decoding)
-            return now() - began, said.prompt_tokens + said.completion_tokens
-
-        return ask
-
-    def _generate(self, opened: Prepared, model: ServedModel) -> Ask:
-        """Asks one engine, which arranges an adapter and reads a shared beginning once."""
-        engine = Engine(opened.bank, {model.name: model}, max_batch=1, cache_bytes=1 << 28)
+    def _asker(self, opened: Prepared, model: ServedModel) -> Ask:
+        """Ask one engine, which arranges an adapter and reads a shared beginning once."""
+        engine = Engine(opened.bank, {model.name: model}, max_batch=1, memory=1 << 28)
         own = model.conversation.max_tokens if model.conversation else None
 
         def ask(example: Example) -> tuple[float, int]:
@@ -252,7 +221,7 @@ class TaskContext:
             began = now()
             prompt = model.prompt(example.messages[:-1])
             done = engine.generate([GenerationRequest(model.name, prompt, decoding)], remember=True)[0]
-            return now() - began, len(prompt.ids) + done.completion_tokens
+            return now() - began, done.prompt_tokens + done.completion_tokens
 
         return ask
 
@@ -261,8 +230,7 @@ def shared_settings(
     given: Mapping[str, Any], classes: Sequence[type] = (RunKnobs, DataKnobs, TrainKnobs)
 ) -> dict[str, Any]:
     """What of the user's settings is a knob of some classes: by default, what is no method's own."""
-    known = {k.name for cls in classes for k in knobs_of(cls)}
-    return {name: value for name, value in given.items() if name in known}
+    return declared(classes, given)
 
 
 def _way(run: RunKnobs) -> tuple:

@@ -1,4 +1,4 @@
-"""One attempt at a rung: made on a share of its rows or steps, measured, and kept if it is the best so far."""
+"""One attempt at a rung: made on a share of its rows or steps, measured, kept if it is the best."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rung.train.observers import Made, Observer, Observers
 from rung.train.plan import Plan
 
 PATIENCE = 2.5  # times what an attempt was expected to take: then it ends with what is there
-LEAST_LIMIT = 5.0  # seconds; nothing is stopped before
+LEAST_SHARE, MOST_SHARE = 0.15, 0.4  # of the time that is left: within them it may be late
 MIN_CHOOSE_ROWS = 64  # of validation: what a training on a sample stops by, at least
 
 
@@ -39,7 +39,7 @@ class Attempt:
         params: settings apart from the rung's own. level: of rows and of what it was measured by.
         rows: of training that it saw. steps: of a training; steps_of: that it would have had whole.
         making, answering: seconds of making it, and of one answer among many.
-        measured: None where it gave nothing, and `fault` says why.
+        measured: None where it gave nothing, and `fault` says why; `late` that its time was over.
         only: the one answer that it gives to every row, if it does.
     """
 
@@ -53,6 +53,7 @@ class Attempt:
     run: str | None = None
     measured: Measured | None = None
     fault: str | None = None
+    late: bool = False
     only: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -298,7 +299,8 @@ def stopping_at(until: float) -> Callable[[], bool]:
 
 def limit_of(seconds: float, left: float) -> float:
     """Seconds after which an attempt that should take `seconds` ends, within those that are left."""
-    return max(1.0, min(max(PATIENCE * seconds, LEAST_LIMIT), left))
+    patient = min(PATIENCE * seconds, max(seconds, MOST_SHARE * left))
+    return max(1.0, min(max(patient, LEAST_SHARE * left), left))
 
 
 def disk_bytes(store: Store, name: str) -> int:

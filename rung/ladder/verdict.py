@@ -93,7 +93,8 @@ def choose(
             if abs(s.measured.value - best.measured.value) <= near + 1e-12
         ]  # fmt: skip
         winner = min(alike, key=lambda s: (s.total, s.key))
-    rest = [s for s in ranked if s is not winner]
+    others = sorted(found, key=lambda s: (_sign(s) * -s.measured.value, s.total))
+    rest = [s for s in (*ranked, *others) if s is not winner]
     return Choice(winner, rest[0] if rest else None, bool(clearing), tuple(found))
 
 
@@ -280,9 +281,11 @@ VERDICT: tuple[Sentence, ...] = (
 
 def curve(standing: Standing) -> list[dict[str, Any]]:
     """The rung's figures by how much it learned from, for those settings that won."""
-    found = [{"rows": a.rows, "share": a.level.share, **a.measured.figure} for a in _ladder(standing)
-             if a.measured is not None]  # fmt: skip
-    return found
+    return [
+        {"rows": a.rows, "share": a.level.share, **a.measured.figure}
+        for a in _ladder(standing)
+        if a.measured is not None
+    ]
 
 
 def _ladder(standing: Standing) -> list[Attempt]:

@@ -168,9 +168,11 @@ class Race:
     def _predict(self, candidate: Candidate, rows: Sequence[Example]) -> Answers:
         from rung.engine.served_model import ServedModel
         from rung.evals.predict import predict
+        from rung.forward.adapter import Adapter
 
         study = self.study
-        model = ServedModel(candidate.name, -1, study.template, conversation=candidate.conversation)
+        adapter = Adapter(conversation=candidate.conversation)
+        model = ServedModel.of(candidate.name, -1, study.template, adapter)
         return predict(study.bank, model, rows, study.task, stopping=study.stopping)
 
     def _key(self, asking: Conversation, rows: Sequence[Example]) -> str:

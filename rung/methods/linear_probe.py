@@ -85,7 +85,7 @@ class Method(base.Method):
             return f"--layer {config.layer} is more than the base's {count}"
         if config.encoder and (config.layer is not None or config.pooling != "auto"):
             return "--encoder brings its own features: leave out --layer and --pooling"
-        if not config.encoder and not bank.depth.names:
+        if not config.encoder and not bank.layers.names:
             return "no list of decoder layers was found in it: use --encoder minilm"
         return None
 
@@ -123,7 +123,7 @@ class Method(base.Method):
             return 0
         from rung.forward.features import BUDGET
 
-        layers = 1 if config.layer is not None else bank.depth.count + 1
+        layers = 1 if config.layer is not None else bank.layers.count + 1
         row = layers * bank.config.hidden_size * 4
         room = min(ROOM, len(POOLINGS) * min(rows, 2 * CHOOSE_ROWS) * row)
         return room + min(tokens, 2 * BUDGET) * row  # states of one pass, and of the one before
@@ -242,7 +242,7 @@ def _reading(settings: dict[str, Any], bank: Bank) -> tuple[Reading, int]:
             raise ArtefactError(f"the encoder '{found.spec}' is not the one this model was fitted on")
         return EncoderReading(found), found.width
     layer, pooling = settings.get("layer"), settings.get("pooling")
-    depth = bank.depth.count
+    depth = bank.layers.count
     if not isinstance(layer, int) or isinstance(layer, bool) or not 0 <= layer <= depth:
         raise ArtefactError(f"settings.json: 'layer' is {layer}, and this base has {depth} layers")
     if pooling not in POOLINGS:

@@ -78,7 +78,7 @@ class StateFeatures:
         from rung.forward.features import pooled
 
         prompts = [a.ids for a in (*self.train.asked[:CHOOSE_ROWS], *self._held)]
-        depth = self.study.bank.depth.count
+        depth = self.study.bank.layers.count
         width = self.study.bank.config.hidden_size
         most = max(2, ROOM // (len(prompts) * width * len(POOLINGS) * 4))
         chosen = [self.config.layer] if self.config.layer is not None else spread(depth, most)

@@ -21,6 +21,7 @@ from rung.server.errors import ApiError, of_fault, respond, waiting
 from rung.server.routing import ANY_KEY, OPEN, RequiredScopes
 from rung.server.state import Service
 
+MISFRAMED = "two_lengths"  # what follows on the connection must not be taken for a request
 UPLOADS = "/v1/files"
 
 log = logging.getLogger("rung.requests")
@@ -41,12 +42,18 @@ class GateMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope["path"].startswith("/v1/") and scope["path"].endswith("/"):
+            scope = {
+                **scope,
+                "path": scope["path"].rstrip("/"),
+            }  # clients do not follow a redirected POST
         began, seen = time.perf_counter(), _Seen()
         send = seen.watch(_patient(send, self.service.limits.patience))
         try:
             scope["rung.account"] = await self._admit(scope)
         except ApiError as fault:
-            await respond(*of_fault(fault), waiting(fault))(scope, receive, send)
+            close = {"Connection": "close"} if fault.code == MISFRAMED else {}
+            await respond(*of_fault(fault), {**waiting(fault), **close})(scope, receive, send)
             self._note(scope, seen, time.perf_counter() - began)
             return
         self.traffic.in_flight += 1
@@ -72,6 +79,9 @@ class GateMiddleware:
             raise ApiError("the server is shutting down", status=503)
         if needed != ANY_KEY:
             account.needs(needed)
+        if "transfer-encoding" in headers and "content-length" in headers:
+            told = "a request has Content-Length or Transfer-Encoding, not both"
+            raise ApiError(told, code=MISFRAMED)
         length = headers.get("content-length", "0")
         most = self._most(scope)
         if length.isascii() and length.isdigit() and int(length[:20]) > most:

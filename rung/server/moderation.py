@@ -63,7 +63,7 @@ class Moderator:
 
     def __init__(self, engine: Engine, judge: str | Judge | None = None):
         self._engine, self._judge = engine, judge
-        if isinstance(judge, str) and engine.model(judge).classifier is None:
+        if isinstance(judge, str) and not engine.model(judge).labels:
             raise ConfigError(
                 f"'{judge}' generates text: moderation needs a classifier, made with "
                 "rung tune --method linear_probe"

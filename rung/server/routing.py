@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
+from rung.server.bodies import ParsingRoute
 from rung.store.serving import SCOPES
 
 OPEN = "open"  # the scope of what needs no key, and answers while the server drains
@@ -36,7 +37,7 @@ class Routes(APIRouter):
     """
 
     def __init__(self, prefix: str = "", *, scope: str = ADMIN, **settings: Any):
-        super().__init__(prefix=prefix, **settings)
+        super().__init__(prefix=prefix, **{"route_class": ParsingRoute, **settings})
         self.scope = _known(scope)
 
     def scope_of(self, route: BaseRoute) -> str:

@@ -10,11 +10,13 @@ import errno
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
 
 from rung.errors import ConfigError
+from rung.server.protocol import MAX_HEADERS, Protocol
 
 GRACE = 5  # seconds
 
@@ -30,7 +32,9 @@ def bind(host: str, port: int) -> socket.socket:
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        taken = socket.socket(family, socket.SOCK_STREAM)
+        # With protocol 0, which is what one gets unasked, the event loop leaves Nagle's algorithm on
+        # for every connection: each answer over a kept one then waits for the client's delayed ACK.
+        taken = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except (OSError, OverflowError) as fault:
         raise ConfigError(f"--host {host} cannot be served on: {fault}") from None
     try:
@@ -63,9 +67,11 @@ class Server(uvicorn.Server):
         tls: tuple[str, str] | None = None,
     ):
         # The pure Python parser bounds headers; the gate logs requests.
+        patience = app.state.service.limits.patience
         config = uvicorn.Config(
-            app, http="h11", ws="auto" if app.state.page else "none",
+            app, http=partial(Protocol, patience=patience), ws="auto" if app.state.page else "none",
             log_level="warning", access_log=False, server_header=False,
+            h11_max_incomplete_event_size=MAX_HEADERS,
             timeout_graceful_shutdown=GRACE,  # once everybody was answered: for who does not hang up
             ssl_certfile=tls[0] if tls else None, ssl_keyfile=tls[1] if tls else None,
         )  # fmt: skip

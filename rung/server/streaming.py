@@ -37,7 +37,7 @@ class Answers:
         self._lock = threading.Lock()
         self._waiting: list[tuple[Generation, Event]] = []
         self.generations = engine.submit_all(requests, self._listen)
-        self._index = {id(g): i for i, g in enumerate(self.generations)}
+        self._index = {g: i for i, g in enumerate(self.generations)}
 
     def _listen(self, generation: Generation, event: Event) -> None:
         """Called on the engine's thread; wakes the loop once for whatever gathers until it looks."""
@@ -69,7 +69,7 @@ class Answers:
                     gathered, self._waiting = self._waiting, []
                 self._came = self._loop.time()
                 left -= sum(isinstance(event, (Completion, Exception)) for _, event in gathered)
-                yield [(self._index[id(g)], event) for g, event in gathered]
+                yield [(self._index[g], event) for g, event in gathered]
         finally:
             if self._watch is not None:
                 self._watch.cancel()

@@ -121,9 +121,8 @@ class Trainer:
         Raises:
             Interrupted: when asked to stop; nothing was trained yet that a checkpoint could hold.
         """
-        depth = self.bank.depth
-        layer = depth.frozen_below(self.adapter)
-        too_low = layer < LEAST_FROZEN * depth.count
+        layer = self.bank.frozen_below(self.adapter)
+        too_low = layer < LEAST_FROZEN * self.bank.layers.count
         if too_low or not self.source.fixed or self.state.step >= self.steps:
             return
         began = time.perf_counter()

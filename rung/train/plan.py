@@ -8,7 +8,7 @@ from typing import Any
 
 from rung import bases, launch, methods, objectives, trackers
 from rung.artefacts import folders
-from rung.config import as_dict, knobs_of, resolve
+from rung.config import Names, as_dict, flatten, resolve
 from rung.data import DataKnobs
 from rung.errors import ConfigError, one_line
 from rung.methods.base import Method
@@ -32,10 +32,14 @@ class Plan:
     def of(cls, name: str, *layers: Mapping[str, Any]) -> Plan:
         """Merge layers of settings over the defaults, those of method and objective among them.
 
+        Args:
+            layers: settings by name, in sections or without; a later layer wins.
+
         Raises:
             ConfigError: naming every unknown key and bad value at once.
         """
         check_name(name)
+        layers = tuple(flatten(layer) for layer in layers)
         method = methods.get(_chosen("method", layers) or RunKnobs.method)
         try:
             objective = objectives.get(_chosen("objective", layers) or RunKnobs.objective)
@@ -96,26 +100,22 @@ def _refuse_quantized(run: RunKnobs, method: Method) -> None:
 
 
 def _chosen(knob: str, layers: tuple[Mapping[str, Any], ...]) -> str | None:
-    """The last layer's word on a knob."""
-    return next((str(layer[knob]) for layer in reversed(layers) if layer.get(knob)), None)
+    """The last layer's word on a knob of the run, alone or in its section."""
+    said = [v for layer in layers for k, v in layer.items() if k in (knob, f"run.{knob}") and v]
+    return str(said[-1]) if said else None
 
 
 def _foreign(
     method: str, objective: str, classes: list[type], layers: tuple[Mapping[str, Any], ...]
 ) -> list[tuple[str, str]]:
     """Every given knob that only other methods or objectives have, and a line that names those."""
-    own = {k.name for cls in classes for k in knobs_of(cls)}
-    given = {str(key): str(key).replace("-", "_") for layer in layers for key in layer}
-    found = []
+    own, found = Names(classes), []
+    given = sorted({key for layer in layers for key in layer})
     for chosen, kind in ((method, methods.registry), (objective, objectives.registry)):
-        owners: dict[str, list[str]] = {}
-        for other in kind.all():
-            for k in knobs_of(other.Config):
-                if k.name not in own:
-                    owners.setdefault(k.name, []).append(other.name)
-        found += [
-            (key, f"--{name.replace('_', '-')} belongs to {', '.join(owners[name])}, not to {chosen}")
-            for key, name in sorted(given.items())
-            if name in owners
-        ]
+        others = {other.name: Names([other.Config]) for other in kind.all()}
+        for key in given:
+            owners = [] if own.find(key) else [n for n, names in others.items() if names.find(key)]
+            if owners:
+                told = f"--{key.replace('_', '-')}" if "." not in key else f"'{key}'"
+                found.append((key, f"{told} belongs to {', '.join(owners)}, not to {chosen}"))
     return found

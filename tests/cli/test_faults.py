@@ -136,7 +136,7 @@ def test_names_of_models(ask: Ask, rung_home: Path, good: Path, name: str, said:
         (b"\xff\xfe\x00", ["is not UTF-8"]),
         (b"lrr: 1\nepoch: 2\nseed: x\n", ["'lrr', did you mean 'lr'", "'epochs'", "--seed is 'x'"]),
         (b"lr:\n", ["--lr needs a value"]),
-        (b"lr: {a: 1}", ["--lr is", "a number"]),
+        (b"lr: {a: 1}", ["'lr' is a setting and no section"]),
         (b"seed: true", ["--seed is True"]),
         (b"base: [a, b]", ["--base is", "a text"]),
         (b"allow_leakage: perhaps", ["true or false"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_every_verb_has_help(verb: str, ask: Ask, monkeypatch: pytest.MonkeyPatc
 
 def test_tune_lists_every_knob_once_under_its_part(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
-    shown = ask("tune", "--help").out
+    shown = ask("tune", "--help-all").out
     own = [methods.get(name).Config for name in methods.names()]
     for cls in (RunKnobs, DataKnobs, TrainKnobs, *own):
         for knob in knobs_of(cls):
@@ -69,9 +70,44 @@ def test_tune_lists_every_knob_once_under_its_part(ask: Ask, monkeypatch: pytest
     for heading in ("run", "data", "training", "method lora", "methods prefix_tuning, prompt_tuning"):
         assert f"─ {heading} ─" in shown
     assert "by method" in shown
+    assert "--help-all" in shown
     listed = ask("data", "--help").out
     for knob in knobs_of(DataKnobs)[1:]:
         assert f"│ {knob.flag} " in listed
+
+
+@pytest.mark.parametrize(
+    ("words", "shown", "hidden"),
+    [
+        (["tune"], "--rank", "--virtual-tokens"),
+        (["tune", "--method", "prefix_tuning"], "--virtual-tokens", "--rank"),
+        (["tune", "--method=prompt_tuning", "x"], "--init-text", "--rank"),
+        (["tune", "--config", "settings.yaml"], "--virtual-tokens", "--rank"),
+        (["tune", "--config", "settings.yaml", "--method", "lora"], "--rank", "--virtual-tokens"),
+        (["tune", "--config", "absent.yaml"], "--rank", "--virtual-tokens"),
+        (["climb"], "--budget", "--virtual-tokens"),
+        (["climb", "--only", "rag"], "--passages", "--rank"),
+        (["plan", "--only", "ia3", "--only", "lora"], "--rank", "--virtual-tokens"),
+    ],
+)
+def test_help_shows_the_panel_of_the_chosen_method(
+    words: list[str], shown: str, hidden: str, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("settings.yaml").write_text("run: {method: prefix_tuning}\n")
+    page = ask(*words, "--help").out
+    assert f"│ {shown} " in page and f"│ {hidden} " not in page
+    assert "│ --lr " in page and "│ --help-all " in page
+    every = ask(words[0], "--help-all").out
+    assert f"│ {shown} " in every and f"│ {hidden} " in every
+
+
+def test_names_of_other_libraries_are_answered_with_rungs(ask: Ask) -> None:
+    told = ask("tune", "x", "--learning_rate", "1", "--load-in-4bit", "--lora-r=8").refused()
+    for words in ("no flag --learning_rate, here --lr (", "here --quantize nf4 (", "here --rank ("):
+        assert words in told
+    told = ask("climb", "x", "--per-device-train-batch-size", "4").refused()
+    assert "here --batch-size (Rows per optimiser step.)" in told
 
 
 def test_help_in_a_narrow_terminal(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -260,7 +260,7 @@ def test_every_bad_line_is_named_at_once(write):
         ("rows.json", '[{"text": "a"},\n{"text" "b"}]', r"rows\.json:2: not JSON"),
         ("rows.json", "3", "no list of objects"),
         ("rows.json", "[" * 100_000, "too deeply"),
-        ("rows.json", "", "not JSON"),
+        ("rows.json", "", "no rows"),
         ("rows.jsonl", "", "no rows"),
         ("rows.jsonl", b'{"text": "a"}\n{"text": "\xff"}', r"rows\.jsonl:2: not UTF-8"),
         ("rows.csv", "question,answer\nq,a\nq\n", r"rows\.csv:3: 1 cells, the header has 2"),

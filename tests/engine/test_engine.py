@@ -14,7 +14,6 @@ import torch
 
 from rung import process
 from rung.engine import GenerationRequest, Token
-from rung.engine import engine as engines
 from rung.engine.request import ContextExceeded, EngineFault, EngineStopped
 from rung.errors import Busy, ConfigError, ModelNotFound
 from rung.types import Decoding, Prompt
@@ -103,9 +102,9 @@ def test_cancelling_frees_the_lane(live):
 def test_cancelling_what_waits():
     engine = engine_of(tiny_llama(), (), max_batch=1)
     first, second = engine.submit(asked(count=5)), engine.submit(asked(count=5))
-    engine._guarded_step()
+    engine.step()
     second.cancel()
-    engine._guarded_step()
+    engine.step()
     assert second.result(0).ids == ()
     assert not first.done
 
@@ -148,7 +147,7 @@ def test_values_that_are_not_finite_fail_alone():
     requests = [asked(n, 8) for n in ("base", "lora", "prefix_tuning", "prompt_tuning", "full")]
     expected = {n: engine_of(tiny_llama()).generate([asked(n, 8)])[0] for n in ("base", "lora", "full")}
     generations = engine.submit_all(requests)
-    while engine._guarded_step():
+    while engine.step():
         pass
     for request, generation in zip(requests, generations, strict=True):
         if request.model == "prefix_tuning":
@@ -201,9 +200,10 @@ def test_a_listener_gets_every_event(live):
     assert [e.id for _, e in events[:-1]] == list(events[-1][1].ids)
 
 
-def test_memory_is_given_back_after_a_pause(monkeypatch):
-    monkeypatch.setattr(engines, "IDLE", 0.05)
-    engine = engine_of(tiny_llama()).start()
+def test_memory_is_given_back_after_a_pause():
+    engine = engine_of(tiny_llama())
+    engine.idle_seconds = 0.05
+    engine.start()
     try:
         first = engine.generate([asked()])
         wait_until(lambda: engine.scheduler.runner.cache.size == 0)

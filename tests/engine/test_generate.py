@@ -48,7 +48,7 @@ def test_every_method_on_other_bases(family):
     for i, method in enumerate(METHODS):
         slot = bank.add(tiny_adapter(bank, method, seed=i))
         models[method] = dataclasses.replace(base, name=method, slot=slot)
-    engine = Engine(bank, models, cache_bytes=1 << 28)
+    engine = Engine(bank, models, memory=1 << 28)
     drawn = {"temperature": 2.0, "seed": 3}  # greedily, random bases repeat themselves
     requests = [asked(n, ids, **drawn) for n in models for ids in prompts(VOCABULARY, 1, (11, 4))]
     together = engine.generate(requests)
@@ -110,10 +110,10 @@ def test_joins_leaves_and_cancels_change_no_answer(engine, lone, requests, pause
     for i, request in enumerate(requests):
         generations.append(engine.submit(request))
         for _ in range(pauses[i] if i < len(pauses) else 0):
-            engine._guarded_step()
+            engine.step()
         if i in cancelled:
             generations[i // 2].cancel()
-    while engine._guarded_step():
+    while engine.step():
         pass
     for request, generation in zip(requests, generations, strict=True):
         answer, alone = generation.result(0), lone(request)
@@ -145,8 +145,8 @@ def test_little_memory_changes_no_answer():
     """Where the cache is full the youngest waits and is read again."""
     requests = [asked(n, ids, 60, temperature=1.0, seed=5) for n in NAMES for ids in prompts(258)]
     roomy = engine_of(tiny_llama())
-    entry = roomy.scheduler.runner.cache.entry_bytes
-    tight = engine_of(tiny_llama(), cache_bytes=entry * 300)
+    entry = roomy.scheduler.runner.cache.position_bytes
+    tight = engine_of(tiny_llama(), memory=entry * 300)
     assert tight.generate(requests) == roomy.generate(requests)
     cache = tight.scheduler.runner.cache
     assert cache.budget == entry * 300

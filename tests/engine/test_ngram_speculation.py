@@ -1,4 +1,4 @@
-"""Guessing what comes next from what was said before: answers stay what they are, in fewer steps."""
+"""Drafts from what was said before: answers stay what they are, in fewer steps."""
 
 from unittest.mock import Mock
 
@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rung.engine import ngram_speculation, scheduler
-from rung.engine.ngram_speculation import AFTER, PAUSE, NgramSpeculation, following
+from rung.engine.ngram_speculation import MAX_PAUSE, NGRAM, NgramSpeculation, following
+from rung.engine.queues.generate import GenerateQueue
+from rung.engine.scheduler import MAX_DRAFTING
 from tests.engine.world import NAMES, asked, engine_of, text, tiny_llama
 
 
@@ -17,27 +18,28 @@ from tests.engine.world import NAMES, asked, engine_of, text, tiny_llama
 def test_the_latest_earlier_place(ids, most):
     """Against looking at every place; the ids share bytes across the borders of tokens."""
     expected = []
-    for at in range(len(ids) - AFTER):
-        if ids[at : at + AFTER] == ids[-AFTER:]:
-            expected = (ids[at + AFTER :] * 8)[:most]
+    for at in range(len(ids) - NGRAM):
+        if ids[at : at + NGRAM] == ids[-NGRAM:]:
+            expected = (ids[at + NGRAM :] * 8)[:most]
     assert following(ids, most) == expected
 
 
-def test_wrong_guesses_come_later_and_later():
+def test_wrong_drafts_come_later_and_later():
     one, ids = NgramSpeculation(), [1, 2, 3, 4] * 8
     gaps, since = [], 0
     for _ in range(200):
-        if one.guess(ids, 4):
-            one.outcome(4, 0)
+        if one.draft(ids, 4):
+            one.verified(0)
             gaps.append(since)
             since = 0
         else:
             since += 1
     assert gaps[:5] == [0, 2, 4, 8, 16]
-    assert max(gaps) == PAUSE
+    assert max(gaps) == MAX_PAUSE
     one._wait = 0
-    one.outcome(len(one.guess(ids, 4)), 2)
-    assert one.guess(ids, 4)
+    assert one.draft(ids, 4)
+    one.verified(2)
+    assert one.draft(ids, 4)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
@@ -49,21 +51,21 @@ def test_answers_are_the_same_in_fewer_steps(temperature, bias, monkeypatch):
         for i, name in enumerate(NAMES)
     ]
     answers, steps = {}, {}
-    for most in (0, ngram_speculation.MOST):
-        monkeypatch.setattr(ngram_speculation, "MOST", most)
+    for most in (0, MAX_DRAFTING):
         engine = engine_of(tiny_llama())
+        engine.scheduler.max_drafting = most
         runner = engine.scheduler.runner
         monkeypatch.setattr(runner, "decode", Mock(side_effect=runner.decode))
         monkeypatch.setattr(runner, "read", Mock(side_effect=runner.read))
         answers[most] = [engine.generate([r])[0] for r in requests]
         answers[most] += engine.generate(requests[:2])
         steps[most] = runner.decode.call_count + runner.read.call_count
-    assert answers[0] == answers[ngram_speculation.MOST]
+    assert answers[0] == answers[MAX_DRAFTING]
     if bias:  # the answer repeats itself
-        assert steps[ngram_speculation.MOST] < 0.4 * steps[0]
+        assert steps[MAX_DRAFTING] < 0.4 * steps[0]
 
 
 def test_not_where_many_decode(monkeypatch):
     engine = engine_of(tiny_llama(), ())
-    monkeypatch.setattr(engine._step, "_follow", lambda *a: pytest.fail("a guess was read"))
-    engine.generate([asked("base", text(0, 6) * 6, 40)] * (scheduler.FEW + 1))
+    monkeypatch.setattr(GenerateQueue, "_verify", lambda *a: pytest.fail("a draft was read"))
+    engine.generate([asked("base", text(0, 6) * 6, 40)] * (MAX_DRAFTING + 1))

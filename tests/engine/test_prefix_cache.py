@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rung.engine import scheduler as scheduling
-from rung.engine.core import REST
 from rung.engine.prefix_cache import PAGE, PrefixCache
+from rung.engine.queues.generate import STEPS_BETWEEN_LOOKS
 from tests.engine.world import NAMES, asked, engine_of, text, tiny_llama
 
 
@@ -28,7 +28,7 @@ def counted(engine):
 def run(engine, *requests):
     """As `generate`, but what was read stays known, as on the engine's thread."""
     generations = engine.submit_all(requests)
-    while engine._guarded_step():
+    while engine.step():
         pass
     return [g.result(0) for g in generations]
 
@@ -74,7 +74,7 @@ def test_many_answers_to_one_prompt_read_it_once():
     prompt = text(0, 400)
     answers = run(engine, *(asked("base", prompt, temperature=1.0, seed=i) for i in range(12)))
     assert len({a.ids for a in answers}) == 12
-    tokens = len(prompt) * (scheduling.ALONE // len(prompt)) + 12 * PAGE + len(prompt)
+    tokens = len(prompt) * (scheduling.PREFILL_TOKENS_ALONE // len(prompt)) + 12 * PAGE + len(prompt)
     assert sum(seen) <= tokens
 
 
@@ -89,44 +89,43 @@ def test_slots_do_not_share():
 
 
 @pytest.mark.parametrize("piece", [1, 7, 64])
-def test_reading_in_pieces_changes_no_answer(piece, monkeypatch):
+def test_prefilling_in_chunks_changes_no_answer(piece):
     way = {"temperature": 1.0, "seed": 2}
     requests = [asked(n, text(i, 20 + 37 * i), **way) for i, n in enumerate(NAMES)]
     expected = engine_of(tiny_llama()).generate(requests)
-    monkeypatch.setattr(scheduling, "PIECE", piece)
-    monkeypatch.setattr(scheduling, "ALONE", piece)
     engine = engine_of(tiny_llama())
+    engine.scheduler.prefill_tokens = engine.scheduler.prefill_tokens_alone = piece
     seen = counted(engine)
     assert run(engine, *requests) == expected
     assert max(seen) <= piece
 
 
-def test_a_long_prompt_does_not_stall_the_others(monkeypatch):
+def test_a_long_prompt_does_not_stall_the_others():
     """Those who decode get a token in every step while it is read, and shorter prompts overtake it."""
-    monkeypatch.setattr(scheduling, "PIECE", 16)
     engine = engine_of(tiny_llama(), ())
+    engine.scheduler.prefill_tokens = 16
     quick = engine.submit(asked("base", text(0, 5), 200))
-    engine._guarded_step()
+    engine.step()
     long = engine.submit(asked("base", text(1, 400), 2))
     short = engine.submit(asked("base", text(2, 12), 2))
     before = quick._events.qsize()
     for _ in range(10):
-        engine._guarded_step()
+        engine.step()
     assert quick._events.qsize() - before == 10
     assert short.done
     assert not long.done
     while not long.done:
-        engine._guarded_step()
+        engine.step()
     alone = engine_of(tiny_llama(), ())
     assert long.result(0) == alone.generate([asked("base", text(1, 400), 2)])[0]
     quick.cancel()
-    engine._guarded_step()
+    engine.step()
 
 
 def test_memory_is_bounded():
     """Many different texts: what is kept stays below the budget, and answers stay right."""
     roomy = engine_of(tiny_llama())
-    entry = roomy.scheduler.runner.cache.entry_bytes
+    entry = roomy.scheduler.runner.cache.position_bytes
     engine = engine_of(tiny_llama(), memory=entry * 600)
     runner = engine.scheduler.runner
     for i in range(30):
@@ -144,15 +143,15 @@ def test_memory_is_given_back():
     cache = engine.scheduler.runner.cache
     slow = engine.submit(asked("base", text(0, 4), 180))
     generations = [engine.submit(asked("base", text(i, 400), 2)) for i in range(8)]
-    engine._guarded_step()
+    engine.step()
     peak = cache.size
     while not all(g.done for g in generations):
-        engine._guarded_step()
-    for _ in range(2 * REST):
-        engine._guarded_step()
+        engine.step()
+    for _ in range(2 * STEPS_BETWEEN_LOOKS):
+        engine.step()
     assert not slow.done
     assert cache.size * 4 <= peak
-    while engine._guarded_step():
+    while engine.step():
         pass
     assert slow.result(0) == engine_of(tiny_llama(), ()).generate([asked("base", text(0, 4), 180)])[0]
 
@@ -198,3 +197,36 @@ def test_the_tree_knows_what_it_was_given(steps):
     tree.forget(1)
     assert tree.find(1, [0] * PAGE) == []
     assert tree.size == sum(p.size for p in tree._pages())
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.lists(st.integers(0, 1), max_size=4)), max_size=20),
+    st.integers(0, 20),
+)
+def test_what_was_used_last_stays(texts, limit):
+    """Least recently used pages go first, and never one that another stands on."""
+    import torch
+
+    tree, used, page_bytes = PrefixCache(), {}, 4
+    for now, (slot, numbers) in enumerate(texts):
+        ids = [n for n in numbers for _ in range(PAGE)]
+        known = max(0, len(tree.find(slot, ids)) - 1)
+        tree.add(slot, ids, known, [[torch.zeros(1)] for _ in numbers[known:]], [])
+        used |= {(slot, *numbers[:i]): now for i in range(1, len(numbers) + 1)}
+    tree.shrink(limit * page_bytes)
+    assert tree.size <= limit * page_bytes and tree.size == sum(p.size for p in tree._pages())
+    kept = set()
+    for path in used:
+        ids = [n for n in path[1:] for _ in range(PAGE)]
+        if len(tree.find(path[0], ids)) - 1 == len(path) - 1:
+            kept.add(path)
+    assert len(kept) == min(len(used), limit)
+    assert all(path[:i] in kept for path in kept for i in range(2, len(path)))
+    gone = used.keys() - kept
+    assert (
+        not gone
+        or not kept
+        or max(used[p] for p in gone)
+        <= min(used[p] for p in kept if not any(q[: len(p)] == p for q in kept - {p}))
+    )

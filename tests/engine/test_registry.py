@@ -32,7 +32,7 @@ def asked(name="base", count=10, ids=PROMPT, **fields):
 
 
 def finish(engine):
-    while engine._guarded_step():
+    while engine.step():
         pass
 
 
@@ -62,13 +62,13 @@ def test_in_flight_finishes_on_old_weights():
     request = asked("mine", 20, temperature=1.0, seed=1)
     old = engine.load(model_of(engine, "mine"), tiny_adapter(engine.bank, "lora", seed=1))
     before, late = engine.submit(request), engine.submit(asked("base"))
-    engine._guarded_step()
+    engine.step()
     queued = engine.submit(request)
     new = engine.replace(model_of(engine, "mine"), tiny_adapter(engine.bank, "lora", seed=2))
     after = engine.submit(request)
     assert {old.slot, new.slot} <= set(engine.bank.adapters)
     finish(engine)
-    engine._guarded_step()
+    engine.step()
     first, second = reference("lora", 1, request), reference("lora", 2, request)
     assert first.ids != second.ids
     assert before.result(0) == queued.result(0) == first
@@ -157,7 +157,7 @@ def test_an_adapter_that_overflows_fails_alone(method):
         adapter = engine.bank.adapters[engine.models[method].slot]
         generations = engine.submit_all([asked(n, 8) for n in names])
         if late:
-            engine._guarded_step()
+            engine.step()
         for tensor in adapter.parameters().values():
             tensor.data.fill_(float("inf") if method == "lora" else float("nan"))
         finish(engine)
@@ -187,11 +187,11 @@ def test_deadlines(live):
 def test_a_burst_for_one_model_does_not_keep_another_waiting():
     engine = engine_of(tiny_llama(), max_batch=4, max_waiting=100)
     burst = engine.submit_all([asked("lora", 6) for _ in range(40)])
-    engine._guarded_step()
+    engine.step()
     other = engine.submit(asked("base", 6))
     third = engine.submit(asked("full", 6))
     while not (other.done and third.done):
-        engine._guarded_step()
+        engine.step()
     assert sum(g.done for g in burst) < 12
     finish(engine)
     assert len({g.result(0) for g in burst}) == 1
@@ -317,8 +317,8 @@ ACTIONS = st.one_of(
 @given(
     st.lists(ACTIONS, min_size=5, max_size=30),
     st.sampled_from([250, 1 << 20]),
-    st.sampled_from([5, scheduling.PIECE]),
-    st.sampled_from([None, 1, stacking.TOGETHER]),
+    st.sampled_from([5, scheduling.PREFILL_TOKENS]),
+    st.sampled_from([None, 1, stacking.MAX_TOGETHER]),
 )
 def test_every_answer_is_its_own(references, actions, room, piece, together):
     """Joins, leaves, loads, reloads and unloads under load, with much memory and with little.
@@ -326,18 +326,17 @@ def test_every_answer_is_its_own(references, actions, room, piece, together):
     In plain steps, and in those with joined weights, LoRA standing by lane or multiplied together.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scheduling, "PIECE", piece)
-        patch.setattr(scheduling, "ALONE", 4 * piece)
-        patch.setattr(stacking, "TOGETHER", together or 0)
-        act(references, actions, room, together is not None)
+        patch.setattr(stacking, "MAX_TOGETHER", together or 0)
+        act(references, actions, room, piece, together is not None)
 
 
-def act(references, actions, room, arranged):
+def act(references, actions, room, piece, arranged):
     engine = engine_of(tiny_llama(), (), max_batch=5, memory=ENTRY * room, max_resident=2)
-    assert engine.scheduler.runner.cache.entry_bytes == ENTRY
+    engine.scheduler.prefill_tokens, engine.scheduler.prefill_tokens_alone = piece, 4 * piece
+    assert engine.scheduler.runner.cache.position_bytes == ENTRY
     if arranged:
-        engine.between(engine.scheduler.runner.arrange)
-        assert engine.scheduler.runner._lean is not None
+        engine.arrange()
+        assert engine.bank.inference is not None
     served, open_ = {}, []
     for action, *what in actions:
         if action == "ask":
@@ -358,7 +357,7 @@ def act(references, actions, room, arranged):
             open_[what[0] % len(open_)][2].cancel()
         elif action == "step":
             for _ in range(what[0]):
-                engine._guarded_step()
+                engine.step()
     finish(engine)
     for (kind, seed), request, generation in open_:
         answer, alone = generation.result(0), references(kind, seed, request)
@@ -366,7 +365,7 @@ def act(references, actions, room, arranged):
             assert answer.ids == alone.ids[: len(answer.ids)]
         else:
             assert answer == alone
-    engine._guarded_step()
+    engine.step()
     assert engine.scheduler.runner.cache.lanes == 0
     assert len(engine.bank.adapters) <= max(2, len(served))
 

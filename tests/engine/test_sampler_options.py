@@ -202,14 +202,14 @@ def test_a_stop_token_may_come_only_when_the_shape_is_complete():
 def test_a_constraint_that_breaks_fails_alone(engine, monkeypatch):
     request = asked(constraint=engine.constraint("base", "regex", "[ab]{20}"))
     broken, fine = engine.submit(request), engine.submit(request)
-    engine._guarded_step()
+    engine.step()
     draws = {id(r.generation): r.draw for r in engine.scheduler.running}
 
     def fault(token):
         raise ConstraintError("too much work")
 
     monkeypatch.setattr(draws[id(broken)], "take", fault)
-    while engine._guarded_step():
+    while engine.step():
         pass
     with pytest.raises(ConstraintError, match="too much work"):
         broken.result(0)

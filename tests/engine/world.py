@@ -59,7 +59,7 @@ def engine_of(model: Any, methods: tuple[str, ...] = METHODS, **settings: Any) -
     for i, method in enumerate(methods):
         slot = bank.add(tiny_adapter(bank, method, seed=i))
         models[method] = ServedModel(method, slot, template, root="base", parent="base")
-    return Engine(bank, models, **{"cache_bytes": 1 << 28, **settings})
+    return Engine(bank, models, **{"memory": 1 << 28, **settings})
 
 
 def hf_greedy(model: Any, ids: tuple[int, ...], count: int) -> list[int]:

@@ -26,7 +26,7 @@ def asked(name, ids, count=12):
 
 def arranged(engine):
     """The engine after what `start` does, and how many passes were lean."""
-    engine.between(engine.scheduler.runner.arrange)
+    engine.arrange()
     lean, passes = getattr(engine.scheduler.runner, "_lean", None), []
     if lean is not None:
         run = lean.run

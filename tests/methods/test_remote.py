@@ -97,7 +97,7 @@ def test_asked_behind_the_api_it_answers_as_the_base_itself(asked_only, base, ca
     from rung.models import load_engine
 
     questions = ["Say 7", "Say something else, please", "Hello"]
-    engine = load_engine([asked_only], base=str(base), cache_bytes=1 << 28)
+    engine = load_engine([asked_only], base=str(base), memory=1 << 28)
     bare = next(n for n, m in engine.models.items() if m.slot == -1)
     from rung.engine import GenerationRequest
 

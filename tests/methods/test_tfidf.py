@@ -12,9 +12,8 @@ import pytest
 from rung import methods
 from rung.errors import ArtefactError, MethodMisfit
 from rung.evals.ngrams import Ngrams, fit_labels, probabilities
-from rung.forward.classifier import Asked
 from rung.methods import artefact
-from rung.types import BaseInfo, Task
+from rung.types import BaseInfo, Prompt, Task
 from tests.methods.asking import YES_NO, row, study
 
 QA = Task("question_answering", "exact_match")
@@ -58,7 +57,8 @@ def test_labels_are_learned_and_come_back_from_disk(tmp_path):
     made = study(tmp_path / "run", train=labelled(80, 1), validation=labelled(30, 2))
     found = fitted(made)
     assert found.metrics["validation_accuracy"] == 1.0
-    asked = [Asked((1,), "a warm and bright day"), Asked((1,), "so cold and dark"), Asked((1,), "")]
+    questions = ("a warm and bright day", "so cold and dark", "")
+    asked = [Prompt((1,), ({"role": "user", "content": q},)) for q in questions]
     before = found.adapter.classifier.probabilities(made.bank, asked)
     assert before.argmax(1).tolist()[:2] == [1, 0]
     assert np.allclose(before.sum(1), 1, atol=1e-6)
@@ -128,7 +128,7 @@ def test_it_is_asked_through_the_engine_like_any_model(tmp_path):
     held = labelled(20, 3)
     made = study(tmp_path / "run", train=labelled(80, 1), validation=labelled(30, 2))
     adapter = fitted(made).adapter
-    model = ServedModel("tfidf", made.bank.add(adapter), made.template, classifier=adapter.classifier)
+    model = ServedModel.of("tfidf", made.bank.add(adapter), made.template, adapter)
     answers = predict(made.bank, model, held, YES_NO)
     assert measure(answers, held, YES_NO).value == 1.0
 

@@ -32,7 +32,7 @@ def open_shop(base: Path, names=(), **settings):
     limits = settings.pop("limits", Limits())
     moderation, page = settings.pop("moderation", None), settings.pop("page", False)
     extra = [moderation] if isinstance(moderation, str) else []
-    loaded = load([*names, *extra], base=str(base), cache_bytes=1 << 28)
+    loaded = load([*names, *extra], base=str(base), memory=1 << 28)
     options = {"device": "cpu", "dtype": "float32"}
     made = Settings(**{"base": loaded.base.spec, "job_options": options, "jobs": 2, **settings})
     return serve(loaded.engine, limits=limits, settings=made, moderation=moderation, page=page)

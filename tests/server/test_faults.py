@@ -178,7 +178,7 @@ def test_other_content_types(http):
 
 
 def test_unknown_models_and_addresses(http):
-    for address, content in (chat(model="lorra"), text(model="\ud800"), chat(model="../../etc")):
+    for address, content in (chat(model="lorra"), chat(model="../../etc")):
         response = http.post(
             address, content=json.dumps(content), headers={"Content-Type": "application/json"}
         )
@@ -235,6 +235,44 @@ def test_neutral_values_of_unsupported_parameters_are_fine(http):
         "stop": None, "temperature": None,
     }  # fmt: skip
     assert http.post(CHAT, json=chat(**neutral)[1]).status_code == 200
+
+
+BROKEN = "kite \ud83d"
+
+
+@pytest.mark.parametrize(
+    ("address", "content", "param"),
+    [
+        (CHAT, {"messages": [{"role": "user", "content": BROKEN}]}, "messages.0.content"),
+        (CHAT, {"response_format": {"type": "regex", "regex": BROKEN}}, "response_format.regex"),
+        (
+            CHAT,
+            {"response_format": {"type": "choice", "choice": ["a", BROKEN]}},
+            "response_format.choice.1",
+        ),
+        (CHAT, {BROKEN: 1}, None),
+        (CHAT, {"model": BROKEN}, "model"),
+        (CHAT, {"stop": [BROKEN]}, "stop.0"),
+        (TEXT, {"prompt": BROKEN, "echo": True}, "prompt"),
+        ("/v1/embeddings", {"model": "base", "input": [BROKEN]}, "input.0"),
+        ("/v1/fine_tuning/jobs", {"model": "base", "training_file": BROKEN}, "training_file"),
+    ],
+)
+def test_half_a_character_is_refused_wherever_it_stands(http, address, content, param):
+    """In whatever way it comes: as an escape, or as the bytes that UTF-8 does not allow."""
+    usual = {CHAT: chat()[1], TEXT: text()[1]}.get(address, {})
+    schema = {"type": "object", "properties": {"a": {"enum": [BROKEN]}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    bodies = [{**usual, **content}] + ([{**usual, "tools": [tool]}] if address == CHAT else [])
+    for one in bodies:
+        for sent in (
+            json.dumps(one).encode(),
+            json.dumps(one, ensure_ascii=False).encode("utf-8", "surrogatepass"),
+        ):
+            head = {"Content-Type": "application/json"}
+            error = fault_of(http.post(address, content=sent, headers=head), 400)
+            assert error["code"] == "invalid_unicode"
+            assert error["param"] in (param, "tools.0.function.parameters.properties.a.enum.0")
 
 
 def test_a_full_queue_says_when_to_come_back():

@@ -34,7 +34,7 @@ def base(rung_home, tmp_path):
 def load(*names):
     from rung.models import load_engine
 
-    return load_engine(list(names), cache_bytes=1 << 26)
+    return load_engine(list(names), memory=1 << 26)
 
 
 @pytest.mark.parametrize(

@@ -124,8 +124,8 @@ def test_two_models_answer_side_by_side(page):
 @nicegui
 @chromium
 def test_escape_stops(page, shop, monkeypatch):
-    step = shop.engine._step
-    monkeypatch.setattr(shop.engine, "_step", lambda: (time.sleep(0.02), step()))  # time to press it
+    step = shop.engine.step
+    monkeypatch.setattr(shop.engine, "step", lambda: time.sleep(0.02) or step())  # time to press it
     page.get_by_role("button", name="New chat").click()
     page.get_by_text("Settings", exact=True).click()
     page.get_by_label("Temperature").fill("2")

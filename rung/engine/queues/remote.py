@@ -1,4 +1,4 @@
-"""Requests to models behind an API: passed on by threads, which wait there in place of the engine."""
+"""Remote queue: requests to models behind an API, passed on by threads that wait for the answers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
 from rung.data.turns import plain
+from rung.engine.queues.waiting import Ticket
 from rung.engine.request import (
     Completion,
     DeadlineExceeded,
@@ -15,63 +16,76 @@ from rung.engine.request import (
     EngineStopped,
     Generation,
     GenerationRequest,
+    Request,
     Token,
 )
 from rung.engine.served_model import ServedModel
 from rung.errors import Busy, ConfigError, RungError
+from rung.forward.bank import Bank
 
 log = logging.getLogger("rung.engine")
 
-NO_ID = 0  # what an API writes has no ids here
+NO_ID = 0  # of a token; what an API writes has no ids here
 
 
 class RemoteQueue:
-    """The requests that are on their way to an API.
+    """Requests that are on their way to an API; see `queues.base.Queue`.
 
     Args:
-        most: of them at most.
+        max_waiting: maximum number of requests on their way.
     """
 
-    def __init__(self, most: int):
-        self.most = most
+    def __init__(self, max_waiting: int):
+        self.max_waiting = max_waiting
         self._lock = Lock()
-        self._there = 0
-        self._pools: dict[int, ThreadPoolExecutor] = {}
+        self._count = 0
+        self._stopped = False
+        self._pools: dict[int, ThreadPoolExecutor] = {}  # by requests at once
 
     def __len__(self) -> int:
-        return self._there
+        return self._count
 
-    def add(self, asked: list[tuple[Generation, ServedModel]], patient: bool = False) -> None:
-        """Pass on all or none.
+    def accepts(self, request: Request, model: ServedModel) -> bool:
+        return isinstance(request, GenerationRequest) and model.remote is not None
 
-        Raises:
-            Busy: where they do not fit. ConfigError: for what an API cannot be asked.
-        """
-        for generation, model in asked:
-            _check(generation.request, model)
+    def prepare(self, generation: Generation, model: ServedModel) -> Ticket:
+        assert isinstance(generation.request, GenerationRequest)
+        _check(generation.request, model)
+        return Ticket(generation, model)
+
+    def add(self, batch: list[Ticket], patient: bool = False) -> None:
+        """Pass on all or none; raises Busy where they do not fit and are not patient."""
         with self._lock:
-            if not patient and self._there + len(asked) > self.most:
-                raise Busy(f"{self._there} requests are waiting: try again later")
-            self._there += len(asked)
-            for generation, model in asked:
-                at_once = max(1, model.remote.at_once) if model.remote else 1
+            if not patient and self._count + len(batch) > self.max_waiting:
+                raise Busy(f"{self._count} requests are waiting: try again later")
+            self._stopped = False
+            self._count += len(batch)
+            for ticket in batch:
+                remote = ticket.model.remote
+                at_once = max(1, remote.at_once) if remote else 1
                 if at_once not in self._pools:
-                    self._pools[at_once] = ThreadPoolExecutor(at_once, "rung-passing")
-                self._pools[at_once].submit(self._pass, generation, model, time.monotonic())
+                    self._pools[at_once] = ThreadPoolExecutor(at_once, "rung-remote")
+                self._pools[at_once].submit(self._pass, ticket.generation, ticket.model)
 
-    def fail_all(self) -> None:
-        """The engine stops: who still waits for a thread is told so, the others are cut short."""
+    def step(self, bank: Bank) -> bool:
+        """Compute nothing: threads of its own wait for the API."""
+        return False
+
+    def slots(self) -> set[int]:
+        """Return nothing: no adapter of the bank is needed."""
+        return set()
+
+    def fail_all(self, fault: RungError) -> None:
+        """Fail what still waits for a thread, and cut short what is being answered."""
         with self._lock:
             pools, self._pools = list(self._pools.values()), {}
-        self._stopped = True
+            self._stopped = True
         for pool in pools:
             pool.shutdown(wait=False)
 
-    _stopped = False
-
-    def _pass(self, generation: Generation, model: ServedModel, since: float) -> None:
+    def _pass(self, generation: Generation, model: ServedModel) -> None:
         try:
-            generation.emit(self._answer(generation, model, since))
+            generation.emit(self._answer(generation, model))
         except RungError as fault:
             generation.emit(fault)
         except Exception as fault:
@@ -79,12 +93,12 @@ class RemoteQueue:
             generation.emit(EngineFault(f"asking '{model.name}' failed ({fault})"))
         finally:
             with self._lock:
-                self._there -= 1
+                self._count -= 1
 
-    def _answer(self, generation: Generation, model: ServedModel, since: float) -> Completion:
-        request, there = generation.request, model.remote
-        assert there is not None
-        left = None if request.deadline is None else request.deadline - (time.monotonic() - since)
+    def _answer(self, generation: Generation, model: ServedModel) -> Completion:
+        request, remote = generation.request, model.remote
+        assert isinstance(request, GenerationRequest) and remote is not None
+        left = None if generation.expires is None else generation.expires - time.monotonic()
         if self._stopped:
             raise EngineStopped("the engine has stopped")
         if left is not None and left <= 0:
@@ -96,13 +110,15 @@ class RemoteQueue:
             generation.emit(Token(NO_ID, text))
             return not (generation.cancelled or self._stopped)
 
-        said = there.ask(plain(request.prompt.messages), request.decoding, heard=heard, timeout=left)
+        messages = plain(request.prompt.messages)
+        said = remote.ask(messages, request.decoding, heard=heard, timeout=left)
         ids = (NO_ID,) * (said.completion_tokens or len(model.template.encoder.encode(said.text)[0]))
         ended = "cancelled" if generation.cancelled else said.finish_reason
         return Completion(said.text, ids, ended, said.prompt_tokens or len(request.prompt.ids))
 
 
 def _check(request: GenerationRequest, model: ServedModel) -> None:
+    """Refuse what an API cannot be asked; raises ConfigError."""
     if not request.prompt.messages:
         raise ConfigError(f"'{model.name}' is behind an API and answers conversations only")
     if request.logprobs is not None or request.prompt_logprobs is not None:

@@ -6,12 +6,11 @@ also tries it against the base's own forward.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
-if TYPE_CHECKING:
-    from rung.forward.bank import Bank
+from rung.forward.backbone import Backbone
 
 # A layer's projections, those together that read the same input.
 GROUPS = {
@@ -23,14 +22,17 @@ GROUPS = {
 CHILDREN = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 
 
-def built_like_llama(bank: Bank) -> bool:
+def built_like_llama(backbone: Backbone) -> bool:
     """Whether every layer is two RMS norms, attention with rotary positions and a gated SiLU."""
-    layers, backbone = getattr(bank.backbone, "layers", None), bank.backbone
-    if not layers or not all(hasattr(backbone, n) for n in ("rotary_emb", "norm")):
+    base: Any = backbone.base_model
+    layers, config = getattr(base, "layers", None), backbone.config
+    if not backbone.carries_trie or not layers or len(layers) != len(backbone.layer_names):
         return False
-    if getattr(bank.config, "hidden_act", None) != "silu" or _has_window(bank.config):
+    if not all(hasattr(base, n) for n in ("rotary_emb", "norm")):
         return False
-    return hasattr(backbone.norm, "variance_epsilon") and all(_is_plain(layer) for layer in layers)
+    if getattr(config, "hidden_act", None) != "silu" or _has_window(config):
+        return False
+    return hasattr(base.norm, "variance_epsilon") and all(_is_plain(layer) for layer in layers)
 
 
 def _has_window(config: Any) -> bool:

@@ -1,188 +1,233 @@
-"""Decoding with fewer and larger operations, for bases built like Llama.
+"""Inference with fewer and larger operations, for bases built like Llama.
 
 One token per lane is little arithmetic, so what a step costs besides reading the weights is calls. Here
 queries, keys and values are one product, gate and up another, and norms and rotations one operation
-each; long rows, as in prefill and scoring, gain by passing over memory less often. The base's own
-projections become views into the joined weights, so nothing is held twice and every other path computes
-with the same numbers; on a CPU they are stored transposed, which multiplies faster at few rows.
+each; long rows, as in prefill, scoring and feature extraction, gain by passing over memory less often.
 
-Whether a base is built that way is seen from its modules, and then tried: a step must give what the
-base's own forward gives. Steps with adapters that are more than LoRA or something in front of the
-prompt take the ordinary way.
+For decoding, `join` makes the base's own projections views into joined weights, so nothing is held
+twice and every other path computes with the same numbers; on a CPU they are stored transposed, which
+multiplies faster at few rows. Until then the projections are used as they are. `pack` adds a copy of
+the weights that oneDNN multiplies faster.
+
+Whether a base is built that way is seen from its modules, and then tried by the self-check. Passes with
+adapters that are more than LoRA or something in front of the prompt go through the base's own layers.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rung.forward import selfcheck
+from rung.forward.adapter import Adapter
 from rung.forward.attention import Plan, TriePlan
-from rung.forward.bank import Bank, Record
+from rung.forward.backbone import Backbone
 from rung.forward.llama.detect import GROUPS, built_like_llama
 from rung.forward.llama.lora_batch import LoraStacks
-from rung.forward.llama.prepacked import FEW, MANY, multiply, pack
+from rung.forward.llama.prepacked import Packing, multiply
 from rung.forward.llama.training import Norm
-from rung.forward.padded import COARSE, TOLERANCE
-from rung.forward.slots import Slots
-from rung.forward.trie import Sequence, Trie
 
-log = logging.getLogger("rung.engine")
-
-# Bases whose joined weights were tried, and whether they gave what the base's own forward gives.
-_TRIED: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+log = logging.getLogger("rung.forward")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Layer:
-    """One layer: joined weights (d_out, d_in) by group, biases, and the rest of its modules.
+    """One layer: its projections by group, and the rest of its modules.
 
     Attributes:
-        widths: per group how wide each of its projections is.
-        packed: the joined weights of some groups once more, for more than a few lanes.
+        linear: the base's own modules. widths: how wide the output of each is.
+        joined: (sum of d_out, d_in) by group, once the base is joined.
+        packed: the weights of a group once more, for products that `Packing` says it suits.
+        biases: (sum of d_out,) by group, None where no projection has one.
     """
 
-    weights: dict[str, Tensor]
-    biases: dict[str, Tensor | None]
+    linear: dict[str, list[nn.Linear]]
     widths: dict[str, list[int]]
     norms: tuple[Norm, Norm]
     scaling: float
+    biases: dict[str, Tensor | None]
+    joined: dict[str, Tensor] = field(default_factory=dict)
     packed: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, layer: Any) -> Layer:
+        modules = dict(layer.named_modules())
+        linear = {group: [modules[n] for n in names] for group, names in GROUPS.items()}
+        norms = Norm(layer.input_layernorm), Norm(layer.post_attention_layernorm)
+        return cls(
+            linear=linear,
+            widths={group: [p.out_features for p in parts] for group, parts in linear.items()},
+            norms=norms,
+            scaling=layer.self_attn.scaling,
+            biases={group: _bias(parts) for group, parts in linear.items()},
+        )
+
+    def product(self, group: str, x: Tensor, packed: bool = False) -> Tensor:
+        """x (n, d_in) -> all projections of a group side by side, (n, sum of d_out)."""
+        if packed and group in self.packed:
+            return multiply(x, self.packed[group], self.biases[group])
+        parts = self.linear[group]
+        if group in self.joined or len(parts) == 1:
+            weight = self.joined[group] if group in self.joined else parts[0].weight
+            return F.linear(x, weight, self.biases[group])
+        out = x.new_empty(len(x), sum(self.widths[group]))
+        for part, place in zip(parts, out.split(self.widths[group], 1), strict=True):
+            torch.mm(x, part.weight.t(), out=place)
+        bias = self.biases[group]
+        return out if bias is None else out.add_(bias)
 
 
 class LlamaInference:
-    """The decoder of a base; made by `LlamaInference.of`."""
+    """Passes without gradients; made by `LlamaInference.of`.
 
-    def __init__(self, bank: Bank, layers: list[Layer], head_dim: int):
-        self.bank, self.layers, self.head_dim = bank, layers, head_dim
-        self.rotary: Any = bank.backbone.rotary_emb
-        self.norm = Norm(bank.backbone.norm)
-        self.stacks = LoraStacks(bank)
+    Args:
+        adapters: by slot, as the bank holds them.
+    """
+
+    def __init__(self, backbone: Backbone, adapters: Mapping[int, Adapter]):
+        base: Any = backbone.base_model
+        self.backbone = backbone
+        self.layers = [Layer.of(layer) for layer in base.layers]
+        self.head_dim = base.layers[0].self_attn.head_dim
+        self.rotary, self.norm = base.rotary_emb, Norm(base.norm)
+        self.stacks = LoraStacks(backbone, adapters)
+        self._packings: list[Packing] = []
         self._head: Tensor | None = None  # packed
 
     @classmethod
-    def of(cls, bank: Bank, lanes: int = 1) -> LlamaInference | None:
-        """A decoder for the bank's base, its weights joined; None where it is built otherwise.
+    def of(cls, backbone: Backbone, adapters: Mapping[int, Adapter]) -> LlamaInference | None:
+        """Make it for a base; None where that is built otherwise, or the self-check says no."""
+        if not built_like_llama(backbone):
+            return None
+        made = cls(backbone, adapters)
+        return made if made.agrees() else None
 
-        Weights that are joined already stay as they are.
+    def agrees(self) -> bool:
+        """Check a small trie of the bare base against the base's own forward."""
+
+        def compute() -> list[tuple[Tensor, Tensor]]:
+            trie = selfcheck.sample(self.backbone.vocabulary)
+            positions = trie.positions.to(self.backbone.device)
+            with torch.inference_mode():
+                plans = TriePlan(trie), TriePlan(trie)
+                embeddings = self.backbone.embed(trie.ids, plans[0].slots)
+                ours = self.run(embeddings, positions, plans[0])
+                return [(ours, self.backbone.run_own(embeddings, positions, plans[1]))]
+
+        fault = selfcheck.fault(compute, self.backbone.dtype)
+        if fault is not None:
+            log.warning("the base's own forward is taken: with joined operations %s", fault)
+        return fault is None
+
+    # --- weights ----------------------------------------------------------------------------------
+
+    def join(self) -> None:
+        """Make the projections of each group views into one weight, for steps of few tokens."""
+        with torch.inference_mode(False):  # a later training must be able to use them
+            for layer in self.layers:
+                layer.joined = {group: _join(parts) for group, parts in layer.linear.items()}
+
+    def pack(self, packing: Packing, head: bool = False) -> None:
+        """Hold weights once more as oneDNN multiplies them faster, where `packing` says that it pays.
 
         Args:
-            lanes: that decode at once, at most; for more than a few, weights are packed too.
+            head: pack the output layer too.
         """
-        if not bank.carries_trie or not built_like_llama(bank) or not _TRIED.get(bank.backbone, True):
-            return None
-        modules: Any = bank.backbone.layers
-        with torch.inference_mode(False):  # a later training must be able to use them
-            layers = [_join(layer) for layer in modules]
-            lean = cls(bank, layers, modules[0].self_attn.head_dim)
-            lean._pack(lanes)
-        return lean
+        if packing in self._packings:
+            return
+        with torch.inference_mode(False):
+            for group in GROUPS:
+                if all(group in layer.packed for layer in self.layers):
+                    continue
+                weights = [_whole(layer.linear[group]) for layer in self.layers]
+                for layer, packed in zip(self.layers, packing.pack(weights) or (), strict=False):
+                    layer.packed[group] = packed
+            own = self.backbone.own_head()
+            if head and self._head is None and own.plain:
+                self._head = next(iter(packing.pack([own.weight.detach()]) or ()), None)
+        self._packings.append(packing)
 
-    def _pack(self, lanes: int) -> None:
-        for group in GROUPS:
-            packed = pack([layer.weights[group] for layer in self.layers], lanes)
-            for layer, weight in zip(self.layers, packed or (), strict=bool(packed)):
-                layer.packed[group] = weight
-        head = self.bank.head(-1)
-        if head.bias is None and head.scale == 1.0 and not head.softcap:
-            packed = pack([head.weight.detach()], lanes)
-            self._head = packed[0] if packed else None
-
-    def logits(self, hidden: Tensor, slots: Slots) -> Tensor:
-        """(B, d) of a step that suits -> (B, vocabulary): no such adapter has a head of its own."""
-        if self._head is not None and FEW <= len(hidden) <= MANY:
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(N, d) -> (N, vocabulary), through the base's own output layer."""
+        if self._head is not None and self._packed_for(len(hidden)):
             return multiply(hidden, self._head)
-        return self.bank.logits(hidden, slots)
+        return self.backbone.own_head().logits(hidden)
 
-    @classmethod
-    def for_tries(cls, bank: Bank) -> LlamaInference | None:
-        """The same for long rows, tried on a small trie."""
-        lean = cls.of(bank)
-        if lean is None or lean.tried:
-            return lean
-        # No special tokens: their huge states drown the rest of a pass in half precision's rounding.
-        size = bank.model.get_input_embeddings().weight.shape[0]
-        rows = [(100, 137, 174, 211), (100, 137, 248)]
-        trie = bank.trie([Sequence(tuple(n % size for n in row)) for row in rows])
-        plans = TriePlan(trie), TriePlan(trie)
-        with torch.inference_mode():
-            same = lean._same(trie.ids, trie.positions.to(bank.device), plans)
-        return lean if same else None
-
-    @property
-    def tried(self) -> bool:
-        """Whether the base was tried before."""
-        return self.bank.backbone in _TRIED
+    # --- one pass ---------------------------------------------------------------------------------
 
     def suits(self, plan: Plan) -> bool:
-        """Whether every adapter of a step can be computed here."""
+        """Whether every adapter of a pass can be computed here."""
         return self.stacks.suits(plan.slots)
 
-    def agrees(self, steps: Iterable[tuple[Plan, Plan]]) -> bool:
-        """Whether steps give what the base's own forward gives.
-
-        Args:
-            steps: a few consecutive ones, each planned twice.
-        """
-        vocabulary = self.bank.model.get_input_embeddings().weight.shape[0]
-        for i, plans in enumerate(steps):
-            ids = (torch.arange(len(plans[0].slots.of_token)) * 7 + 3 * i + 100) % vocabulary
-            if not self._same(ids, plans[0].positions, plans):  # type: ignore[attr-defined]
-                return False
-        return True
-
-    def _same(self, ids: Tensor, positions: Tensor, plans: tuple[Plan, Plan]) -> bool:
-        embeddings = self.bank.embed(ids.to(self.bank.device), plans[0].slots)
-        ours = self.run(embeddings, positions, plans[0])
-        theirs = self.bank.run(embeddings, positions, plans[1])
-        apart = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-9))
-        same = _TRIED[self.bank.backbone] = apart < TOLERANCE.get(ours.dtype, COARSE)
-        if not same:
-            log.warning("the base's own forward is taken: joined weights differ by %.2g", apart)
-        return same
-
-    def forward(
-        self,
-        trie: Trie,
-        record: Record | None = None,
-        front: dict[int, Tensor] | None = None,
-        rows: Tensor | None = None,
-    ) -> Tensor:
-        """What `Bank.forward` gives, of some rows if they are named, without a graph.
-
-        It goes the ordinary way where adapters need it.
-        """
-        plan = TriePlan(trie, {**self.bank.front(trie), **(front or {})}, record)
-        if not self.suits(plan):
-            hidden = self.bank.forward(trie, record, front)
-            return hidden if rows is None else hidden[rows]
-        embeddings = self.bank.embed(trie.ids, plan.slots)
-        return self.run(embeddings, trie.positions.to(self.bank.device), plan, rows)
-
     def run(
-        self, embeddings: Tensor, positions: Tensor, plan: Any, rows: Tensor | None = None
+        self,
+        entering: Tensor,
+        positions: Tensor,
+        plan: Plan,
+        *,
+        first: int = 0,
+        read: np.ndarray | None = None,
     ) -> Tensor:
-        """One pass over one token per lane, or over a trie: (B, d), (B,) -> (B, d) or (rows, d)."""
-        hidden = embeddings
+        """As `LayerRange.run`."""
+        rows = None if read is None else torch.from_numpy(read).to(entering.device)
+        hidden = entering if rows is None or first < len(self.layers) else entering[rows]
+        for _, hidden in self._through(entering, positions, plan, first, rows):
+            pass
+        return self.norm(hidden)
+
+    def states(
+        self, embeddings: Tensor, positions: Tensor, plan: Plan, wanted: Collection[int]
+    ) -> dict[int, Tensor]:
+        """As `LayerRange.states`."""
+        found = {0: embeddings} if 0 in wanted else {}
+        deepest = max(wanted)
+        if deepest == 0:
+            return found
+        for boundary, hidden in self._through(embeddings, positions, plan):
+            if boundary in wanted:
+                found[boundary] = self.norm(hidden) if boundary == len(self.layers) else hidden
+            if boundary == deepest:
+                break
+        return found
+
+    def _through(
+        self,
+        hidden: Tensor,
+        positions: Tensor,
+        plan: Plan,
+        first: int = 0,
+        rows: Tensor | None = None,
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield each boundary above `first` with the states there, those of `rows` alone at the last."""
         turns = self._turns(hidden, positions)
         adds = self.stacks.of(plan.slots, plan.one_token_per_lane)
-        for i, (layer, add) in enumerate(zip(self.layers, adds, strict=True)):
-            joined = _product(layer, "attention", layer.norms[0](hidden), add)
+        for i, layer in enumerate(self.layers[first:], first):
+            add, last = adds[i], layer is self.layers[-1]
+            joined = self._product(layer, "attention", layer.norms[0](hidden), add)
             mixed = self._attend(i, layer, joined, turns, plan)
-            if rows is not None and add is None and layer is self.layers[-1]:
-                # Behind the last attention no row needs another.
+            if rows is not None and last and add is None:
+                # Behind the last attention no token needs another.
                 mixed, hidden, rows = mixed[rows], hidden[rows], None
-            hidden = _product(layer, "output", mixed, add).add_(hidden)
-            opened = _product(layer, "gate", layer.norms[1](hidden), add)
+            hidden = self._product(layer, "output", mixed, add).add_(hidden)
+            opened = self._product(layer, "gate", layer.norms[1](hidden), add)
             gate, up = opened.split(layer.widths["gate"], 1)
-            hidden = _product(layer, "down", F.silu(gate, inplace=True).mul_(up), add).add_(hidden)
-        return self.norm(hidden if rows is None else hidden[rows])
+            inner = F.silu(gate, inplace=True).mul_(up)
+            hidden = self._product(layer, "down", inner, add).add_(hidden)
+            yield i + 1, hidden if rows is None or not last else hidden[rows]
+
+    def _product(self, layer: Layer, group: str, x: Tensor, add: Any) -> Tensor:
+        y = layer.product(group, x, packed=self._packed_for(len(x)))
+        return y if add is None else add(group, x, y, layer.widths[group])
+
+    def _packed_for(self, rows: int) -> bool:
+        return any(packing.suits(rows) for packing in self._packings)
 
     def _turns(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines, and sines with the sign that each half of a head takes, (B, 1, hd) each."""
@@ -204,42 +249,33 @@ class LlamaInference:
         return plan.attend(i, *parts, layer.scaling).view(batch, -1)
 
 
-def _product(layer: Layer, group: str, x: Tensor, add: Any) -> Tensor:
-    packed = layer.packed.get(group) if FEW <= len(x) <= MANY else None
-    if packed is not None:
-        y = multiply(x, packed, layer.biases[group])
-    else:
-        y = F.linear(x, layer.weights[group], layer.biases[group])
-    return y if add is None else add(group, x, y, layer.widths[group])
-
-
 # --- what a base is built of ------------------------------------------------------------------------
 
 
-def _join(layer: Any) -> Layer:
-    """Make the projections of each group views into one weight."""
-    modules = dict(layer.named_modules())
-    weights: dict[str, Tensor] = {}
-    biases: dict[str, Tensor | None] = {}
-    widths: dict[str, list[int]] = {}
-    for group, names in GROUPS.items():
-        parts: list[nn.Linear] = [modules[n] for n in names]
-        widths[group] = [p.out_features for p in parts]
-        weight: list[Tensor] = [p.weight.detach() for p in parts]
-        joined = _already(weight)  # (sum of d_out, d_in)
-        if joined is None:
-            joined = torch.cat(weight)
-            if joined.device.type == "cpu":
-                joined = joined.t().contiguous().t()
-            for part, view in zip(parts, joined.split(widths[group]), strict=True):
-                part.weight.data = view
-        weights[group] = joined
-        biased: list[Tensor] = [
-            p.bias if p.bias is not None else p.weight.new_zeros(p.out_features) for p in parts
-        ]
-        biases[group] = torch.cat(biased).detach() if any(p.bias is not None for p in parts) else None
-    norms = Norm(layer.input_layernorm), Norm(layer.post_attention_layernorm)
-    return Layer(weights, biases, widths, norms, layer.self_attn.scaling)
+def _bias(parts: list[nn.Linear]) -> Tensor | None:
+    if all(p.bias is None for p in parts):
+        return None
+    each = [p.bias if p.bias is not None else p.weight.new_zeros(p.out_features) for p in parts]
+    return torch.cat(each).detach()
+
+
+def _whole(parts: list[nn.Linear]) -> Tensor:
+    """The weights of a group as one: a view where they are joined, a copy else."""
+    weights = [p.weight.detach() for p in parts]
+    return weights[0] if len(weights) == 1 else _already(weights) or torch.cat(weights)
+
+
+def _join(parts: list[nn.Linear]) -> Tensor:
+    """Make the projections of a group views into one weight, (sum of d_out, d_in)."""
+    weights = [p.weight.detach() for p in parts]
+    joined = _already(weights)
+    if joined is None:
+        joined = torch.cat(weights)
+        if joined.device.type == "cpu":
+            joined = joined.t().contiguous().t()
+        for part, view in zip(parts, joined.split([len(w) for w in weights]), strict=True):
+            part.weight.data = view
+    return joined
 
 
 def _already(weights: list[Tensor]) -> Tensor | None:

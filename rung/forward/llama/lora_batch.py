@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rung.forward.bank import Bank
+from rung.forward.adapter import Adapter
+from rung.forward.backbone import Backbone
 from rung.forward.llama.detect import GROUPS
 from rung.forward.llama.lora_lanes import Group, LaneWeights
 from rung.forward.lora import LoraOp
 from rung.forward.slots import Slots
 
-TOGETHER = 12  # adapters multiplied as one; with more, most of that product is thrown away
-KEPT = 2  # arrangements
+MAX_TOGETHER = 12  # adapters multiplied as one; with more, most of that product is thrown away
+MAX_ARRANGEMENTS = 2  # kept, by the slots that are present
 
 Rows = slice | Tensor
 Columns = tuple[tuple[int, int, float], ...]  # (slot, width, scale)
@@ -38,22 +39,26 @@ class Stack:
 
 
 class LoraStacks:
-    """Arrangements by the slots that are present."""
+    """Arrangements by the slots that are present.
 
-    def __init__(self, bank: Bank):
-        self.bank = bank
+    Adapters that are being trained are used as they are, since a copy of theirs would soon be old.
+
+    Args:
+        adapters: by slot.
+    """
+
+    def __init__(self, backbone: Backbone, adapters: Mapping[int, Adapter]):
+        self.adapters, self.dtype = adapters, backbone.dtype
         self._kept: OrderedDict[tuple, tuple[list[Any], list[dict[str, Stack]] | None]] = OrderedDict()
-        layers = bank.backbone.layers
-        first = next(n for n, m in bank.model.named_modules() if m is layers)  # type: ignore[union-attr]
         self._names = [
-            {g: [f"{first}.{i}.{n}" for n in names] for g, names in GROUPS.items()}
-            for i in range(len(layers))  # type: ignore[arg-type]
+            {g: [f"{layer}.{n}" for n in names] for g, names in GROUPS.items()}
+            for layer in backbone.layer_names
         ]
         self._known = {n for layer in self._names for names in layer.values() for n in names}
-        modules: dict[str, Any] = {n: m for n, m in bank.model.named_modules() if n in self._known}
+        modules: dict[str, Any] = {n: backbone.modules[n] for n in self._known}
         widths = {n: (m.in_features, m.out_features) for n, m in modules.items()}
         self._fitting: dict[int, Any] = {}  # of the last step, those that were found to fit
-        self._lanes = LaneWeights(self._names, widths, bank.dtype, bank.device)
+        self._lanes = LaneWeights(self._names, widths, backbone.dtype, backbone.device)
 
     def clear(self) -> None:
         """Forget all arrangements."""
@@ -63,9 +68,15 @@ class LoraStacks:
 
     def suits(self, slots: Slots) -> bool:
         """Whether all that these adapters do to layers is LoRA on known projections."""
-        if len(slots.present) > TOGETHER:  # arranging so many is left to `of`
+        if self._as_they_are(slots):
             return self._are_lora(slots.present)
         return self._arranged(slots)[1] is not None
+
+    def _as_they_are(self, slots: Slots) -> bool:
+        """Whether adapters are not arranged: they are many, or change from step to step."""
+        return len(slots.present) > MAX_TOGETHER or any(
+            _in_training(self.adapters.get(s)) for s in slots.present
+        )
 
     def of(self, slots: Slots, by_lane: bool = False) -> Sequence[Any]:
         """Per layer what adds the adapters' part, or None where there are none; they must suit.
@@ -73,11 +84,11 @@ class LoraStacks:
         Args:
             by_lane: each token is a lane, and will mostly be its adapter's in the next step too.
         """
-        if by_lane and len(slots.present) > TOGETHER:
-            adapters = [self.bank.adapters.get(s) for s in slots.of_token.tolist()]
-            if self._lanes.hold(adapters):
+        if by_lane and len(slots.present) > MAX_TOGETHER:
+            adapters = [self.adapters.get(s) for s in slots.of_token.tolist()]
+            if not any(map(_in_training, adapters)) and self._lanes.hold(adapters):
                 return [OfLanes(groups) if groups else None for groups in self._lanes.layers]
-        if len(slots.present) > TOGETHER:
+        if self._as_they_are(slots):
             mine = self._linear(slots)
             return [OneByOne(mine, names) for names in self._names]
         layers = self._arranged(slots)[1]
@@ -85,16 +96,16 @@ class LoraStacks:
         return [Added(stacks, slots) if stacks else None for stacks in layers]
 
     def _linear(self, slots: Slots) -> list[tuple[Rows, Mapping[str, Any]]]:
-        known = ((s, self.bank.adapters.get(s)) for s in slots.present)
+        known = ((s, self.adapters.get(s)) for s in slots.present)
         return [(slots.rows(s), a.linear) for s, a in known if a is not None and a.linear]
 
     def _arranged(self, slots: Slots) -> tuple[list[Any], list[dict[str, Stack]] | None]:
-        adapters = [self.bank.adapters.get(s) for s in slots.present]
+        adapters = [self.adapters.get(s) for s in slots.present]
         known = self._kept.get(slots.present)
         if known is None or any(a is not b for a, b in zip(known[0], adapters, strict=True)):
             known = adapters, self._arrange(slots.present, adapters)
             self._kept[slots.present] = known
-            while len(self._kept) > KEPT:
+            while len(self._kept) > MAX_ARRANGEMENTS:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(slots.present)
         return known
@@ -114,7 +125,7 @@ class LoraStacks:
 
     def _are_lora(self, present: Sequence[int]) -> bool:
         """Whether adapters do nothing to layers but LoRA on known projections."""
-        adapters = {s: self.bank.adapters.get(s) for s in present}
+        adapters = {s: self.adapters.get(s) for s in present}
         known = self._fitting
         self._fitting = {
             s: a for s, a in adapters.items() if a is None or known.get(s) is a or self._fits(a)
@@ -133,10 +144,17 @@ class LoraStacks:
             ops = [(s, linear[name]) for s, linear in mine.items() if name in linear]
             a += [op.a for _, op in ops]
             columns += [(s, len(op.a), op.scale) for s, op in ops]
-            b.append(torch.cat([op.b.t() for _, op in ops]).to(self.bank.dtype) if ops else None)
+            b.append(torch.cat([op.b.t() for _, op in ops]).to(self.dtype) if ops else None)
         if not a:
             return None
-        return Stack(torch.cat(a).to(self.bank.dtype).t().contiguous(), b, tuple(columns))
+        return Stack(torch.cat(a).to(self.dtype).t().contiguous(), b, tuple(columns))
+
+
+def _in_training(adapter: Adapter | None) -> bool:
+    """Whether a LoRA's weights are being trained: methods train all of an adapter or nothing."""
+    if adapter is None or not adapter.linear:
+        return False
+    return any(t.requires_grad for t in next(iter(adapter.linear.values())).parameters().values())
 
 
 class OfLanes:
@@ -152,9 +170,9 @@ class OfLanes:
 
 
 class OneByOne:
-    """What many adapters add in one layer of a pass over long rows; called as `Added`.
+    """What adapters add in one layer that are used as they are; called as `Added`.
 
-    They are used as they are: arranging them would cost more than it saves in one pass.
+    Arranging many of them would cost more than it saves in one pass over long rows.
     """
 
     def __init__(self, mine: Sequence[tuple[Rows, Mapping[str, Any]]], names: dict[str, list[str]]):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MOST = 1 << 30  # bytes of the buffers
+MAX_BYTES = 1 << 30  # of the buffers
 Names = Sequence[dict[str, list[str]]]  # per layer and group the modules' names
 
 
@@ -56,7 +56,9 @@ class LaneWeights:
         widths: dict[str, tuple[int, int]],
         dtype: torch.dtype,
         device: torch.device,
+        max_bytes: int = MAX_BYTES,
     ):
+        self._max_bytes = max_bytes
         self._names, self._widths, self._dtype, self._device = names, widths, dtype, device
         self.clear()
 
@@ -93,7 +95,7 @@ class LaneWeights:
     def _allocate(self, lanes: int, rank: int, changed: frozenset[str]) -> bool:
         numbers = sum(sum(self._widths[name]) for name in changed) * rank * lanes
         self.clear()
-        if numbers * self._dtype.itemsize > MOST:
+        if numbers * self._dtype.itemsize > self._max_bytes:
             return False
         for layer in self._names:
             groups = {g: names for g, names in layer.items() if not changed.isdisjoint(names)}

@@ -1,61 +1,86 @@
-"""Weights a second time, laid out as oneDNN multiplies a few rows with them fastest.
+"""Weights a second time, laid out as oneDNN multiplies with them fastest.
 
 A product of a few rows with a plain weight spends much of its time on bringing the weight into the
-order in which it is multiplied. Done once, that costs the weight's memory again, so it is done on a CPU
-where memory is plentiful, and only where it turns out to be faster.
+order in which it is multiplied; with many rows oneDNN's kernels are still the faster ones on some
+processors. Done once, that costs the weight's memory again, so it is done on a CPU where memory is
+plentiful.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LEAST = 1 << 18  # numbers in a weight; with fewer a call costs more than the product
-FEW = 4  # rows below which reading the weight is all that counts
-MANY = 128  # rows above which the plain product is as fast
-SPARE = 6  # times the weights' bytes that must be free
-GAIN = 0.93  # of the plain products' time that the packed ones may take
-TRIES = 3
+MIN_ROWS = 4  # below, reading the weight is all that counts
+MAX_DECODE_ROWS = 128  # of a step of decoding; above, the plain product is as fast on many processors
+HINT_ROWS = 32  # that weights are laid out for at least; what suits these suits more
 
 
-def pack(weights: Sequence[Tensor], rows: int) -> list[Tensor] | None:
-    """Weights (d_out, d_in) of alike layers packed, or None where that cannot be had or is no gain.
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """What is packed, and what packed weights are used for.
 
     Args:
-        rows: how many are multiplied at once, at most.
+        rows: that are multiplied at once, at most.
+        max_rows: of a product that packed weights are used for; None: no bound.
+        min_numbers: in a weight; with fewer a call costs more than the product.
+        spare: times the weights' bytes that must be free in memory.
+        gain: share of the plain products' time that the packed ones may take, measured on `rows` rows;
+            None packs without measuring, so that the same numbers come out in every run.
+        tries: runs that are timed, of which the shortest counts.
     """
-    first = weights[0]
-    if first.device.type != "cpu" or first.dtype != torch.float32 or rows < FEW:
-        return None
-    size = sum(w.numel() for w in weights) * first.element_size()
-    if first.numel() < LEAST or psutil.virtual_memory().available < SPARE * size:
-        return None
-    if not torch.backends.mkldnn.is_available():
-        return None
-    packed = [torch.ops.mkldnn._reorder_linear_weight(w.contiguous(), rows) for w in weights]
-    x = torch.linspace(-1, 1, rows * first.shape[1]).view(rows, -1)
-    if not torch.allclose(multiply(x, packed[0]), F.linear(x, first), rtol=1e-3, atol=1e-3):
-        return None
-    plain = _seconds(lambda: [F.linear(x, w) for w in weights])
-    return packed if _seconds(lambda: [multiply(x, w) for w in packed]) < GAIN * plain else None
+
+    rows: int
+    max_rows: int | None = MAX_DECODE_ROWS
+    min_numbers: int = 1 << 18
+    spare: float = 6
+    gain: float | None = 0.93
+    tries: int = 3
+
+    def suits(self, rows: int) -> bool:
+        """Whether a product of so many rows goes by packed weights."""
+        return rows >= MIN_ROWS and (self.max_rows is None or rows <= self.max_rows)
+
+    def pack(self, weights: Sequence[Tensor]) -> list[Tensor] | None:
+        """Weights (d_out, d_in) of alike layers packed, or None where that cannot be had or is no gain."""
+        first = weights[0]
+        if first.device.type != "cpu" or first.dtype != torch.float32 or self.rows < MIN_ROWS:
+            return None
+        size = sum(w.numel() for w in weights) * first.element_size()
+        if first.numel() < self.min_numbers or psutil.virtual_memory().available < self.spare * size:
+            return None
+        if not torch.backends.mkldnn.is_available():
+            return None
+        hint = max(self.rows, HINT_ROWS)
+        packed = [torch.ops.mkldnn._reorder_linear_weight(w.contiguous(), hint) for w in weights]
+        x = torch.linspace(-1, 1, min(hint, 64) * first.shape[1]).view(-1, first.shape[1])
+        if not torch.allclose(multiply(x, packed[0]), F.linear(x, first), rtol=1e-3, atol=1e-3):
+            return None
+        return packed if self.gain is None or self._gains(weights, packed) else None
+
+    def _gains(self, weights: Sequence[Tensor], packed: Sequence[Tensor]) -> bool:
+        assert self.gain is not None
+        x = torch.linspace(-1, 1, self.rows * weights[0].shape[1]).view(self.rows, -1)
+        plain = self._seconds(lambda: [F.linear(x, w) for w in weights])
+        return self._seconds(lambda: [multiply(x, w) for w in packed]) < self.gain * plain
+
+    def _seconds(self, work: Callable[[], object]) -> float:
+        """The shortest of a few runs, after one that does not count."""
+        work()
+        found = []
+        for _ in range(self.tries):
+            began = time.perf_counter()
+            work()
+            found.append(time.perf_counter() - began)
+        return min(found)
 
 
 def multiply(x: Tensor, packed: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (n, d_in) and a packed weight -> (n, d_out)."""
     return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    """The shortest of a few runs, after one that does not count."""
-    work()
-    found = []
-    for _ in range(TRIES):
-        began = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - began)
-    return min(found)

@@ -11,22 +11,24 @@ Whether it gives what the base's own layers give, gradients too, is tried once f
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rung.forward import selfcheck
 from rung.forward.attention import TriePlan
+from rung.forward.backbone import Backbone
 from rung.forward.block_attention import wide
 from rung.forward.llama.detect import GROUPS, built_like_llama
 from rung.forward.lora import Group, LoraOp, Low
-from rung.forward.padded import COARSE, TOLERANCE
-from rung.forward.trie import Sequence as Row
+from rung.forward.op import LinearOp
+from rung.forward.trie import Trie
 
-if TYPE_CHECKING:
-    from rung.forward.bank import Bank
+# What a slot's adapter does at a module, by the module's name: (operations, own parameters).
+Changes = Callable[[int, str], tuple[Sequence[LinearOp], Mapping[str, Tensor]]]
 
 log = logging.getLogger("rung.forward")
 
@@ -133,8 +135,9 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, back: bool = False) -> Tensor:
 class LlamaLayer:
     """One layer of a base, computed so while gradients are wanted; its own forward else."""
 
-    def __init__(self, bank: Bank, index: int, name: str, layer: Any):
-        self.bank, self.index, self.layer = bank, index, layer
+    def __init__(self, backbone: Backbone, changes: Changes, index: int, name: str):
+        layer: Any = backbone.modules[name]
+        self.backbone, self.changes, self.index, self.layer = backbone, changes, index, layer
         self.own = type(layer).forward.__get__(layer)
         self.head_dim, self.scaling = layer.self_attn.head_dim, layer.self_attn.scaling
         self.norms = Norm(layer.input_layernorm), Norm(layer.post_attention_layernorm)
@@ -146,10 +149,6 @@ class LlamaLayer:
     def attach(self) -> None:
         self.layer.forward = self.forward
 
-    def detach(self) -> None:
-        """Give the layer its own forward back."""
-        self.layer.__dict__.pop("forward", None)
-
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """What the layer's own forward takes and gives, (1, T, d)."""
         ops = self._ops() if torch.is_grad_enabled() and not args else None
@@ -160,27 +159,24 @@ class LlamaLayer:
         low = [t for op in ops for t in ((op.a, op.b) if op else (None, None))]
         x = hidden_states[0]
         q, k, v = _Before.apply(self, scales[:3], cos, sin, x, *low[:6])
-        plan: Any = self.bank.plan
+        plan: Any = self.backbone.plan
         mixed = plan.attend(self.index, q, k, v, self.scaling).reshape(len(x), -1)
         return _Behind.apply(self, scales[3:], x, mixed, *low[6:])[None]
 
     def _ops(self) -> list[LoraOp | None] | None:
         """The LoRA of each projection, or None where an adapter does something else in this layer."""
-        slots = self.bank.slots
-        if self.bank.plan is None or slots is None or slots.only is None:
+        slots = self.backbone.slots
+        if self.backbone.plan is None or slots is None or slots.only is None:
             return None
         found: dict[str, LoraOp] = {}
         for name in self.names:
-            seam = self.bank._seams.get(name)
-            if seam is None:
-                continue
-            for kind, ops in seam.ops.items():
-                if slots.only in ops:
-                    if kind is not LoraOp or name not in self.projections:
-                        return None
-                    found[name] = ops[slots.only]  # type: ignore[assignment]
-            if slots.only in seam.weights:
+            ops, weights = self.changes(slots.only, name)
+            if weights:
                 return None
+            for op in ops:
+                if type(op) is not LoraOp or name not in self.projections:
+                    return None
+                found[name] = op
         return [found.get(name) for name in self.projections]
 
     def group(
@@ -199,47 +195,41 @@ class LlamaLayer:
         )
 
 
-def attach(bank: Bank) -> bool:
-    """Have a bank's layers computed so, where its base is built for it and gives the same."""
-    if not bank.carries_trie or not built_like_llama(bank):
+def attach(backbone: Backbone, changes: Changes) -> bool:
+    """Have a base's layers computed so, where it is built for it and the self-check agrees."""
+    if not built_like_llama(backbone):
         return False
-    names = bank.depth.names
-    blocks = [LlamaLayer(bank, i, name, bank._modules[name]) for i, name in enumerate(names)]
-    if not blocks:
-        return False
-    try:
-        apart = _apart(bank, blocks)
-    except (RuntimeError, ValueError, TypeError, AttributeError) as fault:
-        apart = float("nan")
-        log.warning("layers in two steps: %s", fault)
-    # In half precision a gradient gathers rounding from all layers; what is wrong differs by about 1.
-    if apart < TOLERANCE.get(bank.dtype, 3 * COARSE):
+    layers = [LlamaLayer(backbone, changes, i, n) for i, n in enumerate(backbone.layer_names)]
+    fault = selfcheck.fault(lambda: _compare(backbone, layers), backbone.dtype, gradients=True)
+    if fault is None:
         return True
-    log.warning("the base's own layers are trained through: others differ by %.2g", apart)
-    for block in blocks:
-        block.detach()
+    log.warning("the base's own layers are trained through: layers in two steps: %s", fault)
+    detach(backbone)
     return False
 
 
-def _apart(bank: Bank, blocks: list[LlamaLayer]) -> float:
-    """How far hidden states and the gradient of what is embedded are from the base's own; attaches."""
-    size = bank.model.get_input_embeddings().weight.shape[0]
-    rows = [(100, 137, 174, 211), (100, 137, 248)]
-    trie = bank.trie([Row(tuple(n % size for n in row)) for row in rows])
-    found = []
-    for block in blocks:
-        block.detach()
-    for _ in range(2):
-        with torch.enable_grad():
-            plan = TriePlan(trie)
-            entering = bank.embed(trie.ids, plan.slots).detach().requires_grad_()
-            hidden = bank.run(entering, trie.positions.to(bank.device), plan)
-            # Not their squares: a norm makes the sum of those the same for every state.
-            weights = torch.arange(hidden.numel(), device=hidden.device).view_as(hidden).sin()
-            (grad,) = torch.autograd.grad((hidden.float() * weights).sum(), entering)
-        found.append((hidden.detach(), grad))
-        for block in blocks:
-            block.attach()
-    pairs = [[x.float() for x in pair] for pair in zip(found[1], found[0], strict=True)]
-    # By length: in half precision a single value may be rounded by more than the tolerance.
-    return max(float((a - b).norm() / b.norm().clamp(min=1e-12)) for a, b in pairs)
+def detach(backbone: Backbone) -> None:
+    """Give a base's layers their own forward back."""
+    for name in backbone.layer_names:
+        backbone.modules[name].__dict__.pop("forward", None)
+
+
+def _compare(backbone: Backbone, layers: Sequence[LlamaLayer]) -> list[tuple[Tensor, Tensor]]:
+    """Hidden states and the gradient of what is embedded, ours and the base's own; attaches."""
+    trie = selfcheck.sample(backbone.vocabulary)
+    detach(backbone)
+    own = _hidden_and_gradient(backbone, trie)
+    for layer in layers:
+        layer.attach()
+    return list(zip(_hidden_and_gradient(backbone, trie), own, strict=True))
+
+
+def _hidden_and_gradient(backbone: Backbone, trie: Trie) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        plan = TriePlan(trie)
+        entering = backbone.embed(trie.ids, plan.slots).detach().requires_grad_()
+        hidden = backbone.run_own(entering, trie.positions.to(backbone.device), plan)
+        # Not their squares: a norm makes the sum of those the same for every state.
+        weights = torch.arange(hidden.numel(), device=hidden.device).view_as(hidden).sin()
+        (grad,) = torch.autograd.grad((hidden.float() * weights).sum(), entering)
+    return hidden.detach(), grad

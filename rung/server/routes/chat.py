@@ -55,7 +55,7 @@ async def chat(request: Request, asked: ChatRequest) -> Response:
 def turns_of(model: ServedModel, asked: ChatRequest, course: Pipeline) -> list[Message]:
     """The conversation with what its stages add, and what may be called beside it."""
     turns = tools.conversation(asked.messages, asked.callable)
-    if model.classifier is None:  # which reads the question itself
+    if model.takes_context:
         turns = course.messages(turns)
     return turns
 
@@ -92,4 +92,4 @@ def constraint_of(service: Service, asked: ChatRequest) -> Constraint | None:
 
 def vocabulary_of(service: Service) -> int:
     """Ids that a token may have."""
-    return service.engine.bank.model.get_input_embeddings().weight.shape[0]
+    return service.engine.bank.vocabulary

@@ -1,7 +1,8 @@
-"""One step of generation: let go, admit, read a piece of the new prompts, one token for everybody."""
+"""Generation queue: each step admits requests, prefills chunks of prompts, and decodes a token each."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -9,61 +10,88 @@ from torch import Tensor
 
 from rung.engine.prefill import PrefillChunk
 from rung.engine.registry import Registry
-from rung.engine.request import EngineFault
+from rung.engine.request import EngineFault, Generation, GenerationRequest, Request
 from rung.engine.request_state import RequestState
 from rung.engine.sampler import draw, tell
 from rung.engine.scheduler import Scheduler
+from rung.engine.served_model import ServedModel
 from rung.errors import RungError
 from rung.forward.bank import Bank
 
-SLICE = 128  # prompt positions whose logits are held at once
-REST = 64  # steps between two looks at whether less memory would do
+log = logging.getLogger("rung.engine")
+
+MAX_LOGITS = 128  # maximum number of prompt positions whose logits are held at once
+STEPS_BETWEEN_LOOKS = 64  # steps after which it is seen whether less memory would do
 
 
-class EngineCore:
-    """Call it for a step."""
+class GenerateQueue:
+    """Requests to models that generate; see `queues.base.Queue`."""
 
     def __init__(self, bank: Bank, scheduler: Scheduler, registry: Registry):
         self.bank, self.scheduler, self.registry = bank, scheduler, registry
         self._steps = 0
 
-    def __call__(self) -> None:
+    def __len__(self) -> int:
+        return len(self.scheduler.running) + len(self.scheduler.waiting)
+
+    def accepts(self, request: Request, model: ServedModel) -> bool:
+        generates = model.classifier is None and model.remote is None
+        return isinstance(request, GenerationRequest) and generates
+
+    def prepare(self, generation: Generation, model: ServedModel) -> RequestState:
+        return RequestState.of(generation, model, self.registry)
+
+    def add(self, batch: list[RequestState], patient: bool = False) -> None:
+        self.scheduler.waiting.add(batch, patient)
+
+    def slots(self) -> set[int]:
+        return self.scheduler.slots()
+
+    def fail_all(self, fault: RungError) -> None:
+        self.scheduler.fail_all(fault)
+
+    def step(self, bank: Bank) -> bool:
+        """Give everybody a token; a fault ends what is in flight and nothing more."""
+        try:
+            self._step()
+        except Exception as fault:
+            log.exception("a step of the engine failed")
+            self.scheduler.fail_running(fault)
+        return self.scheduler.busy
+
+    def _step(self) -> None:
         scheduler = self.scheduler
         self._steps += 1
-        if self._steps % REST == 0:
-            scheduler.rest()
-        scheduler.sweep()
-        self.registry.retire(self._in_use)
-        scheduler.admit(self._settle)
-        scheduler.make_room()
-        if pieces := scheduler.pieces():
-            self._read(pieces)
-        scheduler.make_room()
+        if self._steps % STEPS_BETWEEN_LOOKS == 0:
+            scheduler.give_back()
+        scheduler.drop_ended()
+        scheduler.admit(self._make_resident)
+        scheduler.preempt()
+        if chunks := scheduler.schedule_prefill():
+            self._prefill(chunks)
+        scheduler.preempt()
         decoding = scheduler.running[: scheduler.decoding]
-        if guesses := scheduler.guesses():
-            self._follow(decoding, guesses)
+        if drafts := scheduler.draft():
+            self._verify(decoding, drafts)
         elif decoding:
             self._advance(decoding, self._decode(decoding))
 
-    def _in_use(self) -> set[int]:
-        return {r.slot for r in self.scheduler.running} | self.scheduler.waiting.slots()
-
-    def _settle(self, request: RequestState) -> bool:
-        """Have a newcomer's adapter in the bank."""
+    def _make_resident(self, request: RequestState) -> bool:
+        """Put a newcomer's adapter into the bank; False where that failed, and the request with it."""
         try:
-            self.registry.settle(request.slot, {r.slot for r in self.scheduler.running})
+            self.registry.make_resident(request.slot, self.scheduler.running_slots())
         except RungError as fault:
             request.fail(fault)
             return False
         return True
 
-    # --- prompts --------------------------------------------------------------------------------
+    # --- prefill --------------------------------------------------------------------------------
 
-    def _read(self, pieces: Sequence[tuple[RequestState, PrefillChunk]]) -> None:
-        """Read pieces; those that are read to their end draw their first token."""
-        hidden = self._hidden([chunk for _, chunk in pieces])
+    def _prefill(self, chunks: Sequence[tuple[RequestState, PrefillChunk]]) -> None:
+        """Prefill chunks; requests whose prompt is read to its end draw their first token."""
+        hidden = self._hidden([chunk for _, chunk in chunks])
         ready: list[tuple[RequestState, Tensor]] = []
-        for (request, chunk), rows in zip(pieces, hidden, strict=True):
+        for (request, chunk), rows in zip(chunks, hidden, strict=True):
             if not bool(rows.isfinite().all()):
                 self._fail(request)
                 continue
@@ -79,15 +107,15 @@ class EngineCore:
                 self.scheduler.release(request)
                 request.finish("length")
         if ready:
-            ready.sort(key=lambda pair: pair[0].lane)  # who stands first is promoted without a swap
+            ready.sort(key=lambda pair: pair[0].lane)  # who stands first needs no swap
             requests = [r for r, _ in ready]
             logits = self.bank.logits(torch.stack([h for _, h in ready]), [r.slot for r in requests])
             for request in requests:
-                self.scheduler.promote(request)
+                self.scheduler.start_decoding(request)
             self._advance(requests, logits)
 
     def _hidden(self, chunks: list[PrefillChunk]) -> list[Tensor]:
-        """Hidden states (n, d) of each piece.
+        """Compute the hidden states (n, d) of each chunk.
 
         A text whose values overflow spoils its neighbours in the trie, so where that happens each is
         read again alone, and only the one at fault stays spoiled.
@@ -103,20 +131,20 @@ class EngineCore:
         return found
 
     def _tell_prompt(self, request: RequestState, chunk: PrefillChunk, hidden: Tensor) -> None:
-        """Log-probabilities of the prompt's tokens that follow those of a piece."""
-        wanted = request.generation.request.prompt_logprobs
+        """Compute the log-probabilities of the prompt's tokens that follow those of a chunk."""
+        wanted = request.prompt_logprobs
         first = len(request.told) - chunk.begin  # the row that predicts the first one still untold
-        for at in range(first, min(len(hidden), request.prompt - 1 - chunk.begin), SLICE):
-            last = min(at + SLICE, len(hidden), request.prompt - 1 - chunk.begin)
+        for at in range(first, min(len(hidden), request.prompt - 1 - chunk.begin), MAX_LOGITS):
+            last = min(at + MAX_LOGITS, len(hidden), request.prompt - 1 - chunk.begin)
             logits = self.bank.logits(hidden[at:last], [request.slot] * (last - at))
             targets = request.ids[chunk.begin + at + 1 : chunk.begin + last + 1]
             ids = torch.tensor(targets, device=logits.device)
             request.told += tell(logits, ids, [wanted] * len(targets))
 
-    # --- one token each -------------------------------------------------------------------------
+    # --- decoding -------------------------------------------------------------------------------
 
     def _decode(self, decoding: Sequence[RequestState]) -> Tensor:
-        """Logits (B, V) of what follows.
+        """Append everybody's last token -> logits (B, V) of what follows.
 
         Adapters of a batch are multiplied together, so where one's values overflow each is computed
         again alone, and only the one at fault stays spoiled.
@@ -134,27 +162,27 @@ class EngineCore:
                 logits[lanes] = runner.decode_again(lanes, [ids[i] for i in lanes], [slot] * len(lanes))
         return logits
 
-    def _follow(self, decoding: Sequence[RequestState], guesses: Sequence[Sequence[int]]) -> None:
-        """Read what may come next behind what is certain, and draw as long as the guess is right.
+    def _verify(self, decoding: Sequence[RequestState], drafts: Sequence[Sequence[int]]) -> None:
+        """Read drafts behind what is certain, and draw as long as they are right.
 
         Every token is drawn from the distribution behind the tokens before it, as it is without a
-        guess, so answers are the same (the greedy and the sampled ones).
+        draft, so answers are the same (the greedy and the sampled ones).
         """
         chunks = [
-            PrefillChunk(r.lane, r.slot, [*r.ids, *guess], r.read, len(r.ids) + len(guess), r.front)
-            for r, guess in zip(decoding, guesses, strict=True)
+            PrefillChunk(r.lane, r.slot, [*r.ids, *draft], r.read, len(r.ids) + len(draft), r.front)
+            for r, draft in zip(decoding, drafts, strict=True)
         ]
-        for request, guess, rows in zip(decoding, guesses, self._hidden(chunks), strict=True):
-            logits = self.bank.logits(rows[-len(guess) - 1 :], [request.slot] * (len(guess) + 1))
+        for request, draft, rows in zip(decoding, drafts, self._hidden(chunks), strict=True):
+            logits = self.bank.logits(rows[-len(draft) - 1 :], [request.slot] * (len(draft) + 1))
             right = 0
             for i in range(len(logits)):
                 request.read = len(request.ids)
                 self._advance([request], logits[i : i + 1])
-                if request.lane < 0 or i == len(guess) or request.ids[-1] != guess[i]:
+                if request.lane < 0 or i == len(draft) or request.ids[-1] != draft[i]:
                     break
                 right += 1
-            if guess:
-                request.lookup.outcome(len(guess), right)
+            if draft:
+                request.speculation.verified(right)
             if request.lane >= 0:
                 self.scheduler.runner.cut(request.lane, request.front, request.read)
 
@@ -175,7 +203,7 @@ class EngineCore:
                 request.fail(fault)
                 continue
             if done:
-                self.scheduler.remember(request)
+                self.scheduler.keep_prefix(request)
                 left.append(request)
         for request in sorted(left, key=lambda r: -r.lane):  # from the end: nobody has to move up
             self.scheduler.release(request)
@@ -186,5 +214,5 @@ class EngineCore:
 
 
 def _finite(logits: Tensor) -> Tensor:
-    """(N, V) -> (N,): whether a row has a largest value at all."""
+    """Say of each row of (N, V) whether it has a largest value at all: (N,) of bool."""
     return logits.amax(-1).isfinite()
