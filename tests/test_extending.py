@@ -97,6 +97,8 @@ def test_its_method_trains_and_its_export_and_route_answer(installed, studio):
 import json, rung
 rung.tune("plain", "rows.jsonl", base="{SCRATCH}", device="cpu", dtype="float32", steps=2,
           method="norms", norms={{"start_at": 1.5}})
+found = rung.evaluate("plain", data="rows.jsonl", metric="length_ratio", items=2, device="cpu")
+print(0 <= found["plain"].value <= 1, found["plain"].n)
 print(rung.export("plain", "out", to="noted").difference < 1e-3, open("out/NOTE.txt").read().strip())
 from fastapi.testclient import TestClient
 from rung.models import load_engine
@@ -104,6 +106,7 @@ from rung.server.app import create_app
 with TestClient(create_app(load_engine(["plain"]))) as client:
     print(json.dumps(client.get("/v1/names").json()))
 """
-    exported, names = python(code, installed, studio).splitlines()
+    measured, exported, names = python(code, installed, studio).splitlines()
+    assert measured == "True 2"
     assert exported == "True Made by norms on scratch."
     assert "plain" in json.loads(names) and len(json.loads(names)) == 2

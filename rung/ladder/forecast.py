@@ -13,6 +13,7 @@ from typing import Any
 
 from rung.data import Template
 from rung.errors import DataError, MethodMisfit
+from rung.evals import metrics
 from rung.evals.tasks import question, reply
 from rung.forward.bank import Bank
 from rung.ladder.cost import Cost
@@ -79,7 +80,7 @@ def shape_of(template: Template, bank: Bank, task: Task, train: Sequence[Example
 
 def _choices(template: Template, task: Task, rows: Sequence[Example]) -> float:
     """Tokens of what a row is scored against; what a text itself has, where it is scored."""
-    if task.kind == "language_modelling" or task.metric == "perplexity":
+    if metrics.by_likelihood(task):
         return (
             sum(len(template.encoder.encode(reply(e) or "")[0]) for e in rows) / max(len(rows), 1)
             or 1.0
@@ -141,10 +142,8 @@ class Forecaster:
     def base(self, held: int) -> Prediction:
         """What the base as it is takes to be measured."""
         each = self._answering("base", scoring(self.shape))
-        cost = Cost(
-            wall=FIXED_SECONDS + held * each,
-            request_seconds=(request := self._request(scoring(self.shape)))[0], request_tokens=request[1],
-        )  # fmt: skip
+        seconds, tokens = self._request(scoring(self.shape))
+        cost = Cost(wall=FIXED_SECONDS + held * each, request_seconds=seconds, request_tokens=tokens)
         return Prediction(cost, each, held=held)
 
     def of_rung(
@@ -195,11 +194,11 @@ class Forecaster:
 
     def learn(self, key: str, method: str, counted: Prediction, making: float, answer: float) -> None:
         """Correct by what an attempt really took."""
-        for name in (key, method):
-            was = self.machine.factor(f"making {key}", f"making {method}")
-            self.machine.learn(f"making {name}", counted.cost.seconds / was, making)
-            was = self.machine.factor(f"answering {key}", f"answering {method}")
-            self.machine.learn(f"answering {name}", counted.answer_seconds / was, answer)
+        took = {"making": (counted.cost.seconds, making), "answering": (counted.answer_seconds, answer)}
+        for what, (expected, seconds) in took.items():
+            plain = expected / self.machine.factor(f"{what} {key}", f"{what} {method}")
+            for name in {key, method}:
+                self.machine.learn(f"{what} {name}", plain, seconds)
         self.machine.keep()
 
     def _answering(self, key: str, work: Workload, method: str = "") -> float:
