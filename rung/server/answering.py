@@ -81,6 +81,7 @@ async def answer(
         usual = max(1, min(usual, (allowed - prompts) // count))
     requests = requests_of(service, asked, wanted, n=n, most=most, usual=usual)
     account.reserve(prompts + sum(one.decoding.max_tokens for one in requests))
+    reply.fingerprint = service.fingerprint
     answers = Answers(service.engine, requests)
     if asked.trace:
         decode = service.engine.model(asked.model).template.tokenizer.decode

@@ -54,7 +54,7 @@ Prompts = Annotated[tuple[TextOrIds, ...], BeforeValidator(prompts), WithJsonSch
 
 
 class CompletionRequest(Asked):
-    unsupported = {"suffix": ("",)}
+    unsupported = {"suffix": (("",), "the models here were not trained to fill in a gap")}
 
     prompt: Prompts
     max_tokens: int | None = Field(None, ge=0)

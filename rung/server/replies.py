@@ -31,6 +31,7 @@ class Reply:
     kind: str
     chunk_kind: str
     prefix: str
+    fingerprint: str | None = None  # of what answers depend on beside the request
     opens = False  # whether a choice begins with a delta of its own
     # What happened to the request, where the client asked for it.
     trace: Callable[[Sequence[Completion]], dict[str, Any]] | None = None
@@ -146,7 +147,8 @@ class Reply:
         return _event({**content, "usage": counts} if self.includes_usage else content)
 
     def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        head = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        return {**head, "system_fingerprint": self.fingerprint}
 
 
 class EventStream(StreamingResponse):
@@ -180,6 +182,12 @@ def usage(completions: Iterable[Completion], prompts: Iterable[int]) -> dict[str
         **counts,
         "total_tokens": asked + drawn,
         "prompt_tokens_details": {"cached_tokens": cached, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
     }
 
 

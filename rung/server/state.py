@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 from fastapi import Request
 
+from rung import __version__
 from rung.engine import Engine
 from rung.server.access import Access, Account
 from rung.server.catalogue import Catalogue
@@ -137,6 +140,12 @@ class Service:
         self.background: list[Background] = []
         self._store: Store | None = None
         self._lock = threading.Lock()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What answers to one seed depend on beside the request: Rung, base and number format."""
+        parts = (__version__, self.catalogue.bare.name, str(self.engine.bank.model.dtype))
+        return "fp_" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:10]
 
     @property
     def store(self) -> Store:

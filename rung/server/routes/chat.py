@@ -71,7 +71,7 @@ def constraint_of(service: Service, asked: ChatRequest) -> Constraint | None:
     try:
         if asked.forced:
             param = "tools"
-            return made(name, "json_schema", tools.schema(asked.offered, asked.forced))
+            return made(name, "json_schema", tools.schema(asked.callable, asked.forced))
         if asked.callable:
             param = "tools"
             for function in asked.callable:  # a bad schema is told whether it is called or not
