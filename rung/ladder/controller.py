@@ -222,10 +222,8 @@ class ClimbController:
         )  # fmt: skip
         trials = {"done": [*record.trials.get("done", []), attempt.as_dict()]}
         if isinstance(fault, OutOfTime):
-            rung = self.rungs.get(step.key)
             counted = self.arms.prediction(step.key, step.level)
-            method = rung.method.name if rung else BASE
-            self.bench.forecaster.learn(step.key, method, counted, took, 0.0)
+            self.bench.forecaster.was_late(step.key, counted, took)
         if "validation" in record.metrics:
             ended = {"status": "succeeded", "reason": f"a later attempt ended: {ended['reason']}"}
         self._put(dataclasses.replace(record, trials=trials, **ended))
