@@ -77,6 +77,10 @@ def mapping(knobs: DataKnobs) -> DataFormat | None:
             problems.append(str(fault))
     if "text" in given and "user" in given:
         problems.append("--text and --user exclude each other")
+    elif "text" in given and "assistant" in given:
+        problems.append("--text takes no --assistant: name the question with --user")
+    elif "text" in given and "system" in given and "label" not in given:
+        problems.append("--text takes no --system: name the question with --user")
     elif "text" not in given and "user" not in given:
         problems.append("give --user and --assistant, or --text")
     elif "user" in given and not {"assistant", "label"} & set(given):
@@ -87,10 +91,13 @@ def mapping(knobs: DataKnobs) -> DataFormat | None:
 
     def read(row: Row, origin: str) -> list[Example]:
         values = {name: form.fill(row) for name, form in formats.items()}
-        if "text" in values:
-            return [Example(text=values["text"], label=values.get("label"), origin=origin)]
+        if "label" in formats:
+            _one_class(formats["label"], row)
+        if "text" in values and "label" not in values:
+            return [Example(text=values["text"], origin=origin)]
+        # A text that has a label is a question: the label answers it.
         reply = values.get("assistant", values.get("label", ""))
-        messages = conversation(values.get("system"), values["user"], reply)
+        messages = conversation(values.get("system"), values.get("user", values.get("text", "")), reply)
         return [Example(messages=messages, label=values.get("label"), origin=origin)]
 
     # Who names columns leaves the others out on purpose.
@@ -202,7 +209,22 @@ def _pair(question: str, answer: str) -> Read:
     return read
 
 
+def _one_class(form: Format, row: Row) -> None:
+    """Raises Missing for a label that is a list: Rung learns one class of each row."""
+    if len(form.pieces) == 1 and not isinstance(form.pieces[0], str):
+        value = form.pieces[0].of(row)
+        if isinstance(value, (list, tuple, Mapping)):
+            ones = [v for v in value if v in (0, 1)] if isinstance(value, (list, tuple)) else []
+            what = "one-hot" if ones and len(ones) == len(value) and sum(ones) == 1 else "a list"
+            name = form.pieces[0].text
+            raise Missing(
+                f"the label '{name}' is {what}, and Rung learns one class of each row: write its name "
+                f"into '{name}', or learn the list as text with --assistant '{{{name}}}'"
+            )
+
+
 def _labelled(row: Row, origin: str) -> list[Example]:
+    _one_class(Format.parse("{label}"), row)
     label = _text(row, "label")
     messages = conversation(None, _text(row, "text"), label)
     return [Example(messages=messages, label=label, origin=origin)]

@@ -42,7 +42,6 @@ from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
 from rung.types import Prompt
 
-CONTEXT = 2048  # tokens, for bases that do not say
 IDLE_SECONDS = 5.0  # seconds without work after which memory is given back
 POLL_SECONDS = 0.05  # seconds between two looks at whether a caller wants to stop waiting
 REMOTE_POLL_SECONDS = 0.002  # seconds between two looks at answers that only an API works on
@@ -81,7 +80,7 @@ class Engine:
         max_resident: int | None = None,
     ):
         self.bank = bank
-        self.context = context or getattr(bank.config, "max_position_embeddings", None) or CONTEXT
+        self.context = context or bank.context
         budget = _free_memory(bank.device) if memory is None else memory
         self.scheduler = Scheduler(runner_of(bank, max_batch, budget), max_batch, max_waiting)
         self.registry = registry = Registry(bank, models, self.context, max_resident)

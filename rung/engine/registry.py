@@ -39,7 +39,7 @@ class Known:
             assert self.source is not None
             adapter = self.source()
             check_finite(adapter)
-            self.adapter, self.positions = adapter, positions_of(adapter)
+            self.adapter, self.positions = adapter, adapter.positions
         return self.adapter
 
 
@@ -69,7 +69,7 @@ class Registry:
     ):
         self.bank, self.models, self.context = bank, dict(models), context
         self.max_resident = max_resident
-        self.vocabulary: int = bank.model.get_input_embeddings().weight.shape[0]
+        self.vocabulary = bank.vocabulary
         self.lock = threading.RLock()
         self.on_forget: Callable[[int], None] = lambda slot: None
         self._retired: set[int] = set()
@@ -101,8 +101,7 @@ class Registry:
         """
         known = self._known.get(slot)
         if known is None:
-            adapter = self.bank.adapters.get(slot)
-            return 0 if adapter is None else positions_of(adapter)
+            return self.bank.positions(slot)
         with known.lock:
             known.read()
             return known.positions
@@ -144,7 +143,7 @@ class Registry:
         if adapter is not None:
             check_finite(adapter)
             model = dataclasses.replace(model, slot=self.bank.add(adapter))
-            self._known[model.slot] = Known(adapter, source, positions_of(adapter), next(self._clock))
+            self._known[model.slot] = Known(adapter, source, adapter.positions, next(self._clock))
         elif source is not None:
             model = dataclasses.replace(model, slot=self.bank.reserve())
             self._known[model.slot] = Known(None, source)
@@ -191,12 +190,6 @@ class Registry:
             with self.lock:
                 known = self._grammars.setdefault(key, known)
         return known
-
-
-def positions_of(adapter: Adapter) -> int:
-    """Count the positions that an adapter takes in front of every prompt."""
-    virtual = 0 if adapter.embeddings is None else len(adapter.embeddings)
-    return virtual + (0 if adapter.keys_values is None else adapter.keys_values.shape[2])
 
 
 def check_finite(adapter: Adapter) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from rung.data import Template
 from rung.errors import DataError, MethodMisfit
+from rung.evals import metrics
 from rung.evals.tasks import question, reply
 from rung.forward.bank import Bank
 from rung.ladder.cost import Cost
@@ -80,7 +81,7 @@ def shape_of(template: Template, bank: Bank, task: Task, train: Sequence[Example
 
 def _choices(template: Template, task: Task, rows: Sequence[Example]) -> float:
     """Tokens of what a row is scored against; what a text itself has, where it is scored."""
-    if task.kind == "language_modelling" or task.metric == "perplexity":
+    if metrics.by_likelihood(task):
         return (
             sum(len(template.encoder.encode(reply(e) or "")[0]) for e in rows) / max(len(rows), 1)
             or 1.0

@@ -244,9 +244,10 @@ class Trial:
         whole = bench.forecaster.schedule(bench.plan(self.name, self.rung), 1.0).steps
         trained, share = self.rung.method.trained, self.step.level.share
         rows = len(bench.opened.splits.train)
+        chosen_by = f"validation_{made.plan.objective.best[0]}"
         metrics = {
             "validation": measured.as_dict(),
-            "curve": [[h["step"], h["validation_loss"]] for h in made.state.history],
+            "curve": [[h["step"], h[chosen_by]] for h in made.state.history],
             "steps": made.state.step,
             "cut_from": whole if trained and share < 1 and made.state.step < whole else None,
             "share": share,

@@ -49,7 +49,9 @@ class Method(base.Method):
     baseline = True
 
     def unsuited(self, task: Task, config: Knobs) -> str | None:
-        if task.kind == "language_modelling" or task.metric == "perplexity":
+        from rung.evals import metrics
+
+        if metrics.by_likelihood(task):
             return "counts of words do not say how likely a text is"
         if task.kind == "multiple_choice":
             return "each row offers answers of its own, and counts of words do not compare them"

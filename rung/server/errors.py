@@ -23,7 +23,8 @@ from rung.store.pages import UnknownCursor
 log = logging.getLogger("rung.server")
 
 RETRY_AFTER = "1"  # seconds
-FINAL = ("insufficient_quota", "store_broken")  # codes of what trying again does not mend
+# Codes of what trying again does not mend.
+FINAL = ("insufficient_quota", "request_exceeds_rate", "store_broken")
 URL = re.compile(r"\b(?:sqlite|postgres\w*)(?:\+\w+)?://[^\s:]\S*?(?=[\s:,;)]|$)")
 TYPES = {
     401: "authentication_error",

@@ -17,7 +17,6 @@ from rung.forward.bank import Bank
 from rung.forward.memory import reset_high_water
 from rung.types import BaseInfo, Decoding, Prompt
 
-CONTEXT = 2048  # tokens, for bases that do not say
 TOGETHER = 32  # answers that are written side by side
 LEAST = 64  # tokens of context, without which nothing here can be asked
 
@@ -66,7 +65,7 @@ class Subject:
     @property
     def context(self) -> int:
         """The longest sequence in tokens."""
-        return getattr(self.bank.config, "max_position_embeddings", None) or CONTEXT
+        return self.bank.context
 
     @property
     def tokenizer(self) -> Any:

@@ -92,4 +92,4 @@ def constraint_of(service: Service, asked: ChatRequest) -> Constraint | None:
 
 def vocabulary_of(service: Service) -> int:
     """Ids that a token may have."""
-    return service.engine.bank.model.get_input_embeddings().weight.shape[0]
+    return service.engine.bank.vocabulary

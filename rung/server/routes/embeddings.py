@@ -44,7 +44,7 @@ async def embed(request: Request, asked: EmbeddingRequest) -> dict[str, Any]:
     service = service_of(request)
     request.state.param = "input"
     model = service.engine.model(asked.model)
-    width = service.engine.bank.model.get_input_embeddings().weight.shape[1]
+    width = service.engine.bank.width
     if asked.dimensions is not None and asked.dimensions > width:
         raise ApiError(f"'dimensions' is {asked.dimensions}, the model has {width}", param="dimensions")
     if any(not p for p in asked.input):
@@ -60,9 +60,10 @@ async def embed(request: Request, asked: EmbeddingRequest) -> dict[str, Any]:
                 f"an input has {len(one)} tokens, the context of '{asked.model}' is "
                 f"{service.engine.context} tokens"
             )
-    vectors = await run_sync(service.engine.embed, asked.model, ids)
     account = account_of(request)
     account.model, total = asked.model, sum(map(len, ids))
+    account.reserve(total)
+    vectors = await run_sync(service.engine.embed, asked.model, ids)
     account.spend(total, 0)
     return {
         "object": "list",

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from rung.evals.metric import Case, Statistics
-from rung.evals.overlap import normalise
-from rung.evals.parsing_metrics import read_json
+from rung.evals.metrics.base import Case, Metric, Statistics
+from rung.evals.metrics.overlap import normalise
+from rung.evals.metrics.parsing import read_json
 
 _NONE = {"", "none", "no entities", "[]", "{}", "-"}
 
@@ -65,7 +65,7 @@ def read_spans(text: str) -> list[tuple[str, str]]:
     except ValueError:
         pass
     found = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         line = line.strip().lstrip("-*• ").strip()
         if line.casefold() in _NONE:
             continue
@@ -177,7 +177,7 @@ def _same(told: tuple[int, str] | None, right: tuple[int, str], labelled: bool) 
 def read_heads(text: str) -> dict[int, tuple[int, str]]:
     """Number of a word -> that of its head (0 the root) and the relation, "" where none is written."""
     found = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):
         fields = line.replace("|", " ").split()
         if len(fields) < 2 or not fields[0].rstrip(".").isdigit():
             continue
@@ -188,3 +188,14 @@ def read_heads(text: str) -> dict[int, tuple[int, str]]:
             relation = fields[at + 1] if at + 1 < len(fields) else ""
             found[int(fields[0].rstrip("."))] = (int(fields[at]), relation.casefold())
     return found
+
+
+metrics = [
+    Metric("span_f1", "spans found, whatever their label", spans(labelled=False), f1,
+           kinds=("extraction",)),
+    Metric("label_f1", "spans found with their label", spans(labelled=True), f1, kinds=("extraction",)),
+    Metric("bracket_f1", "labelled constituents found", brackets, f1),
+    Metric("attachment_score", "share of words with the right head", attachment(labelled=False), share),
+    Metric("labelled_attachment_score", "share of words with the right head and relation",
+           attachment(labelled=True), share),
+]  # fmt: skip

@@ -8,8 +8,19 @@ import re
 from typing import Any
 
 from rung.errors import DataError
+from rung.evals.metrics.base import Metric, of_pairs
 
-_NUMBER = re.compile(r"[-+−]?[$€£]?\s?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?|[-+−]?\.\d+")
+# A sign stands in front of a number only where nothing else does: 10-12 is a span.
+_NUMBER = re.compile(
+    r"(?:(?<![\w)\]%.,])[-+−])?[$€£]?\s?(?:"
+    r"\d{1,3}(?:,\d{3})+(?:\.\d+)?(?!\d)"  # 1,234.5
+    r"|\d{1,3}(?:\.\d{3})+,\d+(?![\d,])"  # 1.234,5
+    r"|(?<![\d,(])\d+,\d{1,2}(?![\d,])"  # 3,5
+    r"|\d+(?:\.\d+)?(?:[eE][-+]?\d+\b)?"
+    r"|(?<!\d)\.\d+"
+    r")(?:/\d+)?%?"
+)
+_FRACTION = re.compile(r"\\[dt]?frac\{([^{}]+)\}\{([^{}]+)\}")
 _FINAL = re.compile(r"####\s*(.+)|\\boxed\{([^{}]*)\}|answer is:?\s*(.+)", re.IGNORECASE)
 _FENCE = re.compile(r"```(?:json)?\s*\n?(.*?)```", re.DOTALL | re.IGNORECASE)
 
@@ -19,6 +30,7 @@ def number(text: str) -> float | None:
 
     GSM8K's references are read alike.
     """
+    text = _FRACTION.sub(r"\1/\2", text)
     finals = _FINAL.findall(text)
     for parts in reversed(finals):
         found = _NUMBER.findall(next(p for p in parts if p) if any(parts) else "")
@@ -29,7 +41,12 @@ def number(text: str) -> float | None:
 
 
 def _value(written: str) -> float | None:
-    plain = written.replace("−", "-").translate(str.maketrans("", "", "$€£,% "))
+    plain = written.replace("−", "-").translate(str.maketrans("", "", "$€£% "))
+    if re.fullmatch(r"[-+]?\d{1,3}(\.\d{3})*,\d+", plain) and not re.fullmatch(
+        r"[-+]?\d{1,3}(,\d{3})+", plain
+    ):
+        plain = plain.replace(".", "").replace(",", ".")  # a comma in front of the decimals
+    plain = plain.replace(",", "")
     above, _, below = plain.partition("/")
     try:
         return float(above) / float(below) if below else float(above)
@@ -98,6 +115,28 @@ def json_match(text: str, reference: str) -> float:
             f"the reference '{reference[:40]}' is no JSON: choose another --metric"
         ) from None
     try:
-        return float(read_json(text) == right)
+        return float(_same(read_json(text), right))
     except ValueError:
         return 0.0
+
+
+def _same(told: Any, right: Any) -> bool:
+    """Equal as JSON: 1 is 1.0, and neither is true."""
+    if isinstance(told, bool) or isinstance(right, bool):
+        return told is right
+    if isinstance(told, dict) and isinstance(right, dict):
+        return told.keys() == right.keys() and all(_same(v, right[k]) for k, v in told.items())
+    if isinstance(told, list) and isinstance(right, list):
+        return len(told) == len(right) and all(map(_same, told, right))
+    if isinstance(told, float) and isinstance(right, float) and math.isnan(told):
+        return math.isnan(right)
+    return bool(told == right)
+
+
+metrics = [
+    Metric("number_match", "share of answers whose number is the reference's", of_pairs(number_match)),
+    Metric("regex_match", "share of answers that the reference, a pattern, finds",
+           of_pairs(regex_match)),
+    Metric("json_valid", "share of answers that are JSON", of_pairs(json_valid)),
+    Metric("json_match", "share of answers that equal the reference, as JSON", of_pairs(json_match)),
+]  # fmt: skip
