@@ -105,7 +105,8 @@ class Scorecard:
             "climb": climb.id, "name": climb.name, "status": climb.status, "task": climb.task,
             "bar": climb.bar, "verdict": climb.verdict, "data": self.data, "base": self.base,
             "licence": self.licence, "requests": self.knobs.get("requests"),
-            "seconds": climb.settings.get("spent"), "rungs": [asdict(r) for r in self.rows],
+            "seconds": climb.settings.get("spent"), "working": climb.settings.get("working"),
+            "rungs": [asdict(r) for r in self.rows],
         }  # fmt: skip
 
 
