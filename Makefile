@@ -52,6 +52,9 @@ bench-features: $(ENV) bench/.peers/.stamp  ## training on kept states beside tr
 	@$(BIN)/python -m bench.features $(ARGS)
 	@$(BIN)/python -m bench.climb $(CLIMB_ARGS)
 
+bench-climb-tasks: $(ENV)  ## climbs on eight real tasks beside scikit-learn's TF-IDF: ARGS="--task laws --budget 1m"
+	@$(BIN)/python -m bench.climb_tasks $(ARGS)
+
 bench-before: $(ENV)  ## Rung's own speeds beside another checkout: ARGS="../before"
 	@$(BIN)/python -m bench.before $(ARGS)
 
