@@ -262,7 +262,8 @@ def _bias(parts: list[nn.Linear]) -> Tensor | None:
 def _whole(parts: list[nn.Linear]) -> Tensor:
     """The weights of a group as one: a view where they are joined, a copy else."""
     weights = [p.weight.detach() for p in parts]
-    return weights[0] if len(weights) == 1 else _already(weights) or torch.cat(weights)
+    joined = weights[0] if len(weights) == 1 else _already(weights)
+    return torch.cat(weights) if joined is None else joined
 
 
 def _join(parts: list[nn.Linear]) -> Tensor:
