@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from rung.errors import ConfigError, nearest, one_line
 
 K = TypeVar("K")
+HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+|0o[0-7]+")
 
 
 class Duration(str):
@@ -189,10 +190,12 @@ def _convert(kind: Any, value: Any) -> Any:
     if issubclass(kind, str):
         if isinstance(value, (list, dict)):
             raise ValueError(f"is {value}, must be a text")  # noqa: TRY004
-        return kind(value)
+        return kind(str(value).lower() if isinstance(value, bool) else value)
     if isinstance(value, bool):
         raise ValueError(f"is {value}, must be a number")  # noqa: TRY004
     try:
+        if isinstance(value, str) and HEXADECIMAL.fullmatch(value):
+            value = int(value, 0)
         return _whole(value) if kind is int else kind(value)
     except (TypeError, ValueError, OverflowError):
         words = {int: "a whole number", float: "a number"}
@@ -320,13 +323,19 @@ def resolve(classes: Iterable[type[Any]], *layers: Mapping[str, Any]) -> list[An
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML file of knobs, its sections as dotted names (see `flatten`).
 
+    A value means what the same text means behind a flag: `no` is a text wherever a text is wanted,
+    `1e-4` a number, and `010` ten.
+
     Raises:
-        ConfigError: when the file is missing, is not YAML, or is not a mapping.
+        ConfigError: when the file is missing, is not YAML, is not a mapping, or names a knob twice.
     """
     import yaml
 
+    from rung.yaml_text import Loader
+
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        # Built upon the library's safe loader: it makes plain values and nothing else.
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=Loader)  # noqa: S506
     except OSError as fault:
         raise ConfigError(f"cannot read {path}: {fault.strerror}") from None
     except UnicodeDecodeError:

@@ -112,6 +112,8 @@ def _dataset(
     found: sources.Rows, source: str, form: formats.DataFormat, kept: _Kept, limit: int | None
 ) -> Dataset:
     doubles = duplicates(kept.examples)
+    if limit is not None and (told := labels.cut_to_one(kept.examples, limit)):
+        raise DataError(told)
     return Dataset(
         name=found.name,
         source=source,

@@ -10,7 +10,7 @@ from rung.types import Example
 
 # A question that more of the rows ask is no question, but how all of them begin.
 GENERIC_SHARE = 0.1
-LEAST_ROWS = 20  # below, every question that is not the only one is taken for one
+GENERIC_ROWS = 10  # at least, unless no other question is asked
 
 
 def plain(text: str) -> str:
@@ -43,8 +43,8 @@ def _words(example: Example, turns: int) -> list[str]:
 def grouping(examples: Sequence[Example]) -> Callable[[Example], str]:
     """What keeps rows together: their question, or their content where too many ask the same."""
     counts = Counter(question_key(e) for e in examples)
-    most = GENERIC_SHARE * len(examples) if len(examples) >= LEAST_ROWS else len(examples) - 1
-    generic = {key for key, n in counts.items() if n > max(1, most)}
+    most = max(GENERIC_ROWS, GENERIC_SHARE * len(examples)) if len(counts) > 1 else 1
+    generic = {key for key, n in counts.items() if n > most}
 
     def key(example: Example) -> str:
         asked = question_key(example)

@@ -15,6 +15,7 @@ MANY_LABELS = 50  # above, most of them must come again, and be no numbers
 MOST_WORDS = 5  # of a label
 LEAST_REPEATS = 3  # of a label, in the mean
 MOST = 0.8  # share of labels that decides
+MEND = "shuffle the file, or raise --limit"
 LEAST_SORTED = 10  # rows of a file that can look sorted
 
 _NUMBER = re.compile(r"[-+$€£]?[\d.,/]+%?")
@@ -78,12 +79,8 @@ def problems(examples: Sequence[Example], limit: int | None) -> list[Problem]:
     labels = labels_of(examples)
     found = [Problem("error", told) for told in alike(labels)]
     if limit is not None and len(labels) >= LEAST_SORTED and _sorted(labels):
-        kinds = len(set(labels))
-        told = (
-            f"--limit {limit} read {kinds} label{'s' if kinds > 1 else ''} only, and the rows are "
-            "sorted by label: shuffle them, or raise --limit"
-        )
-        found.append(Problem("error" if kinds == 1 else "warning", told))
+        told = f"--limit {limit} read {len(set(labels))} labels only, and the rows are sorted by label"
+        found.append(Problem("warning", f"{told}: {MEND}"))
     counts = Counter(labels)
     lone = [e.origin for e, label in zip(examples, labels, strict=False) if counts[label] == 1]
     if lone and len(counts) > 1 and len(labels) > len(counts):
@@ -92,6 +89,15 @@ def problems(examples: Sequence[Example], limit: int | None) -> list[Problem]:
         )
         found.append(Problem("warning", told, tuple(lone)))
     return found
+
+
+def cut_to_one(examples: Sequence[Example], limit: int) -> str | None:
+    """What to say of a limit that left rows of one label, where there is nothing to tell apart."""
+    labels = labels_of(examples)
+    if len(labels) < 2 or len(set(labels)) > 1:
+        return None
+    told = f"--limit {limit} read the label '{short(labels[0])}' alone, and there are more rows"
+    return f"{told}; if they are sorted by label: {MEND}"
 
 
 def disputed(examples: Sequence[Example]) -> list[Problem]:

@@ -59,7 +59,9 @@ class Prepared:
             problems += found
         untrained = untrained_rows(self.bank.model.get_input_embeddings().weight)
         problems += self.dataset.problems
-        problems += check(rows["train"], self.splits, self.template, untrained=untrained)
+        problems += check(
+            rows["train"], self.splits, self.template, untrained=untrained, found=problems
+        )
         refuse(problems)
         usable = {part: [r for r in found if any(r.supervised[1:])] for part, found in rows.items()}
         return usable, problems
