@@ -46,6 +46,7 @@ def studio(tmp_path_factory) -> Path:
     _prepare(folder / "home")
     rows = [{"prompt": f"Coach me, {i}.", "completion": f"Try {i} times!"} for i in range(30)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "notes.md").write_text("# Dough\nFlour, water.\n# Rest\n\nWait a day.\n")
     return folder
 
 
@@ -103,6 +104,9 @@ def test_its_method_trains_and_its_export_and_route_answer(installed, studio):
 import json, rung
 rung.tune("plain", "rows.jsonl", base="{SCRATCH}", device="cpu", dtype="float32", steps=2,
           method="norms", norms={{"start_at": 1.5}})
+from rung.data import load
+from rung.data.knobs import DataKnobs
+print([e.messages[-1]["content"] for e in load(DataKnobs(data="notes.md")).examples])
 found = rung.evaluate("plain", data="rows.jsonl", metric="length_ratio", items=2, device="cpu")
 print(0 <= found["plain"].value <= 1, found["plain"].n)
 print(rung.export("plain", "out", to="noted").difference < 1e-3, open("out/NOTE.txt").read().strip())
@@ -112,7 +116,8 @@ from rung.server.app import create_app
 with TestClient(create_app(load_engine(["plain"]))) as client:
     print(json.dumps(client.get("/v1/names").json()))
 """
-    measured, exported, names = python(code, installed, studio).splitlines()
+    read, measured, exported, names = python(code, installed, studio).splitlines()
+    assert read == "['Flour, water.', 'Wait a day.']"
     assert measured == "True 2"
     assert exported.startswith("True Made by norms on scratch")
     assert "plain" in json.loads(names) and len(json.loads(names)) == 2
