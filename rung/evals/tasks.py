@@ -105,7 +105,7 @@ def _of_kind(kind: str, examples: Sequence[Example]) -> Task:
         if len(counts) > MOST_LABELS or 2 * len(counts) > sum(counts.values()):
             raise ConfigError(
                 f"--task classification: {len(counts):,} different replies in {sum(counts.values()):,} "
-                f"rows are no labels; give rows whose replies repeat, at most {MOST_LABELS:,} of them"
+                f"rows are no labels; give rows whose replies come again, at most {MOST_LABELS:,}"
             )
         labels = tuple(sorted(counts))
     if kind == "multiple_choice" and not all(e.choices for e in examples):

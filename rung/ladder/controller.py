@@ -20,6 +20,7 @@ from rung.ladder.bar import BASE
 from rung.ladder.cost import Cost
 from rung.ladder.examination import Examination, compared
 from rung.ladder.knobs import ClimbKnobs
+from rung.ladder.machine import settle_threads
 from rung.ladder.meter import now
 from rung.ladder.observer import ClimbObserver
 from rung.ladder.rungs import Rung
@@ -182,6 +183,7 @@ class ClimbController:
                      "seconds": step.seconds, "why": step.why}  # fmt: skip
         trials = {**record.trials, "now": under_way}
         self._put(dataclasses.replace(record, status="running", reason=None, trials=trials))
+        settle_threads(str(self.bench.opened.bank.device))
         self.watcher.stage(f"{step.key}: beginning")
         try:
             done = self._measure_base(step) if step.key == BASE else self._try(step, limit)
@@ -352,10 +354,7 @@ class ClimbController:
             if cleared:
                 continue  # the table says that the bar was cleared below
             lowest = self.arms.lowest(key)
-            why = (
-                f"no time: a sample of it would take about {lowest:.0f} s, and {self.left:.0f} s of "
-                f"--budget {self.knobs.budget} were left"
-            )
+            why = f"no time: a sample would take about {lowest:.0f} s of --budget {self.knobs.budget}"
             self._put(dataclasses.replace(record, status="cancelled", reason=why))
 
     def _examine(self, winner: Standing, second: Standing | None) -> dict[str, Measured]:
@@ -369,7 +368,7 @@ class ClimbController:
             self.bench, self.store, self.rungs, self.records, self.record.name, self._put,
             self.watcher.stage,
         )  # fmt: skip
-        found = examination.run(keys, sum(self.arms.answer_seconds(k) for k in keys), room)
+        found = examination.run({key: self.arms.answer_seconds(key) for key in keys}, room)
         self.working += now() - began
         return found
 

@@ -142,10 +142,8 @@ class Forecaster:
     def base(self, held: int) -> Prediction:
         """What the base as it is takes to be measured."""
         each = self._answering("base", scoring(self.shape))
-        cost = Cost(
-            wall=FIXED_SECONDS + held * each,
-            request_seconds=(request := self._request(scoring(self.shape)))[0], request_tokens=request[1],
-        )  # fmt: skip
+        seconds, tokens = self._request(scoring(self.shape))
+        cost = Cost(wall=FIXED_SECONDS + held * each, request_seconds=seconds, request_tokens=tokens)
         return Prediction(cost, each, held=held)
 
     def of_rung(
@@ -196,11 +194,11 @@ class Forecaster:
 
     def learn(self, key: str, method: str, counted: Prediction, making: float, answer: float) -> None:
         """Correct by what an attempt really took."""
-        for name in (key, method):
-            was = self.machine.factor(f"making {key}", f"making {method}")
-            self.machine.learn(f"making {name}", counted.cost.seconds / was, making)
-            was = self.machine.factor(f"answering {key}", f"answering {method}")
-            self.machine.learn(f"answering {name}", counted.answer_seconds / was, answer)
+        took = {"making": (counted.cost.seconds, making), "answering": (counted.answer_seconds, answer)}
+        for what, (expected, seconds) in took.items():
+            plain = expected / self.machine.factor(f"{what} {key}", f"{what} {method}")
+            for name in {key, method}:
+                self.machine.learn(f"{what} {name}", plain, seconds)
         self.machine.keep()
 
     def _answering(self, key: str, work: Workload, method: str = "") -> float:

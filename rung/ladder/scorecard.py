@@ -22,7 +22,7 @@ class Row:
     """One rung. Figures that are not there yet are None; others have value, low and high.
 
     `cut_from` is the number of steps that a training should have had, where time ended it; `share` the
-    part of its rows or steps that a rung was tried on; `only` the one answer that it gives to every row;
+    part of its rows or steps that a rung was tried on; `only` the one answer that it gives to all rows;
     `below` says that the baseline does better.
     """
 
@@ -242,7 +242,7 @@ def _note(row: Row, winner: str | None, why: bool) -> str:
         return f"winner, {cut}" if cut else "winner"
     if row.reason and why:
         return _said(row)
-    return _status(row) or _made(row)
+    return _status(row) or made(row)
 
 
 def _status(row: Row) -> str:
@@ -253,14 +253,13 @@ def _said(row: Row) -> str:
     return ": ".join(word for word in (_status(row), row.reason) if word)
 
 
-def _made(row: Row) -> str:
+def made(row: Row) -> str:
     """How a measured rung was made: seeds, a training that time ended, or what it chose."""
-    if row.only is not None:
-        return f"one answer to all: {' '.join(row.only.split())[:20]}"
-    if row.seeds:
-        return f"{len(row.seeds)} seeds: {min(row.seeds):.3f} to {max(row.seeds):.3f}"
     found = _cut(row) or (f"with {row.choice}" if row.choice else "")
-    return "; ".join(part for part in ("below baseline" if row.below else "", found) if part)
+    if row.seeds:
+        found = f"{len(row.seeds)} seeds: {min(row.seeds):.3f} to {max(row.seeds):.3f}"
+    worth = "one answer to all" if row.only is not None else "below baseline" if row.below else ""
+    return "; ".join(part for part in (found, worth) if part)
 
 
 def _cut(row: Row) -> str:

@@ -235,7 +235,7 @@ def shared_settings(
 
 def _way(run: RunKnobs) -> tuple:
     """What makes one loaded base differ from another."""
-    about = {"method", "objective", "parent", "push_to_hub"}
+    about = {"method", "objective", "parent", "track", "push_to_hub"}
     fields = dataclasses.asdict(run)
     return tuple(sorted((k, str(v)) for k, v in fields.items() if k not in about))
 

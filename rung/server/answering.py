@@ -54,9 +54,9 @@ def requests_of(
     decoding = asked.decoding(model.decoding, usual if most is None else most)
     seed = None if asked.seed is None else asked.seed % 2**63
     decodings = [dataclasses.replace(decoding, seed=derive_seed(seed, i)) for i in range(n)]
-    deadline = service.limits.timeout
+    limits = service.limits
     return [
-        dataclasses.replace(one, decoding=drawn, deadline=deadline)
+        dataclasses.replace(one, decoding=drawn, deadline=limits.timeout, max_wait=limits.max_wait)
         for one in wanted
         for drawn in decodings
     ]

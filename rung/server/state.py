@@ -27,12 +27,14 @@ class Limits:
     Attributes:
         max_body, max_file: bytes of a request, and of an uploaded file.
         timeout: seconds within which an answer must be finished; None: no limit.
+        max_wait: seconds within which the engine must have taken a request up; None: no limit.
         patience: seconds that a client may take between two pieces of its request.
     """
 
     max_body: int = 8 << 20
     max_file: int = 512 << 20
     timeout: float | None = None
+    max_wait: float | None = 300.0
     patience: float = 60.0
 
     @classmethod
@@ -43,6 +45,7 @@ class Limits:
             max_body=int(knobs.max_body * mega),
             max_file=int(knobs.max_file * mega),
             timeout=knobs.timeout,
+            max_wait=knobs.max_wait,
         )
 
 
@@ -56,6 +59,7 @@ class Settings:
         jobs: tunings that run at once. job_options: knobs that every job gets.
         api_keys: keys that open everything, beside those in the store.
         guarded: models whose requests and answers pass the moderation; `*` is all of them.
+        origins: web pages that may ask from browsers; `*` is all of them.
         stages: what else models have around them, by their names; `*` is for those not named.
     """
 
@@ -66,6 +70,7 @@ class Settings:
     api_keys: Sequence[str] = ()
     guarded: frozenset[str] = frozenset()
     log: bool = False
+    origins: Sequence[str] = ()
     stages: Mapping[str, Stages] = field(default_factory=dict)
 
     @classmethod
@@ -77,7 +82,7 @@ class Settings:
         """
         return cls(
             organisation=knobs.organisation, jobs=knobs.jobs, api_keys=tuple(knobs.api_key),
-            guarded=frozenset(knobs.guard), log=knobs.log, **loaded,
+            guarded=frozenset(knobs.guard), log=knobs.log, origins=tuple(knobs.origin), **loaded,
         )  # fmt: skip
 
     @property

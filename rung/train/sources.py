@@ -9,38 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Generic, TypeVar
 
 import numpy as np
 
-
-class RowSource(Protocol):
-    """Gives the rows of every step.
-
-    Attributes:
-        fixed: every epoch has the same rows, so that what is frozen may be computed for them once.
-        per_epoch: steps in an epoch.
-    """
-
-    @property
-    def fixed(self) -> bool: ...
-    @property
-    def per_epoch(self) -> int: ...
-
-    def steps(self, epochs: float, most: int | None) -> int:
-        """How many steps a training has, `most` where that is fewer."""
-        ...
-
-    def rows(self, step: int) -> list[Any]:
-        """The rows of a step, counted from 0 over all epochs."""
-        ...
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Shuffled:
+class Shuffled(Generic[R]):
     """Rows in an order that is drawn anew for every epoch, in batches of one size."""
 
-    every: Sequence[Any]
+    every: Sequence[R]
     batch_size: int
     seed: int
     fixed: bool = True
@@ -55,7 +35,7 @@ class Shuffled:
         total = max(1, round(epochs * self.per_epoch))
         return min(total, most) if most else total
 
-    def rows(self, step: int) -> list[Any]:
+    def rows(self, step: int) -> list[R]:
         """The rows of a step, counted from 0 over all epochs."""
         return [self.every[i] for i in self.places(step)]
 
@@ -67,10 +47,10 @@ class Shuffled:
 
 
 @dataclass(frozen=True)
-class Batches:
+class Batches(Generic[R]):
     """Batches that somebody chose, each once; they are all there is to an epoch."""
 
-    batches: Sequence[Sequence[Any]]
+    batches: Sequence[Sequence[R]]
     fixed: bool = True
 
     @property
@@ -80,5 +60,5 @@ class Batches:
     def steps(self, epochs: float, most: int | None) -> int:
         return len(self.batches)
 
-    def rows(self, step: int) -> list[Any]:
+    def rows(self, step: int) -> list[R]:
         return list(self.batches[step])
