@@ -99,11 +99,12 @@ def test_what_it_adds_is_listed_with_the_rest(installed, studio):
     assert "--start-at" in python(code.format("tune", "-all"), installed, studio)
 
 
-def test_its_method_trains_and_its_export_and_route_answer(installed, studio):
+def test_every_part_of_it_does_its_work(installed, studio):
     code = f"""
 import json, rung
 rung.tune("plain", "rows.jsonl", base="{SCRATCH}", device="cpu", dtype="float32", steps=2,
-          method="norms", norms={{"start_at": 1.5}})
+          method="norms", norms={{"start_at": 1.5}}, objective="even", track=["lines"],
+          launch="polite")
 from rung.data import load
 from rung.data.knobs import DataKnobs
 print([e.messages[-1]["content"] for e in load(DataKnobs(data="notes.md")).examples])
@@ -121,3 +122,6 @@ with TestClient(create_app(load_engine(["plain"]))) as client:
     assert measured == "True 2"
     assert exported.startswith("True Made by norms on scratch")
     assert "plain" in json.loads(names) and len(json.loads(names)) == 2
+    (lines,) = (studio / "home" / "runs").glob("*/lines.txt")
+    assert re.search(r"step 2: .*loss [\d.]+", lines.read_text()), lines.read_text()
+    assert lines.read_text().endswith("succeeded\n")
