@@ -264,9 +264,7 @@ def _bias(parts: list[nn.Linear]) -> Tensor | None:
 def _whole(parts: list[nn.Linear]) -> Tensor:
     """The weights of a group as one: a view where they are joined, a copy else."""
     weights = [p.weight.detach() for p in parts]
-    if len(weights) == 1:
-        return weights[0]
-    joined = _already(weights)
+    joined = weights[0] if len(weights) == 1 else _already(weights)
     return torch.cat(weights) if joined is None else joined
 
 
