@@ -50,6 +50,9 @@ Metadata = Annotated[
 class Strict(BaseModel):
     """A body, or a part of one, whose parameters are all known."""
 
+    # Parameter -> the values that ask for nothing.
+    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {}
+
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
@@ -64,6 +67,17 @@ class Strict(BaseModel):
                 )
         return given
 
+    def refuse_unsupported(self) -> None:
+        """Refuse a parameter that is known but would not be heeded.
+
+        Raises:
+            ApiError: naming it.
+        """
+        for name, neutral in self.unsupported.items():
+            value = getattr(self, name)
+            if value is not None and value not in neutral:
+                raise not_supported(name)
+
 
 class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
@@ -73,9 +87,6 @@ class StreamOptions(BaseModel):
 
 class Asked(Strict):
     """What chat and plain completions share."""
-
-    # Parameter -> the values that ask for nothing.
-    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {}
 
     model: str
     temperature: float | None = Field(None, ge=0, le=2)
@@ -116,10 +127,7 @@ class Asked(Strict):
         Raises:
             ApiError: naming the parameter.
         """
-        for name, neutral in self.unsupported.items():
-            value = getattr(self, name)
-            if value is not None and value not in neutral:
-                raise not_supported(name)
+        self.refuse_unsupported()
         if self.stream_options is not None and not self.stream:
             raise ApiError("'stream_options' needs 'stream': true", param="stream_options")
         for token in self.logit_bias or ():
