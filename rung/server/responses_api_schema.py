@@ -24,7 +24,9 @@ from rung.server.requests import INT64, Metadata, Strict
 MAX_ITEMS = 4096  # of one request
 
 
-def of_types(param: str, what: str, types: Collection[str], usual: str | None = None) -> BeforeValidator:
+def of_types(
+    param: str, what: str, types: Collection[str], usual: str | None = None
+) -> BeforeValidator:
     """Refuse an object of another type, naming that type.
 
     Args:
@@ -151,9 +153,7 @@ Item = Annotated[
 Items = Annotated[
     list[Item],
     Field(min_length=1, max_length=MAX_ITEMS),
-    BeforeValidator(
-        _items, json_schema_input_type=str | list[MessageItem | CallItem | CallOutputItem]
-    ),
+    BeforeValidator(_items, json_schema_input_type=str | list[MessageItem | CallItem | CallOutputItem]),
 ]
 
 
@@ -215,9 +215,9 @@ class ModelResponseRequest(Strict):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
     text: TextSettings | None = None
-    tools: (
-        list[Annotated[FunctionTool, of_types("tools", "tools", ("function",))]] | None
-    ) = Field(None, max_length=MOST_TOOLS)
+    tools: list[Annotated[FunctionTool, of_types("tools", "tools", ("function",))]] | None = Field(
+        None, max_length=MOST_TOOLS
+    )
     tool_choice: (
         Annotated[
             Literal["none", "auto", "required"] | NamedTool,

@@ -33,9 +33,7 @@ async def chat(request: Request, asked: ChatRequest) -> Response:
     return await continued(request, asked, ChatReply)
 
 
-async def continued(
-    request: Request, asked: ChatRequest, kind: Callable[..., ChatReply]
-) -> Response:
+async def continued(request: Request, asked: ChatRequest, kind: Callable[..., ChatReply]) -> Response:
     """Continue a conversation, and reply in the words of one of the APIs that have conversations.
 
     Args:
