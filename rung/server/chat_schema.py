@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rung.server.errors import ApiError
-from rung.server.requests import Asked
+from rung.server.requests import UNSUPPORTED, Asked
 
 NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 MOST_TOOLS = 128
@@ -192,7 +192,7 @@ Format = Annotated[
 
 
 class ChatRequest(Asked):
-    unsupported = {
+    unsupported = UNSUPPORTED | {
         "modalities": ((["text"],), "answers are text"),
         "audio": ((), "answers are text"),
         "prediction": ((), "text that comes again is predicted without being told"),
