@@ -21,9 +21,9 @@ RENAMED = {"best_loss": "best_value", "first_loss": "first_value"}  # of State, 
 class State:
     """All that a run needs to go on, beside its tensors.
 
-    `step` counts finished optimiser steps. `best_value` is the best on validation of the metric that the
-    objective chooses by, at `best_step`; `first_value` is the bare base's. `stale` counts validations
-    since the best. `scale` multiplies the loss in float16.
+    `step` counts finished optimiser steps. `best_value` is the best on validation of the metric that
+    the objective chooses by, at `best_step`; `first_value` is the bare base's. `stale` counts
+    validations since the best. `scale` multiplies the loss in float16.
     """
 
     step: int = 0

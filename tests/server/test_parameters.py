@@ -44,12 +44,12 @@ def test_what_is_not_heeded_is_refused_by_name(http, given, reason):
     "messages",
     [
         [USER, {"role": "assistant", "tool_calls": [CALL]}, RESULT],
-        [USER, {"role": "assistant", "content": None, "tool_calls": [CALL]}, RESULT | {"content": None}],
+        [USER, {"role": "assistant", "content": None, "tool_calls": [CALL]}, {**RESULT, "content": None}],
         [USER, {"role": "assistant", "tool_calls": [CALL]}, {"role": "tool", "tool_call_id": "c1"}],
         [USER, {"role": "assistant", "content": None}, USER],
         [USER, {"role": "assistant", "content": None, "tool_calls": []}, USER],
         [USER, {"role": "assistant", "content": "Yes.", "reasoning_content": "It is."}, USER],
-        [USER, {"role": "assistant", "content": "Yes.", "provider_fields": {"a": 1}, "audio": None}, USER],
+        [USER, {"role": "assistant", "content": "Yes.", "provider": {"a": 1}, "audio": None}, USER],
         [{**USER, "cache_control": {"type": "ephemeral"}}],
     ],
 )  # fmt: skip
