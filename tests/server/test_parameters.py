@@ -98,6 +98,33 @@ def test_tools_are_narrowed_for_one_request(http):
     )
 
 
+def test_a_reference_with_blanks_is_followed(http):
+    """As generators of schemas write it: by RFC 3986 it would have to be `Sea%20Mood`."""
+    mood = {"type": "string", "enum": ["calm"]}
+    schema = {
+        "type": "object", "properties": {"$ref": {"$ref": "#/$defs/Sea Mood é"}}, "required": ["$ref"],
+        "$defs": {"Sea Mood é": mood}, "additionalProperties": False,
+    }  # fmt: skip
+    form = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
+    body = chat(response_format=form, temperature=1.5, max_tokens=60)[1]
+    content = http.post(CHAT, json=body).json()["choices"][0]["message"]["content"]
+    assert json.loads(content) == {"$ref": "calm"}
+
+
+@pytest.mark.parametrize("depth", [100, 300, 450, 1000, 20_000])
+def test_any_depth_of_a_schema_is_refused_in_words(http, depth):
+    """Around the depth that Python's own recursion bears, no part may be the one that breaks."""
+    nested = '{"type":"object","properties":{"a":' * depth + '{"type":"string"}' + "}}" * depth
+    usual = json.dumps(chat()[1])[:-1]
+    for field in (
+        '"response_format":{"type":"json_schema","json_schema":{"name":"s","schema":%s}}',
+        '"tools":[{"type":"function","function":{"name":"f","parameters":%s}}]',
+    ):
+        sent = f"{usual},{field % nested}}}"
+        answer = http.post(CHAT, content=sent, headers={"Content-Type": "application/json"})
+        assert "nested" in fault_of(answer, 400)["message"]
+
+
 def test_answers_carry_what_clients_read(http):
     whole = http.post(CHAT, json=chat()[1]).json()
     assert whole["service_tier"] == "default" and whole["system_fingerprint"].startswith("fp_")
