@@ -172,13 +172,15 @@ class LlamaInference:
         positions: Tensor,
         plan: Plan,
         *,
-        first: int = 0,
+        first: int | None = None,
         read: np.ndarray | None = None,
     ) -> Tensor:
         """As `LayerRange.run`."""
         rows = None if read is None else torch.from_numpy(read).to(entering.device)
-        hidden = entering if rows is None or first < len(self.layers) else entering[rows]
-        for _, hidden in self._through(entering, positions, plan, first, rows):
+        if first == len(self.layers):
+            return entering if rows is None else entering[rows]
+        hidden = entering
+        for _, hidden in self._through(entering, positions, plan, first or 0, rows):
             pass
         return self.norm(hidden)
 
@@ -262,9 +264,7 @@ def _bias(parts: list[nn.Linear]) -> Tensor | None:
 def _whole(parts: list[nn.Linear]) -> Tensor:
     """The weights of a group as one: a view where they are joined, a copy else."""
     weights = [p.weight.detach() for p in parts]
-    if len(weights) == 1:
-        return weights[0]
-    joined = _already(weights)
+    joined = weights[0] if len(weights) == 1 else _already(weights)
     return torch.cat(weights) if joined is None else joined
 
 
