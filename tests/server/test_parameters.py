@@ -8,6 +8,8 @@ import pytest
 
 from tests.server.test_faults import CHAT, TEXT, chat, fault_of, text
 
+SAID = {"role": "assistant", "content": "Yes."}
+CALLING = {"role": "assistant", "content": None}
 USER = {"role": "user", "content": "What is the tide?"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "tide", "arguments": "{}"}}
 RESULT = {"role": "tool", "tool_call_id": "c1", "content": "2 m"}
@@ -44,12 +46,12 @@ def test_what_is_not_heeded_is_refused_by_name(http, given, reason):
     "messages",
     [
         [USER, {"role": "assistant", "tool_calls": [CALL]}, RESULT],
-        [USER, {"role": "assistant", "content": None, "tool_calls": [CALL]}, RESULT | {"content": None}],
+        [USER, CALLING | {"tool_calls": [CALL]}, RESULT | {"content": None}],
         [USER, {"role": "assistant", "tool_calls": [CALL]}, {"role": "tool", "tool_call_id": "c1"}],
         [USER, {"role": "assistant", "content": None}, USER],
         [USER, {"role": "assistant", "content": None, "tool_calls": []}, USER],
         [USER, {"role": "assistant", "content": "Yes.", "reasoning_content": "It is."}, USER],
-        [USER, {"role": "assistant", "content": "Yes.", "provider_fields": {"a": 1}, "audio": None}, USER],
+        [USER, SAID | {"provider_specific_fields": {"a": 1}, "audio": None}, USER],
         [{**USER, "cache_control": {"type": "ephemeral"}}],
     ],
 )  # fmt: skip
