@@ -153,7 +153,8 @@ class ModelResponseReply(ChatReply):
 
     def _grow(self, choice: Mapping[str, Any]) -> list[Event]:
         """Take up a choice's delta as chat completions have it."""
-        delta, events = choice["delta"], []
+        delta = choice["delta"]
+        events: list[Event] = []
         if delta.get("content"):
             events += self._output.say(delta["content"])
         for call in delta.get("tool_calls", ()):

@@ -69,7 +69,8 @@ class Server(uvicorn.Server):
         # The pure Python parser bounds headers; the gate logs requests.
         patience = app.state.service.limits.patience
         config = uvicorn.Config(
-            app, http=partial(Protocol, patience=patience), ws="auto" if app.state.page else "none",
+            app, http=partial(Protocol, patience=patience),  # type: ignore[arg-type]
+            ws="auto" if app.state.page else "none",
             log_level="warning", access_log=False, server_header=False,
             h11_max_incomplete_event_size=MAX_HEADERS,
             timeout_graceful_shutdown=GRACE,  # once everybody was answered: for who does not hang up

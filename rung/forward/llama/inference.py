@@ -257,7 +257,9 @@ class LlamaInference:
 def _bias(parts: list[nn.Linear]) -> Tensor | None:
     if all(p.bias is None for p in parts):
         return None
-    each = [p.bias if p.bias is not None else p.weight.new_zeros(p.out_features) for p in parts]
+    each: list[Tensor] = [
+        p.bias if p.bias is not None else p.weight.new_zeros(p.out_features) for p in parts
+    ]
     return torch.cat(each).detach()
 
 
