@@ -30,7 +30,7 @@ MEANS = ("ipo", "sigmoid_norm")  # take each log-ratio over its number of tokens
 
 @dataclasses.dataclass
 class Config:
-    group: ClassVar[str] = "objective dpo"
+    group: ClassVar[str] = "dpo"
 
     beta: float = knob(0.1, "How strongly the reference holds: larger stays nearer to it.", above=0)
     loss: str = knob("sigmoid", "What is made of the gap between two rewards.", choices=LOSSES)
