@@ -52,7 +52,7 @@ class ClassifyQueue(WaitingRoom):
         assert model.classifier is not None
         prompts = [t.generation.request.prompt for t in tickets]
         try:
-            probabilities = model.classifier.probabilities(bank, prompts)
+            probabilities = model.classifier.probabilities(bank, model.slot, prompts)
         except Exception as fault:
             log.exception("the classifier of '%s' failed", model.name)
             if len(tickets) > 1:  # whoever is at fault fails alone
