@@ -193,9 +193,7 @@ class _Walk:
             recorded.append((k[own], v[own]))
 
         asked = _Asked.of(paths, trie)
-        hidden = self.bank.forward(
-            trie, record if keep > shared else None, front, read=asked.rows
-        )
+        hidden = self.bank.forward(trie, record if keep > shared else None, front, read=asked.rows)
         self._keep(paths[-1].ids[:keep], shared, recorded)
         return self._sum(asked, hidden)
 

@@ -142,7 +142,12 @@ class LayerRange:
     # --- starting -------------------------------------------------------------------------------
 
     def _run_part(
-        self, entering: Tensor, positions: Tensor, plan: Plan, first: int | None, read: np.ndarray | None
+        self,
+        entering: Tensor,
+        positions: Tensor,
+        plan: Plan,
+        first: int | None,
+        read: np.ndarray | None,
     ) -> Tensor:
         last = self.count - 1
 

@@ -36,9 +36,7 @@ def sample(vocabulary: int) -> Trie:
     return Trie.build([Sequence(ids[:8]), Sequence(ids[:4] + ids[8:])])
 
 
-def fault(
-    compute: Callable[[], Pairs], dtype: torch.dtype, gradients: bool = False
-) -> str | None:
+def fault(compute: Callable[[], Pairs], dtype: torch.dtype, gradients: bool = False) -> str | None:
     """Why what `compute` gives cannot be relied on; None where every pair agrees.
 
     Args:
