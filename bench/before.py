@@ -7,9 +7,9 @@
 
 Both sides run the same jobs, by this environment's packages, each in a process of its own with its
 checkout first on the path; they take turns, and the medians count. A ratio is this checkout's speed
-over the other one's: training in tokens per second, the last layers in tokens, features of frozen layers in rows (all at
-once, and one at a time), evaluation in items, serving in tokens per second with one client and with
-many. The run fails where a ratio is below 0.97.
+over the other one's: training in tokens per second, the last layers in tokens, features of frozen
+layers in rows (all at once, and one at a time), evaluation in items, serving in tokens per second with
+one client and with many. The run fails where a ratio is below 0.97.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ A part declares its settings as a dataclass of `knob(...)` fields. `resolve` mer
 the method's own defaults, a YAML file, flags; later ones win) into checked instances and reports
 every fault at once. An unknown key is an error that names the nearest known one.
 
-A layer may hold sections: `{"lora": {"rank": 8}}` sets `rank` of the dataclass whose `group` is
-`lora` and no other, `{"rank": 8}` sets it in every dataclass that has it. `lora.rank` is the same as
-the section.
+A layer may hold sections: `{"lora": {"rank": 8}}` sets `rank` of the dataclass whose `group` is `lora`
+and no other, `{"rank": 8}` sets it in every dataclass that has it. `lora.rank` means the same as the
+section.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from rung.errors import ConfigError, nearest, one_line
 
 K = TypeVar("K")
+HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+|0o[0-7]+")
 
 
 class Duration(str):
@@ -176,7 +177,7 @@ def _coerce_one(knob: Knob, value: Any) -> Any:
     return result
 
 
-def _convert(kind: type, value: Any) -> Any:
+def _convert(kind: Any, value: Any) -> Any:
     if kind is bool:
         if isinstance(value, bool):
             return value
@@ -189,16 +190,26 @@ def _convert(kind: type, value: Any) -> Any:
     if issubclass(kind, str):
         if isinstance(value, (list, dict)):
             raise ValueError(f"is {value}, must be a text")  # noqa: TRY004
-        return kind(value)
+        return kind(str(value).lower() if isinstance(value, bool) else value)
     if isinstance(value, bool):
         raise ValueError(f"is {value}, must be a number")  # noqa: TRY004
     try:
-        if kind is int and float(value) != int(float(value)):
-            raise ValueError
-        return kind(float(value)) if kind is int else kind(value)
+        if isinstance(value, str) and HEXADECIMAL.fullmatch(value):
+            value = int(value, 0)
+        return _whole(value) if kind is int else kind(value)
     except (TypeError, ValueError, OverflowError):
         words = {int: "a whole number", float: "a number"}
         raise ValueError(f"is '{value}', must be {words.get(kind, kind.__name__)}") from None
+
+
+def _whole(value: Any) -> int:
+    """A whole number, exact however large it is; `3.0` is one too. Raises ValueError and the like."""
+    try:
+        return int(str(value))
+    except ValueError:
+        if float(value) != int(float(value)):
+            raise
+        return int(float(value))
 
 
 def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,6 +271,12 @@ class Names:
         return nearest(name, known or [k.name for k in self.knobs])
 
 
+def declared(classes: Iterable[type[Any]], flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep the settings that some dataclasses declare, of a mapping as `flatten` gives it."""
+    names = Names(classes)
+    return {key: value for key, value in flat.items() if names.find(key)}
+
+
 def abroad(name: str, knobs: Iterable[Knob]) -> tuple[Knob, str] | None:
     """The setting that another library calls `name`, and the value that it means there, if any."""
     wanted = name.replace("-", "_").lower()
@@ -306,13 +323,19 @@ def resolve(classes: Iterable[type[Any]], *layers: Mapping[str, Any]) -> list[An
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML file of knobs, its sections as dotted names (see `flatten`).
 
+    A value means what the same text means behind a flag: `no` is a text wherever a text is wanted,
+    `1e-4` a number, and `010` ten.
+
     Raises:
-        ConfigError: when the file is missing, is not YAML, or is not a mapping.
+        ConfigError: when the file is missing, is not YAML, is not a mapping, or names a knob twice.
     """
     import yaml
 
+    from rung.yaml_text import Loader
+
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        # Built upon the library's safe loader: it makes plain values and nothing else.
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=Loader)  # noqa: S506
     except OSError as fault:
         raise ConfigError(f"cannot read {path}: {fault.strerror}") from None
     except UnicodeDecodeError:

@@ -61,13 +61,19 @@ class StoreError(RungError):
     http_status = 503
 
 
+class StoreBroken(StoreError):
+    """The store is in a state that trying again does not mend: damaged, read-only, of a newer Rung."""
+
+    http_status = 500
+
+
 class PlaceError(StoreError):
     """RUNG_HOME or RUNG_STORE names a place where nothing can be kept."""
 
     exit_code = 2
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """The user asked to stop; what was finished is kept. No fault, so no RungError."""
 
 

@@ -111,6 +111,8 @@ class Registry(Generic[T]):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Assign) and self.attribute in map(ast.unparse, node.targets):
                 return True
+            if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == self.attribute:
+                return True
             if isinstance(node, ast.ClassDef) and node.name == self.attribute:
                 return _concrete(node)
             if isinstance(node, ast.ImportFrom) and path.name == "__init__.py":

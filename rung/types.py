@@ -47,6 +47,7 @@ class Example:
         rejected: of a preference row, the conversation with the worse reply; `messages` has the better.
         margin: by how much the reply is better than the rejected one, where the row says it.
         rating: how good the reply is, where the row says it; 1 and 0 for wanted and unwanted.
+        group: rows of one group fall into the same part; no part of the content.
     """
 
     messages: tuple[Message, ...] = ()
@@ -58,6 +59,7 @@ class Example:
     rejected: tuple[Message, ...] = ()
     margin: float | None = None
     rating: float | None = None
+    group: str | None = None
 
     @property
     def digest(self) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rung.config import Duration, as_dict, coerce, flatten, knob, knobs_of, read_yaml, resolve
 from rung.errors import ConfigError, nearest
@@ -190,3 +192,44 @@ def test_the_nearest_name(name: str, hint: str) -> None:
 def test_no_name_is_near() -> None:
     assert nearest("xyzzy", ["b", "a", "a"]) == ", known: a, b"
     assert nearest("xyzzy", []) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("010", "heat", 10.0), ("1e-4", "heat", 1e-4), (".5", "heat", 0.5), ("0x10", "heat", 16.0),
+        ("+5", "heat", 5.0), ("010", "minutes", 10), ("1e2", "minutes", 100),
+        ("no", "preheat", False), ("off", "preheat", False), ("true", "preheat", True),
+        ("yes", "preheat", True),
+        ("[no, 010, 1e3, 12:30, 2024-1-1, true, True, 1_0, 1.50]", "trays",
+         ["no", "010", "1e3", "12:30", "2024-1-1", "true", "True", "1_0", "1.50"]),
+        ('"no"', "trays", ["no"]), ("~", "minutes", None),
+    ],
+)  # fmt: skip
+def test_a_yaml_value_means_what_it_means_behind_a_flag(tmp_path, text, name, value) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(f"{name}: {text}\n")
+    (oven,) = resolve([Oven], read_yaml(path))
+    assert getattr(oven, name) == value
+    if not text.startswith(("[", '"', "~")):
+        (flagged,) = resolve([Oven], {name: text})
+        assert getattr(flagged, name) == value
+
+
+@given(st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=8))
+def test_a_plain_text_stays_as_it_is_written(text: str) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.yaml"
+        path.write_text(f"trays: [{text}]\n")
+        (oven,) = resolve([Oven], read_yaml(path))
+    assert oven.trays == [text] or text in ("null", "Null", "NULL")
+
+
+@pytest.mark.parametrize("second", ["heat: 5", "he-at: 5"])
+def test_a_key_that_stands_twice_is_named(tmp_path, second) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("heat: 1\nhe_at: 4\n" + second + "\n")
+    with pytest.raises(ConfigError, match=r"a\.yaml:3: .*stands twice, first in line [12]"):
+        read_yaml(path)

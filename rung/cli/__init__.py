@@ -42,7 +42,7 @@ VERBS = {
 
 def app(verbs: list[str] | None = None) -> typer.Typer:
     """The commands, or only those named."""
-    from rung import __version__
+    from rung.version import __version__
 
     built = typer.Typer(
         name="rung",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console, Group
@@ -15,16 +15,20 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from rung.ladder.observer import ClimbObserver
+
 if TYPE_CHECKING:
     from rung.ladder.scorecard import Row
     from rung.ladder.task_context import TaskContext
     from rung.store.climbs import ClimbRecord, RungRecord
+    from rung.train.observers import Step, Stop, Validation
 
 LOG_SECONDS = 30.0
 GAP = 2  # between columns
+NOTE = 13  # letters of the note that are always shown
 
 
-class Ladder:
+class Ladder(ClimbObserver):
     """Reports to stderr, so that stdout stays free for results."""
 
     def __init__(self) -> None:
@@ -72,20 +76,18 @@ class Ladder:
     def stage(self, text: str) -> None:
         self._stage, self._said = text, ""
 
-    def prepared(self, *_: Any) -> None:
-        return
-
     def begin(self, steps: int, at: int) -> None:
         self._steps = steps
 
-    def step(self, entry: dict[str, Any]) -> None:
-        self._said = f"step {entry['step']} of {self._steps}, loss {entry['loss']:.3f}"
+    def step(self, event: Step) -> None:
+        self._said = f"step {event.step} of {self._steps}, loss {event.metrics['loss']:.3f}"
         if self._live is None and time.monotonic() - self._at > LOG_SECONDS:
             self._at = time.monotonic()
             self.say("", f"{self._stage}: {self._said}")
 
-    def validated(self, entry: dict[str, Any]) -> None:
-        self._said = f"step {entry['step']}, validation loss {entry['validation_loss']:.3f}"
+    def validated(self, event: Validation) -> Stop | None:
+        self._said = f"step {event.step}, validation {event.best} {event.value:.3f}"
+        return None
 
     def note(self, text: str) -> None:
         self.console.print(Text(text, style="yellow"), soft_wrap=True)
@@ -137,6 +139,8 @@ def table(rows: Sequence[Row], climb: ClimbRecord, width: int) -> Group:
     titles = head(climb.task["metric"], climb.settings["knobs"]["requests"])
     lines = [cells(r, winner, why=False) for r in rows]
     places = _fitting(titles, lines, SPARE, width)
+    kept = width - sum(_width(titles, lines, p) for p in places[:-1]) - GAP
+    lines = [(*line[:-1], _short(line[-1], max(NOTE, kept))) for line in lines]
     built = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
     for place in places:
         numbers = 1 < place < len(titles) - 1
@@ -151,14 +155,23 @@ def table(rows: Sequence[Row], climb: ClimbRecord, width: int) -> Group:
     return Group(built, *(Text(line, style="dim") for line in reasons(rows)))
 
 
+def _width(titles: Sequence[str], lines: Sequence[Sequence[str]], place: int) -> int:
+    """Letters that a column takes, with the gap behind it; titles are folded between words."""
+    return GAP + max(map(len, [*titles[place].split(), *(line[place] for line in lines)]))
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def _fitting(
     titles: Sequence[str], lines: Sequence[Sequence[str]], spare: Sequence[int], width: int
 ) -> list[int]:
     """The columns that there is room for: the least telling are left out first."""
 
     def taken(place: int) -> int:
-        words = [*titles[place].split(), *(line[place] for line in lines)]
-        return max(map(len, words)) + GAP
+        found = _width(titles, lines, place)
+        return min(found, NOTE + GAP) if place == len(titles) - 1 else found
 
     places = list(range(len(titles)))
     for one in spare:

@@ -14,40 +14,42 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rung.cli.chat import Device, Dtype
+from rung.cli.flags import Given, panels_of, takes_knobs
+from rung.config import resolve
+from rung.library.knobs import LoadKnobs
 
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
 
+@takes_knobs(panels_of([("loading", LoadKnobs)]))
 def measure(
     base: Annotated[str, typer.Argument(help="The base: a name, a folder, a file or a Hub id.")],
+    given: Given,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter of everything.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="Where to write the page; cards/NAME.html at home by default.")
     ] = None,
-    dtype: Dtype = "float32",
-    device: Device = "auto",
-    quantize: Annotated[str | None, typer.Option(help="Measure it in fewer bits: int8 or nf4.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the figures as JSON.")] = False,
 ) -> None:
     """Say what kind of model a base is: size, licence, speed, reading, recall, variety.
 
     Writes a page with plots that needs no network.
     """
+    (loading,) = resolve([LoadKnobs], given)
     from rung import bases, home
     from rung.evals.basecard import Subject, check_place, study, write_page
     from rung.train.estimate import device as device_of
 
-    if quantize is not None:
-        bases.check_quantize(quantize)
+    if loading.quantize is not None:
+        bases.check_quantize(loading.quantize)
     if out is not None:
         check_place(out)
-    where = device_of(device)
+    where = device_of(loading.device)
     with Show(quiet=as_json) as show:
         show.stage(f"loading {base}")
-        subject = Subject.load(base, dtype=dtype, device=where, quantize=quantize)
+        subject = Subject.load(base, dtype=loading.dtype, device=where, quantize=loading.quantize)
         show.name = subject.info.name
         path = out or home.folder("cards") / f"{_file_name(subject.info.name)}.html"
         check_place(path)

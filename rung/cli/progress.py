@@ -18,12 +18,11 @@ from rich.table import Column
 from rich.text import Text
 
 from rung import bases
+from rung.train.observers import Observer
 
 if TYPE_CHECKING:
-    from rung.forward.adapter import Adapter
-    from rung.train.estimate import Estimate
+    from rung.train.observers import Outcome, Started, Step, Stop, Validation
     from rung.train.prepare import Prepared
-    from rung.train.result import Outcome
 
 
 LOG_SECONDS = 30.0  # between two lines where there is no bar
@@ -41,7 +40,7 @@ def _whole(kind: type) -> Any:
     return kind(table_column=Column(no_wrap=True))
 
 
-class Terminal:
+class Terminal(Observer):
     """Reports to stderr, so that stdout stays free for results."""
 
     def __init__(self) -> None:
@@ -69,9 +68,10 @@ class Terminal:
         self._status.start()
         self._status.update(text)
 
-    def prepared(self, prepared: Prepared, estimate: Estimate, adapter: Adapter) -> None:
+    def started(self, started: Started) -> None:
+        prepared, estimate, adapter = started.prepared, started.estimate, started.adapter
         bank, rows = prepared.bank, prepared.rows
-        lengths = sorted(len(r.ids) for r in rows["train"])
+        lengths = sorted(r.tokens for r in rows["train"])
         counts = ", ".join(f"{len(found):,} {part}" for part, found in rows.items())
         carrier = "trie" if bank.carries_trie else f"padded rows ({bank.why_not})"
         dtype = str(bank.dtype).removeprefix("torch.")
@@ -103,20 +103,21 @@ class Terminal:
         self.task = self.bar.add_task("", total=steps, completed=at, said="")
         self.bar.start()
 
-    def step(self, entry: dict[str, Any]) -> None:
-        self._tokens += entry["tokens"]
-        self._seconds += entry["seconds"]
-        last = self._smooth
-        self._smooth = entry["loss"] if last is None else 0.9 * last + 0.1 * entry["loss"]
+    def step(self, event: Step) -> None:
+        self._tokens += event.tokens
+        self._seconds += event.seconds
+        last, loss = self._smooth, event.metrics["loss"]
+        self._smooth = loss if last is None else 0.9 * last + 0.1 * loss
         if self.bar is not None:
-            self.bar.update(self.task, completed=entry["step"], said=self._said())
+            self.bar.update(self.task, completed=event.step, said=self._said())
         elif time.monotonic() - self._said_at > LOG_SECONDS:
-            self._line(entry["step"])
+            self._line(event.step)
 
-    def validated(self, entry: dict[str, Any]) -> None:
-        self._validation = f", validation {entry['validation_loss']:.3f}"
+    def validated(self, event: Validation) -> Stop | None:
+        self._validation = f", validation {event.value:.3f}"
         if self.bar is None and self._smooth is not None:
-            self._line(entry["step"])
+            self._line(event.step)
+        return None
 
     def _said(self) -> str:
         rate = self._tokens / max(self._seconds, 1e-9)
@@ -144,10 +145,12 @@ class Terminal:
 
 def _marked(prepared: Prepared) -> Text:
     """The first training row as the model sees it; what it learns to predict stands out."""
-    row = prepared.rows["train"][0]
+    row = prepared.rows["train"][0].sequences[0]
     tokenizer = prepared.template.tokenizer
     text = Text()
-    for learned, run in groupby(zip(row.ids, row.supervised, strict=True), key=lambda pair: pair[1]):
+    supervised = [False] * len(row) if row.supervised is None else row.supervised.tolist()
+    spans = zip(row.ids.tolist(), supervised, strict=True)
+    for learned, run in groupby(spans, key=lambda pair: pair[1]):
         piece = tokenizer.decode([token for token, _ in run]).replace("\n", "\\n")
         piece = piece if len(piece) < 160 else f"{piece[:80]} ... {piece[-70:]}"
         text.append(f"⟦{piece}⟧" if learned else piece, style="green" if learned else "dim")

@@ -7,25 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rung.cli.flags import Given, takes_knobs
-from rung.config import Knob, knobs_of, resolve
+from rung.cli.flags import Given, panels_of, takes_knobs
+from rung.config import resolve
 from rung.server.knobs import ServeKnobs
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
-
     from rung.engine import Engine
     from rung.models import Loaded
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-def panels() -> dict[str, list[Knob]]:
-    """The knobs of a server under their heading in help."""
-    return {ServeKnobs.group: knobs_of(ServeKnobs)}
-
-
-@takes_knobs(panels())
+@takes_knobs(panels_of([(ServeKnobs.group, ServeKnobs)]))
 def serve(
     given: Given,
     names: Annotated[
@@ -58,7 +51,7 @@ def serve(
         run(app, taken, lambda: typer.echo(greeting), knobs.tls)
 
 
-def _application(names: list[str], knobs: ServeKnobs) -> tuple[Loaded, FastAPI]:
+def _application(names: list[str], knobs: ServeKnobs) -> tuple[Loaded, Any]:
     """Load the models, and make the application over them."""
     from rich.console import Console
 

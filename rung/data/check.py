@@ -25,6 +25,7 @@ def check(
     *,
     max_length: int | None = None,
     untrained: Untrained | None = None,
+    found: Sequence[Problem] = (),
 ) -> list[Problem]:
     """Everything that is wrong with rows as the model will see them, and with the template.
 
@@ -34,9 +35,11 @@ def check(
         template: enables the checks of end of turn, generation prompt and beginning of text.
         max_length: rows above it are named.
         untrained: tells which ids the base never trained (see `untrained_rows`).
+        found: problems met in rendering; where no row came out of it, they say why.
     """
     problems = list(splits.problems) if splits else []
-    problems += _supervision(rendered)
+    if rendered or not any(p.severity == "error" for p in found):
+        problems += _supervision(rendered)
     if max_length is not None:
         problems += _length(rendered, max_length)
     if template is not None:

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from rung.data import formats, sources
-from rung.data.choices import offer
+from rung.data import choices, formats, labels, proposals, sources
 from rung.data.format_strings import Condition, Format, Missing, Nothing
 from rung.data.knobs import DataKnobs
 from rung.data.problem import Problem, places
@@ -81,37 +80,54 @@ def load(knobs: DataKnobs, wants: RowKind | None = "replies") -> Dataset:
 def _read(knobs: DataKnobs, source: str, wants: RowKind | None) -> Dataset:
     conditions = _conditions(knobs.where)
     formats.mapping(knobs)  # a malformed mapping is told before a long download
-    gold = Format.parse(knobs.gold, "--gold") if knobs.gold else None
-    choices = Format.parse(knobs.choices, "--choices") if knobs.choices else None
+    named = {"gold": knobs.gold, "choices": knobs.choices, "group": knobs.group_by}
+    forms = {name: Format.parse(text, f"--{name}") for name, text in named.items() if text is not None}
     found = sources.read(source, None if conditions else knobs.limit)
     # Faults of the conditions go where those of the source go, so that all are told at once.
-    rows = list(islice(_kept(found, conditions), knobs.limit))
+    passing = _passing(found, conditions)
+    rows = list(islice(passing, knobs.limit))
+    cut = knobs.limit is not None and next(passing, None) is not None
     if not rows and not found.faults:
         what = f"no row of {source} passes --where" if conditions else f"{source} holds no rows"
         raise DataError(what)
     kept = _Kept()
     if rows:
-        form = formats.detect([row for _, row in rows], replace(knobs, data=source))
+        plain = [row for _, row in rows]
+        form = formats.detect(plain, replace(knobs, data=source))
         if wants == "replies" and form.kind != wants:
-            raise DataError(formats.refusal(form, [row for _, row in rows], source))
+            raise DataError(proposals.refusal(form.kind, form.how, plain, source))
         for origin, row in rows:
-            kept.take(form, origin, row, gold, choices)
+            kept.take(form, origin, row, forms)
+        if knobs.choices:
+            kept.settle(knobs.answers_are)
     faults = [*found.faults, *_grouped(kept.faults)]
     if not kept.examples and not faults:
         faults = [f"{source} holds nothing to learn: {'; '.join(kept.nothing)}"]
     if faults:
         raise DataError(one_line(faults))
-    examples = kept.examples
-    doubles = duplicates(examples)
+    return _dataset(found, source, form, kept, knobs.limit if cut else None)
+
+
+def _dataset(
+    found: sources.Rows, source: str, form: formats.DataFormat, kept: _Kept, limit: int | None
+) -> Dataset:
+    doubles = duplicates(kept.examples)
+    if limit is not None and (told := labels.cut_to_one(kept.examples, limit)):
+        raise DataError(told)
     return Dataset(
         name=found.name,
         source=source,
         format=form.name,
         how=form.how,
-        examples=tuple(examples),
-        digest=digest(examples, form.how),
+        examples=tuple(kept.examples),
+        digest=digest(kept.examples, form.how),
         licence=found.licence,
-        problems=(*_problems(examples, doubles), *kept.problems()),
+        problems=(
+            *(Problem("warning", note) for note in found.notes),
+            *_problems(kept.examples, doubles),
+            *(labels.problems(kept.examples, limit) if form.kind == "replies" else ()),
+            *kept.problems(),
+        ),
         duplicates=doubles,
         kind=form.kind,
     )
@@ -125,31 +141,34 @@ class _Kept:
     faults: dict[str, list[str]] = field(default_factory=dict)
     beside: dict[str, list[str]] = field(default_factory=dict)
     nothing: dict[str, list[str]] = field(default_factory=dict)
+    told: list[Problem] = field(default_factory=list)
 
-    def take(
-        self,
-        form: formats.DataFormat,
-        origin: str,
-        row: Any,
-        gold: Format | None,
-        choices: Format | None,
-    ) -> None:
-        """Read one row."""
+    def take(self, form: formats.DataFormat, origin: str, row: Any, forms: dict[str, Format]) -> None:
+        """Read one row; `forms` fill further fields of its examples."""
         for name in form.unread(row):
             if row.get(name, True) not in (None, "", [], {}):
                 self.beside.setdefault(name, []).append(origin)
         try:
             for example in form.read(row, origin):
-                example = replace(example, gold=gold.fill(row)) if gold else example
-                self.examples.append(offer(example, choices.fill(row)) if choices else example)
+                fields: dict[str, Any] = {name: text.fill(row) for name, text in forms.items()}
+                if "choices" in fields:
+                    fields["choices"] = choices.offered(fields["choices"])
+                self.examples.append(replace(example, **fields))
         except Nothing as why:
             self.nothing.setdefault(_words(why), []).append(origin)
         except Missing as fault:
             self.faults.setdefault(_words(fault), []).append(origin)
 
+    def settle(self, way: str | None) -> None:
+        """Make every reply the text of one of its choices."""
+        if self.examples:
+            self.examples, wrong, told = choices.settle(self.examples, way)
+            self.faults |= wrong
+            self.told += told
+
     def problems(self) -> list[Problem]:
         """What was left out, by name: nothing of a row is dropped in silence."""
-        found = []
+        found = list(self.told)
         for why, rows in self.nothing.items():
             told = f"{len(rows)} rows hold nothing to learn and are left out: {why} ({places(rows)})"
             found.append(Problem("warning", told, tuple(rows)))
@@ -174,7 +193,7 @@ def _conditions(where: Sequence[str]) -> list[Condition]:
     return conditions
 
 
-def _kept(found: sources.Rows, conditions: list[Condition]):
+def _passing(found: sources.Rows, conditions: list[Condition]):
     unjudged: dict[str, list[str]] = {}
     for origin, row in found.rows:
         try:

@@ -11,6 +11,7 @@ string reaches nothing but the row's data.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -72,15 +73,31 @@ class Path:
 
 
 def written(value: Any) -> str:
-    """A value as text: strings as they are, numbers and truth plainly, the rest as JSON."""
-    if value is None:
+    """A value as text: strings as they are, numbers, truth and moments plainly, lists and maps as JSON.
+
+    Raises:
+        Missing: for bytes that are no UTF-8.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, str):
         return value
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         # Parquet and CSV readers turn a column of whole numbers with gaps into floats.
         return str(int(value))
-    return json.dumps(value, ensure_ascii=False, default=str)
+    if isinstance(value, (bool, int, float, Mapping, list, tuple)):
+        return json.dumps(value, ensure_ascii=False, default=_plain)
+    return _plain(value)
+
+
+def _plain(value: Any) -> str:
+    """Dates, decimals and spans as they are written; bytes as the text that they are."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        try:
+            return bytes(value).decode()
+        except UnicodeDecodeError:
+            raise Missing("a column of bytes that are no text") from None
+    return str(value)
 
 
 @dataclass(frozen=True)

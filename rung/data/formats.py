@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rung.data import preferences
+from rung.data import preferences, proposals
 from rung.data.format_strings import Format, Missing, Nothing, written
 from rung.data.knobs import DataKnobs
 from rung.data.turns import functions, turns, unread, with_tools
@@ -51,11 +51,12 @@ def detect(rows: Sequence[Row], knobs: DataKnobs) -> DataFormat:
     own = mapping(knobs)
     if own:
         return own
-    sample = rows[:20]
+    beside = proposals.index_columns(rows)
+    sample = [{c: v for c, v in row.items() if c not in beside} for row in rows[:20]]
     for candidate in FORMATS:
         if sample and sum(candidate.fits(row) for row in sample) > len(sample) / 2:
             return candidate
-    raise DataError(_undetected(rows, knobs))
+    raise DataError(proposals.undetected(rows, knobs.data))
 
 
 def mapping(knobs: DataKnobs) -> DataFormat | None:
@@ -76,6 +77,10 @@ def mapping(knobs: DataKnobs) -> DataFormat | None:
             problems.append(str(fault))
     if "text" in given and "user" in given:
         problems.append("--text and --user exclude each other")
+    elif "text" in given and "assistant" in given:
+        problems.append("--text takes no --assistant: name the question with --user")
+    elif "text" in given and "system" in given and "label" not in given:
+        problems.append("--text takes no --system: name the question with --user")
     elif "text" not in given and "user" not in given:
         problems.append("give --user and --assistant, or --text")
     elif "user" in given and not {"assistant", "label"} & set(given):
@@ -86,10 +91,13 @@ def mapping(knobs: DataKnobs) -> DataFormat | None:
 
     def read(row: Row, origin: str) -> list[Example]:
         values = {name: form.fill(row) for name, form in formats.items()}
-        if "text" in values:
-            return [Example(text=values["text"], label=values.get("label"), origin=origin)]
+        if "label" in formats:
+            _one_class(formats["label"], row)
+        if "text" in values and "label" not in values:
+            return [Example(text=values["text"], origin=origin)]
+        # A text that has a label is a question: the label answers it.
         reply = values.get("assistant", values.get("label", ""))
-        messages = conversation(values.get("system"), values["user"], reply)
+        messages = conversation(values.get("system"), values.get("user", values.get("text", "")), reply)
         return [Example(messages=messages, label=values.get("label"), origin=origin)]
 
     # Who names columns leaves the others out on purpose.
@@ -105,66 +113,6 @@ def conversation(system: str | None, user: str, assistant: str) -> tuple[Message
     if system:
         messages.insert(0, {"role": "system", "content": system})
     return tuple(messages)
-
-
-def refusal(form: DataFormat, rows: Sequence[Row], source: str) -> str:
-    """One line for who wants replies and has preferences: the objective, or the reply to learn."""
-    row = rows[0]
-    if form.kind == "ratings":
-        column, reply = preferences.rating_column(row), preferences.reply_column(row)
-        learn = f"--where {column}=true" + (
-            f" --user '{{{preferences.prompt_column(row, reply)}}}' --assistant '{{{reply}}}'"
-            if reply
-            else ""
-        )
-        return (
-            f"{source} holds replies that are rated by '{column}', also unwanted ones: learn them with "
-            f"--objective kto, or the wanted ones alone with {learn}"
-        )
-    return (
-        f"{source} holds better and worse replies ({form.how}): learn them with --objective dpo"
-        f"{_better(rows)}"
-    )
-
-
-def _better(rows: Sequence[Row]) -> str:
-    """The flags that learn the better replies alone, where they can be filled from every row."""
-    row = rows[0]
-    found = preferences.sides(row)
-    if found:
-        prompt = preferences.prompt_column(row, *found)
-        if prompt is None:
-            user, reply = f"{{{found[0]}[0][content]}}", f"{{{found[0]}[-1][content]}}"
-        else:
-            user, reply = f"{{{prompt}}}", f"{{{found[0]}}}"
-    elif (column := preferences.reply_column(row)) and isinstance(row[column], (list, tuple)):
-        user, reply = f"{{{preferences.prompt_column(row, column)}}}", f"{{{column}[0]}}"
-    else:
-        return ""
-    try:
-        for row in rows:
-            for text in (user, reply):
-                path = Format.parse(text).pieces[0]
-                if isinstance(path, str) or not isinstance(path.of(row), str):
-                    return ""
-    except (ConfigError, Missing):
-        return ""
-    return f", or the better ones alone with --user '{user}' --assistant '{reply}'"
-
-
-def _undetected(rows: Sequence[Row], knobs: DataKnobs) -> str:
-    columns = list(dict.fromkeys(str(c) for row in rows[:20] for c in row))
-    if not columns:
-        return f"{knobs.data} has no columns to read"
-    first, last = columns[0], columns[-1] if len(columns) > 1 else columns[0]
-    if len(columns) == 1:
-        hint = f"--text '{{{first}}}'"
-    else:
-        hint = f"--user '{{{first}}}' --assistant '{{{last}}}'"
-    return (
-        f"{knobs.data} is in no format that Rung knows; its columns are {', '.join(columns[:20])}. "
-        f"Say how to read it, for example: rung data {knobs.data} {hint}"
-    )
 
 
 # -- reading turns -------------------------------------------------------------------------------
@@ -206,7 +154,7 @@ def _turns_or(value: Any, role: str) -> list[Message]:
 
 def _text(row: Row, name: str) -> str:
     if row.get(name) is None:
-        raise Missing(f"no {name}")
+        raise Missing(f"no {name}; fill it in, or leave such rows out with --where '{name}!='")
     return written(row[name])
 
 
@@ -261,7 +209,22 @@ def _pair(question: str, answer: str) -> Read:
     return read
 
 
+def _one_class(form: Format, row: Row) -> None:
+    """Raises Missing for a label that is a list: Rung learns one class of each row."""
+    if len(form.pieces) == 1 and not isinstance(form.pieces[0], str):
+        value = form.pieces[0].of(row)
+        if isinstance(value, (list, tuple, Mapping)):
+            ones = [v for v in value if v in (0, 1)] if isinstance(value, (list, tuple)) else []
+            what = "one-hot" if ones and len(ones) == len(value) and sum(ones) == 1 else "a list"
+            name = form.pieces[0].text
+            raise Missing(
+                f"the label '{name}' is {what}, and Rung learns one class of each row: write its name "
+                f"into '{name}', or learn the list as text with --assistant '{{{name}}}'"
+            )
+
+
 def _labelled(row: Row, origin: str) -> list[Example]:
+    _one_class(Format.parse("{label}"), row)
     label = _text(row, "label")
     messages = conversation(None, _text(row, "text"), label)
     return [Example(messages=messages, label=label, origin=origin)]
@@ -340,5 +303,5 @@ FORMATS: tuple[DataFormat, ...] = (
                _beside("text", "label")),
     # Only where text is all there is: other columns beside it may hold the reply.
     DataFormat("text", "the text column", lambda r: "text" in r and len(r) == 1, _plain,
-               lambda row: set()),
+               _beside("text")),
 )  # fmt: skip

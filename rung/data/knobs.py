@@ -58,6 +58,16 @@ class DataKnobs:
         "The answers that a row offers, the reply among them: a column that holds a list, or lines.",
         metavar="FORMAT",
     )
+    answers_are: str | None = knob(
+        None,
+        "How a reply names its choice, where rows fit several: by its text, its letter, or its place.",
+        choices=("text", "letters", "places-from-0", "places-from-1"),
+    )
+    group_by: str | None = knob(
+        None,
+        "Rows that fill this format string alike stay in one part; by default those that ask the same.",
+        metavar="FORMAT",
+    )
     where: list[str] = knob(
         [], "Keep only rows where COLUMN=VALUE (or COLUMN!=VALUE).", metavar="CONDITION"
     )

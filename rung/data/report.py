@@ -104,7 +104,7 @@ def report(
     else:
         rows, faults = template.render_all(splits.train, max_length)
         whole, _ = template.render_all(examples)
-        problems += [*faults, *check(rows, splits, template)]
+        problems += [*faults, *check(rows, splits, template, found=faults)]
         sizes, unit = [len(r.ids) for r in whole], "tokens"
         supervised = sum(sum(r.supervised) for r in rows)
         shown = [show_row(r, template) for r in rows[:show]]

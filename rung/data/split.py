@@ -1,8 +1,9 @@
-"""Training, validation and test, by a hash of the content.
+"""Training, validation and test, by a hash of the question.
 
-A row's place depends on its own content and the seed alone: rows that say the same always fall into
-the same set, and adding rows never moves others. Letter case and blanks do not count, so trivial
-variants stay together too.
+A row's place depends on what it asks and the seed alone: rows that ask the same always fall into the
+same set, whatever their answers, and adding rows never moves others. Letter case and blanks do not
+count, so trivial variants stay together too. Where one question is asked in a large share of all rows
+it is how they all begin: those rows are placed by their whole content. `--group-by` names other groups.
 
 One exception, for small data only: a held-out set that was asked for and would be empty takes the
 training row whose hash is nearest, as long as training keeps one; and training is never empty.
@@ -11,15 +12,18 @@ training row whose hash is nearest, as long as training keeps one; and training 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from rung.data import labels
 from rung.data.dataset import Dataset
+from rung.data.keys import content_key, grouping
 from rung.data.knobs import DataKnobs
 from rung.data.problem import Problem, places
 from rung.errors import ConfigError
 from rung.types import Example
+
+__all__ = ["Splits", "content_key", "leakage", "place", "split"]
 
 
 @dataclass(frozen=True)
@@ -35,18 +39,13 @@ class Splits:
         yield from (("train", self.train), ("validation", self.validation), ("test", self.test))
 
 
-def content_key(example: Example) -> str:
-    """What counts as the same content: the words of all turns, without case and extra blanks."""
-    if example.text is not None:
-        parts = [example.text]
-    else:
-        parts = [f"{m['role']}: {m['content']}" for m in example.messages]
-    return json.dumps([" ".join(part.casefold().split()) for part in parts])
-
-
 def place(example: Example, seed: int = 0) -> float:
     """Where the content falls in [0, 1), evenly."""
-    digest = hashlib.sha256(f"{seed}\0{content_key(example)}".encode()).digest()
+    return _place(content_key(example), seed)
+
+
+def _place(key: str, seed: int) -> float:
+    digest = hashlib.sha256(f"{seed}\0{key}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
@@ -75,13 +74,16 @@ def split(dataset: Dataset, knobs: DataKnobs) -> Splits:
         if share > 0 and not held[name]
     ]
     problems += leakage(train, held, allowed=knobs.allow_leakage)
+    if dataset.kind == "replies":
+        problems += labels.disputed(dataset.examples)
     return Splits(tuple(train), tuple(held["validation"]), tuple(held["test"]), tuple(problems))
 
 
 def _divide(
     examples: Sequence[Example], validation: float, test: float, seed: int
 ) -> dict[str, list[Example]]:
-    placed = [(place(e, seed), e) for e in examples]
+    key = grouping(examples)
+    placed = [(_place(key(e), seed), e) for e in examples]
     bounds = {"test": (0.0, test), "validation": (test, test + validation)}
     names: dict[float, str] = {}
     for at, _ in placed:
@@ -101,19 +103,22 @@ def _divide(
 def leakage(
     train: Sequence[Example], held: dict[str, Sequence[Example]], *, allowed: bool = False
 ) -> list[Problem]:
-    """The same text in training and in a held-out set: an error unless it is allowed."""
-    where = {content_key(e): e.origin for e in reversed(train)}
+    """The same text or question in training and in a held-out set: an error unless it is allowed."""
+    key = grouping([*train, *(e for rows in held.values() for e in rows)])
+    contents = {content_key(e): e.origin for e in reversed(train)}
+    asked = {key(e): e.origin for e in reversed(train)}
     problems = []
     for name, examples in held.items():
-        pairs = [(e.origin, where[key]) for e in examples if (key := content_key(e)) in where]
-        if pairs:
-            shown = places([f"{a} = {b}" for a, b in pairs])
-            mend = "" if allowed else ": remove them, or say --allow-leakage"
-            problems.append(
-                Problem(
-                    "warning" if allowed else "error",
-                    f"{len(pairs)} of {len(examples)} {name} rows are also in training ({shown}){mend}",
-                    tuple(a for a, _ in pairs),
-                )
-            )
+        same = [(e.origin, contents[k]) for e in examples if (k := content_key(e)) in contents]
+        told = {origin for origin, _ in same}
+        other = [
+            (e.origin, asked[k]) for e in examples if (k := key(e)) in asked and e.origin not in told
+        ]
+        for pairs, what in ((same, "are also in training"), (other, "ask what training asks")):
+            if pairs:
+                shown = places([f"{a} = {b}" for a, b in pairs])
+                mend = "" if allowed else ": remove them, or say --allow-leakage"
+                message = f"{len(pairs)} of {len(examples)} {name} rows {what} ({shown}){mend}"
+                rows = tuple(a for a, _ in pairs)
+                problems.append(Problem("warning" if allowed else "error", message, rows))
     return problems

@@ -132,13 +132,16 @@ class Template:
             DataError: naming the row, when it cannot be rendered.
         """
         try:
-            ids, mask = (
-                self._plain(example.text)
-                if example.text is not None
-                else self._conversation(example.messages)
-            )
+            return self._rendered(example, max_length)
         except DataError as fault:
             raise DataError(f"{example.origin or 'a row'}: {fault}") from None
+
+    def _rendered(self, example: Example, max_length: int | None = None) -> Rendered:
+        ids, mask = (
+            self._plain(example.text)
+            if example.text is not None
+            else self._conversation(example.messages)
+        )
         return Rendered(tuple(ids[:max_length]), tuple(mask[:max_length]), example.origin)
 
     def render_all(
@@ -150,14 +153,15 @@ class Template:
         A plain text is split into windows, so nothing of it is lost.
         """
         kept: list[Rendered] = []
-        long, split, refused, thoughtless = [], [], [], []
+        long, split, thoughtless = [], [], []
+        refused: dict[str, list[str]] = {}  # origins by what is wrong
         for example in examples:
             if not self.shows_reasoning and any(m.get("reasoning_content") for m in example.messages):
                 thoughtless.append(example.origin)
             try:
-                row = self.render(example)
+                row = self._rendered(example)
             except DataError as fault:
-                refused.append(str(fault))
+                refused.setdefault(str(fault), []).append(example.origin)
                 continue
             if max_length is None or len(row.ids) <= max_length:
                 kept.append(row)
@@ -364,11 +368,13 @@ def _windows(row: Rendered, size: int) -> list[Rendered]:
 
 
 def _length_problems(
-    long: list[str], split: list[str], refused: list[str], max_length: int | None
+    long: list[str], split: list[str], refused: dict[str, list[str]], max_length: int | None
 ) -> list[Problem]:
     problems = []
     if refused:
-        problems.append(Problem("error", f"cannot be rendered: {one_line(refused, 5)}", tuple(refused)))
+        reasons = [f"{places(origins)}: {why}" for why, origins in refused.items()]
+        rows = tuple(origin for origins in refused.values() for origin in origins)
+        problems.append(Problem("error", f"cannot be rendered: {one_line(reasons, 5)}", rows))
     if long:
         problems.append(
             Problem(

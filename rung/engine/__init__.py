@@ -1,4 +1,4 @@
-"""Batched generation over one bank: different adapters and the bare base side by side.
+"""Engine: batched generation over one bank, different adapters and the bare base side by side.
 
 engine = Engine(bank, models)
 engine.generate([GenerationRequest("base", prompt), GenerationRequest("tuned", prompt)])

@@ -1,4 +1,4 @@
-"""Work that needs the bank and is no generation: done between two steps, on the engine's thread."""
+"""Calls that need the bank to themselves: made between two steps, on the engine's thread."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class BankCalls:
-    """A queue of calls. `add` may be used from any thread."""
+    """Queue of calls. `add` may be used from any thread."""
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[Callable[[], Any], Future]] = deque()
@@ -18,13 +18,13 @@ class BankCalls:
         return len(self._waiting)
 
     def add(self, work: Callable[[], Any]) -> Future:
-        """Queue a call -> its result to come."""
+        """Queue a call -> the future of its result."""
         future: Future = Future()
         self._waiting.append((work, future))
         return future
 
     def run_one(self) -> None:
-        """Do the first; what it raises goes to whoever asked."""
+        """Make the first call; what it raises goes to whoever asked."""
         if not self._waiting:
             return
         work, future = self._waiting.popleft()
@@ -36,7 +36,7 @@ class BankCalls:
             future.set_exception(fault)
 
     def fail_all(self, fault: Exception) -> None:
-        """Nobody will do what is left."""
+        """Fail all calls that are left."""
         while self._waiting:
             _, future = self._waiting.popleft()
             if future.set_running_or_notify_cancel():

@@ -1,4 +1,4 @@
-"""Answers of a given shape: any JSON object, a JSON schema, a regular expression, one of several texts.
+"""Constrained decoding: any JSON object, a JSON schema, a regular expression, or one of several texts.
 
 llguidance follows the grammar while the answer grows and says which tokens may come next. It prepares
 a grammar in milliseconds since it builds no table over the vocabulary, and its own limits bound time
@@ -22,9 +22,9 @@ from rung.engine.patterns import ConstraintError, check_pattern
 Kind = Literal["json_object", "json_schema", "regex", "choice"]
 KINDS: tuple[Kind, ...] = ("json_object", "json_schema", "regex", "choice")
 
-MOST_CHARACTERS = 100_000  # of a grammar
-MOST_LEVELS = 64  # of nesting in a schema
-CACHED = 128  # compiled grammars per tokenizer
+MAX_CHARACTERS = 100_000  # maximum length of a grammar
+MAX_LEVELS = 64  # maximum depth of nesting in a schema
+MAX_KEPT = 128  # maximum number of compiled grammars kept per tokenizer
 # Small models fill a page with blanks where JSON lets them: one line break, indented, or one blank.
 STYLE = {"whitespace_pattern": r"(\n {0,24}| ?)"}
 LIMITS = {
@@ -41,7 +41,7 @@ LIMITS = {
 
 @dataclass(frozen=True)
 class Constraint:
-    """A compiled grammar; any number of answers can follow it at once.
+    """Compiled grammar; any number of answers can follow it at once.
 
     Attributes:
         kind: what it was made from. key: equal for equal grammars.
@@ -52,12 +52,12 @@ class Constraint:
     _start: Any = field(repr=False, compare=False)
 
     def begin(self) -> Any:
-        """A matcher at the beginning of the grammar, for one answer."""
+        """Make a matcher at the beginning of the grammar, for one answer."""
         return self._start.deep_copy()
 
 
 class Grammars:
-    """Compiles grammars for one tokenizer and keeps the last ones; safe to use from any thread.
+    """Compiler of grammars for one tokenizer, which keeps the last ones; safe to use from any thread.
 
     Args:
         tokenizer: a fast Hugging Face tokenizer.
@@ -74,7 +74,7 @@ class Grammars:
         self._lock = threading.Lock()
 
     def compile(self, kind: str, value: Any = None) -> Constraint:
-        """A constraint, from the cache where the same was asked for lately.
+        """Compile a constraint, or take it from the cache where the same was asked for lately.
 
         Args:
             kind: one of KINDS.
@@ -92,7 +92,7 @@ class Grammars:
         made = Constraint(cast(Kind, kind), grammar, self._matcher(grammar))
         with self._lock:
             self._kept[grammar] = made
-            while len(self._kept) > CACHED:
+            while len(self._kept) > MAX_KEPT:
                 self._kept.popitem(last=False)
         return made
 
@@ -111,7 +111,7 @@ class Grammars:
 
 
 def grammar_of(kind: str, value: Any = None) -> str:
-    """A grammar in llguidance's own words, equal for equal input; raises ConstraintError."""
+    """Write a grammar in llguidance's own words, equal for equal input; raises ConstraintError."""
     if kind not in KINDS:
         raise ConstraintError(f"no constraint is called '{kind[:100]}': take one of {', '.join(KINDS)}")
     return _MAKERS[cast(Kind, kind)](value)
@@ -169,21 +169,21 @@ def _parsed(text: str) -> Any:
 
 
 def _bounded(text: str) -> str:
-    if len(text) > MOST_CHARACTERS:
+    if len(text) > MAX_CHARACTERS:
         raise ConstraintError(
-            f"the grammar has {len(text)} characters, which is more than {MOST_CHARACTERS}"
+            f"the grammar has {len(text)} characters, which is more than {MAX_CHARACTERS}"
         )
     return text
 
 
 def _patterns_of(schema: dict[str, Any]) -> list[str]:
-    """Every regular expression in a schema; raises ConstraintError where it is nested too deeply."""
+    """List every regular expression in a schema; raises ConstraintError where it is too deep."""
     found: list[str] = []
     left: list[tuple[Any, int]] = [(schema, 1)]
     while left:  # recursion would end where the schema wants it to
         node, level = left.pop()
-        if level > MOST_LEVELS:
-            raise ConstraintError(f"the schema is nested more than {MOST_LEVELS} levels deep")
+        if level > MAX_LEVELS:
+            raise ConstraintError(f"the schema is nested more than {MAX_LEVELS} levels deep")
         if isinstance(node, dict):
             if isinstance(node.get("pattern"), str):
                 found.append(node["pattern"])
@@ -196,7 +196,7 @@ def _patterns_of(schema: dict[str, Any]) -> list[str]:
 
 
 def _reason(error: str) -> str:
-    """The part of llguidance's message that tells the user something."""
+    """Pick the part of llguidance's message that tells the user something."""
     if "NoExtension" in error:
         return "no text can fulfil it"
     lines = [line.strip() for line in error.splitlines()]

@@ -1,4 +1,4 @@
-"""Attention of one token per lane over its lane."""
+"""Decode: attention of one token per lane over its lane."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rung.forward.slots import Slots
 
 
 class DecodePlan:
-    """One step (the protocol `forward.attention.Plan`).
+    """Attention plan of one decoding step (the protocol `forward.attention.Plan`).
 
     Args:
         cache: where the lanes are. slots: of the lanes' tokens.
@@ -27,7 +27,7 @@ class DecodePlan:
         count = len(slots.of_token)
         at = list(range(count)) if chosen is None else list(chosen)
         lengths = cache.lengths[at]
-        self.length = int(lengths.max()) + 1  # entries to look at, the new ones included
+        self.length = int(lengths.max()) + 1  # positions to look at, the new ones included
         self.positions = torch.from_numpy(lengths).to(cache.device)  # (B,)
         self.lanes = torch.tensor(at, device=cache.device)
         self.rows: slice | Tensor = slice(0, count) if chosen is None else self.lanes
@@ -35,7 +35,7 @@ class DecodePlan:
         self._places: dict[int, Tensor] = {}
 
     def attend(self, layer, q, k, v, scaling, window=None, softcap=None):
-        """q (1, H, B, hd), k and v (1, Hkv, B, hd) -> (1, B, H, hd)."""
+        """Attend: q (1, H, B, hd), k and v (1, Hkv, B, hd) -> (1, B, H, hd)."""
         batch, heads = len(self.lanes), q.shape[1]
         k, v = (x[0].transpose(0, 1).reshape(-1, x.shape[3]) for x in (k, v))  # (B * Hkv, hd)
         self.cache.write_rows(layer, self._placed(layer), k, v)
@@ -52,14 +52,14 @@ class DecodePlan:
         return out.reshape(1, batch, heads, -1)
 
     def _placed(self, layer: int) -> Tensor:
-        """Where this step's entries go; made once for all layers of as many heads."""
+        """Compute where this step's keys go, once for all layers of as many heads."""
         heads = self.cache.shapes[layer].heads
         if heads not in self._places:
             self._places[heads] = self.cache.places(layer, self.lanes, self.positions)
         return self._places[heads]
 
     def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """(B, 1, 1, L) of 0 and -inf; made once per step."""
+        """Make the mask (B, 1, 1, L) of 0 and -inf, once per step."""
         key = (window, dtype)
         if key not in self._masks:
             at = torch.arange(self.length, device=self.positions.device)

@@ -1,4 +1,4 @@
-"""Texts as vectors: the mean of the final hidden states, scaled to length 1."""
+"""Embeddings of texts: the mean of the final hidden states, scaled to length 1."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 from rung.forward.bank import Bank
 from rung.forward.trie import Sequence
 
-TOKENS = 2048  # in one pass
+MAX_TOKENS = 2048  # maximum number of tokens in one pass
 
 
 def batches(texts: Items[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
-    """Texts in order, so many at a time as one pass takes."""
+    """Yield texts in order, as many at a time as one pass takes."""
     some: list[tuple[int, ...]] = []
     for ids in texts:
-        if some and sum(map(len, some)) + len(ids) > TOKENS:
+        if some and sum(map(len, some)) + len(ids) > MAX_TOKENS:
             yield some
             some = []
         some.append(tuple(ids))
@@ -27,7 +27,7 @@ def batches(texts: Items[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
 
 
 def pooled(bank: Bank, slot: int, texts: Items[tuple[int, ...]]) -> Tensor:
-    """(N, d) of float32 on the CPU."""
+    """Embed texts in one pass: (N, d) of float32 on the CPU."""
     trie = bank.trie([Sequence(ids, slot=slot) for ids in texts])
     hidden = bank.forward(trie)
     means = torch.stack(

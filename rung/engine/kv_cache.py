@@ -1,4 +1,4 @@
-"""Keys and values of running requests: one lane each, the lanes of a layer in one tensor.
+"""KV cache: keys and values of running requests, one lane each, the lanes of a layer in one tensor.
 
 Lanes 0 to B - 1 are always the running ones, so a step reads a slice and gathers nothing. Storage grows
 by doubling and is given back when nobody runs. What no request has written is zero: a masked key has
@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LEAST = 64  # entries of a lane
+MIN_POSITIONS = 64  # minimum number of positions of a lane
 
-# Entries of all layers: of each shape that layers have its k (layers, heads, n, k_width), then its v.
-Entries = list[Tensor]
+# n positions of all layers: of each shape that layers have, k (layers, heads, n, k_width), then v.
+PageTensors = list[Tensor]
 
 
 @dataclass(frozen=True)
 class LayerShape:
-    """What one token leaves in one layer: k (heads, k_width), v (heads, v_width)."""
+    """Shapes of what one token leaves in one layer: k (heads, k_width), v (heads, v_width)."""
 
     heads: int
     k_width: int
@@ -29,14 +29,14 @@ class LayerShape:
 
 
 class KVCache:
-    """Key-value storage.
+    """Keys and values by lane and position.
 
     Lanes are resized layer by layer, so that at no time more than one layer stands in memory twice.
 
     Args:
         shapes: per layer. dtype, device: of the tensors.
-        max_lanes: lanes at most.
-        budget: bytes at most.
+        max_lanes: maximum number of lanes.
+        budget: maximum number of bytes.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class KVCache:
         self.shapes, self.dtype, self.device = shapes, dtype, device
         self.max_lanes, self.budget = max_lanes, budget
         self._alike = [[i for i, s in enumerate(shapes) if s == one] for one in dict.fromkeys(shapes)]
-        self.lengths = np.zeros(max_lanes, dtype=np.int64)  # entries in use per lane
+        self.lengths = np.zeros(max_lanes, dtype=np.int64)  # positions in use per lane
         self.reset()
 
     def reset(self) -> None:
@@ -61,13 +61,13 @@ class KVCache:
         self.lengths[:] = 0
 
     @property
-    def entry_bytes(self) -> int:
-        """What one token takes in all layers."""
+    def position_bytes(self) -> int:
+        """Bytes of one position in all layers."""
         numbers = sum(s.heads * (s.k_width + s.v_width) for s in self.shapes)
         return numbers * self.dtype.itemsize
 
-    def room(self, lanes: int, capacity: int) -> tuple[int, int] | None:
-        """The size, (lanes, capacity), that holds so many lanes of so many entries.
+    def fitting_size(self, lanes: int, capacity: int) -> tuple[int, int] | None:
+        """Choose a size, (lanes, capacity), that holds so many lanes of so many positions.
 
         With room to grow where the budget allows it, and without what nobody needs any more where it
         does not; None where it forbids even that.
@@ -76,17 +76,17 @@ class KVCache:
             return self.lanes, self.capacity
         more = max(lanes, self.lanes), max(capacity, self.capacity)
         for size in (
-            (min(_power(more[0]), self.max_lanes), max(_power(more[1]), LEAST)),
+            (min(_power(more[0]), self.max_lanes), max(_power(more[1]), MIN_POSITIONS)),
             (more[0], _rounded(more[1])),
             (lanes, _rounded(capacity)),
             (lanes, capacity),
         ):
-            if size[0] * size[1] * self.entry_bytes <= self.budget:
+            if size[0] * size[1] * self.position_bytes <= self.budget:
                 return size
         return None
 
     def resize(self, lanes: int, capacity: int) -> None:
-        """Hold so many lanes of so many entries; what runs must fit in."""
+        """Change the size to so many lanes of so many positions; what runs must fit in."""
         if (lanes, capacity) != (self.lanes, self.capacity):
             self._resize(lanes, capacity)
 
@@ -105,22 +105,22 @@ class KVCache:
         self.lanes, self.capacity = lanes, capacity
 
     def write(self, layer: int, lanes: Tensor, at: Tensor, k: Tensor, v: Tensor) -> None:
-        """Put N entries: lanes and at (N,) say where, k and v are (N, heads, width)."""
+        """Write N positions: lanes and at (N,) say where, k and v are (N, heads, width)."""
         self.k[layer][lanes, :, at] = k.to(self.dtype)
         self.v[layer][lanes, :, at] = v.to(self.dtype)
 
     def places(self, layer: int, lanes: Tensor, at: Tensor) -> Tensor:
-        """(N * heads,): where `write_rows` puts N entries of a layer, lanes and at (N,) say which."""
+        """Compute where `write_rows` puts N positions of a layer, lanes and at (N,): (N * heads,)."""
         heads = torch.arange(self.shapes[layer].heads, device=self.device)
         return ((lanes[:, None] * len(heads) + heads) * self.capacity + at[:, None]).flatten()
 
     def write_rows(self, layer: int, places: Tensor, k: Tensor, v: Tensor) -> None:
-        """As `write`, k and v (N * heads, width), where the places are known already."""
+        """Write as `write` does, k and v (N * heads, width), where the places are known already."""
         self.k[layer].view(-1, k.shape[1]).index_copy_(0, places, k.to(self.dtype))
         self.v[layer].view(-1, v.shape[1]).index_copy_(0, places, v.to(self.dtype))
 
-    def copy_out(self, lane: int, begin: int, end: int, page: int) -> list[Entries]:
-        """A lane's entries [begin, end) of every layer in pages of so many, as tensors of their own."""
+    def copy_out(self, lane: int, begin: int, end: int, page: int) -> list[PageTensors]:
+        """Copy a lane's positions [begin, end) of every layer in pages of so many."""
         kinds = [
             torch.stack([kind[layer][lane, :, begin:end] for layer in layers])
             for layers in self._alike
@@ -131,8 +131,8 @@ class KVCache:
             for parts in zip(*(k.split(page, 2) for k in kinds), strict=True)
         ]
 
-    def copy_in(self, lane: int, parts: list[Entries]) -> None:
-        """Append to a lane what `copy_out` gave, one part behind the other."""
+    def copy_in(self, lane: int, parts: list[PageTensors]) -> None:
+        """Append to a lane what `copy_out` gave, one page behind the other."""
         begin = end = int(self.lengths[lane])
         kinds = [(layers, kind) for layers in self._alike for kind in (self.k, self.v)]
         for i, (layers, kind) in enumerate(kinds):
@@ -142,25 +142,25 @@ class KVCache:
         self.lengths[lane] = end
 
     def shrink(self, lanes: int, capacity: int) -> None:
-        """Give memory back where four times what so many lanes of so many entries need is held."""
-        fewer = min(_power(lanes), self.max_lanes), max(_power(capacity), LEAST)
+        """Give back memory where four times what so many lanes of so many positions need is held."""
+        fewer = min(_power(lanes), self.max_lanes), max(_power(capacity), MIN_POSITIONS)
         if fewer[0] * fewer[1] * 4 <= self.lanes * self.capacity:
             self._resize(min(fewer[0], self.lanes), min(fewer[1], self.capacity))
 
     @property
     def size(self) -> int:
         """Bytes held."""
-        return self.lanes * self.capacity * self.entry_bytes
+        return self.lanes * self.capacity * self.position_bytes
 
     def move(self, source: int, target: int) -> None:
-        """Let a lane stand in the place of another, which is lost."""
+        """Move a lane to the place of another, which is lost."""
         used = int(max(self.lengths[source], self.lengths[target]))
         for tensor in (*self.k, *self.v):
             tensor[target, :, :used] = tensor[source, :, :used]
         self.lengths[target] = self.lengths[source]
 
     def swap(self, a: int, b: int) -> None:
-        """Let two lanes change places."""
+        """Exchange two lanes."""
         used = int(max(self.lengths[a], self.lengths[b]))
         for tensor in (*self.k, *self.v):
             kept = tensor[a, :, :used].clone()
@@ -173,7 +173,7 @@ class KVCache:
         self.cut(lane, 0)
 
     def cut(self, lane: int, length: int) -> None:
-        """Keep only a lane's first entries."""
+        """Keep only a lane's first positions."""
         used = int(self.lengths[lane])
         if length < used:
             torch._foreach_zero_([t[lane, :, length:used] for t in (*self.k, *self.v)])
@@ -181,10 +181,10 @@ class KVCache:
 
 
 def _rounded(n: int) -> int:
-    """The smallest multiple of LEAST that is not below n."""
-    return -(-n // LEAST) * LEAST
+    """Round up to a multiple of MIN_POSITIONS."""
+    return -(-n // MIN_POSITIONS) * MIN_POSITIONS
 
 
 def _power(n: int) -> int:
-    """The smallest power of two that is not below n."""
+    """Round up to a power of two."""
     return 1 << max(n - 1, 0).bit_length()

@@ -1,4 +1,4 @@
-"""Regular expressions of clients: refused where they are of no use and do harm.
+"""Checks of clients' regular expressions: refuses those that are of no use and do harm.
 
 A repeat directly inside a repeat, `(a+)+`, means the same as one of them, and takes exponential time
 in the backtracking matchers with which clients check what they get. Whatever else is wrong with an
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 
 from rung.errors import RungError
 
-MOST_CHARACTERS = 4_000
-REPEATS = "*+"
+MAX_CHARACTERS = 4_000  # maximum length of a pattern
+REPEATS = "*+"  # quantifiers without an upper bound
 
 
 class ConstraintError(RungError):
-    """A grammar that is malformed, too large, or that a model cannot follow."""
+    """Grammar that is malformed, too large, or that a model cannot follow."""
 
 
 @dataclass
 class _Group:
-    """What is known of an open group: atoms of the present alternative, and what the last one is."""
+    """State of an open group: atoms of the present alternative, and what the last one is."""
 
     atoms: int = 0
     repeated: bool = False  # the last atom is repeated without end
@@ -38,9 +38,9 @@ def check_pattern(pattern: str) -> None:
     Raises:
         ConstraintError: naming the reason.
     """
-    if len(pattern) > MOST_CHARACTERS:
+    if len(pattern) > MAX_CHARACTERS:
         raise ConstraintError(
-            f"a pattern has {len(pattern)} characters, which is more than {MOST_CHARACTERS}"
+            f"a pattern has {len(pattern)} characters, which is more than {MAX_CHARACTERS}"
         )
     if repeats_a_repeat(pattern):
         raise ConstraintError(
@@ -84,7 +84,7 @@ def repeats_a_repeat(pattern: str) -> bool:
 
 
 def _size(pattern: str, at: int) -> int:
-    """Characters of the atom that begins here; 0 where a quantifier does."""
+    """Count the characters of the atom that begins here; 0 where a quantifier does."""
     character = pattern[at]
     if character in "*+?" or (character == "{" and "}" in pattern[at:]):
         return 0
@@ -96,7 +96,7 @@ def _size(pattern: str, at: int) -> int:
 
 
 def _class(pattern: str, at: int) -> int:
-    """Characters of a class in brackets, the brackets included."""
+    """Count the characters of a class in brackets, the brackets included."""
     end = at + 1
     if pattern[end : end + 1] == "^":
         end += 1
@@ -113,13 +113,13 @@ def _endless(pattern: str, at: int) -> bool:
 
 
 def _length(pattern: str, at: int) -> int:
-    """Characters of a quantifier, with what makes it lazy."""
+    """Count the characters of a quantifier, with what makes it lazy."""
     end = pattern.index("}", at) + 1 if pattern[at] == "{" else at + 1
     return end - at + (pattern[end : end + 1] in ("?", "+"))
 
 
 def _opening(pattern: str, at: int) -> int:
-    """Characters of what opens a group, such as `(?:` or `(?P<name>`."""
+    """Count the characters of what opens a group, such as `(?:` or `(?P<name>`."""
     if pattern[at + 1 : at + 2] != "?":
         return 1
     for end in range(at + 2, len(pattern)):

@@ -1,6 +1,6 @@
-"""Pieces of prompts as one trie, each behind what its lane holds already.
+"""Prefill: chunks of prompts as one trie, each behind what its lane holds already.
 
-Pieces that stand behind the same text, of the same slot, share their beginning in the trie as whole
+Chunks that stand behind the same text, of the same slot, share their beginning in the trie as whole
 prompts do; what their lanes hold stands in front of them like a prefix.
 """
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PrefillChunk:
-    """ids[begin:end] of a text, to be read into a lane that holds what stands before.
+    """Part ids[begin:end] of a text, to be read into a lane that holds what stands before.
 
     Attributes:
-        front: entries that the slot's adapter puts in front of the text.
+        front: positions that the slot's adapter takes in front of the text.
     """
 
     lane: int
@@ -40,14 +40,14 @@ class PrefillChunk:
 
 @dataclass(frozen=True)
 class Read:
-    """What reading gave: hidden states (T, d), and for each piece the rows of its tokens."""
+    """Result of a prefill: hidden states (T, d), and for each chunk the rows of its tokens."""
 
     hidden: Tensor
     rows: list[Tensor]
 
 
 class LaneFront:
-    """A lane's first n entries as keys and values in front: what `TriePlan` wants of a prefix."""
+    """Lane's first n positions as keys and values in front: what `TriePlan` wants of a prefix."""
 
     def __init__(self, cache: KVCache, lane: int, n: int):
         self.cache, self.lane, self.n = cache, lane, n
@@ -61,7 +61,7 @@ class LaneFront:
 
 
 def prefill_plan(bank: Bank, cache: KVCache, chunks: Items[PrefillChunk]) -> tuple[Trie, TriePlan]:
-    """The trie of some pieces and the plan of its attention."""
+    """Build the trie of some chunks and the plan of its attention."""
     groups: dict[tuple, int] = {}
     slots: list[int] = []
     soft: dict[int, int] = {}

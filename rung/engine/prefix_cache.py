@@ -1,4 +1,4 @@
-"""Keys and values of texts that were read before, so that a shared beginning is computed once.
+"""Prefix cache: keys and values of texts read before, so that a shared beginning is computed once.
 
 A tree of pages, one root per slot: another adapter computes other keys and values for the same text,
 and a slot never comes back with other weights. A page holds PAGE consecutive tokens of all layers. At
@@ -15,16 +15,20 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rung.engine.kv_cache import Entries
+from rung.engine.kv_cache import PageTensors
 
-PAGE = 8  # tokens
+PAGE = 8  # tokens of a page
 
 
 @dataclass
 class PrefixPage:
-    """One page, and what followed it in the texts seen."""
+    """PAGE tokens of a text, and what followed them in the texts seen.
 
-    entries: Entries
+    Attributes:
+        size: bytes. used: when it was asked for last, by the cache's own clock.
+    """
+
+    tensors: PageTensors
     size: int = 0
     used: int = 0
     parent: PrefixPage | None = None
@@ -33,7 +37,7 @@ class PrefixPage:
 
 
 class PrefixCache:
-    """The tree.
+    """Tree of pages, the least recently used of which go first.
 
     Attributes:
         size: bytes that are kept.
@@ -45,11 +49,11 @@ class PrefixCache:
         self._clock = itertools.count(1)
 
     def __len__(self) -> int:
-        """Pages that are kept."""
+        """Count the pages that are kept."""
         return sum(1 for _ in self._pages())
 
     def find(self, slot: int, ids: Sequence[int]) -> list[PrefixPage]:
-        """The pages of the longest known beginning, the slot's own front page first; may be empty."""
+        """Find the pages of the longest known beginning, the slot's front page first; may be none."""
         page = self._roots.get(slot)
         found: list[PrefixPage] = []
         now = next(self._clock)
@@ -62,7 +66,7 @@ class PrefixCache:
         return found
 
     def add(
-        self, slot: int, ids: Sequence[int], begin: int, pages: list[Entries], front: Entries
+        self, slot: int, ids: Sequence[int], begin: int, pages: list[PageTensors], front: PageTensors
     ) -> None:
         """Keep pages of a text.
 
@@ -78,9 +82,9 @@ class PrefixCache:
         for i in range(begin):
             page = page.after[tuple(ids[i * PAGE : (i + 1) * PAGE])]
             page.used = now
-        for i, entries in enumerate(pages, begin):
+        for i, tensors in enumerate(pages, begin):
             key = tuple(ids[i * PAGE : (i + 1) * PAGE])
-            page.after[key] = PrefixPage(entries, _size(entries), now, page, key)
+            page.after[key] = PrefixPage(tensors, _size(tensors), now, page, key)
             page = page.after[key]
             self.size += page.size
 
@@ -119,12 +123,12 @@ class PrefixCache:
 
 
 def _below(root: PrefixPage) -> list[PrefixPage]:
-    """A page and everything behind it; a page stands before those behind it."""
+    """List a page and everything behind it; a page stands before those behind it."""
     found = [root]
     for page in found:
         found.extend(page.after.values())
     return found
 
 
-def _size(entries: Entries) -> int:
-    return sum(t.numel() * t.element_size() for t in entries)
+def _size(tensors: PageTensors) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)

@@ -101,8 +101,7 @@ class Registry:
         """
         known = self._known.get(slot)
         if known is None:
-            adapter = self.bank.adapters.get(slot)
-            return 0 if adapter is None else adapter.positions
+            return self.bank.positions(slot)
         with known.lock:
             known.read()
             return known.positions

@@ -37,7 +37,7 @@ class Runner(Protocol):
         """Prepare the base for decoding fast."""
         ...
 
-    def reserve(self, lanes: int, entries: int) -> bool:
+    def reserve(self, lanes: int, positions: int) -> bool:
         """Make room for so many lanes of so many positions; False where memory forbids it."""
         ...
 
@@ -77,7 +77,7 @@ class Runner(Protocol):
         """Empty a lane."""
         ...
 
-    def shrink(self, lanes: int, entries: int) -> None:
+    def shrink(self, lanes: int, positions: int) -> None:
         """Give back memory that so many lanes of so many positions are far from needing."""
         ...
 
@@ -123,16 +123,16 @@ class CachedRunner:
 
     # --- memory ---------------------------------------------------------------------------------
 
-    def reserve(self, lanes: int, entries: int) -> bool:
-        size = self.cache.room(lanes, entries)
+    def reserve(self, lanes: int, positions: int) -> bool:
+        size = self.cache.fitting_size(lanes, positions)
         if size is None:
             return False
-        self.prefixes.shrink(self.budget - size[0] * size[1] * self.cache.entry_bytes)
+        self.prefixes.shrink(self.budget - size[0] * size[1] * self.cache.position_bytes)
         self.cache.resize(*size)
         return True
 
-    def shrink(self, lanes: int, entries: int) -> None:
-        self.cache.shrink(lanes, entries)
+    def shrink(self, lanes: int, positions: int) -> None:
+        self.cache.shrink(lanes, positions)
 
     def move(self, source: int, target: int) -> None:
         self.cache.move(source, target)
@@ -162,7 +162,7 @@ class CachedRunner:
     def resume(self, lane: int, slot: int, ids: Items[int]) -> int:
         known = self.prefixes.find(slot, ids[: (len(ids) - 1) // PAGE * PAGE])
         self.cache.clear(lane)
-        if parts := [page.entries for page in known if page.entries]:
+        if parts := [page.tensors for page in known if page.tensors]:
             self.cache.copy_in(lane, parts)
         else:
             self._put_in_front(lane, slot)
@@ -202,7 +202,7 @@ class CachedRunner:
         return Read(hidden, [self._tensor(r) for r in trie.rows])
 
     def _drop_failed(self, chunk: PrefillChunk) -> None:
-        """Drop what an attempt that went wrong has left of a piece in its lane."""
+        """Drop what an attempt that went wrong has left of a chunk in its lane."""
         if self.cache.lengths[chunk.lane] <= chunk.front + chunk.begin:
             return
         if chunk.begin:
@@ -212,11 +212,11 @@ class CachedRunner:
             self._put_in_front(chunk.lane, chunk.slot)
 
     def keep(self, chunk: PrefillChunk) -> None:
-        page_bytes = PAGE * self.cache.entry_bytes
+        page_bytes = PAGE * self.cache.position_bytes
         whole = chunk.end // PAGE
         most = min(int(self.budget * PREFIX_SHARE), self.budget - self.cache.size)
         known = len(self.prefixes.find(chunk.slot, chunk.ids[: whole * PAGE])) - 1
-        front = chunk.front * self.cache.entry_bytes if known < 0 else 0
+        front = chunk.front * self.cache.position_bytes if known < 0 else 0
         fresh = (whole - max(known, 0)) * page_bytes + front
         if whole - max(known, 0) < 1 or fresh > most:
             return

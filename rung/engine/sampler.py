@@ -1,4 +1,4 @@
-"""Drawing tokens for a whole batch at once: penalties, constraints, temperature, and what is cut off.
+"""Sampler: draws tokens for a whole batch: penalties, constraints, temperature, and what is cut off.
 
 A request's randomness is its own: one exponential number per vocabulary entry and token, from a
 generator seeded by the request; the token is the argmax of `probability / number` (the Gumbel trick).
@@ -24,13 +24,13 @@ from rung.engine.patterns import ConstraintError
 from rung.types import Decoding
 
 GREEDY_BELOW = 1e-5  # temperature; the scores would overflow before they differ from greedy
-NUCLEUS = 512  # candidates looked at before a full sort
+NUCLEUS = 512  # candidates looked at for top-p before a full sort
 
 Told = tuple[float, tuple[tuple[int, float], ...]]  # a log-probability, and the likeliest ones
 
 
 class Draw:
-    """How one request draws its tokens, and what that depends on so far.
+    """Sampling state of one request.
 
     Args:
         decoding: how. prompt: ids that `repetition_penalty` looks at.
@@ -60,11 +60,11 @@ class Draw:
             self._generator.manual_seed(seed)
 
     def noise(self, size: int) -> Tensor:
-        """(size,) exponential numbers, on the CPU so that every device draws the same."""
+        """Draw exponential numbers (size,), on the CPU so that every device draws the same."""
         return torch.empty(size).exponential_(generator=self._generator)
 
     def counts(self, size: int) -> Tensor:
-        """(2, size): how often each token stands in the answer, and whether in prompt or answer."""
+        """Count each token in the answer, and say whether prompt or answer hold it: (2, size)."""
         if self._counts is None:
             self._counts = torch.zeros(2, size)
             self._counts[1, torch.tensor(list(self._prompt), dtype=torch.long)] = 1
@@ -89,7 +89,7 @@ class Draw:
         return self.matcher is not None and self.matcher.is_stopped()
 
     def allowed(self, size: int) -> Tensor:
-        """(size,) of bool: what the constraint lets come next."""
+        """Mark what the constraint lets come next: (size,) of bool."""
         assert self.matcher is not None
         bits = torch.frombuffer(bytearray(self.matcher.compute_bitmask()), dtype=torch.uint8)
         self._check()
@@ -104,7 +104,7 @@ class Draw:
 
 
 def draw(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
-    """(B, V) and each row's way of drawing -> (B,) token ids.
+    """Draw a token for each row: (B, V) and each row's way of drawing -> (B,) token ids.
 
     A row whose constraint cannot be followed draws anything; its `take` then raises.
     """
@@ -119,7 +119,7 @@ def draw(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
 
 
 def adjust(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
-    """(B, V) -> (B, V) with penalties, bias and constraints; the input stays as it is."""
+    """Apply penalties, bias and constraints: (B, V) -> (B, V); the input stays as it is."""
     out = logits
     if any(d.penalises or d.decoding.logit_bias or d.matcher is not None for d in draws):
         out = logits.clone()
@@ -178,13 +178,13 @@ def _sample(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
 
 
 def likeliest_of(scores: Tensor) -> Tensor:
-    """(B, V) -> (B,): where each row is largest."""
+    """Find where each row is largest: (B, V) -> (B,)."""
     # On a CPU `max` takes a fifth of the time of `argmax`.
     return scores.max(-1).indices
 
 
 def _column(numbers: Iterable[float], like: Tensor) -> Tensor:
-    """(n, 1) of float32."""
+    """Make a column (n, 1) of float32."""
     return torch.tensor(list(numbers), dtype=torch.float32, device=like.device)[:, None]
 
 
@@ -227,13 +227,14 @@ def nucleus(probabilities: Tensor, top_p: Tensor) -> Tensor:
 
 
 def tell(logits: Tensor, ids: Tensor, wanted: Sequence[int | None]) -> list[Told | None]:
-    """Log-probabilities of drawn tokens under the model's own distribution.
+    """Compute log-probabilities of drawn tokens under the model's own distribution.
 
     A token's and those of the likeliest come out of one computation, so that the likeliest token's own
     is exactly the largest of them.
 
     Args:
-        logits: (N, V). ids: (N,). wanted: how many of the likeliest each row wants; None: nothing.
+        logits: (N, V). ids: (N,). wanted: how many of the likeliest each row
+            wants; None: nothing.
     """
     told: list[Told | None] = [None] * len(wanted)
     rows = [i for i, n in enumerate(wanted) if n is not None]

@@ -1,4 +1,4 @@
-"""Stop texts: found across the borders of tokens, never echoed."""
+"""Stop strings: found across the borders of tokens, never echoed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 class StopStrings:
-    """Passes text on until one of the stop texts is complete.
+    """Filter that passes text on until one of the stop texts is complete.
 
     Text that may be the beginning of a stop text is held back. What comes out does not depend on how
     the text was cut into pieces: of several stop texts the one that is complete first counts.
@@ -21,7 +21,7 @@ class StopStrings:
         self.hit = False
 
     def push(self, text: str) -> str:
-        """The text that is certain not to belong to a stop text."""
+        """Take text -> what is certain not to belong to a stop text."""
         if not self._texts:
             return text
         held = self._held + text
@@ -34,13 +34,13 @@ class StopStrings:
         return held[: len(held) - keep]
 
     def flush(self) -> str:
-        """What was held back, when no more text comes."""
+        """Return what was held back, when no more text comes."""
         held, self._held = self._held, ""
         return held
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a proper beginning of `stop`."""
+    """Measure the longest end of `text` that is a proper beginning of `stop`."""
     for n in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:n]):
             return n

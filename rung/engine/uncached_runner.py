@@ -24,7 +24,7 @@ class UncachedRunner:
     def arrange(self) -> None:
         pass
 
-    def reserve(self, lanes: int, entries: int) -> bool:
+    def reserve(self, lanes: int, positions: int) -> bool:
         return True
 
     def resume(self, lane: int, slot: int, ids: Items[int]) -> int:
@@ -75,7 +75,7 @@ class UncachedRunner:
     def clear(self, lane: int) -> None:
         self._ids.pop(lane, None)
 
-    def shrink(self, lanes: int, entries: int) -> None:
+    def shrink(self, lanes: int, positions: int) -> None:
         pass
 
     def reset(self) -> None:

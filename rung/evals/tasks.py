@@ -9,20 +9,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
+from rung.data.labels import MOST_LABELS, alike, label_set, short
 from rung.data.problem import places
 from rung.errors import ConfigError, DataError, nearest, one_line
+from rung.evals.words import words
 from rung.types import Example, Message, Task, TaskKind
 
 if TYPE_CHECKING:
     from rung.data import Splits
 
 MIN_TRAIN_ROWS, MIN_HELD_ROWS = 8, 5  # that models are chosen by, held: of validation and of test
-MAX_LABELS = 1000
-MAX_LABEL_WORDS = 5
-MIN_REPEATS = 3  # of a label, in the mean
-FEW_LABELS = 50  # beyond that nearly all rows must have a label that comes again often
-OFTEN, NEARLY_ALL = 5, 0.9  # times that a label comes again, and the share of rows with such a label
 SHORT_ANSWER = 12  # words, of half the replies to questions
+ASKS = ("?", "?\nAnswer:", "\uff1f", "\u061f", "\u037e")  # in any script
 MOST = 0.8  # share of rows that decides
 
 METRICS: dict[str, str] = {
@@ -51,7 +49,9 @@ def detect(examples: Iterable[Example]) -> Task:
         return Task("language_modelling", "perplexity")
     if all(e.choices for e in rows):
         return Task("multiple_choice", "accuracy")
-    labels = _labels(replies)
+    # In a column of its own a label is one with fewer rows, too.
+    own = tuple(sorted(set(replies))) if [e.label for e in rows] == replies else ()
+    labels = label_set(replies) or (own if 2 * len(own) <= len(rows) else ())
     if labels:
         return Task("classification", "accuracy", labels)
     if _mostly("translat" in _asked(e).casefold() for e in rows):
@@ -60,11 +60,11 @@ def detect(examples: Iterable[Example]) -> Task:
         return Task("extraction", "bracket_f1")
     if _mostly(_holds(said) for said in replies):
         return Task("extraction", "label_f1")
-    if _mostly(_asked(e).rstrip().endswith(("?", "?\nAnswer:")) for e in rows):
+    if _mostly(_asked(e).rstrip().endswith(ASKS) for e in rows):
         if _mostly(bool(_NUMBER.fullmatch(said)) for said in replies):
             return Task("question_answering", "number_match")
-        words = sorted(len(said.split()) for said in replies)
-        if words[len(words) // 2] <= SHORT_ANSWER:
+        sizes = sorted(len(words(said)) for said in replies)
+        if sizes[len(sizes) // 2] <= SHORT_ANSWER:
             return Task("question_answering", "token_f1")
     return Task("generation", "rouge_l")
 
@@ -102,10 +102,10 @@ def _of_kind(kind: str, examples: Sequence[Example]) -> Task:
         counts = Counter(said for e in examples if (said := reply(e)) is not None)
         if not counts:
             raise ConfigError("--task classification needs rows with a label or a reply")
-        if len(counts) > MAX_LABELS or 2 * len(counts) > sum(counts.values()):
+        if len(counts) > MOST_LABELS or 2 * len(counts) > sum(counts.values()):
             raise ConfigError(
                 f"--task classification: {len(counts):,} different replies in {sum(counts.values()):,} "
-                f"rows are no labels; give rows whose replies come again, at most {MAX_LABELS:,} of them"
+                f"rows are no labels; give rows whose replies come again, at most {MOST_LABELS:,}"
             )
         labels = tuple(sorted(counts))
     if kind == "multiple_choice" and not all(e.choices for e in examples):
@@ -121,27 +121,26 @@ def _fitting_metric(name: str, task: Task, flag: str) -> str:
         return name
     if name not in metrics.names():
         raise ConfigError(f"{flag}: there is no {name}{nearest(name, fitting)}")
-    if "classification" in metrics.get(name).kinds:
-        raise ConfigError(f"{flag}: {name} needs labels, and the task is {task.kind}: set --task")
+    what = f"a task of {task.kind.replace('_', ' ')} is not measured by {name}"
     if task.kind == "language_modelling":
-        raise ConfigError(
-            f"{flag}: {name} needs replies to compare with, and the data holds plain texts: use perplexity"
-        )
-    raise ConfigError(
-        f"{flag}: a task of {task.kind.replace('_', ' ')} is not measured by {name}"
-        f"{nearest(name, fitting)}"
-    )
+        hint = ": plain texts have no replies to compare with, use perplexity"
+    elif "classification" in metrics.get(name).kinds:
+        hint = ", which needs labels: set --task classification"
+    else:
+        hint = nearest(name, fitting)
+    raise ConfigError(f"{flag}: {what}{hint}")
 
 
 def _measures(name: str, task: Task) -> bool:
     """Whether a metric can be had of a task's answers."""
     from rung.evals import metrics
 
+    metric = metrics.get(name)
     if task.kind == "language_modelling":
-        return name == "perplexity"
-    if name == "perplexity":
+        return metric.reads == "likelihood"
+    if metric.reads == "likelihood":
         return task.kind != "classification"
-    kinds = metrics.get(name).kinds
+    kinds = metric.kinds
     return task.kind in kinds or (not kinds and task.kind != "classification")
 
 
@@ -176,11 +175,11 @@ def faults(examples: Sequence[Example], task: Task) -> list[str]:
     if len(counts) == 1:
         only = next(iter(counts))
         found.append(
-            f"every row has the same answer '{_short(only)}': there is nothing to tell apart; add "
+            f"every row has the same answer '{short(only)}': there is nothing to tell apart; add "
             "rows with other answers"
         )
     if task.kind == "classification":
-        found += _alike(counts)
+        found += alike(list(counts.elements()))
     return found
 
 
@@ -224,17 +223,6 @@ def reply(example: Example) -> str | None:
     return example.label
 
 
-def _labels(replies: Sequence[str]) -> tuple[str, ...]:
-    counts = Counter(replies)
-    few = len(counts) <= MAX_LABELS and len(replies) >= MIN_REPEATS * len(counts)
-    short = all(len(label.split()) <= MAX_LABEL_WORDS for label in counts)
-    if few and len(counts) > FEW_LABELS:
-        often = sum(n for n in counts.values() if n >= OFTEN)
-        numbers = sum(n for label, n in counts.items() if _NUMBER.fullmatch(label))
-        few = often >= NEARLY_ALL * len(replies) and numbers < MOST * len(replies)
-    return tuple(sorted(counts)) if few and short else ()
-
-
 def _mostly(found: Iterable[bool]) -> bool:
     rows = list(found)
     return bool(rows) and sum(rows) >= MOST * len(rows)
@@ -250,21 +238,3 @@ def _holds(text: str) -> bool:
         return isinstance(json.loads(text), dict | list)
     except (ValueError, RecursionError):
         return False
-
-
-def _alike(counts: Counter[str]) -> list[str]:
-    """Labels that mean the same and are spelled differently."""
-    groups: dict[str, list[str]] = {}
-    for label in counts:
-        groups.setdefault(" ".join(label.casefold().split()), []).append(label)
-    found = []
-    for group in groups.values():
-        if len(group) > 1:
-            shown = " and ".join(f"'{_short(g)}' ({counts[g]} rows)" for g in sorted(group))
-            found.append(f"the labels {shown} differ only in case or blanks: spell them alike")
-    return found
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 40 else line[:37] + "..."

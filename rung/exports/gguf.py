@@ -48,7 +48,6 @@ class Export(base.Export):
     def write(self, source: base.Source, folder: Path, dtype: str) -> None:
         import gguf
 
-        from rung import __version__
         from rung.exports import gguf_model
         from rung.exports.gguf_vocabulary import write_vocabulary
 
@@ -56,7 +55,7 @@ class Export(base.Export):
         layout = gguf_model.layout_of(config)
         writer = gguf.GGUFWriter(folder / FILE, layout.arch)
         writer.add_name(source.about.get("name") or source.folder.name)
-        writer.add_string("general.quantized_by", f"rung {__version__}")
+        writer.add_string("general.quantized_by", "rung")
         writer.add_file_type(getattr(gguf.LlamaFileType, TYPES[dtype][1]))
         gguf_model.write_metadata(writer, config, layout)
         tokenizer, stop_ids = _tokenizer(source.folder)

@@ -86,7 +86,7 @@ class Frame:
         suffix = min(turned)[: common_prefix(min(turned), max(turned))][::-1]
         return cls(prefix, suffix)
 
-    def own(self, ids: Sequence[int]) -> slice:
+    def own(self, ids: Sequence[int] | np.ndarray) -> slice:
         """Where a prompt's own tokens stand; all of it when it has none."""
         start = common_prefix(self.prefix, ids)
         stop = len(ids) - common_prefix(self.suffix[::-1], ids[::-1])

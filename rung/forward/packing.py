@@ -19,7 +19,7 @@ def sort_key(ids: Ids) -> bytes:
     return ids.astype(">i4").tobytes()
 
 
-def common_prefix(a: Sequence[int] | Ids, b: Sequence[int] | Ids) -> int:
+def common_prefix(a: Sequence[int] | np.ndarray, b: Sequence[int] | np.ndarray) -> int:
     """Count the tokens that two sequences share at their beginning."""
     n = min(len(a), len(b))
     differs = np.nonzero(np.asarray(a[:n]) != np.asarray(b[:n]))[0]

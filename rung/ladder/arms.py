@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rung.errors import ConfigError
+from rung.errors import ConfigError, MethodMisfit
 from rung.evals import metrics
 from rung.ladder.forecast import Prediction
 from rung.ladder.rungs import Rung
@@ -59,13 +59,11 @@ class Arms:
         ends = (-low, -high) if metric.lower else (high, low)
         self.best_possible = ends[0] if math.isfinite(ends[0]) else None
         self.tie = TIE * (high - low) if math.isfinite(high) else None
-        for key, rung in self.rungs.items():
+        for key in self.rungs:
             try:
-                why = self.bench.forecaster.misfit(rung, self.plan(key))
-            except ConfigError as fault:
-                why = str(fault)
-            if why:
-                self.misfits[key] = why
+                self.prediction(key)
+            except (ConfigError, MethodMisfit) as fault:
+                self.misfits[key] = str(fault)
 
     def plan(self, key: str, params: Params = ()) -> Plan:
         """A rung's configuration, made once."""
@@ -141,7 +139,7 @@ class Arms:
     def _outcome(self, attempt: Attempt) -> Outcome:
         measured = attempt.measured
         if measured is None:
-            return Outcome(attempt.level)
+            return Outcome(attempt.level, late=attempt.late)
         high = measured.low if self.lower else measured.high
         return Outcome(attempt.level, self.sign * measured.value, self.sign * high)
 

@@ -16,9 +16,10 @@ from rung.artefacts import folders
 from rung.config import as_dict, resolve
 from rung.errors import ConfigError, DataError, Interrupted
 from rung.ladder import verdict
-from rung.ladder.controller import ClimbController, Quiet, Watcher
+from rung.ladder.controller import ClimbController
 from rung.ladder.knobs import ClimbKnobs
 from rung.ladder.meter import now
+from rung.ladder.observer import ClimbObserver
 from rung.ladder.rungs import all_rungs
 from rung.ladder.task_context import TaskContext
 from rung.store import Store
@@ -33,7 +34,7 @@ def climb(
     name: str,
     given: Mapping[str, Any],
     knobs: ClimbKnobs,
-    watcher: Watcher | None = None,
+    watcher: ClimbObserver | None = None,
     store: Store | None = None,
     replace: bool = False,
 ) -> ClimbRecord:
@@ -48,7 +49,7 @@ def climb(
         RungError: for anything the user can mend, in one line.
         Interrupted: after Ctrl-C or SIGTERM; `.args[0]` is the climb to resume.
     """
-    watcher, store = watcher or Quiet(), store or Store.open()
+    watcher, store = watcher or ClimbObserver(), store or Store.open()
     folders.model_name(name)
     taken = [] if replace else taken_by(name, store)
     if taken:
@@ -65,14 +66,16 @@ def climb(
         return _go(ClimbController(bench, store, record, rungs, watcher, {}, began))
 
 
-def resume(climb_id: str, watcher: Watcher | None = None, store: Store | None = None) -> ClimbRecord:
+def resume(
+    climb_id: str, watcher: ClimbObserver | None = None, store: Store | None = None
+) -> ClimbRecord:
     """Go on with a climb; rungs that are finished are not repeated.
 
     Raises:
         ClimbNotFound: naming the nearest. ConfigError: for one that is still going or has ended.
         DataError: when the data is no longer what the climb began with.
     """
-    watcher, store = watcher or Quiet(), store or Store.open()
+    watcher, store = watcher or ClimbObserver(), store or Store.open()
     record = store.climbs.get(climb_id)
     if record.status == "succeeded":
         raise ConfigError(f"climb {record.id} has finished: rung board shows it")

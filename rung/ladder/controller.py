@@ -7,55 +7,37 @@ base as it is.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any
 
-from rung.artefacts import folders
-from rung.errors import ConfigError, Interrupted, MethodMisfit, OutOfTime, RungError, StoreError
-from rung.evals.compare import Comparison, compare
+from rung.errors import ConfigError, Interrupted, MethodMisfit, OutOfTime, RungError
 from rung.evals.measure import Measured
-from rung.forward.adapter import Adapter
+from rung.ladder import advice as advise
 from rung.ladder import verdict
 from rung.ladder.answers import kept_items, one_answer
 from rung.ladder.arms import Arms
 from rung.ladder.bar import BASE
 from rung.ladder.cost import Cost
+from rung.ladder.examination import Examination, compared
 from rung.ladder.knobs import ClimbKnobs
+from rung.ladder.machine import settle_threads
 from rung.ladder.meter import now
+from rung.ladder.observer import ClimbObserver
 from rung.ladder.rungs import Rung
 from rung.ladder.scheme import Level, Step, next_step
 from rung.ladder.scheme import Standing as Now
 from rung.ladder.task_context import TaskContext
 from rung.ladder.trials import Attempt, Trial, attempts_of, limit_of, stopping_at
 from rung.ladder.verdict import Standing
-from rung.methods import artefact
 from rung.store import Store
 from rung.store.climbs import ClimbRecord, RungRecord
-from rung.train import job
 from rung.train.gradient import out_of_memory
-from rung.train.prepare import Opened
 
 DONE = ("succeeded", "failed", "cancelled")
 TESTING = 0.25  # of the budget at most, for the test rows
 REPORT_SECONDS = 4.0  # kept for the report and the end
-MIN_TEST_ROWS = 20  # fewer say nothing
-
-
-class Watcher(job.Watcher, Protocol):
-    """Told what a training's watcher is told, and how the climb goes."""
-
-    def opened(self, bench: TaskContext, climb: ClimbRecord, warnings: Sequence[str]) -> None:
-        """Data and base are there."""
-        return
-
-    def table(self, records: Sequence[RungRecord]) -> None:
-        """A rung changed."""
-        return
-
-
-class Quiet(job.Quiet, Watcher):
-    """Tells nobody."""
+LATE = 0.05  # of the budget: what the test rows may take where nothing of it is left
 
 
 @dataclass
@@ -71,7 +53,7 @@ class ClimbController:
     store: Store
     record: ClimbRecord
     rungs: dict[str, Rung]
-    watcher: Watcher
+    watcher: ClimbObserver
     records: dict[str, RungRecord] = field(default_factory=dict)
     began: float = field(default_factory=now)
     spent: float = 0.0
@@ -80,6 +62,10 @@ class ClimbController:
     @property
     def knobs(self) -> ClimbKnobs:
         return self.bench.knobs
+
+    @cached_property
+    def arms(self) -> Arms:
+        return Arms(self.bench, self.rungs)
 
     @property
     def used(self) -> float:
@@ -93,7 +79,6 @@ class ClimbController:
 
     def run(self) -> ClimbRecord:
         """Attempt after attempt while time is left; then judge."""
-        self.arms = Arms(self.bench, self.rungs)
         self._list()
         while (step := self._next()) is not None:
             self._attempt(step)
@@ -102,11 +87,7 @@ class ClimbController:
 
     def stop(self) -> None:
         """Keep a verdict of what was seen, for a climb that is interrupted."""
-        if not hasattr(self, "arms"):
-            return
-        said = self._so_far(stopped=True)
-        if said:
-            self.record = self.store.climbs.update(self.record.id, verdict=said)
+        self._keep_verdict(stopped=True)
         self._note_spent()
 
     def _note_spent(self) -> None:
@@ -203,6 +184,7 @@ class ClimbController:
                      "seconds": step.seconds, "why": step.why}  # fmt: skip
         trials = {**record.trials, "now": under_way}
         self._put(dataclasses.replace(record, status="running", reason=None, trials=trials))
+        settle_threads(str(self.bench.opened.bank.device))
         self.watcher.stage(f"{step.key}: beginning")
         try:
             done = self._measure_base(step) if step.key == BASE else self._try(step, limit)
@@ -236,14 +218,13 @@ class ClimbController:
         record = self._newest(step.key)
         ended = _ended(fault)
         attempt = Attempt(
-            params=dict(step.params), level=step.level, making=took, fault=ended["reason"]
-        )
+            params=dict(step.params), level=step.level, making=took, fault=ended["reason"],
+            late=isinstance(fault, OutOfTime),
+        )  # fmt: skip
         trials = {"done": [*record.trials.get("done", []), attempt.as_dict()]}
         if isinstance(fault, OutOfTime):
-            rung = self.rungs.get(step.key)
             counted = self.arms.prediction(step.key, step.level)
-            method = rung.method.name if rung else BASE
-            self.bench.forecaster.learn(step.key, method, counted, took, 0.0)
+            self.bench.forecaster.was_late(step.key, counted, took)
         if "validation" in record.metrics:
             ended = {"status": "succeeded", "reason": f"a later attempt ended: {ended['reason']}"}
         self._put(dataclasses.replace(record, trials=trials, **ended))
@@ -308,8 +289,8 @@ class ClimbController:
     def _standings(self) -> list[Standing]:
         return verdict.standings([r for r in self.records.values() if r.key in self.rungs])
 
-    def _keep_verdict(self) -> None:
-        said = self._so_far()
+    def _keep_verdict(self, stopped: bool = False) -> None:
+        said = self._so_far(stopped)
         if said:
             self.record = self.store.climbs.update(self.record.id, verdict=said)
 
@@ -322,8 +303,8 @@ class ClimbController:
         seen = self._evidence(chosen, {}, stopped)
         return {
             "so_far": True, "says": verdict.says(seen), "winner": chosen.winner.record.key,
-            "model": chosen.winner.record.model, "next": verdict.advice(seen),
-            "curve": verdict.curve(chosen.winner),
+            "model": chosen.winner.record.model, "next": advise.advice(seen),
+            "curve": advise.curve(chosen.winner),
         }  # fmt: skip
 
     def _baseline(self) -> str | None:
@@ -335,11 +316,11 @@ class ClimbController:
         winner, second = chosen.winner, chosen.second
         if winner is None:
             seen = self._evidence(chosen, {}, False)
-            return self._end({"says": verdict.says(seen), "winner": None, "next": verdict.advice(seen)})
-        test = self._test_all(winner, second)
+            return self._end({"says": verdict.says(seen), "winner": None, "next": advise.advice(seen)})
+        test = self._examine(winner, second)
         own = test.get(winner.record.key)
         bar = self.bench.bar
-        against = _against(test, winner.record.key)
+        against = compared(test, winner.record.key)
         seen = self._evidence(chosen, test, False)
         return self._end({
             "says": verdict.says(seen),
@@ -350,8 +331,8 @@ class ClimbController:
             "cleared_on_validation": None if bar is None else bar.cleared(winner.measured.value),
             "test": {key: m.as_dict() for key, m in test.items()},
             "against": {key: c.as_dict() for key, c in against.items()},
-            "curve": verdict.curve(winner),
-            "next": verdict.advice(seen),
+            "curve": advise.curve(winner),
+            "next": advise.advice(seen),
         })  # fmt: skip
 
     def _evidence(self, chosen: Any, test: dict[str, Measured], stopped: bool) -> verdict.Evidence:
@@ -372,88 +353,28 @@ class ClimbController:
             if cleared:
                 continue  # the table says that the bar was cleared below
             lowest = self.arms.lowest(key)
-            why = (
-                f"no time: a sample of it would take about {lowest:.0f} s, and {self.left:.0f} s of "
-                f"--budget {self.knobs.budget} were left"
-            )
+            why = f"no time: a sample would take about {lowest:.0f} s of --budget {self.knobs.budget}"
             self._put(dataclasses.replace(record, status="cancelled", reason=why))
+
+    def _examine(self, winner: Standing, second: Standing | None) -> dict[str, Measured]:
+        """Winner, runner-up and base on the test rows, on as many as there is time for."""
+        keys = [winner.record.key, *([second.record.key] if second else [])]
+        if self.records[BASE].status == "succeeded":
+            keys.append(BASE)
+        began, end = now(), min(REPORT_SECONDS, 0.1 * self.knobs.budget.seconds)
+        room = max(self.left - end, LATE * self.knobs.budget.seconds)
+        examination = Examination(
+            self.bench, self.store, self.rungs, self.records, self.record.name, self._put,
+            self.watcher.stage,
+        )  # fmt: skip
+        found = examination.run({key: self.arms.answer_seconds(key) for key in keys}, room)
+        self.working += now() - began
+        return found
 
     def _end(self, said: dict[str, Any]) -> ClimbRecord:
         self._note_spent()
         self.record = self.store.climbs.update(self.record.id, status="succeeded", verdict=said)
         return self.record
-
-    def _test_all(self, winner: Standing, second: Standing | None) -> dict[str, Measured]:
-        """Winner, runner-up and base on the test rows, on as many as there is time for."""
-        keys = [winner.record.key, *([second.record.key] if second else [])]
-        if self.records[BASE].status == "succeeded":
-            keys.append(BASE)
-        known = [
-            self.records[k].metrics["test"]["n"] for k in keys if "test" in self.records[k].metrics
-        ]
-        seconds = sum(self.arms.answer_seconds(k) for k in keys)
-        room = max(
-            self.left - min(REPORT_SECONDS, 0.1 * self.knobs.budget.seconds),
-            0.05 * self.knobs.budget.seconds,
-        )
-        fits = int(room / max(seconds, 1e-9))
-        rows = known[0] if known else min(len(self.bench.test), max(MIN_TEST_ROWS, fits))
-        began, until = now(), now() + max(room, 0.09 * self.knobs.budget.seconds)
-        found: dict[str, Measured] = {}
-        for key in keys:
-            try:
-                found[key] = self._test(key, rows, until)
-            except OutOfTime:
-                break
-        self.working += now() - began
-        return found
-
-    def _test(self, key: str, rows: int, until: float) -> Measured:
-        """A rung's figure on the test rows, read from the store where they were touched already."""
-        record, bench = self.records[key], self.bench
-        if "test" in record.metrics:
-            return Measured.of(record.metrics["test"], record.items["test"])
-        self.watcher.stage(f"{key}: measuring on {min(rows, len(bench.test))} test rows")
-        opened, adapter = self._loaded(record)
-        with bench.served(opened, adapter, key) as model:
-            answers, measured = bench.answer_test(opened, model, rows, stopping_at(until))
-        metrics = {**record.metrics, "test": measured.as_dict()}
-        items = {**record.items, "test": kept_items(answers, measured)}
-        self._put(dataclasses.replace(record, metrics=metrics, items=items))
-        if record.model:
-            self.store.evaluations.add(
-                metric=f"test_{measured.metric}", value=measured.value, model=record.model,
-                dataset=bench.data, low=measured.low, high=measured.high, n=measured.n,
-            )  # fmt: skip
-        return measured
-
-    def _loaded(self, record: RungRecord) -> tuple[Opened, Adapter | None]:
-        """A rung's model as the store has it, on its base."""
-        if record.key == BASE:
-            return self.bench.opened, None
-        rung, folder = self.rungs[record.key], folders.model_folder(str(record.model))
-        plan = self.bench.plan(self._name(record.key), rung)
-        if rung.method.own_base:
-            plan.run.base = str(folder)
-            return self.bench.opened_for(plan), None
-        opened = self.bench.opened_for(plan)
-        if self.store.models.get(str(record.model)).run != record.run:
-            raise StoreError(
-                f"the model '{record.model}' was replaced since it was measured: climb anew"
-            )
-        return opened, artefact.load(folder, opened.bank)[0]
-
-
-def _against(test: dict[str, Measured], winner: str) -> dict[str, Comparison]:
-    """What the winner has over each of the others on the test rows that both were asked."""
-    if winner not in test:
-        return {}
-    found = {}
-    for key, other in test.items():
-        if key != winner:
-            count = min(other.n, test[winner].n)
-            found[key] = compare(other.first(count), test[winner].first(count))
-    return found
 
 
 def _ended(fault: Exception) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What to try next: successive halving over rungs, settings and rows, at any moment the best use of time.
+"""What to try next: successive halving over rungs, settings and rows, within the time that is left.
 
 An arm is a rung with settings; a level is a share of its rows (or of a training's steps) with so many
 validation rows to measure by. The baseline goes first. Every arm begins at the largest level that fits
@@ -34,11 +34,15 @@ class Level:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A figure, its sign turned so that more is better; None where the attempt gave none."""
+    """A figure, its sign turned so that more is better; None where the attempt gave none.
+
+    `late` says that its time was over first, so that a smaller sample may still give one.
+    """
 
     level: Level
     value: float | None = None
     high: float = 0.0
+    late: bool = False
 
 
 @dataclass
@@ -74,8 +78,18 @@ class Arm:
 
     @property
     def failed(self) -> bool:
-        """Whether its lowest attempt gave nothing, so that no higher one will be made."""
-        return any(o.value is None for o in self.outcomes) and not self.figures
+        """Whether nothing will come of it: an attempt failed, or even the smallest sample was late."""
+        if self.figures:
+            return False
+        return any(o.value is None and not o.late for o in self.outcomes) or (
+            bool(self.outcomes) and not self.begins
+        )
+
+    @property
+    def begins(self) -> list[Level]:
+        """The levels at which it may begin, those below any that was late."""
+        late = [(o.level.share, o.level.held) for o in self.outcomes if o.late]
+        return [v for v in self.levels if not late or (v.share, v.held) < min(late)]
 
     @property
     def whole(self) -> bool:
@@ -146,7 +160,7 @@ def levels(
     """The levels of an arm.
 
     Args:
-        rows: that it learns from; 0 where it learns from none. steps: of its training, if it is trained.
+        rows: that it learns from; 0 where it learns from none. steps: of its training, if it has one.
         answer_seconds: of a validation row. left: seconds of the whole climb.
     """
     shares = [1.0]
@@ -186,13 +200,13 @@ def next_step(arms: Sequence[Arm], now: Standing) -> Step | None:
 def first_levels(arms: Sequence[Arm], now: Standing) -> dict[str, Level | None]:
     """By key the level at which each arm without a figure would begin; None where not even its lowest
     fits."""
-    waiting = [a for a in arms if a.default and not a.outcomes and not a.failed]
+    waiting = [a for a in arms if a.default and not a.figures and not a.failed]
     reserve = _reserve(arms, now)
     part = shares({a.key: a.cost(a.levels[-1]) for a in waiting}, FIRST * (now.left - reserve))
     found: dict[str, Level | None] = {}
     for arm in waiting:
-        fitting = [v for v in arm.levels if arm.cost(v) <= part[arm.key]]
-        lowest = arm.levels[0]
+        fitting = [v for v in arm.begins if arm.cost(v) <= part[arm.key]]
+        lowest = arm.begins[0]
         affordable = arm.cost(lowest) <= WHOLE * now.left or (
             len(waiting) == 1 and arm.cost(lowest) <= now.left
         )
@@ -205,7 +219,7 @@ def _first(arms: Sequence[Arm], now: Standing) -> list[Step]:
     return [
         Step(a.key, a.params, level, a.cost(level), "first")
         for a in arms
-        if a.default and not a.outcomes and (level := begins.get(a.key)) is not None
+        if a.default and not a.figures and (level := begins.get(a.key)) is not None
     ]
 
 
@@ -234,7 +248,7 @@ def _settings(arms: Sequence[Arm], now: Standing) -> list[Step]:
         own = next((a for a in arms if a.default and a.key == arm.key), None)
         if arm.default or arm.outcomes or own is None or own.top is None:
             continue
-        if best is not None and own is not best and not _hopeful(own, best, now):
+        if best is not None and not _settings_may_win(own, best, now):
             continue
         level = _settings_level(own)
         for one in (own, arm):
@@ -268,6 +282,15 @@ def _hopeful(arm: Arm, best: Arm, now: Standing) -> bool:
     """Whether with all rows it may be better than the best is now."""
     assert best.top is not None and best.top.value is not None
     return arm.potential(now.best_possible) > best.top.value
+
+
+def _settings_may_win(own: Arm, best: Arm, now: Standing) -> bool:
+    """Whether other settings of a rung may beat the best: they are given the gain of a level more."""
+    assert own.top is not None and own.top.value is not None
+    assert best.top is not None and best.top.value is not None
+    hope = max(own.potential(now.best_possible), own.top.value)
+    missing = abs(hope) if now.best_possible is None else now.best_possible - hope
+    return hope + GAIN * missing > best.top.value
 
 
 def leader(arms: Sequence[Arm]) -> Arm | None:

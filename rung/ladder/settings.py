@@ -9,7 +9,6 @@ from rung import methods
 from rung.config import Names, coerce, declared, flatten, resolve
 from rung.data.knobs import DataKnobs
 from rung.errors import ConfigError, one_line
-from rung.ladder.bar import Bar
 from rung.ladder.knobs import ClimbKnobs
 from rung.ladder.rungs import check_names
 from rung.train.knobs import RunKnobs, TrainKnobs
@@ -47,6 +46,8 @@ def settle(*layers: Mapping[str, Any]) -> tuple[ClimbKnobs, dict[str, Any]]:
     (knobs,) = resolve([ClimbKnobs], own)
     check_names(knobs.only, knobs.skip)
     if knobs.bar is not None:
+        from rung.ladder.bar import Bar
+
         Bar.parse(knobs.bar)
     return knobs, {key: value for key, value in merged.items() if key not in own}
 

@@ -1,4 +1,4 @@
-"""One attempt at a rung: made on a share of its rows or steps, measured, and kept if it is the best so far."""
+"""One attempt at a rung: made on a share of its rows or steps, measured, kept if it is the best."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from rung.ladder.scheme import Level, Step
 from rung.ladder.task_context import TaskContext
 from rung.store import Store
 from rung.store.climbs import RungRecord
+from rung.store.records import RunRecord
 from rung.train import job
+from rung.train.observers import Made, Observer, Observers
 from rung.train.plan import Plan
 
 PATIENCE = 2.5  # times what an attempt was expected to take: then it ends with what is there
-LEAST_LIMIT = 5.0  # seconds; nothing is stopped before
+LEAST_SHARE, MOST_SHARE = 0.15, 0.4  # of the time that is left: within them it may be late
 MIN_CHOOSE_ROWS = 64  # of validation: what a training on a sample stops by, at least
 
 
@@ -37,7 +39,7 @@ class Attempt:
         params: settings apart from the rung's own. level: of rows and of what it was measured by.
         rows: of training that it saw. steps: of a training; steps_of: that it would have had whole.
         making, answering: seconds of making it, and of one answer among many.
-        measured: None where it gave nothing, and `fault` says why.
+        measured: None where it gave nothing, and `fault` says why; `late` that its time was over.
         only: the one answer that it gives to every row, if it does.
     """
 
@@ -51,6 +53,7 @@ class Attempt:
     run: str | None = None
     measured: Measured | None = None
     fault: str | None = None
+    late: bool = False
     only: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -115,7 +118,7 @@ class Trial:
     limit: float
     name: str
     store: Store
-    watcher: job.Watcher
+    watcher: Observer
     since: str = ""
     _meter: Meter = field(default_factory=Meter)
 
@@ -161,32 +164,27 @@ class Trial:
         if level.share < 1 or level.held < held:
             held = max(level.held, MIN_CHOOSE_ROWS) if method.trained else level.held
         opened = self.bench.part(plan, self.rows, held)
-        found: dict[str, Any] = {}
-
-        def judge(made: job.Made) -> dict[str, Any] | None:
-            found.update(self._judge(plan, made, until))
-            return found["kept"]
-
-        made = job.attempt(
-            plan, opened, judge, Named(self.watcher, self.rung.key), self.store, run=self._left(plan)
+        made = job.make(
+            plan, Named(self.watcher, self.rung.key), self.store, opened=opened, run=self._left(plan)
         )
+        with job.under_way(made.run, self.store, made.observers):
+            seen, answering = self._measure(made, until)
         steps = made.state.step if method.trained else None
         whole = self.bench.forecaster.schedule(self.bench.plan(self.name, self.rung), 1.0).steps
-        return Attempt(
-            params=dict(self.step.params), level=level,
+        return dataclasses.replace(
+            seen,
             rows=min(self.rows, made.state.step * plan.train.batch_size) if steps else self.rows,
             steps=steps, steps_of=whole if steps and steps < whole and level.share < 1 else None,
-            making=made.state.seconds, answering=found["answering"], run=made.run,
-            measured=found["measured"], only=found["only"],
+            making=made.state.seconds, answering=answering, run=made.run,
         )  # fmt: skip
 
-    def _left(self, plan: Plan) -> str | None:
+    def _left(self, plan: Plan) -> RunRecord | None:
         """The run that was under way when this climb was interrupted, or its process killed."""
         known = self.store.runs.list(model=self.name, status="interrupted", limit=1)
         same = ("steps", "lr", "seed")
         wanted = plan.settings()
         return next(
-            (r.id for r in known if r.started >= self.since
+            (r for r in known if r.started >= self.since
              and all(r.config.get(k) == wanted.get(k) for k in same)),
             None,
         )  # fmt: skip
@@ -197,20 +195,24 @@ class Trial:
         opened = self.bench.part(plan, self.rows, self.step.level.held)
         rows = self.bench.validation[: self.step.level.held]
 
-        def judge(made: job.Made) -> None:
-            with self.bench.served(opened, made.adapter, self.rung.key) as model:
-                made.metrics["judged"] = self.bench.answer(opened, model, rows)[1].value
-
         watcher = Named(self.watcher, self.rung.key)
-        made = job.attempt(plan, opened, judge, watcher, self.store, run=self._left(plan))
-        return made.metrics["judged"]
+        made = job.make(plan, watcher, self.store, opened=opened, run=self._left(plan))
+        with job.under_way(made.run, self.store, made.observers):
+            with self.bench.served(opened, made.adapter, self.rung.key) as model:
+                value = self.bench.answer(opened, model, rows)[1].value
+            job.drop(made, self.store)
+        return value
 
     # --- measuring --------------------------------------------------------------------------------
 
-    def _judge(self, plan: Plan, made: job.Made, until: float) -> dict[str, Any]:
-        """Measure what was made, and note it as the rung's own where it is the best so far."""
+    def _measure(self, made: Made, until: float) -> tuple[Attempt, float]:
+        """Measure what was made, and keep it where it is the best of its rung so far.
+
+        Returns:
+            what was seen of it, and seconds of an answer.
+        """
         peak = self._meter.peak()  # before measuring adds to it
-        bench, opened = self.bench, self.bench.opened_for(plan)
+        bench, opened = self.bench, self.bench.opened_for(made.plan)
         rows = bench.validation[: self.step.level.held]
         self.watcher.stage(f"{self.rung.key}: measuring on {len(rows)} validation rows")
         began = now()
@@ -218,38 +220,38 @@ class Trial:
             answers, measured = bench.answer(opened, model, rows, stopping_at(until))
             answering = (now() - began) / max(len(rows), 1)
             request = bench.time_requests(opened, model)
-        made.metrics["judged"] = measured.value
-        only = one_answer(answers, bench.task)
         own = Attempt(
-            params=dict(self.step.params), level=self.step.level, measured=measured, only=only
-        )
+            params=dict(self.step.params), level=self.step.level, measured=measured,
+            only=one_answer(answers, bench.task),
+        )  # fmt: skip
         best = best_of(attempts_of(self.record))
-        kept = None
-        if best is None or surpasses(own, best):
-            kept = {f"validation_{measured.metric}": measured.figure}
-            cost = Cost(
-                seconds=made.state.seconds, request_seconds=request.seconds,
-                request_tokens=request.tokens, request_low=request.low, request_high=request.high,
-                bytes=peak,
-            )  # fmt: skip
-            self._found(plan, made, answers, measured, cost, only)
-        return {"measured": measured, "answering": answering, "only": only, "kept": kept}
+        if best is not None and not surpasses(own, best):
+            job.drop(made, self.store)
+            return own, answering
+        cost = Cost(
+            seconds=made.state.seconds, request_seconds=request.seconds,
+            request_tokens=request.tokens, request_low=request.low, request_high=request.high,
+            bytes=peak,
+        )  # fmt: skip
+        self._found(made, answers, measured, cost, own.only)
+        job.keep(made, self.store, {f"validation_{measured.metric}": measured.figure})
+        return own, answering
 
     def _found(
-        self, plan: Plan, made: job.Made, answers: Answers, measured: Measured, cost: Cost,
-        only: str | None,
-    ) -> None:  # fmt: skip
+        self, made: Made, answers: Answers, measured: Measured, cost: Cost, only: str | None
+    ) -> None:
         bench = self.bench
         whole = bench.forecaster.schedule(bench.plan(self.name, self.rung), 1.0).steps
         trained, share = self.rung.method.trained, self.step.level.share
         rows = len(bench.opened.splits.train)
+        chosen_by = f"validation_{made.plan.objective.best[0]}"
         metrics = {
             "validation": measured.as_dict(),
-            "curve": [[h["step"], h["validation_loss"]] for h in made.state.history],
+            "curve": [[h["step"], h[chosen_by]] for h in made.state.history],
             "steps": made.state.step,
             "cut_from": whole if trained and share < 1 and made.state.step < whole else None,
             "share": share,
-            "rows": min(rows, made.state.step * plan.train.batch_size) if trained else self.rows,
+            "rows": min(rows, made.state.step * made.plan.train.batch_size) if trained else self.rows,
             "rows_of": rows,
             "held_of": len(bench.validation),
             "only": only,
@@ -257,7 +259,7 @@ class Trial:
             "parameters": made.adapter.size,
             "choice": made.metrics.get("choice"),
         }
-        kept = changed_settings(plan)
+        kept = changed_settings(made.plan)
         self._note(
             run=made.run,
             model=self.name,
@@ -297,7 +299,8 @@ def stopping_at(until: float) -> Callable[[], bool]:
 
 def limit_of(seconds: float, left: float) -> float:
     """Seconds after which an attempt that should take `seconds` ends, within those that are left."""
-    return max(1.0, min(max(PATIENCE * seconds, LEAST_LIMIT), left))
+    patient = min(PATIENCE * seconds, max(seconds, MOST_SHARE * left))
+    return max(1.0, min(max(patient, LEAST_SHARE * left), left))
 
 
 def disk_bytes(store: Store, name: str) -> int:
@@ -314,27 +317,12 @@ def changed_settings(plan: Plan) -> dict[str, Any]:
     return differing
 
 
-@dataclass
-class Named:
+class Named(Observers):
     """Passes everything on, stages behind the rung's name."""
 
-    watcher: job.Watcher
-    rung: str
-
-    def begin(self, steps: int, at: int) -> None:
-        self.watcher.begin(steps, at)
-
-    def step(self, entry: dict[str, Any]) -> None:
-        self.watcher.step(entry)
-
-    def validated(self, entry: dict[str, Any]) -> None:
-        self.watcher.validated(entry)
-
-    def note(self, text: str) -> None:
-        self.watcher.note(text)
+    def __init__(self, watcher: Observer, rung: str):
+        super().__init__([watcher])
+        self.rung = rung
 
     def stage(self, text: str) -> None:
-        self.watcher.stage(f"{self.rung}: {text}")
-
-    def prepared(self, *what: Any) -> None:
-        self.watcher.prepared(*what)
+        super().stage(f"{self.rung}: {text}")

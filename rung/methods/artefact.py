@@ -13,11 +13,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rung import __version__, bases, methods
+from rung import bases, methods
 from rung.artefacts import folders
 from rung.config import as_dict
 from rung.errors import ArtefactError
 from rung.methods.base import Method
+from rung.version import __version__
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung.errors import MethodMisfit
 from rung.methods import base, layers, prompt_tuning
+from rung.methods.workload import Shape
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +39,10 @@ class Method(base.Method):
 
     def positions(self, config: Knobs) -> int:
         return config.virtual_tokens
+
+    def size(self, bank: Bank, config: Knobs, shape: Shape) -> int:
+        layers, both, count, heads, width = _shape(bank, config.virtual_tokens)
+        return layers * both * count * heads * width
 
     def build(self, bank: Bank, config: Knobs, start: base.Start) -> Adapter:
         import torch

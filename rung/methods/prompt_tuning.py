@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rung.config import knob
 from rung.errors import MethodMisfit
 from rung.methods import base, layers
+from rung.methods.workload import Shape
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +47,9 @@ class Method(base.Method):
 
     def positions(self, config: Knobs) -> int:
         return config.virtual_tokens
+
+    def size(self, bank: Bank, config: Knobs, shape: Shape) -> int:
+        return config.virtual_tokens * bank.config.hidden_size
 
     def build(self, bank: Bank, config: Knobs, start: base.Start) -> Adapter:
         import torch

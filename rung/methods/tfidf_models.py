@@ -24,6 +24,11 @@ def last_question(messages: Sequence[Message]) -> str:
     return next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
 
 
+def whole_question(messages: Sequence[Message]) -> str:
+    """The last message of the user, or all that was said where no user spoke."""
+    return last_question(messages) or "\n".join(m["content"] for m in messages)
+
+
 class NgramClassifier(Classifier):
     """Classify the last user message by a linear layer over its n-grams; the base is not asked.
 
@@ -84,7 +89,7 @@ class NearestAnswer(RemoteModel):
         first: bool = False,
         timeout: float | None = None,
     ) -> RemoteAnswer:
-        text = self.nearest([last_question(messages)])[0]
+        text = self.nearest([whole_question(messages)])[0]
         if heard is not None:
             heard(text)
         return RemoteAnswer(text)

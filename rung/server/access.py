@@ -26,15 +26,33 @@ class Account:
     Attributes:
         key: None for a key of the command line, or where no keys are set.
         asked, drawn: tokens of prompts and answers. model: who answered.
+        held: tokens that are reserved for the request until it is settled.
+        access: what counts them; None where nothing is counted.
     """
 
     key: KeyRecord | None = None
     model: str = ""
     asked: int = 0
     drawn: int = 0
+    held: int = 0
+    access: Access | None = field(default=None, repr=False)
 
     def spend(self, asked: int, drawn: int) -> None:
+        """Note what was used."""
         self.asked, self.drawn = asked, drawn
+
+    def reserve(self, tokens: int) -> None:
+        """Hold the most that the request can use, before anything is computed for it.
+
+        Raises:
+            ApiError: 429 where rate or quota do not allow so much.
+        """
+        if self.access is not None:
+            self.access.reserve(self, tokens)
+
+    def allowance(self) -> int | None:
+        """Tokens that rate and quota allow now; None: no limit."""
+        return None if self.access is None else self.access.allowance(self)
 
     def needs(self, scope: str) -> None:
         """Raises ApiError (403) where the key does not open that."""
@@ -46,7 +64,7 @@ class Account:
 
 @dataclass
 class Bucket:
-    """So many units a minute, refilled evenly; may go into debt by what was not known beforehand."""
+    """So many units a minute, refilled evenly."""
 
     size: float
     left: float = field(init=False)
@@ -55,12 +73,12 @@ class Bucket:
     def __post_init__(self) -> None:
         self.left = self.size
 
-    def wait(self) -> float:
-        """Seconds until a unit is there; 0 when there is one."""
+    def wait(self, units: float = 1) -> float:
+        """Seconds until so many units are there; 0 when they are."""
         moment = time.monotonic()
         self.left = min(self.size, self.left + (moment - self.at) * self.size / MINUTE)
         self.at = moment
-        return 0.0 if self.left >= 1 else (1 - self.left) * MINUTE / self.size
+        return 0.0 if self.left >= units else (units - self.left) * MINUTE / self.size
 
 
 class Access:
@@ -77,8 +95,9 @@ class Access:
         self._known: list[KeyRecord] = []
         self._read_at = float("-inf")
         self._buckets: dict[tuple[str, str], Bucket] = {}
-        self._used: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._used: dict[str, int] = {}  # tokens that the store has yet to be told of, by key
+        self._held: dict[str, int] = {}  # tokens that requests in flight may still use, by key
+        self._lock, self._refreshing = threading.Lock(), threading.Lock()
 
     @property
     def stale(self) -> bool:
@@ -93,17 +112,22 @@ class Access:
     def refresh(self) -> None:
         """Hand over what was used, and read the keys again; keeps the old ones where that fails."""
         self._read_at = time.monotonic()
-        with self._lock:
-            used, self._used = self._used, {}
-        try:
-            keys = self._keys()
-            if used:
-                keys.spend(used)
-            self._known = keys.list()
-        except StoreError:
+        with self._refreshing:  # else what was used would be handed over twice
             with self._lock:
+                used = dict(self._used)
+            try:
+                keys = self._keys()
+                if used:
+                    keys.spend(used)
+                known = keys.list()
+            except StoreError:
+                return
+            with self._lock:  # what the store now knows is no longer counted here
+                self._known = known
                 for id, tokens in used.items():
-                    self._used[id] = self._used.get(id, 0) + tokens
+                    self._used[id] -= tokens
+                    if not self._used[id]:
+                        del self._used[id]
 
     @property
     def locked(self) -> bool:
@@ -120,7 +144,7 @@ class Access:
         if key is None:
             return Account()
         self._admit(key)
-        return Account(key)
+        return Account(key, access=self)
 
     def find(self, authorization: str) -> KeyRecord | None:
         """The key that is sent; None for one of the command line, or where none is needed.
@@ -141,16 +165,58 @@ class Access:
 
     def _admit(self, key: KeyRecord) -> None:
         with self._lock:
-            used = key.used + self._used.get(key.id, 0)
-            if key.quota is not None and used >= key.quota:
-                told = f"the key '{key.name}' has used {used} of its {key.quota} tokens"
-                raise ApiError(told, status=429, code="insufficient_quota")
-            waits = [bucket.wait() for _, bucket in self._limits(key)]
-            if any(waits):
+            self._check_quota(key, 1)
+            limits = self._limits(key)
+            if waits := [wait for _, bucket in limits if (wait := bucket.wait())]:
                 told = f"the key '{key.name}' asks too often: try again in {max(waits):.1f} s"
                 raise ApiError(told, status=429, code="rate_limit_exceeded", wait=max(waits))
-            for kind, bucket in self._limits(key):
+            for kind, bucket in limits:
                 bucket.left -= kind == "requests"
+
+    def reserve(self, account: Account, tokens: int) -> None:
+        """Hold tokens for a request until `settle`. Raises ApiError as `Account.reserve` does."""
+        key = account.key
+        assert key is not None
+        with self._lock:
+            self._check_quota(key, tokens)
+            for kind, bucket in self._limits(key):
+                if kind == "tokens" and (wait := bucket.wait(tokens)):
+                    raise _too_fast(key, tokens, bucket, wait)
+            for kind, bucket in self._limits(key):
+                bucket.left -= tokens if kind == "tokens" else 0
+            self._held[key.id] = self._held.get(key.id, 0) + tokens
+            account.held += tokens
+
+    def allowance(self, account: Account) -> int | None:
+        """Tokens that rate and quota of a request's key allow now; None: no limit."""
+        key = account.key
+        assert key is not None
+        with self._lock:
+            left: list[float] = []
+            if key.quota is not None:
+                left.append(key.quota - self._spent(key) - self._held.get(key.id, 0))
+            for kind, bucket in self._limits(key):
+                if kind == "tokens":
+                    bucket.wait()
+                    left.append(bucket.left)
+            return int(min(left)) if left else None
+
+    def _spent(self, key: KeyRecord) -> int:
+        """Tokens that a key has used, by the store's count and what it has yet to be told."""
+        known = next((k.used for k in self._known if k.id == key.id), key.used)
+        return known + self._used.get(key.id, 0)
+
+    def _check_quota(self, key: KeyRecord, tokens: int) -> None:
+        if key.quota is None:
+            return
+        used, held = self._spent(key), self._held.get(key.id, 0)
+        if used + tokens > key.quota:
+            told = f"the key '{key.name}' has used {used} of its {key.quota} tokens"
+            more = f", and this request may use {tokens}" if tokens > 1 else ""
+            raise ApiError(told + more, status=429, code="insufficient_quota")
+        if used + held + tokens > key.quota:
+            told = f"requests in flight may use what is left of the quota of the key '{key.name}'"
+            raise ApiError(told, status=429, code="rate_limit_exceeded", wait=1.0)
 
     def _limits(self, key: KeyRecord) -> list[tuple[str, Bucket]]:
         said: dict[str, Any] = {"requests": key.requests_per_minute, "tokens": key.tokens_per_minute}
@@ -161,11 +227,26 @@ class Access:
         ]
 
     def settle(self, account: Account) -> None:
-        """Count what a request has used."""
-        tokens = account.asked + account.drawn
-        if account.key is None:
+        """Count what a request has used, and give back what was held beyond it."""
+        key, tokens = account.key, account.asked + account.drawn
+        if key is None:
             return
         with self._lock:
-            self._used[account.key.id] = self._used.get(account.key.id, 0) + tokens
-            for kind, bucket in self._limits(account.key):
-                bucket.left -= tokens if kind == "tokens" else 0
+            if tokens:
+                self._used[key.id] = self._used.get(key.id, 0) + tokens
+            if account.held:
+                self._held[key.id] -= account.held
+                if not self._held[key.id]:
+                    del self._held[key.id]
+            for kind, bucket in self._limits(key):
+                bucket.left -= (tokens - account.held) if kind == "tokens" else 0
+            account.held = 0
+
+
+def _too_fast(key: KeyRecord, tokens: int, bucket: Bucket, wait: float) -> ApiError:
+    if tokens > bucket.size:
+        told = f"the request may use {tokens} tokens, the key '{key.name}' {bucket.size:g} a minute"
+        code = "request_exceeds_rate"
+        return ApiError(f"{told}: ask for fewer with max_tokens", status=429, code=code)
+    told = f"the key '{key.name}' asks too often: try again in {wait:.1f} s"
+    return ApiError(told, status=429, code="rate_limit_exceeded", wait=wait)

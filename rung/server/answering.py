@@ -54,9 +54,9 @@ def requests_of(
     decoding = asked.decoding(model.decoding, usual if most is None else most)
     seed = None if asked.seed is None else asked.seed % 2**63
     decodings = [dataclasses.replace(decoding, seed=derive_seed(seed, i)) for i in range(n)]
-    deadline = service.limits.timeout
+    limits = service.limits
     return [
-        dataclasses.replace(one, decoding=drawn, deadline=deadline)
+        dataclasses.replace(one, decoding=drawn, deadline=limits.timeout, max_wait=limits.max_wait)
         for one in wanted
         for drawn in decodings
     ]
@@ -74,9 +74,14 @@ async def answer(
     usual: int,
 ) -> Response:
     """Queue `n` answers to each prompt, and reply whole or as a stream; see `requests_of`."""
-    service = service_of(request)
-    account_of(request).model = asked.model
+    service, account = service_of(request), account_of(request)
+    account.model = asked.model
+    prompts, count = sum(len(w.prompt.ids) for w in wanted), len(wanted) * n
+    if most is None and (allowed := account.allowance()) is not None:
+        usual = max(1, min(usual, (allowed - prompts) // count))
     requests = requests_of(service, asked, wanted, n=n, most=most, usual=usual)
+    account.reserve(prompts + sum(one.decoding.max_tokens for one in requests))
+    reply.fingerprint = service.fingerprint
     answers = Answers(service.engine, requests)
     if asked.trace:
         decode = service.engine.model(asked.model).template.tokenizer.decode
@@ -94,5 +99,5 @@ async def answer(
     if course.judges_answers:
         completions = await course.judge(completions)
     if asked.stream:
-        return Response(reply.replayed(completions), media_type="text/event-stream")
+        return Response(await reply.replayed(completions), media_type="text/event-stream")
     return JSONResponse(reply.whole(completions))

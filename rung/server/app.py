@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 
 from anyio.to_thread import run_sync
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
-from rung import __version__
 from rung.engine import Engine
 from rung.server import routes as api_routes
 from rung.server.errors import install
@@ -22,6 +22,7 @@ from rung.server.openapi import describe
 from rung.server.page.mount import Front, Page
 from rung.server.routing import RequiredScopes
 from rung.server.state import Limits, Service, Settings
+from rung.version import __version__
 
 WATCH = 0.5  # seconds between two looks at the engine
 
@@ -82,6 +83,11 @@ def create_app(
     describe(app)
     app.state.service, app.state.engine, app.state.traffic = service, engine, service.traffic
     app.add_middleware(GateMiddleware, service=service, scopes=RequiredScopes(declared, app.routes))
+    if settings.origins:  # in front of the gate: a browser asks without a key whether it may
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["*"],
+            allow_headers=["*"], expose_headers=["x-request-id", "retry-after"],
+        )  # fmt: skip
     app.state.page = Page(app, service) if page else None
     if page:
         app.add_middleware(Front, page=app.state.page)

@@ -8,10 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rung.config import resolve
-from rung.errors import Interrupted
 from rung.ladder import climb as ladder
-from rung.ladder.controller import Quiet
 from rung.ladder.knobs import ClimbKnobs
+from rung.ladder.observer import ClimbObserver
 from rung.ladder.task_context import TaskContext
 from rung.store import Store
 from rung.store.climbs import ClimbRecord, RungRecord
@@ -30,22 +29,17 @@ def climb(job: JobRecord, store: Store) -> dict[str, Any]:
         Interrupted: once what is finished is kept.
     """
     watcher = ClimbTeller(job, store)
-    try:
-        if job.climb is not None:
-            store.jobs.say(job.id, [("info", "message", "Going on with the rungs that are left", {})])
-            record = ladder.resume(job.climb, watcher, store)
-        else:
-            (knobs,) = resolve([ClimbKnobs], job.settings["knobs"])
-            name = ladder.free_name(job.name, store)
-            record = ladder.climb(name, job.settings["given"], knobs, watcher, store)
-    except Interrupted as stopped:
-        if store.jobs.get(job.id).status == "cancelled":
-            store.climbs.update(str(stopped), status="cancelled")
-        raise
+    if job.climb is not None:
+        store.jobs.say(job.id, [("info", "message", "Going on with the rungs that are left", {})])
+        record = ladder.resume(job.climb, watcher, store)
+    else:
+        (knobs,) = resolve([ClimbKnobs], job.settings["knobs"])
+        name = ladder.free_name(job.name, store)
+        record = ladder.climb(name, job.settings["given"], knobs, watcher, store)
     return {"climb": record.id}
 
 
-class ClimbTeller(Quiet):
+class ClimbTeller(ClimbObserver):
     """Turns what a climb reports into events of its job, and an estimate of its end."""
 
     def __init__(self, job: JobRecord, store: Store):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,14 +14,18 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from rung import home
 from rung.data.encoding import clean
 from rung.engine.request import ContextExceeded
-from rung.errors import ModelNotFound, RungError, one_line
+from rung.errors import ModelNotFound, RungError, StoreBroken, one_line
 from rung.store.pages import UnknownCursor
 
 log = logging.getLogger("rung.server")
 
 RETRY_AFTER = "1"  # seconds
+# Codes of what trying again does not mend.
+FINAL = ("insufficient_quota", "request_exceeds_rate", "store_broken")
+URL = re.compile(r"\b(?:sqlite|postgres\w*)(?:\+\w+)?://[^\s:]\S*?(?=[\s:,;)]|$)")
 TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -54,18 +60,28 @@ class ApiError(RungError):
         self.http_status, self.param, self.code, self.wait = status, param, code, wait
 
 
-def not_supported(param: str) -> ApiError:
+def not_supported(param: str, reason: str) -> ApiError:
     """For a feature that exists elsewhere: refused, since ignoring it would answer wrongly."""
-    return ApiError(f"'{param}' is not supported yet", param=param, code="not_supported")
+    return ApiError(f"'{param}' is not supported: {reason}", param=param, code="not_supported")
 
 
 def body(
     message: str, status: int, param: str | None = None, code: str | None = None
 ) -> dict[str, Any]:
-    """The JSON of an error."""
+    """Write the JSON of an error; places on this machine are left out of its message."""
+    message = without_places(message)
     kind = "server_error" if status >= 500 else TYPES.get(status, "invalid_request_error")
     error = {"message": clean(message), "type": kind, "param": param, "code": code or CODES.get(status)}
     return {"error": error}
+
+
+def without_places(message: str) -> str:
+    """Replace where the store and Rung's home are on this machine: they are no client's business."""
+    message = URL.sub("of this server", message)
+    for place in (os.environ.get("RUNG_STORE", "").partition(":///")[2], str(home.home())):
+        if place and place != "/":
+            message = message.replace(f"{place}/", "").replace(place, "of this server")
+    return message
 
 
 def of_fault(fault: Exception, param: str | None = None) -> tuple[int, dict[str, Any]]:
@@ -79,6 +95,9 @@ def of_fault(fault: Exception, param: str | None = None) -> tuple[int, dict[str,
         return 400, body(str(fault), 400, "after", "invalid_value")
     if isinstance(fault, ContextExceeded):
         return 400, body(str(fault), 400, param, "context_length_exceeded")
+    if isinstance(fault, StoreBroken):
+        log.error("the store cannot be used: %s", fault)
+        return 500, body(str(fault), 500, param, "store_broken")
     if isinstance(fault, RungError):
         return fault.http_status, body(str(fault), fault.http_status, param)
     log.error("a request failed", exc_info=fault)
@@ -90,7 +109,7 @@ def respond(
 ) -> JSONResponse:
     """An error as a response, with what the client needs for trying again."""
     extra = {"Retry-After": RETRY_AFTER} if status in (429, 503) else {}
-    if status in (409, 501) or content["error"]["code"] == "insufficient_quota":
+    if status in (409, 501) or content["error"]["code"] in FINAL:
         extra = {"x-should-retry": "false"}  # clients would try again, and nothing would have changed
     if status == 401:
         extra["WWW-Authenticate"] = "Bearer"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from rung import home
 from rung.errors import RungError, StoreError
 from rung.server.catalogue import Catalogue
+from rung.store import Store
 from rung.store.serving import ACTIVE, Conflict, JobRecord
 
 if TYPE_CHECKING:
@@ -138,6 +139,8 @@ class Supervisor:
                 del self.workers[id]
                 if wanted and job is not None and not job.made:
                     self._bury(job, worker)
+                elif job is None:
+                    close_climb(self.catalogue.store, self.jobs.get(id))
             elif job is None or (not wanted and job.status == "queued"):
                 worker.stop()
         for job in sorted(jobs.values(), key=lambda j: (j.created, j.id)):
@@ -194,6 +197,14 @@ class Supervisor:
                 job.id, "succeeded", among=ACTIVE, fine_tuned_model=name,
                 say=_done(name),
             )  # fmt: skip
+
+
+def close_climb(store: Store, job: JobRecord) -> None:
+    """Note that the climb of a cancelled job has ended, once no worker is at it."""
+    if job.status != "cancelled" or job.climb is None:
+        return
+    if store.climbs.get(job.climb).status == "interrupted":
+        store.climbs.update(job.climb, status="cancelled")
 
 
 def _done(name: str | None) -> str:

@@ -30,6 +30,7 @@ from rung.store.files import fresh_id, in_lines, place
 from rung.store.jobs import NAMES
 from rung.store.records import ENDED, stamp
 from rung.store.serving import Conflict, JobKind, JobRecord
+from rung.train.observers import Observer, Outcome, Started, Step, Stop, Validation
 from rung.train.plan import Plan
 
 TELL = 1.0  # seconds between two writings of events
@@ -103,7 +104,7 @@ def tune(job: JobRecord, store: Store) -> dict[str, Any]:
     Raises:
         Interrupted: once a checkpoint is written.
     """
-    teller = _teller(job, store)
+    teller = Telling(job, store)
     try:
         outcome = _tuned(job, store, teller)
     except Interrupted as stopped:
@@ -126,7 +127,7 @@ def climb(job: JobRecord, store: Store) -> dict[str, Any]:
 WORK: dict[JobKind, Callable[[JobRecord, Store], dict[str, Any]]] = {"tune": tune, "climb": climb}
 
 
-def _tuned(job: JobRecord, store: Store, teller: Any) -> Any:
+def _tuned(job: JobRecord, store: Store, teller: Telling) -> Outcome:
     """A fresh tuning, or the one that an earlier worker did not finish."""
     from rung.train.job import resume, tune
 
@@ -137,25 +138,13 @@ def _tuned(job: JobRecord, store: Store, teller: Any) -> Any:
     return tune(Plan.of(job.name, job.settings), teller, store, replace=True)
 
 
-def _teller(job: JobRecord, store: Store) -> Any:
-    """A watcher that writes events; made here, since its class needs torch."""
-    from rung.train.job import Quiet
-
-    class Teller(Telling, Quiet):
-        pass
-
-    return Teller(job, store)
-
-
-class Telling:
+class Telling(Observer):
     """Turns what training reports into events, checkpoints and an estimate of the end."""
 
     def __init__(self, job: JobRecord, store: Store):
         self.job, self.store = job, store
         self.steps, self.began, self.began_at = 0, time.monotonic(), 0
-        self.per_epoch = 0
-        self.ready: Any = None
-        self.adapter: Any = None
+        self.begun: Started | None = None
         self.last: dict[str, Any] = {}
         self._events: list[tuple[str, str, str, dict[str, Any]]] = []
         self._told = time.monotonic()
@@ -167,45 +156,34 @@ class Telling:
     def note(self, text: str) -> None:
         self._add("warn", "message", text, {})
 
-    def prepared(self, prepared: Any, estimate: Any, adapter: Any) -> None:
-        self.ready, self.adapter = prepared, adapter
-        rows = len(prepared.rows["train"])
-        size = int(self.job.hyperparameters.get("batch_size") or 1)
-        self.per_epoch = max(1, -(-rows // size))
-        self._expect(estimate.seconds)
+    def started(self, started: Started) -> None:
+        self.begun = started
+        self._expect(started.estimate.seconds)
 
     def begin(self, steps: int, at: int) -> None:
         self.steps, self.began, self.began_at = steps, time.monotonic(), at
         self.flush()
 
-    def step(self, entry: dict[str, Any]) -> None:
-        step = entry["step"]
-        self.last = {"step": step, "train_loss": entry["loss"]}
-        if "accuracy" in entry:
-            self.last["train_mean_token_accuracy"] = entry["accuracy"]
-        told = f"Step {step}/{self.steps}: training loss={entry['loss']:.4f}"
+    def step(self, event: Step) -> None:
+        self.last = {"step": event.step, **_named("train", event.metrics)}
+        told = f"Step {event.step}/{self.steps}: training loss={event.metrics['loss']:.4f}"
         self._add("info", "metrics", told, {**self.last, "total_steps": self.steps})
-        if step % self.per_epoch == 0 or step == self.steps:
-            self._keep()
+        self._keep_if_due(event.step)
         if time.monotonic() - self._told > TELL:
-            pace = (time.monotonic() - self.began) / max(1, step - self.began_at)
-            self._expect(pace * (self.steps - step))
+            pace = (time.monotonic() - self.began) / max(1, event.step - self.began_at)
+            self._expect(pace * (self.steps - event.step))
             self.flush()
 
-    def validated(self, entry: dict[str, Any]) -> None:
-        found = {
-            "valid_loss": entry["validation_loss"],
-            "valid_mean_token_accuracy": entry["validation_token_accuracy"],
-            # Rung always validates on all of the held-out rows.
-            "full_valid_loss": entry["validation_loss"],
-            "full_valid_mean_token_accuracy": entry["validation_token_accuracy"],
-        }
-        kept = self.last.get("step") == entry["step"]
-        self.last = {**(self.last if kept else {"step": entry["step"]}), **found}
-        told = f"Step {entry['step']}/{self.steps}: validation loss={entry['validation_loss']:.4f}"
+    def validated(self, event: Validation) -> Stop | None:
+        found = _named("valid", event.metrics)
+        # Rung always validates on all of the held-out rows.
+        found |= {f"full_{k}": v for k, v in found.items()}
+        kept = self.last.get("step") == event.step
+        self.last = {**(self.last if kept else {"step": event.step}), **found}
+        told = f"Step {event.step}/{self.steps}: validation {event.best}={event.value:.4f}"
         self._add("info", "metrics", told, {**self.last, "total_steps": self.steps})
-        if entry["step"] % self.per_epoch == 0 or entry["step"] == self.steps:
-            self._keep()
+        self._keep_if_due(event.step)
+        return None
 
     def flush(self) -> None:
         """Write what has gathered."""
@@ -220,20 +198,23 @@ class Telling:
         end = stamp(datetime.fromtimestamp(time.time() + seconds, UTC))
         self.store.jobs.update(self.job.id, estimate=end)
 
-    def _keep(self) -> None:
+    def _keep_if_due(self, step: int) -> None:
+        if self.begun and (step % self.begun.per_epoch == 0 or step == self.steps):
+            self._keep(self.begun)
+
+    def _keep(self, begun: Started) -> None:
         """Keep the adapter as it is now, as a model that can be asked."""
         from rung.artefacts import folders
         from rung.methods import artefact
 
-        if self.adapter is None or self.adapter.size * 4 > LARGEST:
+        if begun.adapter.size * 4 > LARGEST:
             return
-        plan, step = Plan.of(self.job.name, self.job.settings), self.last["step"]
+        plan, ready, step = begun.plan, begun.prepared, self.last["step"]
         folder = home.folder("jobs") / self.job.id / f"step-{step}"
-        ready = self.ready
 
         def fill(temporary: Path) -> None:
             artefact.save(
-                temporary, self.adapter, ready.bank, plan.method, plan.config, ready.base,
+                temporary, begun.adapter, ready.bank, plan.method, plan.config, ready.base,
                 ready.template, {"metrics": self.last},
             )  # fmt: skip
 
@@ -245,6 +226,12 @@ class Telling:
             shutil.rmtree(old.folder, ignore_errors=True)
 
 
+def _named(part: str, metrics: dict[str, float]) -> dict[str, float]:
+    """An objective's metrics under OpenAI's names for those of a part, such as `train_loss`."""
+    own = {"token_accuracy": "mean_token_accuracy"}
+    return {f"{part}_{own.get(k, k)}": v for k, v in metrics.items()}
+
+
 def _results(job: JobRecord, store: Store, run: str) -> str:
     """The figures of every step as a CSV file of the client's; returns its id."""
     rows: dict[int, dict[str, Any]] = {}
@@ -253,7 +240,7 @@ def _results(job: JobRecord, store: Store, run: str) -> str:
         entry = json.loads(line)
         row = rows.setdefault(entry["step"], {"step": entry["step"]})
         row |= {"train_loss": entry["loss"]} if "loss" in entry else {}
-        row |= {"train_accuracy": entry["accuracy"]} if "accuracy" in entry else {}
+        row |= {"train_accuracy": entry["token_accuracy"]} if "token_accuracy" in entry else {}
         if "validation_loss" in entry:
             row["valid_loss"] = entry["validation_loss"]
             row["valid_mean_token_accuracy"] = entry["validation_token_accuracy"]

@@ -18,7 +18,7 @@ from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, Connection, Engine
 
 from rung import home
-from rung.errors import PlaceError, StoreError
+from rung.errors import PlaceError, StoreBroken, StoreError
 from rung.store.schema import HEAD, to_json
 
 BUSY_SECONDS = 10.0  # how long to wait for a lock before saying so
@@ -125,9 +125,9 @@ class Database:
         try:
             yield
         except exc.IntegrityError as fault:
-            raise StoreError(f"the store refused an inconsistent record: {fault.orig}") from fault
+            raise StoreBroken(f"the store refused an inconsistent record: {fault.orig}") from fault
         except exc.DBAPIError as fault:
-            raise StoreError(_explain(fault, self.shown)) from fault
+            raise _explained(fault, self.shown) from fault
         except exc.TimeoutError as fault:
             raise StoreError(f"the store {self.shown} is busy: try again") from fault
 
@@ -196,21 +196,24 @@ def _upgrade(connection: Connection, shown: str) -> None:
         command.upgrade(config, "head")
     except CommandError:
         # A revision that alembic does not find was written by a later Rung.
-        raise StoreError(
+        raise StoreBroken(
             f"the store {shown} was written by a newer Rung: upgrade with pip install -U rung"
         ) from None
 
 
-def _explain(fault: exc.DBAPIError, shown: str) -> str:
+def _explained(fault: exc.DBAPIError, shown: str) -> StoreError:
     """What a driver reports, in one line. SQLite tells causes apart by words alone."""
     text = str(fault.orig).strip().split("\n")[0]
     code = getattr(fault.orig, "sqlstate", None) or ""
     for words, codes, meaning in _FAULTS:
         if any(w in text for w in words) or (code and code.startswith(codes)):
-            return f"the store {shown} {meaning}"
-    return f"the store {shown} failed ({text}): check that it is there and whole"
+            kind = StoreBroken if words[0] in _LASTING else StoreError
+            return kind(f"the store {shown} {meaning}")
+    return StoreBroken(f"the store {shown} failed ({text}): check that it is there and whole")
 
 
+# The first words of the faults below that last until somebody mends them.
+_LASTING = ("readonly database", "not a database")
 # words in SQLite's message, PostgreSQL's SQLSTATE prefixes, what to say
 _FAULTS: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
     (

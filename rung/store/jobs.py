@@ -32,6 +32,7 @@ _EVENTS: sa.Table = schema.JobEvent.__table__  # type: ignore[assignment]
 _CHECKPOINTS: sa.Table = schema.JobCheckpoint.__table__  # type: ignore[assignment]
 
 KEPT = 3  # checkpoints of a job
+MAX_DIGITS = 18  # of an event's id, which is a 64-bit integer
 PREFIXES: dict[JobKind, str] = {"tune": "ftjob", "climb": "climbjob"}
 NAMES: dict[JobKind, str] = {"tune": "fine-tuning job", "climb": "climb"}
 
@@ -134,7 +135,8 @@ class Jobs:
         """What happened, newest first; `after` is the id of an event. Raises JobNotFound."""
         with self._database.read() as connection:
             _get(connection, id)
-            cursor = None if after is None else int(after) if after.isdecimal() else -1
+            known = after is not None and after.isdecimal() and len(after) <= MAX_DIGITS
+            cursor = None if after is None else int(after) if known else -1
             rows, more = page(connection, _EVENTS, [_EVENTS.c.job == id], cursor, limit)
         return Page([EventRecord(**row) for row in rows], more)
 

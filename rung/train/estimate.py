@@ -8,6 +8,7 @@ activations cost 2 P operations each, the head as much for each supervised token
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,8 @@ import torch
 
 from rung.bases.loaded import check_device
 from rung.forward.bank import Bank
-from rung.objectives import Objective
-from rung.types import Rendered
+from rung.objectives import Row
+from rung.train.knobs import TrainKnobs
 
 MOST_TOKENS = 8192  # a larger micro-batch gains no speed
 SHARE = 0.6  # of the memory that is free, since others use it too
@@ -85,11 +86,8 @@ def token_bytes(bank: Bank) -> int:
 def of(
     bank: Bank,
     adapter_size: int,
-    rows: list[Rendered],
-    objective: Objective,
-    epochs: float,
-    batch_size: int,
-    max_tokens: int | None,
+    rows: Sequence[Row],
+    knobs: TrainKnobs,
     resident: int,
 ) -> Estimate:
     """Estimate a run on rows (at least one).
@@ -101,18 +99,18 @@ def of(
     per_token = token_bytes(bank)
     optimizer = adapter_size * ADAM * 4
     room = int((free_bytes(where) - optimizer) * SHARE / per_token)
-    budget = max_tokens or max(64, min(MOST_TOKENS, room))
-    lengths = sorted((len(r.ids) for r in rows), reverse=True)
-    micro = min(budget, max(sum(lengths[:batch_size]), lengths[0]))
+    budget = knobs.max_tokens or max(64, min(MOST_TOKENS, room))
+    lengths = sorted((r.tokens for r in rows), reverse=True)
+    micro = min(budget, max(sum(lengths[: knobs.batch_size]), lengths[0]))
     tokens = sum(lengths)
-    supervised = sum(objective.weight(r) for r in rows)
+    supervised = sum(r.supervised for r in rows)
     every = sum(p.numel() for p in bank.model.parameters())
     table = bank.model.get_input_embeddings().weight.numel()
     head = bank.model.get_output_embeddings().weight.numel()
     work = 4 * (tokens * (every - table) + supervised * head)
     rate = 0.6 * speed(str(bank.dtype).removeprefix("torch."), where)
     return Estimate(
-        seconds=epochs * work / rate,
+        seconds=knobs.epochs * work / rate,
         bytes=resident + optimizer + micro * per_token,
         max_tokens=budget,
     )

@@ -6,91 +6,82 @@ resumed ends with the weights of one that was not.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
 
 from torch import Tensor
 
+from rung import launch as launches
 from rung.errors import Interrupted, TrainingStopped
 from rung.forward.adapter import Adapter
-from rung.forward.bank import Bank
 from rung.forward.features import Boundary
 from rung.forward.memory import keep_freed
-from rung.objectives import Objective
+from rung.objectives import Row, RowSource
 from rung.train import checkpoint
 from rung.train.checkpoint import State
-from rung.train.gradient import Gradients, evaluate
-from rung.train.knobs import TrainKnobs
+from rung.train.gradient import Gradients, Passes, evaluate
+from rung.train.observers import Observer, Step, Stop, Validation
 from rung.train.optim import Optimizer
-from rung.train.order import Order
-from rung.types import Rendered
+from rung.train.plan import Plan
+from rung.train.prepare import Prepared
 
 LEAST_FROZEN = 0.25  # of the layers; below that, keeping states gains less than it takes
-
-
-class Reporter(Protocol):
-    """Told what happens; a progress bar, a job's events, or nothing."""
-
-    def begin(self, steps: int, at: int) -> None: ...
-    def step(self, entry: dict[str, Any]) -> None: ...
-    def validated(self, entry: dict[str, Any]) -> None: ...
-    def note(self, text: str) -> None: ...
-
-
-class Silent:
-    """Reports nothing."""
-
-    def begin(self, steps: int, at: int) -> None: ...
-    def step(self, entry: dict[str, Any]) -> None: ...
-    def validated(self, entry: dict[str, Any]) -> None: ...
-    def note(self, text: str) -> None: ...
-
-
-@dataclass
-class Work:
-    """What is to be trained.
-
-    Attributes:
-        adapter: resident in the bank at `slot`; trained in place.
-        order: which rows make which step.
-        folder: of the run, for checkpoints and log; None keeps nothing.
-        stopping: asked between micro-batches.
-    """
-
-    bank: Bank
-    adapter: Adapter
-    slot: int
-    objective: Objective
-    train: list[Rendered]
-    validation: list[Rendered]
-    knobs: TrainKnobs
-    max_tokens: int
-    order: Order
-    folder: Path | None = None
-    reporter: Reporter = field(default_factory=Silent)
-    stopping: Callable[[], bool] = lambda: False
+NO_LIMIT = 1 << 30  # tokens of a micro-batch
 
 
 class Trainer:
-    """One training in progress."""
+    """One training in progress, as a context: leaving it takes the adapter out of the bank.
 
-    def __init__(self, work: Work):
-        self.work = work
-        self.parameters = work.adapter.trainable().parameters()
-        self.steps = work.order.steps(work.knobs.epochs, work.knobs.steps)
-        self.optimizer = Optimizer(self.parameters, work.knobs, self.steps)
+    Args:
+        prepared: with the validation rows. plan: its `train` says how; `max_tokens` None is no limit.
+        adapter: trained in place. source: of the training rows.
+        folder: of the run, for checkpoints; None keeps nothing.
+        stopping: asked between micro-batches.
+
+    Attributes:
+        slot: the adapter's in the bank.
+        stopped: set when an observer ended the training.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        plan: Plan,
+        adapter: Adapter,
+        source: RowSource,
+        observers: Observer | None = None,
+        *,
+        folder: Path | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+    ):
+        self.bank, self.validation = prepared.bank, prepared.rows.get("validation", [])
+        self.knobs, self.adapter, self.source = plan.train, adapter, source
+        self.objective, self.launch = plan.objective, launches.get(plan.run.launch)
+        self.observers, self.folder, self.stopping = observers or Observer(), folder, stopping
+        self.slot = self.bank.add(adapter)
+        self.parameters = adapter.trainable().parameters()
+        self.steps = source.steps(self.knobs.epochs, self.knobs.steps)
+        self.optimizer = Optimizer(self.parameters, self.knobs, self.steps)
+        self.max_tokens = self.knobs.max_tokens or NO_LIMIT
+        self.passes = Passes(bank=self.bank, objective=self.objective, slot=self.slot)
+        # Of several processes each would stop between other micro-batches: they agree between steps.
+        within = stopping if self.launch.size == 1 else lambda: False
         self.gradients = Gradients(
-            work.bank, work.objective, work.slot, self.parameters, work.max_tokens,
-            work.reporter.note, work.stopping,
-        )  # fmt: skip
+            self.passes, self.parameters, self.max_tokens, self.observers.note, within, self.launch
+        )
         self.state = State(scale=self.gradients.scale)
         self.best: dict[str, Tensor] = {}
+        self.stopped: Stop | None = None
         self._saved_at = time.monotonic()
         self._saved_step = -1
+
+    def __enter__(self) -> Trainer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bank.remove(self.slot)  # a bank that is shared must not keep what it no longer needs
 
     def run(self) -> State:
         """Train to the end and leave the best weights in the adapter.
@@ -106,20 +97,23 @@ class Trainer:
         self._resume()
         self._start_above_what_is_frozen()
         self._validate_at_start()
-        self.work.reporter.begin(self.steps, self.state.step)
-        while self.state.step < self.steps and not self._stale() and not self._out_of_time():
+        self.observers.begin(self.steps, self.state.step)
+        while self.state.step < self.steps and not self._ended():
             try:
-                entry = self._step()
+                event = None if self._asked_to_stop() else self._step()
             except TrainingStopped:
                 self._save()
                 raise
-            if entry is None:
+            if event is None:
                 self._save()
                 raise Interrupted
-            self._log(entry)
+            self.observers.step(event)
             self._validate_if_due()
             self._save_if_due()
         return self._finish()
+
+    def _asked_to_stop(self) -> bool:
+        return self.launch.size > 1 and self.launch.agree(self.stopping())
 
     def _start_above_what_is_frozen(self) -> None:
         """Compute once what enters the first layer that changes, where that saves a fair part.
@@ -127,125 +121,126 @@ class Trainer:
         Raises:
             Interrupted: when asked to stop; nothing was trained yet that a checkpoint could hold.
         """
-        work, bank = self.work, self.work.bank
-        layer = bank.frozen_below(work.adapter)
-        if layer < LEAST_FROZEN * bank.layers.count or self.state.step >= self.steps:
+        layer = self.bank.frozen_below(self.adapter)
+        too_low = layer < LEAST_FROZEN * self.bank.layers.count
+        if too_low or not self.source.fixed or self.state.step >= self.steps:
             return
         began = time.perf_counter()
-        epoch = range(min(self.steps, work.order.per_epoch))
-        used = sorted({i for step in epoch for i in work.order.batch(step)})
-        rows = [*(work.train[i] for i in used), *work.validation]
-        sequences = [s for row in rows for s in work.objective.sequences(row, work.slot)]
-        self.gradients.boundary = Boundary.of(
-            work.bank, layer, sequences, work.reporter.note, work.stopping
-        )
+        epoch = range(min(self.steps, self.source.per_epoch))
+        used = {id(row): row for step in epoch for row in self.source.rows(step)}
+        rows = [*sorted(used.values(), key=lambda r: r.key), *self.validation]
+        sequences = [s for row in rows for s in row.sequences]
+        boundary = Boundary.of(self.bank, layer, sequences, self.observers.note, self.stopping)
+        self.gradients.start_from(boundary)
         self.state.seconds += time.perf_counter() - began
 
-    def _step(self) -> dict[str, Any] | None:
-        began = time.perf_counter()
-        rows = [self.work.train[i] for i in self.work.order.batch(self.state.step)]
-        gradient = self.gradients.of(rows, self.state.step)
+    def _step(self) -> Step | None:
+        began, step = time.perf_counter(), self.state.step
+        gradient = self.gradients.of(self.source.rows(step), step)
         if gradient is None:
             return None
-        norm = self.optimizer.step(self.state.step, gradient.tensors, gradient.norm)
+        norm = self.optimizer.step(step, gradient.tensors, gradient.norm)
         seconds = time.perf_counter() - began
-        entry = {
-            "step": self.state.step + 1,
-            "loss": gradient.loss,
-            "accuracy": gradient.accuracy,
-            "lr": self.optimizer.rate(self.state.step),
-            "gradient_norm": norm,
-            "tokens": gradient.tokens,
-            "seconds": seconds,
-        }
         self.state.step += 1
         self.state.tokens += gradient.tokens
         self.state.seconds += seconds
         self.state.scale = self.gradients.scale
-        return entry
+        return Step(
+            step=step + 1,
+            metrics=gradient.metrics,
+            lr=self.optimizer.rate(step),
+            gradient_norm=norm,
+            tokens=gradient.tokens,
+            seconds=seconds,
+        )
 
     # --- validation ---------------------------------------------------------------------------
 
     def _validate_at_start(self) -> None:
-        """The bare base's loss, to show what training gains; an adapter may not start there."""
-        if self.state.step == 0 and self.work.validation and self.state.first_loss is None:
-            self.state.first_loss = self._evaluate(-1)["loss"]
+        """The bare base's figure, to show what training gains; an adapter may not start there."""
+        if self.state.step == 0 and self.validation and self.state.first_value is None:
+            self.state.first_value = self._validate(-1)[self.objective.best[0]]
 
-    def _evaluate(self, slot: int) -> dict[str, float]:
-        work = self.work
-        return evaluate(
-            work.bank, work.objective, slot, work.validation, work.max_tokens, self.gradients.boundary
-        )
+    def evaluate(self, rows: list[Row], slot: int) -> dict[str, float]:
+        """The objective's metrics over rows, of the adapter's slot or of the bare base (-1)."""
+        return evaluate(replace(self.passes, slot=slot), rows, self.max_tokens)
+
+    def _validate(self, slot: int) -> dict[str, float]:
+        """The same over the validation rows, whose states may be kept."""
+        passes = replace(self.gradients.passes, slot=slot)
+        return evaluate(passes, self.validation, self.max_tokens)
 
     def _validate_if_due(self) -> None:
-        work, step = self.work, self.state.step
-        every = work.knobs.eval_every or max(1, work.order.per_epoch // 2)
+        step, state = self.state.step, self.state
+        every = self.knobs.eval_every or max(1, self.source.per_epoch // 2)
         last = step == self.steps or self._over
-        if not work.validation or (step % every and not last):
+        if not self.validation or (step % every and not last):
             return
         began = time.perf_counter()
-        found = self._evaluate(work.slot)
-        entry: dict[str, Any] = {"step": step, "tokens_seen": self.state.tokens}
-        entry |= {f"validation_{k}": v for k, v in found.items()}
-        if self.state.best_loss is None or found["loss"] < self.state.best_loss:
-            self.state.best_loss, self.state.best_step, self.state.stale = found["loss"], step, 0
+        event = Validation(
+            step=step, metrics=self._validate(self.slot), best=self.objective.best[0],
+            tokens_seen=state.tokens,
+        )  # fmt: skip
+        if self.objective.better(event.value, state.best_value):
+            state.best_value, state.best_step, state.stale = event.value, step, 0
             self.best = {n: p.detach().clone() for n, p in self.parameters.items()}
         else:
-            self.state.stale += 1
-        self.state.history.append(entry)
-        self.state.seconds += time.perf_counter() - began
-        self._log(entry)
-        work.reporter.validated(entry)
+            state.stale += 1
+        state.history.append(event.entry())
+        state.seconds += time.perf_counter() - began
+        self.stopped = self.observers.validated(event)
 
-    def _stale(self) -> bool:
-        patience = self.work.knobs.patience
-        if not patience or self.state.stale < patience:
-            return False
-        self.work.reporter.note(
-            f"stopped early at step {self.state.step}: no gain on validation since step "
-            f"{self.state.best_step}"
-        )
-        return True
+    def _ended(self) -> bool:
+        """Whether training ends before its last step."""
+        return self.stopped is not None or self._stale() or self._out_of_time()
 
     @property
     def _over(self) -> bool:
         """Whether the time that the training may take is over."""
-        limit = self.work.knobs.seconds
+        limit = self.knobs.seconds
         return limit is not None and self.state.seconds >= limit
 
     def _out_of_time(self) -> bool:
         if not self._over or self.state.step == 0:
             return False
-        self.work.reporter.note(f"ended at step {self.state.step} of {self.steps}: its time was over")
+        self.observers.note(f"ended at step {self.state.step} of {self.steps}: its time was over")
+        return True
+
+    def _stale(self) -> bool:
+        patience = self.knobs.patience
+        if not patience or self.state.stale < patience:
+            return False
+        self.observers.note(
+            f"stopped early at step {self.state.step}: no gain on validation since step "
+            f"{self.state.best_step}"
+        )
         return True
 
     # --- checkpoints --------------------------------------------------------------------------
 
     def _resume(self) -> None:
-        if self.work.folder is None:
+        if self.folder is None:
             return
-        found, damaged = checkpoint.newest(self.work.folder / "checkpoints")
+        found, damaged = checkpoint.newest(self.folder / "checkpoints")
         for line in damaged:
-            self.work.reporter.note(f"{line}: going on from the one before")
+            self.observers.note(f"{line}: going on from the one before")
         if found is None:
-            self._trim_log(0)
             return
         self.state, self.best = found.state, found.best
         self.gradients.scale = self.state.scale
-        if self.state.best_step == self.state.step and self.state.best_loss is not None:
+        if self.state.best_step == self.state.step and self.state.best_value is not None:
             self.best = found.adapter  # written once, since the two are the same weights
         self._put(found.adapter)
-        self.best = {n: t.to(self.work.bank.device).clone() for n, t in self.best.items()}
+        self.best = {n: t.to(self.bank.device).clone() for n, t in self.best.items()}
         self.optimizer.restore(found.optimizer)
         self._saved_step = self.state.step
-        self._trim_log(self.state.step)
 
     def _put(self, tensors: dict[str, Tensor]) -> None:
         for name, parameter in self.parameters.items():
             parameter.data.copy_(tensors[name])
 
     def _save_if_due(self) -> None:
-        knobs = self.work.knobs
+        knobs = self.knobs
         if knobs.save_every:
             due = self.state.step % knobs.save_every == 0
         else:
@@ -254,11 +249,11 @@ class Trainer:
             self._save()
 
     def _save(self) -> None:
-        if self.work.folder is None or self.state.step == self._saved_step:
+        if self.folder is None or not self.launch.main or self.state.step == self._saved_step:
             return
         same = self.state.best_step == self.state.step
         checkpoint.save(
-            self.work.folder / "checkpoints",
+            self.folder / "checkpoints",
             self.state,
             self.parameters,
             self.optimizer.state(),
@@ -272,39 +267,5 @@ class Trainer:
         self._save()
         if self.best:
             self._put(self.best)
-        self.work.adapter.trainable(False)
+        self.adapter.trainable(False)
         return self.state
-
-    # --- log ----------------------------------------------------------------------------------
-
-    def _log(self, entry: dict[str, Any]) -> None:
-        if "lr" in entry:
-            self.work.reporter.step(entry)
-        if self.work.folder is not None:
-            with (self.work.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
-
-    def _trim_log(self, step: int) -> None:
-        """Forget what the log says of steps that are done again."""
-        assert self.work.folder is not None
-        path = self.work.folder / "log.jsonl"
-        if not path.exists():
-            return
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError):
-                continue  # a line that a crash cut short
-        path.write_text("".join(kept), encoding="utf-8")
-
-
-def train(work: Work) -> State:
-    """Train `work.adapter`, resuming from the newest checkpoint of `work.folder` if there is one."""
-    return Trainer(work).run()
-
-
-def summary(state: State) -> dict[str, Any]:
-    """The state as metrics, without what only a resumed run needs."""
-    return {k: v for k, v in asdict(state).items() if k not in ("scale", "stale", "finished")}

@@ -63,7 +63,7 @@ def test_models_of_two_bases_in_one_call(studio, ask, monkeypatch, choices, good
     [
         (("--metric", "acuracy"), "no metric 'acuracy', did you mean 'accuracy'"),
         (("--task", "classify"), "no task 'classify'"),
-        (("--part", "tset"), "--part is 'tset', must be one of test"),
+        (("--part", "tset"), "--part is 'tset', did you mean 'test'"),
         (("--items", "0"), "--items is 0"),
         (("--test", "0"), "the test part has no rows"),
         (("--judge", "nowhere"), "must begin with http"),

@@ -260,7 +260,7 @@ def test_every_bad_line_is_named_at_once(write):
         ("rows.json", '[{"text": "a"},\n{"text" "b"}]', r"rows\.json:2: not JSON"),
         ("rows.json", "3", "no list of objects"),
         ("rows.json", "[" * 100_000, "too deeply"),
-        ("rows.json", "", "not JSON"),
+        ("rows.json", "", "no rows"),
         ("rows.jsonl", "", "no rows"),
         ("rows.jsonl", b'{"text": "a"}\n{"text": "\xff"}', r"rows\.jsonl:2: not UTF-8"),
         ("rows.csv", "question,answer\nq,a\nq\n", r"rows\.csv:3: 1 cells, the header has 2"),
@@ -344,6 +344,15 @@ def test_rows_in_a_wheel():
     assert len(dataset) == 326
     assert dataset.licence == "mit"
     assert dataset.examples[0].messages[-1]["content"] == "Ilka Chase"
+
+
+@pytest.mark.parametrize("source", ["table.parquet", "hf:someone/something"])
+def test_what_needs_the_extra_says_so(source, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)  # as where it is not installed
+    monkeypatch.chdir(tmp_path)
+    Path("table.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"needs datasets: pip install 'rung\[hub\]'"):
+        load(DataKnobs(data=source))
 
 
 def test_importing_data_stays_light():

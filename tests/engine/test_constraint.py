@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rung.engine.constraint import CACHED, ConstraintError, Grammars
+from rung.engine.constraint import MAX_KEPT, ConstraintError, Grammars
 from rung.engine.patterns import repeats_a_repeat
 from tests.tokens import tiny_tokenizer
 
@@ -118,9 +118,9 @@ def test_hungry_patterns_end(grammars, pattern):
 def test_the_cache_is_bounded(grammars):
     first = grammars.compile("regex", "first")
     assert grammars.compile("regex", "first") is first
-    for i in range(3 * CACHED):
+    for i in range(3 * MAX_KEPT):
         grammars.compile("regex", f"number {i}")
-    assert len(grammars._kept) == CACHED
+    assert len(grammars._kept) == MAX_KEPT
     assert grammars.compile("regex", "first") == first
 
 

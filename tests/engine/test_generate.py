@@ -145,7 +145,7 @@ def test_little_memory_changes_no_answer():
     """Where the cache is full the youngest waits and is read again."""
     requests = [asked(n, ids, 60, temperature=1.0, seed=5) for n in NAMES for ids in prompts(258)]
     roomy = engine_of(tiny_llama())
-    entry = roomy.scheduler.runner.cache.entry_bytes
+    entry = roomy.scheduler.runner.cache.position_bytes
     tight = engine_of(tiny_llama(), memory=entry * 300)
     assert tight.generate(requests) == roomy.generate(requests)
     cache = tight.scheduler.runner.cache

@@ -125,7 +125,7 @@ def test_a_long_prompt_does_not_stall_the_others():
 def test_memory_is_bounded():
     """Many different texts: what is kept stays below the budget, and answers stay right."""
     roomy = engine_of(tiny_llama())
-    entry = roomy.scheduler.runner.cache.entry_bytes
+    entry = roomy.scheduler.runner.cache.position_bytes
     engine = engine_of(tiny_llama(), memory=entry * 600)
     runner = engine.scheduler.runner
     for i in range(30):
@@ -197,3 +197,36 @@ def test_the_tree_knows_what_it_was_given(steps):
     tree.forget(1)
     assert tree.find(1, [0] * PAGE) == []
     assert tree.size == sum(p.size for p in tree._pages())
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.lists(st.integers(0, 1), max_size=4)), max_size=20),
+    st.integers(0, 20),
+)
+def test_what_was_used_last_stays(texts, limit):
+    """Least recently used pages go first, and never one that another stands on."""
+    import torch
+
+    tree, used, page_bytes = PrefixCache(), {}, 4
+    for now, (slot, numbers) in enumerate(texts):
+        ids = [n for n in numbers for _ in range(PAGE)]
+        known = max(0, len(tree.find(slot, ids)) - 1)
+        tree.add(slot, ids, known, [[torch.zeros(1)] for _ in numbers[known:]], [])
+        used |= {(slot, *numbers[:i]): now for i in range(1, len(numbers) + 1)}
+    tree.shrink(limit * page_bytes)
+    assert tree.size <= limit * page_bytes and tree.size == sum(p.size for p in tree._pages())
+    kept = set()
+    for path in used:
+        ids = [n for n in path[1:] for _ in range(PAGE)]
+        if len(tree.find(path[0], ids)) - 1 == len(path) - 1:
+            kept.add(path)
+    assert len(kept) == min(len(used), limit)
+    assert all(path[:i] in kept for path in kept for i in range(2, len(path)))
+    gone = used.keys() - kept
+    assert (
+        not gone
+        or not kept
+        or max(used[p] for p in gone)
+        <= min(used[p] for p in kept if not any(q[: len(p)] == p for q in kept - {p}))
+    )

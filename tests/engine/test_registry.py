@@ -318,7 +318,7 @@ ACTIONS = st.one_of(
     st.lists(ACTIONS, min_size=5, max_size=30),
     st.sampled_from([250, 1 << 20]),
     st.sampled_from([5, scheduling.PREFILL_TOKENS]),
-    st.sampled_from([None, 1, stacking.TOGETHER]),
+    st.sampled_from([None, 1, stacking.MAX_TOGETHER]),
 )
 def test_every_answer_is_its_own(references, actions, room, piece, together):
     """Joins, leaves, loads, reloads and unloads under load, with much memory and with little.
@@ -326,17 +326,17 @@ def test_every_answer_is_its_own(references, actions, room, piece, together):
     In plain steps, and in those with joined weights, LoRA standing by lane or multiplied together.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stacking, "TOGETHER", together or 0)
+        patch.setattr(stacking, "MAX_TOGETHER", together or 0)
         act(references, actions, room, piece, together is not None)
 
 
 def act(references, actions, room, piece, arranged):
     engine = engine_of(tiny_llama(), (), max_batch=5, memory=ENTRY * room, max_resident=2)
     engine.scheduler.prefill_tokens, engine.scheduler.prefill_tokens_alone = piece, 4 * piece
-    assert engine.scheduler.runner.cache.entry_bytes == ENTRY
+    assert engine.scheduler.runner.cache.position_bytes == ENTRY
     if arranged:
         engine.arrange()
-        assert engine.scheduler.runner._lean is not None
+        assert engine.bank.inference is not None
     served, open_ = {}, []
     for action, *what in actions:
         if action == "ask":

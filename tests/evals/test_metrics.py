@@ -10,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rung.errors import ConfigError, DataError
-from rung.evals import label_metrics, metrics, overlap, parsing_metrics, structure
-from rung.evals.metric import Case
+from rung.evals import metrics
+from rung.evals.metrics import labels as label_metrics
+from rung.evals.metrics import overlap, structure
+from rung.evals.metrics import parsing as parsing_metrics
+from rung.evals.metrics.base import Case
 from rung.types import Task
 
 
@@ -84,9 +87,101 @@ def test_squads_measures(text, reference, exact, f1):
     assert overlap.token_f1(text, reference) == pytest.approx(f1)
 
 
+SCRIPTS = {
+    "Russian": "мы едем в порт и берём рыбу", "Chinese": "我们今天去港口买很多鱼",
+    "Japanese": "今日は港へ行って魚を買います", "Thai": "วันนี้เราไปซื้อปลาที่ท่าเรือ",
+    "Arabic": "نذهب اليوم إلى الميناء لشراء السمك", "Hindi": "हम आज बंदरगाह पर मछली खरीदते हैं",
+    "Korean": "우리는 오늘 항구에 가서 생선을 산다", "Greek": "πάμε σήμερα στο λιμάνι για ψάρια",
+    "pictographs": "🐟🚢⛵🌊",
+}  # fmt: skip
+ROUGES = ("rouge_1", "rouge_2", "rouge_l")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_equal_texts_of_any_script_are_equal_and_half_of_one_is_about_half(script):
+    text = SCRIPTS[script]
+    for name, best in (
+        *((n, 1.0) for n in ROUGES),
+        ("bleu", 100.0),
+        ("chrf", 100.0),
+        ("token_f1", 1.0),
+    ):
+        if script == "pictographs" and name in ("token_f1", "bleu"):
+            continue  # blanks part their words
+        assert figure(name, case([text], [text])) == pytest.approx(best), name
+    half = text[: len(text) // 2]
+    assert 0.3 < figure("rouge_1", case([half], [text])) < 0.95
+    assert (
+        figure("rouge_1", case([half], [SCRIPTS["Greek" if script == "Russian" else "Russian"]])) == 0
+    )
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.characters(categories=["L", "N", "M"]), min_size=1), st.sampled_from(ROUGES[::2]))
+def test_whatever_has_letters_equals_itself(text, name):
+    assert figure(name, case([text], [text])) == pytest.approx(1.0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.characters(max_codepoint=127)), st.text(st.characters(max_codepoint=127)))
+def test_rouge_of_ascii_is_the_librarys(text, reference):
+    from rouge_score.rouge_scorer import RougeScorer
+
+    theirs = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True).score(reference, text)
+    for ours, name in zip(ROUGES, ("rouge1", "rouge2", "rougeL"), strict=True):
+        assert figure(ours, case([text], [reference])) == pytest.approx(theirs[name].fmeasure)
+
+
+def test_bleu_of_chinese_is_sacrebleus_with_its_own_tokenizer():
+    import sacrebleu
+
+    told, right = ["我们今天去港口买鱼"], ["我们昨天去港口买很多鱼"]
+    theirs = sacrebleu.corpus_bleu(told, [right], tokenize="zh").score
+    assert figure("bleu", case(told, right)) == pytest.approx(theirs)
+    assert figure("bleu", case(["a dog"], ["a dog"])) == pytest.approx(100.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "same"),
+    [("我有船。", "我有船", 1.0), ("«Лодка»", "лодка", 1.0), ("", "a", 0.0), ("A", "a", 1.0),
+     ("the", "a", 0.0)],
+)  # fmt: skip
+def test_punctuation_of_any_script_and_a_lone_article(text, reference, same):
+    assert overlap.exact_match(text, reference) == same
+
+
+def test_true_is_not_1_in_json():
+    same = parsing_metrics.json_match
+    assert same('{"a": [true, 1]}', '{"a": [true, 1.0]}') == 1.0
+    assert same('{"a": true}', '{"a": 1}') == same("[0]", "[false]") == 0.0
+    assert same("[1, NaN]", "[1, NaN]") == 1.0
+
+
+@given(st.integers(0, 9999), st.integers(0, 9999), st.sampled_from("-−"))
+def test_a_span_of_numbers_has_no_sign(low, high, dash):
+    assert parsing_metrics.number(f"{low}{dash}{high}") == high
+    assert parsing_metrics.number(f"it is {dash}{high}") == -high
+
+
+@given(st.integers(-(10**9), 10**9), st.integers(0, 99))
+def test_numbers_with_thousands_and_decimals_of_either_kind(whole, cents):
+    value = abs(whole) + cents / 100
+    english = f"{abs(whole):,}.{cents:02d}"
+    european = english.translate(str.maketrans(",.", ".,"))
+    for written in (english, european, f"{value:.2f}"):
+        assert parsing_metrics.number(f"so it costs {written} now") == pytest.approx(value)
+
+
 @pytest.mark.parametrize(
     ("text", "number"),
     [
+        ("10-12", 12.0),
+        ("2024-01-05", 5.0),
+        ("about 1e3", 1000.0),
+        ("3,5 euros", 3.5),
+        ("1, 2, 3", 3.0),
+        (r"\boxed{\frac{1}{2}}", 0.5),
+        ("-$5", -5.0),
         ("48/2 = 24 clips.\n#### 72", 72.0),
         ("So he pays $1,234.50.", 1234.5),
         ("The answer is 7, not 8.", 7.0),

@@ -61,7 +61,7 @@ def test_the_user_has_the_last_word():
     assert back.labels == ("0", "1")
     for kind, metric, said in (
         ("classifying", None, "--task is 'classifying'"), (None, "bleux", "there is no bleux"),
-        ("generation", "accuracy", "needs labels"), ("multiple_choice", None, "needs --choices"),
+        ("generation", "accuracy", "which needs labels"), ("multiple_choice", None, "needs --choices"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=said):
             tasks.settle_task(found, examples, kind, metric)

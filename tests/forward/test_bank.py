@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rung.forward import attention, block_attention
 from rung.forward.bank import Bank
-from rung.forward.loss import edge_loss
+from rung.forward.loss import cross_entropy
 from rung.forward.trie import Sequence
 from tests.models import FAMILIES, VOCABULARY, tiny_adapter, tiny_model
 
@@ -64,9 +64,9 @@ def ours(bank, batch, adapter):
     slot = bank.add(adapter.trainable())
     try:
         trie = bank.trie([Sequence(s.ids, s.supervised, slot) for s in batch], prune=True)
-        loss = edge_loss(bank, trie, bank.forward(trie), slot)
+        loss, _ = cross_entropy(bank, trie, bank.forward(trie), slot)
         parameters = adapter.parameters()
-        mean = loss.total / loss.weight
+        mean = loss / float(trie.weight.sum())
         gradients = torch.autograd.grad(mean, list(parameters.values()), allow_unused=True)
         return float(mean.detach()), dict(zip(parameters, gradients, strict=True))
     finally:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from rung.ladder.climb import climb
-from rung.ladder.controller import Quiet
 from rung.ladder.knobs import ClimbKnobs
+from rung.ladder.observer import ClimbObserver
 from rung.ladder.task_context import TaskContext
 from rung.store import Store
 from rung.store.climbs import ClimbRecord, RungRecord
@@ -48,7 +48,7 @@ def settings(path: Path, **more: Any) -> dict[str, Any]:
 
 
 @dataclass
-class Log(Quiet):
+class Log(ClimbObserver):
     """Keeps what it is told; `at` is called with each stage."""
 
     at: Any = None
@@ -74,8 +74,9 @@ def go(path: Path, log: Log | None = None, given: dict[str, Any] | None = None, 
     """A climb of that name: (its record, its rungs by key)."""
     kept = {
         "requests": 10,
+        "trials": 1,
         "only": ["zero_shot", "linear_probe", "lora"],
-        "skip": ["lora-int8"],
+        "skip": ["lora-int8", "linear_probe-minilm"],
         **knobs,
     }
     with Store.open() as store:

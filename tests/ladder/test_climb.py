@@ -1,23 +1,21 @@
-"""The climb itself: where it stops, what it may look at, what it skips, how it shares its time."""
+"""The climb itself: what it tries, where it stops, what it may look at, how it keeps to its time."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from rung.ladder.budget import shares, short_of_time
 
-from rung.errors import ConfigError
-from rung.evals.measure import Measured
-from rung.ladder import controller as climbing
-from rung.ladder.bar import BASE, Bar
+from rung.errors import ConfigError, OutOfTime
+from rung.ladder.arms import Arms
+from rung.ladder.bar import BASE
 from rung.ladder.climb import free_name, task_name
 from rung.ladder.cost import Cost
 from rung.ladder.forecast import Prediction
-from rung.ladder.verdict import Standing, says
+from rung.ladder.task_context import TaskContext
+from rung.ladder.trials import attempts_of
 from rung.store import Store
-from rung.store.climbs import RungRecord
 from tests.ladder.hill import Log, go, settings, write_words
 
 ORDER = {"zero_shot": 1.0, "linear_probe": 2.0, "lora": 3.0}
@@ -30,14 +28,19 @@ def words(tmp_path: Path, rung_home: Path) -> Path:
 
 @pytest.fixture
 def ordered(monkeypatch: pytest.MonkeyPatch):
-    """Say what rungs are predicted to take, in place of a trial."""
+    """Say what rungs are predicted to take whole, in place of the arithmetic."""
 
     def say(wanted: dict[str, float]) -> None:
-        def predict(bench, rung):
-            seconds = wanted[rung.key]
-            return Prediction(Cost(seconds, seconds), steps=100, tokens=1000, parameters=10)
+        real = Arms.prediction
 
-        monkeypatch.setattr(climbing, "predict_rung", predict)
+        def predict(self, key, level=None, params=()):
+            if key in ("rag", "chain_of_thought"):
+                return real(self, key, level, params)
+            seconds = wanted.get(key, 0.01) * (level.share if level else 1.0)
+            steps = round(100 * (level.share if level else 1.0))
+            return Prediction(Cost(seconds=seconds, wall=seconds), steps=steps, tokens=9, parameters=9)
+
+        monkeypatch.setattr(Arms, "prediction", predict)
 
     say(ORDER)
     return say
@@ -46,7 +49,7 @@ def ordered(monkeypatch: pytest.MonkeyPatch):
 def test_it_stops_at_the_first_rung_that_clears(words, ordered):
     log = Log()
     record, rungs = go(words, log, bar="accuracy=0.9")
-    assert log.tried() == ["zero_shot", "linear_probe"]
+    assert log.tried() == ["base", "zero_shot", "linear_probe"]
     assert rungs["zero_shot"].metrics["validation"]["value"] < 0.9
     assert rungs["linear_probe"].metrics["validation"]["value"] >= 0.9
     assert rungs["lora"].status == "queued" and not rungs["lora"].metrics
@@ -59,7 +62,7 @@ def test_it_stops_at_the_first_rung_that_clears(words, ordered):
 def test_it_goes_on_where_nothing_clears_and_says_so(words, ordered):
     log = Log()
     record, rungs = go(words, log, bar="accuracy=0.9", only=["zero_shot", "lora"])
-    assert log.tried() == ["zero_shot", "lora"]
+    assert log.tried() == ["base", "zero_shot", "lora"]
     assert all(rungs[k].status == "succeeded" for k in log.tried())
     said = record.verdict
     assert said["cleared"] is False and said["cleared_on_validation"] is False
@@ -69,7 +72,7 @@ def test_it_goes_on_where_nothing_clears_and_says_so(words, ordered):
 def test_all_tries_what_stands_above_the_bar_too(words, ordered):
     log = Log()
     record, rungs = go(words, log, bar="accuracy=0.9", all=True)
-    assert log.tried() == ["zero_shot", "linear_probe", "lora"]
+    assert log.tried() == ["base", "zero_shot", "linear_probe", "lora"]
     assert record.verdict["winner"] == "linear_probe"
     assert rungs["lora"].metrics["curve"] and rungs["lora"].cost["wall"] > 0
 
@@ -78,18 +81,7 @@ def test_predicted_cost_decides_the_order(words, ordered):
     ordered({"zero_shot": 3.0, "linear_probe": 2.0, "lora": 1.0})
     log = Log()
     go(words, log, all=True)
-    assert log.tried() == ["lora", "linear_probe", "zero_shot"]
-
-
-def test_what_may_never_be_reached_is_not_tried_out_before(words, ordered):
-    """A classifier that costs less than the base's own answers goes first, and may be all there is."""
-    ordered({"zero_shot": 1e4, "linear_probe": 0.001, "lora": 1e4})
-    log = Log()
-    _, rungs = go(words, log, bar="accuracy=0.9", requests=1000)
-    assert log.tried() == ["linear_probe"]
-    assert rungs["linear_probe"].predicted
-    for key in ("zero_shot", "lora"):
-        assert not rungs[key].predicted and rungs[key].status == "queued"
+    assert log.tried() == ["base", "lora", "linear_probe", "zero_shot"]
 
 
 def test_only_winner_runner_up_and_base_see_the_test_rows_and_once(words, ordered):
@@ -124,7 +116,7 @@ def test_a_small_test_part_is_said_before_and_promises_nothing(words, ordered):
 def test_what_does_not_fit_is_a_row_with_the_reason(words):
     log = Log()
     record, rungs = go(words, log, only=["rag", "chain_of_thought", "linear_probe"])
-    assert log.tried() == ["linear_probe"]
+    assert "rag" not in log.tried() and {"base", "linear_probe"} <= set(log.tried())
     assert record.status == "succeeded" and record.verdict["winner"] == "linear_probe"
     for key, why in (("rag", "--documents"), ("chain_of_thought", "--reasoning-tokens")):
         assert rungs[key].status == "cancelled" and why in (rungs[key].reason or "")
@@ -143,13 +135,18 @@ def test_a_rung_that_fails_does_not_end_the_climb(words, ordered, monkeypatch):
     assert rungs["lora"].status == "succeeded" and record.verdict["winner"] in ("zero_shot", "lora")
 
 
-def test_the_curve_is_of_the_winner_on_less_data(words, ordered):
-    record, _ = go(words, bar="accuracy=0.9")
+def test_the_curve_is_of_what_the_winner_was_tried_on(words, ordered, monkeypatch):
+    """A sample first, since the whole does not fit its part of the time; then all rows."""
+    from rung.ladder import scheme
+
+    monkeypatch.setattr(scheme, "MIN_ROWS", 8)
+    ordered({"linear_probe": 40.0})
+    record, rungs = go(words, only=["linear_probe"], budget="100s", all=True)
+    attempts = attempts_of(rungs["linear_probe"])
+    assert [a.level.share for a in attempts] == [1 / 4, 1.0] or attempts[-1].level.share == 1.0
     points = record.verdict["curve"]
-    assert [p["share"] for p in points] == [0.25, 0.5, 1.0]
-    assert points[0]["rows"] < points[1]["rows"] < points[2]["rows"]
-    assert any(line.startswith("accuracy") and "rows" in line for line in record.verdict["next"])
-    assert "Higher rungs were not tried" in record.verdict["next"][-1]
+    assert [p["rows"] for p in points] == sorted({a.rows for a in attempts})
+    assert points[-1]["value"] == rungs["linear_probe"].metrics["validation"]["value"]
 
 
 def test_seeds_repeat_the_best_settings(words, ordered):
@@ -166,74 +163,79 @@ def test_seeds_repeat_the_best_settings(words, ordered):
 # --- time ---------------------------------------------------------------------------------------
 
 
-def test_time_is_shared_so_that_the_last_has_its_part():
-    assert shares({"a": 1, "b": 100, "c": 100}, 101) == {"a": 1, "b": 50, "c": 50}
-    assert shares({"a": 10, "b": 20}, 50) == {"a": 20, "b": 30}
-    assert shares({"a": 10}, -5) == {"a": 0}
-
-
-def test_a_training_is_cut_to_the_budget_and_no_trial_begins_that_would_not_end(words, ordered):
-    ordered({"lora": 1000.0})
+def test_a_training_that_does_not_fit_is_tried_on_fewer_steps_and_says_so(words, ordered):
+    ordered({"lora": 120.0})
     given = settings(words)
     del given["steps"]
-    record, rungs = go(words, given=given, only=["lora"], budget="200s", trials=5)
-    assert len(rungs["lora"].trials["done"]) > 1  # it was far quicker than predicted
-    run = Store.open().runs.get(rungs["lora"].run or "")
-    assert 15 <= run.config["steps"] <= 17  # of 100 predicted, what 170 of 1,000 seconds hold
-    assert rungs["lora"].metrics["cut_from"] == 100
-    assert record.verdict["next"][-1].startswith("--budget 200s cut the training of lora short; ")
+    record, rungs = go(words, given=given, only=["lora"], budget="100s", trials=1)
+    first = attempts_of(rungs["lora"])[0]
+    assert first.level.share < 1 and first.steps == round(100 * first.level.share)
+    assert first.steps_of and first.steps < first.steps_of
+    run = Store.open().runs.get(first.run or "")
+    assert run.config["steps"] == first.steps
 
 
-def test_a_training_with_time_for_all_its_steps_is_not_called_cut(words, ordered):
-    record, rungs = go(words, only=["lora"])
-    assert rungs["lora"].metrics["cut_from"] is None
-    assert not any("cut the training" in line for line in record.verdict["next"])
+def test_settings_are_tried_where_there_is_time_and_the_best_stays(words, ordered):
+    _, rungs = go(words, only=["lora"], trials=3, all=True)
+    attempts = attempts_of(rungs["lora"])
+    rates = {a.params.get("lr") for a in attempts}
+    assert len(rates) == 3 and None in rates
+    best = max(a.measured.value for a in attempts)
+    assert rungs["lora"].metrics["validation"]["value"] == best
 
 
-def test_the_budget_that_would_have_done_holds_what_was_cut_and_the_end():
-    def rung(key, predicted, took, whole):
-        cost = {"wall": took}
-        return RungRecord(
-            "c", key, "m", predicted={"wall": predicted}, cost=cost, metrics={"cut_from": whole}
-        )
-
-    rows = [rung("a", 400.0, 100.0, 576), rung("b", 50.0, 60.0, None), rung("c", 310.0, 100.0, 384)]
-    said = short_of_time(rows, 1020.0 - 510.0, "10m")
-    assert said == "--budget 10m cut the training of a, c short; --budget 20m would not."
-    skipped = RungRecord("c", "d", "m", status="cancelled", predicted={"wall": 510.0})
-    assert "; --budget 30m would not." in short_of_time([*rows, skipped], 510.0, "10m")
-    assert short_of_time(rows[1:2], 100.0, "10m") is None
-
-
-def test_a_rung_without_time_is_skipped_with_the_reason(words, ordered):
+def test_a_rung_of_which_not_even_a_sample_fits_is_skipped_with_the_reason(words, ordered):
     ordered({"zero_shot": 1.0, "linear_probe": 900.0, "lora": 5000.0})
     log = Log()
-    record, rungs = go(words, log, budget="20s")
-    assert log.tried() == ["zero_shot"]
+    record, rungs = go(words, log, budget="30s", given=settings(words, steps=8))
+    assert log.tried() == ["base", "zero_shot"]
     for key in ("linear_probe", "lora"):
         assert rungs[key].status == "cancelled" and "no time" in (rungs[key].reason or "")
+    said = " ".join(record.verdict["next"])
+    assert "nothing is known of them: linear_probe, lora" in said
+    assert "better" not in said and "larger base" not in said
 
 
-# --- the verdict --------------------------------------------------------------------------------
+def test_an_attempt_that_takes_far_longer_than_it_should_ends_and_is_told(words, ordered, monkeypatch):
+    from rung.methods import get
+
+    def slow(self, study, config):
+        while not study.stopping():
+            time.sleep(0.05)
+        raise AssertionError("asked to stop by nobody")
+
+    monkeypatch.setattr(type(get("linear_probe")), "fit", slow)
+    monkeypatch.setattr("rung.ladder.trials.LEAST_SHARE", 0.01)
+    ordered({"zero_shot": 9.0, "linear_probe": 0.1, "lora": 9.0})
+    began = time.monotonic()
+    record, rungs = go(words, all=True, budget="60s")
+    assert time.monotonic() - began < 66
+    assert rungs["linear_probe"].status == "cancelled"
+    assert "was not done within" in (rungs["linear_probe"].reason or "")
+    assert rungs["zero_shot"].status == "succeeded"
+    assert record.verdict["winner"] in ("zero_shot", "lora")
 
 
-@pytest.mark.parametrize(
-    ("validation", "test", "expected"),
-    [
-        (0.95, 0.95, "all of the 95% interval does"),
-        (0.95, 0.84, "It misses accuracy >= 0.86 on the test rows, though within"),
-        (0.60, 0.60, "No rung clears accuracy >= 0.86 on validation; this one comes closest. It does"),
-    ],
-)
-def test_the_verdict_says_whether_validation_had_cleared_the_bar(validation, test, expected):
-    def measured(value):
-        items = np.arange(100) < 100 * value
-        return Measured("accuracy", value, value - 0.05, value + 0.05, 100, items, items)
+def test_the_end_comes_within_the_budget_when_test_rows_are_slow(words, ordered, monkeypatch):
+    """On fewer test rows, or none: the verdict says on how many."""
+    answer = TaskContext.answer_test
 
-    winner = Standing(RungRecord("c", "lora", "lora"), measured(validation))
-    said = says(Bar.parse("accuracy=0.86"), winner, measured(test), {})
-    assert expected in said
-    assert ("No rung" in said) == (validation < 0.86)
+    def slow(self, opened, model, rows, stopping=None):
+        for _ in range(300):
+            time.sleep(0.1)
+            if stopping is not None:
+                stopping()
+        return answer(self, opened, model, rows, stopping)
+
+    monkeypatch.setattr(TaskContext, "answer_test", slow)
+    began = time.monotonic()
+    record, _ = go(words, only=["zero_shot"], budget="20s")
+    assert time.monotonic() - began < 24  # opening the base counts too
+    assert "validation rows" in record.verdict["says"] and not record.verdict["test"]
+
+
+def test_out_of_time_is_an_error_that_says_so():
+    assert str(OutOfTime("its time was over")) == "its time was over"
 
 
 # --- names --------------------------------------------------------------------------------------

@@ -102,6 +102,15 @@ def test_a_failed_rung_is_not_tried_again():
     assert next_step([broken], Standing(100)) is None
 
 
+def test_what_was_late_is_tried_on_a_smaller_sample_and_then_no_more():
+    slow = arm("slow", 1)
+    slow.outcomes = [Outcome(WHOLE[2], late=True)]
+    step = next_step([slow], Standing(100))
+    assert step is not None and step.level == WHOLE[1]
+    slow.outcomes += [Outcome(WHOLE[1], late=True), Outcome(WHOLE[0], late=True)]
+    assert next_step([slow], Standing(100)) is None
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_it_never_plans_beyond_its_time_and_always_ends(seed):
     draw = random.Random(seed)

@@ -135,8 +135,8 @@ def test_it_is_asked_through_the_engine_like_any_model(tmp_path):
 
 def test_what_it_cannot_do_is_said(tmp_path):
     method = methods.get("tfidf")
-    for kind in ("language_modelling", "multiple_choice"):
-        task = Task(kind, "accuracy")
+    for kind, metric in (("language_modelling", "perplexity"), ("multiple_choice", "accuracy")):
+        task = Task(kind, metric)
         assert method.unsuited(task, method.Config())
         with pytest.raises(MethodMisfit):
             fitted(study(tmp_path, task=task))

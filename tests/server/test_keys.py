@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import openai
@@ -142,8 +143,8 @@ def test_a_route_that_declares_no_scope_needs_admin(store):
 
 def test_rates_and_quotas(store, served):
     _, slow = store.keys.add("slow", requests_per_minute=2)
-    _, poor = store.keys.add("poor", quota=10)
-    _, heavy = store.keys.add("heavy", tokens_per_minute=20)
+    _, poor = store.keys.add("poor", quota=60)
+    _, heavy = store.keys.add("heavy", tokens_per_minute=60)
     soon(lambda: httpx.get(f"{served.url}/v1/models").status_code == 401)
     with client_of(served, slow) as client:
         ask(client), ask(client)
@@ -154,13 +155,51 @@ def test_rates_and_quotas(store, served):
     for secret, code in ((poor, "insufficient_quota"), (heavy, "rate_limit_exceeded")):
         with client_of(served, secret) as client:
             used = ask(client).usage.total_tokens
-            assert used > 20
+            assert 30 < used < 60
             with pytest.raises(openai.RateLimitError) as fault:
                 ask(client)
             assert fault.value.code == code
             again = fault.value.response.headers.get("x-should-retry")
             assert again == ("false" if code == "insufficient_quota" else None)
-    soon(lambda: {k.name: k.used for k in store.keys.list()}["poor"] == used)
+            # Who does not say how much is given what is left, or nothing where the prompt is too long.
+            with pytest.raises(openai.RateLimitError):
+                client.chat.completions.create(model="base", messages=HELLO)
+            left = client.completions.create(model="base", prompt="Hi", temperature=2.0)
+            assert left.usage.total_tokens <= 60 - used + 1
+    with client_of(served, heavy) as client, pytest.raises(openai.RateLimitError) as fault:
+        client.completions.create(model="base", prompt="Hi", max_tokens=100)
+    assert fault.value.code == "request_exceeds_rate"
+    assert fault.value.response.headers["x-should-retry"] == "false"
+    served.app.state.service.access.refresh()
+    assert {k.name: k.used for k in store.keys.list()}["poor"] <= 60
+
+
+@pytest.mark.parametrize("limit", ["quota", "tokens_per_minute"])
+def test_limits_hold_under_64_requests_at_once(store, served, limit):
+    """What a request may use is held before it is computed: in flight, none is counted otherwise."""
+    _, secret = store.keys.add("many", **{limit: 100})
+    soon(lambda: httpx.get(f"{served.url}/v1/models").status_code == 401)
+    headers = {"Authorization": f"Bearer {secret}"}
+    body = {"model": "base", "prompt": "Hello", "max_tokens": 5, "temperature": 2.0, "seed": 1}
+
+    def one(_):
+        return httpx.post(f"{served.url}/v1/completions", json=body, headers=headers, timeout=60)
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(64) as pool:
+        answers = list(pool.map(one, range(64)))
+    refilled = 0 if limit == "quota" else 100 * (time.monotonic() - began) / 60
+    spent = sum(a.json()["usage"]["total_tokens"] for a in answers if a.status_code == 200)
+    assert {a.status_code for a in answers} == {200, 429}
+    each = answers[0].json().get("usage", {}).get("total_tokens", 10)
+    assert 100 - 2 * each <= spent <= 100 + refilled, spent
+    if limit == "quota":
+        while (last := one(0)).status_code == 200:
+            spent += last.json()["usage"]["total_tokens"]
+        assert last.json()["error"]["code"] == "insufficient_quota" and spent <= 100
+        access = served.app.state.service.access
+        access.refresh()
+        assert store.keys.list()[0].used == spent and not access._held
 
 
 def test_streams_count_too(store, served):

@@ -31,7 +31,9 @@ def file(tmp_path: Path) -> Path:
 
 def one_line(fault: pytest.ExceptionInfo[StoreError]) -> str:
     assert "\n" not in str(fault.value)
-    assert fault.value.http_status == 503
+    lasting = ("read-only", "damaged", "newer", "inconsistent")
+    expected = 500 if any(w in str(fault.value) for w in lasting) else 503
+    assert fault.value.http_status == expected
     return str(fault.value)
 
 

@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from rung import objectives
+from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
-from rung.train.knobs import TrainKnobs
-from rung.train.loop import Work
-from rung.train.order import Order
-from rung.types import Rendered
+from rung.forward.trie import Sequence
+from rung.objectives import Objective, Row, RowSource
+from rung.train.checkpoint import State
+from rung.train.gradient import Passes
+from rung.train.loop import Trainer
+from rung.train.observers import Observer, Observers
+from rung.train.plan import Plan
+from rung.train.prepare import Prepared
+from rung.train.run_log import RunLog
+from rung.train.sources import Shuffled
 from tests.models import VOCABULARY, tiny_adapter, tiny_model
 
 SCRATCH = "scratch:layers=2,width=32,heads=2,vocab=300,context=256"
 
 
-def rows(count: int = 24, seed: int = 0) -> list[Rendered]:
+def row_of(ids: Iterable[int], supervised: Iterable[bool], origin: str = "") -> Row:
+    """A row as supervised fine-tuning makes it."""
+    tokens = Sequence(tuple(ids), tuple(supervised))
+    return Row(sequences=(tokens,), weight=float(tokens.supervised.sum()), origin=origin)
+
+
+def rows(count: int = 24, seed: int = 0) -> list[Row]:
     """Rows that begin alike and end in one of four ways, so that there is something to learn."""
     generator = torch.Generator().manual_seed(seed)
     stem = tuple(torch.randint(3, VOCABULARY, (6,), generator=generator).tolist())
@@ -28,27 +44,83 @@ def rows(count: int = 24, seed: int = 0) -> list[Rendered]:
     for i in range(count):
         own = int(torch.randint(3, VOCABULARY, (1,), generator=generator))
         ids = (*stem, own, *endings[i % 4])
-        made.append(Rendered(ids, (False,) * 7 + (True,) * 5, f"rows:{i + 1}"))
+        made.append(row_of(ids, (False,) * 7 + (True,) * 5, f"rows:{i + 1}"))
     return made
 
 
+@dataclass
+class Work:
+    """A tiny training to be, whose parts a test may change before `trainer`."""
+
+    prepared: Prepared
+    plan: Plan
+    adapter: Adapter
+    source: RowSource
+    folder: Path | None
+    observer: Observer = field(default_factory=Observer)
+    stopping: Callable[[], bool] = lambda: False
+
+    @property
+    def bank(self) -> Bank:
+        return self.prepared.bank
+
+    @property
+    def train(self) -> list[Row]:
+        return self.prepared.rows["train"]
+
+    @cached_property
+    def slot(self) -> int:
+        """The adapter's in the bank, for tests that go around a trainer."""
+        return self.bank.add(self.adapter)
+
+    @property
+    def objective(self) -> Objective:
+        return self.plan.objective
+
+    @property
+    def passes(self) -> Passes:
+        return Passes(bank=self.bank, objective=self.objective, slot=self.slot)
+
+    def trainer(self) -> Trainer:
+        observers = Observers.of(self.folder and RunLog(self.folder / "log.jsonl"), self.observer)
+        return Trainer(
+            self.prepared, self.plan, self.adapter, self.source, observers,
+            folder=self.folder, stopping=self.stopping,
+        )  # fmt: skip
+
+    def run(self) -> State:
+        with self.trainer() as trainer:
+            return trainer.run()
+
+
+def tiny_plan(method: str = "lora", **settings: Any) -> Plan:
+    """A plan over rows that are in memory."""
+    given = {"lr": 1e-2, "epochs": 2.0, "batch_size": 4, "save_every": 3, "max_tokens": 10_000}
+    return Plan.of("tiny", {"data": "rows", "method": method, **given, **settings})
+
+
+def prepared_of(bank: Bank, **rows: list[Row]) -> Prepared:
+    """Rows as training sees them, which came from nowhere."""
+    nothing: Any = None
+    return Prepared(
+        base=nothing, dataset=nothing, splits=nothing, template=nothing, bank=bank, rows=rows
+    )  # fmt: skip
+
+
 @pytest.fixture
-def make_work(tmp_path):
+def make_work(tmp_path: Path) -> Callable[..., Work]:
     """A function that builds the same work again and again."""
 
-    def make(method: str = "lora", folder: str | None = None, **settings) -> Work:
+    def make(method: str = "lora", folder: str | None = None, **settings: Any) -> Work:
         torch.manual_seed(0)
         bank = Bank(tiny_model())
-        adapter = tiny_adapter(bank, method)
-        given = {"lr": 1e-2, "epochs": 2.0, "batch_size": 4, "save_every": 3, **settings}
-        knobs = TrainKnobs(**{k: v for k, v in given.items() if k != "max_tokens"})
-        train, path = rows(), (tmp_path / folder if folder else None)
+        path = tmp_path / folder if folder else None
         if path:
             path.mkdir(exist_ok=True)
-        return Work(
-            bank, adapter, bank.add(adapter), objectives.get("sft"), train, rows(6, seed=0), knobs,
-            settings.get("max_tokens", 10_000), Order(len(train), knobs.batch_size, knobs.seed), path,
-        )  # fmt: skip
+        plan = tiny_plan(method, **settings)
+        prepared = prepared_of(bank, train=rows(), validation=rows(6, seed=0))
+        source = Shuffled(prepared.rows["train"], plan.train.batch_size, plan.train.seed)
+        return Work(prepared, plan, tiny_adapter(bank, method), source, path)
 
     return make
 

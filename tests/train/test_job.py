@@ -7,12 +7,12 @@ import json
 import pytest
 
 from rung.artefacts import folders
-from rung.errors import ArtefactError, ConfigError, DataError, MethodMisfit
+from rung.errors import ArtefactError, ConfigError, DataError, Interrupted, MethodMisfit
 from rung.exports.export import export
 from rung.methods import artefact
 from rung.store import Store
-from rung.train.job import Quiet, resume, tune
-from rung.train.loop import Interrupted
+from rung.train.job import resume, tune
+from rung.train.observers import Observer
 from rung.train.plan import Plan
 from tests.train.conftest import SCRATCH
 
@@ -43,9 +43,9 @@ def test_every_method_ends_as_a_model(rung_home, quotes, method):
 def test_a_run_goes_on_where_it_stopped(rung_home, quotes, monkeypatch):
     import signal
 
-    class Stops(Quiet):
-        def step(self, entry):
-            if entry["step"] == 2:
+    class Stops(Observer):
+        def step(self, event):
+            if event.step == 2:
                 signal.raise_signal(signal.SIGINT)  # what Ctrl-C sends
 
     settings = {"method": "lora", "epochs": 3, "data": str(quotes)}
@@ -64,8 +64,8 @@ def test_a_run_goes_on_where_it_stopped(rung_home, quotes, monkeypatch):
 
 
 def test_a_run_whose_data_changed_is_not_resumed(rung_home, quotes):
-    class Stops(Quiet):
-        def step(self, entry):
+    class Stops(Observer):
+        def step(self, event):
             import signal
 
             signal.raise_signal(signal.SIGTERM)

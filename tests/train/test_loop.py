@@ -8,25 +8,25 @@ import pytest
 import torch
 
 from rung.artefacts import folders
-from rung.errors import StoreError, TrainingStopped
+from rung.errors import Interrupted, StoreError, TrainingStopped
 from rung.train import checkpoint
 from rung.train.knobs import TrainKnobs
-from rung.train.loop import Interrupted, Silent, Trainer, train
+from rung.train.observers import Observer
 from rung.train.optim import Optimizer
-from rung.train.order import Order
+from rung.train.sources import Shuffled
 
 METHODS = ["lora", "prompt_tuning", "prefix_tuning", "last_layers", "full", "ia3"]
 
 
-class Notes(Silent):
+class Notes(Observer):
     def __init__(self):
         self.notes, self.losses, self.validations = [], [], []
 
-    def step(self, entry):
-        self.losses.append(entry["loss"])
+    def step(self, event):
+        self.losses.append(event.metrics["loss"])
 
-    def validated(self, entry):
-        self.validations.append(entry["validation_loss"])
+    def validated(self, event):
+        self.validations.append(event.value)
 
     def note(self, text):
         self.notes.append(text)
@@ -45,25 +45,25 @@ def test_training_learns(make_work, method):
     # What stands in front of frozen weights has less to pull with, so it needs larger steps.
     in_front = method in ("prompt_tuning", "prefix_tuning")
     work = make_work(method, epochs=6.0, lr=0.1 if in_front else 1e-2)
-    work.reporter = Notes()
-    state = train(work)
-    assert state.step == 36 and state.tokens == 6 * sum(len(r.ids) for r in work.train)
-    assert work.reporter.losses[-1] < 0.9 * work.reporter.losses[0]
-    assert state.best_loss == min(work.reporter.validations) < state.first_loss
+    work.observer = Notes()
+    state = work.run()
+    assert state.step == 36 and state.tokens == 6 * sum(r.tokens for r in work.train)
+    assert work.observer.losses[-1] < 0.9 * work.observer.losses[0]
+    assert state.best_value == min(work.observer.validations) < state.first_value
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_an_interrupted_run_ends_with_the_same_bits(make_work, method):
     whole = make_work(method, "whole")
-    train(whole)
+    whole.run()
     for stop_at in (1, 4, 11):
         work = make_work(method, f"cut{stop_at}")
         steps = iter(range(100))
         work.stopping = lambda s=steps, n=stop_at: next(s) >= n
         with pytest.raises(Interrupted):
-            train(work)
+            work.run()
         again = make_work(method, f"cut{stop_at}")
-        state = train(again)
+        state = again.run()
         assert state.step == 12
         assert equal(weights(again), weights(whole))
         log = [json.loads(x) for x in (again.folder / "log.jsonl").read_text().splitlines()]
@@ -71,12 +71,13 @@ def test_an_interrupted_run_ends_with_the_same_bits(make_work, method):
 
 
 def test_the_order_depends_on_seed_and_epoch_alone():
-    order, other = Order(10, 3, 0), Order(10, 3, 1)
-    epochs = [[i for s in range(e * 4, e * 4 + 4) for i in order.batch(s)] for e in range(3)]
+    source, other = Shuffled(range(10), 3, 0), Shuffled(range(10), 3, 1)
+    epochs = [[i for s in range(e * 4, e * 4 + 4) for i in source.rows(s)] for e in range(3)]
     assert all(sorted(e) == list(range(10)) for e in epochs)
-    assert epochs[0] != epochs[1] and order.batch(5) == Order(10, 3, 0).batch(5)
-    assert order.batch(0) != other.batch(0)
-    assert order.steps(2.5, None) == 10 and order.steps(2.5, 7) == 7 and order.steps(0.01, None) == 1
+    assert epochs[0] != epochs[1] and source.rows(5) == Shuffled(range(10), 3, 0).rows(5)
+    assert source.rows(0) != other.rows(0)
+    assert source.steps(2.5, None) == 10 and source.steps(2.5, 7) == 7
+    assert source.steps(0.01, None) == 1
 
 
 FILES = ["adapter.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]
@@ -86,20 +87,20 @@ FILES = ["adapter.safetensors", "optimizer.safetensors", "state.json", "manifest
 def test_a_truncated_checkpoint_gives_way_to_the_one_before(make_work, name):
     """FAULT 42."""
     whole = make_work("lora", "whole")
-    train(whole)
+    whole.run()
     work = make_work("lora", "run")
     steps = iter(range(100))
     work.stopping = lambda: next(steps) >= 7
     with pytest.raises(Interrupted):
-        train(work)
+        work.run()
     newest = checkpoint.steps(work.folder / "checkpoints")[-1]
     assert newest.name == "step-00000007"
     file = newest / name
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     again = make_work("lora", "run")
-    again.reporter = Notes()
-    train(again)
-    assert any("step-00000007 is damaged" in n and "one before" in n for n in again.reporter.notes)
+    again.observer = Notes()
+    again.run()
+    assert any("step-00000007 is damaged" in n and "one before" in n for n in again.observer.notes)
     assert equal(weights(again), weights(whole))
 
 
@@ -117,7 +118,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(make_work, monkeypatch):
 
     monkeypatch.setattr(folders.shutil, "disk_usage", full)
     with pytest.raises(StoreError, match=r"needs at least \d+ bytes"):
-        train(work)
+        work.run()
     found, damaged = checkpoint.newest(work.folder / "checkpoints")
     assert found.state.step == 3 and not damaged
 
@@ -125,7 +126,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(make_work, monkeypatch):
 def test_a_poisoned_run_keeps_its_last_good_weights(make_work, monkeypatch):
     """FAULT 44."""
     work = make_work("lora", "run", save_every=100)
-    trainer = Trainer(work)
+    trainer = work.trainer()
     original = trainer.gradients.of
 
     def poisoned(rows, step):
@@ -143,19 +144,18 @@ def test_a_poisoned_run_keeps_its_last_good_weights(make_work, monkeypatch):
 
 def test_training_stops_early_and_takes_the_best_weights(make_work):
     work = make_work("lora", lr=3.0, epochs=20.0, eval_every=1, patience=3, schedule="constant")
-    work.reporter = Notes()
-    state = train(work)
-    assert state.step < 120 and any("stopped early" in n for n in work.reporter.notes)
+    work.observer = Notes()
+    state = work.run()
+    assert state.step < 120 and any("stopped early" in n for n in work.observer.notes)
     assert state.step == state.best_step + 3
-    from rung.train.gradient import evaluate
-
-    found = evaluate(work.bank, work.objective, work.slot, work.validation, 10_000)
-    assert found["loss"] == pytest.approx(state.best_loss, abs=1e-6)
+    trainer = work.trainer()
+    found = trainer.evaluate(work.prepared.rows["validation"], trainer.slot)
+    assert found["loss"] == pytest.approx(state.best_value, abs=1e-6)
 
 
 def test_only_two_checkpoints_are_kept(make_work):
     work = make_work("lora", "run", save_every=1)
-    train(work)
+    work.run()
     assert len(checkpoint.steps(work.folder / "checkpoints")) == 2
 
 

@@ -51,7 +51,7 @@ class WaitingRoom:
             fits: given all that wait for that model, how many of them to take, at least one.
         """
         with self._lock:
-            ended = {t for t in self._tickets if t.generation.cancelled or t.generation.overdue}
+            ended = {t for t in self._tickets if _ended(t.generation)}
             waiting = [t for t in self._tickets if t not in ended]
             mine = [t for t in waiting if t.model is waiting[0].model]
             taken = mine[: fits(mine)] if mine else []
@@ -74,9 +74,15 @@ class WaitingRoom:
             ticket.generation.emit(fault)
 
 
+def _ended(generation: Generation) -> bool:
+    return generation.cancelled or generation.overdue or generation.late
+
+
 def _end_early(generation: Generation) -> None:
     request = generation.request
     if generation.cancelled:
         generation.emit(Completion("", (), "cancelled", len(request.prompt.ids)))
+    elif not generation.overdue:
+        generation.emit(generation.waited_too_long())
     else:
         generation.emit(DeadlineExceeded(f"the answer was not finished in {request.deadline:g} s"))

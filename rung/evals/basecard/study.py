@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import torch
 
-from rung import __version__
 from rung.evals.basecard.facts import facts, peak_bytes
 from rung.evals.basecard.progress import Progress
 from rung.evals.basecard.reading import reading
@@ -20,6 +19,7 @@ from rung.evals.basecard.shots import shots
 from rung.evals.basecard.speed import speed
 from rung.evals.basecard.subject import Subject
 from rung.evals.basecard.variety import variety
+from rung.version import __version__
 
 Part = Callable[[Subject, bool, Progress], dict[str, Any]]
 

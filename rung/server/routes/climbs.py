@@ -9,8 +9,10 @@ from fastapi import Query, Request
 
 from rung.ladder.scorecard import Row, Scorecard
 from rung.server.climbs import ClimbRequest, order
+from rung.server.errors import without_places
+from rung.server.jobs_supervisor import close_climb
 from rung.server.responses import Climb, ClimbList, EventList, answers
-from rung.server.routes.fine_tuning import listed, told
+from rung.server.routes.fine_tuning import fault_of, listed, told
 from rung.server.routing import Routes
 from rung.server.state import Service, owner_of, service_of
 from rung.store.files import in_lines
@@ -49,7 +51,10 @@ def get_climb(request: Request, climb_id: str) -> dict[str, Any]:
 def cancel_climb(request: Request, climb_id: str) -> dict[str, Any]:
     """End a climb for good."""
     among = (*ACTIVE, "paused")
-    return _turned(request, climb_id, "cancelled", among, "The climb has been cancelled")
+    found = _turned(request, climb_id, "cancelled", among, "The climb has been cancelled")
+    store = service_of(request).store
+    close_climb(store, store.jobs.get(climb_id))
+    return found
 
 
 @routes.post("/{climb_id}/pause", **answers(Climb))
@@ -97,7 +102,7 @@ def shown(service: Service, job: JobRecord, rungs: bool = True) -> dict[str, Any
         "finished_at": unix(job.finished),
         "estimated_finish": unix(job.estimate) if job.status in ACTIVE else None,
         "status": job.status,
-        "error": job.error or None,
+        "error": fault_of(job),
         "model": job.model,
         "name": job.name,
         "training_file": job.training_file or None,
@@ -118,7 +123,7 @@ def _rung(row: Row) -> dict[str, Any]:
         "key": row.key,
         "method": row.method,
         "status": row.status,
-        "reason": in_lines(row.reason) if row.reason else None,
+        "reason": without_places(in_lines(row.reason)) if row.reason else None,
         "model": row.model,
         "validation": row.validation,
         "test": row.test,

@@ -60,9 +60,10 @@ async def embed(request: Request, asked: EmbeddingRequest) -> dict[str, Any]:
                 f"an input has {len(one)} tokens, the context of '{asked.model}' is "
                 f"{service.engine.context} tokens"
             )
-    vectors = await run_sync(service.engine.embed, asked.model, ids)
     account = account_of(request)
     account.model, total = asked.model, sum(map(len, ids))
+    account.reserve(total)
+    vectors = await run_sync(service.engine.embed, asked.model, ids)
     account.spend(total, 0)
     return {
         "object": "list",

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 from anyio.to_thread import run_sync
 from fastapi import Form, Query, Request, UploadFile
 from fastapi.responses import FileResponse, Response
+from starlette.exceptions import HTTPException
 
-from rung.data.sources import READERS
+from rung.data.sources import suffixes
 from rung.server.errors import ApiError
 from rung.server.responses import File, FileDeleted, FileList, answers
 from rung.server.routing import Routes
@@ -26,7 +27,7 @@ PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 Purpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
 HOUR, MONTH = 3600, 2_592_000  # seconds that a file may last, at least and at most
 NAME = 255  # characters of a file's name that are kept
-ONE_RANGE = re.compile(r"bytes=\d{0,18}-\d{0,18}")
+ONE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 routes = Routes("/v1/files", scope="train", tags=["files"])
 
@@ -57,7 +58,7 @@ def keep(
     name = (file.filename or "file")[-NAME:]
     # Only the kind of a file is taken from its name, and only a kind that data can be read from.
     kind = PurePath(name.replace("\\", "/")).suffix.lower()
-    stored = f"{id}{kind if kind in READERS else '.jsonl'}"
+    stored = f"{id}{kind if kind in suffixes() else '.jsonl'}"
     target = place(stored)
     try:
         with target.open("xb") as out:
@@ -122,10 +123,28 @@ def get_content(request: Request, file_id: str) -> Response:
     path: Path = place(service_of(request).store.files.get(file_id, owner_of(request)).stored)
     if not path.is_file():
         raise ApiError(f"the bytes of '{file_id}' are gone", status=404)
-    if not ONE_RANGE.fullmatch(request.headers.get("range", "")):
+    if not _heeded(request.headers.get("range", ""), path.stat().st_size):
         kept = [(k, v) for k, v in request.scope["headers"] if k.lower() != b"range"]
         request.scope["headers"] = kept
     return FileResponse(path, media_type="application/octet-stream")
+
+
+def _heeded(given: str, size: int) -> bool:
+    """Whether a Range header asks for one range, in the form of RFC 9110.
+
+    Raises:
+        HTTPException: 416 for a range that begins behind the file's end, or an empty one.
+    """
+    found = ONE_RANGE.fullmatch(given)
+    if found is None or found.groups() == ("", ""):
+        return False
+    first, last = found.groups()
+    if first and last and int(last) < int(first):
+        return False
+    if int(first) >= size if first else int(last) == 0:
+        told = f"the file has {size} bytes: none of them is in the range {given[:60]}"
+        raise HTTPException(416, told, {"Content-Range": f"bytes */{size}"})
+    return True
 
 
 def shown(file: FileRecord) -> dict[str, Any]:

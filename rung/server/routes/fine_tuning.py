@@ -8,6 +8,7 @@ from anyio.to_thread import run_sync
 from fastapi import Query, Request
 
 from rung.server.catalogue import checkpoint_name
+from rung.server.errors import without_places
 from rung.server.jobs import JobRequest, order
 from rung.server.responses import CheckpointList, EventList, Job, JobList, answers
 from rung.server.routing import Routes
@@ -120,7 +121,7 @@ def shown(job: JobRecord, organisation: str) -> dict[str, Any]:
         "created_at": unix(job.created),
         "finished_at": unix(job.finished),
         "estimated_finish": unix(job.estimate) if job.status in ACTIVE else None,
-        "error": job.error or None,
+        "error": fault_of(job),
         "model": job.model,
         "fine_tuned_model": job.fine_tuned_model,
         "organization_id": organisation,
@@ -138,6 +139,13 @@ def shown(job: JobRecord, organisation: str) -> dict[str, Any]:
     }
 
 
+def fault_of(job: JobRecord) -> dict[str, Any] | None:
+    """Why a job failed, without places on this machine."""
+    if not job.error:
+        return None
+    return {**job.error, "message": without_places(job.error["message"])}
+
+
 def told(event: EventRecord) -> dict[str, Any]:
     """An event in OpenAI's words."""
     return {
@@ -146,7 +154,7 @@ def told(event: EventRecord) -> dict[str, Any]:
         "created_at": unix(event.created),
         "level": event.level,
         "type": event.kind,
-        "message": event.message,
+        "message": without_places(event.message),
         "data": event.data or None,
     }
 

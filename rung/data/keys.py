@@ -1,0 +1,65 @@
+"""What makes two rows the same: their words, or only what they ask."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from rung.types import Example
+
+# A question that more of the rows ask is no question, but how all of them begin.
+GENERIC_SHARE = 0.1
+GENERIC_ROWS = 10  # at least, unless no other question is asked
+
+
+def plain(text: str) -> str:
+    """A text without letter case and extra blanks."""
+    return " ".join(text.casefold().split())
+
+
+def content_key(example: Example) -> str:
+    """What counts as the same content: the words of all turns, without case and extra blanks."""
+    return json.dumps(_words(example, len(example.messages)))
+
+
+def question_key(example: Example) -> str:
+    """What counts as the same question: the words in front of the reply, or what `--group-by` says."""
+    if example.group is not None:
+        return json.dumps({"group": example.group})
+    if example.text is not None or len(example.messages) < 2:
+        return content_key(example)
+    return json.dumps(_words(example, len(example.messages) - 1))
+
+
+def _words(example: Example, turns: int) -> list[str]:
+    if example.text is not None:
+        parts = [example.text]
+    else:
+        parts = [f"{m['role']}: {m['content']}" for m in example.messages[:turns]]
+    return [plain(part) for part in parts]
+
+
+def grouping(examples: Sequence[Example]) -> Callable[[Example], str]:
+    """What keeps rows together: their question, or their content where too many ask the same."""
+    counts = Counter(question_key(e) for e in examples)
+    most = max(GENERIC_ROWS, GENERIC_SHARE * len(examples)) if len(counts) > 1 else 1
+    generic = {key for key, n in counts.items() if n > most}
+
+    def key(example: Example) -> str:
+        asked = question_key(example)
+        return content_key(example) if asked in generic and example.group is None else asked
+
+    return key
+
+
+def several_answers(examples: Iterable[Example]) -> list[list[Example]]:
+    """Rows that ask the same and answer differently, in groups."""
+    rows = list(examples)
+    key = grouping(rows)
+    groups: dict[str, dict[str, Example]] = {}
+    for example in rows:
+        if example.group is None and len(example.messages) > 1 and not example.rejected:
+            said = plain(example.messages[-1]["content"])
+            groups.setdefault(key(example), {}).setdefault(said, example)
+    return [list(group.values()) for group in groups.values() if len(group) > 1]

@@ -1,0 +1,124 @@
+"""Labels of rows: which replies are labels, and which of them are one label spelled differently."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from rung.data.keys import plain, several_answers
+from rung.data.problem import Problem, places
+from rung.types import Example
+
+MOST_LABELS = 1000
+MANY_LABELS = 50  # above, most of them must come again, and be no numbers
+MOST_WORDS = 5  # of a label
+LEAST_REPEATS = 3  # of a label, in the mean
+MOST = 0.8  # share of labels that decides
+MEND = "shuffle the file, or raise --limit"
+LEAST_SORTED = 10  # rows of a file that can look sorted
+
+_NUMBER = re.compile(r"[-+$€£]?[\d.,/]+%?")
+
+
+def label_set(replies: Sequence[str]) -> tuple[str, ...]:
+    """The labels, where few short replies come again and again; else empty."""
+    counts = Counter(replies)
+    if not 2 <= len(counts) <= MOST_LABELS or len(replies) < LEAST_REPEATS * len(counts):
+        return () if len(counts) != 1 else _single(replies, counts)
+    if any(len(label.split()) > MOST_WORDS for label in counts):
+        return ()
+    if len(counts) > MANY_LABELS:
+        again = sum(n > 1 for n in counts.values())
+        numbers = sum(bool(_NUMBER.fullmatch(label.strip())) for label in counts)
+        if again < MOST * len(counts) or numbers > len(counts) / 2:
+            return ()
+    return tuple(sorted(counts))
+
+
+def _single(replies: Sequence[str], counts: Counter[str]) -> tuple[str, ...]:
+    (label,) = counts
+    short = len(label.split()) <= MOST_WORDS
+    return (label,) if short and len(replies) >= LEAST_REPEATS else ()
+
+
+def labels_of(examples: Sequence[Example]) -> list[str]:
+    """Each row's label: of its column, or its reply where replies are labels; else empty."""
+    named = [e.label for e in examples if e.label is not None]
+    if named:
+        return named
+    said = [e.messages[-1]["content"] for e in examples if e.messages and not e.choices]
+    return said if len(said) == len(examples) and label_set(said) else []
+
+
+def alike(labels: Sequence[str]) -> list[str]:
+    """Labels that mean the same and are spelled differently, each group in one line."""
+    counts = Counter(labels)
+    groups: dict[str, list[str]] = {}
+    for label in counts:
+        groups.setdefault(plain(label), []).append(label)
+    return [
+        f"the labels {' and '.join(f'{short(g)!r} ({counts[g]} rows)' for g in sorted(group))} "
+        "differ only in case or blanks: spell them alike"
+        for group in groups.values()
+        if len(group) > 1
+    ]
+
+
+def short(text: str) -> str:
+    """The beginning of a label, for messages."""
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def problems(examples: Sequence[Example], limit: int | None) -> list[Problem]:
+    """What is odd about the labels of a data set.
+
+    Args:
+        limit: of rows, where it left some out.
+    """
+    labels = labels_of(examples)
+    found = [Problem("error", told) for told in alike(labels)]
+    if limit is not None and len(labels) >= LEAST_SORTED and _sorted(labels):
+        told = f"--limit {limit} read {len(set(labels))} labels only, and the rows are sorted by label"
+        found.append(Problem("warning", f"{told}: {MEND}"))
+    counts = Counter(labels)
+    lone = [e.origin for e, label in zip(examples, labels, strict=False) if counts[label] == 1]
+    if lone and len(counts) > 1 and len(labels) > len(counts):
+        told = (
+            f"{len(lone)} labels have a single row ({places(lone)}): it is learnt or measured, not both"
+        )
+        found.append(Problem("warning", told, tuple(lone)))
+    return found
+
+
+def cut_to_one(examples: Sequence[Example], limit: int) -> str | None:
+    """What to say of a limit that left rows of one label, where there is nothing to tell apart."""
+    labels = labels_of(examples)
+    if len(labels) < 2 or len(set(labels)) > 1:
+        return None
+    told = f"--limit {limit} read the label '{short(labels[0])}' alone, and there are more rows"
+    return f"{told}; if they are sorted by label: {MEND}"
+
+
+def disputed(examples: Sequence[Example]) -> list[Problem]:
+    """Rows that ask the same and answer differently: they are kept in one part, and told."""
+    groups = several_answers(examples)
+    if not groups:
+        return []
+    shown = places([" = ".join(_said(e) for e in group[:3]) for group in groups], 3)
+    if labels_of(examples):
+        told = f"{len(groups)} texts have several labels ({shown}): no model can be right of them all"
+    else:
+        told = f"{len(groups)} questions have several answers ({shown})"
+    rows = tuple(e.origin for group in groups for e in group)
+    return [Problem("warning", f"{told}; rows that ask the same stay in one part", rows)]
+
+
+def _said(example: Example) -> str:
+    return f"{example.origin} '{short(example.messages[-1]['content'])}'"
+
+
+def _sorted(labels: Sequence[str]) -> bool:
+    """Whether the rows of each label stand together."""
+    runs = 1 + sum(a != b for a, b in zip(labels, labels[1:], strict=False))
+    return runs == len(set(labels))

@@ -1,0 +1,215 @@
+"""Evaluation: models answer the same items, are measured, recorded and compared item by item."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any
+
+import numpy as np
+
+from rung.config import as_dict
+from rung.data import DataKnobs, Dataset, load, split
+from rung.errors import DataError, one_line
+from rung.evals import compare as pairwise
+from rung.evals import tasks
+from rung.evals.compare import Comparison
+from rung.evals.intervals import bootstrap, percentile
+from rung.evals.judge import Judge
+from rung.evals.measure import Measured, measure
+from rung.evals.metrics.base import mean
+from rung.evals.predict import Answers, predict
+from rung.library.knobs import EvalKnobs, LoadKnobs
+from rung.models import by_base
+from rung.models import load as load_models
+from rung.store import Store
+from rung.train.keeping import data_record
+from rung.types import BaseInfo, Example, Task
+
+JUDGE_KEY = "RUNG_JUDGE_KEY"  # environment variable with the judge's API key
+
+
+class Progress:
+    """What a caller is told while models are measured; this one shows nothing."""
+
+    def loading(self, names: Sequence[str]) -> AbstractContextManager[None]:
+        """Enter while the base of these models is loaded."""
+        return contextlib.nullcontext()
+
+    def counting(self, what: str, total: int) -> AbstractContextManager[Callable[[int, int], None]]:
+        """Enter while items are worked through; yields a function of (done, total)."""
+        return contextlib.nullcontext(lambda done, total: None)
+
+    def begun(self, task: Task, items: Sequence[Example], dataset: Dataset) -> None:
+        """The items are read and their task is known."""
+
+
+@dataclass(kw_only=True)
+class Row:
+    """What one model gave.
+
+    Attributes:
+        bare: whether it is the base without an adapter.
+    """
+
+    name: str
+    base: BaseInfo
+    bare: bool
+    answers: Answers
+    measured: Measured
+
+
+@dataclass(kw_only=True)
+class Evaluation:
+    """Models on the same items.
+
+    Attributes:
+        rows: one for each model, in the order of their names.
+        comparisons: each further model with the first.
+        verdicts: what a judge said, where one was asked: model, against, value, low, high.
+    """
+
+    task: Task
+    part: str
+    rows: list[Row]
+    comparisons: list[Comparison]
+    verdicts: list[dict[str, Any]]
+
+    def __getitem__(self, name: str) -> Measured:
+        """The figures of one model. Raises KeyError."""
+        return {row.name: row.measured for row in self.rows}[name]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        models = [
+            {
+                "name": row.name,
+                "base": row.base.name,
+                **row.measured.as_dict(),
+                "items": row.measured.items.tolist(),
+                "seconds": row.answers.seconds,
+                "prompt_tokens": row.answers.prompt_tokens,
+                "completion_tokens": row.answers.completion_tokens,
+            }
+            for row in self.rows
+        ]
+        compared = [
+            {"model": row.name, "against": self.rows[0].name, **asdict(found)}
+            for row, found in zip(self.rows[1:], self.comparisons, strict=True)
+        ]
+        return {
+            "task": asdict(self.task), "part": self.part, "models": models, "comparisons": compared,
+            "judge": self.verdicts,
+        }  # fmt: skip
+
+
+def evaluate(
+    names: Sequence[str],
+    data: DataKnobs,
+    knobs: EvalKnobs,
+    loading: LoadKnobs,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure models on the same items, base by base, and record every figure in the store.
+
+    Raises:
+        DataError: when the data cannot be read, or has no such rows.
+        ConfigError: for a task or metric that does not fit the data.
+        ModelNotFound: for a name that is neither a model nor a base.
+    """
+    progress = progress or Progress()
+    judge = Judge.at(knobs.judge, knobs.judge_model, os.environ.get(JUDGE_KEY)) if knobs.judge else None
+    dataset, items, task = _read(data, knobs)
+    progress.begun(task, items, dataset)
+    rows = _measured(names, items, task, dataset, loading, progress)
+    return Evaluation(
+        task=task,
+        part=knobs.part,
+        rows=rows,
+        comparisons=[pairwise.compare(rows[0].measured, row.measured) for row in rows[1:]],
+        verdicts=_verdicts(rows, items, judge, progress) if judge else [],
+    )
+
+
+def _read(data: DataKnobs, knobs: EvalKnobs) -> tuple[Dataset, list[Example], Task]:
+    """Read the items, the same ones every time, and settle their task."""
+    dataset = load(data)
+    splits = dict(split(dataset, data))
+    every = [e for rows in splits.values() for e in rows]
+    task = tasks.settle_task(tasks.detect(every), every, knobs.task, knobs.metric)
+    found = tasks.faults(every, task)
+    if found:
+        raise DataError(one_line(found))
+    items = every if knobs.part == "all" else list(splits[knobs.part])
+    if not items:
+        raise DataError(f"the {knobs.part} part has no rows: give more rows, or another --part")
+    return dataset, items[: knobs.items], task
+
+
+def _measured(
+    names: Sequence[str],
+    items: list[Example],
+    task: Task,
+    dataset: Dataset,
+    loading: LoadKnobs,
+    progress: Progress,
+) -> list[Row]:
+    """Every model's answers, base by base; each figure is recorded at once."""
+    found = {}
+    for group in by_base(names):
+        with progress.loading(group):
+            loaded = load_models(group, **as_dict(loading))
+        for name in group:
+            model = loaded.engine.model(name)
+            with progress.counting(name, len(items)) as told:
+                answers = predict(loaded.engine.bank, model, items, task, progress=told)
+            row = Row(
+                name=name,
+                base=loaded.base,
+                bare=model.slot == -1,
+                answers=answers,
+                measured=measure(answers, items, task),
+            )
+            _record(row, dataset)
+            found[name] = row
+        del loaded
+    return [found[name] for name in dict.fromkeys(names)]
+
+
+def _record(row: Row, dataset: Dataset) -> None:
+    """Write a row into the store. What measures nothing (an overflow) is not recorded."""
+    m = row.measured
+    if not isfinite(m.value):
+        return
+    subject: dict[str, Any] = {"base": row.base} if row.bare else {"model": row.name}
+    with Store.open() as store:
+        store.evaluations.add(
+            metric=m.metric, value=m.value, low=m.low, high=m.high, n=m.n,
+            dataset=data_record(dataset), **subject,
+        )  # fmt: skip
+
+
+def _verdicts(
+    rows: list[Row], items: list[Example], judge: Judge, progress: Progress
+) -> list[dict[str, Any]]:
+    """How often each model's answers beat the first's, or, of one model alone, the references."""
+    questions = [tasks.question(e) for e in items]
+    first = rows[0]
+    if len(rows) == 1:
+        references = [tasks.reply(e) or "" for e in items]
+        pairs = [(first.name, first.answers.texts, "the references", references)]
+    else:
+        pairs = [(r.name, r.answers.texts, first.name, first.answers.texts) for r in rows[1:]]
+    found = []
+    for name, texts, against, others in pairs:
+        with progress.counting(f"judging {name}", len(items)) as told:
+            wins = judge.compare(questions, texts, others, told)
+        statistics = np.array([[w, 1.0] for w in wins])
+        low, high = percentile(bootstrap(statistics, mean))
+        value = float(np.mean(wins))
+        found.append({"model": name, "against": against, "value": value, "low": low, "high": high})
+    return found

@@ -1,0 +1,80 @@
+"""The settings of asking and measuring models: how to load a base, how to draw, what to measure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from rung.config import as_dict, knob
+from rung.errors import ConfigError
+from rung.types import Decoding
+
+PARTS = ("test", "validation", "train", "all")
+
+
+@dataclass
+class LoadKnobs:
+    """How the base is loaded."""
+
+    group: ClassVar[str] = "loading"
+
+    dtype: str = knob(
+        "float32",
+        "Precision of the base.",
+        choices=("float32", "bfloat16", "float16", "auto"),
+        foreign=("torch_dtype",),
+    )
+    device: str = knob(
+        "auto", "Where to compute: auto, cpu, cuda, cuda:1 or mps.", foreign=("device_map",)
+    )
+    quantize: str | None = knob(
+        None,
+        "Keep the base in fewer bits; as the models were trained by default.",
+        choices=("int8", "nf4", "none"),
+        foreign=("load_in_4bit=nf4", "load_in_8bit=int8"),
+    )
+
+
+@dataclass
+class DecodingKnobs:
+    """How an answer is drawn; what is not set is the model's own."""
+
+    group: ClassVar[str] = "answers"
+
+    system: str | None = knob(None, "The system message.")
+    temperature: float | None = knob(None, "0 is greedy; the model's own by default.", least=0, most=2)
+    top_p: float | None = knob(
+        None, "Share of probability to draw from; the model's own by default.", least=0, most=1
+    )
+    seed: int | None = knob(None, "Makes a draw repeatable.")
+    max_tokens: int | None = knob(
+        None,
+        "Tokens of an answer at most.",
+        least=1,
+        foreign=("max_new_tokens", "max_completion_tokens"),
+    )
+
+    def __post_init__(self) -> None:
+        if not -(2**63) <= (self.seed or 0) < 2**63:
+            raise ConfigError("--seed must fit 64 bits")
+
+    def over(self, own: Decoding) -> Decoding:
+        """A model's own decoding with what is set here."""
+        said = {k: v for k, v in as_dict(self).items() if k != "system" and v is not None}
+        return replace(own, **said)
+
+
+@dataclass
+class EvalKnobs:
+    """What is measured, on which rows."""
+
+    group: ClassVar[str] = "evaluation"
+
+    metric: str | None = knob(None, "What counts; found from the data by default.")
+    task: str | None = knob(None, "The kind of task; found from the data by default.")
+    part: str = knob("test", "The rows to measure on.", choices=PARTS)
+    items: int | None = knob(None, "Ask at most so many of them.", least=1)
+    judge: str | None = knob(
+        None, "An OpenAI-compatible address that judges pairs of answers.", metavar="URL"
+    )
+    judge_model: str = knob("judge", "The judging model's name.")

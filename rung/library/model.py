@@ -1,0 +1,81 @@
+"""A model in memory: ask it, or read its answer as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rung.config import resolve
+from rung.engine import Completion, Engine, GenerationRequest
+from rung.errors import ConfigError
+from rung.library.knobs import DecodingKnobs
+from rung.types import Message
+
+Asked = str | Sequence[Message]
+
+
+class Model:
+    """One model of an engine.
+
+    Every method that asks takes the settings of `rung chat` by name: `system`, `temperature`, `top_p`,
+    `seed`, `max_tokens`. What is not set is the model's own.
+
+    Attributes:
+        engine: serves this model, others of its base, and the base itself.
+    """
+
+    def __init__(self, engine: Engine, name: str):
+        self.engine, self.name = engine.start(), name
+
+    def ask(self, asked: Asked, **settings: Any) -> str:
+        """Return the answer's text.
+
+        Args:
+            asked: a user's message, or the messages of a conversation.
+
+        Raises:
+            ConfigError: for an unknown setting, or nothing to ask.
+        """
+        return self.complete(asked, **settings).text
+
+    def complete(self, asked: Asked, **settings: Any) -> Completion:
+        """Return the answer with its counts of tokens and why it ended. Raises as `ask`."""
+        return self.engine.submit(self._request(asked, settings)).result()
+
+    def stream(self, asked: Asked, **settings: Any) -> Iterator[str]:
+        """Yield the answer's text in pieces, as they are drawn. Raises as `ask`."""
+        generation = self.engine.submit(self._request(asked, settings))
+        try:
+            for token in generation:
+                yield token.text
+        finally:
+            generation.cancel()  # frees its lane when the caller stops reading
+
+    def _request(self, asked: Asked, settings: dict[str, Any]) -> GenerationRequest:
+        return request(self.engine, self.name, asked, resolve([DecodingKnobs], settings)[0])
+
+    def close(self) -> None:
+        """Stop the engine, and with it every model that it serves."""
+        self.engine.stop()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def request(engine: Engine, name: str, asked: Asked, knobs: DecodingKnobs) -> GenerationRequest:
+    """Build the request for an answer to a text or to a conversation.
+
+    Raises:
+        ConfigError: when there is nothing to ask.
+        ModelNotFound: naming the nearest.
+    """
+    model = engine.model(name)
+    turns: list[Message] = [{"role": "user", "content": asked}] if isinstance(asked, str) else [*asked]
+    if not turns or not turns[-1]["content"].strip():
+        raise ConfigError("there is nothing to ask: the message is empty")
+    if knobs.system:
+        turns = [{"role": "system", "content": knobs.system}, *turns]
+    return GenerationRequest(name, model.prompt(turns), knobs.over(model.decoding))

@@ -1,0 +1,102 @@
+"""Keeping what a training made: written as a model with its card, and recorded."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from rung import bases
+from rung.artefacts import folders
+from rung.artefacts.cards import Card, write_card
+from rung.artefacts.licences import classify, tightest
+from rung.data import Dataset
+from rung.forward.bank import Bank
+from rung.methods import artefact
+from rung.store import Store
+from rung.store.records import DatasetRecord
+from rung.train.observers import Made, Outcome
+from rung.types import BaseInfo, LicenceClass
+
+
+def keep(made: Made, store: Store) -> Outcome:
+    """Write the model and record it with what was measured of it."""
+    plan, prepared, adapter, state = made.plan, made.prepared, made.adapter, made.state
+    metrics = made.metrics
+    base_bytes, base_bytes_float32 = bases.memory(prepared.bank.model)
+    cost = {
+        "seconds": state.seconds,
+        "tokens": state.tokens,
+        "steps": state.step,
+        "parameters": adapter.size,
+        "peak_bytes": _peak_bytes(prepared.bank),
+        "base_bytes": base_bytes,
+        "base_bytes_float32": base_bytes_float32,
+    }
+    data = data_record(prepared.dataset)
+    about = {
+        "parent": plan.run.parent, "run": made.run, "settings": plan.settings(),
+        "data": asdict(data), "metrics": metrics, "cost": cost, "history": state.history,
+    }  # fmt: skip
+    folder = folders.model_folder(plan.name)
+    licence_class, reasons = _licence(prepared.base, data, plan.run.parent, store)
+
+    base = prepared.base
+
+    def fill(temporary: Path) -> None:
+        nonlocal base
+        base = artefact.save(
+            temporary, adapter, prepared.bank, plan.method, plan.config, prepared.base,
+            prepared.template, about, plan.name,
+        )  # fmt: skip
+        card = Card(
+            name=plan.name, base=prepared.base.spec, base_name=prepared.base.name,
+            method=plan.method.name, relation="adapter", peft=plan.method.peft_type is not None,
+            objective=plan.run.objective if plan.method.trained else "", parent=plan.run.parent,
+            datasets=[data],
+            licence=prepared.base.licence, licence_class=licence_class, licence_reasons=reasons,
+            metrics=metrics, cost=cost, settings=plan.settings(),
+        )  # fmt: skip
+        write_card(temporary, card)
+
+    folders.write(folder, fill)
+    model = store.models.put(
+        plan.name, method=plan.method.name, base=base, datasets=[data],
+        parent=plan.run.parent, run=made.run, folder=folder, metrics=metrics, cost=cost,
+    )  # fmt: skip
+    for name, value in metrics.items():
+        if name.startswith("test_") and not name.endswith("_rows"):
+            store.evaluations.add(
+                metric=name, value=value, model=plan.name, dataset=data, n=metrics["test_rows"]
+            )
+    store.runs.update(made.run, status="succeeded", metrics=metrics, cost=cost)
+    return Outcome(**vars(made), model=model, cost=cost)
+
+
+def _licence(
+    base: BaseInfo, data: DatasetRecord, parent: str | None, store: Store
+) -> tuple[LicenceClass, list[str]]:
+    """The class that results from the parts, and what each part says."""
+    parts = [("base", base.name, base.licence, base.licence_class)]
+    parts.append(("data", data.name, data.licence, classify(data.licence)))
+    if parent:
+        parts.append(("parent", parent, "its own", store.licence(parent)[0]))
+    reasons = [f"{kind} {name}: {licence} ({group})" for kind, name, licence, group in parts]
+    return tightest(part[3] for part in parts), reasons
+
+
+def data_record(dataset: Dataset) -> DatasetRecord:
+    """What the store keeps of a data set."""
+    return DatasetRecord(
+        digest=dataset.digest, name=dataset.name, source=dataset.source,
+        licence=dataset.licence, rows=len(dataset), format=dataset.format,
+    )  # fmt: skip
+
+
+def _peak_bytes(bank: Bank) -> int:
+    if bank.device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
