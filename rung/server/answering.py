@@ -99,5 +99,5 @@ async def answer(
     if course.judges_answers:
         completions = await course.judge(completions)
     if asked.stream:
-        return Response(reply.replayed(completions), media_type="text/event-stream")
+        return Response(await reply.replayed(completions), media_type="text/event-stream")
     return JSONResponse(reply.whole(completions))

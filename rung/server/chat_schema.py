@@ -8,7 +8,7 @@ from urllib.parse import quote
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from rung.server.errors import ApiError
-from rung.server.requests import Asked
+from rung.server.requests import UNSUPPORTED, Asked
 
 NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 MOST_TOOLS = 128
@@ -214,7 +214,7 @@ Format = Annotated[
 
 
 class ChatRequest(Asked):
-    unsupported = {
+    unsupported = UNSUPPORTED | {
         "modalities": ((["text"],), "answers are text"),
         "audio": ((), "answers are text"),
         "prediction": ((), "text that comes again is predicted without being told"),

@@ -180,7 +180,7 @@ class LlamaInference:
         if first == len(self.layers):
             return entering if rows is None else entering[rows]
         hidden = entering
-        for _, hidden in self._through(entering, positions, plan, first or 0, rows):
+        for _, hidden in self._through(entering, positions, plan, first or 0, rows):  # noqa: B007
             pass
         return self.norm(hidden)
 
@@ -207,7 +207,7 @@ class LlamaInference:
         first: int = 0,
         rows: Tensor | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
-        """Yield each boundary above `first` with the states there, those of `rows` alone at the last."""
+        """Yield each boundary above `first` with its states, those of `rows` alone at the last."""
         turns = self._turns(hidden, positions)
         adds = self.stacks.of(plan.slots, plan.one_token_per_lane)
         for i, layer in enumerate(self.layers[first:], first):
@@ -257,7 +257,9 @@ class LlamaInference:
 def _bias(parts: list[nn.Linear]) -> Tensor | None:
     if all(p.bias is None for p in parts):
         return None
-    each = [p.bias if p.bias is not None else p.weight.new_zeros(p.out_features) for p in parts]
+    each: list[Tensor] = [
+        p.bias if p.bias is not None else p.weight.new_zeros(p.out_features) for p in parts
+    ]
     return torch.cat(each).detach()
 
 
