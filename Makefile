@@ -19,7 +19,7 @@ env: $(ENV)  ## build .venv with the pinned versions
 $(ENV): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt pip
-	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[documents,quantize,page,tensorboard]' --group dev
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[documents,hub,page,quantize,tensorboard]' --group dev
 	@touch $@
 
 lint: $(ENV)  ## style, types, declared dependencies and the direction of imports

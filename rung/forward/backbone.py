@@ -126,7 +126,7 @@ class Backbone(ABC):
         positions: Tensor,
         plan: Plan,
         *,
-        first: int = 0,
+        first: int | None = None,
         read: np.ndarray | None = None,
     ) -> Tensor:
         """One pass over a flat row from a boundary to the end, see `LayerRange.run`."""

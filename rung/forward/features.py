@@ -23,6 +23,7 @@ from rung.forward.trie import Sequence as Row
 from rung.forward.trie import Trie
 
 if TYPE_CHECKING:
+    from rung.forward.backbone import Backbone
     from rung.forward.bank import Bank
 
 BUDGET = 2048  # tokens of a pass
@@ -31,7 +32,7 @@ Stopping = Callable[[], bool]
 
 
 def passes(
-    bank: Bank, rows: Sequence[Row], wanted: Collection[int], stopping: Stopping = lambda: False
+    backbone: Backbone, rows: Sequence[Row], wanted: Collection[int], stopping: Stopping = lambda: False
 ) -> Iterator[tuple[list[int], Trie, dict[int, Tensor]]]:
     """Go through rows of the bare base, those that begin alike together.
 
@@ -45,8 +46,8 @@ def passes(
         for chosen in _cut(rows):
             if stopping():
                 raise Interrupted
-            trie = bank.trie([rows[i] for i in chosen], prune=True)
-            yield chosen, trie, bank.states(trie, wanted)
+            trie = Trie.build([rows[i] for i in chosen], prune=True)
+            yield chosen, trie, backbone.states(trie, wanted)
 
 
 def _cut(rows: Sequence[Row]) -> Iterator[list[int]]:

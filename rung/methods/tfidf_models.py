@@ -16,7 +16,7 @@ from rung.types import Decoding, Message, Prompt
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rung.forward.bank import Bank
+    from rung.forward.backbone import Backbone
 
 
 def last_question(messages: Sequence[Message]) -> str:
@@ -43,7 +43,7 @@ class NgramClassifier(Classifier):
     def parameters(self) -> dict[str, Tensor]:
         return {"weight": self.weight, "bias": self.bias}
 
-    def probabilities(self, bank: Bank, prompts: Sequence[Prompt]) -> Tensor:
+    def probabilities(self, backbone: Backbone, slot: int, prompts: Sequence[Prompt]) -> Tensor:
         """(N, labels) float32, each row summing to 1."""
         import torch
 

@@ -81,6 +81,7 @@ async def answer(
         usual = max(1, min(usual, (allowed - prompts) // count))
     requests = requests_of(service, asked, wanted, n=n, most=most, usual=usual)
     account.reserve(prompts + sum(one.decoding.max_tokens for one in requests))
+    reply.fingerprint = service.fingerprint
     answers = Answers(service.engine, requests)
     if asked.trace:
         decode = service.engine.model(asked.model).template.tokenizer.decode
@@ -98,5 +99,5 @@ async def answer(
     if course.judges_answers:
         completions = await course.judge(completions)
     if asked.stream:
-        return Response(reply.replayed(completions), media_type="text/event-stream")
+        return Response(await reply.replayed(completions), media_type="text/event-stream")
     return JSONResponse(reply.whole(completions))

@@ -45,6 +45,9 @@ class ChatReply(Reply):
         told = self._told(self._counted(completion))
         return {"index": index, "message": message, "logprobs": told, "finish_reason": reason}
 
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {**super()._head(kind), "service_tier": "default"}
+
     def opening(self, index: int) -> dict[str, Any]:
         return self._delta(index, {"role": "assistant", "content": "", "refusal": None})
 

@@ -31,6 +31,7 @@ class Reply:
     kind: str
     chunk_kind: str
     prefix: str
+    fingerprint: str | None = None  # of what answers depend on beside the request
     opens = False  # whether a choice begins with a delta of its own
     # What happened to the request, where the client asked for it.
     trace: Callable[[Sequence[Completion]], dict[str, Any]] | None = None
@@ -84,9 +85,8 @@ class Reply:
         done: dict[int, Completion] = {}
         drawn = [0] * len(answers.generations)
         try:
-            if self.opens:
-                for i in range(len(answers.generations)):
-                    yield self._chunk([self.opening(i)])
+            if opened := self.head(len(answers.generations)):
+                yield opened
             async for gathered in answers.events(QUIET):
                 if not gathered:
                     yield b": still working\n\n"
@@ -98,39 +98,53 @@ class Reply:
                     elif isinstance(event, Completion):
                         done[i] = event
                     else:
-                        yield _event(of_fault(event)[1])
+                        yield self.failed(event)
                         return
                 for i, some in tokens.items():
                     if (delta := self.delta(i, some)) is not None:
-                        yield self._chunk([delta])
+                        yield self.written(delta)
                 for i, event in gathered:
                     if isinstance(event, Completion):
                         for delta in self.closing(i, event):
-                            yield self._chunk([delta])
-            if self.includes_usage:
-                yield self._chunk([], usage(done.values(), self.prompts))
-            if self.trace:
-                yield self._traced(list(done.values()))
-            yield b"data: [DONE]\n\n"
+                            yield self.written(delta)
+            yield await self.tail(list(done.values()))
         finally:  # a client that went away has used what was drawn for it
             complete = sum(c.completion_tokens for c in done.values())
             cut = sum(n for i, n in enumerate(drawn) if i not in done)
             self.spend(sum(self.prompts), complete + cut)
 
-    def replayed(self, completions: Sequence[Completion]) -> bytes:
+    async def replayed(self, completions: Sequence[Completion]) -> bytes:
         """Finished answers as the events that a stream would have had."""
         events: list[bytes] = []
         for i, completion in enumerate(completions):
-            if self.opens:
-                events.append(self._chunk([self.opening(i)]))
+            events.append(self.head(1, first=i))
             drawn = completion.tokens or (Token(completion.ids[0] if completion.ids else 0, ""),)
             text = Token(drawn[0].id, completion.text)
             if (delta := self.delta(i, [text])) is not None:
-                events.append(self._chunk([delta]))
-            events += [self._chunk([delta]) for delta in self.closing(i, completion)]
-        counts = self.counted(completions)
+                events.append(self.written(delta))
+            events += [self.written(delta) for delta in self.closing(i, completion)]
+        self.counted(completions)
+        return b"".join([*events, await self.tail(completions)])
+
+    def head(self, count: int, first: int = 0) -> bytes:
+        """The events that open `count` choices, of which the first has the index `first`."""
+        if not self.opens:
+            return b""
+        return b"".join(self.written(self.opening(i)) for i in range(first, first + count))
+
+    def written(self, delta: dict[str, Any]) -> bytes:
+        """The events of one delta."""
+        return self._chunk([delta])
+
+    def failed(self, fault: Exception) -> bytes:
+        """The events that end a stream whose answer failed."""
+        return sse(of_fault(fault)[1])
+
+    async def tail(self, completions: Sequence[Completion]) -> bytes:
+        """The events that end a stream when every answer is finished."""
+        events: list[bytes] = []
         if self.includes_usage:
-            events.append(self._chunk([], counts))
+            events.append(self._chunk([], usage(completions, self.prompts)))
         if self.trace:
             events.append(self._traced(completions))
         return b"".join([*events, b"data: [DONE]\n\n"])
@@ -139,14 +153,15 @@ class Reply:
         """A chunk without choices, which carries the trace alone."""
         assert self.trace is not None
         told = self.trace(completions)
-        return _event({**self._head(self.chunk_kind), "choices": [], "trace": told})
+        return sse({**self._head(self.chunk_kind), "choices": [], "trace": told})
 
     def _chunk(self, choices: list[dict[str, Any]], counts: dict[str, Any] | None = None) -> bytes:
         content = {**self._head(self.chunk_kind), "choices": choices}
-        return _event({**content, "usage": counts} if self.includes_usage else content)
+        return sse({**content, "usage": counts} if self.includes_usage else content)
 
     def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        head = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        return {**head, "system_fingerprint": self.fingerprint}
 
 
 class EventStream(StreamingResponse):
@@ -180,8 +195,16 @@ def usage(completions: Iterable[Completion], prompts: Iterable[int]) -> dict[str
         **counts,
         "total_tokens": asked + drawn,
         "prompt_tokens_details": {"cached_tokens": cached, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
     }
 
 
-def _event(content: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(content, separators=(",", ":")).encode() + b"\n\n"
+def sse(content: dict[str, Any], name: str | None = None) -> bytes:
+    """Write one server-sent event; `name` becomes its `event` field."""
+    data = b"data: " + json.dumps(content, separators=(",", ":")).encode() + b"\n\n"
+    return data if name is None else f"event: {name}\n".encode() + data

@@ -103,7 +103,7 @@ def test_an_adapter_trains_alike_on_trie_and_padded_rows(family, method):
     on_trie = ours(bank_of(family), batch, tiny_adapter(bank_of(family), method))
     by_rows = Bank(tiny_model(family))
     by_rows.model.set_attn_implementation("eager")
-    by_rows.carries_trie = False
+    by_rows.why_not = "padded rows are wanted here"
     padded = ours(by_rows, batch, tiny_adapter(by_rows, method))
     assert on_trie[0] == pytest.approx(padded[0], abs=1e-5)
     for name in on_trie[1]:
@@ -178,8 +178,6 @@ def test_flex_attention_takes_the_same_rule(window):
 @pytest.mark.gpu
 @pytest.mark.parametrize("method", KINDS)
 def test_cuda_carries_the_trie_by_flex_attention(method):
-    from rung.forward.padded import forward as padded
-
     batch = _fixed_batch()
     bank = Bank(tiny_model("llama").cuda())
     assert bank.carries_trie
@@ -188,7 +186,8 @@ def test_cuda_carries_the_trie_by_flex_attention(method):
     with torch.no_grad():
         flex = bank.forward(trie)
         bank.model.set_attn_implementation("eager")
-        assert close(flex, padded(bank, trie), 1e-4)
+        bank.why_not = "padded rows are wanted here"
+        assert close(flex, bank.forward(trie), 1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from rung.errors import ConfigError, Interrupted
 from rung.forward import feature_cache, features
-from rung.forward.attention import TriePlan
 from rung.forward.bank import Bank
 from rung.forward.features import Boundary, Frame, pooled
 from rung.forward.trie import Sequence
@@ -66,7 +65,7 @@ def test_states_at_every_layer_are_those_of_transformers(family, batch):
     bank = bank_of(family)
     trie = bank.trie([Sequence(ids) for ids in batch])
     with torch.no_grad():
-        found = bank.depth.hidden(trie, LAYERS)
+        found = bank.states(trie, LAYERS)
     for ids, rows in zip(batch, trie.rows, strict=True):
         reference = theirs(family, ids)
         for layer in LAYERS:
@@ -78,11 +77,11 @@ def test_states_at_every_layer_are_those_of_transformers(family, batch):
 @given(batch=batches(), layer=st.sampled_from(LAYERS))
 def test_a_pass_from_any_layer_ends_like_a_whole_one(family, batch, layer):
     bank = bank_of(family)
-    assert bank.depth.starts, bank.depth.why_not
+    assert bank.layers.starts, bank.layers.why_not
     trie = bank.trie([Sequence(ids) for ids in batch])
     with torch.no_grad():
-        entering = bank.depth.hidden(trie, {layer})[layer]
-        found = bank.run_from(layer, entering, trie.positions, TriePlan(trie))
+        entering = bank.states(trie, {layer})[layer]
+        found = bank.forward_from(layer, entering, trie)
         assert close(found, bank.forward(trie))
 
 
@@ -91,13 +90,13 @@ def test_no_layer_above_the_last_wanted_one_is_run(family):
     bank = Bank(tiny_model(family))
     trie = bank.trie([Sequence((5, 6, 7)), Sequence((5, 8))])
     with torch.no_grad():
-        bank.depth.hidden(trie, {1})  # the first time it may have to look how layers answer
+        bank.states(trie, {1})  # the first time it may have to look how layers answer
     ran = []
-    for at, layer in enumerate(bank.depth.layers):
+    for at, layer in enumerate(bank.layers.layers):
         own = layer.forward
         layer.forward = lambda *a, at=at, own=own, **k: (ran.append(at), own(*a, **k))[1]
     with torch.no_grad():
-        bank.depth.hidden(trie, {1})
+        bank.states(trie, {1})
     assert ran == [0]
     with torch.no_grad():
         bank.forward(trie)
@@ -106,22 +105,21 @@ def test_no_layer_above_the_last_wanted_one_is_run(family):
 
 def test_a_base_that_cannot_start_says_why():
     bank = bank_of("bloom")
-    assert not bank.depth.starts and "attention" in bank.depth.why_not
+    assert not bank.layers.starts and "attention" in bank.layers.why_not
     assert Boundary.of(bank, 1, [Sequence((5, 6), (False, True))]) is None
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "opt"])
 def test_what_an_adapter_leaves_frozen(family):
     bank = Bank(tiny_model(family))
-    depth = bank.depth
 
     def below(method, **settings):
-        return depth.frozen_below(tiny_adapter(bank, method, **settings))
+        return bank.frozen_below(tiny_adapter(bank, method, **settings))
 
     assert below("last_layers", layers=1) == 2
     assert below("last_layers", layers=2) == 1
     assert [below(m) for m in ("lora", "full", "prompt_tuning", "prefix_tuning")] == [0, 0, 0, 0]
-    top = next(n for n in tiny_adapter(bank, "lora").linear if n.startswith(depth.names[2]))
+    top = next(n for n in tiny_adapter(bank, "lora").linear if n.startswith(bank.layer_names[2]))
     assert below("lora", targets=[top]) == 2
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from anyio.to_thread import run_sync
 from fastapi import Request
 from fastapi.responses import Response
@@ -27,8 +29,20 @@ routes = Routes("/v1/chat", scope="ask", tags=["chat"])
 @routes.post("/completions", **answers(ChatCompletion))
 async def chat(request: Request, asked: ChatRequest) -> Response:
     """An answer to a conversation, whole or as a stream."""
-    service = service_of(request)
     request.state.param = "messages"
+    return await continued(request, asked, ChatReply)
+
+
+async def continued(request: Request, asked: ChatRequest, kind: Callable[..., ChatReply]) -> Response:
+    """Continue a conversation, and reply in the words of one of the APIs that have conversations.
+
+    Args:
+        kind: makes the reply from the arguments of `Reply`.
+
+    Raises:
+        RungError: for what is refused; its `param` is that of chat completions.
+    """
+    service = service_of(request)
     asked.check(vocabulary_of(service))
     model = service.engine.model(asked.model)
     course = pipeline_of(request, asked.model, bool(asked.trace))
@@ -43,7 +57,7 @@ async def chat(request: Request, asked: ChatRequest) -> Response:
     usual = max(1, min(usual, service.engine.room(asked.model, len(prompt.ids))))
     logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
     wanted = GenerationRequest(asked.model, prompt, logprobs=logprobs, constraint=constraint)
-    reply = ChatReply(asked.model, [len(prompt.ids)], asked.includes_usage, account_of(request).spend)
+    reply = kind(asked.model, [len(prompt.ids)], asked.includes_usage, account_of(request).spend)
     reply.functions = tuple(f.name for f in asked.callable)
     reply.forced, reply.legacy = bool(asked.forced), bool(asked.functions and not asked.tools)
     reply.one_call = asked.parallel_tool_calls is False
@@ -71,7 +85,7 @@ def constraint_of(service: Service, asked: ChatRequest) -> Constraint | None:
     try:
         if asked.forced:
             param = "tools"
-            return made(name, "json_schema", tools.schema(asked.offered, asked.forced))
+            return made(name, "json_schema", tools.schema(asked.callable, asked.forced))
         if asked.callable:
             param = "tools"
             for function in asked.callable:  # a bad schema is told whether it is called or not
