@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LOG_SECONDS = 30.0
 GAP = 2  # between columns
-NOTE = 16  # letters of the note that are always shown
+NOTE = 13  # letters of the note that are always shown
 
 
 class Ladder(ClimbObserver):

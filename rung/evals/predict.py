@@ -145,7 +145,8 @@ def _classify(bank, model, examples, task, stopping, progress) -> Answers:
         prompts = [model.prompt(question(e)) for e in examples[low : low + MAX_CLASSIFIED]]
         tokens += sum(len(p.ids) for p in prompts)
         with torch.inference_mode():
-            rows = classifier.probabilities(bank, prompts).double().clamp(min=1e-300).log().tolist()
+            told = classifier.probabilities(bank, model.slot, prompts)
+        rows = told.double().clamp(min=1e-300).log().tolist()
         found += [dict(zip(classifier.labels, row, strict=True)) for row in rows]
         if progress is not None:
             progress(len(found), len(examples))

@@ -28,6 +28,7 @@ from rung.types import Example, Task
 
 SAMPLED = 200  # rows whose tokens are counted
 FIXED_SECONDS = 0.3  # of every attempt: rows rendered, files written
+MAX_SLOWER = 8.0  # times: beyond that it is an accident, no measure
 REPLY_TOKENS = 64  # of a timed answer at most, where replies of the data are longer
 
 
@@ -118,6 +119,7 @@ class Forecaster:
     tokenizer_bytes: int
     resident: int
     sizes: dict[str, int] = field(default_factory=dict)  # parameters by rung, counted once
+    slower: dict[str, float] = field(default_factory=dict)  # times that rungs are slower than counted
 
     @classmethod
     def of(cls, bench: Any, machine: Machine) -> Forecaster:
@@ -169,8 +171,10 @@ class Forecaster:
             schedule = self.schedule(plan, share)
             steps = schedule.steps
         work = method.making(config, shape, schedule) + Workload(updated=float(size * steps))
-        making = self.machine.seconds(work) * self.machine.factor(
-            f"making {rung.key}", f"making {method.name}"
+        making = (
+            self.slower.get(rung.key, 1.0)
+            * self.machine.seconds(work)
+            * self.machine.factor(f"making {rung.key}", f"making {method.name}")
         )
         answering = method.answering(config, shape)
         each = self._answering(rung.key, answering, method.name)
@@ -196,13 +200,21 @@ class Forecaster:
         took = {"making": (counted.cost.seconds, making), "answering": (counted.answer_seconds, answer)}
         for what, (expected, seconds) in took.items():
             plain = expected / self.machine.factor(f"{what} {key}", f"{what} {method}")
+            plain /= self.slower.get(key, 1.0)
             for name in {key, method}:
                 self.machine.learn(f"{what} {name}", plain, seconds)
         self.machine.keep()
 
+    def was_late(self, key: str, counted: Prediction, took: float) -> None:
+        """Expect a rung to take as much more, in this climb, as it took before its time was over."""
+        expected = max(counted.cost.wall, FIXED_SECONDS)
+        self.slower[key] = self.slower.get(key, 1.0) * min(MAX_SLOWER, max(1.5, took / expected))
+
     def _answering(self, key: str, work: Workload, method: str = "") -> float:
-        return self.machine.seconds(work) * self.machine.factor(
-            f"answering {key}", f"answering {method or key}"
+        return (
+            self.machine.seconds(work)
+            * self.machine.factor(f"answering {key}", f"answering {method or key}")
+            * self.slower.get(key, 1.0)
         )
 
     def _request(self, work: Workload) -> tuple[float, float]:

@@ -136,11 +136,10 @@ def _passes(bank: Bank, product: float) -> tuple[float, float]:
     weights = sum(p.numel() for p in bank.model.parameters())
     fitting = PASS_SECONDS * 0.5 * product / max(2 * weights, 1)
     count = int(min(MAX_PASS_TOKENS, max(MIN_PASS_TOKENS, fitting)))
-    context = getattr(bank.config, "max_position_embeddings", None) or count
-    count = max(2, min(count, context - 1))
+    count = max(2, min(count, bank.context - 1))
 
     def once(tokens: int) -> float:
-        ids = torch.arange(1, tokens + 1) % bank.config.vocab_size
+        ids = torch.arange(1, tokens + 1) % bank.vocabulary
         began = time.perf_counter()
         with torch.no_grad():
             bank.forward(bank.trie([Sequence(tuple(ids.tolist()))]))

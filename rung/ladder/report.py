@@ -98,7 +98,8 @@ def _drawings(card: Scorecard, records: Sequence[RungRecord]) -> dict[str, str]:
     if points:
         bar = Bar.parse(card.climb.bar).value if card.climb.bar else None
         front = scorecard.pareto(card.rows, lower)
-        drawn["pareto"] = plots.pareto(points, card.metric, bar, front)
+        floor = next((r.validation["value"] for r in card.rows if r.baseline and r.validation), None)
+        drawn["pareto"] = plots.pareto(points, card.metric, bar, front, floor)
     lines = {r.key: r.metrics["curve"] for r in records if len(r.metrics.get("curve") or ()) > 1}
     if lines:
         drawn["curves"] = plots.curves(lines)

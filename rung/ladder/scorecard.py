@@ -23,7 +23,7 @@ class Row:
 
     `cut_from` is the number of steps that a training should have had, where time ended it; `share` the
     part of its rows or steps that a rung was tried on; `only` the one answer that it gives to all rows;
-    `below` says that the baseline does better.
+    `baseline` says that it needs no base, `below` says that the baseline does better.
     """
 
     key: str
@@ -46,6 +46,7 @@ class Row:
     share: float = 1.0
     only: str | None = None
     below: bool = False
+    baseline: bool = False
 
     @property
     def shown(self) -> dict[str, Any]:
@@ -104,7 +105,8 @@ class Scorecard:
             "climb": climb.id, "name": climb.name, "status": climb.status, "task": climb.task,
             "bar": climb.bar, "verdict": climb.verdict, "data": self.data, "base": self.base,
             "licence": self.licence, "requests": self.knobs.get("requests"),
-            "seconds": climb.settings.get("spent"), "rungs": [asdict(r) for r in self.rows],
+            "seconds": climb.settings.get("spent"), "working": climb.settings.get("working"),
+            "rungs": [asdict(r) for r in self.rows],
         }  # fmt: skip
 
 
@@ -112,11 +114,8 @@ def rows_of(records: Sequence[RungRecord], climb: ClimbRecord) -> list[Row]:
     """Stored rungs as rows, those marked that the baseline surpasses."""
     rows = [row_of(r, climb) for r in records]
     known = methods.names()
-    floor = next(
-        (r.validation for r in rows if r.validation and r.method in known
-         and methods.get(r.method).baseline),
-        None,
-    )  # fmt: skip
+    rows = [replace(r, baseline=r.method in known and methods.get(r.method).baseline) for r in rows]
+    floor = next((r.validation for r in rows if r.validation and r.baseline), None)
     if floor is None:
         return rows
     sign = -1 if metrics.get(climb.task["metric"]).lower else 1

@@ -3,20 +3,20 @@
     rung tune coach --data pairs.jsonl --objective dpo --method lora
 
 A reply's reward is beta times the sum of its tokens' log-probabilities, less the same sum of the
-reference: the model that training starts from, with the parent's adapter or a fresh one in place. So the
-first step's loss is ln 2 whatever the method. Pairs weigh alike, however long they are. Departures from
-the paper, all of them TRL's too:
+reference: the model that training starts from, with the parent's adapter or a fresh one in place. So
+the first step's loss is ln 2 whatever the method. Pairs weigh alike, however long they are. Other
+losses than the paper's sigmoid, in the conventions of TRL:
 
-    ipo             squares the gap of *mean* log-ratios less 1 / (2 beta) (arXiv 2310.12036 has sums)
-    hinge           max(0, 1 - gap), of SLiC (arXiv 2305.10425) with DPO's rewards
-    robust          corrects for labels that are swapped with probability --label-noise (arXiv 2403.00409)
+    ipo             squares the gap of mean log-ratios less 1 / (2 beta); arXiv 2310.12036 has sums
+    hinge           max(0, 1 - gap of rewards), as SLiC (arXiv 2305.10425)
+    robust          corrects for pairs that are swapped with probability --label-noise (2403.00409)
     sigmoid_norm    like sigmoid, with mean log-ratios in place of sums
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung.config import knob
 from rung.objectives import base
@@ -51,9 +51,11 @@ class Objective(base.Objective):
         from rung.types import Example
 
         # What both sides have in front is context: only what follows it is learnt.
-        prompt = tuple({**m, "weight": 0} if m["role"] == "assistant" else m for m in item.prompt)
+        prompt: tuple[Any, ...] = tuple(
+            {**m, "weight": 0} if m["role"] == "assistant" else m for m in item.prompt
+        )
         sides = [
-            template.render(Example(messages=(*prompt, *side), origin=item.origin, tools=item.tools))
+            template.render(Example(messages=(*prompt, *side), origin=item.origin))
             for side in (item.chosen, item.rejected)
         ]
         sequences = tuple(Sequence(s.ids, s.supervised) for s in sides)
@@ -74,11 +76,11 @@ class Objective(base.Objective):
         sums = policy.sums()
         fixed = torch.tensor([r.extra["reference"] for r in rows], dtype=torch.float64)
         ratios = sums.view(-1, 2) - fixed.to(sums)  # (pairs, 2): chosen, rejected
+        rewards = self.config.beta * ratios.detach()
         if self.config.loss in MEANS:
             lengths = torch.tensor([len(edges) for edges in policy.edges])
             ratios = ratios / lengths.view(-1, 2).to(ratios)
         losses = self._losses(ratios[:, 0] - ratios[:, 1])
-        rewards = self.config.beta * ratios.detach()
         chosen, rejected = rewards.sum(0).tolist()
         metrics = {
             "reward_accuracy": float((rewards[:, 0] > rewards[:, 1]).sum()),

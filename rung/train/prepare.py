@@ -123,7 +123,7 @@ def prepare(plan: Plan, stage: Stage, opened: Prepared | None = None) -> Prepare
         raise MethodMisfit(f"{plan.method.name} does not fit {opened.base.name}: {misfit}")
     stage("rendering the rows")
     # What the adapter puts in front takes its room from the context too.
-    limit = min(plan.train.max_length, _context(bank) - plan.method.positions(plan.config))
+    limit = min(plan.train.max_length, bank.context - plan.method.positions(plan.config))
     return opened.rendered(plan.objective, limit)
 
 
@@ -162,7 +162,3 @@ def adapter_of(plan: Plan, prepared: Prepared) -> Adapter:
 def _texts(splits: Splits) -> Iterator[str]:
     for example in splits.train:
         yield example.text or "\n".join(m["content"] for m in example.messages)
-
-
-def _context(bank: Bank) -> int:
-    return getattr(bank.config, "max_position_embeddings", None) or 1 << 30

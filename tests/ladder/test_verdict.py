@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from rung.evals.measure import Measured
+from rung.ladder import advice as advise
 from rung.ladder import verdict
+from rung.ladder.advice import advice
 from rung.ladder.arms import Outlook
 from rung.ladder.bar import Bar
 from rung.ladder.scheme import Level
 from rung.ladder.trials import Attempt
-from rung.ladder.verdict import Choice, Evidence, Standing, advice, choose, says
+from rung.ladder.verdict import Choice, Evidence, Standing, choose, says
 from rung.store.climbs import RungRecord
 from rung.types import Task
 
@@ -249,7 +251,7 @@ def test_a_larger_base_is_advised_only_when_every_rung_was_tried_whole():
 
 def test_every_sentence_is_walked_here():
     """A sentence that is added must be given its evidence in this file."""
-    told = {f.__name__ for f in (*verdict.VERDICT, *verdict.ADVICE, verdict.nothing_tried)}
+    told = {f.__name__ for f in (*verdict.VERDICT, *advise.ADVICE, verdict.nothing_tried)}
     assert told == {
         "figure_told", "part_told", "one_answer_told", "bar_told", "against_told", "baseline_told",
         "data_curve", "perfect_told", "untried_told", "cut_told", "next_rung", "exhausted",

@@ -19,7 +19,7 @@ from tests.train.conftest import row_of, rows
 
 
 def boundary_of(work):
-    layer = work.bank.depth.frozen_below(work.adapter)
+    layer = work.bank.frozen_below(work.adapter)
     sequences = [s for r in work.train for s in r.sequences]
     return Boundary.of(work.bank, layer, sequences)
 
@@ -47,7 +47,7 @@ def test_gradients_are_those_of_the_whole_pass(family, max_tokens, layers):
     adapter = tiny_adapter(bank, "last_layers", layers=layers)
     slot, data = bank.add(adapter), rows(9)
     sequences = [s for r in data for s in r.sequences]
-    boundary = Boundary.of(bank, bank.depth.frozen_below(adapter), sequences)
+    boundary = Boundary.of(bank, bank.frozen_below(adapter), sequences)
     assert boundary is not None and boundary.layer == 3 - layers
     whole = gradients(bank, slot, adapter).of(data, 0)
     found = gradients(bank, slot, adapter, max_tokens, boundary).of(data, 0)
@@ -65,11 +65,11 @@ def test_where_few_tokens_are_read_the_last_layer_runs_for_them_alone(family, la
     data = only_the_last(rows(9), 1)
     data = [*data, data[1]]  # one twice
     sequences = [s for r in data for s in r.sequences]
-    boundary = Boundary.of(bank, bank.depth.frozen_below(adapter), sequences)
+    boundary = Boundary.of(bank, bank.frozen_below(adapter), sequences)
     with monkeypatch.context() as everywhere:
         everywhere.setattr(type(objectives.get("sft")), "reads_states", True)
         whole = gradients(bank, slot, adapter).of(data, 0)
-    assert bank.depth.narrows
+    assert bank.layers.narrows
     wide = counted(monkeypatch)
     found = gradients(bank, slot, adapter, boundary=boundary).of(data, 0)
     assert wide == [len({r.key for r in data})]
@@ -96,7 +96,7 @@ def test_a_whole_pass_runs_the_last_layer_where_it_is_read(family, method, monke
     with monkeypatch.context() as everywhere:
         everywhere.setattr(type(objectives.get("sft")), "reads_states", True)
         whole = gradients(bank, slot, adapter).of(data, 0)
-    assert bank.depth.narrows
+    assert bank.layers.narrows
     wide = counted(monkeypatch)
     found = gradients(bank, slot, adapter).of(data, 0)
     # What stands in front of every layer's keys is not in the row that the last layer picks from.
@@ -106,17 +106,17 @@ def test_a_whole_pass_runs_the_last_layer_where_it_is_read(family, method, monke
 
 
 def test_soft_capped_scores_run_the_last_layer_for_all():
-    assert not Bank(tiny_model("gemma2")).depth.narrows
+    assert not Bank(tiny_model("gemma2")).layers.narrows
 
 
 def test_lora_on_top_layers_starts_there_too(make_work):
     work = make_work("last_layers")
     bank = work.bank
-    targets = [n for n in tiny_adapter(bank, "lora").linear if n.startswith(bank.depth.names[2])]
+    targets = [n for n in tiny_adapter(bank, "lora").linear if n.startswith(bank.layers.names[2])]
     adapter = tiny_adapter(bank, "lora", targets=targets)
     slot = bank.add(adapter)
     sequences = [s for r in work.train for s in r.sequences]
-    boundary = Boundary.of(bank, bank.depth.frozen_below(adapter), sequences)
+    boundary = Boundary.of(bank, bank.frozen_below(adapter), sequences)
     assert boundary.layer == 2
     whole = gradients(bank, slot, adapter).of(work.train, 0)
     found = gradients(bank, slot, adapter, boundary=boundary).of(work.train, 0)
@@ -125,10 +125,10 @@ def test_lora_on_top_layers_starts_there_too(make_work):
 
 def test_the_frozen_layers_run_once_in_a_whole_training(make_work, monkeypatch):
     work = make_work("last_layers")
-    assert work.bank.depth.starts  # its probe runs the layers too
-    assert work.bank.depth.frozen_below(work.adapter) == 1
+    assert work.bank.layers.starts  # its probe runs the layers too
+    assert work.bank.frozen_below(work.adapter) == 1
     ran = []
-    first = work.bank.depth.layers[0]
+    first = work.bank.layers.layers[0]
     own = first.forward
     monkeypatch.setattr(first, "forward", lambda *a, **k: (ran.append(1), own(*a, **k))[1])
     state = work.run()
