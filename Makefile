@@ -19,7 +19,7 @@ env: $(ENV)  ## build .venv with the pinned versions
 $(ENV): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt pip
-	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[documents,quantize,page,tensorboard]' --group dev
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[documents,hub,page,quantize,tensorboard]' --group dev
 	@touch $@
 
 lint: $(ENV)  ## style, types, declared dependencies and the direction of imports
@@ -27,6 +27,7 @@ lint: $(ENV)  ## style, types, declared dependencies and the direction of import
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy --no-error-summary
 	@report=$$($(BIN)/deptry rung 2>&1) || { echo "$$report"; exit 1; }
+	@$(BIN)/python -m tests.circles
 	@report=$$($(BIN)/lint-imports --no-logo) || { echo "$$report"; exit 1; }
 
 format: $(ENV)  ## rewrite the code in the project's style

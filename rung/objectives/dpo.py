@@ -16,7 +16,7 @@ losses than the paper's sigmoid, in the conventions of TRL:
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung.config import knob
 from rung.objectives import base
@@ -30,7 +30,7 @@ MEANS = ("ipo", "sigmoid_norm")  # take each log-ratio over its number of tokens
 
 @dataclasses.dataclass
 class Config:
-    group: ClassVar[str] = "objective dpo"
+    group: ClassVar[str] = "dpo"
 
     beta: float = knob(0.1, "How strongly the reference holds: larger stays nearer to it.", above=0)
     loss: str = knob("sigmoid", "What is made of the gap between two rewards.", choices=LOSSES)
@@ -51,7 +51,9 @@ class Objective(base.Objective):
         from rung.types import Example
 
         # What both sides have in front is context: only what follows it is learnt.
-        prompt = tuple({**m, "weight": 0} if m["role"] == "assistant" else m for m in item.prompt)
+        prompt: tuple[Any, ...] = tuple(
+            {**m, "weight": 0} if m["role"] == "assistant" else m for m in item.prompt
+        )
         sides = [
             template.render(Example(messages=(*prompt, *side), origin=item.origin))
             for side in (item.chosen, item.rejected)

@@ -50,6 +50,9 @@ Metadata = Annotated[
 class Strict(BaseModel):
     """A body, or a part of one, whose parameters are all known."""
 
+    # Parameter -> the values that ask for nothing, and why any other is refused.
+    unsupported: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {}
+
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
@@ -63,6 +66,17 @@ class Strict(BaseModel):
                     f"unknown parameter '{name[:80]}'{hint}", param=name[:80], code="unknown_parameter"
                 )
         return given
+
+    def refuse_unsupported(self) -> None:
+        """Refuse a parameter that is known but would not be heeded.
+
+        Raises:
+            ApiError: naming it.
+        """
+        for name, (neutral, reason) in self.unsupported.items():
+            value = getattr(self, name)
+            if value is not None and value not in neutral:
+                raise not_supported(name, reason)
 
 
 class StreamOptions(BaseModel):
@@ -85,8 +99,7 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
 class Asked(Strict):
     """What chat and plain completions share."""
 
-    # Parameter -> the values that ask for nothing, and why any other is refused.
-    unsupported: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {}
+    unsupported = UNSUPPORTED
 
     model: str
     temperature: float | None = Field(None, ge=0, le=2)
@@ -130,10 +143,7 @@ class Asked(Strict):
         Raises:
             ApiError: naming the parameter.
         """
-        for name, (neutral, reason) in {**UNSUPPORTED, **self.unsupported}.items():
-            value = getattr(self, name)
-            if value is not None and value not in neutral:
-                raise not_supported(name, reason)
+        self.refuse_unsupported()
         if self.stream_options is not None and not self.stream:
             raise ApiError("'stream_options' needs 'stream': true", param="stream_options")
         for token in self.logit_bias or ():

@@ -18,7 +18,7 @@ from rung.server.catalogue import Catalogue
 from rung.server.knobs import ServeKnobs
 from rung.server.metrics import Metrics
 from rung.server.moderation import Moderator
-from rung.server.stages import Lines, Stages, guarded
+from rung.server.stages import Pipelines, Stages, guarded
 from rung.store import Store
 from rung.store.keys import Keys
 
@@ -30,12 +30,14 @@ class Limits:
     Attributes:
         max_body, max_file: bytes of a request, and of an uploaded file.
         timeout: seconds within which an answer must be finished; None: no limit.
+        max_responses: stored model responses of each key; the oldest are deleted beyond it.
         max_wait: seconds within which the engine must have taken a request up; None: no limit.
         patience: seconds that a client may take between two pieces of its request.
     """
 
     max_body: int = 8 << 20
     max_file: int = 512 << 20
+    max_responses: int = 10_000
     timeout: float | None = None
     max_wait: float | None = 300.0
     patience: float = 60.0
@@ -47,6 +49,7 @@ class Limits:
         return cls(
             max_body=int(knobs.max_body * mega),
             max_file=int(knobs.max_file * mega),
+            max_responses=knobs.max_responses,
             timeout=knobs.timeout,
             max_wait=knobs.max_wait,
         )
@@ -126,14 +129,15 @@ class Service:
     """One server's state, found at `app.state.service`.
 
     Attributes:
-        lines: the stages of each model. catalogue: what is served, and what may be.
+        pipelines: the stages of each model. catalogue: what is served, and what may be.
         background: started with the application and stopped with it.
     """
 
     def __init__(self, engine: Engine, limits: Limits, settings: Settings, moderator: Moderator):
         self.engine, self.limits, self.settings = engine, limits, settings
         self.moderator = moderator
-        self.lines = Lines(engine, guarded(settings.stages, sorted(settings.guarded)), moderator)
+        stages = guarded(settings.stages, sorted(settings.guarded))
+        self.pipelines = Pipelines(engine, stages, moderator)
         self.traffic, self.metrics = Traffic(), Metrics(engine)
         self.access = Access(settings.api_keys, self.keys)
         self.catalogue = Catalogue(engine, lambda: self.store, settings.base, settings.organisation)
