@@ -10,7 +10,7 @@ from rung.engine import Completion
 from rung.errors import RungError
 from rung.server.chat_reply import ChatReply
 from rung.server.errors import of_fault
-from rung.server.replies import sse, usage
+from rung.server.generation import sse, usage
 from rung.server.responses_api_items import fresh_id
 from rung.server.responses_api_schema import ModelResponseRequest, NamedTool
 from rung.types import Decoding
