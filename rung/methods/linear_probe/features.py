@@ -14,9 +14,9 @@ from rung.types import Example, Message, Prompt
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rung.methods.linear_probe.fitting import Chosen
     from rung.forward.features import Frame
     from rung.methods.linear_probe.classifier import Reading
+    from rung.methods.linear_probe.fitting import Chosen
 
 POOLINGS = ("last", "mean", "own")
 SPREAD = 10  # layers that are tried before those around the best

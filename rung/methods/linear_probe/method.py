@@ -25,10 +25,10 @@ from rung.types import Example, Message, Task
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rung.methods.linear_probe.fitting import Chosen
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
     from rung.methods.linear_probe.classifier import Reading
+    from rung.methods.linear_probe.fitting import Chosen
 
 SYSTEM = ("system", "developer")
 FOLDS_AND_FIT, STRENGTHS = 4, 4  # fits of a candidate, and values of C
@@ -131,9 +131,9 @@ class Method(base.Method):
         )  # states of one pass, and of the one before
 
     def fit(self, study: base.Study, config: Knobs) -> base.Fitted:
-        from rung.methods.linear_probe.fitting import choose
         from rung.forward.adapter import Adapter
         from rung.methods.linear_probe.classifier import Probe
+        from rung.methods.linear_probe.fitting import choose
 
         train, validation = Rows.of(study, study.train), Rows.of(study, study.validation)
         if len(set(train.labels)) < 2:
