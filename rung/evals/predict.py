@@ -16,7 +16,7 @@ import torch
 from rung.engine import Engine, GenerationRequest, ServedModel
 from rung.engine.request import ContextExceeded
 from rung.errors import ConfigError, Interrupted
-from rung.evals import metrics
+from rung.evals import kinds, metrics
 from rung.evals.scoring import Item, score
 from rung.evals.tasks import question, reply
 from rung.forward.bank import Bank
@@ -29,7 +29,6 @@ Progress = Callable[[int, int], None]  # items done, of how many
 
 MIN_TOKENS = 16  # tokens that an answer may take, however short the references are
 MAX_BATCH = 64  # maximum number of requests that generate side by side
-CHOOSING = ("classification", "multiple_choice")  # kinds of task
 MAX_CLASSIFIED = 64  # maximum number of prompts that a classifier gets at once
 
 
@@ -210,7 +209,7 @@ def _generate(bank, model, examples, task, stopping, progress) -> Answers:
     texts = []
     for low in range(0, len(done), samples):
         read = [c.text if talk is None else talk.answer(c.text) for c in done[low : low + samples]]
-        if task.kind in CHOOSING:
+        if kinds.of(task).chooses:
             labels = task.labels or examples[low // samples].choices
             read = [as_label(text, labels) for text in read]
         texts.append(read[0] if samples == 1 else talk.vote(read))
@@ -262,7 +261,7 @@ def _pass_on(bank, model, examples, task, stopping, progress) -> Answers:
     """Labels by the first token's log-probabilities where the server tells them, else as written."""
     if metrics.by_likelihood(task):
         raise ConfigError(f"'{model.name}' is behind an API, which does not say how likely a text is")
-    labels = task.labels if task.kind == "classification" else ()
+    labels = task.labels if kinds.of(task).labelled else ()
     asked = [model.messages(question(e)) for e in examples]
     said = ask_all(
         model.remote, asked, [_decoding(model, examples, task)] * len(asked), first=bool(labels),
@@ -306,14 +305,14 @@ def _scores_text(model: ServedModel, task: Task) -> bool:
 
 def _must_generate(model: ServedModel, task: Task) -> bool:
     talk = model.conversation
-    return task.kind not in CHOOSING or (talk is not None and talk.max_tokens is not None)
+    return not kinds.of(task).chooses or (talk is not None and talk.max_tokens is not None)
 
 
 # The first that suits is taken.
 WAYS = (
     Way(lambda model, task: model.remote is not None, _pass_on),
     Way(_scores_text, _read),
-    Way(lambda model, task: bool(model.labels) and task.kind == "classification", _classify),
+    Way(lambda model, task: bool(model.labels) and kinds.of(task).labelled, _classify),
     Way(_must_generate, _generate),
     Way(lambda model, task: True, _choose),
 )

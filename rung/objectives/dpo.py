@@ -16,7 +16,7 @@ losses than the paper's sigmoid, in the conventions of TRL:
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung.config import knob
 from rung.objectives import base
@@ -51,7 +51,9 @@ class Objective(base.Objective):
         from rung.types import Example
 
         # What both sides have in front is context: only what follows it is learnt.
-        prompt = tuple({**m, "weight": 0} if m["role"] == "assistant" else m for m in item.prompt)
+        prompt: tuple[Any, ...] = tuple(
+            {**m, "weight": 0} if m["role"] == "assistant" else m for m in item.prompt
+        )
         sides = [
             template.render(Example(messages=(*prompt, *side), origin=item.origin))
             for side in (item.chosen, item.rejected)

@@ -21,9 +21,10 @@ RENAMED = {"best_loss": "best_value", "first_loss": "first_value"}  # of State, 
 class State:
     """All that a run needs to go on, beside its tensors.
 
-    `step` counts finished optimiser steps. `best_value` is the best on validation of the metric that the
-    objective chooses by, at `best_step`; `first_value` is the bare base's. `stale` counts validations
-    since the best. `scale` multiplies the loss in float16.
+    `step` counts finished optimiser steps. `best_value` is the best on validation of the metric that
+    the objective chooses by, at `best_step`; `first_value` is the bare base's. `stale` counts
+    validations since the best. `scale` multiplies the loss in float16. `rows` is the digest of the
+    training rows in their order; empty where they are drawn, and in runs of before 0.2.
     """
 
     step: int = 0
@@ -35,6 +36,7 @@ class State:
     scale: float = 1.0
     first_value: float | None = None
     finished: bool = False
+    rows: str = ""
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
