@@ -121,12 +121,14 @@ class Method(base.Method):
     def holds(self, bank: Bank, config: Knobs, rows: int, tokens: int) -> int:
         if config.encoder:
             return 0
-        from rung.forward.features import BUDGET
+        from rung.forward.features import MAX_PASS_TOKENS
 
         layers = 1 if config.layer is not None else bank.layers.count + 1
         row = layers * bank.width * 4
         room = min(ROOM, len(POOLINGS) * min(rows, 2 * CHOOSE_ROWS) * row)
-        return room + min(tokens, 2 * BUDGET) * row  # states of one pass, and of the one before
+        return (
+            room + min(tokens, 2 * MAX_PASS_TOKENS) * row
+        )  # states of one pass, and of the one before
 
     def fit(self, study: base.Study, config: Knobs) -> base.Fitted:
         from rung.evals.probing import choose

@@ -184,7 +184,7 @@ def _classifier(settings: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
         raise ArtefactError("settings.json: 'labels' must name two different labels at least")
     if not isinstance(terms, dict) or set(terms) != set(ANALYZERS):
         raise ArtefactError(f"settings.json: 'terms' must hold {' and '.join(ANALYZERS)}")
-    parts = {}
+    parts: dict[str, Any] = {}
     for kind in ANALYZERS:
         known = _texts(terms, kind)
         if len(set(known)) < len(known):
