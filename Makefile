@@ -19,7 +19,7 @@ env: $(ENV)  ## build .venv with the pinned versions
 $(ENV): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt pip
-	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[documents,quantize,page]' --group dev
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[documents,hub,page,quantize,tensorboard]' --group dev
 	@touch $@
 
 lint: $(ENV)  ## style, types, declared dependencies and the direction of imports
@@ -27,6 +27,7 @@ lint: $(ENV)  ## style, types, declared dependencies and the direction of import
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy --no-error-summary
 	@report=$$($(BIN)/deptry rung 2>&1) || { echo "$$report"; exit 1; }
+	@$(BIN)/python -m tests.circles
 	@report=$$($(BIN)/lint-imports --no-logo) || { echo "$$report"; exit 1; }
 
 format: $(ENV)  ## rewrite the code in the project's style
@@ -51,6 +52,9 @@ bench-eval: $(ENV) bench/.peers/.stamp  ## evaluation beside lm-evaluation-harne
 bench-features: $(ENV) bench/.peers/.stamp  ## training on kept states beside transformers' Trainer; a climb beside its rungs
 	@$(BIN)/python -m bench.features $(ARGS)
 	@$(BIN)/python -m bench.climb $(CLIMB_ARGS)
+
+bench-climb-tasks: $(ENV)  ## climbs on eight real tasks beside scikit-learn's TF-IDF: ARGS="--task laws --budget 1m"
+	@$(BIN)/python -m bench.climb_tasks $(ARGS)
 
 bench-before: $(ENV)  ## Rung's own speeds beside another checkout: ARGS="../before"
 	@$(BIN)/python -m bench.before $(ARGS)

@@ -7,8 +7,8 @@
 #   and B of rank 8 with alpha 0 and with alpha 8 give logits that are equal to the bit.
 # A good guess: alpha 0 divided by rank 8 is 0, so the adapter does nothing, as it does in PEFT.
 # Why it matters: alpha is the knob for strength, and a sweep that goes down to 0, or an adapter switched off by
-#   its alpha, is exported into one that works fully. The same holds where a writer leaves alpha at 0 because
-#   the factor is already inside B. To switch off, leave the adapter out or set its scale when loading.
+#   its alpha, is exported into one that works fully. To switch off, leave the adapter out or set its scale when
+#   loading.
 # Seen:
 #   alpha 0, rank 8: moves the logits by 0.4273 at most
 #   alpha 4, rank 8: moves the logits by 0.2320 at most

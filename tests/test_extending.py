@@ -46,13 +46,19 @@ def studio(tmp_path_factory) -> Path:
     _prepare(folder / "home")
     rows = [{"prompt": f"Coach me, {i}.", "completion": f"Try {i} times!"} for i in range(30)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "notes.md").write_text("# Dough\nFlour, water.\n# Rest\n\nWait a day.\n")
     return folder
 
 
 def python(code: str, installed: Path | None, studio: Path) -> str:
     """What a program prints in a process that finds the package (or, with None, does not)."""
     paths = [str(ROOT), *([str(installed)] if installed else [])]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "RUNG_HOME": str(studio / "home")}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "RUNG_HOME": str(studio / "home"),
+        "COLUMNS": "200",
+    }
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=studio
     )
@@ -88,15 +94,22 @@ def test_nothing_of_it_is_there_before_it_is_installed(studio):
 
 def test_what_it_adds_is_listed_with_the_rest(installed, studio):
     code = "from rung.cli import run; run(['{}', '--help{}'])"
-    assert "noted: the merged model with a note" in python(code.format("export", ""), installed, studio)
+    shown = " ".join(python(code.format("export", ""), installed, studio).replace("│", " ").split())
+    assert "noted: the merged model with a note" in shown
     assert "--start-at" in python(code.format("tune", "-all"), installed, studio)
 
 
-def test_its_method_trains_and_its_export_and_route_answer(installed, studio):
+def test_every_part_of_it_does_its_work(installed, studio):
     code = f"""
 import json, rung
 rung.tune("plain", "rows.jsonl", base="{SCRATCH}", device="cpu", dtype="float32", steps=2,
-          method="norms", norms={{"start_at": 1.5}})
+          method="norms", norms={{"start_at": 1.5}}, objective="even", track=["lines"],
+          launch="polite")
+from rung.data import load
+from rung.data.knobs import DataKnobs
+print([e.messages[-1]["content"] for e in load(DataKnobs(data="notes.md")).examples])
+found = rung.evaluate("plain", data="rows.jsonl", metric="length_ratio", items=2, device="cpu")
+print(0 <= found["plain"].value <= 1, found["plain"].n)
 print(rung.export("plain", "out", to="noted").difference < 1e-3, open("out/NOTE.txt").read().strip())
 from fastapi.testclient import TestClient
 from rung.models import load_engine
@@ -104,6 +117,11 @@ from rung.server.app import create_app
 with TestClient(create_app(load_engine(["plain"]))) as client:
     print(json.dumps(client.get("/v1/names").json()))
 """
-    exported, names = python(code, installed, studio).splitlines()
-    assert exported == "True Made by norms on scratch."
+    read, measured, exported, names = python(code, installed, studio).splitlines()
+    assert read == "['Flour, water.', 'Wait a day.']"
+    assert measured == "True 2"
+    assert exported.startswith("True Made by norms on scratch")
     assert "plain" in json.loads(names) and len(json.loads(names)) == 2
+    (lines,) = (studio / "home" / "runs").glob("*/lines.txt")
+    assert re.search(r"step 2: .*loss [\d.]+", lines.read_text()), lines.read_text()
+    assert lines.read_text().endswith("succeeded\n")

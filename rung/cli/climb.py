@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 def panels() -> list[Panel]:
     """The climb's own knobs, then those of a tuning that every rung may take."""
     shared = [panel.without("data", *FIXED) for panel in tune_panels()]
-    return [Panel("climb", knobs_of(ClimbKnobs)), *shared]
+    # The objective is the climb's to decide.
+    return [Panel("climb", knobs_of(ClimbKnobs)), *(p for p in shared if p.choice != "objective")]
 
 
 @takes_knobs(panels())

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 LOG_SECONDS = 30.0
 GAP = 2  # between columns
+NOTE = 13  # letters of the note that are always shown
 
 
 class Ladder(ClimbObserver):
@@ -138,6 +139,8 @@ def table(rows: Sequence[Row], climb: ClimbRecord, width: int) -> Group:
     titles = head(climb.task["metric"], climb.settings["knobs"]["requests"])
     lines = [cells(r, winner, why=False) for r in rows]
     places = _fitting(titles, lines, SPARE, width)
+    kept = width - sum(_width(titles, lines, p) for p in places[:-1]) - GAP
+    lines = [(*line[:-1], _short(line[-1], max(NOTE, kept))) for line in lines]
     built = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
     for place in places:
         numbers = 1 < place < len(titles) - 1
@@ -152,14 +155,23 @@ def table(rows: Sequence[Row], climb: ClimbRecord, width: int) -> Group:
     return Group(built, *(Text(line, style="dim") for line in reasons(rows)))
 
 
+def _width(titles: Sequence[str], lines: Sequence[Sequence[str]], place: int) -> int:
+    """Letters that a column takes, with the gap behind it; titles are folded between words."""
+    return GAP + max(map(len, [*titles[place].split(), *(line[place] for line in lines)]))
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def _fitting(
     titles: Sequence[str], lines: Sequence[Sequence[str]], spare: Sequence[int], width: int
 ) -> list[int]:
     """The columns that there is room for: the least telling are left out first."""
 
     def taken(place: int) -> int:
-        words = [*titles[place].split(), *(line[place] for line in lines)]
-        return max(map(len, words)) + GAP
+        found = _width(titles, lines, place)
+        return min(found, NOTE + GAP) if place == len(titles) - 1 else found
 
     places = list(range(len(titles)))
     for one in spare:

@@ -71,7 +71,7 @@ class Terminal(Observer):
     def started(self, started: Started) -> None:
         prepared, estimate, adapter = started.prepared, started.estimate, started.adapter
         bank, rows = prepared.bank, prepared.rows
-        lengths = sorted(len(r.ids) for r in rows["train"])
+        lengths = sorted(r.tokens for r in rows["train"])
         counts = ", ".join(f"{len(found):,} {part}" for part, found in rows.items())
         carrier = "trie" if bank.carries_trie else f"padded rows ({bank.why_not})"
         dtype = str(bank.dtype).removeprefix("torch.")
@@ -145,10 +145,12 @@ class Terminal(Observer):
 
 def _marked(prepared: Prepared) -> Text:
     """The first training row as the model sees it; what it learns to predict stands out."""
-    row = prepared.rows["train"][0]
+    row = prepared.rows["train"][0].sequences[0]
     tokenizer = prepared.template.tokenizer
     text = Text()
-    for learned, run in groupby(zip(row.ids, row.supervised, strict=True), key=lambda pair: pair[1]):
+    supervised = [False] * len(row) if row.supervised is None else row.supervised.tolist()
+    spans = zip(row.ids.tolist(), supervised, strict=True)
+    for learned, run in groupby(spans, key=lambda pair: pair[1]):
         piece = tokenizer.decode([token for token, _ in run]).replace("\n", "\\n")
         piece = piece if len(piece) < 160 else f"{piece[:80]} ... {piece[-70:]}"
         text.append(f"⟦{piece}⟧" if learned else piece, style="green" if learned else "dim")

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rung import methods
+from rung import methods, objectives
 from rung.artefacts import hub
 from rung.cli.flags import Given, Panel, panels_of, takes_knobs
-from rung.config import Knob, read_yaml
+from rung.config import Knob, knobs_of, read_yaml
 from rung.data.knobs import DataKnobs
 from rung.train.knobs import RunKnobs, TrainKnobs
 
@@ -29,7 +29,9 @@ def panels() -> list[Panel]:
     """Every knob that a tuning takes, under the part it belongs to."""
     every = [(name, methods.get(name)) for name in methods.names()]
     own = [(f"method {name}", method.Config) for name, method in every]
+    own += [(f"objective {o.name}", o.Config) for o in objectives.registry.all() if knobs_of(o.Config)]
     chosen = {key for _, method in every for key in method.defaults}
+    chosen |= {key for objective in objectives.registry.all() for key in objective.defaults}
     found = panels_of([("run", RunKnobs), ("data", DataKnobs), ("training", TrainKnobs), *own])
     return [
         dataclasses.replace(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from rung.errors import RungError
+from rung.errors import Busy, RungError
 from rung.types import Decoding, Prompt
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class GenerationRequest:
         prompt_logprobs: the same for the prompt's tokens; with it `max_tokens` may be 0.
         constraint: what the answer must look like, made by `Engine.constraint`.
         deadline: seconds from submission within which the answer must be finished; None: no limit.
+        max_wait: seconds from submission within which it must have been taken up; None: no limit.
     """
 
     model: str
@@ -69,6 +70,7 @@ class GenerationRequest:
     prompt_logprobs: int | None = None
     constraint: Constraint | None = None
     deadline: float | None = None
+    max_wait: float | None = None
 
 
 def derive_seed(seed: int | None, i: int) -> int | None:
@@ -90,11 +92,13 @@ class EmbeddingRequest:
         model: name of a served model.
         prompt: its ids must not be empty.
         deadline: seconds from submission within which it must be computed; None: no limit.
+        max_wait: seconds from submission within which it must have been taken up; None: no limit.
     """
 
     model: str
     prompt: Prompt
     deadline: float | None = None
+    max_wait: float | None = None
 
 
 Request = GenerationRequest | EmbeddingRequest
@@ -165,6 +169,7 @@ class Generation:
     def __init__(self, request: Request, listener: Listener | None = None, throughput: bool = False):
         self.request, self.throughput = request, throughput
         self.expires = None if request.deadline is None else time.monotonic() + request.deadline
+        self.begins_by = None if request.max_wait is None else time.monotonic() + request.max_wait
         self.cancelled = False
         self._listener = listener
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -180,6 +185,16 @@ class Generation:
     def overdue(self) -> bool:
         """Whether the deadline has passed."""
         return self.expires is not None and time.monotonic() > self.expires
+
+    @property
+    def late(self) -> bool:
+        """Whether it should have been taken up by now."""
+        return self.begins_by is not None and time.monotonic() > self.begins_by
+
+    def waited_too_long(self) -> Busy:
+        """Return the fault of a request that was not taken up in time."""
+        wait = self.request.max_wait
+        return Busy(f"the request was not taken up within {wait:g} s: try again later")
 
     def cancel(self) -> None:
         """Stop within one step; harmless when it is already over."""

@@ -57,7 +57,7 @@ class RequestState:
 
     Attributes:
         lane: the KV cache's lane that it owns; -1 while it waits.
-        admitted: number of its admission: the smaller, the longer ago.
+        admitted: number of its admission: the smaller, the longer ago; 0 until then.
         read: ids whose keys and values are in the lane.
         cached: ids of the prompt that came from the prefix cache.
         told: log-probabilities of the prompt's tokens from the second on.
@@ -110,8 +110,12 @@ class RequestState:
 
     @property
     def ended(self) -> bool:
-        """Whether it was cancelled or is overdue."""
-        return self.generation.cancelled or self.generation.overdue
+        """Whether it was cancelled, is overdue or has waited too long."""
+        return self.generation.cancelled or self.generation.overdue or self._late
+
+    @property
+    def _late(self) -> bool:
+        return self.generation.late and not self.admitted
 
     def restart(self) -> None:
         """Forget what was read, since its lane is lost; what was drawn stays."""
@@ -180,6 +184,9 @@ class RequestState:
         """Emit the last event of what `ended`: what was drawn if cancelled, else DeadlineExceeded."""
         if self.generation.cancelled:
             self.finish("cancelled")
+            return
+        if self._late and not self.generation.overdue:
+            self.fail(self.generation.waited_too_long())
             return
         drawn = len(self.ids) - self.prompt
         self.fail(

@@ -40,7 +40,7 @@ class Scheduler:
         self.waiting = WaitQueue(max_waiting)
         self.prefill_tokens, self.prefill_tokens_alone = PREFILL_TOKENS, PREFILL_TOKENS_ALONE
         self.max_drafting = MAX_DRAFTING
-        self._admissions = itertools.count()
+        self._admissions = itertools.count(1)
         self._needed = 0, 0  # lanes and positions needed at most since the last `give_back`
 
     @property

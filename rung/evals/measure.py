@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rung.errors import DataError
-from rung.evals import label_metrics, metrics
+from rung.evals import metrics
 from rung.evals.intervals import bootstrap, percentile, wilson
-from rung.evals.metric import Case, Metric, mean
+from rung.evals.metrics.base import Case, Metric, mean
+from rung.evals.metrics.labels import confusion
 from rung.evals.tasks import reply
 from rung.types import Example, Task
 
@@ -114,7 +115,7 @@ def measure(answers: Answers, examples: Sequence[Example], task: Task) -> Measur
     items = metric.items(statistics)
     value = float(metric.finish(statistics.sum(0)))
     low, high = interval(metric, statistics, items)
-    shown = label_metrics.confusion(case) if task.kind == "classification" else ((), None)
+    shown = confusion(case) if task.kind == "classification" else ((), None)
     return Measured(
         task.metric, value, low, high, len(items), items, statistics, _more(case, task),
         tuple(shown[0]), shown[1],
@@ -135,22 +136,21 @@ def case_of(answers: Answers, examples: Sequence[Example], task: Task) -> Case:
         DataError: naming rows without a reply to compare with.
     """
     references = [reply(e) for e in examples]
-    scored = task.metric == "perplexity" or task.kind == "language_modelling"
     missing = [e.origin or "a row" for e, r in zip(examples, references, strict=True) if r is None]
-    if missing and not scored:
+    if missing and not metrics.by_likelihood(task):
         raise DataError(f"{len(missing)} rows have no reply to compare with, {missing[0]} among them")
     return Case(answers.texts, [r or "" for r in references], answers.scores, task)
 
 
 def _more(case: Case, task: Task) -> dict[str, float]:
     """What else the answers say, by the metrics that suit the task."""
-    if task.metric == "perplexity" or task.kind == "language_modelling":
+    if metrics.by_likelihood(task):
         return {}
-    names = [n for n in metrics.suited(task) if n not in (task.metric, "perplexity")]
-    if case.scores is None:
-        names = [n for n in names if n != "accuracy_norm"]
+    readable = {"answers"} | ({"label scores"} if case.scores is not None else set())
     found = {}
-    for name in names:
+    for name in metrics.suited(task):
         metric = metrics.get(name)
+        if name == task.metric or metric.reads not in readable:
+            continue
         found[name] = float(metric.finish(metric.statistics(case).sum(0)))
     return found

@@ -16,6 +16,7 @@ import torch
 from rung.engine import Engine, GenerationRequest, ServedModel
 from rung.engine.request import ContextExceeded
 from rung.errors import ConfigError, Interrupted
+from rung.evals import metrics
 from rung.evals.scoring import Item, score
 from rung.evals.tasks import question, reply
 from rung.forward.bank import Bank
@@ -145,7 +146,8 @@ def _classify(bank, model, examples, task, stopping, progress) -> Answers:
         prompts = [model.prompt(question(e)) for e in examples[low : low + MAX_CLASSIFIED]]
         tokens += sum(len(p.ids) for p in prompts)
         with torch.inference_mode():
-            rows = classifier.probabilities(bank, prompts).double().clamp(min=1e-300).log().tolist()
+            told = classifier.probabilities(bank, model.slot, prompts)
+        rows = told.double().clamp(min=1e-300).log().tolist()
         found += [dict(zip(classifier.labels, row, strict=True)) for row in rows]
         if progress is not None:
             progress(len(found), len(examples))
@@ -258,7 +260,7 @@ def _plain(text: str) -> str:
 
 def _pass_on(bank, model, examples, task, stopping, progress) -> Answers:
     """Labels by the first token's log-probabilities where the server tells them, else as written."""
-    if task.kind == "language_modelling" or task.metric == "perplexity":
+    if metrics.by_likelihood(task):
         raise ConfigError(f"'{model.name}' is behind an API, which does not say how likely a text is")
     labels = task.labels if task.kind == "classification" else ()
     asked = [model.messages(question(e)) for e in examples]
@@ -299,7 +301,7 @@ class Way:
 
 
 def _scores_text(model: ServedModel, task: Task) -> bool:
-    return task.kind == "language_modelling" or task.metric == "perplexity"
+    return metrics.by_likelihood(task)
 
 
 def _must_generate(model: ServedModel, task: Task) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
-from rung.data.labels import alike, label_set, short
+from rung.data.labels import MOST_LABELS, alike, label_set, short
 from rung.data.problem import places
 from rung.errors import ConfigError, DataError, nearest, one_line
 from rung.evals.words import words
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from rung.data import Splits
 
 MIN_TRAIN_ROWS, MIN_HELD_ROWS = 8, 5  # that models are chosen by, held: of validation and of test
-MAX_LABELS = 1000
 SHORT_ANSWER = 12  # words, of half the replies to questions
 ASKS = ("?", "?\nAnswer:", "\uff1f", "\u061f", "\u037e")  # in any script
 MOST = 0.8  # share of rows that decides
@@ -103,10 +102,10 @@ def _of_kind(kind: str, examples: Sequence[Example]) -> Task:
         counts = Counter(said for e in examples if (said := reply(e)) is not None)
         if not counts:
             raise ConfigError("--task classification needs rows with a label or a reply")
-        if len(counts) > MAX_LABELS or 2 * len(counts) > sum(counts.values()):
+        if len(counts) > MOST_LABELS or 2 * len(counts) > sum(counts.values()):
             raise ConfigError(
                 f"--task classification: {len(counts):,} different replies in {sum(counts.values()):,} "
-                f"rows are no labels; give rows whose replies repeat, at most {MAX_LABELS:,} of them"
+                f"rows are no labels; give rows whose replies come again, at most {MOST_LABELS:,}"
             )
         labels = tuple(sorted(counts))
     if kind == "multiple_choice" and not all(e.choices for e in examples):
@@ -136,11 +135,12 @@ def _measures(name: str, task: Task) -> bool:
     """Whether a metric can be had of a task's answers."""
     from rung.evals import metrics
 
+    metric = metrics.get(name)
     if task.kind == "language_modelling":
-        return name == "perplexity"
-    if name == "perplexity":
+        return metric.reads == "likelihood"
+    if metric.reads == "likelihood":
         return task.kind != "classification"
-    kinds = metrics.get(name).kinds
+    kinds = metric.kinds
     return task.kind in kinds or (not kinds and task.kind != "classification")
 
 

@@ -36,7 +36,7 @@ def logits(bank: Bank, slot: int) -> Tensor:
     Args:
         slot: of the adapter in the bank; -1 is the bare base.
     """
-    trie = bank.trie([Sequence(row(bank.config.vocab_size), slot=slot)])
+    trie = bank.trie([Sequence(row(bank.vocabulary), slot=slot)])
     hidden = bank.forward(trie)[torch.from_numpy(trie.rows[0])]
     return bank.logits(hidden, [slot] * TOKENS).float()
 

@@ -126,7 +126,7 @@ class Backbone(ABC):
         positions: Tensor,
         plan: Plan,
         *,
-        first: int = 0,
+        first: int | None = None,
         read: np.ndarray | None = None,
     ) -> Tensor:
         """One pass over a flat row from a boundary to the end, see `LayerRange.run`."""
@@ -134,6 +134,10 @@ class Backbone(ABC):
     @abstractmethod
     def states(self, trie: Trie, wanted: Collection[int]) -> dict[int, Tensor]:
         """Hidden states at boundaries, see `LayerRange`: boundary -> (T, d)."""
+
+    @abstractmethod
+    def prepare(self, packing: Any, decoding: bool = False) -> None:
+        """Lay weights out for products of many rows or for decoding, where the base is built for it."""
 
     def run_own(self, embeddings: Tensor, positions: Tensor, plan: Plan) -> Tensor:
         """The base's own forward over a flat row: (T, d), (T,) -> (T, d) after the final norm."""

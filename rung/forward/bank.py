@@ -51,7 +51,7 @@ class Bank(Backbone):
         self.why_not = self._switch_attention()
 
     def close(self) -> None:
-        """Give the model back as it was, so that another bank can hold it; this one is of no use then."""
+        """Give the model back as it was, for another bank to hold; this one is of no use then."""
         for slot in list(self.adapters):
             self.remove(slot)
         if self._training:
@@ -190,7 +190,7 @@ class Bank(Backbone):
             return hidden if read is None else hidden[torch.from_numpy(read)]
         plan = TriePlan(trie, {**self.front(trie), **(front or {})}, record)
         embeddings = self.embed(trie.ids, plan.slots)
-        return self._pass(0, embeddings, trie, plan, read, edges_only)
+        return self._pass(None, embeddings, trie, plan, read, edges_only)
 
     def forward_from(
         self, boundary: int, hidden: Tensor, trie: Trie, *, edges_only: bool = False
@@ -200,7 +200,7 @@ class Bank(Backbone):
 
     def _pass(
         self,
-        first: int,
+        first: int | None,
         entering: Tensor,
         trie: Trie,
         plan: TriePlan,
@@ -208,12 +208,9 @@ class Bank(Backbone):
         edges_only: bool,
     ) -> Tensor:
         positions = trie.positions.to(self.device)
-        if edges_only and read is None:
+        if edges_only and self._implementation(plan) is self.layers:
             sources = np.unique(trie.source.numpy())
-            if self.layers.pays(plan, sources, len(trie)):
-                some = self.run(entering, positions, plan, first=first, read=sources)
-                whole = some.new_zeros(len(trie), some.shape[1])
-                return whole.index_copy(0, torch.from_numpy(sources).to(some.device), some)
+            return self.layers.run_at(entering, positions, plan, sources, first)
         return self.run(entering, positions, plan, first=first, read=read)
 
     def states(self, trie: Trie, wanted: Collection[int]) -> dict[int, Tensor]:
@@ -257,7 +254,7 @@ class Bank(Backbone):
         positions: Tensor,
         plan: Plan,
         *,
-        first: int = 0,
+        first: int | None = None,
         read: np.ndarray | None = None,
     ) -> Tensor:
         """One pass over a flat row by the fastest implementation that can compute its adapters:

@@ -45,7 +45,7 @@ def run_at(
         own: the layer's forward; x (1, T, d) is what enters it, `args` and `kwargs` the rest.
 
     Returns:
-        (1, len(at), d), in a tuple where the layer answers with one.
+        (1, T, d), zero at all other tokens, in a tuple where the layer answers with one.
 
     Raises:
         NotImplementedError: where its attention is not the trie's.
@@ -55,14 +55,17 @@ def run_at(
     here = torch.from_numpy(at).to(x.device)
     try:
         few = _Few(plan, at, *_keys_values(backbone, plan, lambda: own(x, *args, **kwargs)))
-        backbone.plan, backbone.slots = few, few.slots  # the norm behind sees these tokens alone
-        return own(
+        backbone.plan, backbone.slots = few, few.slots
+        out = own(
             x[:, here],
             *(_pick(a, here, tokens) for a in args),
             **{name: _pick(a, here, tokens) for name, a in kwargs.items()},
         )
     finally:
-        backbone.plan = plan
+        backbone.plan, backbone.slots = plan, plan.slots
+    if isinstance(out, tuple):
+        return (_spread(out[0], here, tokens), *out[1:])
+    return _spread(out, here, tokens)
 
 
 class _EnoughError(Exception):
@@ -126,3 +129,7 @@ def _pick(value: Any, here: Tensor, tokens: int) -> Any:
     if isinstance(value, Tensor) and value.dim() >= 2 and value.shape[:2] == (1, tokens):
         return value[:, here]
     return value
+
+
+def _spread(out: Tensor, here: Tensor, tokens: int) -> Tensor:
+    return out.new_zeros(1, tokens, out.shape[-1]).index_copy(1, here, out)

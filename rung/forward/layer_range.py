@@ -51,22 +51,35 @@ class LayerRange:
         positions: Tensor,
         plan: Plan,
         *,
-        first: int = 0,
+        first: int | None = None,
         read: np.ndarray | None = None,
     ) -> Tensor:
         """A pass from a boundary to the end: (T, d), positions (T,) -> (T, d) after the final norm.
 
         Args:
-            first: the boundary; 0 is the embeddings.
+            first: the boundary that `entering` is of; None: it is embeddings, as for a whole pass.
             read: ascending indices of the tokens whose states are wanted: -> (len(read), d).
         """
-        if read is not None and not self.pays(plan, read, len(entering)):
-            return self.run(entering, positions, plan, first=first)[torch.from_numpy(read)]
-        if first and first == self.count:
+        if read is not None:
+            return self.run_at(entering, positions, plan, read, first)[torch.from_numpy(read)]
+        if first == self.count:
             self.backbone.plan, self.backbone.slots = plan, plan.slots
             return entering
-        if read is None and not first:
+        if first is None:
             return self.backbone.run_own(entering, positions, plan)
+        return self._run_part(entering, positions, plan, first, None)
+
+    def run_at(
+        self,
+        entering: Tensor,
+        positions: Tensor,
+        plan: Plan,
+        read: np.ndarray,
+        first: int | None = None,
+    ) -> Tensor:
+        """As `run` -> (T, d); the states of tokens that are not read may mean nothing."""
+        if first == self.count or not self._pays(plan, read, len(entering)):
+            return self.run(entering, positions, plan, first=first)
         return self._run_part(entering, positions, plan, first, read)
 
     def states(
@@ -80,7 +93,7 @@ class LayerRange:
         found = self.capture(wanted, lambda: self.backbone.run_own(embeddings, positions, plan)[None])
         return {at: tensor[0] for at, tensor in found.items()}
 
-    def pays(self, plan: Plan, read: np.ndarray, tokens: int) -> bool:
+    def _pays(self, plan: Plan, read: np.ndarray, tokens: int) -> bool:
         """Whether the last layer is better run at the tokens that are read alone."""
         if not isinstance(plan, TriePlan) or plan.in_front or plan.record is not None:
             return False
@@ -129,7 +142,12 @@ class LayerRange:
     # --- starting -------------------------------------------------------------------------------
 
     def _run_part(
-        self, entering: Tensor, positions: Tensor, plan: Plan, first: int, read: np.ndarray | None
+        self,
+        entering: Tensor,
+        positions: Tensor,
+        plan: Plan,
+        first: int | None,
+        read: np.ndarray | None,
     ) -> Tensor:
         last = self.count - 1
 
@@ -142,7 +160,7 @@ class LayerRange:
 
         def entered(at: int, own: Callable[..., Any]) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
-                x = entering[None] if first and at == first else _entering(args, kwargs)
+                x = entering[None] if at == first else _entering(args, kwargs)
                 kwargs.pop("hidden_states", None)
                 if at < last or read is None:
                     return own(x, *args[1:], **kwargs)
@@ -150,13 +168,15 @@ class LayerRange:
 
             return forward
 
-        # What the base embeds is thrown away at the first layer, so it takes no memory either.
-        nothing = entering.new_zeros(1, 1).expand(len(entering), self.backbone.width)
-        changed = {first} if read is None else {first, last} if first else {last}
+        embeddings = entering
+        if first is not None:
+            # What the base embeds is thrown away at the first layer, so it takes no memory either.
+            embeddings = entering.new_zeros(1, 1).expand(len(entering), self.backbone.width)
+        changed = {at for at in (first, None if read is None else last) if at is not None}
         with self._replacing(
-            {**dict.fromkeys(range(first), passed), **dict.fromkeys(changed, entered)}
+            {**dict.fromkeys(range(first or 0), passed), **dict.fromkeys(changed, entered)}
         ):
-            return self.backbone.run_own(nothing if first else entering, positions, plan)
+            return self.backbone.run_own(embeddings, positions, plan)
 
     @property
     def starts(self) -> bool:
@@ -189,8 +209,8 @@ class LayerRange:
             with torch.no_grad():
                 positions = trie.positions.to(self.backbone.device)
                 ours = self._run_part(found[first], positions, TriePlan(trie), first, read)
-            own = found[self.count]
-            return [(ours, own if read is None else own[torch.from_numpy(read)])]
+            at = slice(None) if read is None else torch.from_numpy(read)
+            return [(ours[at], found[self.count][at])]
 
         return selfcheck.fault(compute, self.backbone.dtype)
 

@@ -1,11 +1,14 @@
-"""Linear cross-entropy over the edges of a trie, in chunks that never hold all logits.
+"""Log-probabilities and cross-entropy over the edges of a trie, in chunks that never hold all logits.
 
-The gradient with respect to the hidden states (and, for a trained head, its weight) is formed in the
-forward pass while a chunk's logits are at hand, as in the fused kernels of Liger (arXiv 2410.10989).
+The gradient with respect to the hidden states (and, for a trained head, its weight) is formed while a
+chunk's logits are at hand, as in the fused kernels of Liger (arXiv 2410.10989). The cross-entropy forms
+it in its forward pass. `edge_logprobs` cannot, since what is made of the log-probabilities is not known
+by then: its backward pass is the same cross-entropy, each edge weighted by its own derivative.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,94 +20,168 @@ from rung.forward.trie import Trie
 CHUNK = 1 << 23  # logits held at once; 32 MiB in float32, which stays near the caches
 
 
-@dataclass
-class Loss:
-    """Sums over a batch. Divide by `weight` for the mean per token."""
-
-    total: Tensor  # scalar, differentiable
-    weight: float
-    correct: float = 0.0  # weight of the edges whose target is the likeliest token
-
-
-def edge_loss(bank: Any, trie: Trie, hidden: Tensor, slot: int, accuracy: bool = False) -> Loss:
-    """Cross-entropy of a trie's edges through a slot's head.
+def cross_entropy(
+    bank: Any, trie: Trie, hidden: Tensor, slot: int, accuracy: bool = False
+) -> tuple[Tensor, float]:
+    """Sum the weighted cross-entropy of a trie's edges through a slot's head, in one pass.
 
     Args:
         hidden: (T, d) from `bank.forward(trie)`.
         slot: whose head to use; all edges of the trie belong to it.
         accuracy: also count edges whose target is the likeliest token.
+
+    Returns:
+        the sum, a differentiable scalar, and the weight of the edges whose target is the likeliest.
     """
+    args, shape = _edges_of(bank, trie, hidden, slot)
+    weight = trie.weight.to(hidden.device, _exact(hidden.dtype))
+    total, correct = _CrossEntropy.apply(*args, weight, shape, accuracy)
+    return total, float(correct)
+
+
+def edge_logprobs(bank: Any, trie: Trie, hidden: Tensor, slot: int) -> Tensor:
+    """Compute log-probabilities (E,) of a trie's edges, differentiable once, in float32 or better.
+
+    Args:
+        hidden, slot: as for `cross_entropy`.
+    """
+    args, shape = _edges_of(bank, trie, hidden, slot)
+    return _LogProbs.apply(*args, shape)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What a base does to its raw logits."""
+
+    softcap: float | None
+    scale: float
+
+    def logits(self, raw: Tensor) -> Tensor:
+        """In float32 or better, and in memory of its own where `back` needs the raw ones."""
+        out = raw.to(_exact(raw.dtype))
+        if self.scale != 1.0:
+            out = out * self.scale
+        return torch.tanh(out / self.softcap) * self.softcap if self.softcap else out
+
+    def back(self, grad: Tensor, raw: Tensor) -> Tensor:
+        """The gradient of the raw logits."""
+        if self.softcap:
+            grad = grad * (1 - torch.tanh(raw.to(grad.dtype) * self.scale / self.softcap) ** 2)
+        return grad * self.scale if self.scale != 1.0 else grad
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _edges_of(bank: Any, trie: Trie, hidden: Tensor, slot: int) -> tuple[tuple[Any, ...], _Shape]:
+    """States (S, d) where edges start, the head, and each edge's state and target."""
     head = bank.head(slot)
     sources, which = torch.unique_consecutive(trie.source, return_inverse=True)
-    taken = hidden.index_select(0, sources.to(hidden.device))  # (S, d)
-    args = [t.to(hidden.device) for t in (which, trie.target, trie.weight)]
-    total, correct = _LinearCrossEntropy.apply(
-        taken, head.weight, head.bias, *args, head.softcap, head.scale, accuracy
+    taken = hidden.index_select(0, sources.to(hidden.device))
+    edges = which.to(hidden.device), trie.target.to(hidden.device)
+    return (taken, head.weight, head.bias, *edges), _Shape(head.softcap, head.scale)
+
+
+def _chunks(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, which: Tensor
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Yield some states at a time: which, their raw logits, and the edges that start there."""
+    step = max(1, CHUNK // weight.shape[0])
+    for first in range(0, len(hidden), step):
+        part = slice(first, first + step)
+        raw = torch.nn.functional.linear(hidden[part], weight, bias)
+        yield part, raw, (which >= first) & (which < first + step)
+
+
+@dataclass
+class _Gradients:
+    """Gradients of states, head weight and bias, None for what is frozen."""
+
+    hidden: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+
+    @property
+    def wanted(self) -> bool:
+        return not (self.hidden is None and self.weight is None and self.bias is None)
+
+
+def _weighted(
+    args: tuple[Any, ...], edge_weight: Tensor, shape: _Shape, wants: tuple[bool, ...], accuracy: bool
+) -> tuple[Tensor, Tensor, _Gradients]:
+    """The sum of edge_weight * -log softmax(head(hidden[which]))[target], and its gradients."""
+    hidden, weight, bias, which, target = args
+    grads = _Gradients(
+        *(torch.zeros_like(t) if w else None for t, w in zip(args[:3], wants, strict=True))
     )
-    return Loss(total, float(trie.weight.sum()), float(correct))
+    exact = _exact(hidden.dtype)
+    total = torch.zeros((), dtype=exact, device=hidden.device)
+    correct = torch.zeros((), dtype=exact, device=hidden.device)
+    per_source = torch.zeros(len(hidden), dtype=exact, device=hidden.device)
+    per_source.index_add_(0, which, edge_weight)
+    weight_here = weight.to(hidden.dtype)
+    for part, raw, edges in _chunks(hidden, weight_here, bias, which):
+        logits = shape.logits(raw)
+        at, to, w = which[edges] - part.start, target[edges], edge_weight[edges]
+        picked = logits[at, to]
+        peak = logits.amax(1, keepdim=True)
+        if accuracy:
+            correct += (w * (picked >= peak[at, 0])).sum()
+        exp = logits.sub_(peak).exp_()  # logits are not needed again
+        norm = exp.sum(1, keepdim=True)
+        log_norm = (norm.log() + peak)[:, 0]
+        total += (w * (log_norm[at] - picked)).sum()
+        if not grads.wanted:
+            continue
+        grad = exp.mul_(per_source[part, None] / norm)
+        grad.index_put_((at, to), -w, accumulate=True)
+        grad = shape.back(grad, raw).to(hidden.dtype)
+        if grads.hidden is not None:
+            torch.mm(grad, weight_here, out=grads.hidden[part])
+        if grads.weight is not None:
+            grads.weight.addmm_(grad.t().to(weight.dtype), hidden[part].to(weight.dtype))
+        if grads.bias is not None:
+            grads.bias += grad.sum(0).to(grads.bias.dtype)
+    return total, correct, grads
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
-    """sum over edges of weight * -log softmax(head(hidden[which]))[target]."""
+class _CrossEntropy(torch.autograd.Function):
+    """(hidden, weight, bias, which, target, edge_weight, shape, accuracy) -> (sum, correct)."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, which, target, edge_weight, softcap, scale, accuracy):
-        grad_hidden = torch.zeros_like(hidden) if hidden.requires_grad else None
-        grad_weight = torch.zeros_like(weight) if weight.requires_grad else None
-        trained_bias = bias is not None and bias.requires_grad
-        grad_bias = torch.zeros_like(bias) if trained_bias else None
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        correct = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        weight_here = weight.to(hidden.dtype)
-        per_source = torch.zeros(len(hidden), dtype=torch.float32, device=hidden.device)
-        per_source.index_add_(0, which, edge_weight)
-        step = max(1, CHUNK // weight.shape[0])
-        for first in range(0, len(hidden), step):
-            rows = hidden[first : first + step]
-            raw = torch.nn.functional.linear(rows, weight_here, bias)
-            logits = _shape(raw, softcap, scale)
-            edges = (which >= first) & (which < first + step)
-            at, to = which[edges] - first, target[edges]
-            w = edge_weight[edges]
-            picked = logits[at, to]
-            peak = logits.amax(1, keepdim=True)
-            if accuracy:
-                correct += (w * (picked >= peak[at, 0])).sum()
-            exp = logits.sub_(peak).exp_()  # logits are not needed again
-            norm = exp.sum(1, keepdim=True)
-            log_norm = (norm.log() + peak)[:, 0]
-            total += (w * (log_norm[at] - picked)).sum()
-            if grad_hidden is None and grad_weight is None and grad_bias is None:
-                continue
-            grad = exp.mul_(per_source[first : first + step, None] / norm)
-            grad.index_put_((at, to), -w, accumulate=True)
-            grad = _shape_back(grad, raw, softcap, scale).to(hidden.dtype)
-            if grad_hidden is not None:
-                torch.mm(grad, weight_here, out=grad_hidden[first : first + step])
-            if grad_weight is not None:
-                grad_weight.addmm_(grad.t().to(weight.dtype), rows.to(weight.dtype))
-            if grad_bias is not None:
-                grad_bias += grad.sum(0).to(bias.dtype)
-        ctx.grads = (grad_hidden, grad_weight, grad_bias)
+    def forward(ctx, hidden, weight, bias, which, target, edge_weight, shape, accuracy):
+        args = (hidden, weight, bias, which, target)
+        total, correct, grads = _weighted(args, edge_weight, shape, ctx.needs_input_grad[:3], accuracy)
+        ctx.grads = grads
         ctx.mark_non_differentiable(correct)
         return total, correct
 
     @staticmethod
     def backward(ctx, upstream, _):
-        grads = [g.mul_(upstream) if g is not None else None for g in ctx.grads]
-        ctx.grads = None
-        return *grads, None, None, None, None, None, None
+        kept, ctx.grads = ctx.grads, None
+        grads = [g if g is None else g.mul_(upstream) for g in (kept.hidden, kept.weight, kept.bias)]
+        return *grads, None, None, None, None, None
 
 
-def _shape(raw: Tensor, softcap: float | None, scale: float) -> Tensor:
-    """The base's own way from raw logits to logits, in float32 and in memory of its own if changed."""
-    out = raw.float() if raw.dtype != torch.float32 or not softcap else raw
-    if scale != 1.0:
-        out = out * scale
-    return torch.tanh(out / softcap) * softcap if softcap else out
+class _LogProbs(torch.autograd.Function):
+    """(hidden, weight, bias, which, target, shape) -> (E,) log softmax(head(hidden[which]))[target]."""
 
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, which, target, shape):
+        found = torch.empty(len(which), dtype=_exact(hidden.dtype), device=hidden.device)
+        for part, raw, edges in _chunks(hidden, weight.to(hidden.dtype), bias, which):
+            logits = shape.logits(raw)
+            at = which[edges] - part.start
+            found[edges] = logits[at, target[edges]] - torch.logsumexp(logits, 1)[at]
+        ctx.save_for_backward(hidden, weight, bias, which, target)
+        ctx.shape = shape
+        return found
 
-def _shape_back(grad: Tensor, raw: Tensor, softcap: float | None, scale: float) -> Tensor:
-    if softcap:
-        grad = grad * (1 - torch.tanh(raw.float() * scale / softcap) ** 2)
-    return grad * scale if scale != 1.0 else grad
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, upstream):
+        _, _, grads = _weighted(
+            ctx.saved_tensors, -upstream, ctx.shape, ctx.needs_input_grad[:3], False
+        )
+        return grads.hidden, grads.weight, grads.bias, None, None, None

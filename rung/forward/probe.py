@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rung.bases.encoder import Encoder
 from rung.forward import feature_cache
-from rung.forward.bank import Bank
+from rung.forward.backbone import Backbone
 from rung.forward.classifier import Classifier
 from rung.forward.features import Frame, pooled
 from rung.types import Prompt
@@ -24,7 +24,7 @@ from rung.types import Prompt
 class Reading(Protocol):
     """Where a probe's features come from."""
 
-    def features(self, bank: Bank, prompts: Sequence[Prompt]) -> Tensor:
+    def features(self, backbone: Backbone, prompts: Sequence[Prompt]) -> Tensor:
         """(N, d) float32 on the CPU."""
         ...  # fmt: skip
 
@@ -37,8 +37,8 @@ class StateReading:
     pooling: str
     frame: Frame
 
-    def features(self, bank: Bank, prompts: Sequence[Prompt]) -> Tensor:
-        found = pooled(bank, [p.ids for p in prompts], [self.layer], self.frame)
+    def features(self, backbone: Backbone, prompts: Sequence[Prompt]) -> Tensor:
+        found = pooled(backbone, [p.ids for p in prompts], [self.layer], self.frame)
         return found[f"{self.layer}.{self.pooling}"]
 
 
@@ -48,7 +48,7 @@ class EncoderReading:
 
     encoder: Encoder
 
-    def features(self, bank: Bank, prompts: Sequence[Prompt]) -> Tensor:
+    def features(self, backbone: Backbone, prompts: Sequence[Prompt]) -> Tensor:
         return self.encoder.encode([p.question for p in prompts])
 
 
@@ -81,12 +81,12 @@ class Probe(Classifier):
     def parameters(self) -> dict[str, Tensor]:
         return {"weight": self.weight, "bias": self.bias, "mean": self.mean, "scale": self.scale}
 
-    def probabilities(self, bank: Bank, prompts: Sequence[Prompt]) -> Tensor:
+    def probabilities(self, backbone: Backbone, slot: int, prompts: Sequence[Prompt]) -> Tensor:
         """(N, labels) float32, each row summing to 1; one pass over what is asked, shared as a trie."""
         if not prompts:
             return torch.empty(0, len(self.labels))
         with torch.no_grad():
-            features = self.reading.features(bank, prompts).to(self.weight.device)
+            features = self.reading.features(backbone, prompts).to(self.weight.device)
             return torch.softmax(self.logits(features), dim=1).cpu()
 
     def logits(self, features: Tensor) -> Tensor:

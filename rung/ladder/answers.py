@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from rung.evals import metrics
 from rung.evals.measure import Measured
 from rung.evals.predict import Answers
 from rung.types import Task
@@ -28,7 +29,7 @@ def one_answer(answers: Answers, task: Task) -> str | None:
 
     Of multiple choice, whose rows offer answers of their own, nothing can be said.
     """
-    if task.kind == "language_modelling" or task.metric == "perplexity":
+    if metrics.by_likelihood(task):
         return None
     if task.kind == "multiple_choice" or len(answers.texts) < ALIKE_ROWS:
         return None

@@ -59,7 +59,7 @@ class Arms:
         ends = (-low, -high) if metric.lower else (high, low)
         self.best_possible = ends[0] if math.isfinite(ends[0]) else None
         self.tie = TIE * (high - low) if math.isfinite(high) else None
-        for key, rung in self.rungs.items():
+        for key in self.rungs:
             try:
                 self.prediction(key)
             except (ConfigError, MethodMisfit) as fault:

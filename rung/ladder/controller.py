@@ -13,6 +13,7 @@ from typing import Any
 
 from rung.errors import ConfigError, Interrupted, MethodMisfit, OutOfTime, RungError
 from rung.evals.measure import Measured
+from rung.ladder import advice as advise
 from rung.ladder import verdict
 from rung.ladder.answers import kept_items, one_answer
 from rung.ladder.arms import Arms
@@ -20,6 +21,7 @@ from rung.ladder.bar import BASE
 from rung.ladder.cost import Cost
 from rung.ladder.examination import Examination, compared
 from rung.ladder.knobs import ClimbKnobs
+from rung.ladder.machine import settle_threads
 from rung.ladder.meter import now
 from rung.ladder.observer import ClimbObserver
 from rung.ladder.rungs import Rung
@@ -78,10 +80,16 @@ class ClimbController:
     def run(self) -> ClimbRecord:
         """Attempt after attempt while time is left; then judge."""
         self._list()
-        while (step := self._next()) is not None:
+        while not self._examined and (step := self._next()) is not None:
             self._attempt(step)
-        self._repeat_seeds()
+        if not self._examined:
+            self._repeat_seeds()
         return self._conclude()
+
+    @property
+    def _examined(self) -> bool:
+        """Whether the test rows were touched: nothing is chosen any more then."""
+        return any("test" in r.metrics for r in self.records.values())
 
     def stop(self) -> None:
         """Keep a verdict of what was seen, for a climb that is interrupted."""
@@ -182,6 +190,7 @@ class ClimbController:
                      "seconds": step.seconds, "why": step.why}  # fmt: skip
         trials = {**record.trials, "now": under_way}
         self._put(dataclasses.replace(record, status="running", reason=None, trials=trials))
+        settle_threads(str(self.bench.opened.bank.device))
         self.watcher.stage(f"{step.key}: beginning")
         try:
             done = self._measure_base(step) if step.key == BASE else self._try(step, limit)
@@ -220,10 +229,8 @@ class ClimbController:
         )  # fmt: skip
         trials = {"done": [*record.trials.get("done", []), attempt.as_dict()]}
         if isinstance(fault, OutOfTime):
-            rung = self.rungs.get(step.key)
             counted = self.arms.prediction(step.key, step.level)
-            method = rung.method.name if rung else BASE
-            self.bench.forecaster.learn(step.key, method, counted, took, 0.0)
+            self.bench.forecaster.was_late(step.key, counted, took)
         if "validation" in record.metrics:
             ended = {"status": "succeeded", "reason": f"a later attempt ended: {ended['reason']}"}
         self._put(dataclasses.replace(record, trials=trials, **ended))
@@ -302,8 +309,8 @@ class ClimbController:
         seen = self._evidence(chosen, {}, stopped)
         return {
             "so_far": True, "says": verdict.says(seen), "winner": chosen.winner.record.key,
-            "model": chosen.winner.record.model, "next": verdict.advice(seen),
-            "curve": verdict.curve(chosen.winner),
+            "model": chosen.winner.record.model, "next": advise.advice(seen),
+            "curve": advise.curve(chosen.winner),
         }  # fmt: skip
 
     def _baseline(self) -> str | None:
@@ -315,7 +322,7 @@ class ClimbController:
         winner, second = chosen.winner, chosen.second
         if winner is None:
             seen = self._evidence(chosen, {}, False)
-            return self._end({"says": verdict.says(seen), "winner": None, "next": verdict.advice(seen)})
+            return self._end({"says": verdict.says(seen), "winner": None, "next": advise.advice(seen)})
         test = self._examine(winner, second)
         own = test.get(winner.record.key)
         bar = self.bench.bar
@@ -330,8 +337,8 @@ class ClimbController:
             "cleared_on_validation": None if bar is None else bar.cleared(winner.measured.value),
             "test": {key: m.as_dict() for key, m in test.items()},
             "against": {key: c.as_dict() for key, c in against.items()},
-            "curve": verdict.curve(winner),
-            "next": verdict.advice(seen),
+            "curve": advise.curve(winner),
+            "next": advise.advice(seen),
         })  # fmt: skip
 
     def _evidence(self, chosen: Any, test: dict[str, Measured], stopped: bool) -> verdict.Evidence:
@@ -352,10 +359,7 @@ class ClimbController:
             if cleared:
                 continue  # the table says that the bar was cleared below
             lowest = self.arms.lowest(key)
-            why = (
-                f"no time: a sample of it would take about {lowest:.0f} s, and {self.left:.0f} s of "
-                f"--budget {self.knobs.budget} were left"
-            )
+            why = f"no time: a sample would take about {lowest:.0f} s of --budget {self.knobs.budget}"
             self._put(dataclasses.replace(record, status="cancelled", reason=why))
 
     def _examine(self, winner: Standing, second: Standing | None) -> dict[str, Measured]:
@@ -369,7 +373,7 @@ class ClimbController:
             self.bench, self.store, self.rungs, self.records, self.record.name, self._put,
             self.watcher.stage,
         )  # fmt: skip
-        found = examination.run(keys, sum(self.arms.answer_seconds(k) for k in keys), room)
+        found = examination.run({key: self.arms.answer_seconds(key) for key in keys}, room)
         self.working += now() - began
         return found
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rung.artefacts import folders
@@ -23,6 +24,7 @@ from rung.store.climbs import RungRecord
 from rung.train.prepare import Prepared
 
 MIN_TEST_ROWS = 20  # fewer say nothing
+CAUTION = 0.8  # of the time that is left: rows are chosen to take so much
 
 
 @dataclass
@@ -42,22 +44,22 @@ class Examination:
     put: Callable[[RungRecord], None]
     stage: Callable[[str], None]
 
-    def run(self, keys: Sequence[str], each: float, room: float) -> dict[str, Measured]:
-        """Figures by rung, of all on the same rows; those for which the time did not last are left out.
+    def run(self, each: Mapping[str, float], room: float) -> dict[str, Measured]:
+        """Figures by rung, the first of them on as many rows as fit; who had no time is left out.
 
         Args:
-            each: seconds of one row, all of them together. room: seconds there are.
+            each: seconds that a row is expected to take, by key, the winner first.
+            room: seconds in all.
         """
-        known = [r.metrics["test"]["n"] for k in keys if "test" in (r := self.records[k]).metrics]
-        fits = int(room / max(each, 1e-9))
-        rows = known[0] if known else min(len(self.bench.test), max(MIN_TEST_ROWS, fits))
         until = now() + room
         found: dict[str, Measured] = {}
-        for key in keys:
-            try:
+        for key, seconds in each.items():
+            fits = int(CAUTION * (until - now()) / max(seconds, 1e-9))
+            if found and fits < MIN_TEST_ROWS:
+                continue
+            rows = min(len(self.bench.test), max(MIN_TEST_ROWS, fits))
+            with contextlib.suppress(OutOfTime):
                 found[key] = self._measure(key, rows, until)
-            except OutOfTime:
-                break
         return found
 
     def _measure(self, key: str, rows: int, until: float) -> Measured:

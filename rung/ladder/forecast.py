@@ -13,6 +13,7 @@ from typing import Any
 
 from rung.data import Template
 from rung.errors import DataError, MethodMisfit
+from rung.evals import metrics
 from rung.evals.tasks import question, reply
 from rung.forward.bank import Bank
 from rung.ladder.cost import Cost
@@ -28,6 +29,7 @@ from rung.types import Example, Task
 SAMPLED = 200  # rows whose tokens are counted
 CHOOSING = ("classification", "multiple_choice")
 FIXED_SECONDS = 0.3  # of every attempt: rows rendered, files written
+MAX_SLOWER = 8.0  # times: beyond that it is an accident, no measure
 REPLY_TOKENS = 64  # of a timed answer at most, where replies of the data are longer
 
 
@@ -79,7 +81,7 @@ def shape_of(template: Template, bank: Bank, task: Task, train: Sequence[Example
 
 def _choices(template: Template, task: Task, rows: Sequence[Example]) -> float:
     """Tokens of what a row is scored against; what a text itself has, where it is scored."""
-    if task.kind == "language_modelling" or task.metric == "perplexity":
+    if metrics.by_likelihood(task):
         return (
             sum(len(template.encoder.encode(reply(e) or "")[0]) for e in rows) / max(len(rows), 1)
             or 1.0
@@ -118,6 +120,7 @@ class Forecaster:
     tokenizer_bytes: int
     resident: int
     sizes: dict[str, int] = field(default_factory=dict)  # parameters by rung, counted once
+    slower: dict[str, float] = field(default_factory=dict)  # times that rungs are slower than counted
 
     @classmethod
     def of(cls, bench: Any, machine: Machine) -> Forecaster:
@@ -141,10 +144,8 @@ class Forecaster:
     def base(self, held: int) -> Prediction:
         """What the base as it is takes to be measured."""
         each = self._answering("base", scoring(self.shape))
-        cost = Cost(
-            wall=FIXED_SECONDS + held * each,
-            request_seconds=(request := self._request(scoring(self.shape)))[0], request_tokens=request[1],
-        )  # fmt: skip
+        seconds, tokens = self._request(scoring(self.shape))
+        cost = Cost(wall=FIXED_SECONDS + held * each, request_seconds=seconds, request_tokens=tokens)
         return Prediction(cost, each, held=held)
 
     def of_rung(
@@ -171,8 +172,10 @@ class Forecaster:
             schedule = self.schedule(plan, share)
             steps = schedule.steps
         work = method.making(config, shape, schedule) + Workload(updated=float(size * steps))
-        making = self.machine.seconds(work) * self.machine.factor(
-            f"making {rung.key}", f"making {method.name}"
+        making = (
+            self.slower.get(rung.key, 1.0)
+            * self.machine.seconds(work)
+            * self.machine.factor(f"making {rung.key}", f"making {method.name}")
         )
         answering = method.answering(config, shape)
         each = self._answering(rung.key, answering, method.name)
@@ -195,16 +198,24 @@ class Forecaster:
 
     def learn(self, key: str, method: str, counted: Prediction, making: float, answer: float) -> None:
         """Correct by what an attempt really took."""
-        for name in (key, method):
-            was = self.machine.factor(f"making {key}", f"making {method}")
-            self.machine.learn(f"making {name}", counted.cost.seconds / was, making)
-            was = self.machine.factor(f"answering {key}", f"answering {method}")
-            self.machine.learn(f"answering {name}", counted.answer_seconds / was, answer)
+        took = {"making": (counted.cost.seconds, making), "answering": (counted.answer_seconds, answer)}
+        for what, (expected, seconds) in took.items():
+            plain = expected / self.machine.factor(f"{what} {key}", f"{what} {method}")
+            plain /= self.slower.get(key, 1.0)
+            for name in {key, method}:
+                self.machine.learn(f"{what} {name}", plain, seconds)
         self.machine.keep()
 
+    def was_late(self, key: str, counted: Prediction, took: float) -> None:
+        """Expect a rung to take as much more, in this climb, as it took before its time was over."""
+        expected = max(counted.cost.wall, FIXED_SECONDS)
+        self.slower[key] = self.slower.get(key, 1.0) * min(MAX_SLOWER, max(1.5, took / expected))
+
     def _answering(self, key: str, work: Workload, method: str = "") -> float:
-        return self.machine.seconds(work) * self.machine.factor(
-            f"answering {key}", f"answering {method or key}"
+        return (
+            self.machine.seconds(work)
+            * self.machine.factor(f"answering {key}", f"answering {method or key}")
+            * self.slower.get(key, 1.0)
         )
 
     def _request(self, work: Workload) -> tuple[float, float]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import statistics
 import time
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -28,6 +30,8 @@ BUSY = 0.75  # of the speed that was kept: below it somebody else computes too
 FASTER = 1.3  # times the speed that was kept: then that was measured beside others, and is again
 OTHERS = 0.2  # share of the cores in use by others from which a machine is called busy
 LOOK_SECONDS = 0.2
+FEWER = 1.2  # times as fast must one thread be as all of them to be taken
+PROBE = 384  # rows and columns of the product that this is told by
 # Of one product's speed: a sentence encoder in padded batches, fits of a linear classifier on one core,
 # and parameters that an optimiser changes per second.
 ENCODER_SHARE, FIT_SHARE, UPDATES = 0.25, 0.02, 1.5e8
@@ -60,6 +64,7 @@ class Machine:
         """What was kept for this machine and base, or a measurement of about a second."""
         path = home.folder("cache") / "speed" / f"{_name(bank)}.json" if bank.digest else None
         others = used_by_others()
+        settle_threads(str(bank.device))
         now = product_speed(str(bank.dtype).removeprefix("torch."), str(bank.device))
         known = _read(path)
         if known is None or now > FASTER * known.product:  # what was kept was measured when busy
@@ -121,8 +126,8 @@ class Machine:
         if self.busy <= 1.0 and self.others < OTHERS:
             return None
         return (
-            f"the machine is busy (others use {self.others:.0%} of its cores): times are those of a busy "
-            "machine and are corrected as rungs finish"
+            f"the machine is busy (others use {self.others:.0%} of its cores): times are those of a "
+            "busy machine and are corrected as rungs finish"
         )
 
 
@@ -131,11 +136,10 @@ def _passes(bank: Bank, product: float) -> tuple[float, float]:
     weights = sum(p.numel() for p in bank.model.parameters())
     fitting = PASS_SECONDS * 0.5 * product / max(2 * weights, 1)
     count = int(min(MAX_PASS_TOKENS, max(MIN_PASS_TOKENS, fitting)))
-    context = getattr(bank.config, "max_position_embeddings", None) or count
-    count = max(2, min(count, context - 1))
+    count = max(2, min(count, bank.context - 1))
 
     def once(tokens: int) -> float:
-        ids = torch.arange(1, tokens + 1) % bank.config.vocab_size
+        ids = torch.arange(1, tokens + 1) % bank.vocabulary
         began = time.perf_counter()
         with torch.no_grad():
             bank.forward(bank.trie([Sequence(tuple(ids.tolist()))]))
@@ -150,6 +154,30 @@ def _passes(bank: Bank, product: float) -> tuple[float, float]:
     return token, max(one - token, 0.05 * one)
 
 
+def settle_threads(device: str = "cpu") -> int:
+    """Compute with as many threads as are fastest now, and say how many.
+
+    Threads of one product wait for each other; where others use the cores too, one of them is always
+    late, and fewer threads are faster. Half a tenth of a second is all that it takes to see.
+    """
+    most = _first_threads()
+    if device != "cpu" or most < 2:
+        return most
+    speeds = {}
+    for count in (1, most):
+        torch.set_num_threads(count)
+        speeds[count] = statistics.median(product_speed("float32", "cpu", PROBE) for _ in range(3))
+    chosen = 1 if speeds[1] > FEWER * speeds[most] else most
+    torch.set_num_threads(chosen)
+    return chosen
+
+
+@cache
+def _first_threads() -> int:
+    """The threads that this process was given."""
+    return torch.get_num_threads()
+
+
 def used_by_others() -> float:
     """Share of all cores that are in use while this process sleeps for a moment."""
     import psutil
@@ -160,7 +188,7 @@ def used_by_others() -> float:
 def _name(bank: Bank) -> str:
     """Of a file for this base in this precision on this machine."""
     parts = [bank.digest[:16], str(bank.dtype).removeprefix("torch."), str(bank.device.type),
-             str(torch.get_num_threads()), str(os.cpu_count())]  # fmt: skip
+             str(_first_threads()), str(os.cpu_count())]  # fmt: skip
     return "-".join(parts)
 
 

@@ -6,22 +6,28 @@ on a dark page. Nothing in the SVG points outside.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rung.evals.drawing import INK, svg
 
+TICKS = 4.5  # labels that fit side by side below the picture
 WIN, REST, LINE = "#2e9e5b", "#4c78a8", "#d08a2e"
 
 
 def pareto(
-    points: Sequence[Mapping[str, Any]], metric: str, bar: float | None, front: Sequence[str]
+    points: Sequence[Mapping[str, Any]],
+    metric: str,
+    bar: float | None,
+    front: Sequence[str],
+    floor: float | None = None,
 ) -> str:
     """Quality with its interval against total cost.
 
     Args:
         points: each with key, cost (seconds), value, low, high, winner.
-        front: keys that nothing beats in both.
+        front: keys that nothing beats in both. floor: the baseline's figure, drawn across.
     """
 
     def draw(axes: Any) -> None:
@@ -35,6 +41,10 @@ def pareto(
         line = sorted((p["cost"], p["value"]) for p in points if p["key"] in front)
         if len(line) > 1:
             axes.plot(*zip(*line, strict=True), color=LINE, linewidth=1, zorder=0)
+        if floor is not None:
+            axes.axhline(floor, color=INK, linewidth=0.8, linestyle=":", alpha=0.7, zorder=0)
+            axes.annotate("baseline", (0.01, floor), xycoords=("axes fraction", "data"),
+                          va="bottom", ha="left", fontsize=9)  # fmt: skip
         if bar is not None:
             axes.axhline(bar, color=INK, linewidth=1, linestyle="--")
             axes.annotate(f"bar {bar:g}", (0.99, bar), xycoords=("axes fraction", "data"),
@@ -79,7 +89,12 @@ def _readable_seconds(axes: Any, costs: Sequence[float]) -> None:
                           36000, 72000, 180000, 360000, 720000]  # fmt: skip
     low, high = min(costs) / 1.3, max(costs) * 1.3
     ticks = [t for t in steps if low <= t <= high]
-    ticks = ticks[:: -(-len(ticks) // 5)] if ticks else []
+    apart = (math.log(high) - math.log(low)) / TICKS
+    kept: list[float] = []
+    for tick in ticks:
+        if not kept or math.log(tick) - math.log(kept[-1]) >= apart:
+            kept.append(tick)
+    ticks = kept
     if len(ticks) < 2:
         ticks = sorted({round(min(costs), 1), round(max(costs), 1)})
     axes.set_xticks(ticks, [duration(t) for t in ticks])

@@ -14,7 +14,7 @@ from rung.evals import metrics
 from rung.ladder import plots, scorecard
 from rung.ladder.bar import BASE, Bar
 from rung.ladder.lessons import Lesson, lessons
-from rung.ladder.scorecard import Scorecard
+from rung.ladder.scorecard import Row, Scorecard
 from rung.ladder.task_context import ranked, shared_settings
 from rung.store import Store
 from rung.store.climbs import RungRecord
@@ -56,6 +56,7 @@ def render(store: Store, card: Scorecard, examples: Sequence[Example] | None = N
     )  # fmt: skip
     for name in ("duration", "size", "interval"):
         environment.filters[name] = getattr(scorecard, name)
+    environment.filters["note"] = _note
     drawn = {name: Markup(svg) for name, svg in _drawings(card, records).items()}
     return environment.get_template("report.html").render(
         card=card,
@@ -71,6 +72,12 @@ def render(store: Store, card: Scorecard, examples: Sequence[Example] | None = N
         joules=any(r.cost.get("joules") for r in card.rows),
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
+
+
+def _note(row: Row, winner: str | None, second: str | None, base: str) -> str:
+    """What the table says of a rung beside its figures."""
+    place = {winner: "winner", second: "runner-up", base: "the base as it is"}.get(row.key, "")
+    return "; ".join(part for part in (place, scorecard.made(row)) if part)
 
 
 def _capped(card: Scorecard) -> int | None:
@@ -91,7 +98,8 @@ def _drawings(card: Scorecard, records: Sequence[RungRecord]) -> dict[str, str]:
     if points:
         bar = Bar.parse(card.climb.bar).value if card.climb.bar else None
         front = scorecard.pareto(card.rows, lower)
-        drawn["pareto"] = plots.pareto(points, card.metric, bar, front)
+        floor = next((r.validation["value"] for r in card.rows if r.baseline and r.validation), None)
+        drawn["pareto"] = plots.pareto(points, card.metric, bar, front, floor)
     lines = {r.key: r.metrics["curve"] for r in records if len(r.metrics.get("curve") or ()) > 1}
     if lines:
         drawn["curves"] = plots.curves(lines)

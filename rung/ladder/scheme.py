@@ -1,4 +1,4 @@
-"""What to try next: successive halving over rungs, settings and rows, at any moment the best use of time.
+"""What to try next: successive halving over rungs, settings and rows, within the time that is left.
 
 An arm is a rung with settings; a level is a share of its rows (or of a training's steps) with so many
 validation rows to measure by. The baseline goes first. Every arm begins at the largest level that fits
@@ -160,7 +160,7 @@ def levels(
     """The levels of an arm.
 
     Args:
-        rows: that it learns from; 0 where it learns from none. steps: of its training, if it is trained.
+        rows: that it learns from; 0 where it learns from none. steps: of its training, if it has one.
         answer_seconds: of a validation row. left: seconds of the whole climb.
     """
     shares = [1.0]

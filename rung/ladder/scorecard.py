@@ -22,8 +22,8 @@ class Row:
     """One rung. Figures that are not there yet are None; others have value, low and high.
 
     `cut_from` is the number of steps that a training should have had, where time ended it; `share` the
-    part of its rows or steps that a rung was tried on; `only` the one answer that it gives to every row;
-    `below` says that the baseline does better.
+    part of its rows or steps that a rung was tried on; `only` the one answer that it gives to all rows;
+    `baseline` says that it needs no base, `below` says that the baseline does better.
     """
 
     key: str
@@ -46,6 +46,7 @@ class Row:
     share: float = 1.0
     only: str | None = None
     below: bool = False
+    baseline: bool = False
 
     @property
     def shown(self) -> dict[str, Any]:
@@ -104,7 +105,8 @@ class Scorecard:
             "climb": climb.id, "name": climb.name, "status": climb.status, "task": climb.task,
             "bar": climb.bar, "verdict": climb.verdict, "data": self.data, "base": self.base,
             "licence": self.licence, "requests": self.knobs.get("requests"),
-            "seconds": climb.settings.get("spent"), "rungs": [asdict(r) for r in self.rows],
+            "seconds": climb.settings.get("spent"), "working": climb.settings.get("working"),
+            "rungs": [asdict(r) for r in self.rows],
         }  # fmt: skip
 
 
@@ -112,11 +114,8 @@ def rows_of(records: Sequence[RungRecord], climb: ClimbRecord) -> list[Row]:
     """Stored rungs as rows, those marked that the baseline surpasses."""
     rows = [row_of(r, climb) for r in records]
     known = methods.names()
-    floor = next(
-        (r.validation for r in rows if r.validation and r.method in known
-         and methods.get(r.method).baseline),
-        None,
-    )  # fmt: skip
+    rows = [replace(r, baseline=r.method in known and methods.get(r.method).baseline) for r in rows]
+    floor = next((r.validation for r in rows if r.validation and r.baseline), None)
     if floor is None:
         return rows
     sign = -1 if metrics.get(climb.task["metric"]).lower else 1
@@ -242,7 +241,7 @@ def _note(row: Row, winner: str | None, why: bool) -> str:
         return f"winner, {cut}" if cut else "winner"
     if row.reason and why:
         return _said(row)
-    return _status(row) or _made(row)
+    return _status(row) or made(row)
 
 
 def _status(row: Row) -> str:
@@ -253,14 +252,13 @@ def _said(row: Row) -> str:
     return ": ".join(word for word in (_status(row), row.reason) if word)
 
 
-def _made(row: Row) -> str:
+def made(row: Row) -> str:
     """How a measured rung was made: seeds, a training that time ended, or what it chose."""
-    if row.only is not None:
-        return f"one answer to all: {' '.join(row.only.split())[:20]}"
-    if row.seeds:
-        return f"{len(row.seeds)} seeds: {min(row.seeds):.3f} to {max(row.seeds):.3f}"
     found = _cut(row) or (f"with {row.choice}" if row.choice else "")
-    return "; ".join(part for part in ("below baseline" if row.below else "", found) if part)
+    if row.seeds:
+        found = f"{len(row.seeds)} seeds: {min(row.seeds):.3f} to {max(row.seeds):.3f}"
+    worth = "one answer to all" if row.only is not None else "below baseline" if row.below else ""
+    return "; ".join(part for part in (found, worth) if part)
 
 
 def _cut(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""One attempt at a rung: made on a share of its rows or steps, measured, and kept if it is the best so far."""
+"""One attempt at a rung: made on a share of its rows or steps, measured, kept if it is the best."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rung.train.observers import Made, Observer, Observers
 from rung.train.plan import Plan
 
 PATIENCE = 2.5  # times what an attempt was expected to take: then it ends with what is there
-LEAST_SHARE = 0.15  # of the time that is left: nothing is stopped before
+LEAST_SHARE, MOST_SHARE = 0.15, 0.4  # of the time that is left: within them it may be late
 MIN_CHOOSE_ROWS = 64  # of validation: what a training on a sample stops by, at least
 
 
@@ -244,9 +244,10 @@ class Trial:
         whole = bench.forecaster.schedule(bench.plan(self.name, self.rung), 1.0).steps
         trained, share = self.rung.method.trained, self.step.level.share
         rows = len(bench.opened.splits.train)
+        chosen_by = f"validation_{made.plan.objective.best[0]}"
         metrics = {
             "validation": measured.as_dict(),
-            "curve": [[h["step"], h["validation_loss"]] for h in made.state.history],
+            "curve": [[h["step"], h[chosen_by]] for h in made.state.history],
             "steps": made.state.step,
             "cut_from": whole if trained and share < 1 and made.state.step < whole else None,
             "share": share,
@@ -298,7 +299,8 @@ def stopping_at(until: float) -> Callable[[], bool]:
 
 def limit_of(seconds: float, left: float) -> float:
     """Seconds after which an attempt that should take `seconds` ends, within those that are left."""
-    return max(1.0, min(max(PATIENCE * seconds, LEAST_SHARE * left), left))
+    patient = min(PATIENCE * seconds, max(seconds, MOST_SHARE * left))
+    return max(1.0, min(max(patient, LEAST_SHARE * left), left))
 
 
 def disk_bytes(store: Store, name: str) -> int:

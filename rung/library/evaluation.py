@@ -21,7 +21,7 @@ from rung.evals.compare import Comparison
 from rung.evals.intervals import bootstrap, percentile
 from rung.evals.judge import Judge
 from rung.evals.measure import Measured, measure
-from rung.evals.metric import mean
+from rung.evals.metrics.base import mean
 from rung.evals.predict import Answers, predict
 from rung.library.knobs import EvalKnobs, LoadKnobs
 from rung.models import by_base

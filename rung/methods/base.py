@@ -119,9 +119,8 @@ class Method(ABC):
     def misfit(self, bank: Bank, config: Any) -> str | None:
         """Why this method cannot be used on this base with these knobs, or None."""
         taken = self.positions(config)
-        context = getattr(bank.config, "max_position_embeddings", None)
-        if context and taken >= context - 1:
-            return f"it takes {taken} positions and the base has {context} in all: take fewer"
+        if taken and taken >= bank.context - 1:
+            return f"it takes {taken} positions and the base has {bank.context} in all: take fewer"
         return None
 
     def base_spec(self, config: Any) -> str | None:

@@ -271,9 +271,8 @@ def conversations(rows: Sequence[Example]) -> list[Example]:
 
 def _fits(study: base.Study, example: Example) -> bool:
     """Whether the base could answer the row at all; preparing the rows has told of those it cannot."""
-    context = getattr(study.bank.config, "max_position_embeddings", None)
     try:
-        return len(study.template.render(example).ids) <= (context or 1 << 30)
+        return len(study.template.render(example).ids) <= study.bank.context
     except DataError:
         return False
 
@@ -293,23 +292,20 @@ class Room:
     """What the context holds.
 
     Attributes:
-        tokens: of a prompt at most; None where the base has no bound.
+        tokens: of a prompt at most.
         characters: of a prompt that likely fit, for a conversation that must not count tokens; 0: any.
     """
 
-    tokens: int | None
+    tokens: int
     characters: int
 
     @classmethod
     def of(cls, study: base.Study, rows: Sequence[Example], reply: int | None = None) -> Room:
         """The room that is left by replies: twice the longest of the rows, or `reply` tokens."""
-        context = getattr(study.bank.config, "max_position_embeddings", None)
-        if not context:
-            return cls(None, 0)
         encode = study.template.tokenizer.encode
         replies = [e.messages[-1]["content"] for e in rows]
         longest = reply or max(16, 2 * max(len(encode(r, add_special_tokens=False)) for r in replies))
-        tokens = context - longest
+        tokens = study.bank.context - longest
         prompts = [asked(e) for e in rows[:64]]
         letters = sum(len(m["content"]) for p in prompts for m in p)
         counted = sum(len(study.template.prompt(p)) for p in prompts)
@@ -317,7 +313,5 @@ class Room:
 
     def holds(self, study: base.Study, conversation: Conversation, rows: Sequence[Example]) -> bool:
         """Whether every row's prompt fits as the conversation rewrites it."""
-        if self.tokens is None:
-            return True
         prompts = (study.template.prompt(conversation.messages(asked(e))) for e in rows)
         return all(len(ids) <= self.tokens for ids in prompts)

@@ -85,13 +85,9 @@ def decoder_layers(bank: Bank) -> list[str]:
     Raises:
         MethodMisfit: when the base has no list of layers.
     """
-    from torch.nn import ModuleList
-
-    count = bank.config.num_hidden_layers
-    for name, module in bank.model.named_modules():
-        if isinstance(module, ModuleList) and len(module) == count:
-            return [f"{name}.{i}" for i in range(count)]
-    raise MethodMisfit("no list of decoder layers was found in this base")
+    if not bank.layer_names:
+        raise MethodMisfit("no list of decoder layers was found in this base")
+    return bank.layer_names
 
 
 def tensor(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:

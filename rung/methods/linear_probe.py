@@ -85,7 +85,7 @@ class Method(base.Method):
             return f"--layer {config.layer} is more than the base's {count}"
         if config.encoder and (config.layer is not None or config.pooling != "auto"):
             return "--encoder brings its own features: leave out --layer and --pooling"
-        if not config.encoder and not bank.layers.names:
+        if not config.encoder and not bank.layer_names:
             return "no list of decoder layers was found in it: use --encoder minilm"
         return None
 
@@ -121,12 +121,14 @@ class Method(base.Method):
     def holds(self, bank: Bank, config: Knobs, rows: int, tokens: int) -> int:
         if config.encoder:
             return 0
-        from rung.forward.features import BUDGET
+        from rung.forward.features import MAX_PASS_TOKENS
 
         layers = 1 if config.layer is not None else bank.layers.count + 1
-        row = layers * bank.config.hidden_size * 4
+        row = layers * bank.width * 4
         room = min(ROOM, len(POOLINGS) * min(rows, 2 * CHOOSE_ROWS) * row)
-        return room + min(tokens, 2 * BUDGET) * row  # states of one pass, and of the one before
+        return (
+            room + min(tokens, 2 * MAX_PASS_TOKENS) * row
+        )  # states of one pass, and of the one before
 
     def fit(self, study: base.Study, config: Knobs) -> base.Fitted:
         from rung.evals.probing import choose
@@ -251,4 +253,4 @@ def _reading(settings: dict[str, Any], bank: Bank) -> tuple[Reading, int]:
     if not all(isinstance(e, list) and all(type(i) is int for i in e) for e in ends):
         raise ArtefactError("settings.json: 'prefix' and 'suffix' must be lists of token ids")
     frame = Frame(*(tuple(e) for e in ends))
-    return StateReading(layer, pooling, frame), bank.config.hidden_size
+    return StateReading(layer, pooling, frame), bank.width

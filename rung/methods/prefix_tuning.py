@@ -54,7 +54,7 @@ class Method(base.Method):
             kv = torch.randn(_shape(bank, count), generator=start.generator) * 0.02
         else:
             if config.init == "vocab":
-                vocabulary = bank.config.vocab_size
+                vocabulary = bank.vocabulary
                 ids = torch.randint(vocabulary, (count,), generator=start.generator).tolist()
             else:
                 ids = prompt_tuning.text_ids(config, start, count)
@@ -109,6 +109,6 @@ def keys_values_of(bank: Bank, ids: list[int]) -> Tensor:
             bank.forward(trie, lambda layer, k, v: kept.update({layer: torch.stack([k, v])}))
             return torch.stack([kept[i] for i in sorted(kept)]).float().contiguous()
         bank.slots = None
-        out = bank.backbone(input_ids=torch.tensor([ids], device=bank.device), use_cache=True)
+        out = bank.base_model(input_ids=torch.tensor([ids], device=bank.device), use_cache=True)
         pairs = [torch.stack([c.keys[0], c.values[0]]) for c in out.past_key_values.layers]
         return torch.stack(pairs).transpose(2, 3).float().contiguous()

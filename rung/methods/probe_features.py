@@ -38,7 +38,7 @@ class Rows:
         In the order of their digests, so that the first of them are a fair part of all, however the
         source is sorted, and the same part for every seed.
         """
-        context = getattr(study.bank.config, "max_position_embeddings", None) or 1 << 30
+        context = study.bank.context
         asked, labels, left = [], [], 0
         for example in sorted(examples, key=lambda e: e.digest):
             messages, label = _prompt(example), reply(example)
@@ -79,7 +79,7 @@ class StateFeatures:
 
         prompts = [a.ids for a in (*self.train.asked[:CHOOSE_ROWS], *self._held)]
         depth = self.study.bank.layers.count
-        width = self.study.bank.config.hidden_size
+        width = self.study.bank.width
         most = max(2, ROOM // (len(prompts) * width * len(POOLINGS) * 4))
         chosen = [self.config.layer] if self.config.layer is not None else spread(depth, most)
         self.layers = chosen

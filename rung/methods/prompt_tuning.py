@@ -84,7 +84,7 @@ class Method(base.Method):
     def from_files(self, settings: dict[str, Any], tensors: dict[str, Tensor], bank: Bank):
         from rung.forward.adapter import Adapter
 
-        width = bank.model.get_input_embeddings().weight.shape[1]
+        width = bank.width
         vectors = layers.tensor(tensors, "prompt_embeddings", (-1, width))
         return Adapter(embeddings=vectors).to(bank.device)
 

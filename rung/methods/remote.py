@@ -61,7 +61,9 @@ class Method(base.Method):
         return None if config.url and config.remote_model else "it needs --url and --remote-model"
 
     def unsuited(self, task: Task, config: Knobs) -> str | None:
-        if task.kind == "language_modelling" or task.metric == "perplexity":
+        from rung.evals import metrics
+
+        if metrics.by_likelihood(task):
             return "an API does not say how likely a given text is"
         if not config.url or not config.remote_model:
             return "it needs --url and --remote-model"

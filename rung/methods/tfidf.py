@@ -10,7 +10,7 @@ the model its name and its template.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,7 +19,7 @@ from rung.errors import ArtefactError, MethodMisfit
 from rung.evals.tasks import question, reply
 from rung.methods import base, layers
 from rung.methods.workload import Shape, Workload
-from rung.types import Example, Task
+from rung.types import Example, Message, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +49,9 @@ class Method(base.Method):
     baseline = True
 
     def unsuited(self, task: Task, config: Knobs) -> str | None:
-        if task.kind == "language_modelling" or task.metric == "perplexity":
+        from rung.evals import metrics
+
+        if metrics.by_likelihood(task):
             return "counts of words do not say how likely a text is"
         if task.kind == "multiple_choice":
             return "each row offers answers of its own, and counts of words do not compare them"
@@ -111,14 +113,14 @@ def _labels(study: base.Study, rows: Sequence[Example]) -> base.Fitted:
 
     from rung.evals.ngrams import Ngrams, fit_labels
     from rung.forward.adapter import Adapter
-    from rung.methods.tfidf_models import NgramClassifier
+    from rung.methods.tfidf_models import NgramClassifier, last_question
 
     held = [e for e in study.validation if reply(e) is not None]
-    texts, labels = _pairs(rows)
+    texts, labels = _pairs(rows, last_question)
     if len(set(labels)) < 2:
         raise MethodMisfit(f"tfidf needs rows of two labels at least; there is one, '{labels[0]}'")
     ngrams = Ngrams.of(texts)
-    fit = fit_labels(ngrams, texts, labels, *_pairs(held), study.stopping)
+    fit = fit_labels(ngrams, texts, labels, *_pairs(held, last_question), study.stopping)
     choice = f"C {fit.c:g}" if fit.c else "the most frequent label"
     study.note(
         f"chose {choice}: accuracy {fit.accuracy:.3f} on {fit.n} rows, majority {fit.majority:.3f}"
@@ -138,14 +140,14 @@ def _answers(study: base.Study, rows: Sequence[Example]) -> base.Fitted:
     from rung.evals.metrics import get
     from rung.evals.predict import Answers
     from rung.forward.adapter import Adapter
-    from rung.methods.tfidf_models import NearestAnswer
+    from rung.methods.tfidf_models import NearestAnswer, whole_question
 
-    questions, answers = _pairs(rows)
+    questions, answers = _pairs(rows, whole_question)
     held = [e for e in study.validation if reply(e) is not None][:MAX_CHOOSE_ROWS]
     nearest = NearestAnswer(questions, answers)
     if not held:
         return base.Fitted(Adapter(remote=nearest), {"choice": "the nearest answer"})
-    asked, _ = _pairs(held)
+    asked, _ = _pairs(held, whole_question)
     values = {
         constant: measure(Answers(said), held, study.task).value
         for constant, said in ((False, nearest.nearest(asked)), (True, [nearest.frequent] * len(held)))
@@ -159,10 +161,11 @@ def _answers(study: base.Study, rows: Sequence[Example]) -> base.Fitted:
     return base.Fitted(Adapter(remote=nearest), {"choice": choice, "answers": len(answers)})
 
 
-def _pairs(rows: Sequence[Example]) -> tuple[list[str], list[str]]:
-    from rung.methods.tfidf_models import last_question
-
-    return [last_question(question(e)) for e in rows], [reply(e) or "" for e in rows]
+def _pairs(
+    rows: Sequence[Example], asked: Callable[[Sequence[Message]], str]
+) -> tuple[list[str], list[str]]:
+    """What was asked, and the replies."""
+    return [asked(question(e)) for e in rows], [reply(e) or "" for e in rows]
 
 
 def _idf(parts: dict[str, Any]) -> dict[str, Tensor]:
@@ -181,7 +184,7 @@ def _classifier(settings: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
         raise ArtefactError("settings.json: 'labels' must name two different labels at least")
     if not isinstance(terms, dict) or set(terms) != set(ANALYZERS):
         raise ArtefactError(f"settings.json: 'terms' must hold {' and '.join(ANALYZERS)}")
-    parts = {}
+    parts: dict[str, Any] = {}
     for kind in ANALYZERS:
         known = _texts(terms, kind)
         if len(set(known)) < len(known):

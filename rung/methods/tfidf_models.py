@@ -16,12 +16,17 @@ from rung.types import Decoding, Message, Prompt
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rung.forward.bank import Bank
+    from rung.forward.backbone import Backbone
 
 
 def last_question(messages: Sequence[Message]) -> str:
     """The last message of the user, which is what is compared."""
     return next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
+
+
+def whole_question(messages: Sequence[Message]) -> str:
+    """The last message of the user, or all that was said where no user spoke."""
+    return last_question(messages) or "\n".join(m["content"] for m in messages)
 
 
 class NgramClassifier(Classifier):
@@ -38,7 +43,7 @@ class NgramClassifier(Classifier):
     def parameters(self) -> dict[str, Tensor]:
         return {"weight": self.weight, "bias": self.bias}
 
-    def probabilities(self, bank: Bank, prompts: Sequence[Prompt]) -> Tensor:
+    def probabilities(self, backbone: Backbone, slot: int, prompts: Sequence[Prompt]) -> Tensor:
         """(N, labels) float32, each row summing to 1."""
         import torch
 
@@ -84,7 +89,7 @@ class NearestAnswer(RemoteModel):
         first: bool = False,
         timeout: float | None = None,
     ) -> RemoteAnswer:
-        text = self.nearest([last_question(messages)])[0]
+        text = self.nearest([whole_question(messages)])[0]
         if heard is not None:
             heard(text)
         return RemoteAnswer(text)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from rung.objectives.base import Objective
+from rung.objectives.base import Objective, Row, RowSource
 from rung.registry import Registry
+
+__all__ = ["Objective", "Row", "RowSource", "get", "names", "registry"]
 
 registry: Registry[Objective] = Registry("rung.objectives", "Objective", "objective")
 names, get = registry.names, registry.get

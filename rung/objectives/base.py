@@ -1,37 +1,192 @@
-"""What an objective must say."""
+"""What an objective must say. Everything else about it is its own business."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
-from rung.types import Rendered
+from rung.errors import DataError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import numpy as np
 
-    from rung.forward.bank import Bank
-    from rung.forward.loss import Loss
-    from rung.forward.trie import Sequence, Trie
+    from rung.data import Problem, Template
+    from rung.forward.policy import Loss, Policy
+    from rung.forward.trie import Sequence as Tokens
+    from rung.types import Example, Pair
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Row:
+    """What an objective made of one example. Its sequences are never split between micro-batches.
+
+    Attributes:
+        sequences: one for a reply, two for a pair, several for a group.
+        weight: what the row counts in the mean of a step.
+        extra: what the loss needs beside the tokens, such as reference log-probabilities.
+    """
+
+    sequences: tuple[Tokens, ...]
+    weight: float
+    origin: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Token ids (n,) of the first sequence, by which rows are sorted and packed."""
+        return self.sequences[0].ids
+
+    @property
+    def key(self) -> bytes:
+        """Sorts rows depth first."""
+        return self.sequences[0].key
+
+    @cached_property
+    def tokens(self) -> int:
+        """Tokens that the row computes alone: what its sequences share counts once."""
+        from rung.forward.packing import trie_tokens
+
+        return trie_tokens([s.ids for s in self.sequences])
+
+    @cached_property
+    def supervised(self) -> int:
+        """Tokens to be predicted, of all its sequences."""
+        return sum(int(s.supervised.sum()) for s in self.sequences if s.supervised is not None)
+
+
+class RowSource(Protocol):
+    """Gives the rows of every step: a function of seed and step, and of the weights at most.
+
+    Attributes:
+        fixed: every epoch has the same rows, so that what is frozen may be computed for them once.
+        per_epoch: steps in an epoch.
+    """
+
+    @property
+    def fixed(self) -> bool: ...
+    @property
+    def per_epoch(self) -> int: ...
+
+    def steps(self, epochs: float, most: int | None) -> int:
+        """How many steps a training has, `most` where that is fewer."""
+        ...
+
+    def rows(self, step: int) -> list[Row]:
+        """The rows of a step, counted from 0 over all epochs."""
+        ...
+
+
+# Rows -> for each row and each of its sequences, the log-probabilities (n,) of its n supervised tokens
+# by the model that training starts from. Computed once, kept on disk by their digest.
+Reference = Callable[[Sequence[Row]], "list[list[np.ndarray]]"]
+
+
+@dataclass
+class NoKnobs:
+    """An objective with nothing to set."""
+
+    group: ClassVar[str] = "objective"
 
 
 class Objective(ABC):
-    """Turns rows into sequences, and hidden states into a loss. Instances hold no state."""
+    """One thing to minimise. Instances hold their knobs, and no other state.
+
+    Attributes:
+        summary: one line for help and tables.
+        paper: where it comes from.
+        Config: the file's dataclass of knobs, its `group` the heading in help; `config` is an instance.
+        defaults: values for the training's knobs that suit this objective better than the method's.
+        wants: what the data must hold.
+        best: the metric that the best weights are chosen by, and whether low or high is good. It is
+            "loss" or one of the metrics that `loss` gives.
+        reads_states: whether `loss` asks for states, which takes a whole pass.
+    """
 
     summary: ClassVar[str]
-    edges_only: ClassVar[bool] = False  # whether `loss` reads hidden states only where edges start
+    paper: ClassVar[str] = ""
+    Config: ClassVar[type] = NoKnobs
+    defaults: ClassVar[dict[str, Any]] = {}
+    wants: ClassVar[Literal["replies", "pairs"]] = "replies"
+    best: ClassVar[tuple[str, Literal["low", "high"]]] = ("loss", "low")
+    reads_states: ClassVar[bool] = False
 
     def __init__(self, name: str):
         self.name = name
+        self.config = self.Config()
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def configured(self, config: Any) -> Self:
+        """The same objective with these knobs."""
+        other = copy(self)
+        other.config = config
+        return other
+
+    def better(self, value: float, than: float | None) -> bool:
+        """Whether a value of the metric `best` is better than another one, or than none."""
+        if than is None:
+            return True
+        return value < than if self.best[1] == "low" else value > than
+
+    def rows(
+        self, examples: Sequence[Example], template: Template, limit: int
+    ) -> tuple[list[Row], list[Problem]]:
+        """Every row of at most `limit` tokens a sequence, and what was done about the others."""
+        from rung.data import pairs
+
+        items: Iterable[Any] = examples
+        problems: list[Problem] = []
+        if self.wants == "pairs":
+            items, problems = pairs(examples) if examples else ([], [])
+        rows, long, refused = [], [], []
+        for item in items:
+            try:
+                row = self.row(item, template)
+            except DataError as fault:
+                refused.append(str(fault))
+                continue
+            fits = all(len(s) <= limit for s in row.sequences)
+            rows.append(row) if fits else long.append(row.origin)
+        return rows, [*problems, *_left_out(long, refused, limit)]
 
     @abstractmethod
-    def sequences(self, row: Rendered, slot: int) -> list[Sequence]:
-        """The sequences of one row. They are never split between micro-batches."""
+    def row(self, item: Example | Pair | Any, template: Template) -> Row:
+        """A row of one example, or of one pair where it wants pairs.
+
+        Raises:
+            DataError: naming the row, when it cannot be rendered.
+        """
+
+    def prepare(self, rows: list[Row], reference: Reference) -> list[Row]:
+        """Add what is computed once before the first step; called with every part of the data."""
+        return rows
 
     @abstractmethod
-    def weight(self, row: Rendered) -> float:
-        """What the row counts in the mean of a batch."""
+    def loss(self, policy: Policy, rows: Sequence[Row]) -> Loss:
+        """The sum of the loss over rows, whose sequences are the policy's one after another."""
 
-    @abstractmethod
-    def loss(self, bank: Bank, trie: Trie, hidden: Tensor, slot: int, accuracy: bool = False) -> Loss:
-        """The sum over the trie, hidden (T, d); the loop divides by the weights of the batch."""
+    def figures(self, found: Mapping[str, float], rows: Sequence[Row], template: Template) -> dict:
+        """More figures of the test rows, from the means that were found there."""
+        return {}
+
+
+def _left_out(long: list[str], refused: list[str], limit: int) -> list[Problem]:
+    from rung.data import Problem
+    from rung.data.problem import places
+
+    problems = []
+    if long:
+        told = (
+            f"{len(long)} rows are longer than --max-length {limit} ({places(long)}): they are left out"
+        )
+        problems.append(Problem("warning", told, tuple(long)))
+    if refused:
+        problems.append(Problem("error", "; ".join(refused[:10]), tuple(refused)))
+    return problems

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 from anyio.to_thread import run_sync
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from rung.engine import Engine
 from rung.server import routes as api_routes
@@ -82,6 +83,11 @@ def create_app(
     describe(app)
     app.state.service, app.state.engine, app.state.traffic = service, engine, service.traffic
     app.add_middleware(GateMiddleware, service=service, scopes=RequiredScopes(declared, app.routes))
+    if settings.origins:  # in front of the gate: a browser asks without a key whether it may
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["*"],
+            allow_headers=["*"], expose_headers=["x-request-id", "retry-after"],
+        )  # fmt: skip
     app.state.page = Page(app, service) if page else None
     if page:
         app.add_middleware(Front, page=app.state.page)

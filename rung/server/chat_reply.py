@@ -7,8 +7,8 @@ from typing import Any
 
 from rung.data.conversation import Conversation
 from rung.engine import Completion, Token
+from rung.server.generation import Reply, finish_reason
 from rung.server.logprobs import TokenLogprobs
-from rung.server.replies import Reply, finish_reason
 from rung.server.tools import Call, Holding, parse
 
 
@@ -44,6 +44,9 @@ class ChatReply(Reply):
         reason = self._reason(completion, calls)
         told = self._told(self._counted(completion))
         return {"index": index, "message": message, "logprobs": told, "finish_reason": reason}
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {**super()._head(kind), "service_tier": "default"}
 
     def opening(self, index: int) -> dict[str, Any]:
         return self._delta(index, {"role": "assistant", "content": "", "refusal": None})

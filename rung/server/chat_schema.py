@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from rung.server.errors import ApiError
-from rung.server.requests import Asked
+from rung.server.requests import UNSUPPORTED, Asked
 
 NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 MOST_TOOLS = 128
+URI = "#/%$&'()*+,;=:@?!~"  # what stands in a reference as it is
 
 
 class Part(BaseModel):
@@ -46,7 +48,7 @@ class ToolCall(BaseModel):
 
 
 class ChatMessage(BaseModel):
-    """One turn. What it carries beside what is named here must be empty."""
+    """One turn. It may carry more than is named here: clients send back what servers have said."""
 
     model_config = ConfigDict(strict=True, extra="allow")
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
@@ -59,17 +61,16 @@ class ChatMessage(BaseModel):
 
     @model_validator(mode="after")
     def _fits_its_role(self) -> ChatMessage:
-        if self.content is None and not (self.role == "assistant" and self._says_something):
-            raise ValueError("'content' is required")
+        if self.content is None and not self._says_something:
+            if self.role in ("developer", "system", "user"):
+                raise ValueError("'content' is required")
+            self.content = ""
         if self._calls and self.role != "assistant":
             raise ValueError(f"a message of role '{self.role}' calls no tools")
         if self.role == "tool" and not self.tool_call_id:
             raise ValueError("a message of role 'tool' needs 'tool_call_id'")
         if self.role == "function" and not self.name:
             raise ValueError("a message of role 'function' needs 'name'")
-        for key, value in (self.model_extra or {}).items():
-            if value not in (None, [], {}):
-                raise ValueError(f"'{key[:80]}' is not supported yet")
         return self
 
     @property
@@ -95,13 +96,33 @@ class ChatMessage(BaseModel):
         return "".join((p.text if p.type == "text" else p.refusal) or "" for p in self.content)
 
 
+def _quoted(schema: dict[str, Any]) -> dict[str, Any]:
+    """Percent-encode the references of a schema in place: clients write names with blanks as they are.
+
+    An iteration, not a recursion: a schema may be nested deeply.
+    """
+    waiting: list[Any] = [schema]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            if isinstance(one.get("$ref"), str):
+                one["$ref"] = quote(one["$ref"], safe=URI)
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
+    return schema
+
+
+Schema = Annotated[dict[str, Any], AfterValidator(_quoted)]
+
+
 class Function(BaseModel):
     """What a model may call; `parameters` is a JSON schema."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
     name: str = Field(pattern=NAME)
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: Schema | None = None
     strict: bool | None = None
 
     @model_validator(mode="after")
@@ -129,11 +150,29 @@ class NamedTool(BaseModel):
     function: NamedFunction
 
 
+class Allowed(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool] = Field(min_length=1, max_length=MOST_TOOLS)
+
+
+class AllowedTools(BaseModel):
+    """A part of the tools, of which the model may, or must, call one."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    type: Literal["allowed_tools"]
+    allowed_tools: Allowed
+
+    @property
+    def names(self) -> list[str]:
+        return [tool.function.name for tool in self.allowed_tools.tools]
+
+
 class JsonSchema(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", populate_by_name=True)
     name: str = Field(pattern=NAME)
     description: str | None = None
-    schema_: dict[str, Any] = Field(alias="schema")
+    schema_: Schema = Field(alias="schema")
     strict: bool | None = None
 
 
@@ -175,10 +214,15 @@ Format = Annotated[
 
 
 class ChatRequest(Asked):
-    unsupported = {
-        "modalities": (["text"],), "audio": (), "prediction": (), "reasoning_effort": ("none",),
-        "verbosity": ("medium",), "web_search_options": (),
-    }  # fmt: skip
+    unsupported = UNSUPPORTED | {
+        "modalities": ((["text"],), "answers are text"),
+        "audio": ((), "answers are text"),
+        "prediction": ((), "text that comes again is predicted without being told"),
+        "reasoning_effort": (("none",), "how long a model reasons follows from its training"),
+        "verbosity": (("medium",), "how much a model says follows from its training; see max_tokens"),
+        "web_search_options": ((), "the server asks nothing of the web"),
+        "moderation": ((), "what is judged is the owner's choice (stages of the model)"),
+    }
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=4096)
     max_completion_tokens: int | None = Field(None, ge=1)
@@ -186,7 +230,7 @@ class ChatRequest(Asked):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: Format | None = None
     tools: list[Tool] | None = Field(None, max_length=MOST_TOOLS)
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedTools | None = None
     parallel_tool_calls: bool | None = None
     functions: list[Function] | None = Field(None, max_length=MOST_TOOLS)
     function_call: Literal["none", "auto"] | NamedFunction | None = None
@@ -196,16 +240,19 @@ class ChatRequest(Asked):
     reasoning_effort: Any = None
     verbosity: Any = None
     web_search_options: Any = None
+    moderation: Any = None
 
     @model_validator(mode="after")
     def _parts_fit(self) -> ChatRequest:
         names = [f.name for f in self.offered]
         forced = self.forced if isinstance(self.forced, str) else ""
+        allowed = self.tool_choice.names if isinstance(self.tool_choice, AllowedTools) else []
         faults = (
             (len(set(names)) < len(names), "tools", "holds several functions of one name"),
             (self.top_logprobs and not self.logprobs, "top_logprobs", "needs 'logprobs': true"),
             (self.forced and not names, "tool_choice", "asks for a call, and there are no 'tools'"),
             (forced and forced not in names, "tool_choice", "names none of the 'tools'"),
+            (set(allowed) - set(names), "tool_choice", "names what is none of the 'tools'"),
         )
         for wrong, param, told_ in faults:
             if wrong:
@@ -224,10 +271,14 @@ class ChatRequest(Asked):
             return self.tool_choice.function.name
         if isinstance(self.function_call, NamedFunction):
             return self.function_call.name
+        if isinstance(self.tool_choice, AllowedTools):
+            return self.tool_choice.allowed_tools.mode == "required"
         return self.tool_choice == "required"
 
     @property
     def callable(self) -> list[Function]:
         """What the model is told of: nothing where calls are ruled out."""
+        if isinstance(self.tool_choice, AllowedTools):
+            return [f for f in self.offered if f.name in self.tool_choice.names]
         said = self.tool_choice if self.tools else self.function_call
         return [] if said == "none" else self.offered

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from rung.server.errors import ApiError
-from rung.server.requests import MOST_ANSWERS, Asked
+from rung.server.requests import MOST_ANSWERS, UNSUPPORTED, Asked
 
 TextOrIds = str | tuple[int, ...]
 
@@ -54,7 +54,7 @@ Prompts = Annotated[tuple[TextOrIds, ...], BeforeValidator(prompts), WithJsonSch
 
 
 class CompletionRequest(Asked):
-    unsupported = {"suffix": ("",)}
+    unsupported = UNSUPPORTED | {"suffix": (("",), "the models here were not trained to fill in a gap")}
 
     prompt: Prompts
     max_tokens: int | None = Field(None, ge=0)

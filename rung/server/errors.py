@@ -60,9 +60,9 @@ class ApiError(RungError):
         self.http_status, self.param, self.code, self.wait = status, param, code, wait
 
 
-def not_supported(param: str) -> ApiError:
+def not_supported(param: str, reason: str) -> ApiError:
     """For a feature that exists elsewhere: refused, since ignoring it would answer wrongly."""
-    return ApiError(f"'{param}' is not supported yet", param=param, code="not_supported")
+    return ApiError(f"'{param}' is not supported: {reason}", param=param, code="not_supported")
 
 
 def body(

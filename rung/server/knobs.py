@@ -53,7 +53,19 @@ class ServeKnobs:
     )  # fmt: skip
     max_body: float = knob(8.0, "Megabytes of a request.", least=0.001)
     max_file: float = knob(512.0, "Megabytes of an uploaded file.", least=0.001)
+    max_responses: int = knob(
+        10_000, "Model responses kept for each key; beyond it the oldest is deleted; 0 keeps none.",
+        least=0, most=10_000_000,
+    )  # fmt: skip
     timeout: float | None = knob(None, "Seconds within which an answer must be finished.", least=0.1)
+    max_wait: float = knob(
+        300.0, "Seconds that a request may wait in the queue; beyond it 429.", least=0.1
+    )
+    origin: list[str] = knob(
+        [], "Web page that may ask from browsers, such as https://app.example; * for all. "
+        "May be repeated; none by default.",
+        metavar="ORIGIN",
+    )  # fmt: skip
     tls_certificate: str | None = knob(None, "Serve HTTPS with this certificate (PEM).", metavar="PATH")
     tls_key: str | None = knob(None, "The certificate's private key (PEM).", metavar="PATH")
     page: bool = knob(True, "Show the page for browsers at /.")

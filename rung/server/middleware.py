@@ -42,6 +42,11 @@ class GateMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope["path"].startswith("/v1/") and scope["path"].endswith("/"):
+            scope = {
+                **scope,
+                "path": scope["path"].rstrip("/"),
+            }  # clients do not follow a redirected POST
         began, seen = time.perf_counter(), _Seen()
         send = seen.watch(_patient(send, self.service.limits.patience))
         try:

@@ -28,14 +28,17 @@ ERROR = {
 # What the id in an answer to the first address is good for.
 JOB = "/v1/fine_tuning/jobs"
 CLIMB = "/v1/rung/climbs"
+RESPONSES = "/v1/responses"
 FOLLOWING: dict[str, tuple[str, tuple[str, ...]]] = {
     "/v1/files": ("file_id", ("/v1/files/{file_id}", "/v1/files/{file_id}/content")),
+    RESPONSES: ("response_id", (f"{RESPONSES}/{{response_id}}",
+                                f"{RESPONSES}/{{response_id}}/input_items")),
     JOB: ("job_id", (f"{JOB}/{{job_id}}", *(f"{JOB}/{{job_id}}/{what}" for what in (
         "cancel", "pause", "resume", "events", "checkpoints")))),
     CLIMB: ("climb_id", (f"{CLIMB}/{{climb_id}}", *(f"{CLIMB}/{{climb_id}}/{what}" for what in (
         "cancel", "pause", "resume", "events")))),
 }  # fmt: skip
-STREAMS = ("/v1/chat/completions", "/v1/completions")
+STREAMS = ("/v1/chat/completions", "/v1/completions", RESPONSES)
 
 
 def describe(app: FastAPI) -> None:
@@ -84,7 +87,7 @@ def _link(paths: dict[str, Any]) -> None:
             for path in others
             for operation in paths[path].values()
         }
-        for ordered in (JOB, CLIMB) if first not in (JOB, CLIMB) else ():
+        for ordered in (JOB, CLIMB) if first == "/v1/files" else ():
             order = paths[ordered]["post"]["operationId"]
             body = {"training_file": "$response.body#/id"}
             links[order] = {"operationId": order, "requestBody": body}

@@ -50,6 +50,9 @@ Metadata = Annotated[
 class Strict(BaseModel):
     """A body, or a part of one, whose parameters are all known."""
 
+    # Parameter -> the values that ask for nothing, and why any other is refused.
+    unsupported: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {}
+
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
@@ -64,6 +67,17 @@ class Strict(BaseModel):
                 )
         return given
 
+    def refuse_unsupported(self) -> None:
+        """Refuse a parameter that is known but would not be heeded.
+
+        Raises:
+            ApiError: naming it.
+        """
+        for name, (neutral, reason) in self.unsupported.items():
+            value = getattr(self, name)
+            if value is not None and value not in neutral:
+                raise not_supported(name, reason)
+
 
 class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
@@ -71,11 +85,21 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool | None = None  # chunks are never padded
 
 
+UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "store": ((False,), "this server keeps no answers"),
+    "metadata": (({},), "this server keeps no answers that it could be attached to"),
+    "service_tier": (("auto", "default"), "there is one tier, 'default'"),
+    "prompt_cache_retention": (
+        ("in_memory", "in-memory"), "prefixes are kept in memory as long as there is room"
+    ),
+    "prompt_cache_options": (({},), "which prefixes are cached is not for clients to say"),
+}  # fmt: skip
+
+
 class Asked(Strict):
     """What chat and plain completions share."""
 
-    # Parameter -> the values that ask for nothing.
-    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    unsupported = UNSUPPORTED
 
     model: str
     temperature: float | None = Field(None, ge=0, le=2)
@@ -90,16 +114,19 @@ class Asked(Strict):
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     logit_bias: dict[TokenId, Bias] | None = Field(None, max_length=MOST_BIASES)
     # Not OpenAI's, but what most servers of open models take.
-    top_k: int | None = Field(None, ge=0, lt=2**31)
+    top_k: int | None = Field(None, ge=-1, lt=2**31)  # 0 and -1: no limit
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0, le=10)
-    # Accepted without effect: they say who asks, not what is to be answered.
+    # Accepted without effect: they say who asks, not what is to be answered. Prompts that begin alike
+    # are found in the cache whatever their key.
     user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
     metadata: Metadata | None = None
     store: bool | None = None
     service_tier: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    prompt_cache_options: Any = None
     # Rung's own: what happened to the request comes back with the answer.
     trace: bool | None = None
 
@@ -116,10 +143,7 @@ class Asked(Strict):
         Raises:
             ApiError: naming the parameter.
         """
-        for name, neutral in self.unsupported.items():
-            value = getattr(self, name)
-            if value is not None and value not in neutral:
-                raise not_supported(name)
+        self.refuse_unsupported()
         if self.stream_options is not None and not self.stream:
             raise ApiError("'stream_options' needs 'stream': true", param="stream_options")
         for token in self.logit_bias or ():
@@ -136,7 +160,7 @@ class Asked(Strict):
         """
         said: dict[str, Any] = {
             "temperature": self.temperature, "top_p": self.top_p, "seed": self.seed,
-            "stop": self.stop, "top_k": self.top_k, "min_p": self.min_p,
+            "stop": self.stop, "top_k": self.top_k and max(self.top_k, 0), "min_p": self.min_p,
             "presence_penalty": self.presence_penalty, "frequency_penalty": self.frequency_penalty,
             "repetition_penalty": self.repetition_penalty,
             "logit_bias": self.logit_bias and {int(k): v for k, v in self.logit_bias.items()},

@@ -32,11 +32,21 @@ class CachedTokens(Shape):
     audio_tokens: Count
 
 
+class DrawnTokens(Shape):
+    """Of the completion's tokens; those of thoughts that are left out are not told apart."""
+
+    reasoning_tokens: Count
+    audio_tokens: Count
+    accepted_prediction_tokens: Count
+    rejected_prediction_tokens: Count
+
+
 class Usage(Shape):
     prompt_tokens: Count
     completion_tokens: Count
     total_tokens: Count
     prompt_tokens_details: CachedTokens
+    completion_tokens_details: DrawnTokens
 
 
 class CalledFunction(Shape):
@@ -87,6 +97,8 @@ class ChatCompletion(Shape):
     object: Literal["chat.completion"]
     created: Moment
     model: str
+    system_fingerprint: str
+    service_tier: Literal["default"]
     choices: Annotated[list[ChatChoice], Field(min_length=1)]
     usage: Usage
     trace: dict[str, Any] | None = None
@@ -113,6 +125,7 @@ class TextCompletion(Shape):
     object: Literal["text_completion"]
     created: Moment
     model: str
+    system_fingerprint: str
     choices: Annotated[list[TextChoice], Field(min_length=1)]
     usage: Usage
     trace: dict[str, Any] | None = None

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 from fastapi import Request
 
+from rung import __version__
 from rung.engine import Engine
 from rung.server.access import Access, Account
 from rung.server.catalogue import Catalogue
 from rung.server.knobs import ServeKnobs
 from rung.server.metrics import Metrics
 from rung.server.moderation import Moderator
-from rung.server.stages import Lines, Stages, guarded
+from rung.server.stages import Pipelines, Stages, guarded
 from rung.store import Store
 from rung.store.keys import Keys
 
@@ -27,12 +30,16 @@ class Limits:
     Attributes:
         max_body, max_file: bytes of a request, and of an uploaded file.
         timeout: seconds within which an answer must be finished; None: no limit.
+        max_responses: stored model responses of each key; the oldest are deleted beyond it.
+        max_wait: seconds within which the engine must have taken a request up; None: no limit.
         patience: seconds that a client may take between two pieces of its request.
     """
 
     max_body: int = 8 << 20
     max_file: int = 512 << 20
+    max_responses: int = 10_000
     timeout: float | None = None
+    max_wait: float | None = 300.0
     patience: float = 60.0
 
     @classmethod
@@ -42,7 +49,9 @@ class Limits:
         return cls(
             max_body=int(knobs.max_body * mega),
             max_file=int(knobs.max_file * mega),
+            max_responses=knobs.max_responses,
             timeout=knobs.timeout,
+            max_wait=knobs.max_wait,
         )
 
 
@@ -56,6 +65,7 @@ class Settings:
         jobs: tunings that run at once. job_options: knobs that every job gets.
         api_keys: keys that open everything, beside those in the store.
         guarded: models whose requests and answers pass the moderation; `*` is all of them.
+        origins: web pages that may ask from browsers; `*` is all of them.
         stages: what else models have around them, by their names; `*` is for those not named.
     """
 
@@ -66,6 +76,7 @@ class Settings:
     api_keys: Sequence[str] = ()
     guarded: frozenset[str] = frozenset()
     log: bool = False
+    origins: Sequence[str] = ()
     stages: Mapping[str, Stages] = field(default_factory=dict)
 
     @classmethod
@@ -77,7 +88,7 @@ class Settings:
         """
         return cls(
             organisation=knobs.organisation, jobs=knobs.jobs, api_keys=tuple(knobs.api_key),
-            guarded=frozenset(knobs.guard), log=knobs.log, **loaded,
+            guarded=frozenset(knobs.guard), log=knobs.log, origins=tuple(knobs.origin), **loaded,
         )  # fmt: skip
 
     @property
@@ -118,20 +129,27 @@ class Service:
     """One server's state, found at `app.state.service`.
 
     Attributes:
-        lines: the stages of each model. catalogue: what is served, and what may be.
+        pipelines: the stages of each model. catalogue: what is served, and what may be.
         background: started with the application and stopped with it.
     """
 
     def __init__(self, engine: Engine, limits: Limits, settings: Settings, moderator: Moderator):
         self.engine, self.limits, self.settings = engine, limits, settings
         self.moderator = moderator
-        self.lines = Lines(engine, guarded(settings.stages, sorted(settings.guarded)), moderator)
+        stages = guarded(settings.stages, sorted(settings.guarded))
+        self.pipelines = Pipelines(engine, stages, moderator)
         self.traffic, self.metrics = Traffic(), Metrics(engine)
         self.access = Access(settings.api_keys, self.keys)
         self.catalogue = Catalogue(engine, lambda: self.store, settings.base, settings.organisation)
         self.background: list[Background] = []
         self._store: Store | None = None
         self._lock = threading.Lock()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What answers to one seed depend on beside the request: Rung, base and number format."""
+        parts = (__version__, self.catalogue.bare.name, str(self.engine.bank.model.dtype))
+        return "fp_" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:10]
 
     @property
     def store(self) -> Store:

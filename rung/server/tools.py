@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rung.data.format_strings import Missing
 from rung.data.turns import CLOSE, OPEN, told, turns, with_tools
 from rung.server.chat_schema import ChatMessage, Function
+from rung.server.errors import ApiError
 from rung.types import Message
 
 
@@ -36,8 +38,15 @@ class Call:
 
 
 def conversation(messages: Sequence[ChatMessage], functions: Sequence[Function]) -> list[Message]:
-    """A client's messages as turns of text, with what may be called beside them."""
-    read = turns([message.model_dump(exclude_none=True) for message in messages])
+    """Write a client's messages as turns of text, with what may be called beside them.
+
+    Raises:
+        ApiError: for a message that cannot be read as text.
+    """
+    try:
+        read = turns([message.model_dump(exclude_none=True) for message in messages])
+    except Missing as fault:
+        raise ApiError(str(fault.args[0]), param="messages", code="invalid_value") from None
     return with_tools(read, [told(f.model_dump()) for f in functions])
 
 

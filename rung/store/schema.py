@@ -279,6 +279,19 @@ class Key(Table):
     revoked: Mapped[str | None] = mapped_column(String(32))
 
 
+class ModelResponse(Table):
+    """A model response that clients may continue, with all that went in."""
+
+    __tablename__ = "responses"
+    __table_args__ = (Index("ix_responses_owner_created", "owner", "created"),)
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    created: Mapped[str] = mapped_column(String(32))
+    owner: Mapped[str | None] = mapped_column(String(64))  # id of a key, which may be revoked
+    response: Mapped[dict[str, Any]]
+    input: Mapped[dict[str, Any]]
+
+
 def storable(value: Any) -> Any:
     """`value` as both databases and strict JSON can hold it.
 

@@ -16,6 +16,7 @@ from rung.store.jobs import Jobs
 from rung.store.keys import Keys
 from rung.store.models import Models, licence_of, tree
 from rung.store.records import BaseRecord, DatasetRecord, EvaluationRecord, Node, now
+from rung.store.responses import Responses
 from rung.store.runs import Runs
 from rung.store.sources import Bases, Datasets, put_base, put_dataset
 from rung.types import BaseInfo, LicenceClass
@@ -41,6 +42,7 @@ class Store:
         self.jobs = Jobs(database)
         self.keys = Keys(database)
         self.climbs = Climbs(database)
+        self.responses = Responses(database)
 
     @classmethod
     def open(cls, url: str | None = None, *, busy_seconds: float = BUSY_SECONDS) -> Store:

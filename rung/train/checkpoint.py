@@ -13,26 +13,30 @@ from torch import Tensor
 from rung.artefacts import folders
 from rung.errors import ArtefactError, StoreError
 
-KEPT = 2
+KEPT = 2  # checkpoints of a run
+RENAMED = {"best_loss": "best_value", "first_loss": "first_value"}  # of State, before 0.2
 
 
 @dataclass
 class State:
     """All that a run needs to go on, beside its tensors.
 
-    `step` counts finished optimiser steps. `best_loss` is the lowest on validation, at `best_step`;
-    `stale` counts validations since. `scale` multiplies the loss in float16.
+    `step` counts finished optimiser steps. `best_value` is the best on validation of the metric that
+    the objective chooses by, at `best_step`; `first_value` is the bare base's. `stale` counts
+    validations since the best. `scale` multiplies the loss in float16. `rows` is the digest of the
+    training rows in their order; empty where they are drawn, and in runs of before 0.2.
     """
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    best_loss: float | None = None
+    best_value: float | None = None
     best_step: int = 0
     stale: int = 0
     scale: float = 1.0
-    first_loss: float | None = None
+    first_value: float | None = None
     finished: bool = False
+    rows: str = ""
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -104,5 +108,6 @@ def _read(path: Path) -> Checkpoint:
         file = path / f"{name}.safetensors"
         return load_file(file) if file.exists() else {}
 
-    state = State(**folders.read_json(path / "state.json"))
+    values = folders.read_json(path / "state.json")
+    state = State(**{RENAMED.get(name, name): value for name, value in values.items()})
     return Checkpoint(state, tensors("adapter"), tensors("optimizer"), tensors("best"))

@@ -8,6 +8,7 @@ activations cost 2 P operations each, the head as much for each supervised token
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,8 @@ import torch
 
 from rung.bases.loaded import check_device
 from rung.forward.bank import Bank
-from rung.objectives import Objective
+from rung.objectives import Row
 from rung.train.knobs import TrainKnobs
-from rung.types import Rendered
 
 MOST_TOKENS = 8192  # a larger micro-batch gains no speed
 SHARE = 0.6  # of the memory that is free, since others use it too
@@ -86,8 +86,7 @@ def token_bytes(bank: Bank) -> int:
 def of(
     bank: Bank,
     adapter_size: int,
-    rows: list[Rendered],
-    objective: Objective,
+    rows: Sequence[Row],
     knobs: TrainKnobs,
     resident: int,
 ) -> Estimate:
@@ -101,10 +100,10 @@ def of(
     optimizer = adapter_size * ADAM * 4
     room = int((free_bytes(where) - optimizer) * SHARE / per_token)
     budget = knobs.max_tokens or max(64, min(MOST_TOKENS, room))
-    lengths = sorted((len(r.ids) for r in rows), reverse=True)
+    lengths = sorted((r.tokens for r in rows), reverse=True)
     micro = min(budget, max(sum(lengths[: knobs.batch_size]), lengths[0]))
     tokens = sum(lengths)
-    supervised = sum(objective.weight(r) for r in rows)
+    supervised = sum(r.supervised for r in rows)
     every = sum(p.numel() for p in bank.model.parameters())
     table = bank.model.get_input_embeddings().weight.numel()
     head = bank.model.get_output_embeddings().weight.numel()

@@ -7,8 +7,8 @@ gradient is that of the undivided batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -17,26 +17,50 @@ from torch import Tensor
 from rung.errors import TrainingStopped
 from rung.forward.bank import Bank
 from rung.forward.features import Boundary
-from rung.forward.trie import Trie
-from rung.objectives import Objective
-from rung.types import Rendered
+from rung.forward.packing import pack
+from rung.forward.policy import Loss, Policy
+from rung.launch import Launch
+from rung.objectives import Objective, Row
 
 LARGEST_SCALE = 2.0**16
 
 
 @dataclass
 class Gradient:
-    """Of the mean loss; one tensor per parameter, in their order, each with memory of its own."""
+    """Of the mean loss; one tensor per parameter, in their order, each with memory of its own.
+
+    `metrics` are means over the rows, "loss" among them.
+    """
 
     tensors: list[Tensor]
-    loss: float
+    metrics: dict[str, float]
     tokens: int
-    accuracy: float = 0.0  # share of the supervised tokens that were the likeliest
 
     @cached_property
     def norm(self) -> Tensor:
         """Of all tensors as one vector."""
         return torch.nn.utils.get_total_norm(self.tensors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """Forward passes of one slot that give an objective's loss.
+
+    Attributes:
+        boundary: states that passes start from; None runs the whole base.
+    """
+
+    bank: Bank
+    objective: Objective
+    slot: int
+    boundary: Boundary | None = None
+
+    def loss(self, rows: Sequence[Row]) -> Loss:
+        """The objective's sums over rows, in one pass."""
+        sequences = [s for row in rows for s in row.sequences]
+        whole = self.objective.reads_states
+        policy = Policy(self.bank, sequences, self.slot, self.boundary, whole)
+        return self.objective.loss(policy, rows)
 
 
 class Gradients:
@@ -46,28 +70,29 @@ class Gradients:
         max_tokens: budget of a micro-batch; halved for good when memory runs out.
         note: told what happened, for the log.
         stopping: asked between micro-batches; True abandons the step.
-        boundary: states that passes start from; None runs the whole base.
+        launch: the processes that share the rows of a step.
     """
 
     def __init__(
         self,
-        bank: Bank,
-        objective: Objective,
-        slot: int,
+        passes: Passes,
         parameters: dict[str, Tensor],
         max_tokens: int,
         note: Callable[[str], None],
         stopping: Callable[[], bool] = lambda: False,
-        boundary: Boundary | None = None,
+        launch: Launch | None = None,
     ):
-        self.bank, self.objective, self.slot = bank, objective, slot
+        self.passes, self.launch = passes, launch or Launch("local")
         self.parameters = list(parameters.values())
         self.max_tokens, self.note, self.stopping = max_tokens, note, stopping
-        self.boundary = boundary
         # float16 loses small gradients below 6e-8; the loss is scaled up before and down after.
-        self.scale = LARGEST_SCALE if bank.dtype == torch.float16 else 1.0
+        self.scale = LARGEST_SCALE if passes.bank.dtype == torch.float16 else 1.0
 
-    def of(self, rows: list[Rendered], step: int) -> Gradient | None:
+    def start_from(self, boundary: Boundary | None) -> None:
+        """Let passes start from kept states."""
+        self.passes = replace(self.passes, boundary=boundary)
+
+    def of(self, rows: list[Row], step: int) -> Gradient | None:
         """The step's gradient, or None when it was abandoned.
 
         Raises:
@@ -83,22 +108,23 @@ class Gradients:
                 continue
             raise TrainingStopped(self._blame(rows, step))
 
-    def _try(self, rows: list[Rendered]) -> Gradient | None:
-        weight = sum(self.objective.weight(r) for r in rows) or 1.0
+    def _try(self, rows: list[Row]) -> Gradient | None:
+        weight = sum(r.weight for r in rows) or 1.0
         total: list[Tensor] | None = None
-        loss, correct, waiting = 0.0, 0.0, self._pack(rows)
+        metrics: dict[str, float] = {}
+        waiting = _packed(self.launch.share(rows), self.max_tokens)
         while waiting:
             if self.stopping():
                 return None
             micro = waiting.pop(0)
             try:
-                part, right, gradients = self._micro(micro, weight)
+                found, gradients = self._micro(micro, weight)
             except (RuntimeError, MemoryError) as fault:
                 if not out_of_memory(fault):
                     raise
                 waiting = self._halve(micro) + waiting
                 continue
-            loss, correct = loss + part, correct + right
+            _add(metrics, found)
             if total is None and self.scale == 1.0:
                 total = _own(gradients, self.parameters)
                 continue
@@ -106,48 +132,29 @@ class Gradients:
             for sum_, gradient in zip(total, gradients, strict=True):
                 if gradient is not None:
                     sum_.add_(gradient, alpha=1 / self.scale)
-        return Gradient(total or [], loss, sum(len(r.ids) for r in rows), correct)
+        total = total or [torch.zeros_like(p) for p in self.parameters]
+        sums = torch.tensor(list(metrics.values()), dtype=torch.float64)
+        self.launch.add([*total, sums])
+        means = dict(zip(metrics, sums.tolist(), strict=True))
+        return Gradient(total, means, sum(r.tokens for r in rows))
 
-    def _micro(self, rows: list[Rendered], weight: float) -> tuple[float, float, tuple]:
-        sequences = [s for r in rows for s in self.objective.sequences(r, self.slot)]
-        trie = self.bank.trie(sequences, prune=True)
-        hidden = self.forward(trie)
-        found = self.objective.loss(self.bank, trie, hidden, self.slot, accuracy=True)
+    def _micro(self, rows: list[Row], weight: float) -> tuple[dict[str, float], tuple]:
+        """What a micro-batch adds to the step's means, and to its gradient times the scale."""
+        found = self.passes.loss(rows)
         loss = found.total / weight
-        value = float(loss.detach())
+        metrics = {"loss": float(loss.detach())}
         gradients = torch.autograd.grad(loss * self.scale, self.parameters, allow_unused=True)
-        return value, found.correct / weight, gradients
+        return metrics | {k: v / weight for k, v in found.metrics.items()}, gradients
 
-    def forward(self, trie: Trie) -> Tensor:
-        """Hidden states after the final norm, (T, d)."""
-        if self.boundary is None:
-            return self.bank.forward(trie, edges_only=self.objective.edges_only)
-        return self.boundary.forward(trie, self.objective.edges_only)
-
-    def _pack(self, rows: list[Rendered]) -> list[list[Rendered]]:
-        """Rows in the order of their tokens, so that what they share falls into one micro-batch."""
-        groups: list[list[Rendered]] = []
-        used, previous = 0, None
-        for row in sorted(rows, key=lambda r: r.ids):
-            cost = len(row.ids) - _shared(previous, row)
-            if groups and used + cost <= self.max_tokens:
-                groups[-1].append(row)
-                used += cost
-            else:
-                groups.append([row])
-                used = len(row.ids)
-            previous = row
-        return groups
-
-    def _halve(self, micro: list[Rendered]) -> list[list[Rendered]]:
+    def _halve(self, micro: list[Row]) -> list[list[Row]]:
         if len(micro) == 1:
             raise TrainingStopped(
-                f"out of memory on a single row of {len(micro[0].ids)} tokens ({micro[0].origin}): "
+                f"out of memory on a single row of {micro[0].tokens} tokens ({micro[0].origin}): "
                 "lower --max-length, or take a smaller base or a cheaper method"
             )
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        tokens = sum(len(r.ids) for r in micro)
+        tokens = sum(r.tokens for r in micro)
         self.max_tokens = max(1, min(self.max_tokens, tokens) // 2)
         self.note(
             f"out of memory at {tokens} tokens: the step is repeated in parts of at most "
@@ -156,15 +163,26 @@ class Gradients:
         half = len(micro) // 2
         return [micro[:half], micro[half:]]
 
-    def _blame(self, rows: list[Rendered], step: int) -> str:
+    def _blame(self, rows: list[Row], step: int) -> str:
         """Which rows alone give a loss that is not finite."""
-        weight = sum(self.objective.weight(r) for r in rows) or 1.0
-        guilty = [r.origin for r in rows if not math.isfinite(self._micro([r], weight)[0])]
+        weight = sum(r.weight for r in rows) or 1.0
+        guilty = [r.origin for r in rows if not math.isfinite(self._micro([r], weight)[0]["loss"])]
         named = ", ".join((guilty or [r.origin for r in rows])[:8])
         return (
             f"the loss or its gradient is not finite at step {step + 1}, rows {named}: "
             "the last good weights are kept; lower --lr, or use --dtype float32"
         )
+
+
+def _packed(rows: Sequence[Row], max_tokens: int) -> list[list[Row]]:
+    """Rows in the order of their tokens, so that what they share falls into one micro-batch."""
+    groups = pack([r.ids for r in rows], max_tokens, [r.tokens for r in rows])
+    return [[rows[i] for i in group] for group in groups]
+
+
+def _add(sums: dict[str, float], found: dict[str, float]) -> None:
+    for name, value in found.items():
+        sums[name] = sums.get(name, 0.0) + value
 
 
 def out_of_memory(fault: BaseException) -> bool:
@@ -194,7 +212,7 @@ def _own(gradients: tuple, parameters: list[Tensor]) -> list[Tensor]:
 
 
 def _finite(result: Gradient) -> bool:
-    if not math.isfinite(result.loss):
+    if not math.isfinite(result.metrics["loss"]):
         return False
     if not result.tensors or bool(result.norm.isfinite()):
         return True
@@ -203,35 +221,13 @@ def _finite(result: Gradient) -> bool:
     return bool(torch.stack(torch._foreach_norm(result.tensors, math.inf)).isfinite().all())
 
 
-def _shared(a: Rendered | None, b: Rendered) -> int:
-    if a is None:
-        return 0
-    count = 0
-    for x, y in zip(a.ids, b.ids, strict=False):
-        if x != y:
-            break
-        count += 1
-    return count
-
-
 @torch.no_grad()
-def evaluate(
-    bank: Bank,
-    objective: Objective,
-    slot: int,
-    rows: list[Rendered],
-    max_tokens: int,
-    boundary: Boundary | None = None,
-) -> dict[str, float]:
-    """Mean loss and token accuracy of an adapter over rows, {} for none."""
-    if not rows:
-        return {}
-    runner = Gradients(bank, objective, slot, {}, max_tokens, lambda _: None, boundary=boundary)
-    total = weight = correct = 0.0
-    for micro in runner._pack(rows):
-        sequences = [s for r in micro for s in objective.sequences(r, slot)]
-        trie = bank.trie(sequences, prune=True)
-        loss = objective.loss(bank, trie, runner.forward(trie), slot, accuracy=True)
-        total, weight = total + float(loss.total), weight + loss.weight
-        correct += loss.correct
-    return {"loss": total / max(weight, 1e-9), "token_accuracy": correct / max(weight, 1e-9)}
+def evaluate(passes: Passes, rows: Sequence[Row], max_tokens: int) -> dict[str, float]:
+    """The means of an objective's loss and metrics over rows, {} for none."""
+    sums: dict[str, float] = {}
+    weight = 0.0
+    for micro in _packed(rows, max_tokens):
+        found = passes.loss(micro)
+        weight += found.weight
+        _add(sums, {"loss": float(found.total), **found.metrics})
+    return {name: value / max(weight, 1e-9) for name, value in sums.items()}

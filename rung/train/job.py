@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rung import home, objectives
+from rung import home, launch, trackers
 from rung.errors import ConfigError, DataError, Interrupted, ModelNotFound, OutOfTime
 from rung.evals.tasks import detect
 from rung.methods.base import Study
 from rung.store import Store
 from rung.store.records import RunRecord, Status
+from rung.trackers import TrackedRun
 from rung.train import estimate, keeping
 from rung.train.checkpoint import State
 from rung.train.figures import figures
@@ -24,7 +25,8 @@ from rung.train.loop import Trainer
 from rung.train.observers import Made, Observer, Observers, Outcome, Started
 from rung.train.plan import Plan
 from rung.train.prepare import Prepared, adapter_of, prepare
-from rung.train.run_log import Heartbeat, RunLog
+from rung.train.reference import with_reference
+from rung.train.run_log import Heartbeat, RunLog, Tracked
 from rung.train.sources import Shuffled
 
 
@@ -97,12 +99,17 @@ def make(
     if run is not None:
         plan = Plan.of(run.model, run.config)
     _settle(plan)
+    chosen = [trackers.make(name) for name in plan.run.track]  # what cannot work is told at once
     prepared = prepare(plan, observer.stage, opened)
     run = _begin(plan, prepared, store) if run is None else _again(run, prepared, store)
     folder = home.folder("runs") / run.id
     folder.mkdir(parents=True, exist_ok=True)
     heartbeat = Heartbeat(store, run.id)
-    observers = Observers.of(RunLog(folder / "log.jsonl"), heartbeat, observer)
+    about = TrackedRun(name=plan.name, id=run.id, folder=folder, settings=plan.settings())
+    tracked = [Tracked(tracker, about) for tracker in chosen]
+    observers = Observers.of(RunLog(folder / "log.jsonl"), heartbeat, observer, *tracked)
+    if not launch.get(plan.run.launch).main:
+        observers = Observers()  # only one process writes
     with _stop_signal() as asked, under_way(run.id, store, observers):
 
         def stopping() -> bool:
@@ -215,14 +222,14 @@ def _train(
     """An adapter by gradients, its weights the best on validation."""
     rows, knobs = prepared.rows["train"], plan.train
     adapter = adapter_of(plan, prepared)
-    guess = estimate.of(
-        prepared.bank, adapter.size, rows, objectives.get(plan.run.objective), knobs, _resident_bytes()
-    )
+    guess = estimate.of(prepared.bank, adapter.size, rows, knobs, _resident_bytes())
     if knobs.max_tokens is None:
         # Kept for the resumed run: another split into micro-batches would round differently.
         knobs.max_tokens = guess.max_tokens
         store.runs.update(run, config=plan.settings())
-    source = Shuffled(rows, knobs.batch_size, knobs.seed)
+    parts = ("train", "validation", "test") if test else ("train", "validation")
+    prepared = with_reference(prepared, plan, adapter, parts, observers, stopping)
+    source = Shuffled(prepared.rows["train"], knobs.batch_size, knobs.seed)
     observers.started(
         Started(
             run=run, plan=plan, prepared=prepared, adapter=adapter, estimate=guess,

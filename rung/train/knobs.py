@@ -39,6 +39,11 @@ class RunKnobs:
     device: str = knob(
         "auto", "Where to run: auto, cpu, cuda, cuda:1 or mps.", foreign=("device_map", "use_cpu=cpu")
     )
+    launch: str = knob("local", "Which processes train: local is this one.")
+    track: list[str] = knob(
+        [], "Where figures go beside the terminal; give it again for more.", metavar="TRACKER",
+        foreign=("report_to", "log_with", "reporting_integrations"),
+    )  # fmt: skip
     push_to_hub: str | None = knob(
         None,
         "Upload the finished model to this repository.",

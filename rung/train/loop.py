@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
-from rung import objectives
-from rung.errors import Interrupted, TrainingStopped
+from rung import launch as launches
+from rung.errors import DataError, Interrupted, TrainingStopped
 from rung.forward.adapter import Adapter
 from rung.forward.features import Boundary
 from rung.forward.memory import keep_freed
+from rung.objectives import Row, RowSource
 from rung.train import checkpoint
 from rung.train.checkpoint import State
-from rung.train.gradient import Gradients, evaluate
+from rung.train.gradient import Gradients, Passes, evaluate
 from rung.train.observers import Observer, Step, Stop, Validation
 from rung.train.optim import Optimizer
 from rung.train.plan import Plan
 from rung.train.prepare import Prepared
-from rung.train.sources import RowSource
-from rung.types import Rendered
+from rung.train.sources import digest
 
 LEAST_FROZEN = 0.25  # of the layers; below that, keeping states gains less than it takes
 NO_LIMIT = 1 << 30  # tokens of a micro-batch
@@ -58,18 +59,20 @@ class Trainer:
     ):
         self.bank, self.validation = prepared.bank, prepared.rows.get("validation", [])
         self.knobs, self.adapter, self.source = plan.train, adapter, source
-        self.objective = objectives.get(plan.run.objective)
+        self.objective, self.launch = plan.objective, launches.get(plan.run.launch)
         self.observers, self.folder, self.stopping = observers or Observer(), folder, stopping
         self.slot = self.bank.add(adapter)
         self.parameters = adapter.trainable().parameters()
         self.steps = source.steps(self.knobs.epochs, self.knobs.steps)
         self.optimizer = Optimizer(self.parameters, self.knobs, self.steps)
         self.max_tokens = self.knobs.max_tokens or NO_LIMIT
+        self.passes = Passes(bank=self.bank, objective=self.objective, slot=self.slot)
+        # Of several processes each would stop between other micro-batches: they agree between steps.
+        within = stopping if self.launch.size == 1 else lambda: False
         self.gradients = Gradients(
-            self.bank, self.objective, self.slot, self.parameters, self.max_tokens,
-            self.observers.note, stopping,
-        )  # fmt: skip
-        self.state = State(scale=self.gradients.scale)
+            self.passes, self.parameters, self.max_tokens, self.observers.note, within, self.launch
+        )
+        self.state = State(scale=self.gradients.scale, rows=digest(source))
         self.best: dict[str, Tensor] = {}
         self.stopped: Stop | None = None
         self._saved_at = time.monotonic()
@@ -98,7 +101,7 @@ class Trainer:
         self.observers.begin(self.steps, self.state.step)
         while self.state.step < self.steps and not self._ended():
             try:
-                event = self._step()
+                event = None if self._asked_to_stop() else self._step()
             except TrainingStopped:
                 self._save()
                 raise
@@ -109,6 +112,9 @@ class Trainer:
             self._validate_if_due()
             self._save_if_due()
         return self._finish()
+
+    def _asked_to_stop(self) -> bool:
+        return self.launch.size > 1 and self.launch.agree(self.stopping())
 
     def _start_above_what_is_frozen(self) -> None:
         """Compute once what enters the first layer that changes, where that saves a fair part.
@@ -123,11 +129,10 @@ class Trainer:
         began = time.perf_counter()
         epoch = range(min(self.steps, self.source.per_epoch))
         used = {id(row): row for step in epoch for row in self.source.rows(step)}
-        rows = [*sorted(used.values(), key=lambda r: r.ids), *self.validation]
-        sequences = [s for row in rows for s in self.objective.sequences(row, self.slot)]
-        self.gradients.boundary = Boundary.of(
-            self.bank, layer, sequences, self.observers.note, self.stopping
-        )
+        rows = [*sorted(used.values(), key=lambda r: r.key), *self.validation]
+        sequences = [s for row in rows for s in row.sequences]
+        boundary = Boundary.of(self.bank, layer, sequences, self.observers.note, self.stopping)
+        self.gradients.start_from(boundary)
         self.state.seconds += time.perf_counter() - began
 
     def _step(self) -> Step | None:
@@ -143,7 +148,7 @@ class Trainer:
         self.state.scale = self.gradients.scale
         return Step(
             step=step + 1,
-            metrics={"loss": gradient.loss, "token_accuracy": gradient.accuracy},
+            metrics=gradient.metrics,
             lr=self.optimizer.rate(step),
             gradient_norm=norm,
             tokens=gradient.tokens,
@@ -153,18 +158,18 @@ class Trainer:
     # --- validation ---------------------------------------------------------------------------
 
     def _validate_at_start(self) -> None:
-        """The bare base's loss, to show what training gains; an adapter may not start there."""
-        if self.state.step == 0 and self.validation and self.state.first_loss is None:
-            self.state.first_loss = self._validate(-1)["loss"]
+        """The bare base's figure, to show what training gains; an adapter may not start there."""
+        if self.state.step == 0 and self.validation and self.state.first_value is None:
+            self.state.first_value = self._validate(-1)[self.objective.best[0]]
 
-    def evaluate(self, rows: list[Rendered], slot: int) -> dict[str, float]:
+    def evaluate(self, rows: list[Row], slot: int) -> dict[str, float]:
         """The objective's metrics over rows, of the adapter's slot or of the bare base (-1)."""
-        return evaluate(self.bank, self.objective, slot, rows, self.max_tokens)
+        return evaluate(replace(self.passes, slot=slot), rows, self.max_tokens)
 
     def _validate(self, slot: int) -> dict[str, float]:
-        return evaluate(
-            self.bank, self.objective, slot, self.validation, self.max_tokens, self.gradients.boundary
-        )
+        """The same over the validation rows, whose states may be kept."""
+        passes = replace(self.gradients.passes, slot=slot)
+        return evaluate(passes, self.validation, self.max_tokens)
 
     def _validate_if_due(self) -> None:
         step, state = self.state.step, self.state
@@ -174,10 +179,11 @@ class Trainer:
             return
         began = time.perf_counter()
         event = Validation(
-            step=step, metrics=self._validate(self.slot), best="loss", tokens_seen=state.tokens
-        )
-        if state.best_loss is None or event.value < state.best_loss:
-            state.best_loss, state.best_step, state.stale = event.value, step, 0
+            step=step, metrics=self._validate(self.slot), best=self.objective.best[0],
+            tokens_seen=state.tokens,
+        )  # fmt: skip
+        if self.objective.better(event.value, state.best_value):
+            state.best_value, state.best_step, state.stale = event.value, step, 0
             self.best = {n: p.detach().clone() for n, p in self.parameters.items()}
         else:
             state.stale += 1
@@ -221,14 +227,33 @@ class Trainer:
             self.observers.note(f"{line}: going on from the one before")
         if found is None:
             return
+        self._refuse_other_rows(found.state)
+        found.state.rows = self.state.rows
         self.state, self.best = found.state, found.best
         self.gradients.scale = self.state.scale
-        if self.state.best_step == self.state.step and self.state.best_loss is not None:
+        if self.state.best_step == self.state.step and self.state.best_value is not None:
             self.best = found.adapter  # written once, since the two are the same weights
         self._put(found.adapter)
         self.best = {n: t.to(self.bank.device).clone() for n, t in self.best.items()}
         self.optimizer.restore(found.optimizer)
         self._saved_step = self.state.step
+
+    def _refuse_other_rows(self, known: State) -> None:
+        """Refuse to go on where the same data no longer gives the rows that a run began with.
+
+        Raises:
+            DataError: in one line.
+        """
+        if known.rows:
+            same = known.rows == self.state.rows
+        else:  # of an older version, which noted the tokens that were computed, and no digest
+            done = range(known.step if self.source.fixed else 0)
+            same = not done or known.tokens == sum(r.tokens for s in done for r in self.source.rows(s))
+        if not same:
+            raise DataError(
+                "its rows are split or rendered in another way than when the run began, by another "
+                "version of Rung or a changed template: start a new run"
+            )
 
     def _put(self, tensors: dict[str, Tensor]) -> None:
         for name, parameter in self.parameters.items():
@@ -244,7 +269,7 @@ class Trainer:
             self._save()
 
     def _save(self) -> None:
-        if self.folder is None or self.state.step == self._saved_step:
+        if self.folder is None or not self.launch.main or self.state.step == self._saved_step:
             return
         same = self.state.best_step == self.state.step
         checkpoint.save(

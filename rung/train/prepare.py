@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from rung import bases
+from rung import bases, launch
 from rung.artefacts import folders
 from rung.data import Dataset, Problem, Splits, Template, check, load, refuse, split, untrained_rows
 from rung.data.knobs import DataKnobs
@@ -16,10 +16,11 @@ from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
 from rung.methods import artefact
 from rung.methods.base import Start
+from rung.objectives import Objective, Row
 from rung.train.knobs import RunKnobs
 from rung.train.plan import Plan
 from rung.train.sources import Shuffled
-from rung.types import BaseInfo, Rendered
+from rung.types import BaseInfo, Rendered, RowKind
 
 Stage = Callable[[str], None]
 
@@ -37,44 +38,63 @@ class Prepared:
     splits: Splits
     template: Template
     bank: Bank
-    rows: dict[str, list[Rendered]] = field(default_factory=dict)
+    rows: dict[str, list[Row]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-    _known: dict[int, Prepared] = field(default_factory=dict)
+    _known: list[tuple[tuple[Objective, int], Prepared]] = field(default_factory=list)
 
-    def rendered(self, limit: int) -> Prepared:
-        """The same with rows of at most `limit` tokens.
+    def rendered(self, objective: Objective, limit: int) -> Prepared:
+        """The same with an objective's rows of at most `limit` tokens a sequence.
 
         Raises:
             DataError: for what would ruin a training, all of it at once.
         """
-        if limit not in self._known:
-            rows, problems = self._render(limit)
-            self._known[limit] = replace(self, rows=rows, problems=problems)
-        return self._known[limit]
+        for known, made in self._known:
+            if known == (objective, limit):
+                return made
+        rows, problems = self._render(objective, limit)
+        made = replace(self, rows=rows, problems=problems)
+        self._known.append(((objective, limit), made))
+        return made
 
-    def _render(self, limit: int) -> tuple[dict[str, list[Rendered]], list[Problem]]:
-        rows, problems = {}, []
+    def _render(self, objective: Objective, limit: int) -> tuple[dict[str, list[Row]], list[Problem]]:
+        rows: dict[str, list[Row]] = {}
+        problems: list[Problem] = []
         for part, examples in self.splits:
-            rows[part], found = self.template.render_all(examples, limit)
+            rows[part], found = objective.rows(examples, self.template, limit)
             problems += found
         untrained = untrained_rows(self.bank.model.get_input_embeddings().weight)
         problems += self.dataset.problems
         problems += check(
-            rows["train"], self.splits, self.template, untrained=untrained, found=problems
+            _rendered(rows["train"]), self.splits, self.template, untrained=untrained, found=problems
         )
         refuse(problems)
-        usable = {part: [r for r in found if any(r.supervised[1:])] for part, found in rows.items()}
+        usable = {part: [r for r in found if _teaches(r)] for part, found in rows.items()}
         return usable, problems
 
     def over(self, splits: Splits) -> Prepared:
         """The same base over other rows of the same data."""
-        return replace(self, splits=splits, rows={}, problems=[], _known={})
+        return replace(self, splits=splits, rows={}, problems=[], _known=[])
 
 
-def read(knobs: DataKnobs, stage: Stage) -> tuple[Dataset, Splits]:
-    """The data and its parts."""
+def _teaches(row: Row) -> bool:
+    """Whether there is something to predict in every sequence of a row."""
+    return all(s.supervised is None or bool(s.supervised[1:].any()) for s in row.sequences)
+
+
+def _rendered(rows: list[Row]) -> list[Rendered]:
+    """Every sequence of rows as what is checked before a training."""
+    return [
+        Rendered(tuple(s.ids.tolist()), tuple(s.supervised.tolist()), row.origin)
+        for row in rows
+        for s in row.sequences
+        if s.supervised is not None
+    ]
+
+
+def read(knobs: DataKnobs, stage: Stage, wants: RowKind | None = "replies") -> tuple[Dataset, Splits]:
+    """The data and its parts, its rows of the kind that an objective wants."""
     stage("reading the data")
-    dataset = load(knobs)
+    dataset = load(knobs, wants)
     return dataset, split(dataset, knobs)
 
 
@@ -83,8 +103,9 @@ def open_base(run: RunKnobs, dataset: Dataset, splits: Splits, stage: Stage) -> 
     stage(f"loading {run.base}")
     info = bases.resolve(run.base, data=_texts(splits))
     base = bases.load(info, dtype=run.dtype, device=run.device, quantize=run.quantize)
-    template = Template.of(base.tokenizer, generation_config=base.model.generation_config)
-    bank = Bank(base.model, info.digest)
+    model = launch.get(run.launch).shard(base.model)
+    template = Template.of(base.tokenizer, generation_config=model.generation_config)
+    bank = Bank(model, info.digest)
     return Prepared(base=info, dataset=dataset, splits=splits, template=template, bank=bank)
 
 
@@ -95,15 +116,15 @@ def prepare(plan: Plan, stage: Stage, opened: Prepared | None = None) -> Prepare
         opened: data and base of the same settings that are in memory already, with or without rows.
     """
     if opened is None:
-        opened = open_base(plan.run, *read(plan.data, stage), stage)
+        opened = open_base(plan.run, *read(plan.data, stage, plan.objective.wants), stage)
     bank = opened.bank
     misfit = plan.method.misfit(bank, plan.config)
     if misfit:
         raise MethodMisfit(f"{plan.method.name} does not fit {opened.base.name}: {misfit}")
     stage("rendering the rows")
     # What the adapter puts in front takes its room from the context too.
-    limit = min(plan.train.max_length, _context(bank) - plan.method.positions(plan.config))
-    return opened.rendered(limit)
+    limit = min(plan.train.max_length, bank.context - plan.method.positions(plan.config))
+    return opened.rendered(plan.objective, limit)
 
 
 def adapter_of(plan: Plan, prepared: Prepared) -> Adapter:
@@ -124,7 +145,12 @@ def adapter_of(plan: Plan, prepared: Prepared) -> Adapter:
         return adapter
     generator = torch.Generator().manual_seed(plan.train.seed)
     first = Shuffled(prepared.rows["train"], plan.train.batch_size, plan.train.seed).rows(0)
-    replies = [tuple(i for i, s in zip(r.ids, r.supervised, strict=True) if s) for r in first]
+    replies = [
+        tuple(s.ids[s.supervised].tolist())
+        for row in first
+        for s in row.sequences
+        if s.supervised is not None
+    ]
     tokenizer = prepared.template.tokenizer
 
     def encode(text: str) -> list[int]:
@@ -136,7 +162,3 @@ def adapter_of(plan: Plan, prepared: Prepared) -> Adapter:
 def _texts(splits: Splits) -> Iterator[str]:
     for example in splits.train:
         yield example.text or "\n".join(m["content"] for m in example.messages)
-
-
-def _context(bank: Bank) -> int:
-    return getattr(bank.config, "max_position_embeddings", None) or 1 << 30

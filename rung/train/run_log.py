@@ -1,14 +1,18 @@
-"""What every run keeps of itself: a heartbeat in the store, and its figures in log.jsonl."""
+"""What every run keeps of itself: a heartbeat in the store, figures in log.jsonl and in trackers."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rung.errors import Interrupted
 from rung.store import Store
-from rung.train.observers import Observer, Step, Stop, Validation
+from rung.trackers import TrackedRun, Tracker
+from rung.train.observers import Made, Observer, Step, Stop, Validation
 
 BEAT_SECONDS = 10.0  # between two heartbeats
 
@@ -76,3 +80,53 @@ class RunLog(Observer):
     def _write(self, entry: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
+
+
+class Tracked(Observer):
+    """Passes figures on to a tracker."""
+
+    def __init__(self, tracker: Tracker, run: TrackedRun):
+        self.tracker, self.run = tracker, run
+        self.name = f"--track {tracker.name}"
+        self._open = False
+
+    def begin(self, steps: int, at: int) -> None:
+        self.run = replace(self.run, at=at)
+        self._ensure_open()
+
+    def step(self, event: Step) -> None:
+        figures = {
+            **event.metrics, "lr": event.lr, "gradient_norm": event.gradient_norm,
+            "tokens_per_second": event.tokens / max(event.seconds, 1e-9),
+        }  # fmt: skip
+        self.tracker.log(event.step, {f"train/{name}": value for name, value in figures.items()})
+
+    def validated(self, event: Validation) -> Stop | None:
+        figures = {f"validation/{name}": value for name, value in event.metrics.items()}
+        self.tracker.log(event.step, figures)
+        return None
+
+    def finished(self, made: Made) -> None:
+        self._ensure_open()  # a method that is fitted has no first step
+        self.tracker.close("succeeded", _figures(made.metrics))
+
+    def failed(self, fault: BaseException) -> None:
+        if self._open:
+            stopped = isinstance(fault, (Interrupted, KeyboardInterrupt))
+            self.tracker.close("interrupted" if stopped else "failed", {})
+
+    def _ensure_open(self) -> None:
+        if not self._open:
+            self.tracker.open(self.run)
+            self._open = True
+
+
+def _figures(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers among a run's metrics, `test_loss` as `test/loss`."""
+    found = {}
+    for name, value in metrics.items():
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            part, _, rest = name.partition("_")
+            known = part in ("test", "validation") and rest
+            found[f"{part}/{rest}" if known else f"run/{name}"] = float(value)
+    return found

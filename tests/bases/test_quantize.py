@@ -14,7 +14,7 @@ from rung.bases import quantize as quantizing
 from rung.bases.quantized import Int8, Nf4, Quantized
 from rung.errors import ConfigError
 from rung.forward.bank import Bank
-from rung.forward.loss import edge_loss
+from rung.forward.loss import cross_entropy
 from rung.forward.trie import Sequence
 from tests.models import FAMILIES, tiny_adapter, tiny_model
 
@@ -40,8 +40,8 @@ def gradients(model: torch.nn.Module, method: str = "lora") -> tuple[torch.Tenso
     slot = bank.add(adapter)
     rows = [((5, 6, 7, 8, 9, 10), 3), ((5, 6, 7, 11, 12), 2)]
     trie = bank.trie([Sequence(ids, (False,) * 3 + (True,) * n, slot) for ids, n in rows])
-    loss = edge_loss(bank, trie, bank.forward(trie), slot)
-    return loss.total, list(torch.autograd.grad(loss.total, list(adapter.parameters().values())))
+    loss, _ = cross_entropy(bank, trie, bank.forward(trie), slot)
+    return loss, list(torch.autograd.grad(loss, list(adapter.parameters().values())))
 
 
 @pytest.mark.parametrize(("code", "most"), [(Int8, 0.01), (Nf4, 0.12)])
@@ -242,8 +242,8 @@ def test_the_default_base_loses_little(kind, most, worse):
         assert bank.carries_trie
         trie = bank.trie([Sequence(ids, (True,) * len(ids))])
         with torch.no_grad():
-            loss = edge_loss(bank, trie, bank.forward(trie), -1)
-        losses.append(float(loss.total) / loss.weight)
+            loss, _ = cross_entropy(bank, trie, bank.forward(trie), -1)
+        losses.append(float(loss) / float(trie.weight.sum()))
         held, plain = bases.memory(base.model)
     assert held / plain < most
     assert abs(losses[1] - losses[0]) < worse, losses

@@ -223,7 +223,7 @@ class Parity(Classifier):
     def __init__(self):
         self.sizes = []
 
-    def probabilities(self, bank, prompts):
+    def probabilities(self, backbone, slot, prompts):
         self.sizes.append(len(prompts))
         if any(p.ids[0] == 99 for p in prompts):
             raise RuntimeError("odd input")

@@ -8,7 +8,7 @@ import pytest
 from rung.evals.compare import compare, mcnemar
 from rung.evals.intervals import bootstrap, detectable, percentile, wilson
 from rung.evals.measure import Measured
-from rung.evals.metric import mean
+from rung.evals.metrics.base import mean
 
 
 def measured(items, metric="accuracy"):

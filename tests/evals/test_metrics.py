@@ -10,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rung.errors import ConfigError, DataError
-from rung.evals import label_metrics, metrics, overlap, parsing_metrics, structure
-from rung.evals.metric import Case
+from rung.evals import metrics
+from rung.evals.metrics import labels as label_metrics
+from rung.evals.metrics import overlap, structure
+from rung.evals.metrics import parsing as parsing_metrics
+from rung.evals.metrics.base import Case
 from rung.types import Task
 
 

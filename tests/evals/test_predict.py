@@ -131,7 +131,7 @@ def test_a_classifier_answers_by_itself(engine):
     class Longest:
         labels = ("no", "yes")
 
-        def probabilities(self, bank, prompts):
+        def probabilities(self, backbone, slot, prompts):
             assert all(p.question.startswith("what about") and p.ids for p in prompts)
             return torch.tensor([[0.25, 0.75]] * len(prompts))
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rung.forward import attention, block_attention
 from rung.forward.bank import Bank
-from rung.forward.loss import edge_loss
+from rung.forward.loss import cross_entropy
 from rung.forward.trie import Sequence
 from tests.models import FAMILIES, VOCABULARY, tiny_adapter, tiny_model
 
@@ -64,9 +64,9 @@ def ours(bank, batch, adapter):
     slot = bank.add(adapter.trainable())
     try:
         trie = bank.trie([Sequence(s.ids, s.supervised, slot) for s in batch], prune=True)
-        loss = edge_loss(bank, trie, bank.forward(trie), slot)
+        loss, _ = cross_entropy(bank, trie, bank.forward(trie), slot)
         parameters = adapter.parameters()
-        mean = loss.total / loss.weight
+        mean = loss / float(trie.weight.sum())
         gradients = torch.autograd.grad(mean, list(parameters.values()), allow_unused=True)
         return float(mean.detach()), dict(zip(parameters, gradients, strict=True))
     finally:
@@ -103,7 +103,7 @@ def test_an_adapter_trains_alike_on_trie_and_padded_rows(family, method):
     on_trie = ours(bank_of(family), batch, tiny_adapter(bank_of(family), method))
     by_rows = Bank(tiny_model(family))
     by_rows.model.set_attn_implementation("eager")
-    by_rows.carries_trie = False
+    by_rows.why_not = "padded rows are wanted here"
     padded = ours(by_rows, batch, tiny_adapter(by_rows, method))
     assert on_trie[0] == pytest.approx(padded[0], abs=1e-5)
     for name in on_trie[1]:
@@ -178,8 +178,6 @@ def test_flex_attention_takes_the_same_rule(window):
 @pytest.mark.gpu
 @pytest.mark.parametrize("method", KINDS)
 def test_cuda_carries_the_trie_by_flex_attention(method):
-    from rung.forward.padded import forward as padded
-
     batch = _fixed_batch()
     bank = Bank(tiny_model("llama").cuda())
     assert bank.carries_trie
@@ -188,7 +186,8 @@ def test_cuda_carries_the_trie_by_flex_attention(method):
     with torch.no_grad():
         flex = bank.forward(trie)
         bank.model.set_attn_implementation("eager")
-        assert close(flex, padded(bank, trie), 1e-4)
+        bank.why_not = "padded rows are wanted here"
+        assert close(flex, bank.forward(trie), 1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -227,3 +226,45 @@ def test_an_adapter_for_another_base_is_refused_and_leaves_no_trace():
         with pytest.raises(ArtefactError):
             bank.add(wrong)
     assert not bank.adapters and not bank._seams
+
+
+def test_a_second_bank_on_a_model_is_refused_until_the_first_is_closed():
+    from rung.errors import ConfigError
+
+    model = tiny_model()
+    own = model.config._attn_implementation
+    with torch.no_grad():
+        before = model(torch.tensor([[5, 6, 7]])).logits
+    first = Bank(model)
+    slot = first.add(tiny_adapter(first, "ia3").trainable())
+    trie = first.trie([Sequence((5, 6, 7), slot=slot)])
+    first.forward(trie).sum().backward()  # layers train in two steps from here on
+    with pytest.raises(ConfigError, match="close"):
+        Bank(model)
+    with torch.no_grad():
+        adapted = first.forward(trie)  # the first one still computes with its adapter
+    first.close()
+    assert model.config._attn_implementation == own
+    assert not any("forward" in vars(module) for module in model.modules())
+    with torch.no_grad():
+        assert torch.equal(model(torch.tensor([[5, 6, 7]])).logits, before)
+    second = Bank(model)
+    with torch.no_grad():
+        plain = second.forward(second.trie([Sequence((5, 6, 7))]))
+    assert not close(adapted, plain)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_an_adapter_in_training_is_never_answered_from_an_old_copy(family):
+    """Passes without gradients between steps, as in validation, see the weights of now."""
+    bank = Bank(tiny_model(family))
+    adapter = tiny_adapter(bank, "lora").trainable()
+    slot = bank.add(adapter)
+    trie = bank.trie([Sequence((5, 6, 7, 8), slot=slot)])
+    with torch.no_grad():
+        first = bank.forward(trie)
+        for tensor in adapter.parameters().values():
+            tensor += 0.1
+        found = bank.forward(trie)
+    assert not close(found, first)
+    assert close(found, bank.forward(trie).detach())

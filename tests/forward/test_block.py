@@ -26,7 +26,7 @@ def pass_both_ways(bank, adapter, batch, calls):
         parameters = adapter.parameters()
         loss = (hidden * target).mean()
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        calls.append(bank._in_blocks)
+        calls.append(bank._training)
         return hidden.detach(), dict(zip(parameters, gradients, strict=True))
     finally:
         bank.remove(slot)
@@ -35,7 +35,7 @@ def pass_both_ways(bank, adapter, batch, calls):
 def assert_alike(family, method, batch, **config):
     calls: list[bool] = []
     ours, own = Bank(tiny_model(family)), Bank(tiny_model(family))
-    own._in_blocks = False
+    own._training = False
     adapter = tiny_adapter(ours, method, **config)
     hidden, gradients = pass_both_ways(ours, adapter, batch, calls)
     reference, expected = pass_both_ways(own, adapter, batch, calls)
@@ -122,7 +122,7 @@ def test_an_operation_that_is_no_plain_lora_is_left_to_its_own_code():
 def test_other_bases_keep_their_layers(family):
     bank = Bank(tiny_model(family))
     bank.forward(bank.trie([Sequence((5, 6, 7))]))
-    assert not bank._in_blocks
+    assert not bank._training
 
 
 def test_a_base_that_only_looks_alike_keeps_its_layers(monkeypatch):
@@ -130,14 +130,14 @@ def test_a_base_that_only_looks_alike_keeps_its_layers(monkeypatch):
     rotate = training._rotate
     monkeypatch.setattr(training, "_rotate", lambda x, c, s, back=False: rotate(x, c, -s, back))
     bank.forward(bank.trie([Sequence((5, 6, 7))]))
-    assert bank._in_blocks is False
-    assert not any("forward" in bank._modules[name].__dict__ for name in bank.depth.names)
+    assert bank._training is False
+    assert not any("forward" in bank.modules[name].__dict__ for name in bank.layer_names)
 
 
 def test_half_precision_is_close():
     batch = [Sequence((5, 6, 7, 8, 9)), Sequence((5, 6, 11, 12))]
     ours, own = Bank(tiny_model().bfloat16()), Bank(tiny_model().bfloat16())
-    own._in_blocks = False
+    own._training = False
     adapter = tiny_adapter(ours, "lora")
     calls: list[bool] = []
     hidden, gradients = pass_both_ways(ours, adapter, batch, calls)

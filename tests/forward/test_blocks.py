@@ -96,7 +96,7 @@ def test_texts_of_very_different_lengths_are_not_padded_to_each_other():
 def test_what_all_see_in_front_is_met_apart_and_gives_the_same(batch, count, block, seed):
     with pytest.MonkeyPatch.context() as patch:
         sizes(patch, BLOCK=block)
-        patch.setattr(shared_prefix_attention, "LEAST", 1)
+        patch.setattr(shared_prefix_attention, "MIN_KEYS", 1)
         trie = Trie.build([Sequence(row.ids) for row in batch], prefix={-1: count})
         generator = torch.Generator().manual_seed(seed)
         ahead = torch.randn(1, 2, count, 2, 8, generator=generator).double()

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from rung.errors import ConfigError, Interrupted
 from rung.forward import feature_cache, features
-from rung.forward.attention import TriePlan
 from rung.forward.bank import Bank
 from rung.forward.features import Boundary, Frame, pooled
+from rung.forward.llama.inference import Layer
 from rung.forward.trie import Sequence
 from tests.models import FAMILIES, VOCABULARY, tiny_adapter, tiny_model
 
@@ -64,9 +64,10 @@ def close(a, b, tolerance=1e-5):
 @given(batch=batches())
 def test_states_at_every_layer_are_those_of_transformers(family, batch):
     bank = bank_of(family)
+    assert (bank.inference is not None) == (family in ("llama", "qwen2"))
     trie = bank.trie([Sequence(ids) for ids in batch])
     with torch.no_grad():
-        found = bank.depth.hidden(trie, LAYERS)
+        found = bank.states(trie, LAYERS)
     for ids, rows in zip(batch, trie.rows, strict=True):
         reference = theirs(family, ids)
         for layer in LAYERS:
@@ -78,50 +79,63 @@ def test_states_at_every_layer_are_those_of_transformers(family, batch):
 @given(batch=batches(), layer=st.sampled_from(LAYERS))
 def test_a_pass_from_any_layer_ends_like_a_whole_one(family, batch, layer):
     bank = bank_of(family)
-    assert bank.depth.starts, bank.depth.why_not
+    assert bank.layers.starts, bank.layers.why_not
     trie = bank.trie([Sequence(ids) for ids in batch])
     with torch.no_grad():
-        entering = bank.depth.hidden(trie, {layer})[layer]
-        found = bank.run_from(layer, entering, trie.positions, TriePlan(trie))
+        entering = bank.states(trie, {layer})[layer]
+        found = bank.forward_from(layer, entering, trie)
         assert close(found, bank.forward(trie))
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "bloom"])
 def test_no_layer_above_the_last_wanted_one_is_run(family):
     bank = Bank(tiny_model(family))
+    bank.inference = None  # the base's own layers
     trie = bank.trie([Sequence((5, 6, 7)), Sequence((5, 8))])
     with torch.no_grad():
-        bank.depth.hidden(trie, {1})  # the first time it may have to look how layers answer
+        bank.states(trie, {1})  # the first time it may have to look how layers answer
     ran = []
-    for at, layer in enumerate(bank.depth.layers):
+    for at, layer in enumerate(bank.layers.layers):
         own = layer.forward
         layer.forward = lambda *a, at=at, own=own, **k: (ran.append(at), own(*a, **k))[1]
     with torch.no_grad():
-        bank.depth.hidden(trie, {1})
+        bank.states(trie, {1})
     assert ran == [0]
     with torch.no_grad():
         bank.forward(trie)
     assert ran == [0, 0, 1, 2]  # the layers have their own forward back
 
 
+def test_llama_inference_runs_no_layer_above_the_last_wanted_one(monkeypatch):
+    bank = Bank(tiny_model())
+    assert bank.inference is not None
+    own, groups = Layer.product, []
+    monkeypatch.setattr(
+        Layer, "product", lambda s, g, *a, **k: (groups.append(g), own(s, g, *a, **k))[1]
+    )
+    trie = bank.trie([Sequence((5, 6, 7)), Sequence((5, 8))])
+    with torch.no_grad():
+        assert set(bank.states(trie, {0, 2})) == {0, 2}
+    assert groups == ["attention", "output", "gate", "down"] * 2
+
+
 def test_a_base_that_cannot_start_says_why():
     bank = bank_of("bloom")
-    assert not bank.depth.starts and "attention" in bank.depth.why_not
+    assert not bank.layers.starts and "attention" in bank.layers.why_not
     assert Boundary.of(bank, 1, [Sequence((5, 6), (False, True))]) is None
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "opt"])
 def test_what_an_adapter_leaves_frozen(family):
     bank = Bank(tiny_model(family))
-    depth = bank.depth
 
     def below(method, **settings):
-        return depth.frozen_below(tiny_adapter(bank, method, **settings))
+        return bank.frozen_below(tiny_adapter(bank, method, **settings))
 
     assert below("last_layers", layers=1) == 2
     assert below("last_layers", layers=2) == 1
     assert [below(m) for m in ("lora", "full", "prompt_tuning", "prefix_tuning")] == [0, 0, 0, 0]
-    top = next(n for n in tiny_adapter(bank, "lora").linear if n.startswith(depth.names[2]))
+    top = next(n for n in tiny_adapter(bank, "lora").linear if n.startswith(bank.layer_names[2]))
     assert below("lora", targets=[top]) == 2
 
 
@@ -133,11 +147,11 @@ def test_what_an_adapter_leaves_frozen(family):
 @given(batch=batches(), budget=st.integers(4, 60))
 def test_pooled_features_are_means_of_states_however_passes_are_cut(family, batch, budget):
     frame = Frame.of(batch)
-    kept, features.BUDGET = features.BUDGET, budget
+    kept, features.MAX_PASS_TOKENS = features.MAX_PASS_TOKENS, budget
     try:
         found = pooled(bank_of(family), batch, LAYERS, frame)
     finally:
-        features.BUDGET = kept
+        features.MAX_PASS_TOKENS = kept
     for i, ids in enumerate(batch):
         reference = theirs(family, ids)
         for layer in LAYERS:
@@ -181,10 +195,10 @@ def kept_bank(rung_home, tmp_path, monkeypatch):
 
 
 def counted(bank, monkeypatch):
-    """How often the backbone runs, as a list that grows."""
+    """How often the base runs for its states, as a list that grows."""
     runs: list[int] = []
-    own = bank.run
-    monkeypatch.setattr(bank, "run", lambda *a, **k: (runs.append(1), own(*a, **k))[1])
+    own = bank.states
+    monkeypatch.setattr(bank, "states", lambda *a, **k: (runs.append(1), own(*a, **k))[1])
     return runs
 
 

@@ -24,25 +24,32 @@ def asked(name, ids, count=12):
     )
 
 
+def by_own_layers(engine):
+    """The same engine through the base's own layers, as the reference."""
+    engine.bank.inference = None
+    return engine
+
+
 def arranged(engine):
-    """The engine after what `start` does, and how many passes were lean."""
-    engine.arrange()
-    lean, passes = getattr(engine.scheduler.runner, "_lean", None), []
-    if lean is not None:
-        run = lean.run
+    """The engine after what `start` does, and how many passes are Llama inference from here on."""
+    vars(engine.bank).pop("inference", None)
+    engine.between(engine.scheduler.runner.arrange)
+    inference, passes = engine.bank.inference, []
+    if inference is not None:
+        run = inference.run
 
-        def runs(*args):
+        def runs(*args, **settings):
             passes.append(1)
-            return run(*args)
+            return run(*args, **settings)
 
-        lean.run = runs
+        inference.run = runs
     return passes
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gpt2", "bloom"])
 def test_only_what_is_built_that_way(family):
     requests = [asked("base", range(3, 3 + n)) for n in (9, 2, 30)]
-    expected = engine_of(tiny_model(family), ()).generate(requests)
+    expected = by_own_layers(engine_of(tiny_model(family), ())).generate(requests)
     engine = engine_of(tiny_model(family), ())
     passes = arranged(engine)
     assert engine.generate(requests) == expected
@@ -54,7 +61,7 @@ def test_only_what_is_built_that_way(family):
 )
 def test_adapters_in_front_and_lora_are_lean(names):
     requests = [asked(n, range(3 + i, 20 + 2 * i)) for i, n in enumerate(names * 3)]
-    expected = engine_of(tiny_llama()).generate(requests)
+    expected = by_own_layers(engine_of(tiny_llama())).generate(requests)
     engine = engine_of(tiny_llama())
     passes = arranged(engine)
     assert engine.generate(requests) == expected
@@ -68,7 +75,7 @@ def test_others_take_the_ordinary_way(kind):
     models = {**engine.models, kind: dataclasses.replace(engine.models["base"], name=kind, slot=other)}
     engine = Engine(engine.bank, models, memory=1 << 28)
     requests = [asked(n, range(5, 25), 6) for n in (kind, "lora", "base")]
-    expected = engine.generate(requests)
+    expected = by_own_layers(engine).generate(requests)
     passes = arranged(engine)
     assert engine.generate(requests) == expected
     assert passes == []
@@ -76,10 +83,13 @@ def test_others_take_the_ordinary_way(kind):
     assert len(passes) == 6
 
 
-@pytest.mark.parametrize("room", [lora_lanes.MOST, 0])
+@pytest.mark.parametrize("room", [lora_lanes.MAX_BYTES, 0])
 def test_many_loras_of_different_ranks_and_targets(room, monkeypatch):
     """More than are multiplied together; some leave projections alone; two share a slot's rows."""
-    monkeypatch.setattr(lora_lanes, "MOST", room)
+    held = lora_lanes.LaneWeights.__init__
+    monkeypatch.setattr(
+        lora_lanes.LaneWeights, "__init__", lambda self, *a: held(self, *a, max_bytes=room)
+    )
     engine = engine_of(tiny_llama(), ())
     for i in range(17):
         targets = {"targets": ["q_proj", "down_proj"]} if i % 3 == 1 else {}
@@ -87,6 +97,7 @@ def test_many_loras_of_different_ranks_and_targets(room, monkeypatch):
         engine.load(dataclasses.replace(engine.models["base"], name=f"m{i}"), adapter)
     requests = [asked(f"m{i % 17}", range(4, 14 + i), 8) for i in range(24)]
     few = [asked(f"m{i}", range(4, 14), 8) for i in (1, 2, 1, 5)]
+    by_own_layers(engine)
     expected = engine.generate(requests), engine.generate(few)
     passes = arranged(engine)
     assert (engine.generate(requests), engine.generate(few)) == expected
@@ -101,7 +112,7 @@ def test_the_base_computes_and_trains_as_before():
     trie = engine.bank.trie([Sequence((5, 6, 7, 8), slot=slot)])
     before = engine.bank.forward(trie)
     arranged(engine)
-    assert engine.scheduler.runner._lean is not None
+    assert engine.bank.inference is not None
     assert {n: p.shape for n, p in model.named_parameters()} == {n: p.shape for n, p in names.items()}
     assert all(torch.equal(p, names[n]) for n, p in model.named_parameters())
     assert torch.allclose(engine.bank.forward(trie), before, atol=1e-5)
@@ -115,4 +126,4 @@ def test_a_base_that_differs_keeps_its_own_forward(monkeypatch):
     monkeypatch.setattr(LlamaInference, "run", lambda self, *args: run(self, *args) * 1.01)
     engine = engine_of(tiny_llama(), ())
     assert arranged(engine) == []
-    assert engine.scheduler.runner._lean is None
+    assert engine.bank.inference is None

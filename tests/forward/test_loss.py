@@ -48,15 +48,16 @@ def test_loss_and_gradients(seed, rows, edges, chunk, bias, softcap, scale):
     kept, module.CHUNK = module.CHUNK, chunk
     try:
         head = Head(weight, shift, softcap, scale)
-        result = module.edge_loss(OneHead(head), Edges(source, target, w), hidden, 0, accuracy=True)
-        ours = torch.autograd.grad(result.total * 3, leaves)
+        edges = Edges(source, target, w)
+        total, right = module.cross_entropy(OneHead(head), edges, hidden, 0, accuracy=True)
+        ours = torch.autograd.grad(total * 3, leaves)
     finally:
         module.CHUNK = kept
     logits = head.logits(hidden)[source]
     picked = torch.nn.functional.cross_entropy(logits, target, reduction="none")
     expected = torch.autograd.grad((w * picked).sum() * 3, leaves)
-    assert float(result.total.detach()) == pytest.approx(float((w * picked).sum().detach()), rel=1e-5)
-    assert result.correct == pytest.approx(float((w * (logits.argmax(1) == target)).sum()), rel=1e-5)
+    assert float(total.detach()) == pytest.approx(float((w * picked).sum().detach()), rel=1e-5)
+    assert right == pytest.approx(float((w * (logits.argmax(1) == target)).sum()), rel=1e-5)
     for a, b in zip(ours, expected, strict=True):
         assert torch.allclose(a, b, atol=1e-5, rtol=1e-4)
 
@@ -77,7 +78,7 @@ def test_full_logits_are_never_held():
     torch.nn.functional.linear = watched
     try:
         edges = Edges(source, source % 7, torch.ones(600))
-        module.edge_loss(OneHead(Head(weight, None, None, 1.0)), edges, hidden, 0).total.backward()
+        module.cross_entropy(OneHead(Head(weight, None, None, 1.0)), edges, hidden, 0)[0].backward()
     finally:
         torch.nn.functional.linear = original
     assert len(seen) > 1 and max(seen) <= module.CHUNK

@@ -1,32 +1,36 @@
-"""What is predicted, how, and that a trial leaves nothing behind."""
+"""What is predicted, from counts and the machine's speed, and that nothing is run for it."""
 
 from __future__ import annotations
 
 import json
-import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from rung import methods
-from rung.home import home
-from rung.ladder import forecast, task_context
-from rung.ladder.forecast import computed, predict_rung
+from rung.ladder import machine, task_context
+from rung.ladder.arms import Arms
+from rung.ladder.forecast import Forecaster
 from rung.ladder.knobs import ClimbKnobs
+from rung.ladder.machine import Machine
 from rung.ladder.meter import Meter
 from rung.ladder.plan import plan
 from rung.ladder.rungs import Rung, all_rungs
 from rung.ladder.task_context import TaskContext
-from rung.methods.base import Fitted
+from rung.methods.base import Schedule
+from rung.methods.workload import Shape, Workload
 from rung.store import Store
-from rung.train.prepare import prepare
-from rung.types import Rendered
 from tests.cli.conftest import Ask, ask
 from tests.ladder.hill import SCRATCH, go, settings, write_words
 
 __all__ = ["ask"]
-LOW, HIGH = 0.010, 0.050  # seconds of a row, and of a fit, of the method that only sleeps
+SHAPE = Shape(
+    rows=1000, held=100, prompt=40.0, shared=20.0, reply=3.0, choices=4.0, letters=120.0, labels=2,
+    layers=30, width=576, weights=106e6, head=0.25,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -42,88 +46,157 @@ def rung(found: TaskContext, key: str) -> Rung:
     return next(r for r in all_rungs(found.task) if r.key == key)
 
 
-def test_tokens_that_rows_share_at_their_beginning_count_once() -> None:
-    rows = [Rendered(ids, (True,) * len(ids)) for ids in ((1, 2, 3), (1, 2, 4, 5), (7,), (1, 2, 3))]
-    assert computed(rows) == 3 + 2 + 1
-    assert computed([]) == 0
+def forecast_of(found: TaskContext, key: str, share: float = 1.0):
+    one = rung(found, key)
+    return found.forecaster.of_rung(one, found.plan("x", one), share)
 
 
-class Sleeper(type(methods.get("zero_shot"))):  # type: ignore[misc]
-    """Takes a known time for each validation row, and some for the whole."""
-
-    seen: list[tuple[int, int]]
-
-    def reads(self, config: Any, train: int, validation: int) -> tuple[int, int]:
-        return 0, min(validation, 30)
-
-    def holds(self, bank: Any, config: Any, rows: int, tokens: int) -> int:
-        return 1_000_000 * rows
-
-    def fit(self, study: Any, config: Any) -> Fitted:
-        from rung.forward.adapter import Adapter
-
-        rows = min(len(study.validation), 30)
-        self.seen.append((len(study.train), rows))
-        time.sleep(HIGH + LOW * rows)
-        return Fitted(Adapter())
+def making(method: str, shape: Shape = SHAPE, steps: int = 100, **knobs: Any) -> Workload:
+    found = methods.get(method)
+    return found.making(found.Config(**knobs), shape, Schedule(steps, 8, 3))
 
 
-def test_a_fit_is_scaled_up_by_the_rows_that_it_reads(words: Path, monkeypatch: Any) -> None:
+# --- counts -----------------------------------------------------------------------------------------
+
+
+def test_a_training_reads_its_steps_forward_and_backward_and_its_validations() -> None:
+    work = making("lora")
+    per_row = SHAPE.prompt + SHAPE.reply * (1 + SHAPE.head)
+    tokens = 100 * (8 * per_row + SHAPE.shared) * 2.2 + 3 * (100 * per_row + SHAPE.shared)
+    assert work.read == pytest.approx(tokens)
+    assert making("lora", steps=200).read < 2 * work.read
+    assert making("full").read > work.read > making("last_layers").read
+
+
+@pytest.mark.parametrize("method", ["linear_probe", "tfidf"])
+def test_more_rows_take_more_where_a_method_learns_from_them(method: str) -> None:
+    less, more = making(method, replace(SHAPE, rows=250)), making(method)
+    assert more.read + more.fitted > less.read + less.fitted
+    assert making(method, replace(SHAPE, labels=77)).fitted > more.fitted
+
+
+def test_a_prompt_is_chosen_on_rows_of_validation_alone() -> None:
+    few, many = making("zero_shot", replace(SHAPE, held=25)), making("zero_shot")
+    assert many.read == pytest.approx(4 * few.read)
+    assert making("zero_shot", replace(SHAPE, rows=9)).read == many.read
+
+
+def test_reasons_are_written_and_labels_are_scored() -> None:
+    assert making("zero_shot").written == 0
+    assert making("chain_of_thought").written > 0
+    generated = making("zero_shot", replace(SHAPE, choices=0.0))
+    assert generated.written > 0
+
+
+def test_an_encoder_reads_in_place_of_the_base() -> None:
+    work = making("linear_probe", encoder="minilm")
+    assert work.encoded > 0 and work.read == 0
+
+
+def test_work_adds_up() -> None:
+    assert Workload(read=1, passes=2) + Workload(read=3) * 2 == Workload(read=7, passes=2)
+
+
+# --- the machine ------------------------------------------------------------------------------------
+
+
+def test_seconds_follow_from_counts_and_a_busy_machine_takes_longer() -> None:
+    idle = Machine(1e11, 0.002, 0.03)
+    assert idle.seconds(Workload(read=100, passes=2)) == pytest.approx(0.26)
+    busy = replace(idle, busy=2.0)
+    assert busy.seconds(Workload(read=100)) == pytest.approx(2 * idle.seconds(Workload(read=100)))
+    assert idle.told is None and "busy" in str(busy.told)
+    assert "busy" in str(replace(idle, others=0.6).told)
+    assert idle.alone(10, 3) == pytest.approx(10 * 0.002 + 4 * 0.03)
+
+
+def test_what_was_taken_corrects_what_is_counted_and_is_kept(words: Path) -> None:
     found = bench(words)
-    sleeper = Sleeper("zero_shot")
-    sleeper.seen = []
-    peaks: list[int] = []
-    peak = Meter.peak
-    monkeypatch.setattr(Meter, "peak", lambda meter: (peaks.append(peak(meter)), peaks[-1])[1])
-    told = predict_rung(found, Rung("zero_shot", sleeper))
-    most = min(len(found.validation), 30)
-    # All training rows are there to look at; validation rows are few, and never more than it reads.
-    assert {train for train, _ in sleeper.seen} == {len(found.opened.splits.train)}
-    assert [held for _, held in sleeper.seen] == [forecast.FEW, forecast.FEW, most, most]
-    assert told.cost.seconds == pytest.approx(HIGH + LOW * most, rel=0.25)
-    assert told.cost.bytes == peaks[0]  # nothing more is held than in the last trial
+    found.opened.bank.digest = uuid4().hex
+    counted = forecast_of(found, "lora")
+    one = rung(found, "lora")
+    found.forecaster.learn("lora", "lora", counted, 3 * counted.cost.seconds, counted.answer_seconds)
+    assert forecast_of(found, "lora").cost.seconds == pytest.approx(3 * counted.cost.seconds)
+    again = Machine.of(found.opened.bank)  # as another climb on this machine and base finds it
+    assert again.corrections["making lora"] == pytest.approx(3.0)
+    fresh = Forecaster.of(found, again).of_rung(one, found.plan("x", one))
+    assert fresh.cost.seconds > 2 * counted.cost.seconds / 1.5
 
 
-def test_what_measuring_takes_is_told_from_some_answers(words: Path, monkeypatch: Any) -> None:
+def test_the_speed_is_measured_once_for_a_machine_and_base(words: Path, monkeypatch: Any) -> None:
     found = bench(words)
-    asked: list[int] = []
+    speed = {"now": 1e11}
+    monkeypatch.setattr(machine, "product_speed", lambda *_: speed["now"])
+    monkeypatch.setattr(machine, "used_by_others", lambda: 0.0)
+    monkeypatch.setattr(machine, "settle_threads", lambda device: 1)
+    passes: list[float] = []
+    measure = machine._passes
 
-    def answer(self: Any, opened: Any, model: Any, examples: Any) -> None:
-        asked.append(len(examples))
-        time.sleep(LOW * len(examples))
+    def counted(*given: Any) -> tuple[float, float]:
+        passes.append(1.0)
+        return measure(*given)
 
-    monkeypatch.setattr(TaskContext, "answer", answer)
-    sleeper = Sleeper("zero_shot")
-    sleeper.seen = []
-    told = predict_rung(found, Rung("zero_shot", sleeper))
-    assert asked == [task_context.ANSWERED] and len(found.validation) > task_context.ANSWERED
-    expected = LOW * len(found.validation)
-    assert told.cost.wall - told.cost.seconds == pytest.approx(expected, rel=0.25)
+    monkeypatch.setattr(machine, "_passes", counted)
+    found.opened.bank.digest = uuid4().hex
+    first, second = Machine.of(found.opened.bank), Machine.of(found.opened.bank)
+    assert len(passes) == 1 and (second.token, second.call) == (first.token, first.call)
+    speed["now"] = 0.5e11
+    assert Machine.of(found.opened.bank).busy == pytest.approx(2.0)
+    speed["now"] = 2e11  # what was kept had been measured beside others
+    assert Machine.of(found.opened.bank).busy == 1.0 and len(passes) == 2
 
 
-def test_memory_grows_with_the_rows_that_are_held(words: Path, monkeypatch: Any) -> None:
+def test_threads_that_wait_for_each_other_give_way_to_one(monkeypatch: Any) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr(machine, "_first_threads", lambda: 2)
+    for alone, together, expected in ((1e9, 1.8e9, 2), (1e9, 0.6e9, 1), (1.1e9, 1e9, 2)):
+        speeds = {1: alone, 2: together}
+        monkeypatch.setattr(machine, "product_speed", lambda *_, s=speeds: s[torch.get_num_threads()])
+        assert machine.settle_threads() == expected == torch.get_num_threads()
+    torch.set_num_threads(before)
+
+
+# --- rungs ------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_trained_or_kept_to_predict(words: Path) -> None:
     found = bench(words)
-    monkeypatch.setattr(forecast, "MORE", forecast.FEW + 1)
-    sleeper = Sleeper("zero_shot")
-    sleeper.seen = []
-    own = Meter()
-    with own:
-        told = predict_rung(found, Rung("zero_shot", sleeper))
-    more = min(len(found.validation), 30) - forecast.FEW - 1
-    assert told.cost.bytes == pytest.approx(own.peak_bytes + more * 1_000_000, abs=20_000_000)
+    arms = Arms(found, {r.key: r for r in all_rungs(found.task)})
+    for key in arms.rungs:
+        if key not in arms.misfits:
+            assert arms.prediction(key).cost.total(10) > 0, key
+    assert not found.opened.bank.adapters
+    with Store.open() as store:
+        assert not store.runs.list() and not store.models.list()
+    assert {"rag", "remote"} <= set(arms.misfits)
+
+
+def test_a_share_takes_less_and_measures_on_fewer_rows(words: Path) -> None:
+    found = bench(words, steps=None)
+    whole, part = forecast_of(found, "lora"), forecast_of(found, "lora", 0.25)
+    assert part.steps == pytest.approx(whole.steps / 4, abs=1)
+    assert part.cost.seconds < whole.cost.seconds
 
 
 def test_steps_tokens_and_parameters_are_those_of_the_training(words: Path) -> None:
     found = bench(words, steps=None, epochs=1.5, batch_size=16, patience=0)
-    for key in ("lora", "last_layers"):
-        one = rung(found, key)
-        told = predict_rung(found, one)
-        rows = prepare(found.plan("x", one), lambda _: None, found.opened).rows["train"]
-        per_epoch = -(-len(rows) // 16)
+    for key in ("lora", "last_layers", "prompt_tuning", "prefix_tuning", "full", "ia3"):
+        told, one = forecast_of(found, key), rung(found, key)
+        per_epoch = -(-len(found.opened.splits.train) // 16)
         assert told.steps == round(1.5 * per_epoch)
-        assert 0 < told.tokens <= 1.5 * sum(len(r.ids) for r in rows) + 16 * 64
-        assert told.parameters > 0 and told.cost.seconds > 0 and told.cost.disk >= 4 * told.parameters
-        assert told.cost.request_seconds > 0 and told.cost.request_tokens > 0
+        assert told.tokens > 0 and told.cost.disk >= 4 * told.parameters
+        made = one.method.build(found.opened.bank, found.plan("x", one).config, start(found))
+        assert told.parameters == made.size, key
+
+
+def start(found: TaskContext) -> Any:
+    import torch
+
+    from rung.methods.base import Start
+
+    return Start(torch.Generator().manual_seed(0), [(5, 6, 7)], lambda text: [5, 6, 7])
 
 
 def test_requests_are_timed_on_one_engine_as_a_server_has_one(words: Path, monkeypatch: Any) -> None:
@@ -141,24 +214,8 @@ def test_requests_are_timed_on_one_engine_as_a_server_has_one(words: Path, monke
     assert told.seconds > 0 and told.tokens > 0
 
 
-def kept() -> set[Path]:
-    return set((home() / "cache").glob("features/*.safetensors"))
-
-
-def test_a_trial_leaves_nothing_behind(words: Path) -> None:
-    found = bench(words)
-    before = kept()  # the cache may be shared with other tests
-    for key in ("linear_probe", "last_layers", "lora"):
-        predict_rung(found, rung(found, key))
-        predict_rung(found, rung(found, key))  # what a first trial kept would make it look faster
-    assert not found.opened.bank.adapters
-    assert kept() == before
-    with Store.open() as store:
-        assert not store.runs.list() and not store.models.list()
-
-
 def test_the_prediction_stands_beside_the_outcome(words: Path) -> None:
-    _, rungs = go(words, all=True, trials=1)
+    _, rungs = go(words, all=True)
     for key in ("zero_shot", "linear_probe", "lora"):
         told, seen = rungs[key].predicted, rungs[key].cost
         for name in ("seconds", "wall", "bytes", "disk", "request_seconds", "total_seconds"):
@@ -169,8 +226,8 @@ def test_the_prediction_stands_beside_the_outcome(words: Path) -> None:
 
 def test_every_rung_is_planned_the_cheapest_first_and_misfits_last(words: Path) -> None:
     knobs = ClimbKnobs(only=["zero_shot", "lora", "rag", "linear_probe"], skip=["lora-int8"])
-    found = plan(settings(words), knobs)
-    assert {r.key for r in found[:-1]} == {"zero_shot", "lora", "linear_probe"}
+    found = plan(settings(words), knobs).rows
+    assert {"zero_shot", "lora", "linear_probe"} <= {r.key for r in found[:-1]}
     totals = [r.prediction.cost.total(knobs.requests) for r in found if r.prediction]
     assert totals == sorted(totals)
     assert found[-1].key == "rag" and "--documents" in (found[-1].reason or "")

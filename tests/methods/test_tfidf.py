@@ -59,11 +59,11 @@ def test_labels_are_learned_and_come_back_from_disk(tmp_path):
     assert found.metrics["validation_accuracy"] == 1.0
     questions = ("a warm and bright day", "so cold and dark", "")
     asked = [Prompt((1,), ({"role": "user", "content": q},)) for q in questions]
-    before = found.adapter.classifier.probabilities(made.bank, asked)
+    before = found.adapter.classifier.probabilities(made.bank, -1, asked)
     assert before.argmax(1).tolist()[:2] == [1, 0]
     assert np.allclose(before.sum(1), 1, atol=1e-6)
     again = kept(found.adapter, made, tmp_path / "model")
-    assert np.allclose(before, again.classifier.probabilities(made.bank, asked), atol=1e-6)
+    assert np.allclose(before, again.classifier.probabilities(made.bank, -1, asked), atol=1e-6)
     names = {p.name for p in (tmp_path / "model").iterdir()}
     assert {"settings.json", "weights.safetensors"} <= names and not [n for n in names if "pkl" in n]
 
@@ -135,8 +135,8 @@ def test_it_is_asked_through_the_engine_like_any_model(tmp_path):
 
 def test_what_it_cannot_do_is_said(tmp_path):
     method = methods.get("tfidf")
-    for kind in ("language_modelling", "multiple_choice"):
-        task = Task(kind, "accuracy")
+    for kind, metric in (("language_modelling", "perplexity"), ("multiple_choice", "accuracy")):
+        task = Task(kind, metric)
         assert method.unsuited(task, method.Config())
         with pytest.raises(MethodMisfit):
             fitted(study(tmp_path, task=task))

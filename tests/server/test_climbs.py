@@ -15,8 +15,16 @@ CLIMBS = "/v1/rung/climbs"
 OVER = ("succeeded", "failed", "cancelled")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_home(tmp_path_factory):
+    """A home of the module's own: what climbs leave is not for other tests to find."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNG_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
+def base(own_home, tmp_path_factory):
     return base_folder(tmp_path_factory.mktemp("climbs") / "tiny")
 
 
@@ -141,3 +149,46 @@ def test_a_climb_needs_the_base_and_a_file(shop, file):
         assert http.post(CLIMBS, json=body | {"model": "none"}).status_code == 404
         named = body | {"training_file": file, "name": "../x"}
         assert http.post(CLIMBS, json=named).json()["error"]["param"] == "name"
+
+
+def test_keys_that_train_see_what_they_have_made_and_no_more(base, rung_home):
+    """Files, tunings, climbs and their results; a key with `admin` sees all of them."""
+    served = open_shop(base, jobs=1)
+    try:
+        store, access = served.app.state.service.store, served.app.state.service.access
+        for one in served.app.state.service.background:
+            one.stop()  # jobs stay as they are
+        made = {name: store.keys.add(name, scopes=["train"])[1] for name in ("ann", "ben")}
+        made["boss"] = store.keys.add("boss")[1]
+        access.refresh()
+        clients = {
+            name: httpx.Client(base_url=served.url, headers={"Authorization": f"Bearer {secret}"})
+            for name, secret in made.items()
+        }
+        ann, ben, boss = clients["ann"], clients["ben"], clients["boss"]
+        sent = {"file": ("x.jsonl", b'{"prompt": "a", "completion": "b"}\n')}
+        file = ann.post("/v1/files", files=sent, data={"purpose": "fine-tune"}).json()["id"]
+        body = {"model": "tiny", "training_file": file}
+        tunings = "/v1/fine_tuning/jobs"
+        ids = {path: ann.post(path, json=body).json()["id"] for path in (tunings, CLIMBS)}
+        for path in (tunings, CLIMBS):
+            refused = ben.post(path, json=body)
+            assert refused.status_code == 400 and refused.json()["error"]["param"] == "training_file"
+        for path, id in {"/v1/files": file, **ids}.items():
+            for client, found in ((ann, [id]), (ben, []), (boss, [id])):
+                seen = [one["id"] for one in client.get(path).json()["data"]]
+                assert seen == found if client is not boss else id in seen
+                status = 200 if found else 404
+                assert client.get(f"{path}/{id}").status_code == status
+            for what in {"/v1/files": ("content",)}.get(path, ("events",)):
+                assert ben.get(f"{path}/{id}/{what}").status_code == 404
+                assert ann.get(f"{path}/{id}/{what}").status_code == 200
+        assert ben.get(f"{tunings}/{ids[tunings]}/checkpoints").status_code == 404
+        for path, id in ids.items():
+            for what in ("pause", "resume", "cancel"):
+                assert ben.post(f"{path}/{id}/{what}").status_code == 404
+        assert ben.delete(f"/v1/files/{file}").status_code == 404
+        assert all(ann.post(f"{path}/{id}/cancel").status_code == 200 for path, id in ids.items())
+        assert ann.delete(f"/v1/files/{file}").status_code == 200
+    finally:
+        served.stop()

@@ -125,6 +125,31 @@ def test_an_answer_that_takes_too_long_is_ended():
         served.stop()
 
 
+def test_a_request_that_waits_too_long_is_told_when_to_come_back(monkeypatch):
+    """One that is being answered goes on: only waiting is bounded, and so it is by default."""
+    from rung.server.state import Limits
+
+    assert Limits().max_wait
+    served = serve(engine_of(tiny_llama(), (), max_batch=1), limits=Limits(max_wait=0.2))
+    try:
+        with httpx.Client(base_url=served.url, timeout=60) as http:
+            long = text(prompt="x", max_tokens=480, temperature=2.0)[1] | {"stream": True}
+            body = {"model": "base", "prompt": "x", "max_tokens": 1}
+            with http.stream("POST", TEXT, json=long) as stream:
+                lines = stream.iter_lines()
+                next(lines)
+                step = served.engine.step
+                monkeypatch.setattr(served.engine, "step", lambda: time.sleep(0.02) or step())
+                answer = http.post(TEXT, json=body)
+                monkeypatch.undo()
+                assert fault_of(answer, 429)["type"] == "rate_limit_error"
+                assert "0.2 s" in answer.json()["error"]["message"] and "retry-after" in answer.headers
+                assert [line for line in lines if line][-1] == "data: [DONE]"
+            assert http.post(TEXT, json=body).status_code == 200
+    finally:
+        served.stop()
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_an_engine_that_ends_comes_back(monkeypatch):
     """The engine is a thread: where it ends, streams get an error event and it is started again."""

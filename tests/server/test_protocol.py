@@ -102,6 +102,46 @@ def test_a_slow_answer_is_no_slow_request(hasty):
             assert http.post("/v1/completions", content=body, headers=head).status_code == 200
 
 
+def test_a_browser_may_ask_only_where_the_owner_says_so(live):
+    """Off by default; with --origin the preflight needs no key, and the request does."""
+    from rung.server.state import Settings
+
+    page = {"Origin": "https://app.example"}
+    ask = {
+        **page,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization",
+    }
+    with httpx.Client(base_url=live.url) as http:
+        for answer in (http.options("/v1/models", headers=ask), http.get("/v1/models", headers=page)):
+            assert not [name for name in answer.headers if name.startswith("access-control")]
+    settings = Settings(api_keys=("key",), origins=("https://app.example",))
+    served = serve(engine_of(tiny_llama(), ()), settings=settings)
+    try:
+        with httpx.Client(base_url=served.url) as http:
+            allowed = http.options("/v1/chat/completions", headers=ask)
+            assert allowed.status_code == 200
+            assert allowed.headers["access-control-allow-origin"] == "https://app.example"
+            assert (
+                http.options(
+                    "/v1/models", headers={**ask, "Origin": "https://evil.example"}
+                ).status_code
+                == 400
+            )
+            assert http.get("/v1/models", headers=page).status_code == 401
+            answer = http.get("/v1/models", headers={**page, "Authorization": "Bearer key"})
+            assert answer.headers["access-control-allow-origin"] == "https://app.example"
+    finally:
+        served.stop()
+
+
+def test_a_slash_behind_an_address_changes_nothing(live):
+    with httpx.Client(base_url=live.url) as http:
+        assert http.get("/v1/models/").status_code == 200
+        body = {"model": "base", "prompt": "x", "max_tokens": 1}
+        assert http.post("/v1/completions/", json=body).status_code == 200
+
+
 def test_two_lengths_of_one_body_are_refused(live):
     """Who stands in front may believe the other one: what follows would be another's request."""
     head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,24 +12,30 @@ from typing import Any
 import pytest
 import torch
 
-from rung import objectives
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
-from rung.objectives import Objective
+from rung.forward.trie import Sequence
+from rung.objectives import Objective, Row, RowSource
 from rung.train.checkpoint import State
+from rung.train.gradient import Passes
 from rung.train.loop import Trainer
 from rung.train.observers import Observer, Observers
 from rung.train.plan import Plan
 from rung.train.prepare import Prepared
 from rung.train.run_log import RunLog
-from rung.train.sources import RowSource, Shuffled
-from rung.types import Rendered
+from rung.train.sources import Shuffled
 from tests.models import VOCABULARY, tiny_adapter, tiny_model
 
 SCRATCH = "scratch:layers=2,width=32,heads=2,vocab=300,context=256"
 
 
-def rows(count: int = 24, seed: int = 0) -> list[Rendered]:
+def row_of(ids: Iterable[int], supervised: Iterable[bool], origin: str = "") -> Row:
+    """A row as supervised fine-tuning makes it."""
+    tokens = Sequence(tuple(ids), tuple(supervised))
+    return Row(sequences=(tokens,), weight=float(tokens.supervised.sum()), origin=origin)
+
+
+def rows(count: int = 24, seed: int = 0) -> list[Row]:
     """Rows that begin alike and end in one of four ways, so that there is something to learn."""
     generator = torch.Generator().manual_seed(seed)
     stem = tuple(torch.randint(3, VOCABULARY, (6,), generator=generator).tolist())
@@ -38,7 +44,7 @@ def rows(count: int = 24, seed: int = 0) -> list[Rendered]:
     for i in range(count):
         own = int(torch.randint(3, VOCABULARY, (1,), generator=generator))
         ids = (*stem, own, *endings[i % 4])
-        made.append(Rendered(ids, (False,) * 7 + (True,) * 5, f"rows:{i + 1}"))
+        made.append(row_of(ids, (False,) * 7 + (True,) * 5, f"rows:{i + 1}"))
     return made
 
 
@@ -59,7 +65,7 @@ class Work:
         return self.prepared.bank
 
     @property
-    def train(self) -> list[Rendered]:
+    def train(self) -> list[Row]:
         return self.prepared.rows["train"]
 
     @cached_property
@@ -69,7 +75,11 @@ class Work:
 
     @property
     def objective(self) -> Objective:
-        return objectives.get(self.plan.run.objective)
+        return self.plan.objective
+
+    @property
+    def passes(self) -> Passes:
+        return Passes(bank=self.bank, objective=self.objective, slot=self.slot)
 
     def trainer(self) -> Trainer:
         observers = Observers.of(self.folder and RunLog(self.folder / "log.jsonl"), self.observer)
@@ -89,7 +99,7 @@ def tiny_plan(method: str = "lora", **settings: Any) -> Plan:
     return Plan.of("tiny", {"data": "rows", "method": method, **given, **settings})
 
 
-def prepared_of(bank: Bank, **rows: list[Rendered]) -> Prepared:
+def prepared_of(bank: Bank, **rows: list[Row]) -> Prepared:
     """Rows as training sees them, which came from nowhere."""
     nothing: Any = None
     return Prepared(

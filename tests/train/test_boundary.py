@@ -13,21 +13,26 @@ from rung.forward import feature_cache, last_layer
 from rung.forward.bank import Bank
 from rung.forward.features import Boundary
 from rung.train import loop
-from rung.train.gradient import Gradients, evaluate
+from rung.train.gradient import Gradients, Passes, evaluate
 from tests.models import tiny_adapter, tiny_model
-from tests.train.conftest import rows
+from tests.train.conftest import row_of, rows
 
 
 def boundary_of(work):
-    layer = work.bank.depth.frozen_below(work.adapter)
-    sequences = [s for r in work.train for s in work.objective.sequences(r, work.slot)]
+    layer = work.bank.frozen_below(work.adapter)
+    sequences = [s for r in work.train for s in r.sequences]
     return Boundary.of(work.bank, layer, sequences)
 
 
 def gradients(bank, slot, adapter, max_tokens=10_000, boundary=None):
-    objective = objectives.get("sft")
+    passes = Passes(bank=bank, objective=objectives.get("sft"), slot=slot, boundary=boundary)
     parameters = adapter.trainable().parameters()
-    return Gradients(bank, objective, slot, parameters, max_tokens, lambda _: None, boundary=boundary)
+    return Gradients(passes, parameters, max_tokens, lambda _: None)
+
+
+def only_the_last(data, predicted):
+    """Rows of which one token is predicted, the last but `predicted`."""
+    return [row_of(r.ids, [i == len(r.ids) - 1 - predicted for i in range(len(r.ids))]) for r in data]
 
 
 def close(a, b, tolerance=1e-5):
@@ -41,12 +46,12 @@ def test_gradients_are_those_of_the_whole_pass(family, max_tokens, layers):
     bank = Bank(tiny_model(family))
     adapter = tiny_adapter(bank, "last_layers", layers=layers)
     slot, data = bank.add(adapter), rows(9)
-    sequences = [s for r in data for s in objectives.get("sft").sequences(r, slot)]
-    boundary = Boundary.of(bank, bank.depth.frozen_below(adapter), sequences)
+    sequences = [s for r in data for s in r.sequences]
+    boundary = Boundary.of(bank, bank.frozen_below(adapter), sequences)
     assert boundary is not None and boundary.layer == 3 - layers
     whole = gradients(bank, slot, adapter).of(data, 0)
     found = gradients(bank, slot, adapter, max_tokens, boundary).of(data, 0)
-    assert found.loss == pytest.approx(whole.loss, abs=1e-5)
+    assert found.metrics == pytest.approx(whole.metrics, abs=1e-5)
     assert all(close(a, b) for a, b in zip(found.tensors, whole.tensors, strict=True))
 
 
@@ -57,18 +62,18 @@ def test_where_few_tokens_are_read_the_last_layer_runs_for_them_alone(family, la
     bank = Bank(tiny_model(family))
     adapter = tiny_adapter(bank, "last_layers", layers=layers)
     slot = bank.add(adapter)
-    data = [replace(r, supervised=(False,) * (len(r.ids) - 2) + (True, False)) for r in rows(9)]
-    data = [*data, replace(data[0], ids=data[1].ids, supervised=data[1].supervised)]  # one twice
-    sequences = [s for r in data for s in objectives.get("sft").sequences(r, slot)]
-    boundary = Boundary.of(bank, bank.depth.frozen_below(adapter), sequences)
+    data = only_the_last(rows(9), 1)
+    data = [*data, data[1]]  # one twice
+    sequences = [s for r in data for s in r.sequences]
+    boundary = Boundary.of(bank, bank.frozen_below(adapter), sequences)
     with monkeypatch.context() as everywhere:
-        everywhere.setattr(type(objectives.get("sft")), "edges_only", False)
+        everywhere.setattr(type(objectives.get("sft")), "reads_states", True)
         whole = gradients(bank, slot, adapter).of(data, 0)
-    assert bank.depth.narrows
+    assert bank.layers.narrows
     wide = counted(monkeypatch)
     found = gradients(bank, slot, adapter, boundary=boundary).of(data, 0)
-    assert wide == [len({r.ids for r in data})]
-    assert found.loss == pytest.approx(whole.loss, abs=1e-5)
+    assert wide == [len({r.key for r in data})]
+    assert found.metrics == pytest.approx(whole.metrics, abs=1e-5)
     assert all(close(a, b) for a, b in zip(found.tensors, whole.tensors, strict=True))
 
 
@@ -87,31 +92,31 @@ def test_a_whole_pass_runs_the_last_layer_where_it_is_read(family, method, monke
     bank = Bank(tiny_model(family))
     adapter = tiny_adapter(bank, method)
     slot = bank.add(adapter)
-    data = [replace(r, supervised=(False,) * (len(r.ids) - 2) + (True, False)) for r in rows(9)]
+    data = only_the_last(rows(9), 1)
     with monkeypatch.context() as everywhere:
-        everywhere.setattr(type(objectives.get("sft")), "edges_only", False)
+        everywhere.setattr(type(objectives.get("sft")), "reads_states", True)
         whole = gradients(bank, slot, adapter).of(data, 0)
-    assert bank.depth.narrows
+    assert bank.layers.narrows
     wide = counted(monkeypatch)
     found = gradients(bank, slot, adapter).of(data, 0)
     # What stands in front of every layer's keys is not in the row that the last layer picks from.
-    assert wide == ([] if method == "prefix_tuning" else [len({r.ids for r in data})])
-    assert found.loss == pytest.approx(whole.loss, abs=1e-5)
+    assert wide == ([] if method == "prefix_tuning" else [len({r.key for r in data})])
+    assert found.metrics == pytest.approx(whole.metrics, abs=1e-5)
     assert all(close(a, b) for a, b in zip(found.tensors, whole.tensors, strict=True))
 
 
 def test_soft_capped_scores_run_the_last_layer_for_all():
-    assert not Bank(tiny_model("gemma2")).depth.narrows
+    assert not Bank(tiny_model("gemma2")).layers.narrows
 
 
 def test_lora_on_top_layers_starts_there_too(make_work):
     work = make_work("last_layers")
     bank = work.bank
-    targets = [n for n in tiny_adapter(bank, "lora").linear if n.startswith(bank.depth.names[2])]
+    targets = [n for n in tiny_adapter(bank, "lora").linear if n.startswith(bank.layers.names[2])]
     adapter = tiny_adapter(bank, "lora", targets=targets)
     slot = bank.add(adapter)
-    sequences = [s for r in work.train for s in work.objective.sequences(r, slot)]
-    boundary = Boundary.of(bank, bank.depth.frozen_below(adapter), sequences)
+    sequences = [s for r in work.train for s in r.sequences]
+    boundary = Boundary.of(bank, bank.frozen_below(adapter), sequences)
     assert boundary.layer == 2
     whole = gradients(bank, slot, adapter).of(work.train, 0)
     found = gradients(bank, slot, adapter, boundary=boundary).of(work.train, 0)
@@ -120,10 +125,10 @@ def test_lora_on_top_layers_starts_there_too(make_work):
 
 def test_the_frozen_layers_run_once_in_a_whole_training(make_work, monkeypatch):
     work = make_work("last_layers")
-    assert work.bank.depth.starts  # its probe runs the layers too
-    assert work.bank.depth.frozen_below(work.adapter) == 1
+    assert work.bank.layers.starts  # its probe runs the layers too
+    assert work.bank.frozen_below(work.adapter) == 1
     ran = []
-    first = work.bank.depth.layers[0]
+    first = work.bank.layers.layers[0]
     own = first.forward
     monkeypatch.setattr(first, "forward", lambda *a, **k: (ran.append(1), own(*a, **k))[1])
     state = work.run()
@@ -135,19 +140,19 @@ def test_the_frozen_layers_run_once_in_a_whole_training(make_work, monkeypatch):
 def test_what_changes_at_the_bottom_goes_through_the_whole_base(make_work, method):
     trainer = make_work(method).trainer()
     trainer.run()
-    assert trainer.gradients.boundary is None
+    assert trainer.gradients.passes.boundary is None
 
 
 def test_a_training_ends_with_the_weights_of_one_without_kept_states(make_work, monkeypatch):
     kept = make_work("last_layers")
     trainer = kept.trainer()
     state = trainer.run()
-    assert trainer.gradients.boundary is not None
+    assert trainer.gradients.passes.boundary is not None
     monkeypatch.setattr(loop, "LEAST_FROZEN", 2.0)
     plain = make_work("last_layers")
     reference = plain.run()
-    assert state.best_loss == pytest.approx(reference.best_loss, abs=1e-4)
-    assert state.first_loss == pytest.approx(reference.first_loss, abs=1e-5)
+    assert state.best_value == pytest.approx(reference.best_value, abs=1e-4)
+    assert state.first_value == pytest.approx(reference.first_value, abs=1e-5)
     ours, theirs = kept.adapter.parameters(), plain.adapter.parameters()
     assert all(torch.allclose(ours[n], theirs[n], atol=1e-3) for n in ours)
 
@@ -185,15 +190,15 @@ def test_a_short_run_computes_only_the_rows_it_uses(make_work):
     work.prepared.rows["validation"] = []
     trainer = work.trainer()
     trainer.run()
-    assert len(trainer.gradients.boundary.nodes) <= 4
+    assert len(trainer.gradients.passes.boundary.nodes) <= 4
 
 
 def test_rows_that_are_not_kept_go_through_the_whole_base(make_work):
     work = make_work("last_layers")
     boundary = boundary_of(work)
     other = rows(5, seed=7)
-    plain = evaluate(work.bank, work.objective, work.slot, other, 30)
-    assert evaluate(work.bank, work.objective, work.slot, other, 30, boundary) == plain
+    plain = evaluate(work.passes, other, 30)
+    assert evaluate(replace(work.passes, boundary=boundary), other, 30) == plain
 
 
 def test_an_interruption_before_the_first_step_leaves_nothing_half_done(make_work):

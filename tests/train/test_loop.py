@@ -47,9 +47,9 @@ def test_training_learns(make_work, method):
     work = make_work(method, epochs=6.0, lr=0.1 if in_front else 1e-2)
     work.observer = Notes()
     state = work.run()
-    assert state.step == 36 and state.tokens == 6 * sum(len(r.ids) for r in work.train)
+    assert state.step == 36 and state.tokens == 6 * sum(r.tokens for r in work.train)
     assert work.observer.losses[-1] < 0.9 * work.observer.losses[0]
-    assert state.best_loss == min(work.observer.validations) < state.first_loss
+    assert state.best_value == min(work.observer.validations) < state.first_value
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -150,7 +150,7 @@ def test_training_stops_early_and_takes_the_best_weights(make_work):
     assert state.step == state.best_step + 3
     trainer = work.trainer()
     found = trainer.evaluate(work.prepared.rows["validation"], trainer.slot)
-    assert found["loss"] == pytest.approx(state.best_loss, abs=1e-6)
+    assert found["loss"] == pytest.approx(state.best_value, abs=1e-6)
 
 
 def test_only_two_checkpoints_are_kept(make_work):

@@ -103,7 +103,7 @@ def test_a_stop_ends_the_training_with_the_best_weights(make_work):
         state = trainer.run()
         assert state.step == 3 and trainer.stopped == Stop("enough")
         found = trainer.evaluate(work.prepared.rows["validation"], trainer.slot)
-    assert found["loss"] == pytest.approx(state.best_loss, abs=1e-6)
+    assert found["loss"] == pytest.approx(state.best_value, abs=1e-6)
     assert not work.bank.adapters
 
 

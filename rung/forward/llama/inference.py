@@ -16,6 +16,7 @@ adapters that are more than LoRA or something in front of the prompt go through 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -172,14 +173,15 @@ class LlamaInference:
         positions: Tensor,
         plan: Plan,
         *,
-        first: int = 0,
+        first: int | None = None,
         read: np.ndarray | None = None,
     ) -> Tensor:
         """As `LayerRange.run`."""
         rows = None if read is None else torch.from_numpy(read).to(entering.device)
-        hidden = entering if rows is None or first < len(self.layers) else entering[rows]
-        for _, hidden in self._through(entering, positions, plan, first, rows):
-            pass
+        if first == len(self.layers):
+            return entering if rows is None else entering[rows]
+        through = self._through(entering, positions, plan, first or 0, rows)
+        _, hidden = deque(through, maxlen=1).pop()  # only the last is held
         return self.norm(hidden)
 
     def states(
@@ -205,7 +207,7 @@ class LlamaInference:
         first: int = 0,
         rows: Tensor | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
-        """Yield each boundary above `first` with the states there, those of `rows` alone at the last."""
+        """Yield each boundary above `first` with its states, those of `rows` alone at the last."""
         turns = self._turns(hidden, positions)
         adds = self.stacks.of(plan.slots, plan.one_token_per_lane)
         for i, layer in enumerate(self.layers[first:], first):
@@ -255,14 +257,17 @@ class LlamaInference:
 def _bias(parts: list[nn.Linear]) -> Tensor | None:
     if all(p.bias is None for p in parts):
         return None
-    each = [p.bias if p.bias is not None else p.weight.new_zeros(p.out_features) for p in parts]
+    each: list[Tensor] = [
+        p.bias if p.bias is not None else p.weight.new_zeros(p.out_features) for p in parts
+    ]
     return torch.cat(each).detach()
 
 
 def _whole(parts: list[nn.Linear]) -> Tensor:
     """The weights of a group as one: a view where they are joined, a copy else."""
     weights = [p.weight.detach() for p in parts]
-    return weights[0] if len(weights) == 1 else _already(weights) or torch.cat(weights)
+    joined = weights[0] if len(weights) == 1 else _already(weights)
+    return torch.cat(weights) if joined is None else joined
 
 
 def _join(parts: list[nn.Linear]) -> Tensor:

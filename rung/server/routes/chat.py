@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from anyio.to_thread import run_sync
 from fastapi import Request
 from fastapi.responses import Response
@@ -10,12 +12,12 @@ from rung.engine import GenerationRequest, ServedModel
 from rung.engine.constraint import Constraint
 from rung.engine.patterns import ConstraintError
 from rung.server import tools
-from rung.server.answering import answer
 from rung.server.chat_reply import ChatReply
 from rung.server.chat_schema import ChatRequest, ChoiceFormat, ObjectFormat, RegexFormat, SchemaFormat
 from rung.server.errors import ApiError
+from rung.server.generation import answer
 from rung.server.logprobs import TokenLogprobs
-from rung.server.pipeline import Pipeline, pipeline_of
+from rung.server.pipeline import PipelineRun, begin_pipeline
 from rung.server.responses import ChatCompletion, answers
 from rung.server.routing import Routes
 from rung.server.state import Service, account_of, service_of
@@ -27,13 +29,25 @@ routes = Routes("/v1/chat", scope="ask", tags=["chat"])
 @routes.post("/completions", **answers(ChatCompletion))
 async def chat(request: Request, asked: ChatRequest) -> Response:
     """An answer to a conversation, whole or as a stream."""
-    service = service_of(request)
     request.state.param = "messages"
+    return await continued(request, asked, ChatReply)
+
+
+async def continued(request: Request, asked: ChatRequest, kind: Callable[..., ChatReply]) -> Response:
+    """Continue a conversation, and reply in the words of one of the APIs that have conversations.
+
+    Args:
+        kind: makes the reply from the arguments of `Reply`.
+
+    Raises:
+        RungError: for what is refused; its `param` is that of chat completions.
+    """
+    service = service_of(request)
     asked.check(vocabulary_of(service))
     model = service.engine.model(asked.model)
-    course = pipeline_of(request, asked.model, bool(asked.trace))
-    await course.check([m.text for m in asked.messages if m.role != "assistant"])
-    turns = await run_sync(turns_of, model, asked, course)
+    run = begin_pipeline(request, asked.model, bool(asked.trace))
+    await run.check([m.text for m in asked.messages if m.role != "assistant"])
+    turns = await run_sync(turns_of, model, asked, run)
     prompt = await run_sync(model.prompt, turns)
     constraint = await run_sync(constraint_of, service, asked)
     most = asked.max_completion_tokens or asked.max_tokens
@@ -43,20 +57,20 @@ async def chat(request: Request, asked: ChatRequest) -> Response:
     usual = max(1, min(usual, service.engine.room(asked.model, len(prompt.ids))))
     logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
     wanted = GenerationRequest(asked.model, prompt, logprobs=logprobs, constraint=constraint)
-    reply = ChatReply(asked.model, [len(prompt.ids)], asked.includes_usage, account_of(request).spend)
+    reply = kind(asked.model, [len(prompt.ids)], asked.includes_usage, account_of(request).spend)
     reply.functions = tuple(f.name for f in asked.callable)
     reply.forced, reply.legacy = bool(asked.forced), bool(asked.functions and not asked.tools)
     reply.one_call = asked.parallel_tool_calls is False
     reply.conversation, reply.stops = model.conversation, frozenset(model.stop_ids)
     reply.pieces = TokenLogprobs(model.template) if asked.logprobs else None
-    return await answer(request, asked, [wanted], reply, course, n=asked.n or 1, most=most, usual=usual)
+    return await answer(request, asked, [wanted], reply, run, n=asked.n or 1, most=most, usual=usual)
 
 
-def turns_of(model: ServedModel, asked: ChatRequest, course: Pipeline) -> list[Message]:
+def turns_of(model: ServedModel, asked: ChatRequest, run: PipelineRun) -> list[Message]:
     """The conversation with what its stages add, and what may be called beside it."""
     turns = tools.conversation(asked.messages, asked.callable)
     if model.takes_context:
-        turns = course.messages(turns)
+        turns = run.messages(turns)
     return turns
 
 
@@ -71,7 +85,7 @@ def constraint_of(service: Service, asked: ChatRequest) -> Constraint | None:
     try:
         if asked.forced:
             param = "tools"
-            return made(name, "json_schema", tools.schema(asked.offered, asked.forced))
+            return made(name, "json_schema", tools.schema(asked.callable, asked.forced))
         if asked.callable:
             param = "tools"
             for function in asked.callable:  # a bad schema is told whether it is called or not

@@ -14,7 +14,7 @@ from fastapi import Form, Query, Request, UploadFile
 from fastapi.responses import FileResponse, Response
 from starlette.exceptions import HTTPException
 
-from rung.data.sources import READERS
+from rung.data.sources import suffixes
 from rung.server.errors import ApiError
 from rung.server.responses import File, FileDeleted, FileList, answers
 from rung.server.routing import Routes
@@ -58,7 +58,7 @@ def keep(
     name = (file.filename or "file")[-NAME:]
     # Only the kind of a file is taken from its name, and only a kind that data can be read from.
     kind = PurePath(name.replace("\\", "/")).suffix.lower()
-    stored = f"{id}{kind if kind in READERS else '.jsonl'}"
+    stored = f"{id}{kind if kind in suffixes() else '.jsonl'}"
     target = place(stored)
     try:
         with target.open("xb") as out:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rung.errors import ConfigError
-from rung.evals.metric import Case, of_pairs
+from rung.evals.metrics.base import Case, Metric, of_pairs
 
 
 def _same(text: str, reference: str) -> float:
@@ -66,3 +66,14 @@ def confusion(case: Case) -> tuple[list[str], list[list[int]]]:
     for text, reference in zip(case.texts, case.references, strict=True):
         table[at[plain(reference)], at.get(plain(text), len(labels))] += 1
     return labels, table.tolist()
+
+
+CHOOSING = ("classification", "multiple_choice")
+
+metrics = [
+    Metric("accuracy", "share of right labels", accuracy, kinds=CHOOSING),
+    Metric("accuracy_norm", "accuracy by log-probability per character of the label", accuracy_norm,
+           kinds=CHOOSING, reads="label scores"),
+    Metric("macro_f1", "F1 of each label, averaged", counts, macro_f1, kinds=("classification",),
+           item=hits),
+]  # fmt: skip

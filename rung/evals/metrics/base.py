@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -51,6 +51,8 @@ class Metric:
         kinds: the task kinds that it suits; empty means all with replies.
         lower: whether less is better. bounds: the least and the greatest figure there can be.
         item: statistics (n, k) -> (n,), one figure per item; `finish` of each unless given.
+        reads: what of a model it reads: its answers, the log-probabilities of labels, or the
+            log-likelihood of the texts, for which the model answers nothing.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Metric:
     lower: bool = False
     bounds: tuple[float, float] = (0.0, 1.0)
     item: Callable[[np.ndarray], np.ndarray] | None = None
+    reads: Literal["answers", "label scores", "likelihood"] = "answers"
 
     def items(self, statistics: np.ndarray) -> np.ndarray:
         """(n, k) -> (n,)."""

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from rung.evals.metric import Case, Statistics
-from rung.evals.overlap import normalise
-from rung.evals.parsing_metrics import read_json
+from rung.evals.metrics.base import Case, Metric, Statistics
+from rung.evals.metrics.overlap import normalise
+from rung.evals.metrics.parsing import read_json
 
 _NONE = {"", "none", "no entities", "[]", "{}", "-"}
 
@@ -188,3 +188,14 @@ def read_heads(text: str) -> dict[int, tuple[int, str]]:
             relation = fields[at + 1] if at + 1 < len(fields) else ""
             found[int(fields[0].rstrip("."))] = (int(fields[at]), relation.casefold())
     return found
+
+
+metrics = [
+    Metric("span_f1", "spans found, whatever their label", spans(labelled=False), f1,
+           kinds=("extraction",)),
+    Metric("label_f1", "spans found with their label", spans(labelled=True), f1, kinds=("extraction",)),
+    Metric("bracket_f1", "labelled constituents found", brackets, f1),
+    Metric("attachment_score", "share of words with the right head", attachment(labelled=False), share),
+    Metric("labelled_attachment_score", "share of words with the right head and relation",
+           attachment(labelled=True), share),
+]  # fmt: skip

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from rung.evals.metric import Case, Statistics
+from rung.evals.metrics.base import Case, Metric, Statistics, of_pairs
 from rung.evals.words import is_punctuation, spaced, words
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -128,3 +128,21 @@ def chrf(sums: np.ndarray) -> np.ndarray:
 def _each(rows: np.ndarray, figure) -> np.ndarray:
     flat = rows.reshape(-1, rows.shape[-1])
     return np.array([figure(row) for row in flat]).reshape(rows.shape[:-1])
+
+
+SHORT = ("question_answering", "extraction")
+
+metrics = [
+    Metric("exact_match", "share of answers equal to the reference, as SQuAD normalises",
+           of_pairs(exact_match), kinds=(*SHORT, "translation", "generation")),
+    Metric("token_f1", "words in common with the reference, as SQuAD counts", of_pairs(token_f1),
+           kinds=SHORT),
+    Metric("rouge_1", "ROUGE-1 F1", rouge("rouge1"), kinds=("generation",)),
+    Metric("rouge_2", "ROUGE-2 F1", rouge("rouge2"), kinds=("generation",)),
+    Metric("rouge_l", "ROUGE-L F1", rouge("rougeL"),
+           kinds=("generation", "translation", "question_answering")),
+    Metric("bleu", "BLEU of the whole, 0 to 100", bleu_counts, bleu, kinds=("translation",),
+           item=sentence_bleu, bounds=(0.0, 100.0)),
+    Metric("chrf", "chrF of the whole, 0 to 100", chrf_counts, chrf,
+           kinds=("translation", "generation"), bounds=(0.0, 100.0)),
+]  # fmt: skip

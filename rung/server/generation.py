@@ -1,21 +1,116 @@
-"""Answers in OpenAI's words: whole, and as server-sent events. The kinds are next door."""
+"""Answers to a request that was checked: requests to the engine, and replies whole or as events.
+
+Chat and plain completions share it; their own kinds of `Reply` are chat_reply.py and text_reply.py.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
 from starlette.responses import StreamingResponse
 
-from rung.engine import Completion, Token
-from rung.server.errors import of_fault
-from rung.server.streaming import Answers
+from rung.engine import Completion, GenerationRequest, Token
+from rung.engine.request import ContextExceeded, derive_seed
+from rung.server.errors import ApiError, of_fault
+from rung.server.pipeline import PipelineRun
+from rung.server.requests import MOST_ANSWERS, Asked
+from rung.server.state import Service, account_of, service_of
+from rung.server.streaming import GONE, Answers, unless_gone
 
 QUIET = 15.0  # seconds without a token after which a comment keeps the connection open
 REASONS = {"cancelled": "stop"}  # what OpenAI has no word for
+
+
+def requests_of(
+    service: Service,
+    asked: Asked,
+    wanted: Sequence[GenerationRequest],
+    *,
+    n: int,
+    most: int | None,
+    usual: int,
+) -> list[GenerationRequest]:
+    """Expand one request per prompt into what the engine is to draw; answers to one prompt adjoin.
+
+    Args:
+        wanted: prompts, log-probabilities and constraint; decoding and deadline are set here.
+        n: answers to each prompt.
+        most: tokens of an answer as the client says; None: `usual`.
+
+    Raises:
+        ApiError: for more answers than one request may want.
+        ContextExceeded: when prompt and wanted tokens do not fit, naming both counts.
+    """
+    engine = service.engine
+    model = engine.model(asked.model)
+    if len(wanted) * n > MOST_ANSWERS:
+        told = f"{len(wanted)} prompts with {n} answers each"
+        raise ApiError(f"{told} want more than {MOST_ANSWERS} answers at once", param="n")
+    for length in (len(w.prompt.ids) for w in wanted):
+        room = engine.room(model.name, length)
+        if most is not None and length and most > room:
+            raise ContextExceeded(
+                f"the prompt has {length} tokens and {most} are to follow, which together "
+                f"exceed the context of '{model.name}': {engine.context} tokens, {max(room, 0)} of "
+                "them free"
+            )
+    decoding = asked.decoding(model.decoding, usual if most is None else most)
+    seed = None if asked.seed is None else asked.seed % 2**63
+    decodings = [dataclasses.replace(decoding, seed=derive_seed(seed, i)) for i in range(n)]
+    limits = service.limits
+    return [
+        dataclasses.replace(one, decoding=drawn, deadline=limits.timeout, max_wait=limits.max_wait)
+        for one in wanted
+        for drawn in decodings
+    ]
+
+
+async def answer(
+    request: Request,
+    asked: Asked,
+    wanted: Sequence[GenerationRequest],
+    reply: Reply,
+    run: PipelineRun,
+    *,
+    n: int,
+    most: int | None,
+    usual: int,
+) -> Response:
+    """Queue `n` answers to each prompt, and reply whole or as a stream; see `requests_of`."""
+    service, account = service_of(request), account_of(request)
+    account.model = asked.model
+    prompts, count = sum(len(w.prompt.ids) for w in wanted), len(wanted) * n
+    if most is None and (allowed := account.allowance()) is not None:
+        usual = max(1, min(usual, (allowed - prompts) // count))
+    requests = requests_of(service, asked, wanted, n=n, most=most, usual=usual)
+    account.reserve(prompts + sum(one.decoding.max_tokens for one in requests))
+    reply.fingerprint = service.fingerprint
+    answers = Answers(service.engine, requests)
+    if asked.trace:
+        decode = service.engine.model(asked.model).template.tokenizer.decode
+        texts = [decode(list(w.prompt.ids)) for w in wanted]
+        ids = [w.prompt.ids for w in wanted]
+        reply.trace = lambda found: run.told(texts, ids, wanted[0].constraint, found)
+    if asked.stream and not run.judges_answers:
+        return EventStream(reply, answers)
+    try:
+        completions = await unless_gone(request.receive, answers.completions())
+    finally:
+        answers.cancel()
+    if completions is None:
+        return Response(status_code=GONE)
+    if run.judges_answers:
+        completions = await run.judge(completions)
+    if asked.stream:
+        return Response(await reply.replayed(completions), media_type="text/event-stream")
+    return JSONResponse(reply.whole(completions))
 
 
 class Reply:
@@ -31,6 +126,7 @@ class Reply:
     kind: str
     chunk_kind: str
     prefix: str
+    fingerprint: str | None = None  # of what answers depend on beside the request
     opens = False  # whether a choice begins with a delta of its own
     # What happened to the request, where the client asked for it.
     trace: Callable[[Sequence[Completion]], dict[str, Any]] | None = None
@@ -84,9 +180,8 @@ class Reply:
         done: dict[int, Completion] = {}
         drawn = [0] * len(answers.generations)
         try:
-            if self.opens:
-                for i in range(len(answers.generations)):
-                    yield self._chunk([self.opening(i)])
+            if opened := self.head(len(answers.generations)):
+                yield opened
             async for gathered in answers.events(QUIET):
                 if not gathered:
                     yield b": still working\n\n"
@@ -98,39 +193,53 @@ class Reply:
                     elif isinstance(event, Completion):
                         done[i] = event
                     else:
-                        yield _event(of_fault(event)[1])
+                        yield self.failed(event)
                         return
                 for i, some in tokens.items():
                     if (delta := self.delta(i, some)) is not None:
-                        yield self._chunk([delta])
+                        yield self.written(delta)
                 for i, event in gathered:
                     if isinstance(event, Completion):
                         for delta in self.closing(i, event):
-                            yield self._chunk([delta])
-            if self.includes_usage:
-                yield self._chunk([], usage(done.values(), self.prompts))
-            if self.trace:
-                yield self._traced(list(done.values()))
-            yield b"data: [DONE]\n\n"
+                            yield self.written(delta)
+            yield await self.tail(list(done.values()))
         finally:  # a client that went away has used what was drawn for it
             complete = sum(c.completion_tokens for c in done.values())
             cut = sum(n for i, n in enumerate(drawn) if i not in done)
             self.spend(sum(self.prompts), complete + cut)
 
-    def replayed(self, completions: Sequence[Completion]) -> bytes:
+    async def replayed(self, completions: Sequence[Completion]) -> bytes:
         """Finished answers as the events that a stream would have had."""
         events: list[bytes] = []
         for i, completion in enumerate(completions):
-            if self.opens:
-                events.append(self._chunk([self.opening(i)]))
+            events.append(self.head(1, first=i))
             drawn = completion.tokens or (Token(completion.ids[0] if completion.ids else 0, ""),)
             text = Token(drawn[0].id, completion.text)
             if (delta := self.delta(i, [text])) is not None:
-                events.append(self._chunk([delta]))
-            events += [self._chunk([delta]) for delta in self.closing(i, completion)]
-        counts = self.counted(completions)
+                events.append(self.written(delta))
+            events += [self.written(delta) for delta in self.closing(i, completion)]
+        self.counted(completions)
+        return b"".join([*events, await self.tail(completions)])
+
+    def head(self, count: int, first: int = 0) -> bytes:
+        """The events that open `count` choices, of which the first has the index `first`."""
+        if not self.opens:
+            return b""
+        return b"".join(self.written(self.opening(i)) for i in range(first, first + count))
+
+    def written(self, delta: dict[str, Any]) -> bytes:
+        """The events of one delta."""
+        return self._chunk([delta])
+
+    def failed(self, fault: Exception) -> bytes:
+        """The events that end a stream whose answer failed."""
+        return sse(of_fault(fault)[1])
+
+    async def tail(self, completions: Sequence[Completion]) -> bytes:
+        """The events that end a stream when every answer is finished."""
+        events: list[bytes] = []
         if self.includes_usage:
-            events.append(self._chunk([], counts))
+            events.append(self._chunk([], usage(completions, self.prompts)))
         if self.trace:
             events.append(self._traced(completions))
         return b"".join([*events, b"data: [DONE]\n\n"])
@@ -139,14 +248,15 @@ class Reply:
         """A chunk without choices, which carries the trace alone."""
         assert self.trace is not None
         told = self.trace(completions)
-        return _event({**self._head(self.chunk_kind), "choices": [], "trace": told})
+        return sse({**self._head(self.chunk_kind), "choices": [], "trace": told})
 
     def _chunk(self, choices: list[dict[str, Any]], counts: dict[str, Any] | None = None) -> bytes:
         content = {**self._head(self.chunk_kind), "choices": choices}
-        return _event({**content, "usage": counts} if self.includes_usage else content)
+        return sse({**content, "usage": counts} if self.includes_usage else content)
 
     def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        head = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        return {**head, "system_fingerprint": self.fingerprint}
 
 
 class EventStream(StreamingResponse):
@@ -180,8 +290,16 @@ def usage(completions: Iterable[Completion], prompts: Iterable[int]) -> dict[str
         **counts,
         "total_tokens": asked + drawn,
         "prompt_tokens_details": {"cached_tokens": cached, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
     }
 
 
-def _event(content: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(content, separators=(",", ":")).encode() + b"\n\n"
+def sse(content: dict[str, Any], name: str | None = None) -> bytes:
+    """Write one server-sent event; `name` becomes its `event` field."""
+    data = b"data: " + json.dumps(content, separators=(",", ":")).encode() + b"\n\n"
+    return data if name is None else f"event: {name}\n".encode() + data

@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from rung.errors import DataError
+from rung.evals.metrics.base import Metric, of_pairs
 
 # A sign stands in front of a number only where nothing else does: 10-12 is a span.
 _NUMBER = re.compile(
@@ -130,3 +131,12 @@ def _same(told: Any, right: Any) -> bool:
     if isinstance(told, float) and isinstance(right, float) and math.isnan(told):
         return math.isnan(right)
     return bool(told == right)
+
+
+metrics = [
+    Metric("number_match", "share of answers whose number is the reference's", of_pairs(number_match)),
+    Metric("regex_match", "share of answers that the reference, a pattern, finds",
+           of_pairs(regex_match)),
+    Metric("json_valid", "share of answers that are JSON", of_pairs(json_valid)),
+    Metric("json_match", "share of answers that equal the reference, as JSON", of_pairs(json_match)),
+]  # fmt: skip

@@ -1,0 +1,105 @@
+"""Direct preference optimisation: chosen replies gain on rejected ones, measured from a reference.
+
+    rung tune coach --data pairs.jsonl --objective dpo --method lora
+
+A reply's reward is beta times the sum of its tokens' log-probabilities, less the same sum of the
+reference: the model that training starts from, with the parent's adapter or a fresh one in place. So
+the first step's loss is ln 2 whatever the method. Pairs weigh alike, however long they are. Other
+losses than the paper's sigmoid, in the conventions of TRL:
+
+    ipo             squares the gap of mean log-ratios less 1 / (2 beta); arXiv 2310.12036 has sums
+    hinge           max(0, 1 - gap of rewards), as SLiC (arXiv 2305.10425)
+    robust          corrects for pairs that are swapped with probability --label-noise (2403.00409)
+    sigmoid_norm    like sigmoid, with mean log-ratios in place of sums
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rung.config import knob
+from rung.objectives import base
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LOSSES = ("sigmoid", "ipo", "hinge", "robust", "sigmoid_norm")
+MEANS = ("ipo", "sigmoid_norm")  # take each log-ratio over its number of tokens
+
+
+@dataclasses.dataclass
+class Config:
+    group: ClassVar[str] = "dpo"
+
+    beta: float = knob(0.1, "How strongly the reference holds: larger stays nearer to it.", above=0)
+    loss: str = knob("sigmoid", "What is made of the gap between two rewards.", choices=LOSSES)
+    label_noise: float = knob(
+        0.0, "Share of pairs that are the wrong way round, for robust.", least=0, most=0.49
+    )
+
+
+class Objective(base.Objective):
+    summary = "prefer the chosen reply of a pair to the rejected one"
+    paper = "Rafailov et al. 2023, arXiv 2305.18290"
+    Config = Config
+    defaults: ClassVar = {"epochs": 1.0}
+    wants = "pairs"
+
+    def row(self, item, template):
+        from rung.forward.trie import Sequence
+        from rung.types import Example
+
+        # What both sides have in front is context: only what follows it is learnt.
+        prompt: tuple[Any, ...] = tuple(
+            {**m, "weight": 0} if m["role"] == "assistant" else m for m in item.prompt
+        )
+        sides = [
+            template.render(Example(messages=(*prompt, *side), origin=item.origin))
+            for side in (item.chosen, item.rejected)
+        ]
+        sequences = tuple(Sequence(s.ids, s.supervised) for s in sides)
+        return base.Row(sequences=sequences, weight=1.0, origin=item.origin)
+
+    def prepare(self, rows, reference):
+        sums = [[float(one.sum()) for one in row] for row in reference(rows)]
+        return [
+            dataclasses.replace(row, extra={**row.extra, "reference": found})
+            for row, found in zip(rows, sums, strict=True)
+        ]
+
+    def loss(self, policy, rows):
+        import torch
+
+        from rung.forward.policy import Loss
+
+        sums = policy.sums()
+        fixed = torch.tensor([r.extra["reference"] for r in rows], dtype=torch.float64)
+        ratios = sums.view(-1, 2) - fixed.to(sums)  # (pairs, 2): chosen, rejected
+        rewards = self.config.beta * ratios.detach()
+        if self.config.loss in MEANS:
+            lengths = torch.tensor([len(edges) for edges in policy.edges])
+            ratios = ratios / lengths.view(-1, 2).to(ratios)
+        losses = self._losses(ratios[:, 0] - ratios[:, 1])
+        chosen, rejected = rewards.sum(0).tolist()
+        metrics = {
+            "reward_accuracy": float((rewards[:, 0] > rewards[:, 1]).sum()),
+            "reward_margin": chosen - rejected,
+            "reward_chosen": chosen,
+            "reward_rejected": rejected,
+        }
+        return Loss(losses.sum(), float(len(rows)), metrics)
+
+    def _losses(self, gap: Tensor) -> Tensor:
+        """Loss of each pair by the gap of its log-ratios, (pairs,) -> (pairs,)."""
+        from torch.nn.functional import logsigmoid
+
+        beta, noise = self.config.beta, self.config.label_noise
+        if self.config.loss == "ipo":
+            return (gap - 1 / (2 * beta)) ** 2
+        if self.config.loss == "hinge":
+            return (1 - beta * gap).relu()
+        if self.config.loss == "robust":
+            right, wrong = -logsigmoid(beta * gap), -logsigmoid(-beta * gap)
+            return ((1 - noise) * right - noise * wrong) / (1 - 2 * noise)
+        return -logsigmoid(beta * gap)

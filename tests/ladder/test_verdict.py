@@ -1,0 +1,270 @@
+"""Every sentence of a verdict beside the evidence that it needs, and silence without it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rung.evals.measure import Measured
+from rung.ladder import advice as advise
+from rung.ladder import verdict
+from rung.ladder.advice import advice
+from rung.ladder.arms import Outlook
+from rung.ladder.bar import Bar
+from rung.ladder.scheme import Level
+from rung.ladder.trials import Attempt
+from rung.ladder.verdict import Choice, Evidence, Standing, choose, says
+from rung.store.climbs import RungRecord
+from rung.types import Task
+
+YES_NO = Task("classification", "accuracy", ("no", "yes"))
+
+
+def measured(right: int, n: int = 100, shift: int = 0) -> Measured:
+    """So many of n items right, from item `shift` on."""
+    items = np.zeros(n)
+    items[(np.arange(right) + shift) % n] = 1.0
+    statistics = np.stack([items, np.ones(n)], axis=1)
+    value = right / n
+    return Measured(
+        "accuracy", value, max(0.0, value - 0.08), min(1.0, value + 0.08), n, items, statistics
+    )
+
+
+def standing(
+    key: str, right: int, total: float = 1.0, attempts: tuple[Attempt, ...] = (), **metrics
+) -> Standing:
+    found = measured(right)
+    record = RungRecord(
+        "c", key, key, status="succeeded", cost={"total_seconds": total, "wall": total},
+        metrics={"validation": found.as_dict(), **metrics}, items={"validation": found.items_dict()},
+        trials={"done": [a.as_dict() for a in attempts]}, predicted={"wall": 1.0},
+    )  # fmt: skip
+    return Standing(record, found)
+
+
+def waiting(key: str, status: str = "cancelled") -> RungRecord:
+    return RungRecord("c", key, key, status=status, predicted={"wall": 9.0}, reason="no time")
+
+
+def evidence(*standings: Standing, bar: str | None = None, **more) -> Evidence:
+    parsed = Bar.parse(bar) if bar else None
+    records = [s.record for s in standings] + list(more.pop("others", []))
+    kept = {
+        "task": YES_NO, "test": {}, "baseline": "tfidf", "base": "base", "budget": "10m",
+        "seconds": 600.0, "used": 500.0, "test_of": 100, **more,
+    }  # fmt: skip
+    return Evidence(
+        bar=parsed, chosen=choose(standings, parsed, "tfidf", 0.01), records=records, **kept
+    )
+
+
+# --- who wins ---------------------------------------------------------------------------------------
+
+
+def test_with_a_bar_the_cheapest_that_clears_it_wins():
+    found = [standing("a", 90, 9), standing("b", 86, 2), standing("c", 84, 1)]
+    chosen = choose(found, Bar("accuracy", 0.85))
+    assert chosen.winner.key == "b" and chosen.second.key == "a" and chosen.cleared
+
+
+def test_who_gives_one_answer_to_all_does_not_win_and_clears_no_bar():
+    same = standing("lora", 90, 1, only="yes")
+    chosen = choose([same, standing("tfidf", 70, 5)], Bar("accuracy", 0.85), "tfidf")
+    assert chosen.winner.key == "tfidf" and not chosen.cleared
+    assert choose([same], None).winner.key == "lora"  # nothing else was measured, and it is said
+
+
+def test_who_is_within_a_hundredth_and_cheaper_wins_and_who_is_further_does_not():
+    assert choose([standing("a", 90, 9), standing("b", 89, 2)], None, tie=0.01).winner.key == "b"
+    assert choose([standing("a", 90, 9), standing("b", 88, 2)], None, tie=0.01).winner.key == "a"
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_winner_is_never_beaten_beyond_chance_by_another_that_was_tried(seed):
+    draw = np.random.default_rng(seed)
+    found = [
+        replace(standing(f"r{i}", right, draw.random()), measured=measured(right, shift=shift))
+        for i, (right, shift) in enumerate(draw.integers((40, 0), 100, (6, 2)).tolist())
+    ]
+    chosen = choose(found, None, tie=0.01)
+    beaten = [s for s in found if verdict.beats(s, chosen.winner)]
+    assert not beaten or all(any(verdict.beats(o, s) for o in found) for s in found)
+
+
+def test_rungs_measured_on_fewer_rows_are_compared_on_those():
+    few = replace(standing("few", 20), measured=measured(20, 24))
+    many = standing("many", 90)
+    assert not verdict.beats(many, few)  # both get the first 20 right
+    assert choose([few, many], None, tie=0.01).winner is not None
+
+
+# --- sentences --------------------------------------------------------------------------------------
+
+
+def test_without_more_evidence_only_the_figure_is_told():
+    seen = evidence(standing("lora", 80))
+    assert [s for one in verdict.VERDICT if (s := one(seen))] == [
+        "The best so far is lora: accuracy 0.800 [0.720, 0.880] on 100 validation rows."
+    ]
+    assert advice(seen) == []
+
+
+def test_what_was_not_tried_is_never_called_no_better():
+    seen = evidence(standing("scratch", 50), others=[waiting("lora"), waiting("full")],
+                    outlook=[Outlook("scratch", 0.5, 9, True, True),
+                             Outlook("lora", None, 60, False, True),
+                             Outlook("full", None, 900, False, True)])  # fmt: skip
+    said = " ".join([says(seen), *advice(seen)])
+    assert "nothing is known of them: lora, full" in said
+    assert "The cheapest that was not tried is lora; --budget 13m has room for it." in said
+    for claim in ("no better", "larger base", "unlikely", "None of the rungs"):
+        assert claim not in said
+
+
+def test_a_budget_that_allowed_nothing_claims_nothing():
+    seen = evidence(others=[waiting("lora")], outlook=[Outlook("lora", None, 60, False, True)])
+    assert says(seen) == "No rung was tried within --budget 10m: nothing can be said of them."
+    assert advice(seen) == ["The cheapest that was not tried is lora; --budget 13m has room for it."]
+    failed = evidence(others=[waiting("lora", "failed")])
+    assert says(failed) == "No rung gave a figure: lora failed, as the table says."
+    assert says(evidence()) == "No rung could be tried: the table says why."
+
+
+def test_one_answer_to_every_row_is_called_that():
+    assert "It answers 'yes' to every row" in says(evidence(standing("lora", 50, only="yes")))
+    assert "every row" not in says(evidence(standing("lora", 50)))
+
+
+def test_a_part_of_the_rows_is_told():
+    cut = standing("probe", 80, share=0.25, rows=500, rows_of=2000)
+    assert "It learned from 500 of 2,000 rows, as many as time allowed." in says(evidence(cut))
+    whole = standing("probe", 80, share=1.0, rows=2000, rows_of=2000)
+    assert "learned from" not in says(evidence(whole))
+
+
+@pytest.mark.parametrize(
+    ("validation", "test", "expected"),
+    [
+        (95, 99, "all of the 95% interval does"),
+        (95, 88, "but the bar lies within the 95% interval"),
+        (95, 84, "It misses accuracy >= 0.86 on the test rows, though within"),
+        (60, 60, "No rung clears accuracy >= 0.86 on validation; this one comes closest. It does not"),
+    ],
+)  # fmt: skip
+def test_the_bar_is_spoken_of_by_the_test_rows(validation, test, expected):
+    seen = evidence(standing("lora", validation), bar="accuracy=0.86", test={"lora": measured(test)})
+    assert expected in says(seen)
+    assert ("No rung" in says(seen)) == (validation < 86)
+
+
+def test_of_rungs_that_were_not_tried_no_bar_is_denied():
+    seen = evidence(standing("lora", 60), bar="accuracy=0.86", others=[waiting("full")])
+    assert "No rung that was tried clears accuracy >= 0.86" in says(seen)
+
+
+def test_fewer_test_rows_than_there_are_is_told():
+    seen = evidence(standing("lora", 80), test={"lora": measured(80)}, test_of=900)
+    assert "on 100 of 900 test rows, as many as time allowed" in says(seen)
+
+
+def test_a_stopped_climb_says_so():
+    assert says(evidence(standing("lora", 80), stopped=True)).startswith(
+        "The climb was stopped; the best so far is lora"
+    )
+
+
+def test_the_baseline_is_spoken_of_where_it_stands_beside_others():
+    floor, worse, better = standing("tfidf", 80), standing("lora", 55, 5), standing("probe", 98, 5)
+    assert "None of the rungs that were tried (lora) beats it." in says(evidence(floor, worse))
+    assert "beats it" not in says(evidence(floor))
+    near = standing("probe", 83, 5)
+    assert "It cannot be told from tfidf, which needs no" in says(evidence(floor, near))
+    told = says(evidence(floor, better))
+    assert "cannot be told" not in told and "beats it" not in told
+    cleared = says(evidence(floor, better, bar="accuracy=0.75"))
+    assert "probe did better, at a higher cost." in cleared
+
+
+def attempt(rows: int, right: int, share: float) -> Attempt:
+    return Attempt(params={}, level=Level(share, 100), rows=rows, measured=measured(right), run=None)
+
+
+@pytest.mark.parametrize(
+    ("less", "more", "expected"),
+    [
+        (60, 95, "More data is likely to help: the last step gave +0.350."),
+        (80, 82, "More data may help a little"),
+        (80, 80, "unlikely to help: the last step gave nothing"),
+    ],
+)
+def test_the_curve_speaks_of_rows_that_were_learned_from(less, more, expected):
+    attempts = (attempt(500, less, 0.25), attempt(2000, more, 1.0))
+    told = " ".join(advice(evidence(standing("probe", more, attempts=attempts))))
+    assert expected in told and f"{less / 100:.3f} with 500 rows" in told
+
+
+def test_of_a_method_that_learns_nothing_from_rows_no_curve_is_told():
+    alone = (attempt(2000, 80, 1.0),)
+    assert not any("data" in s for s in advice(evidence(standing("zero_shot", 80, attempts=alone))))
+    again = (attempt(2000, 78, 1.0), attempt(2000, 80, 1.0))
+    assert not any("data" in s for s in advice(evidence(standing("zero_shot", 80, attempts=again))))
+
+
+def test_a_faultless_winner_needs_harder_rows():
+    assert any("No validation row is missed" in s for s in advice(evidence(standing("probe", 100))))
+    assert not any("missed" in s for s in advice(evidence(standing("probe", 99))))
+
+
+def test_what_was_tried_on_a_part_is_not_held_against_it():
+    cut = standing("lora", 60, share=0.25, rows=500, rows_of=2000)
+    told = advice(evidence(standing("probe", 80), cut))
+    assert "Tried on a part of the data only, and not held against it: lora." in told
+
+
+def test_the_rung_most_likely_to_clear_the_bar_is_named_with_its_budget():
+    outlook = [Outlook("probe", 0.80, 9, True, True), Outlook("lora", 0.90, 400, False, True),
+               Outlook("full", 0.82, 900, False, True),
+               Outlook("ia3", None, 5, False, True)]  # fmt: skip
+    seen = evidence(standing("probe", 80), bar="accuracy=0.88", outlook=outlook)
+    told = advice(seen)
+    most = "Most likely to clear accuracy >= 0.88: lora on all its rows; "
+    assert f"{most}--budget 20m has room for it." in told
+    beyond = evidence(standing("probe", 80), bar="accuracy=0.95", outlook=outlook)
+    assert any(s.startswith("Most likely to do better: lora") for s in advice(beyond))
+
+
+def test_a_larger_base_is_advised_only_when_every_rung_was_tried_whole():
+    every = [Outlook("probe", 0.8, 9, True, True), Outlook("lora", 0.7, 9, True, True)]
+    pair = (standing("probe", 80), standing("lora", 70))
+    assert any("larger base" in s for s in advice(evidence(*pair, outlook=every)))
+    cut = [every[0], Outlook("lora", 0.7, 9, False, True)]
+    for other in (
+        evidence(*pair, outlook=cut), evidence(*pair, outlook=every, others=[waiting("full")]),
+        evidence(*pair, outlook=every, stopped=True),
+        evidence(*pair, bar="accuracy=0.75", outlook=every),
+    ):  # fmt: skip
+        assert not any("larger base" in s for s in advice(other))
+
+
+def test_every_sentence_is_walked_here():
+    """A sentence that is added must be given its evidence in this file."""
+    told = {f.__name__ for f in (*verdict.VERDICT, *advise.ADVICE, verdict.nothing_tried)}
+    assert told == {
+        "figure_told", "part_told", "one_answer_told", "bar_told", "against_told", "baseline_told",
+        "data_curve", "perfect_told", "untried_told", "cut_told", "next_rung", "exhausted",
+        "nothing_tried",
+    }  # fmt: skip
+
+
+def test_others_on_the_test_rows_are_compared_on_those_that_both_were_asked():
+    test = {"lora": measured(95), "base": measured(20, 40)}
+    told = says(evidence(standing("lora", 90), test=test))
+    assert "Beside base: better by" in told and "40 items" in told
+    assert "Beside" not in says(evidence(standing("lora", 90), test={"lora": measured(95)}))
+
+
+def test_nothing_is_chosen_from_nothing():
+    assert choose([], None) == Choice()
