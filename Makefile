@@ -27,6 +27,7 @@ lint: $(ENV)  ## style, types, declared dependencies and the direction of import
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy --no-error-summary
 	@report=$$($(BIN)/deptry rung 2>&1) || { echo "$$report"; exit 1; }
+	@$(BIN)/python -m tests.circles
 	@report=$$($(BIN)/lint-imports --no-logo) || { echo "$$report"; exit 1; }
 
 format: $(ENV)  ## rewrite the code in the project's style

@@ -7,8 +7,9 @@
 
 Both sides run the same jobs, by this environment's packages, each in a process of its own with its
 checkout first on the path; they take turns, and the medians count. A ratio is this checkout's speed
-over the other one's: training in tokens per second, evaluation in items, the last layers in tokens,
-serving in tokens per second with one client and with many. The run fails where a ratio is below 0.97.
+over the other one's: training in tokens per second, the last layers in tokens, features of frozen
+layers in rows (all at once, and one at a time), evaluation in items, serving in tokens per second with
+one client and with many. The run fails where a ratio is below 0.97.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from bench.train import ROOT, load_base
 FOLDER = ROOT / "build" / "bench" / "before"
 LEAST = 0.97  # of the other checkout's speed
 CLIENTS = (1, 32)
+ROW_TOKENS, ASKED = 50, 20  # of a row whose features are read; rows that are asked one at a time
 
 
 @dataclass
@@ -88,6 +90,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", action="append", choices=names, help="repeat for several")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side, taking turns")
     parser.add_argument("--items", type=int, default=24, help="of each task that is evaluated")
+    parser.add_argument("--rows", type=int, default=192, help="whose features are read")
     parser.add_argument("--base", default="smollm2-135m")
     parser.set_defaults(batch_sizes=[])
     parser.add_argument("--record", action="store_true", help="add to bench/RESULTS.md")
@@ -99,6 +102,7 @@ def measurements() -> list[Measurement]:
     return [
         *(Measurement(c.name, _training(c), _timed("bench.train_rung")) for c in COMPARISONS),
         Measurement("last_layers", _last_layers, _timed("bench.features_rung")),
+        Measurement("features", _features, _pooled),
         Measurement("eval", _evaluation, _evaluated),
         Measurement("serve", _serving, _served),
     ]
@@ -149,6 +153,18 @@ def _last_layers(args: argparse.Namespace) -> tuple[Path, float]:
     return path, _tokens(json.loads(path.read_text()))
 
 
+def _features(args: argparse.Namespace) -> tuple[Path, float]:
+    """Rows of 50 tokens that share nothing, so that a batch as a trie saves nothing."""
+    import random
+
+    draw = random.Random(0)
+    rows = [[draw.randrange(10, 40000) for _ in range(ROW_TOKENS)] for _ in range(args.rows)]
+    path = FOLDER / "features.json"
+    base, _ = load_base(args.base)
+    path.write_text(json.dumps({"base": base, "rows": rows, "asked": ASKED}))
+    return path, 1.0
+
+
 def _tokens(content: dict[str, Any]) -> float:
     lengths = [len(example["ids"]) for example in content["examples"]]
     return float(sum(lengths[i] for batch in content["batches"] for i in batch))
@@ -183,12 +199,14 @@ def _environment(checkout: Path) -> dict[str, str]:
     return os.environ | quiet | {"PYTHONPATH": str(checkout)}
 
 
-def _run(checkout: Path, module: str, path: Path) -> dict[str, Any]:
-    """One process of a checkout on a job -> what it wrote."""
-    result, log = FOLDER / "result.json", FOLDER / f"{module}.log"
+def _run(checkout: Path, module: str | Path, path: Path) -> dict[str, Any]:
+    """One process of a checkout on a job, by its own module or a script of ours -> what it wrote."""
+    name = module.stem if isinstance(module, Path) else module
+    result, log = FOLDER / "result.json", FOLDER / f"{name}.log"
     result.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="rung-bench-") as home, log.open("w") as out:
-        command = [sys.executable, "-m", module, str(path), str(result)]
+        run = [str(module)] if isinstance(module, Path) else ["-m", module]
+        command = [sys.executable, *run, str(path), str(result)]
         environment = _environment(checkout) | {"RUNG_HOME": home}  # nothing that a run before kept
         done = subprocess.run(command, cwd=checkout, env=environment, stdout=out, stderr=out)
     if done.returncode:
@@ -199,6 +217,13 @@ def _run(checkout: Path, module: str, path: Path) -> dict[str, Any]:
 
 def _timed(module: str) -> Callable[[Path, Path], dict[str, float]]:
     return lambda checkout, path: {"": _run(checkout, module, path)["seconds"]}
+
+
+def _pooled(checkout: Path, path: Path) -> dict[str, float]:
+    """Seconds per row: all rows at every boundary, and one row at a time at one layer."""
+    job = json.loads(path.read_text())
+    found = _run(checkout, ROOT / "bench" / "features_pooled.py", path)
+    return {"": found["fit"] / len(job["rows"]), "_one_row": found["ask"] / job["asked"]}
 
 
 def _evaluated(checkout: Path, path: Path) -> dict[str, float]:

@@ -28,7 +28,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     method = methods.get("last_layers")
     config = method.Config(layers=job["layers"])
     adapter = method.build(bank, config, Start(torch.Generator().manual_seed(0)))
-    _, result = timed(job, bank, adapter)
+    result = timed(job, bank, adapter)
     out = Path(job["out"])
     out.mkdir(parents=True, exist_ok=True)
     plain = {name: tensor.detach().contiguous() for name, tensor in adapter.weights.items()}

@@ -33,7 +33,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,25 +41,29 @@ import psutil
 import torch
 from safetensors.torch import save_file
 
-from rung import bases, methods, objectives
+from rung import bases, methods
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
+from rung.forward.trie import Sequence as Tokens
 from rung.methods import artefact
-from rung.train import estimate, loop
-from rung.train.knobs import TrainKnobs
-from rung.train.loop import Silent, Work
-from rung.train.order import GivenOrder
-from rung.types import BaseInfo, Rendered
+from rung.objectives import Row
+from rung.train import estimate
+from rung.train.loop import Trainer
+from rung.train.observers import Observer, Step
+from rung.train.plan import Plan
+from rung.train.prepare import Prepared
+from rung.train.sources import Batches
+from rung.types import BaseInfo
 
 
-class Losses(Silent):
+class Losses(Observer):
     """Keeps what every step reports."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
 
-    def step(self, entry: dict[str, Any]) -> None:
-        self.values.append(entry["loss"])
+    def step(self, event: Step) -> None:
+        self.values.append(event.metrics["loss"])
 
 
 def train(job: dict[str, Any]) -> dict[str, Any]:
@@ -71,60 +75,67 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     info = BaseInfo(name="bench", spec=job["base"], path=job["base"], digest="")
     bank = Bank(bases.load(info).model)
     adapter, _ = artefact.load(Path(job["adapter"]), bank)
-    work, result = timed(job, bank, adapter)
-    save(job, work)
+    result = timed(job, bank, adapter)
+    save(job, bank, adapter)
     settings = {"trie": bank.carries_trie, "threads": torch.get_num_threads()}
-    return result | {"settings": settings, "computed_tokens": computed_tokens(work)}
+    return result | {"settings": settings}
 
 
-def timed(job: dict[str, Any], bank: Bank, adapter: Adapter) -> tuple[Work, dict[str, Any]]:
-    """Train an adapter on the job; what was worked on, and seconds and losses."""
-    rows = [Rendered(tuple(e["ids"]), tuple(e["supervised"])) for e in job["examples"]]
-    objective, knobs, losses = objectives.get("sft"), settings(job), Losses()
+def rows_of(job: dict[str, Any]) -> list[Row]:
+    """The job's examples as supervised fine-tuning sees them."""
+    made = []
+    for example in job["examples"]:
+        tokens = Tokens(example["ids"], example["supervised"])
+        made.append(Row(sequences=(tokens,), weight=float(sum(example["supervised"]))))
+    return made
+
+
+def timed(job: dict[str, Any], bank: Bank, adapter: Adapter) -> dict[str, Any]:
+    """Train an adapter on the job: seconds, losses and computed_tokens."""
+    rows, losses = rows_of(job), Losses()
+    plan = Plan.of("bench", {"data": "the job", "method": job["method"], **settings(job)})
     resident = psutil.Process().memory_info().rss
-    guess = estimate.of(bank, adapter.size, rows, objective, 1.0, knobs.batch_size, None, resident)
-    work = Work(
-        bank, adapter, bank.add(adapter), objective, rows, [], knobs, guess.max_tokens,
-        GivenOrder.of(job["batches"]), reporter=losses,
+    plan.train.max_tokens = estimate.of(bank, adapter.size, rows, plan.train, resident).max_tokens
+    nothing: Any = None
+    prepared = Prepared(
+        base=nothing, dataset=nothing, splits=nothing, template=nothing, bank=bank, rows={}
     )  # fmt: skip
-    start = time.perf_counter()
-    loop.train(work)
-    return work, {"seconds": time.perf_counter() - start, "losses": losses.values}
+    source = Batches([[rows[i] for i in batch] for batch in job["batches"]])
+    with Trainer(prepared, plan, adapter, source, losses) as trainer:
+        start = time.perf_counter()
+        trainer.run()
+        seconds = time.perf_counter() - start
+        computed = sum(computed_tokens(bank, batch, trainer.slot) for batch in source.batches)
+    return {"seconds": seconds, "losses": losses.values, "computed_tokens": computed}
 
 
-def settings(job: dict[str, Any]) -> TrainKnobs:
+def settings(job: dict[str, Any]) -> dict[str, Any]:
     """The job in Rung's own words."""
-    beta1, beta2 = job["betas"]
-    knobs = TrainKnobs(
-        lr=job["learning_rate"],
-        steps=len(job["batches"]),
-        batch_size=len(job["batches"][0]),
-        schedule=job["schedule"],
-        warmup=0.0,
-        weight_decay=job["weight_decay"],
-        beta1=beta1,
-        beta2=beta2,
-        clip=job["max_grad_norm"],
-    )
     if job["eps"] != 1e-8:
         raise ValueError("Rung's AdamW keeps torch's eps of 1e-8")
-    return knobs
+    beta1, beta2 = job["betas"]
+    return {
+        "lr": job["learning_rate"],
+        "epochs": 1.0,
+        "batch_size": len(job["batches"][0]),
+        "schedule": job["schedule"],
+        "warmup": 0.0,
+        "weight_decay": job["weight_decay"],
+        "beta1": beta1,
+        "beta2": beta2,
+        "clip": job["max_grad_norm"],
+    }
 
 
-def computed_tokens(work: Work) -> int:
-    """Rows of the tries of all steps, were no step split into micro-batches."""
-    total = 0
-    for step in range(work.order.per_epoch):
-        batch = [work.train[i] for i in work.order.batch(step)]
-        trie = work.bank.trie([s for r in batch for s in work.objective.sequences(r, work.slot)])
-        total += len(trie.ids)
-    return total
+def computed_tokens(bank: Bank, rows: Sequence[Row], slot: int) -> int:
+    """Rows of a step's trie, were it not split into micro-batches."""
+    return len(bank.trie([s.at(slot) for row in rows for s in row.sequences]))
 
 
-def save(job: dict[str, Any], work: Work) -> None:
+def save(job: dict[str, Any], bank: Bank, adapter: Adapter) -> None:
     """The trained tensors under the settings that the adapter came with."""
     method = methods.get(job["method"])
-    _, tensors = method.to_files(work.adapter, work.bank, method.Config())
+    _, tensors = method.to_files(adapter, bank, method.Config())
     out = Path(job["out"])
     out.mkdir(parents=True, exist_ok=True)
     plain = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}

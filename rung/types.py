@@ -120,27 +120,17 @@ class Prompt:
 # that are rated.
 RowKind = Literal["replies", "pairs", "ratings"]
 
-TaskKind = Literal[
-    "classification",
-    "multiple_choice",
-    "extraction",
-    "question_answering",
-    "translation",
-    "generation",
-    "language_modelling",
-]
-
 
 @dataclass(frozen=True)
 class Task:
     """What is wanted of a model: the kind of answer, and how good answers are told from bad ones.
 
     Attributes:
-        metric: a name of `rung.evals.metrics`.
+        kind: a name of `rung.evals.kinds`. metric: a name of `rung.evals.metrics`.
         labels: the label set of a classification, as the replies spell them; else empty.
     """
 
-    kind: TaskKind
+    kind: str
     metric: str
     labels: tuple[str, ...] = ()
 

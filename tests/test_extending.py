@@ -108,6 +108,11 @@ rung.tune("plain", "rows.jsonl", base="{SCRATCH}", device="cpu", dtype="float32"
 from rung.data import load
 from rung.data.knobs import DataKnobs
 print([e.messages[-1]["content"] for e in load(DataKnobs(data="notes.md")).examples])
+from rung.evals.tasks import detect, reason
+from rung.types import Example
+asked = [Example(({{"role": "user", "content": f"Summarise day {{i}}."}},
+                  {{"role": "assistant", "content": f"It was the day {{i}}."}})) for i in range(9)]
+print(detect(asked), "-", reason(detect(asked), asked))
 found = rung.evaluate("plain", data="rows.jsonl", metric="length_ratio", items=2, device="cpu")
 print(0 <= found["plain"].value <= 1, found["plain"].n)
 print(rung.export("plain", "out", to="noted").difference < 1e-3, open("out/NOTE.txt").read().strip())
@@ -117,8 +122,9 @@ from rung.server.app import create_app
 with TestClient(create_app(load_engine(["plain"]))) as client:
     print(json.dumps(client.get("/v1/names").json()))
 """
-    read, measured, exported, names = python(code, installed, studio).splitlines()
+    read, task, measured, exported, names = python(code, installed, studio).splitlines()
     assert read == "['Flour, water.', 'Wait a day.']"
+    assert task.startswith("Task(kind='summary', metric='rouge_2'") and "ask for a summary" in task
     assert measured == "True 2"
     assert exported.startswith("True Made by norms on scratch")
     assert "plain" in json.loads(names) and len(json.loads(names)) == 2

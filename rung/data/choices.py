@@ -110,7 +110,8 @@ def settle(
         if others:
             told = f"replies are read as {best}, and could be {' or '.join(others)}: say --answers-are"
             problems.append(Problem("warning", told))
-    kept, faults = [], {}
+    kept: list[Example] = []
+    faults: dict[str, list[str]] = {}
     for example, right, text in zip(examples, read[best], said, strict=True):
         if right is None:
             words = f"the reply '{text[:40]}' is none of its choices"

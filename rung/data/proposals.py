@@ -119,7 +119,7 @@ def refusal(kind: RowKind, how: str, rows: Sequence[Row], source: str) -> str:
     """One line for who wants replies and has preferences: the objective, or the reply to learn."""
     row = rows[0]
     if kind == "ratings":
-        column = preferences.rating_column(row)
+        column = preferences.rating_column(row) or ""
         told = (
             f"{source} holds replies that are rated by '{column}', also unwanted ones: learn them with "
         )

@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 
 class Engine:
-    """Serves models of one bank, batching whatever is asked of them.
+    """Engine that serves the models of one bank, batching whatever is asked of them.
 
     Args:
         bank: the base with its resident adapters.
@@ -88,7 +88,7 @@ class Engine:
         self.models = registry.models
         self.queues: tuple[AnyQueue, ...] = (
             EmbedQueue(registry, self.scheduler.running_slots, max_waiting),
-            ClassifyQueue(registry, max_waiting),
+            ClassifyQueue(registry, self.scheduler.running_slots, max_waiting),
             GenerateQueue(bank, self.scheduler, registry),
             RemoteQueue(max_waiting),  # last: what an API is asked cannot be taken back
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rung.errors import DataError
-from rung.evals import metrics
+from rung.evals import kinds, metrics
 from rung.evals.intervals import bootstrap, percentile, wilson
 from rung.evals.metrics.base import Case, Metric, mean
 from rung.evals.metrics.labels import confusion
@@ -115,7 +115,7 @@ def measure(answers: Answers, examples: Sequence[Example], task: Task) -> Measur
     items = metric.items(statistics)
     value = float(metric.finish(statistics.sum(0)))
     low, high = interval(metric, statistics, items)
-    shown = confusion(case) if task.kind == "classification" else ((), None)
+    shown = confusion(case) if kinds.of(task).labelled else ((), None)
     return Measured(
         task.metric, value, low, high, len(items), items, statistics, _more(case, task),
         tuple(shown[0]), shown[1],

@@ -16,7 +16,7 @@ import torch
 from rung.engine import Engine, GenerationRequest, ServedModel
 from rung.engine.request import ContextExceeded
 from rung.errors import ConfigError, Interrupted
-from rung.evals import metrics
+from rung.evals import kinds, metrics
 from rung.evals.scoring import Item, score
 from rung.evals.tasks import question, reply
 from rung.forward.bank import Bank
@@ -29,13 +29,12 @@ Progress = Callable[[int, int], None]  # items done, of how many
 
 MIN_TOKENS = 16  # tokens that an answer may take, however short the references are
 MAX_BATCH = 64  # maximum number of requests that generate side by side
-CHOOSING = ("classification", "multiple_choice")  # kinds of task
 MAX_CLASSIFIED = 64  # maximum number of prompts that a classifier gets at once
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model answered, item by item.
+    """Answers of a model, item by item.
 
     Attributes:
         texts: (n,) the answers; of a classification, labels where one could be read.
@@ -60,7 +59,7 @@ def predict(
     stopping: Stopping | None = None,
     progress: Progress | None = None,
 ) -> Answers:
-    """Ask a model everything.
+    """Ask a model all examples, in the way that suits model and task.
 
     Args:
         bank: holds the model's adapter in `model.slot`.
@@ -106,7 +105,7 @@ def _choose(bank, model, examples, task, stopping, progress) -> Answers:
 def _replies(
     model: ServedModel, messages: Sequence[Message], labels: Sequence[str]
 ) -> dict[str, tuple[int, ...]]:
-    """The tokens of each label as a reply, with the end of turn.
+    """Encode each label as a reply, with the end of turn.
 
     Prompt and reply are encoded apart, so they are the same behind every prompt, and `messages` are
     any question.
@@ -120,7 +119,7 @@ def _replies(
 
 
 def told_apart(replies: Sequence[tuple[int, ...]], stop: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """Without the end of turn, unless one reply begins another: then only the end tells them apart."""
+    """Strip the end of turn, unless one reply begins another: then only it tells them apart."""
     bare = [_without_end(ids, stop) for ids in replies]
     nested = any(
         a != b and one == other[: len(one)]
@@ -159,7 +158,7 @@ def _classify(bank, model, examples, task, stopping, progress) -> Answers:
 
 
 def _read(bank, model, examples, task, stopping, progress) -> Answers:
-    """How likely the texts, or the replies behind their prompts, are to the model."""
+    """Score how likely the texts, or the replies behind their prompts, are to the model."""
     items, owners = [], []
     room = _room(bank, model)
     for i, example in enumerate(examples):
@@ -210,7 +209,7 @@ def _generate(bank, model, examples, task, stopping, progress) -> Answers:
     texts = []
     for low in range(0, len(done), samples):
         read = [c.text if talk is None else talk.answer(c.text) for c in done[low : low + samples]]
-        if task.kind in CHOOSING:
+        if kinds.of(task).chooses:
             labels = task.labels or examples[low // samples].choices
             read = [as_label(text, labels) for text in read]
         texts.append(read[0] if samples == 1 else talk.vote(read))
@@ -221,7 +220,7 @@ def _generate(bank, model, examples, task, stopping, progress) -> Answers:
 
 
 def _decoding(model: ServedModel, examples: Sequence[Example], task: Task) -> Decoding:
-    """Room for twice the longest reference; a base without turns ends at the line where references do.
+    """Give room for twice the longest reference; a base without turns ends where references do.
 
     What an adapter needs to reason comes from the adapter.
     """
@@ -240,7 +239,7 @@ def _decoding(model: ServedModel, examples: Sequence[Example], task: Task) -> De
 
 
 def as_label(text: str, labels: Sequence[str]) -> str:
-    """The label that a text gives, in the label's spelling; the text itself where it gives none."""
+    """Find the label that a text gives, in its own spelling; the text itself where it gives none."""
     told = _plain(text)
     for label in labels:
         if _plain(label) == told:
@@ -259,10 +258,10 @@ def _plain(text: str) -> str:
 
 
 def _pass_on(bank, model, examples, task, stopping, progress) -> Answers:
-    """Labels by the first token's log-probabilities where the server tells them, else as written."""
+    """Ask an API: labels by the first token's log-probabilities where it tells them, else as written."""
     if metrics.by_likelihood(task):
         raise ConfigError(f"'{model.name}' is behind an API, which does not say how likely a text is")
-    labels = task.labels if task.kind == "classification" else ()
+    labels = task.labels if kinds.of(task).labelled else ()
     asked = [model.messages(question(e)) for e in examples]
     said = ask_all(
         model.remote, asked, [_decoding(model, examples, task)] * len(asked), first=bool(labels),
@@ -306,14 +305,14 @@ def _scores_text(model: ServedModel, task: Task) -> bool:
 
 def _must_generate(model: ServedModel, task: Task) -> bool:
     talk = model.conversation
-    return task.kind not in CHOOSING or (talk is not None and talk.max_tokens is not None)
+    return not kinds.of(task).chooses or (talk is not None and talk.max_tokens is not None)
 
 
 # The first that suits is taken.
 WAYS = (
     Way(lambda model, task: model.remote is not None, _pass_on),
     Way(_scores_text, _read),
-    Way(lambda model, task: bool(model.labels) and task.kind == "classification", _classify),
+    Way(lambda model, task: bool(model.labels) and kinds.of(task).labelled, _classify),
     Way(_must_generate, _generate),
     Way(lambda model, task: True, _choose),
 )

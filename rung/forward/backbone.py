@@ -135,6 +135,10 @@ class Backbone(ABC):
     def states(self, trie: Trie, wanted: Collection[int]) -> dict[int, Tensor]:
         """Hidden states at boundaries, see `LayerRange`: boundary -> (T, d)."""
 
+    @abstractmethod
+    def prepare(self, packing: Any, decoding: bool = False) -> None:
+        """Lay weights out for products of many rows or for decoding, where the base is built for it."""
+
     def run_own(self, embeddings: Tensor, positions: Tensor, plan: Plan) -> Tensor:
         """The base's own forward over a flat row: (T, d), (T,) -> (T, d) after the final norm."""
         self.plan, self.slots = plan, plan.slots

@@ -51,7 +51,7 @@ class Bank(Backbone):
         self.why_not = self._switch_attention()
 
     def close(self) -> None:
-        """Give the model back as it was, so that another bank can hold it, and end this one."""
+        """Give the model back as it was, for another bank to hold; this one is of no use then."""
         for slot in list(self.adapters):
             self.remove(slot)
         if self._training:

@@ -1,8 +1,8 @@
 """Hidden states of the frozen base, computed once and shared by rungs, trials and epochs.
 
-Two ways to use them: `pooled`, a vector for each prompt at several layers (linear_probe), and
+Two ways to use them: `pooled`, a vector for each prompt at several layers (for a linear probe), and
 `Boundary`, the state of every token at one layer, from which training goes on (last_layers). Both put
-all rows into one trie, so what rows share is computed once for each pass of up to `BUDGET` tokens.
+all rows into one trie, so what rows share is computed once for each pass of up to `MAX_PASS_TOKENS`.
 The passes follow from the rows alone, so that what is computed again is equal to the bit.
 """
 
@@ -10,23 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rung.errors import Interrupted
 from rung.forward import feature_cache
+from rung.forward.backbone import Backbone
+from rung.forward.bank import Bank
+from rung.forward.llama.prepacked import Packing
 from rung.forward.packing import common_prefix, pack
 from rung.forward.trie import Sequence as Row
 from rung.forward.trie import Trie
 
-if TYPE_CHECKING:
-    from rung.forward.backbone import Backbone
-    from rung.forward.bank import Bank
-
-BUDGET = 2048  # tokens of a pass
+MAX_PASS_TOKENS = 1024  # of a trie; with more, what a layer passes on leaves the processor's caches
+MIN_PACKED_TOKENS = 8192  # of all rows, from which on laying the weights out for long passes pays
 POOLINGS = ("last", "mean", "own")
 Stopping = Callable[[], bool]
 
@@ -35,6 +35,9 @@ def passes(
     backbone: Backbone, rows: Sequence[Row], wanted: Collection[int], stopping: Stopping = lambda: False
 ) -> Iterator[tuple[list[int], Trie, dict[int, Tensor]]]:
     """Go through rows of the bare base, those that begin alike together.
+
+    Args:
+        wanted: boundaries; layers above the last of them are not run.
 
     Yields:
         which rows, their trie, and its hidden states by boundary (see `LayerRange`), each (T, d).
@@ -51,7 +54,7 @@ def passes(
 
 
 def _cut(rows: Sequence[Row]) -> Iterator[list[int]]:
-    """Rows in the order of their tokens, in groups of at most BUDGET tokens of a trie.
+    """Rows in the order of their tokens, in groups of at most MAX_PASS_TOKENS of a trie.
 
     Every pass computes again what its rows share with those before it. A long beginning that all rows
     share is kept from weighing by a larger budget.
@@ -59,7 +62,7 @@ def _cut(rows: Sequence[Row]) -> Iterator[list[int]]:
     if not rows:
         return
     least, most = min(rows, key=lambda r: r.key), max(rows, key=lambda r: r.key)
-    yield from pack([r.ids for r in rows], max(BUDGET, 8 * common_prefix(least.ids, most.ids)))
+    yield from pack([r.ids for r in rows], max(MAX_PASS_TOKENS, 8 * common_prefix(least.ids, most.ids)))
 
 
 # --- one vector for each prompt -------------------------------------------------------------------
@@ -91,7 +94,7 @@ class Frame:
 
 
 def pooled(
-    bank: Bank,
+    backbone: Backbone,
     prompts: Sequence[tuple[int, ...]],
     layers: Sequence[int],
     frame: Frame,
@@ -110,32 +113,51 @@ def pooled(
     """
     rows = [Row(p) for p in prompts]
     names = [f"{layer}.{pooling}" for layer in layers for pooling in POOLINGS]
-    shape = ((len(rows), bank.width), torch.float32)
+    shape = ((len(rows), backbone.width), torch.float32)
 
     def fill(into: dict[str, Tensor]) -> None:
-        for chosen, trie, hidden in passes(bank, rows, set(layers), stopping):
-            weights = _weights(trie, [frame.own(rows[i].ids) for i in chosen], bank.device)
+        if sum(map(len, rows)) >= MIN_PACKED_TOKENS:
+            # Not measured whether it is a gain, so that every run computes the same features.
+            backbone.prepare(Packing(rows=MAX_PASS_TOKENS, max_rows=None, gain=None))
+        for chosen, trie, hidden in passes(backbone, rows, set(layers), stopping):
+            pools = _Pools(trie, [frame.own(rows[i].ids) for i in chosen], backbone.device)
             for layer in layers:
-                states = hidden[layer].float()
-                for pooling in POOLINGS:
-                    into[f"{layer}.{pooling}"][chosen] = (weights[pooling] @ states).cpu()
+                for pooling, vectors in pools.of(hidden[layer].float()).items():
+                    into[f"{layer}.{pooling}"][chosen] = vectors.cpu()
 
     parts = [feature_cache.digest(prompts), list(layers), list(frame.prefix), list(frame.suffix)]
-    name = feature_cache.key(bank, "pooled", *parts) if keep else None
+    name = feature_cache.key(backbone, "pooled", *parts) if keep else None
     found = feature_cache.keep(name, dict.fromkeys(names, shape), fill)
     if found is None:
         raise MemoryError("features of all rows and layers fit neither on disk nor into memory")
     return found
 
 
-def _weights(trie: Trie, own: list[slice], device: torch.device) -> dict[str, Tensor]:
-    """For each pooling a matrix (N, T) that takes a trie's states to the rows' features."""
-    made = {pooling: torch.zeros(len(trie.rows), len(trie)) for pooling in POOLINGS}
-    for i, (path, part) in enumerate(zip(trie.rows, own, strict=True)):
-        made["last"][i, path[-1]] = 1.0
-        made["mean"][i, path] = 1.0 / len(path)
-        made["own"][i, path[part]] = 1.0 / (part.stop - part.start)
-    return {name: matrix.to(device) for name, matrix in made.items()}
+class Means:
+    """Means of a trie's states over paths: for each path the indices of its tokens, at least one."""
+
+    def __init__(self, paths: Sequence[np.ndarray], device: torch.device):
+        starts = np.cumsum([0, *(len(p) for p in paths[:-1])])
+        self.tokens = torch.from_numpy(np.concatenate(paths)).to(device)
+        self.starts = torch.from_numpy(starts).to(device)
+
+    def of(self, states: Tensor) -> Tensor:
+        """(T, d) -> (paths, d)."""
+        return F.embedding_bag(self.tokens, states, self.starts, mode="mean")
+
+
+class _Pools:
+    """What takes a trie's states to its rows' vectors of each pooling."""
+
+    def __init__(self, trie: Trie, own: Sequence[slice], device: torch.device):
+        parts = [p[part] for p, part in zip(trie.rows, own, strict=True)]
+        self.last = torch.tensor([int(p[-1]) for p in trie.rows], device=device)
+        self.means = Means([*trie.rows, *parts], device)
+
+    def of(self, states: Tensor) -> dict[str, Tensor]:
+        """(T, d) -> (N, d) by pooling."""
+        mean, own = self.means.of(states).chunk(2)
+        return {"last": states[self.last], "mean": mean, "own": own}
 
 
 # --- the state of every token at one layer ----------------------------------------------------------

@@ -101,7 +101,7 @@ def next_rung(seen: Evidence) -> str | None:
              and (o.potential < best.value if lower else o.potential > best.value)]  # fmt: skip
     unknown = [o for o in open_ if o.potential is None]
     if known:
-        pick = min(known, key=lambda o: o.potential if lower else -o.potential)  # type: ignore[operator,arg-type]
+        pick = min(known, key=lambda o: o.potential if lower else -o.potential)  # type: ignore
         clears = (
             seen.bar is not None and pick.potential is not None and seen.bar.cleared(pick.potential)
         )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from rung.evals import metrics
+from rung.evals import kinds, metrics
 from rung.evals.measure import Measured
 from rung.evals.predict import Answers
 from rung.types import Task
@@ -31,7 +31,8 @@ def one_answer(answers: Answers, task: Task) -> str | None:
     """
     if metrics.by_likelihood(task):
         return None
-    if task.kind == "multiple_choice" or len(answers.texts) < ALIKE_ROWS:
+    kind = kinds.of(task)
+    if (kind.chooses and not kind.labelled) or len(answers.texts) < ALIKE_ROWS:
         return None
     found = set(answers.texts)
     return found.pop() if len(found) == 1 else None

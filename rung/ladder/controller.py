@@ -80,10 +80,16 @@ class ClimbController:
     def run(self) -> ClimbRecord:
         """Attempt after attempt while time is left; then judge."""
         self._list()
-        while (step := self._next()) is not None:
+        while not self._examined and (step := self._next()) is not None:
             self._attempt(step)
-        self._repeat_seeds()
+        if not self._examined:
+            self._repeat_seeds()
         return self._conclude()
+
+    @property
+    def _examined(self) -> bool:
+        """Whether the test rows were touched: nothing is chosen any more then."""
+        return any("test" in r.metrics for r in self.records.values())
 
     def stop(self) -> None:
         """Keep a verdict of what was seen, for a climb that is interrupted."""

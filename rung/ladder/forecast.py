@@ -13,7 +13,7 @@ from typing import Any
 
 from rung.data import Template
 from rung.errors import DataError, MethodMisfit
-from rung.evals import metrics
+from rung.evals import kinds, metrics
 from rung.evals.tasks import question, reply
 from rung.forward.bank import Bank
 from rung.ladder.cost import Cost
@@ -27,7 +27,6 @@ from rung.train.sources import Shuffled
 from rung.types import Example, Task
 
 SAMPLED = 200  # rows whose tokens are counted
-CHOOSING = ("classification", "multiple_choice")
 FIXED_SECONDS = 0.3  # of every attempt: rows rendered, files written
 MAX_SLOWER = 8.0  # times: beyond that it is an accident, no measure
 REPLY_TOKENS = 64  # of a timed answer at most, where replies of the data are longer
@@ -86,7 +85,7 @@ def _choices(template: Template, task: Task, rows: Sequence[Example]) -> float:
             sum(len(template.encoder.encode(reply(e) or "")[0]) for e in rows) / max(len(rows), 1)
             or 1.0
         )
-    if task.kind not in CHOOSING:
+    if not kinds.of(task).chooses:
         return 0.0
     offered = [task.labels or e.choices for e in rows[:1]] if task.labels else [e.choices for e in rows]
     lengths = [sum(len(template.encoder.encode(c)[0]) for c in choices) for choices in offered]

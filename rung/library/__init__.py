@@ -127,7 +127,7 @@ def plan(data: Data, **settings: Any) -> list[Planned]:
     knobs, rest = settle(settings, {"data": source(data)})
     from rung.ladder.plan import plan as work
 
-    return work(rest, knobs)
+    return work(rest, knobs).rows
 
 
 def evaluate(*names: str, data: Data, **settings: Any) -> Evaluation:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from rung.config import knob
 from rung.data.conversation import Conversation
 from rung.errors import MethodMisfit
+from rung.evals import kinds
 from rung.methods import base, choice
 from rung.methods.workload import Shape, Workload, scoring
 from rung.types import Example, Message
@@ -107,7 +108,7 @@ class Method(choice.PromptMethod):
     speaks = Reasoning
 
     def unsuited(self, task: Any, config: Knobs) -> str | None:
-        if config.samples > 1 and task.kind in ("generation", "translation"):
+        if config.samples > 1 and kinds.of(task).free_text:
             return "free texts cannot be put to the vote: leave --samples at 1"
         return super().unsuited(task, config)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rung.config import knob
 from rung.data.conversation import Conversation
 from rung.errors import ArtefactError, DataError, MethodMisfit
+from rung.evals import kinds
 from rung.methods import base
 from rung.methods.workload import Shape, Workload
 from rung.types import Example, Message, last_question
@@ -64,7 +65,7 @@ class PromptMethod(base.Method):
     rows: ClassVar[int] = 128  # to choose by, where the user does not say how many
 
     def unsuited(self, task: Any, config: Any) -> str | None:
-        if task.kind == "language_modelling":
+        if not kinds.of(task).replies:
             return "plain text has no question to ask in other words: give --user and --assistant"
         return None
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung.config import knob
 from rung.errors import ArtefactError, MethodMisfit
+from rung.evals import kinds
 from rung.evals.tasks import question, reply
 from rung.methods import base, layers
 from rung.methods.workload import Shape, Workload
@@ -53,7 +54,8 @@ class Method(base.Method):
 
         if metrics.by_likelihood(task):
             return "counts of words do not say how likely a text is"
-        if task.kind == "multiple_choice":
+        kind = kinds.of(task)
+        if kind.chooses and not kind.labelled:
             return "each row offers answers of its own, and counts of words do not compare them"
         return None
 
@@ -75,7 +77,7 @@ class Method(base.Method):
         rows = [e for e in study.train if reply(e) is not None]
         if len(rows) < 2:
             raise MethodMisfit(f"{self.name} needs two rows with a reply at least")
-        if study.task.kind == "classification" and not config.nearest:
+        if kinds.of(study.task).labelled and not config.nearest:
             return _labels(study, rows)
         return _answers(study, rows[:MAX_ANSWERS])
 
@@ -184,7 +186,7 @@ def _classifier(settings: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
         raise ArtefactError("settings.json: 'labels' must name two different labels at least")
     if not isinstance(terms, dict) or set(terms) != set(ANALYZERS):
         raise ArtefactError(f"settings.json: 'terms' must hold {' and '.join(ANALYZERS)}")
-    parts = {}
+    parts: dict[str, Any] = {}
     for kind in ANALYZERS:
         known = _texts(terms, kind)
         if len(set(known)) < len(known):

@@ -18,10 +18,10 @@ from typing import Any, ClassVar
 from rung.config import knob
 from rung.data.conversation import Conversation
 from rung.errors import ConfigError
+from rung.evals import kinds
 from rung.methods import base, choice
 from rung.types import Example, Message, Task
 
-MOST_LABELS = 20  # that a prompt names; more would be longer than the text
 FILES = (".txt", ".json", ".yaml", ".yml")
 
 
@@ -86,53 +86,12 @@ def candidates(task: Task, rows: Sequence[Example], own: Sequence[str]) -> list[
     has_system = any(choice.asked(e)[0]["role"] in ("system", "developer") for e in rows)
     ways = [("replace", True), ("sharpen", False)] if has_system else [("add", False)]
     found = [choice.Candidate("as it is", SystemPrompt())]
-    texts = {f"{n}": text for n, text in enumerate(own, 1)} if own else written(task)
-    for name, text in texts.items():
+    texts = {f"{n}": text for n, text in enumerate(own, 1)}
+    for name, text in (texts or kinds.of(task).system_prompts(task)).items():
         text = text.replace("{labels}", _listed(task.labels))
         for way, replaces in ways:
             found.append(choice.Candidate(f"{way} {name}", SystemPrompt(text, replaces)))
     return found
-
-
-def written(task: Task) -> dict[str, str]:
-    """Prompts for a kind of task, the shortest first."""
-    if task.kind == "classification":
-        if len(task.labels) > MOST_LABELS:
-            return {
-                "label": "Classify the text. Reply with its label only.",
-                "careful": "You sort texts into fixed classes. Read the whole text, decide which class "
-                "fits best, and reply with the name of that class and nothing else.",
-            }
-        return {
-            "label": "Reply with one of these labels only: {labels}.",
-            "careful": "You sort texts into fixed classes. Read the whole text, decide which of the "
-            "classes {labels} fits best, and reply with the name of that class and nothing else.",
-        }
-    return dict(WRITTEN.get(task.kind, WRITTEN["generation"]))
-
-
-WRITTEN = {
-    "extraction": {
-        "exact": "Extract what is asked for. Use the words of the text and add nothing.",
-        "format": "You turn texts into data. Give every item that the text states, in the format asked "
-        "for, and no item that it does not state. Write no explanation.",
-    },
-    "question_answering": {
-        "short": "Answer the question in as few words as possible.",
-        "careful": "You answer questions precisely. If a text is given, rely on it alone. Reply with "
-        "the answer itself: no full sentence, no explanation.",
-    },
-    "translation": {
-        "plain": "Translate the text. Reply with the translation only.",
-        "careful": "You are a professional translator. Keep meaning, tone, names and numbers as they "
-        "are, write what a native speaker would write, and reply with the translation only.",
-    },
-    "generation": {
-        "plain": "Do what is asked, briefly and directly.",
-        "careful": "You are a careful assistant. Follow the request to the letter, keep to its form "
-        "and length, and write nothing before or after the answer itself.",
-    },
-}
 
 
 def prompts(given: Sequence[str]) -> list[str]:

@@ -80,8 +80,8 @@ class RowSource(Protocol):
         ...
 
 
-# Rows -> for each row and each of its sequences, the log-probabilities (n supervised,) of its
-# supervised tokens by the model that training starts from. Computed once, kept on disk by digest.
+# Rows -> for each row and each of its sequences, the log-probabilities (n,) of its n supervised tokens
+# by the model that training starts from. Computed once, kept on disk by their digest.
 Reference = Callable[[Sequence[Row]], "list[list[np.ndarray]]"]
 
 

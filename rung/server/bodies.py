@@ -35,12 +35,16 @@ def parse(content: bytes) -> Any:
     Raises:
         json.JSONDecodeError: for what is no JSON.
         BrokenText: naming where half of a surrogate pair stands.
+        HTTPException: 400 for what is nested too deeply.
     """
     try:
         text = content.decode("utf-8-sig", "surrogatepass")
     except UnicodeDecodeError as fault:
         raise json.JSONDecodeError("the body is not UTF-8", "", fault.start) from None
-    found = json.loads(text)
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise HTTPException(400, "the body is nested too deeply") from None
     if HALF.search(content) and (place := _lone_surrogate(found)) is not None:
         raise BrokenText(place)
     return found

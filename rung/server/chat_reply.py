@@ -7,8 +7,8 @@ from typing import Any
 
 from rung.data.conversation import Conversation
 from rung.engine import Completion, Token
+from rung.server.generation import Reply, finish_reason
 from rung.server.logprobs import TokenLogprobs
-from rung.server.replies import Reply, finish_reason
 from rung.server.tools import Call, Holding, parse
 
 

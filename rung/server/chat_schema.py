@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from rung.server.errors import ApiError
 from rung.server.requests import UNSUPPORTED, Asked
 
 NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 MOST_TOOLS = 128
+URI = "#/%$&'()*+,;=:@?!~"  # what stands in a reference as it is
 
 
 class Part(BaseModel):
@@ -94,13 +96,33 @@ class ChatMessage(BaseModel):
         return "".join((p.text if p.type == "text" else p.refusal) or "" for p in self.content)
 
 
+def _quoted(schema: dict[str, Any]) -> dict[str, Any]:
+    """Percent-encode the references of a schema in place: clients write names with blanks as they are.
+
+    An iteration, not a recursion: a schema may be nested deeply.
+    """
+    waiting: list[Any] = [schema]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            if isinstance(one.get("$ref"), str):
+                one["$ref"] = quote(one["$ref"], safe=URI)
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
+    return schema
+
+
+Schema = Annotated[dict[str, Any], AfterValidator(_quoted)]
+
+
 class Function(BaseModel):
     """What a model may call; `parameters` is a JSON schema."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
     name: str = Field(pattern=NAME)
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: Schema | None = None
     strict: bool | None = None
 
     @model_validator(mode="after")
@@ -150,7 +172,7 @@ class JsonSchema(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", populate_by_name=True)
     name: str = Field(pattern=NAME)
     description: str | None = None
-    schema_: dict[str, Any] = Field(alias="schema")
+    schema_: Schema = Field(alias="schema")
     strict: bool | None = None
 
 

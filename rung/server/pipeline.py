@@ -15,16 +15,16 @@ from rung.engine import Completion
 from rung.engine.constraint import Constraint
 from rung.server.errors import ApiError
 from rung.server.moderation import Verdict
-from rung.server.stages import Line
+from rung.server.stages import Pipeline
 from rung.server.state import account_of, service_of
 from rung.types import Message, last_question
 
 
-class Pipeline:
+class PipelineRun:
     """The stages of one request, in the order in which they are called.
 
     Args:
-        line: the stages. traced: the client asked for a trace.
+        pipeline: the stages of its model. traced: the client asked for a trace.
 
     Attributes:
         notes: what each stage did, with its seconds.
@@ -33,11 +33,11 @@ class Pipeline:
         ApiError: for a trace where the model's stages allow none.
     """
 
-    def __init__(self, line: Line, traced: bool = False):
-        self._line, self.traced = line, traced
+    def __init__(self, pipeline: Pipeline, traced: bool = False):
+        self._pipeline, self.traced = pipeline, traced
         self._began = time.perf_counter()
         self.notes: list[dict[str, Any]] = []
-        if traced and not line.stages.trace:
+        if traced and not pipeline.stages.trace:
             raise ApiError("this server gives no trace of the model's requests", param="trace")
 
     @contextlib.contextmanager
@@ -54,8 +54,8 @@ class Pipeline:
     @property
     def reads(self) -> bool:
         """Whether `check` looks at what it is given."""
-        line = self._line
-        return bool(line.stages.max_characters or line.patterns or line.judges_requests)
+        pipeline = self._pipeline
+        return bool(pipeline.stages.max_characters or pipeline.patterns or pipeline.judges_requests)
 
     async def check(self, texts: Sequence[str]) -> None:
         """What a client says, before anything is computed for it.
@@ -63,9 +63,9 @@ class Pipeline:
         Raises:
             ApiError: code `request_refused` or `content_filter`.
         """
-        line = self._line
-        most = line.stages.max_characters
-        if most is not None or line.patterns:
+        pipeline = self._pipeline
+        most = pipeline.stages.max_characters
+        if most is not None or pipeline.patterns:
             with self.stage("checks") as note:
                 note["characters"] = count = sum(map(len, texts))
                 if most is not None and count > most:
@@ -73,7 +73,7 @@ class Pipeline:
                     raise ApiError(told, code="request_refused")
                 if await run_sync(self._finds, texts):
                     raise ApiError("a check of this server refuses the request", code="request_refused")
-        if not line.judges_requests:
+        if not pipeline.judges_requests:
             return
         verdicts = await self._judged("moderation of the request", [t for t in texts if t])
         if any(v.flagged for v in verdicts):
@@ -81,24 +81,24 @@ class Pipeline:
             raise ApiError(told, code="content_filter")
 
     def _finds(self, texts: Sequence[str]) -> bool:
-        return any(pattern.search(text) for pattern in self._line.patterns for text in texts)
+        return any(pattern.search(text) for pattern in self._pipeline.patterns for text in texts)
 
     def messages(self, turns: Sequence[Message]) -> list[Message]:
         """The conversation that the model's template gets."""
-        line, found = self._line, list(turns)
-        if line.stages.system is not None and all(t["role"] != "system" for t in found):
+        pipeline, found = self._pipeline, list(turns)
+        if pipeline.stages.system is not None and all(t["role"] != "system" for t in found):
             with self.stage("system message"):
-                found.insert(0, {"role": "system", "content": line.stages.system})
-        if line.retrieved is None:
+                found.insert(0, {"role": "system", "content": pipeline.stages.system})
+        if pipeline.retrieved is None:
             return found
         with self.stage("retrieval") as note:
             if self.traced:
                 note["passages"] = self._passages(found)
-            return line.retrieved.messages(found)
+            return pipeline.retrieved.messages(found)
 
     def _passages(self, turns: Sequence[Message]) -> list[dict[str, Any]]:
         """What is found for the last question, as a trace shows it."""
-        retrieved = self._line.retrieved
+        retrieved = self._pipeline.retrieved
         assert retrieved is not None and retrieved.index is not None
         question = last_question(turns)
         hits = retrieved.index.search(question, retrieved.count, retrieved.mode) if question else []
@@ -109,7 +109,7 @@ class Pipeline:
 
     @property
     def judges_answers(self) -> bool:
-        return self._line.judges_answers
+        return self._pipeline.judges_answers
 
     async def judge(self, completions: Sequence[Completion]) -> list[Completion]:
         """The answers, those empty that the moderation flags."""
@@ -123,7 +123,7 @@ class Pipeline:
         return kept
 
     async def _judged(self, name: str, texts: Sequence[str]) -> list[Verdict]:
-        moderator = self._line.moderator
+        moderator = self._pipeline.moderator
         assert moderator is not None
         with self.stage(name) as note:
             verdicts = await moderator.judge(texts)
@@ -154,7 +154,7 @@ class Pipeline:
         }
 
 
-def pipeline_of(request: Request, name: str, traced: bool = False) -> Pipeline:
+def begin_pipeline(request: Request, name: str, traced: bool = False) -> PipelineRun:
     """Begin the pipeline of a request to a model, and note it for the log.
 
     Raises:
@@ -163,6 +163,6 @@ def pipeline_of(request: Request, name: str, traced: bool = False) -> Pipeline:
     if traced:
         account_of(request).needs("trace")
     service = service_of(request)
-    found = Pipeline(service.lines.of(name, service.catalogue.stored_name(name)), traced)
+    found = PipelineRun(service.pipelines.of(name, service.catalogue.stored_name(name)), traced)
     request.scope["rung.notes"] = found.notes
     return found

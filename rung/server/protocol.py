@@ -25,16 +25,12 @@ MESSAGES = {
 
 
 class Protocol(H11Protocol):
-    """A connection.
+    """A connection. `patience`: seconds within which the headers of a request must have arrived."""
 
-    Args:
-        patience: seconds within which the headers of a request must have arrived.
-        settings: passed to uvicorn's protocol.
-    """
+    patience = 60.0
 
-    def __init__(self, *, patience: float, **settings: Any):
+    def __init__(self, **settings: Any):
         super().__init__(**settings)
-        self._patience = patience
         self._headers_due: asyncio.TimerHandle | None = None
         self._refused = False
 
@@ -66,7 +62,7 @@ class Protocol(H11Protocol):
 
     def _watch_headers(self) -> None:
         if self._headers_due is None:
-            self._headers_due = self.loop.call_later(self._patience, self._give_up)
+            self._headers_due = self.loop.call_later(self.patience, self._give_up)
 
     def _unwatch_headers(self) -> None:
         if self._headers_due is not None:
@@ -105,3 +101,8 @@ class Protocol(H11Protocol):
             self.loop.call_later(LINGER, self.transport.close)
         else:
             self.transport.close()
+
+
+def protocol_with(patience: float) -> type[Protocol]:
+    """Return the protocol with that patience: uvicorn wants a class, which it calls itself."""
+    return type("Protocol", (Protocol,), {"patience": patience})

@@ -10,7 +10,7 @@ from rung.engine import Completion
 from rung.errors import RungError
 from rung.server.chat_reply import ChatReply
 from rung.server.errors import of_fault
-from rung.server.replies import sse, usage
+from rung.server.generation import sse, usage
 from rung.server.responses_api_items import fresh_id
 from rung.server.responses_api_schema import ModelResponseRequest, NamedTool
 from rung.types import Decoding
@@ -153,7 +153,8 @@ class ModelResponseReply(ChatReply):
 
     def _grow(self, choice: Mapping[str, Any]) -> list[Event]:
         """Take up a choice's delta as chat completions have it."""
-        delta, events = choice["delta"], []
+        delta = choice["delta"]
+        events: list[Event] = []
         if delta.get("content"):
             events += self._output.say(delta["content"])
         for call in delta.get("tool_calls", ()):

@@ -10,13 +10,12 @@ import errno
 import socket
 import ssl
 from collections.abc import Callable
-from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
 
 from rung.errors import ConfigError
-from rung.server.protocol import MAX_HEADERS, Protocol
+from rung.server.protocol import MAX_HEADERS, protocol_with
 
 GRACE = 5  # seconds
 
@@ -67,9 +66,9 @@ class Server(uvicorn.Server):
         tls: tuple[str, str] | None = None,
     ):
         # The pure Python parser bounds headers; the gate logs requests.
-        patience = app.state.service.limits.patience
+        protocol = protocol_with(app.state.service.limits.patience)
         config = uvicorn.Config(
-            app, http=partial(Protocol, patience=patience), ws="auto" if app.state.page else "none",
+            app, http=protocol, ws="auto" if app.state.page else "none",
             log_level="warning", access_log=False, server_header=False,
             h11_max_incomplete_event_size=MAX_HEADERS,
             timeout_graceful_shutdown=GRACE,  # once everybody was answered: for who does not hang up

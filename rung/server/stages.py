@@ -148,7 +148,7 @@ def judge_of(named: str | Judge | None) -> str | Judge | None:
 
 
 @dataclass
-class Line:
+class Pipeline:
     """The stages of one model, ready for requests.
 
     Attributes:
@@ -169,7 +169,7 @@ class Line:
         return self.moderator is not None and "answers" in self.stages.moderate
 
 
-class Lines:
+class Pipelines:
     """The stages of all models of a server.
 
     Args:
@@ -183,23 +183,23 @@ class Lines:
         self._engine, self._moderator = engine, moderator
         self._judges: dict[str, Moderator] = {}
         self._indexed: dict[tuple, Retrieved] = {}
-        self._lines = {name: self._line(name, stages) for name, stages in found.items()}
-        self._lines.setdefault(ALL, Line(Stages()))
+        self._pipelines = {name: self._pipeline(name, stages) for name, stages in found.items()}
+        self._pipelines.setdefault(ALL, Pipeline(Stages()))
 
-    def of(self, *names: str) -> Line:
+    def of(self, *names: str) -> Pipeline:
         """The stages of a model that goes by these names; the first that is known counts."""
-        return next((self._lines[n] for n in names if n in self._lines), self._lines[ALL])
+        return next((self._pipelines[n] for n in names if n in self._pipelines), self._pipelines[ALL])
 
-    def _line(self, name: str, stages: Stages) -> Line:
-        line = Line(stages, [re.compile(p) for p in stages.refuse])
+    def _pipeline(self, name: str, stages: Stages) -> Pipeline:
+        pipeline = Pipeline(stages, [re.compile(p) for p in stages.refuse])
         if stages.moderate:
-            line.moderator = self._judge(stages.moderation)
-            if not line.moderator.there:
+            pipeline.moderator = self._judge(stages.moderation)
+            if not pipeline.moderator.there:
                 told = f"'{name}' is to be moderated, and nobody judges: name a classifier"
                 raise ConfigError(f"{told} with --moderation, or under 'moderation' of its stages")
         if stages.documents:
-            line.retrieved = self._retrieved(stages)
-        return line
+            pipeline.retrieved = self._retrieved(stages)
+        return pipeline
 
     def _judge(self, named: str | None) -> Moderator:
         if named is None:

@@ -18,7 +18,7 @@ from rung.server.catalogue import Catalogue
 from rung.server.knobs import ServeKnobs
 from rung.server.metrics import Metrics
 from rung.server.moderation import Moderator
-from rung.server.stages import Lines, Stages, guarded
+from rung.server.stages import Pipelines, Stages, guarded
 from rung.store import Store
 from rung.store.keys import Keys
 
@@ -129,14 +129,15 @@ class Service:
     """One server's state, found at `app.state.service`.
 
     Attributes:
-        lines: the stages of each model. catalogue: what is served, and what may be.
+        pipelines: the stages of each model. catalogue: what is served, and what may be.
         background: started with the application and stopped with it.
     """
 
     def __init__(self, engine: Engine, limits: Limits, settings: Settings, moderator: Moderator):
         self.engine, self.limits, self.settings = engine, limits, settings
         self.moderator = moderator
-        self.lines = Lines(engine, guarded(settings.stages, sorted(settings.guarded)), moderator)
+        stages = guarded(settings.stages, sorted(settings.guarded))
+        self.pipelines = Pipelines(engine, stages, moderator)
         self.traffic, self.metrics = Traffic(), Metrics(engine)
         self.access = Access(settings.api_keys, self.keys)
         self.catalogue = Catalogue(engine, lambda: self.store, settings.base, settings.organisation)

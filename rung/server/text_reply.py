@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rung.engine import Completion, Token
+from rung.server.generation import Reply, finish_reason
 from rung.server.logprobs import TokenLogprobs
-from rung.server.replies import Reply, finish_reason
 
 
 class TextReply(Reply):

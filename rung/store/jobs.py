@@ -81,7 +81,8 @@ class Jobs:
             notes: keeps those whose metadata holds all of these.
             kind: keeps those of it. owner: keeps those that this key ordered.
         """
-        conditions = [] if statuses is None else [_JOBS.c.status.in_(list(statuses))]
+        conditions: list[sa.ColumnElement[bool]] = []
+        conditions += [] if statuses is None else [_JOBS.c.status.in_(list(statuses))]
         conditions += [] if kind is None else [_JOBS.c.kind == kind]
         conditions += [] if owner is None else [_JOBS.c.owner == owner]
         for key, value in (notes or {}).items():

@@ -23,7 +23,8 @@ class State:
 
     `step` counts finished optimiser steps. `best_value` is the best on validation of the metric that
     the objective chooses by, at `best_step`; `first_value` is the bare base's. `stale` counts
-    validations since the best. `scale` multiplies the loss in float16.
+    validations since the best. `scale` multiplies the loss in float16. `rows` is the digest of the
+    training rows in their order; empty where they are drawn, and in runs of before 0.2.
     """
 
     step: int = 0
@@ -35,6 +36,7 @@ class State:
     scale: float = 1.0
     first_value: float | None = None
     finished: bool = False
+    rows: str = ""
     history: list[dict[str, Any]] = field(default_factory=list)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from rung import launch as launches
-from rung.errors import Interrupted, TrainingStopped
+from rung.errors import DataError, Interrupted, TrainingStopped
 from rung.forward.adapter import Adapter
 from rung.forward.features import Boundary
 from rung.forward.memory import keep_freed
@@ -26,6 +26,7 @@ from rung.train.observers import Observer, Step, Stop, Validation
 from rung.train.optim import Optimizer
 from rung.train.plan import Plan
 from rung.train.prepare import Prepared
+from rung.train.sources import digest
 
 LEAST_FROZEN = 0.25  # of the layers; below that, keeping states gains less than it takes
 NO_LIMIT = 1 << 30  # tokens of a micro-batch
@@ -71,7 +72,7 @@ class Trainer:
         self.gradients = Gradients(
             self.passes, self.parameters, self.max_tokens, self.observers.note, within, self.launch
         )
-        self.state = State(scale=self.gradients.scale)
+        self.state = State(scale=self.gradients.scale, rows=digest(source))
         self.best: dict[str, Tensor] = {}
         self.stopped: Stop | None = None
         self._saved_at = time.monotonic()
@@ -226,6 +227,8 @@ class Trainer:
             self.observers.note(f"{line}: going on from the one before")
         if found is None:
             return
+        self._refuse_other_rows(found.state)
+        found.state.rows = self.state.rows
         self.state, self.best = found.state, found.best
         self.gradients.scale = self.state.scale
         if self.state.best_step == self.state.step and self.state.best_value is not None:
@@ -234,6 +237,23 @@ class Trainer:
         self.best = {n: t.to(self.bank.device).clone() for n, t in self.best.items()}
         self.optimizer.restore(found.optimizer)
         self._saved_step = self.state.step
+
+    def _refuse_other_rows(self, known: State) -> None:
+        """Refuse to go on where the same data no longer gives the rows that a run began with.
+
+        Raises:
+            DataError: in one line.
+        """
+        if known.rows:
+            same = known.rows == self.state.rows
+        else:  # of an older version, which noted the tokens that were computed, and no digest
+            done = range(known.step if self.source.fixed else 0)
+            same = not done or known.tokens == sum(r.tokens for s in done for r in self.source.rows(s))
+        if not same:
+            raise DataError(
+                "its rows are split or rendered in another way than when the run began, by another "
+                "version of Rung or a changed template: start a new run"
+            )
 
     def _put(self, tensors: dict[str, Tensor]) -> None:
         for name, parameter in self.parameters.items():

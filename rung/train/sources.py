@@ -6,12 +6,17 @@ that a resumed run sees the rows that one without a pause would have seen.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
+
+from rung.objectives import Row, RowSource
 
 R = TypeVar("R")
 
@@ -42,8 +47,14 @@ class Shuffled(Generic[R]):
     def places(self, step: int) -> list[int]:
         """Where the rows of a step stand among all rows."""
         epoch, at = divmod(step, self.per_epoch)
-        shuffled = np.random.default_rng([self.seed, epoch]).permutation(len(self.every))
+        shuffled = _permutation(self.seed, epoch, len(self.every))
         return shuffled[at * self.batch_size : (at + 1) * self.batch_size].tolist()
+
+
+@lru_cache(maxsize=2)
+def _permutation(seed: int, epoch: int, rows: int) -> NDArray[np.int64]:
+    """An epoch's order of rows; kept, since every step of the epoch asks for a part of it."""
+    return np.random.default_rng([seed, epoch]).permutation(rows)
 
 
 @dataclass(frozen=True)
@@ -62,3 +73,22 @@ class Batches(Generic[R]):
 
     def rows(self, step: int) -> list[R]:
         return list(self.batches[step])
+
+
+def digest(source: RowSource) -> str:
+    """SHA-256 of an epoch's rows in their order; empty for a source that draws them anew."""
+    if not source.fixed:
+        return ""
+    total = hashlib.sha256()
+    for step in range(source.per_epoch):
+        for row in source.rows(step):
+            total.update(_content(row))
+    return total.hexdigest()
+
+
+def _content(row: Row) -> bytes:
+    parts = [f"{row.weight}:{len(row.sequences)}".encode()]
+    for s in row.sequences:
+        supervised = b"" if s.supervised is None else np.packbits(s.supervised).tobytes()
+        parts += [len(s).to_bytes(4, "big"), s.key, supervised]
+    return b"".join(parts)

@@ -22,7 +22,7 @@ class Sign(Classifier):
 
     labels = ("even", "odd")
 
-    def probabilities(self, bank, prompts):
+    def probabilities(self, backbone, slot, prompts):
         return torch.tensor([[0.9, 0.1] if p.ids[0] % 2 == 0 else [0.2, 0.8] for p in prompts])
 
     def parameters(self):

@@ -226,3 +226,45 @@ def test_an_adapter_for_another_base_is_refused_and_leaves_no_trace():
         with pytest.raises(ArtefactError):
             bank.add(wrong)
     assert not bank.adapters and not bank._seams
+
+
+def test_a_second_bank_on_a_model_is_refused_until_the_first_is_closed():
+    from rung.errors import ConfigError
+
+    model = tiny_model()
+    own = model.config._attn_implementation
+    with torch.no_grad():
+        before = model(torch.tensor([[5, 6, 7]])).logits
+    first = Bank(model)
+    slot = first.add(tiny_adapter(first, "ia3").trainable())
+    trie = first.trie([Sequence((5, 6, 7), slot=slot)])
+    first.forward(trie).sum().backward()  # layers train in two steps from here on
+    with pytest.raises(ConfigError, match="close"):
+        Bank(model)
+    with torch.no_grad():
+        adapted = first.forward(trie)  # the first one still computes with its adapter
+    first.close()
+    assert model.config._attn_implementation == own
+    assert not any("forward" in vars(module) for module in model.modules())
+    with torch.no_grad():
+        assert torch.equal(model(torch.tensor([[5, 6, 7]])).logits, before)
+    second = Bank(model)
+    with torch.no_grad():
+        plain = second.forward(second.trie([Sequence((5, 6, 7))]))
+    assert not close(adapted, plain)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_an_adapter_in_training_is_never_answered_from_an_old_copy(family):
+    """Passes without gradients between steps, as in validation, see the weights of now."""
+    bank = Bank(tiny_model(family))
+    adapter = tiny_adapter(bank, "lora").trainable()
+    slot = bank.add(adapter)
+    trie = bank.trie([Sequence((5, 6, 7, 8), slot=slot)])
+    with torch.no_grad():
+        first = bank.forward(trie)
+        for tensor in adapter.parameters().values():
+            tensor += 0.1
+        found = bank.forward(trie)
+    assert not close(found, first)
+    assert close(found, bank.forward(trie).detach())

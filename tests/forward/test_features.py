@@ -16,6 +16,7 @@ from rung.errors import ConfigError, Interrupted
 from rung.forward import feature_cache, features
 from rung.forward.bank import Bank
 from rung.forward.features import Boundary, Frame, pooled
+from rung.forward.llama.inference import Layer
 from rung.forward.trie import Sequence
 from tests.models import FAMILIES, VOCABULARY, tiny_adapter, tiny_model
 
@@ -63,6 +64,7 @@ def close(a, b, tolerance=1e-5):
 @given(batch=batches())
 def test_states_at_every_layer_are_those_of_transformers(family, batch):
     bank = bank_of(family)
+    assert (bank.inference is not None) == (family in ("llama", "qwen2"))
     trie = bank.trie([Sequence(ids) for ids in batch])
     with torch.no_grad():
         found = bank.states(trie, LAYERS)
@@ -88,6 +90,7 @@ def test_a_pass_from_any_layer_ends_like_a_whole_one(family, batch, layer):
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "bloom"])
 def test_no_layer_above_the_last_wanted_one_is_run(family):
     bank = Bank(tiny_model(family))
+    bank.inference = None  # the base's own layers
     trie = bank.trie([Sequence((5, 6, 7)), Sequence((5, 8))])
     with torch.no_grad():
         bank.states(trie, {1})  # the first time it may have to look how layers answer
@@ -101,6 +104,19 @@ def test_no_layer_above_the_last_wanted_one_is_run(family):
     with torch.no_grad():
         bank.forward(trie)
     assert ran == [0, 0, 1, 2]  # the layers have their own forward back
+
+
+def test_llama_inference_runs_no_layer_above_the_last_wanted_one(monkeypatch):
+    bank = Bank(tiny_model())
+    assert bank.inference is not None
+    own, groups = Layer.product, []
+    monkeypatch.setattr(
+        Layer, "product", lambda s, g, *a, **k: (groups.append(g), own(s, g, *a, **k))[1]
+    )
+    trie = bank.trie([Sequence((5, 6, 7)), Sequence((5, 8))])
+    with torch.no_grad():
+        assert set(bank.states(trie, {0, 2})) == {0, 2}
+    assert groups == ["attention", "output", "gate", "down"] * 2
 
 
 def test_a_base_that_cannot_start_says_why():
@@ -131,11 +147,11 @@ def test_what_an_adapter_leaves_frozen(family):
 @given(batch=batches(), budget=st.integers(4, 60))
 def test_pooled_features_are_means_of_states_however_passes_are_cut(family, batch, budget):
     frame = Frame.of(batch)
-    kept, features.BUDGET = features.BUDGET, budget
+    kept, features.MAX_PASS_TOKENS = features.MAX_PASS_TOKENS, budget
     try:
         found = pooled(bank_of(family), batch, LAYERS, frame)
     finally:
-        features.BUDGET = kept
+        features.MAX_PASS_TOKENS = kept
     for i, ids in enumerate(batch):
         reference = theirs(family, ids)
         for layer in LAYERS:
@@ -179,10 +195,10 @@ def kept_bank(rung_home, tmp_path, monkeypatch):
 
 
 def counted(bank, monkeypatch):
-    """How often the backbone runs, as a list that grows."""
+    """How often the base runs for its states, as a list that grows."""
     runs: list[int] = []
-    own = bank.run
-    monkeypatch.setattr(bank, "run", lambda *a, **k: (runs.append(1), own(*a, **k))[1])
+    own = bank.states
+    monkeypatch.setattr(bank, "states", lambda *a, **k: (runs.append(1), own(*a, **k))[1])
     return runs
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from rung import methods
 from rung.errors import ArtefactError, ConfigError
-from rung.methods.zero_shot import SystemPrompt, candidates, prompts, written
+from rung.evals import kinds
+from rung.methods.zero_shot import SystemPrompt, candidates, prompts
 from rung.types import Task
 from tests.methods.asking import YES_NO, again, answering, row, rows, study
 
@@ -41,7 +42,7 @@ def test_prompts_of_the_data_are_kept_sharpened_or_replaced():
 
 def test_many_labels_are_not_listed():
     task = Task("classification", "accuracy", tuple(f"l{i}" for i in range(40)))
-    assert not any("{labels}" in text for text in written(task).values())
+    assert not any("{labels}" in text for text in kinds.of(task).system_prompts(task).values())
 
 
 def test_own_prompts_come_from_texts_and_files(tmp_path):

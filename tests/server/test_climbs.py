@@ -15,8 +15,16 @@ CLIMBS = "/v1/rung/climbs"
 OVER = ("succeeded", "failed", "cancelled")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_home(tmp_path_factory):
+    """A home of the module's own: what climbs leave is not for other tests to find."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNG_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
+def base(own_home, tmp_path_factory):
     return base_folder(tmp_path_factory.mktemp("climbs") / "tiny")
 
 

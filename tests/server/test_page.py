@@ -215,6 +215,16 @@ def test_a_climb_with_its_scorecard(page, shop):
     table.get_by_text("winner").wait_for()
     assert climb.id in page.locator(".title").last.inner_text()
     assert "0.900 [0.80, 0.96]" in table.inner_text()
+    # One that was interrupted is gone on with by a job, whoever has begun it.
+    store = shop.app.state.service.store
+    store.climbs.update(climb.id, status="interrupted")
+    show(page, "Models")
+    show(page, "Climbs")
+    page.get_by_role("button", name="Go on").click()
+    end = time.monotonic() + 15
+    while [j.climb for j in store.jobs.list(kind="climb").items] != [climb.id]:
+        assert time.monotonic() < end
+        page.wait_for_timeout(100)
     page.get_by_text("Start a climb").click()
     page.get_by_label("bar", exact=True).fill("nonsense")
     page.get_by_role("button", name="Start", exact=True).last.click()

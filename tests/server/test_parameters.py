@@ -8,6 +8,8 @@ import pytest
 
 from tests.server.test_faults import CHAT, TEXT, chat, fault_of, text
 
+SAID = {"role": "assistant", "content": "Yes."}
+CALLING = {"role": "assistant", "content": None}
 USER = {"role": "user", "content": "What is the tide?"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "tide", "arguments": "{}"}}
 RESULT = {"role": "tool", "tool_call_id": "c1", "content": "2 m"}
@@ -44,12 +46,12 @@ def test_what_is_not_heeded_is_refused_by_name(http, given, reason):
     "messages",
     [
         [USER, {"role": "assistant", "tool_calls": [CALL]}, RESULT],
-        [USER, {"role": "assistant", "content": None, "tool_calls": [CALL]}, {**RESULT, "content": None}],
+        [USER, CALLING | {"tool_calls": [CALL]}, RESULT | {"content": None}],
         [USER, {"role": "assistant", "tool_calls": [CALL]}, {"role": "tool", "tool_call_id": "c1"}],
         [USER, {"role": "assistant", "content": None}, USER],
         [USER, {"role": "assistant", "content": None, "tool_calls": []}, USER],
         [USER, {"role": "assistant", "content": "Yes.", "reasoning_content": "It is."}, USER],
-        [USER, {"role": "assistant", "content": "Yes.", "provider": {"a": 1}, "audio": None}, USER],
+        [USER, SAID | {"provider_specific_fields": {"a": 1}, "audio": None}, USER],
         [{**USER, "cache_control": {"type": "ephemeral"}}],
     ],
 )  # fmt: skip
@@ -96,6 +98,33 @@ def test_tools_are_narrowed_for_one_request(http):
         fault_of(http.post(CHAT, json=chat(**given, tool_choice=allowed)[1]), 400)["param"]
         == "tool_choice"
     )
+
+
+def test_a_reference_with_blanks_is_followed(http):
+    """As generators of schemas write it: by RFC 3986 it would have to be `Sea%20Mood`."""
+    mood = {"type": "string", "enum": ["calm"]}
+    schema = {
+        "type": "object", "properties": {"$ref": {"$ref": "#/$defs/Sea Mood é"}}, "required": ["$ref"],
+        "$defs": {"Sea Mood é": mood}, "additionalProperties": False,
+    }  # fmt: skip
+    form = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
+    body = chat(response_format=form, temperature=1.5, max_tokens=60)[1]
+    content = http.post(CHAT, json=body).json()["choices"][0]["message"]["content"]
+    assert json.loads(content) == {"$ref": "calm"}
+
+
+@pytest.mark.parametrize("depth", [100, 300, 450, 1000, 20_000])
+def test_any_depth_of_a_schema_is_refused_in_words(http, depth):
+    """Around the depth that Python's own recursion bears, no part may be the one that breaks."""
+    nested = '{"type":"object","properties":{"a":' * depth + '{"type":"string"}' + "}}" * depth
+    usual = json.dumps(chat()[1])[:-1]
+    for field in (
+        '"response_format":{"type":"json_schema","json_schema":{"name":"s","schema":%s}}',
+        '"tools":[{"type":"function","function":{"name":"f","parameters":%s}}]',
+    ):
+        sent = f"{usual},{field % nested}}}"
+        answer = http.post(CHAT, content=sent, headers={"Content-Type": "application/json"})
+        assert "nested" in fault_of(answer, 400)["message"]
 
 
 def test_answers_carry_what_clients_read(http):

@@ -1,39 +1,24 @@
-"""Embedding queue: texts as vectors, the mean of their final hidden states, many in one pass."""
+"""Embedding queue: texts as vectors, the mean of their final hidden states."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
+
+from torch import Tensor
 
 from rung.engine.embeddings import batches, pooled
-from rung.engine.queues.waiting import Ticket, WaitingRoom
-from rung.engine.registry import Registry
-from rung.engine.request import (
-    Completion,
-    ContextExceeded,
-    EmbeddingRequest,
-    EngineFault,
-    Generation,
-    Request,
-)
+from rung.engine.queues.batched import BatchedQueue, Ticket
+from rung.engine.request import Completion, ContextExceeded, EmbeddingRequest, Generation, Request
 from rung.engine.served_model import ServedModel
-from rung.errors import ConfigError, RungError
+from rung.errors import ConfigError
 from rung.forward.bank import Bank
+from rung.types import Prompt
 
-log = logging.getLogger("rung.engine")
 
+class EmbedQueue(BatchedQueue):
+    """Requests for embeddings."""
 
-class EmbedQueue(WaitingRoom):
-    """Requests for embeddings; see `queues.base.Queue`.
-
-    Args:
-        in_use: the slots of requests that run, whose adapters stay in the bank.
-        max_waiting: maximum number of requests that wait.
-    """
-
-    def __init__(self, registry: Registry, in_use: Callable[[], Collection[int]], max_waiting: int):
-        super().__init__(max_waiting)
-        self._registry, self._in_use = registry, in_use
+    work = "embedding"
 
     def accepts(self, request: Request, model: ServedModel) -> bool:
         return isinstance(request, EmbeddingRequest)
@@ -44,52 +29,22 @@ class EmbedQueue(WaitingRoom):
             raise ConfigError(
                 f"'{model.name}' is behind an API, which gives no vectors here: ask a base"
             )
-        self._registry.check_ids(ids, "the prompt")
-        room = self._registry.context - self._registry.hold(model.slot)
+        self.registry.check_ids(ids, "the prompt")
+        room = self.registry.context - self.registry.hold(model.slot)
         if len(ids) > room:
             raise ContextExceeded(
                 f"a text has {len(ids)} tokens, the context of '{model.name}' holds {room} of them"
             )
         return Ticket(generation, model)
 
-    def step(self, bank: Bank) -> bool:
-        """Embed some of the texts that wait for the model that is asked first."""
-        tickets = self.take(_one_pass)
-        if tickets:
-            try:
-                self._registry.make_resident(tickets[0].model.slot, self._in_use())
-            except RungError as fault:
-                for ticket in tickets:
-                    ticket.generation.emit(fault)
-            else:
-                self._answer(bank, tickets)
-        return bool(len(self))
+    def fits(self, prompts: Sequence[Prompt]) -> int:
+        return len(next(batches([p.ids for p in prompts])))
 
-    def _answer(self, bank: Bank, tickets: Sequence[Ticket]) -> None:
-        """Embed texts in one pass, and each again alone where that went wrong for it."""
-        model, alone = tickets[0].model, len(tickets) == 1
-        try:
-            vectors = pooled(bank, model.slot, [t.generation.request.prompt.ids for t in tickets])
-        except Exception as fault:
-            log.exception("embedding with '%s' failed", model.name)
-            if alone:
-                said = f"embedding with '{model.name}' failed ({fault})"
-                tickets[0].generation.emit(EngineFault(said))
-            else:
-                for ticket in tickets:
-                    self._answer(bank, [ticket])
-            return
-        for ticket, vector in zip(tickets, vectors, strict=True):
-            if bool(vector.isfinite().all()):
-                count = len(ticket.generation.request.prompt.ids)
-                ticket.generation.emit(Completion("", (), "stop", count, embedding=vector))
-            elif alone:
-                said = f"the model '{model.name}' computed values that are not finite"
-                ticket.generation.emit(EngineFault(said))
-            else:  # a neighbour in the trie may have spoiled it
-                self._answer(bank, [ticket])
+    def compute(self, bank: Bank, model: ServedModel, prompts: Sequence[Prompt]) -> Tensor:
+        """Compute vectors of length 1: (N, d)."""
+        return pooled(bank, model.slot, [p.ids for p in prompts])
 
-
-def _one_pass(tickets: list[Ticket]) -> int:
-    """Count the texts that one pass takes."""
-    return len(next(batches([t.generation.request.prompt.ids for t in tickets])))
+    def finish(self, ticket: Ticket, row: Tensor) -> None:
+        """Emit the vector."""
+        count = len(ticket.prompt.ids)
+        ticket.generation.emit(Completion("", (), "stop", count, embedding=row))

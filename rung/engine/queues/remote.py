@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
 from rung.data.turns import plain
-from rung.engine.queues.waiting import Ticket
+from rung.engine.queues.batched import Ticket
 from rung.engine.request import (
     Completion,
     DeadlineExceeded,

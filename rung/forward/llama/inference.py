@@ -16,6 +16,7 @@ adapters that are more than LoRA or something in front of the prompt go through 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -179,9 +180,8 @@ class LlamaInference:
         rows = None if read is None else torch.from_numpy(read).to(entering.device)
         if first == len(self.layers):
             return entering if rows is None else entering[rows]
-        hidden = entering
-        for _, hidden in self._through(entering, positions, plan, first or 0, rows):  # noqa: B007
-            pass
+        through = self._through(entering, positions, plan, first or 0, rows)
+        _, hidden = deque(through, maxlen=1).pop()  # only the last is held
         return self.norm(hidden)
 
     def states(
@@ -257,7 +257,9 @@ class LlamaInference:
 def _bias(parts: list[nn.Linear]) -> Tensor | None:
     if all(p.bias is None for p in parts):
         return None
-    each = [p.bias if p.bias is not None else p.weight.new_zeros(p.out_features) for p in parts]
+    each: list[Tensor] = [
+        p.bias if p.bias is not None else p.weight.new_zeros(p.out_features) for p in parts
+    ]
     return torch.cat(each).detach()
 
 

@@ -48,7 +48,7 @@ class Packing:
         return rows >= MIN_ROWS and (self.max_rows is None or rows <= self.max_rows)
 
     def pack(self, weights: Sequence[Tensor]) -> list[Tensor] | None:
-        """Pack weights (d_out, d_in) of alike layers; None where that is impossible or no gain."""
+        """Pack weights (d_out, d_in) of alike layers; None where that cannot be had or is no gain."""
         first = weights[0]
         if first.device.type != "cpu" or first.dtype != torch.float32 or self.rows < MIN_ROWS:
             return None

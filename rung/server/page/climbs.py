@@ -11,7 +11,7 @@ from nicegui import ui
 from rung.config import knobs_of
 from rung.ladder.knobs import ClimbKnobs
 from rung.ladder.scorecard import Scorecard, cells, head
-from rung.server.climbs import interrupt
+from rung.server.climbs import go_on, interrupt
 from rung.server.page import data
 from rung.server.page.fields import Fields
 from rung.server.page.models import pairs
@@ -181,7 +181,7 @@ def _buttons(visit: Visit, card: Scorecard, update: Callable[[], Awaitable[None]
             await visit.read("train", lambda: interrupt(visit.service, climb))
             ui.notify("It keeps what is finished, and can be gone on with")
 
-    async def go_on() -> None:
+    async def resume() -> None:
         async with told():
             await visit.read("train", lambda: go_on(visit.service, climb))
             visit.service.wake()
@@ -209,7 +209,7 @@ def _buttons(visit: Visit, card: Scorecard, update: Callable[[], Awaitable[None]
     if climb.status == "running":
         ui.button("Interrupt", icon="pause", on_click=stop).props("outline dense")
     if climb.status in ("interrupted", "failed"):
-        ui.button("Go on", icon="play_arrow", on_click=go_on).props("outline dense")
+        ui.button("Go on", icon="play_arrow", on_click=resume).props("outline dense")
     ui.button("Whole report", icon="description", on_click=open_report).props("outline dense")
     if climb.verdict.get("model"):
         ui.button("Chat with the winner", icon="forum", on_click=serve).props("dense")

@@ -12,12 +12,12 @@ from rung.engine import GenerationRequest, ServedModel
 from rung.engine.constraint import Constraint
 from rung.engine.patterns import ConstraintError
 from rung.server import tools
-from rung.server.answering import answer
 from rung.server.chat_reply import ChatReply
 from rung.server.chat_schema import ChatRequest, ChoiceFormat, ObjectFormat, RegexFormat, SchemaFormat
 from rung.server.errors import ApiError
+from rung.server.generation import answer
 from rung.server.logprobs import TokenLogprobs
-from rung.server.pipeline import Pipeline, pipeline_of
+from rung.server.pipeline import PipelineRun, begin_pipeline
 from rung.server.responses import ChatCompletion, answers
 from rung.server.routing import Routes
 from rung.server.state import Service, account_of, service_of
@@ -45,9 +45,9 @@ async def continued(request: Request, asked: ChatRequest, kind: Callable[..., Ch
     service = service_of(request)
     asked.check(vocabulary_of(service))
     model = service.engine.model(asked.model)
-    course = pipeline_of(request, asked.model, bool(asked.trace))
-    await course.check([m.text for m in asked.messages if m.role != "assistant"])
-    turns = await run_sync(turns_of, model, asked, course)
+    run = begin_pipeline(request, asked.model, bool(asked.trace))
+    await run.check([m.text for m in asked.messages if m.role != "assistant"])
+    turns = await run_sync(turns_of, model, asked, run)
     prompt = await run_sync(model.prompt, turns)
     constraint = await run_sync(constraint_of, service, asked)
     most = asked.max_completion_tokens or asked.max_tokens
@@ -63,14 +63,14 @@ async def continued(request: Request, asked: ChatRequest, kind: Callable[..., Ch
     reply.one_call = asked.parallel_tool_calls is False
     reply.conversation, reply.stops = model.conversation, frozenset(model.stop_ids)
     reply.pieces = TokenLogprobs(model.template) if asked.logprobs else None
-    return await answer(request, asked, [wanted], reply, course, n=asked.n or 1, most=most, usual=usual)
+    return await answer(request, asked, [wanted], reply, run, n=asked.n or 1, most=most, usual=usual)
 
 
-def turns_of(model: ServedModel, asked: ChatRequest, course: Pipeline) -> list[Message]:
+def turns_of(model: ServedModel, asked: ChatRequest, run: PipelineRun) -> list[Message]:
     """The conversation with what its stages add, and what may be called beside it."""
     turns = tools.conversation(asked.messages, asked.callable)
     if model.takes_context:
-        turns = course.messages(turns)
+        turns = run.messages(turns)
     return turns
 
 

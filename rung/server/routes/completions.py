@@ -7,10 +7,10 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from rung.engine import GenerationRequest, ServedModel
-from rung.server.answering import answer
 from rung.server.completion_schema import CompletionRequest, TextOrIds
+from rung.server.generation import answer
 from rung.server.logprobs import TokenLogprobs
-from rung.server.pipeline import pipeline_of
+from rung.server.pipeline import begin_pipeline
 from rung.server.responses import TextCompletion, answers
 from rung.server.routes.chat import vocabulary_of
 from rung.server.routing import Routes
@@ -30,9 +30,9 @@ async def complete(request: Request, asked: CompletionRequest) -> Response:
     request.state.param = "prompt"
     asked.check(vocabulary_of(service))
     model = service.engine.model(asked.model)
-    course = pipeline_of(request, asked.model, bool(asked.trace))
-    if course.reads:
-        await course.check([shown(model, p, vocabulary_of(service)) for p in asked.prompt])
+    run = begin_pipeline(request, asked.model, bool(asked.trace))
+    if run.reads:
+        await run.check([shown(model, p, vocabulary_of(service)) for p in asked.prompt])
     prompts = await run_sync(lambda: [encoded(model, p) for p in asked.prompt])
     n, best_of = asked.n or 1, asked.best_of or asked.n or 1
     logprobs = asked.logprobs if best_of == n else asked.logprobs or 0
@@ -51,7 +51,7 @@ async def complete(request: Request, asked: CompletionRequest) -> Response:
     if asked.echo:
         reply.echoes = [shown(model, p, vocabulary_of(service)) for p in asked.prompt]
     return await answer(
-        request, asked, wanted, reply, course, n=best_of, most=asked.max_tokens, usual=USUAL
+        request, asked, wanted, reply, run, n=best_of, most=asked.max_tokens, usual=USUAL
     )
 
 

@@ -17,18 +17,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rung.config import knob
 from rung.data.conversation import Conversation
 from rung.errors import ArtefactError, MethodMisfit
+from rung.evals import kinds
 from rung.methods import base, layers
-from rung.methods.probe_features import CHOOSE_ROWS, POOLINGS, ROOM, SPREAD, Rows, features
+from rung.methods.linear_probe.features import CHOOSE_ROWS, POOLINGS, ROOM, SPREAD, Rows, features
 from rung.methods.workload import ENCODER_TOKENS, PASS_TOKENS, Shape, Workload, classifier_fit
 from rung.types import Example, Message, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rung.evals.probing import Chosen
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
-    from rung.forward.probe import Reading
+    from rung.methods.linear_probe.classifier import Reading
+    from rung.methods.linear_probe.fitting import Chosen
 
 SYSTEM = ("system", "developer")
 FOLDS_AND_FIT, STRENGTHS = 4, 4  # fits of a candidate, and values of C
@@ -90,7 +91,7 @@ class Method(base.Method):
         return None
 
     def unsuited(self, task: Task, config: Knobs) -> str | None:
-        if task.kind != "classification":
+        if not kinds.of(task).labelled:
             return f"it answers with one of a few labels, and this task is {task.kind}"
         return None
 
@@ -121,17 +122,19 @@ class Method(base.Method):
     def holds(self, bank: Bank, config: Knobs, rows: int, tokens: int) -> int:
         if config.encoder:
             return 0
-        from rung.forward.features import BUDGET
+        from rung.forward.features import MAX_PASS_TOKENS
 
         layers = 1 if config.layer is not None else bank.layers.count + 1
         row = layers * bank.width * 4
         room = min(ROOM, len(POOLINGS) * min(rows, 2 * CHOOSE_ROWS) * row)
-        return room + min(tokens, 2 * BUDGET) * row  # states of one pass, and of the one before
+        return (
+            room + min(tokens, 2 * MAX_PASS_TOKENS) * row
+        )  # states of one pass, and of the one before
 
     def fit(self, study: base.Study, config: Knobs) -> base.Fitted:
-        from rung.evals.probing import choose
         from rung.forward.adapter import Adapter
-        from rung.forward.probe import Probe
+        from rung.methods.linear_probe.classifier import Probe
+        from rung.methods.linear_probe.fitting import choose
 
         train, validation = Rows.of(study, study.train), Rows.of(study, study.validation)
         if len(set(train.labels)) < 2:
@@ -149,7 +152,7 @@ class Method(base.Method):
         return base.Fitted(adapter, _metrics(probe, chosen, read, validation))
 
     def to_files(self, adapter: Adapter, bank: Bank, config: Knobs):
-        from rung.forward.probe import EncoderReading, Probe, StateReading
+        from rung.methods.linear_probe.classifier import EncoderReading, Probe, StateReading
 
         probe = adapter.classifier
         assert isinstance(probe, Probe)
@@ -166,7 +169,7 @@ class Method(base.Method):
 
     def from_files(self, settings: dict[str, Any], tensors: dict[str, Tensor], bank: Bank) -> Adapter:
         from rung.forward.adapter import Adapter
-        from rung.forward.probe import Probe
+        from rung.methods.linear_probe.classifier import Probe
 
         labels, system = _labels(settings), settings.get("system", "")
         if not isinstance(system, str):
@@ -233,7 +236,7 @@ def _reading(settings: dict[str, Any], bank: Bank) -> tuple[Reading, int]:
     """
     from rung.bases import encoder
     from rung.forward.features import Frame
-    from rung.forward.probe import EncoderReading, StateReading
+    from rung.methods.linear_probe.classifier import EncoderReading, StateReading
 
     said = settings.get("encoder")
     if isinstance(said, dict):
