@@ -160,15 +160,16 @@ def climb(
         )
         end = time.perf_counter() - began
     verdict, seconds = card["verdict"], Duration(budget).seconds
-    figure = (verdict.get("test") or {}).get(verdict["winner"]) or next(
-        r["validation"] for r in card["rungs"] if r["key"] == verdict["winner"]
-    )
+    nothing = {"value": 0.0, "low": 0.0, "high": 0.0, "metric": card["task"]["metric"]}
+    on_validation = {r["key"]: r["validation"] for r in card["rungs"]}
+    winner = verdict["winner"] or "none"
+    figure = (verdict.get("test") or {}).get(winner) or on_validation.get(winner) or nothing
     scale = 100.0 if figure["value"] > 1 else 1.0
     over = [at for at, value in seen.figures if best is not None and value >= best - 0.02 * scale]
     idle = max(0.0, (card["seconds"] - card["working"]) / max(seconds, card["seconds"]))
     return Result(
         task.name, seconds, seen.figures[0][0] if seen.figures else None, min(over, default=None), end,
-        idle, verdict["winner"], figure["value"], figure["low"], figure["high"], peer, figure["metric"],
+        idle, winner, figure["value"], figure["low"], figure["high"], peer, figure["metric"],
     )  # fmt: skip
 
 

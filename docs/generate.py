@@ -60,7 +60,7 @@ def contracts() -> Any:
 def own_methods() -> list[str]:
     """The methods of this repository, without those of other packages that are installed."""
     folder = Path(methods.__file__).parent
-    return [name for name in methods.names() if (folder / f"{name}.py").exists()]
+    return [n for n in methods.names() if (folder / f"{n}.py").exists() or (folder / n).is_dir()]
 
 
 def begun(name: str) -> str:

@@ -24,12 +24,12 @@ from rung.store.records import ModelRecord
 from rung.train.estimate import device as device_of
 from rung.types import BaseInfo, Decoding
 
-CHAT_TOKENS = 1024  # of an answer, where neither request nor model says
+CHAT_TOKENS = 1024  # maximum number of tokens of an answer, where neither request nor model says
 
 
 @dataclass(frozen=True)
 class Named:
-    """What one name stands for: a model of the store, or a base (`record` None)."""
+    """Model of the store, or a base (`record` None), by its name."""
 
     name: str
     base: BaseInfo
@@ -38,14 +38,14 @@ class Named:
 
 @dataclass(frozen=True)
 class Loaded:
-    """An engine and the base it stands on."""
+    """Engine, not yet started, and the base that it serves."""
 
     engine: Engine
     base: BaseInfo
 
 
 def load_engine(names: Sequence[str], **settings: Any) -> Engine:
-    """The engine alone; as `load`."""
+    """Load named models into an engine, as `load` does, and return the engine alone."""
     return load(names, **settings).engine
 
 
@@ -58,7 +58,7 @@ def load(
     quantize: str | None = None,
     **settings: Any,
 ) -> Loaded:
-    """An engine, not yet started, that serves the named models and their bare base.
+    """Load named models and their bare base into an engine, which is not yet started.
 
     Args:
         names: models of the store or bases; all of one base.
@@ -93,7 +93,7 @@ def load(
 
 
 def by_base(names: Sequence[str]) -> list[list[str]]:
-    """The names in groups that stand on one base in as many bits, in the order given.
+    """Group names whose models stand on one base in as many bits, in the order given.
 
     Raises:
         ModelNotFound: when a name is neither a model nor a base.
@@ -130,7 +130,7 @@ def find_model(store: Store, name: str) -> Named:
 
 
 def _trained_on(found: Sequence[Named]) -> str:
-    """The quantisation that all named models were trained on; none for bases, or where they differ."""
+    """Find the quantisation that all models were trained on; none for bases, or where they differ."""
     places = [Path(one.record.folder) for one in found if one.record is not None]
     kinds = {artefact.about(folder).get("settings", {}).get("quantize") or NONE for folder in places}
     return kinds.pop() if len(kinds) == 1 else NONE
@@ -193,7 +193,7 @@ def _generation_config(folder: Path) -> dict[str, Any]:
 
 
 def decoding_of(settings: dict[str, Any]) -> Decoding:
-    """Decoding defaults of a generation_config.json; greedy unless it says `do_sample`."""
+    """Read decoding defaults from a generation_config.json; greedy unless it says `do_sample`."""
     most = settings.get("max_new_tokens") or CHAT_TOKENS
     if not settings.get("do_sample"):
         return Decoding(max_tokens=most)

@@ -39,7 +39,10 @@ def test_an_example_passes_its_test(part: str, tmp_path: Path):
     group = GROUPS.get(folder, folder.replace("/", "."))
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: contributed\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[{group}]\n{stem} = contributed_{stem}\n")
-    (tmp_path / "conftest.py").write_text("from tests.conftest import *  # noqa: F403\n")
+    beside = str(Path(example).parent / "conftest.py")
+    fixtures = ["tests/conftest.py", *([beside] if (ROOT / beside).exists() else [])]
+    imports = [f"from {name[:-3].replace('/', '.')} import *\n" for name in fixtures]
+    (tmp_path / "conftest.py").write_text("".join(imports))
     test = tmp_path / Path(example).name
     test.write_text(BLOCKS[example], encoding="utf-8")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(package), str(ROOT)])}

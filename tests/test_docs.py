@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/*.md")])
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-METHODS = [n for n in methods.names() if (ROOT / "rung" / "methods" / f"{n}.py").exists()]
+PLACE = ROOT / "rung" / "methods"
+METHODS = [n for n in methods.names() if (PLACE / f"{n}.py").exists() or (PLACE / n).is_dir()]
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 

@@ -110,7 +110,7 @@ def settle(
         if others:
             told = f"replies are read as {best}, and could be {' or '.join(others)}: say --answers-are"
             problems.append(Problem("warning", told))
-    kept = []
+    kept: list[Example] = []
     faults: dict[str, list[str]] = {}
     for example, right, text in zip(examples, read[best], said, strict=True):
         if right is None:

@@ -105,7 +105,8 @@ def _read(knobs: DataKnobs, source: str, wants: RowKind | None) -> Dataset:
         faults = [f"{source} holds nothing to learn: {'; '.join(kept.nothing)}"]
     if faults:
         raise DataError(one_line(faults))
-    return _dataset(found, source, form, kept, knobs.limit if cut else None)
+    # Who names conditions chose the rows that are left.
+    return _dataset(found, source, form, kept, knobs.limit if cut and not conditions else None)
 
 
 def _dataset(

@@ -219,7 +219,7 @@ def _one_class(form: Format, row: Row) -> None:
             name = form.pieces[0].text
             raise Missing(
                 f"the label '{name}' is {what}, and Rung learns one class of each row: write its name "
-                f"into '{name}', or learn the list as text with --assistant '{{{name}}}'"
+                f"into '{name}', or learn the list as text with --user and --assistant '{{{name}}}'"
             )
 
 

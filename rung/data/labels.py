@@ -94,7 +94,7 @@ def problems(examples: Sequence[Example], limit: int | None) -> list[Problem]:
 def cut_to_one(examples: Sequence[Example], limit: int) -> str | None:
     """What to say of a limit that left rows of one label, where there is nothing to tell apart."""
     labels = labels_of(examples)
-    if len(labels) < 2 or len(set(labels)) > 1:
+    if len(labels) < LEAST_SORTED or len(set(labels)) > 1:
         return None
     told = f"--limit {limit} read the label '{short(labels[0])}' alone, and there are more rows"
     return f"{told}; if they are sorted by label: {MEND}"

@@ -273,11 +273,11 @@ def instructed(messages: Sequence[Message]) -> list[Message]:
     return result
 
 
-def plain(messages: Sequence[Message], *beside: str) -> list[Any]:
+def plain(messages: Sequence[Message], *beside: str) -> list[Message]:
     """Role and content alone, functions told in the system message, for whoever takes no more.
 
     Args:
         beside: further fields to keep where a turn has them.
     """
     kept = ("role", "content", *beside)
-    return [{k: m[k] for k in kept if k in m} for m in instructed(messages)]  # type: ignore[literal-required]
+    return [{k: m[k] for k in kept if k in m} for m in instructed(messages)]  # type: ignore

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rung.forward.bank import Bank
+from rung.forward.features import Means
 from rung.forward.trie import Sequence
 
 MAX_TOKENS = 2048  # maximum number of tokens in one pass
@@ -29,8 +30,5 @@ def batches(texts: Items[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
 def pooled(bank: Bank, slot: int, texts: Items[tuple[int, ...]]) -> Tensor:
     """Embed texts in one pass: (N, d) of float32 on the CPU."""
     trie = bank.trie([Sequence(ids, slot=slot) for ids in texts])
-    hidden = bank.forward(trie)
-    means = torch.stack(
-        [hidden[torch.from_numpy(rows).to(hidden.device)].float().mean(0) for rows in trie.rows]
-    )
+    means = Means(trie.rows, bank.device).of(bank.forward(trie).float())
     return torch.nn.functional.normalize(means, dim=-1).cpu()

@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 
 class Engine:
-    """Serves models of one bank, batching whatever is asked of them.
+    """Engine that serves the models of one bank, batching whatever is asked of them.
 
     Args:
         bank: the base with its resident adapters.

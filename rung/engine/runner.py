@@ -247,7 +247,7 @@ class CachedRunner:
         return self.bank.logits(self.bank.run(embeddings, plan.positions, plan), plan.slots)
 
     def _same_slots(self, slots: Items[int]) -> Slots:
-        """The last step's object where nobody joined or left: it keeps the seams' masks."""
+        """Return the last step's object where nobody joined or left: it keeps the seams' masks."""
         if not np.array_equal(self._slots.of_token, slots):
             self._slots = Slots(slots)
         return self._slots
@@ -258,7 +258,7 @@ class CachedRunner:
 
 @torch.inference_mode()
 def _shapes(bank: Bank) -> list[LayerShape]:
-    """What each layer keeps of a token, found by running one."""
+    """Find what each layer keeps of a token, by running one."""
     found: dict[int, LayerShape] = {}
 
     def record(layer: int, k: Tensor, v: Tensor) -> None:

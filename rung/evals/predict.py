@@ -34,7 +34,7 @@ MAX_CLASSIFIED = 64  # maximum number of prompts that a classifier gets at once
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model answered, item by item.
+    """Answers of a model, item by item.
 
     Attributes:
         texts: (n,) the answers; of a classification, labels where one could be read.
@@ -59,7 +59,7 @@ def predict(
     stopping: Stopping | None = None,
     progress: Progress | None = None,
 ) -> Answers:
-    """Ask a model everything.
+    """Ask a model all examples, in the way that suits model and task.
 
     Args:
         bank: holds the model's adapter in `model.slot`.
@@ -105,7 +105,7 @@ def _choose(bank, model, examples, task, stopping, progress) -> Answers:
 def _replies(
     model: ServedModel, messages: Sequence[Message], labels: Sequence[str]
 ) -> dict[str, tuple[int, ...]]:
-    """The tokens of each label as a reply, with the end of turn.
+    """Encode each label as a reply, with the end of turn.
 
     Prompt and reply are encoded apart, so they are the same behind every prompt, and `messages` are
     any question.
@@ -119,7 +119,7 @@ def _replies(
 
 
 def told_apart(replies: Sequence[tuple[int, ...]], stop: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """Without the end of turn, unless one reply begins another: then only the end tells them apart."""
+    """Strip the end of turn, unless one reply begins another: then only it tells them apart."""
     bare = [_without_end(ids, stop) for ids in replies]
     nested = any(
         a != b and one == other[: len(one)]
@@ -158,7 +158,7 @@ def _classify(bank, model, examples, task, stopping, progress) -> Answers:
 
 
 def _read(bank, model, examples, task, stopping, progress) -> Answers:
-    """How likely the texts, or the replies behind their prompts, are to the model."""
+    """Score how likely the texts, or the replies behind their prompts, are to the model."""
     items, owners = [], []
     room = _room(bank, model)
     for i, example in enumerate(examples):
@@ -220,7 +220,7 @@ def _generate(bank, model, examples, task, stopping, progress) -> Answers:
 
 
 def _decoding(model: ServedModel, examples: Sequence[Example], task: Task) -> Decoding:
-    """Room for twice the longest reference; a base without turns ends at the line where references do.
+    """Give room for twice the longest reference; a base without turns ends where references do.
 
     What an adapter needs to reason comes from the adapter.
     """
@@ -239,7 +239,7 @@ def _decoding(model: ServedModel, examples: Sequence[Example], task: Task) -> De
 
 
 def as_label(text: str, labels: Sequence[str]) -> str:
-    """The label that a text gives, in the label's spelling; the text itself where it gives none."""
+    """Find the label that a text gives, in its own spelling; the text itself where it gives none."""
     told = _plain(text)
     for label in labels:
         if _plain(label) == told:
@@ -258,7 +258,7 @@ def _plain(text: str) -> str:
 
 
 def _pass_on(bank, model, examples, task, stopping, progress) -> Answers:
-    """Labels by the first token's log-probabilities where the server tells them, else as written."""
+    """Ask an API: labels by the first token's log-probabilities where it tells them, else as written."""
     if metrics.by_likelihood(task):
         raise ConfigError(f"'{model.name}' is behind an API, which does not say how likely a text is")
     labels = task.labels if kinds.of(task).labelled else ()

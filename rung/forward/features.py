@@ -1,6 +1,6 @@
 """Hidden states of the frozen base, computed once and shared by rungs, trials and epochs.
 
-Two ways to use them: `pooled`, a vector for each prompt at several layers (linear_probe), and
+Two ways to use them: `pooled`, a vector for each prompt at several layers (for a linear probe), and
 `Boundary`, the state of every token at one layer, from which training goes on (last_layers). Both put
 all rows into one trie, so what rows share is computed once for each pass of up to `MAX_PASS_TOKENS`.
 The passes follow from the rows alone, so that what is computed again is equal to the bit.
@@ -133,21 +133,30 @@ def pooled(
     return found
 
 
-class _Pools:
-    """What takes a trie's states (T, d) to its rows' vectors (N, d) of each pooling."""
+class Means:
+    """Means of a trie's states over paths: for each path the indices of its tokens, at least one."""
 
-    def __init__(self, trie: Trie, own: Sequence[slice], device: torch.device):
-        parts = [p[part] for p, part in zip(trie.rows, own, strict=True)]
-        self.last = torch.tensor([int(p[-1]) for p in trie.rows], device=device)
-        paths = [*trie.rows, *parts]
+    def __init__(self, paths: Sequence[np.ndarray], device: torch.device):
         starts = np.cumsum([0, *(len(p) for p in paths[:-1])])
         self.tokens = torch.from_numpy(np.concatenate(paths)).to(device)
         self.starts = torch.from_numpy(starts).to(device)
 
+    def of(self, states: Tensor) -> Tensor:
+        """(T, d) -> (paths, d)."""
+        return F.embedding_bag(self.tokens, states, self.starts, mode="mean")
+
+
+class _Pools:
+    """What takes a trie's states to its rows' vectors of each pooling."""
+
+    def __init__(self, trie: Trie, own: Sequence[slice], device: torch.device):
+        parts = [p[part] for p, part in zip(trie.rows, own, strict=True)]
+        self.last = torch.tensor([int(p[-1]) for p in trie.rows], device=device)
+        self.means = Means([*trie.rows, *parts], device)
+
     def of(self, states: Tensor) -> dict[str, Tensor]:
         """(T, d) -> (N, d) by pooling."""
-        means = F.embedding_bag(self.tokens, states, self.starts, mode="mean")
-        mean, own = means.chunk(2)
+        mean, own = self.means.of(states).chunk(2)
         return {"last": states[self.last], "mean": mean, "own": own}
 
 

@@ -78,6 +78,11 @@ class Policy:
         """Compute the log-probability of every edge, (E,), in float32 or better; differentiable."""
         return loss.edge_logprobs(self.bank, self.trie, self.hidden, self.slot)
 
+    def per_sequence(self) -> list[Tensor]:
+        """Give each sequence its supervised tokens' log-probabilities, (n,) in their order."""
+        logprobs = self.logprobs()
+        return [logprobs[torch.from_numpy(edges).to(logprobs.device)] for edges in self.edges]
+
     def sums(self) -> Tensor:
         """Add up the log-probabilities of each sequence's supervised tokens, (sequences,)."""
         logprobs = self.logprobs()

@@ -25,7 +25,7 @@ from rung.ladder.machine import settle_threads
 from rung.ladder.meter import now
 from rung.ladder.observer import ClimbObserver
 from rung.ladder.rungs import Rung
-from rung.ladder.scheme import Level, Step, next_step
+from rung.ladder.scheme import BASELINE, Level, Step, next_step
 from rung.ladder.scheme import Standing as Now
 from rung.ladder.task_context import TaskContext
 from rung.ladder.trials import Attempt, Trial, attempts_of, limit_of, stopping_at
@@ -184,7 +184,8 @@ class ClimbController:
     def _attempt(self, step: Step) -> None:
         began = now()
         left = self.left - min(self._reserve(), 0.5 * self.left)
-        limit = limit_of(step.seconds, left)
+        # Nothing can be said without the baseline: it alone may take all the time there is.
+        limit = left if step.why == BASELINE else limit_of(step.seconds, left)
         record = self.records[step.key]
         under_way = {"params": dict(step.params), "level": [step.level.share, step.level.held],
                      "seconds": step.seconds, "why": step.why}  # fmt: skip

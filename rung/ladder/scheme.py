@@ -21,6 +21,7 @@ FIRST = 0.6  # of the time that is left, for arms that have no figure yet
 WHOLE = 0.5  # of the time that is left: what one attempt may take where several could follow
 GAIN = 0.25  # of what is missing to the best possible figure, that a level more may bring
 SETTINGS_SHARE = 0.25  # of the rows: the level at which settings are told apart
+BASELINE = "baseline"  # why a step is taken: before anything else
 Params = tuple[tuple[str, object], ...]
 
 
@@ -190,7 +191,7 @@ def next_step(arms: Sequence[Arm], now: Standing) -> Step | None:
     for arm in live:
         if arm.baseline and not arm.outcomes:
             level = arm.levels[-1]
-            return Step(arm.key, arm.params, level, arm.cost(level), "baseline")
+            return Step(arm.key, arm.params, level, arm.cost(level), BASELINE)
     wanted = [a for a in live if now.everything or now.cleared is None or a.total < now.cleared]
     options = [*_first(wanted, now), *_more(wanted, now), *_settings(wanted, now)]
     fitting = [o for o in options if o.seconds <= now.left]

@@ -124,7 +124,7 @@ def _plain(study: base.Study) -> base.Study:
     """The study with rows as any server reads them: calls and functions written out."""
 
     def rows(examples: Sequence[Example]) -> list[Example]:
-        return [replace(e, messages=tuple(plain(e.messages, "weight"))) for e in examples]  # type: ignore[arg-type]
+        return [replace(e, messages=tuple(plain(e.messages, "weight"))) for e in examples]
 
     return replace(study, train=rows(study.train), validation=rows(study.validation))
 

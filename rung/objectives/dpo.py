@@ -16,13 +16,15 @@ losses than the paper's sigmoid, in the conventions of TRL:
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rung.config import knob
 from rung.objectives import base
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from rung.types import Message
 
 LOSSES = ("sigmoid", "ipo", "hinge", "robust", "sigmoid_norm")
 MEANS = ("ipo", "sigmoid_norm")  # take each log-ratio over its number of tokens
@@ -51,9 +53,7 @@ class Objective(base.Objective):
         from rung.types import Example
 
         # What both sides have in front is context: only what follows it is learnt.
-        prompt: tuple[Any, ...] = tuple(
-            {**m, "weight": 0} if m["role"] == "assistant" else m for m in item.prompt
-        )
+        prompt = [_as_context(message) for message in item.prompt]
         sides = [
             template.render(Example(messages=(*prompt, *side), origin=item.origin))
             for side in (item.chosen, item.rejected)
@@ -103,3 +103,7 @@ class Objective(base.Objective):
             right, wrong = -logsigmoid(beta * gap), -logsigmoid(-beta * gap)
             return ((1 - noise) * right - noise * wrong) / (1 - 2 * noise)
         return -logsigmoid(beta * gap)
+
+
+def _as_context(message: Message) -> Message:
+    return {**message, "weight": 0} if message["role"] == "assistant" else message

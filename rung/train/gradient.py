@@ -112,7 +112,10 @@ class Gradients:
         weight = sum(r.weight for r in rows) or 1.0
         total: list[Tensor] | None = None
         metrics: dict[str, float] = {}
-        waiting = _packed(self.launch.share(rows), self.max_tokens)
+        mine = self.launch.share(rows)
+        # A process without a row of its own computes one that counts for nothing, so that it has the
+        # same metrics to add.
+        waiting = _packed(mine or rows[:1], self.max_tokens)
         while waiting:
             if self.stopping():
                 return None
@@ -134,6 +137,8 @@ class Gradients:
                     sum_.add_(gradient, alpha=1 / self.scale)
         total = total or [torch.zeros_like(p) for p in self.parameters]
         sums = torch.tensor(list(metrics.values()), dtype=torch.float64)
+        if not mine:
+            torch._foreach_zero_([*total, sums])
         self.launch.add([*total, sums])
         means = dict(zip(metrics, sums.tolist(), strict=True))
         return Gradient(total, means, sum(r.tokens for r in rows))

@@ -85,7 +85,7 @@ def test_from_2_to_1000_labels_are_a_classification(write, count, columns):
     examples = load(DataKnobs(data=write("rows.jsonl", lines(rows)))).examples
     task = tasks.detect(examples)
     assert (task.kind, len(task.labels)) == ("classification", count)
-    assert tasks.choose(task, examples, "classification", None).labels == task.labels
+    assert tasks.settle_task(task, examples, "classification", None).labels == task.labels
 
 
 def test_numbers_and_sentences_that_repeat_are_no_labels(write):

@@ -83,8 +83,7 @@ def test_the_gradient_of_any_smooth_loss(family, method, exact, batch, seed, chu
     kept, loss_module.CHUNK = loss_module.CHUNK, chunk
     try:
         policy = Policy(bank, batch, slot)
-        logprobs = policy.logprobs()
-        parts = [logprobs[torch.from_numpy(edges)] for edges in policy.edges]
+        parts = policy.per_sequence()
         total = smooth(parts, seed)
         ours = torch.autograd.grad(total, parameters, allow_unused=True)
     finally:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rung.forward.bank import Bank
-from rung.forward.llama.inference import LlamaInference
+from rung.forward.llama.prepacked import Packing
 from rung.train.knobs import TrainKnobs
 from rung.train.optim import Optimizer
 from tests.models import tiny_adapter, tiny_model
@@ -29,7 +29,8 @@ def test_a_parameter_stored_transposed_is_updated_like_any_other():
 def test_copies_of_weights_that_an_engine_joined_are_stored_in_the_plain_order(method):
     """A climb measures a rung by an engine and trains the next one on the same base."""
     bank = Bank(tiny_model())
-    assert LlamaInference.of(bank) is not None
+    bank.prepare(Packing(rows=1), decoding=True)
+    assert bank.inference is not None
     assert not bank.model.get_parameter("model.layers.2.mlp.down_proj.weight").is_contiguous()
     adapter = tiny_adapter(bank, method)
     assert all(tensor.is_contiguous() for tensor in adapter.weights.values())

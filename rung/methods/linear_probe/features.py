@@ -14,9 +14,9 @@ from rung.types import Example, Message, Prompt
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rung.evals.probing import Chosen
     from rung.forward.features import Frame
-    from rung.forward.probe import Reading
+    from rung.methods.linear_probe.classifier import Reading
+    from rung.methods.linear_probe.fitting import Chosen
 
 POOLINGS = ("last", "mean", "own")
 SPREAD = 10  # layers that are tried before those around the best
@@ -126,13 +126,13 @@ class StateFeatures:
         return torch.cat([known, more[name]])
 
     def reading(self, name: str) -> Reading:
-        from rung.forward.probe import StateReading
+        from rung.methods.linear_probe.classifier import StateReading
 
         layer, _, pooling = name.partition(".")
         return StateReading(int(layer), pooling, self.frame)
 
     def final(self, chosen: Chosen, labels: list[str], kind: str):
-        from rung.evals.probing import final
+        from rung.methods.linear_probe.fitting import final
 
         return final(self.all(chosen.name), labels, kind, chosen)
 
@@ -148,7 +148,7 @@ class EncoderFeatures:
 
     def __post_init__(self) -> None:
         from rung.bases import encoder
-        from rung.forward.probe import encoded
+        from rung.methods.linear_probe.classifier import encoded
 
         assert self.config.encoder
         self.encoder = encoder.load(self.config.encoder)
@@ -166,12 +166,12 @@ class EncoderFeatures:
         return self.vectors
 
     def reading(self, name: str) -> Reading:
-        from rung.forward.probe import EncoderReading
+        from rung.methods.linear_probe.classifier import EncoderReading
 
         return EncoderReading(self.encoder)
 
     def final(self, chosen: Chosen, labels: list[str], kind: str):
-        from rung.evals.probing import final
+        from rung.methods.linear_probe.fitting import final
 
         return final(self.vectors[: len(labels)], labels, kind, chosen)
 

@@ -19,17 +19,17 @@ from rung.data.conversation import Conversation
 from rung.errors import ArtefactError, MethodMisfit
 from rung.evals import kinds
 from rung.methods import base, layers
-from rung.methods.probe_features import CHOOSE_ROWS, POOLINGS, ROOM, SPREAD, Rows, features
+from rung.methods.linear_probe.features import CHOOSE_ROWS, POOLINGS, ROOM, SPREAD, Rows, features
 from rung.methods.workload import ENCODER_TOKENS, PASS_TOKENS, Shape, Workload, classifier_fit
 from rung.types import Example, Message, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rung.evals.probing import Chosen
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
-    from rung.forward.probe import Reading
+    from rung.methods.linear_probe.classifier import Reading
+    from rung.methods.linear_probe.fitting import Chosen
 
 SYSTEM = ("system", "developer")
 FOLDS_AND_FIT, STRENGTHS = 4, 4  # fits of a candidate, and values of C
@@ -132,9 +132,9 @@ class Method(base.Method):
         )  # states of one pass, and of the one before
 
     def fit(self, study: base.Study, config: Knobs) -> base.Fitted:
-        from rung.evals.probing import choose
         from rung.forward.adapter import Adapter
-        from rung.forward.probe import Probe
+        from rung.methods.linear_probe.classifier import Probe
+        from rung.methods.linear_probe.fitting import choose
 
         train, validation = Rows.of(study, study.train), Rows.of(study, study.validation)
         if len(set(train.labels)) < 2:
@@ -152,7 +152,7 @@ class Method(base.Method):
         return base.Fitted(adapter, _metrics(probe, chosen, read, validation))
 
     def to_files(self, adapter: Adapter, bank: Bank, config: Knobs):
-        from rung.forward.probe import EncoderReading, Probe, StateReading
+        from rung.methods.linear_probe.classifier import EncoderReading, Probe, StateReading
 
         probe = adapter.classifier
         assert isinstance(probe, Probe)
@@ -169,7 +169,7 @@ class Method(base.Method):
 
     def from_files(self, settings: dict[str, Any], tensors: dict[str, Tensor], bank: Bank) -> Adapter:
         from rung.forward.adapter import Adapter
-        from rung.forward.probe import Probe
+        from rung.methods.linear_probe.classifier import Probe
 
         labels, system = _labels(settings), settings.get("system", "")
         if not isinstance(system, str):
@@ -236,7 +236,7 @@ def _reading(settings: dict[str, Any], bank: Bank) -> tuple[Reading, int]:
     """
     from rung.bases import encoder
     from rung.forward.features import Frame
-    from rung.forward.probe import EncoderReading, StateReading
+    from rung.methods.linear_probe.classifier import EncoderReading, StateReading
 
     said = settings.get("encoder")
     if isinstance(said, dict):
