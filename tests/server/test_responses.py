@@ -41,7 +41,7 @@ def live(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RUNG_HOME", str(tmp_path_factory.mktemp("responses")))
         patch.delenv("RUNG_STORE", raising=False)
-        served = serve(engine_of(tiny_llama(), ("lora",)))
+        served = serve(engine_of(tiny_llama(max_position_embeddings=1024), ("lora",)))
         yield served
         served.stop()
 

@@ -52,3 +52,15 @@ def test_a_rung_is_updated_where_it_is(store: Store, base, quotes) -> None:
     (found,) = store.climbs.rungs(climb.id)
     assert (found.status, found.place, found.items) == ("running", 3, rung.items)
     assert store.climbs.rungs(climb.id, items=False)[0].items == {}
+
+
+def test_the_code_expects_the_newest_migration() -> None:
+    """Else a store of the last release would never get the newest tables."""
+    from importlib.resources import files
+
+    from rung.store.schema import HEAD
+
+    found = [
+        f.name[:4] for f in files("rung.store.migrations.versions").iterdir() if f.name[:4].isdigit()
+    ]
+    assert max(found) == HEAD
