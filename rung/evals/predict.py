@@ -259,7 +259,7 @@ def _plain(text: str) -> str:
 
 
 def _pass_on(bank, model, examples, task, stopping, progress) -> Answers:
-    """Ask an API: labels by the first token's log-probabilities where it tells them, else as written."""
+    """Ask an API: labels by its first token's log-probabilities if it tells them, else as written."""
     if metrics.by_likelihood(task):
         raise ConfigError(f"'{model.name}' is behind an API, which does not say how likely a text is")
     labels = task.labels if task.kind == "classification" else ()
