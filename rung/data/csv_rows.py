@@ -116,6 +116,8 @@ def _unquoted(dialect: Dialect, text: str, kept: str) -> Dialect:
     plain = Dialect(dialect.separator, quoted=False)
     width, lone = 0, False
     for _, cells in plain.records(text, kept):
+        if not width and all(len(c) > 1 and c[0] == c[-1] == '"' for c in cells):
+            return dialect  # whoever quotes the names of columns quotes cells
         width = width or len(cells)
         if len(cells) != width:
             return dialect  # a quoted cell holds a line's end, or a tab

@@ -123,6 +123,11 @@ def as_csv(rows, separator=",", end="\n", quoting=csv.QUOTE_MINIMAL) -> str:
     return out.getvalue()
 
 
+def test_a_quoted_cell_may_end_its_line_before_a_tab(write):
+    rows = [{"A": ";", "AA": ";"}, {"A": ";", "AA": ";\n\t"}]
+    assert rows_of(write("rows.csv", as_csv(rows, "\t", "\n", csv.QUOTE_ALL).encode())) == rows
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 @SLOW
 @given(
