@@ -258,7 +258,7 @@ def _plain(text: str) -> str:
 
 
 def _pass_on(bank, model, examples, task, stopping, progress) -> Answers:
-    """Ask an API: labels by the first token's log-probabilities where it tells them, else as written."""
+    """Ask an API: labels by the first token's log-probabilities where told, else as written."""
     if metrics.by_likelihood(task):
         raise ConfigError(f"'{model.name}' is behind an API, which does not say how likely a text is")
     labels = task.labels if kinds.of(task).labelled else ()

@@ -372,7 +372,7 @@ class ClimbController:
         room = max(self.left - end, LATE * self.knobs.budget.seconds)
         examination = Examination(
             self.bench, self.store, self.rungs, self.records, self.record.name, self._put,
-            self.watcher.stage,
+            self.watcher.stage, self.watcher.note,
         )  # fmt: skip
         found = examination.run({key: self.arms.answer_seconds(key) for key in keys}, room)
         self.working += now() - began

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rung.artefacts import folders
-from rung.errors import OutOfTime, StoreError
+from rung.errors import OutOfTime, RungError, StoreError
 from rung.evals.compare import Comparison, compare
 from rung.evals.measure import Measured
 from rung.forward.adapter import Adapter
@@ -33,7 +32,7 @@ class Examination:
 
     Attributes:
         records: the climb's rows by key. name: of the climb, which begins its models' names.
-        put: keeps a changed row. stage: told what is measured.
+        put: keeps a changed row. stage: told what is measured. note: told what could not be.
     """
 
     bench: TaskContext
@@ -43,6 +42,7 @@ class Examination:
     name: str
     put: Callable[[RungRecord], None]
     stage: Callable[[str], None]
+    note: Callable[[str], None]
 
     def run(self, each: Mapping[str, float], room: float) -> dict[str, Measured]:
         """Figures by rung, the first of them on as many rows as fit; who had no time is left out.
@@ -58,8 +58,12 @@ class Examination:
             if found and fits < MIN_TEST_ROWS:
                 continue
             rows = min(len(self.bench.test), max(MIN_TEST_ROWS, fits))
-            with contextlib.suppress(OutOfTime):
+            try:
                 found[key] = self._measure(key, rows, until)
+            except OutOfTime:
+                continue
+            except RungError as fault:  # one model's trouble with one row is not the climb's
+                self.note(f"{key} could not be measured on the test rows: {fault}")
         return found
 
     def _measure(self, key: str, rows: int, until: float) -> Measured:
