@@ -26,7 +26,7 @@ from rung.forward.trie import Sequence as Row
 from rung.forward.trie import Trie
 
 MAX_PASS_TOKENS = 1024  # of a trie; with more, what a layer passes on leaves the processor's caches
-MIN_PACKED_TOKENS = 8192  # of all rows, from which on laying the weights out for long passes pays
+MIN_PACKED_TOKENS = 4096  # of all rows, from which on laying the weights out for long passes pays
 POOLINGS = ("last", "mean", "own")
 Stopping = Callable[[], bool]
 
