@@ -6,7 +6,7 @@ ENV := .venv/.stamp
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help env lint format test test-faults quickstart bench-train bench-eval bench-features bench-before \
+.PHONY: help env lint format test test-quick test-faults quickstart bench-train bench-eval bench-features bench-before \
 	harness-server soak bench-serve clean
 
 help:  ## show this list
@@ -36,6 +36,16 @@ format: $(ENV)  ## rewrite the code in the project's style
 
 test: $(ENV)  ## every test but the slow ones and those for a GPU
 	@$(BIN)/pytest -m "not slow and not gpu" -n $(WORKERS) --dist loadfile
+
+# Folders whose tests compute little; `make test` runs the others too.
+QUICK := tests/test_config.py tests/test_registry.py tests/test_project.py tests/data tests/store tests/exports \
+	tests/objectives tests/evals/test_metrics.py tests/evals/test_tasks.py tests/evals/test_intervals.py \
+	tests/forward/test_trie.py tests/forward/test_loss.py tests/ladder/test_verdict.py tests/ladder/test_bar.py \
+	tests/engine/test_scheduler.py tests/engine/test_wait_queue.py tests/engine/test_kv_cache.py \
+	tests/engine/test_prefix_cache.py tests/engine/test_stop_strings.py tests/server/test_parameters.py
+
+test-quick: $(ENV)  ## the tests that compute little, in under a minute
+	@$(BIN)/pytest -m "not slow and not gpu and not wheel and not faults" -n $(WORKERS) --dist loadfile $(QUICK)
 
 test-faults: $(ENV)  ## faults injected into real processes, the slow ones too
 	@$(BIN)/pytest -m "faults and not gpu"

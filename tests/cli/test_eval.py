@@ -61,8 +61,8 @@ def test_models_of_two_bases_in_one_call(studio, ask, monkeypatch, choices, good
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--metric", "acuracy"), "no metric 'acuracy', did you mean 'accuracy'"),
-        (("--task", "classify"), "no task 'classify'"),
+        (("--metric", "acuracy"), "there is no acuracy, did you mean 'accuracy'"),
+        (("--task", "classify"), "--task is 'classify', did you mean 'classification'"),
         (("--part", "tset"), "--part is 'tset', did you mean 'test'"),
         (("--items", "0"), "--items is 0"),
         (("--test", "0"), "the test part has no rows"),
