@@ -255,7 +255,8 @@ def _server(checkout: Path, path: Path) -> Iterator[int]:
     with (FOLDER / "serve.log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "bench.serve_rung", str(path), str(port)], cwd=checkout,
-            env=_environment(checkout), stdout=log, stderr=subprocess.STDOUT, process_group=0,
+            # A store of its own: the older checkout refuses one that the newer has migrated.
+            env=_environment(checkout) | {"RUNG_HOME": str(FOLDER / f"home-{checkout.name}")}, stdout=log, stderr=subprocess.STDOUT, process_group=0,
         )  # fmt: skip
         try:
             serve.wait_for(port, process, log.name)

@@ -83,6 +83,7 @@ def job(base: str, template: Any, folder: Path, count: int) -> Path:
         steps += [order[i : i + BATCH] for i in range(0, len(order) - BATCH + 1, BATCH)]
     content = {
         "name": "last_layers",
+        "method": "last_layers",
         "base": base,
         "layers": LAYERS,
         "out": str(folder / "trained"),

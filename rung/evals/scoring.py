@@ -83,6 +83,7 @@ def score(
     """
     paths = _paths(items)
     scores = [[0.0] * len(item.answers) for item in items]
+    bank.join()
     walk = _Walk(bank, slot, max_tokens)
     at = 0
     while at < len(paths):

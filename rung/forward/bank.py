@@ -295,6 +295,16 @@ class Bank(Backbone):
         if not self.inference.agrees():
             self.__dict__["inference"] = None
 
+    def join(self) -> None:
+        """Join the weights of projections that read the same input, for many passes without gradients.
+
+        They stay the base's own parameters, as views; a second call does nothing.
+        """
+        if self.inference is not None and not self.inference.joins:
+            self.inference.join()
+            if not self.inference.agrees():
+                self.__dict__["inference"] = None
+
     def forget_arrangements(self) -> None:
         """Give back the memory in which adapters are arranged for passes without gradients."""
         if (inference := self.__dict__.get("inference")) is not None:

@@ -129,6 +129,11 @@ class LlamaInference:
 
     # --- weights ----------------------------------------------------------------------------------
 
+    @property
+    def joins(self) -> bool:
+        """Whether the weights are joined already."""
+        return all(layer.joined for layer in self.layers)
+
     def join(self) -> None:
         """Make the projections of each group views into one weight, for steps of few tokens."""
         with torch.inference_mode(False):  # a later training must be able to use them
