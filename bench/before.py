@@ -253,10 +253,11 @@ def _server(checkout: Path, path: Path) -> Iterator[int]:
 
     port = serve.free_port()
     with (FOLDER / "serve.log").open("w") as log:
+        # A store of its own: the older checkout refuses one that the newer has migrated.
+        home = {"RUNG_HOME": str(FOLDER / f"home-{checkout.name}")}
         process = subprocess.Popen(
             [sys.executable, "-m", "bench.serve_rung", str(path), str(port)], cwd=checkout,
-            # A store of its own: the older checkout refuses one that the newer has migrated.
-            env=_environment(checkout) | {"RUNG_HOME": str(FOLDER / f"home-{checkout.name}")}, stdout=log, stderr=subprocess.STDOUT, process_group=0,
+            env=_environment(checkout) | home, stdout=log, stderr=subprocess.STDOUT, process_group=0,
         )  # fmt: skip
         try:
             serve.wait_for(port, process, log.name)
