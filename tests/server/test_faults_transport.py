@@ -134,6 +134,8 @@ def test_a_request_that_waits_too_long_is_told_when_to_come_back(monkeypatch):
     try:
         with httpx.Client(base_url=served.url, timeout=60) as http:
             long = text(prompt="x", max_tokens=480, temperature=2.0)[1] | {"stream": True}
+            never = {str(i): -100 for i in served.engine.model("base").stop_ids}  # it must not end
+            long["logit_bias"] = never
             body = {"model": "base", "prompt": "x", "max_tokens": 1}
             with http.stream("POST", TEXT, json=long) as stream:
                 lines = stream.iter_lines()
