@@ -292,8 +292,7 @@ class Bank(Backbone):
         if decoding:
             self.inference.join()
         self.inference.pack(packing, head=decoding)
-        if not self.inference.agrees():
-            self.__dict__["inference"] = None
+        self._check_inference()
 
     def join(self) -> None:
         """Join the weights of projections that read the same input, for many passes without gradients.
@@ -302,8 +301,12 @@ class Bank(Backbone):
         """
         if self.inference is not None and not self.inference.joins:
             self.inference.join()
-            if not self.inference.agrees():
-                self.__dict__["inference"] = None
+            self._check_inference()
+
+    def _check_inference(self) -> None:
+        """Leave the fast pass to the base's own layers where it no longer agrees with them."""
+        if self.inference is not None and not self.inference.agrees():
+            self.__dict__["inference"] = None
 
     def forget_arrangements(self) -> None:
         """Give back the memory in which adapters are arranged for passes without gradients."""

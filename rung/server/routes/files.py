@@ -23,7 +23,6 @@ from rung.store.files import fresh_id, place
 from rung.store.records import stamp
 from rung.store.serving import FileRecord, unix
 
-PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 Purpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
 HOUR, MONTH = 3600, 2_592_000  # seconds that a file may last, at least and at most
 NAME = 255  # characters of a file's name that are kept
