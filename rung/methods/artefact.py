@@ -2,7 +2,7 @@
 
 Files: `adapter_config.json` and `adapter_model.safetensors`, or `settings.json` and
 `weights.safetensors` for methods that PEFT does not know (whichever of the two they have); what a
-method's `to_folder` adds, such as the index of its documents; `rung.json` with what else is needed to
+method's `to_folder` adds, such as the index of its documents; the head of a reward model; `rung.json` with what else is needed to
 understand them; tokenizer and template; `generation_config.json`. The manifest and the card come from
 the store.
 """
@@ -10,6 +10,7 @@ the store.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from rung.data import Template
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
+    from rung.forward.reward_head import RewardHead
     from rung.types import BaseInfo
 
 ABOUT = "rung.json"
@@ -55,6 +57,8 @@ def save(
     settings, tensors = method.to_files(adapter, bank, config)
     write_adapter(folder, method, settings, tensors, base)
     method.to_folder(adapter, folder)
+    if adapter.reward is not None:
+        adapter.reward.write(folder)
     template.save(folder)
     if method.own_base:
         method.to_base(adapter, bank, folder)
@@ -145,7 +149,16 @@ def load(folder: Path, bank: Bank) -> tuple[Adapter, dict[str, Any]]:
         tensors = load_file(_there(folder / "adapter_model.safetensors"))
     adapter = method.from_files(settings, tensors, bank)
     method.from_folder(adapter, folder)
+    adapter.reward = _reward_head(folder, bank)
     return adapter, known
+
+
+def _reward_head(folder: Path, bank: Bank) -> RewardHead | None:
+    """The head of a reward model, on the bank's device."""
+    from rung.forward.reward_head import RewardHead
+
+    head = RewardHead.read(folder, bank.width, bank.vocabulary, bank.layers.count)
+    return head and replace(head, weight=head.weight.to(bank.device))
 
 
 def _own(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
