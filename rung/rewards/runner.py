@@ -78,6 +78,7 @@ def load(setup):
     elif "file" in setup:
         sys.path.insert(0, os.path.dirname(os.path.abspath(setup["file"])))
         spec = importlib.util.spec_from_file_location("reward", setup["file"])
+        assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         space = vars(module)

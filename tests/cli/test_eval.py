@@ -92,6 +92,7 @@ def test_answers_are_scored_by_rewards(studio, ask, monkeypatch, good):
     assert found.code == 0, found.err
     (model,) = json.loads(found.out)["models"]
     assert model["metric"] == "reward" and model["items"] == [2.0, 2.0, 2.0] and model["value"] == 2.0
-    assert "scored none of 3" in ask(*shown, "--reward", "length:5t").refused()
+    nothing = ask(*shown, "--reward", "length:5t")
+    assert nothing.code == 2 and nothing.err.endswith("rung: reward length scored none of 3 answers\n")
     assert "did you mean 'number'" in ask(*shown, "--reward", "numbr").refused()
     assert "exclude each other" in ask(*shown, "--reward", "exact", "--metric", "chrf").refused()
