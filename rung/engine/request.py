@@ -56,6 +56,8 @@ class GenerationRequest:
         stop_ids: tokens that end the answer; None takes the model's own.
         logprobs: how many of the likeliest tokens to return with each drawn one, beside its own
             log-probability; 0 returns its own alone, None nothing.
+        as_drawn: told log-probabilities are those of the distribution that tokens are drawn from, behind
+            penalties, temperature and what is cut off; else those of the model, before all of it.
         prompt_logprobs: the same for the prompt's tokens; with it `max_tokens` may be 0.
         constraint: what the answer must look like, made by `Engine.constraint`.
         deadline: seconds from submission within which the answer must be finished; None: no limit.
@@ -67,6 +69,7 @@ class GenerationRequest:
     decoding: Decoding = field(default_factory=Decoding)
     stop_ids: tuple[int, ...] | None = None
     logprobs: int | None = None
+    as_drawn: bool = False
     prompt_logprobs: int | None = None
     constraint: Constraint | None = None
     deadline: float | None = None

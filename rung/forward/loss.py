@@ -8,14 +8,17 @@ by then: its backward pass is the same cross-entropy, each edge weighted by its 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rung.forward.trie import Trie
+
+# Probabilities (n, V) -> which of them may be drawn, (n, V) of bool.
+Keep = Callable[[Tensor], Tensor]
 
 CHUNK = 1 << 23  # logits held at once; 32 MiB in float32, which stays near the caches
 
@@ -39,32 +42,56 @@ def cross_entropy(
     return total, float(correct)
 
 
-def edge_logprobs(bank: Any, trie: Trie, hidden: Tensor, slot: int) -> Tensor:
+def edge_logprobs(
+    bank: Any,
+    trie: Trie,
+    hidden: Tensor,
+    slot: int,
+    temperature: float = 1.0,
+    keep: Keep | None = None,
+) -> Tensor:
     """Compute log-probabilities (E,) of a trie's edges, differentiable once, in float32 or better.
 
     Args:
         hidden, slot: as for `cross_entropy`.
+        temperature: divides the logits, as in drawing.
+        keep: what can be drawn, as in drawing; the targets count among it in any case, so that one
+            which falls out of it when the weights have moved keeps a finite value.
     """
     args, shape = _edges_of(bank, trie, hidden, slot)
-    return _LogProbs.apply(*args, shape)
+    return _LogProbs.apply(*args, replace(shape, temperature=temperature, keep=keep))
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """What a base does to its raw logits."""
+    """What a base, and a way to draw, do to raw logits."""
 
     softcap: float | None
     scale: float
+    temperature: float = 1.0
+    keep: Keep | None = None
 
     def logits(self, raw: Tensor) -> Tensor:
         """In float32 or better, and in memory of its own where `back` needs the raw ones."""
         out = raw.to(_exact(raw.dtype))
         if self.scale != 1.0:
             out = out * self.scale
-        return torch.tanh(out / self.softcap) * self.softcap if self.softcap else out
+        if self.softcap:
+            out = torch.tanh(out / self.softcap) * self.softcap
+        return out if self.temperature == 1.0 else out / self.temperature
+
+    def cut(self, logits: Tensor, at: Tensor, to: Tensor) -> Tensor:
+        """Put what cannot be drawn out of reach, other than the targets `to` of the rows `at`."""
+        if self.keep is None:
+            return logits
+        kept = self.keep(torch.softmax(logits, -1))
+        kept[at, to] = True
+        return logits.masked_fill(~kept, float("-inf"))
 
     def back(self, grad: Tensor, raw: Tensor) -> Tensor:
         """The gradient of the raw logits."""
+        if self.temperature != 1.0:
+            grad = grad / self.temperature
         if self.softcap:
             grad = grad * (1 - torch.tanh(raw.to(grad.dtype) * self.scale / self.softcap) ** 2)
         return grad * self.scale if self.scale != 1.0 else grad
@@ -122,8 +149,8 @@ def _weighted(
     per_source.index_add_(0, which, edge_weight)
     weight_here = weight.to(hidden.dtype)
     for part, raw, edges in _chunks(hidden, weight_here, bias, which):
-        logits = shape.logits(raw)
         at, to, w = which[edges] - part.start, target[edges], edge_weight[edges]
+        logits = shape.cut(shape.logits(raw), at, to)
         picked = logits[at, to]
         peak = logits.amax(1, keepdim=True)
         if accuracy:
@@ -171,8 +198,8 @@ class _LogProbs(torch.autograd.Function):
     def forward(ctx, hidden, weight, bias, which, target, shape):
         found = torch.empty(len(which), dtype=_exact(hidden.dtype), device=hidden.device)
         for part, raw, edges in _chunks(hidden, weight.to(hidden.dtype), bias, which):
-            logits = shape.logits(raw)
             at = which[edges] - part.start
+            logits = shape.cut(shape.logits(raw), at, target[edges])
             found[edges] = logits[at, target[edges]] - torch.logsumexp(logits, 1)[at]
         ctx.save_for_backward(hidden, weight, bias, which, target)
         ctx.shape = shape

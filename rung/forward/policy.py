@@ -74,9 +74,13 @@ class Policy:
         """
         return loss.cross_entropy(self.bank, self.trie, self.hidden, self.slot, accuracy)
 
-    def logprobs(self) -> Tensor:
-        """Compute the log-probability of every edge, (E,), in float32 or better; differentiable."""
-        return loss.edge_logprobs(self.bank, self.trie, self.hidden, self.slot)
+    def logprobs(self, temperature: float = 1.0, keep: loss.Keep | None = None) -> Tensor:
+        """Compute the log-probability of every edge, (E,), in float32 or better; differentiable.
+
+        Args:
+            temperature, keep: of the distribution that tokens are drawn from, see `edge_logprobs`.
+        """
+        return loss.edge_logprobs(self.bank, self.trie, self.hidden, self.slot, temperature, keep)
 
     def per_sequence(self) -> list[Tensor]:
         """Give each sequence its supervised tokens' log-probabilities, (n,) in their order."""
