@@ -96,7 +96,8 @@ class Method(ABC):
         weightless: whether its adapters are words alone, which no other tool could load.
         classifies: whether its adapters read a label off the base's states, without generating a token.
         scores: whether `fit` makes a reward model of pairs.
-        baseline: whether it does without the base and so is what every other method has to beat.
+        baseline: whether it does without the base and so is what every other method has to beat. A
+            climb fits it before the base is loaded: its study has neither bank nor template.
         defaults: values for the training knobs that suit this method better than the general ones.
         search: knobs worth trying at other values, the default first, for a climb that has the time.
     """

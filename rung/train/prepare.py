@@ -101,10 +101,25 @@ def read(knobs: DataKnobs, stage: Stage, wants: RowKind | None = "replies") -> t
     return dataset, split(dataset, knobs)
 
 
-def open_base(run: RunKnobs, dataset: Dataset, splits: Splits, stage: Stage) -> Prepared:
-    """The base in memory, with its template, beside data that was read."""
+def find_base(run: RunKnobs, splits: Splits) -> BaseInfo:
+    """Find the base, fetched and converted, without loading it; data is what a fresh one is made for.
+
+    Raises:
+        BaseNotFound, ArtefactError: as `bases.resolve`.
+    """
+    return bases.resolve(run.base, data=_texts(splits))
+
+
+def open_base(
+    run: RunKnobs, dataset: Dataset, splits: Splits, stage: Stage, info: BaseInfo | None = None
+) -> Prepared:
+    """The base in memory, with its template, beside data that was read.
+
+    Args:
+        info: what `find_base` found already.
+    """
     stage(f"loading {run.base}")
-    info = bases.resolve(run.base, data=_texts(splits))
+    info = info or find_base(run, splits)
     base = bases.load(info, dtype=run.dtype, device=run.device, quantize=run.quantize)
     model = launch.get(run.launch).shard(base.model)
     template = Template.of(base.tokenizer, generation_config=model.generation_config)
