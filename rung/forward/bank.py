@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from rung.errors import ArtefactError
-from rung.forward import padded, selfcheck
+from rung.forward import attention, padded, probe, selfcheck
 from rung.forward.adapter import Adapter
 from rung.forward.attention import Plan, TriePlan, register
-from rung.forward.backbone import Backbone, Head, Record
+from rung.forward.backbone import Backbone, Head, ModelHead, Record
 from rung.forward.layer_range import LayerRange
 from rung.forward.llama import training
 from rung.forward.llama.inference import LlamaInference
@@ -48,7 +48,8 @@ class Bank(Backbone):
         self._training: bool | None = None  # whether layers train in two steps; None: not tried
         self._own_attention = model.config._attn_implementation
         register()
-        self.why_not = self._switch_attention()
+        self.findings = probe.examine(self, self._switch_attention)
+        self.why_not = self.findings.trie
 
     def close(self) -> None:
         """Give the model back as it was, for another bank to hold; this one is of no use then."""
@@ -143,6 +144,8 @@ class Bank(Backbone):
         for name, tensor in adapter.weights.items():
             if name not in own or own[name].shape != tensor.shape:
                 raise ArtefactError(f"the base has no parameter {name} of shape {tuple(tensor.shape)}")
+        if adapter.embeddings is not None and self.findings.virtual is not None:
+            raise ArtefactError(f"this base takes no virtual tokens: {self.findings.virtual}")
         if adapter.embeddings is not None and adapter.embeddings.shape[1] != self.width:
             raise ArtefactError(
                 f"virtual tokens are {adapter.embeddings.shape[1]} wide, the base's {self.width}"
@@ -158,7 +161,7 @@ class Bank(Backbone):
                 soft[slot] = len(adapter.embeddings)
             if adapter.keys_values is not None:
                 prefix[slot] = adapter.keys_values.shape[2]
-        return Trie.build(sequences, soft, prefix, prune)
+        return Trie.build(sequences, soft, prefix, prune, self.shares)
 
     def forward(
         self,
@@ -185,8 +188,7 @@ class Bank(Backbone):
         if not self.carries_trie:
             if record is not None or front is not None:
                 raise NotImplementedError(self.why_not)
-            embeddings = self.embed(trie.ids, Slots(trie.slots))
-            hidden = padded.forward(self, trie, embeddings, self.front(trie))
+            hidden = padded.forward(self, trie, self.entering(trie), self.front(trie))
             return hidden if read is None else hidden[torch.from_numpy(read)]
         plan = TriePlan(trie, {**self.front(trie), **(front or {})}, record)
         embeddings = self.embed(trie.ids, plan.slots)
@@ -221,8 +223,7 @@ class Bank(Backbone):
                 carry tries, when rows belong to adapters.
         """
         if not self.carries_trie:
-            embeddings = self.embed(trie.ids, Slots(trie.slots))
-            return padded.states(self.layers, trie, embeddings, wanted)
+            return padded.states(self.layers, trie, self.entering(trie), wanted)
         plan = TriePlan(trie, self.front(trie))
         embeddings, positions = self.embed(trie.ids, plan.slots), trie.positions.to(self.device)
         return self._implementation(plan).states(embeddings, positions, plan, wanted)
@@ -318,6 +319,8 @@ class Bank(Backbone):
     def logits(self, hidden: Tensor, slots: Slots | Iterable[int]) -> Tensor:
         """(N, d) and each row's slot -> (N, vocabulary), each through its own adapter's head."""
         slots = slots if isinstance(slots, Slots) else Slots(list(slots))
+        if self.findings.head is not None:
+            return self.model_head().logits(hidden, slots)
         # All that share the base's own output layer go through it at once: its weights are read once.
         own = [s for s in slots.present if self._owns_weights(s)]
         if not own:
@@ -341,8 +344,10 @@ class Bank(Backbone):
         adapter = self.adapters.get(slot)
         return adapter is not None and bool(adapter.weights)
 
-    def head(self, slot: int) -> Head:
+    def head(self, slot: int) -> Head | ModelHead:
         """The output layer of a slot."""
+        if self.findings.head is not None:
+            return self.model_head(slot)
         head, adapter = self.own_head(), self.adapters.get(slot)
         if adapter is not None and adapter.weights:
             own, weight, bias = adapter.weights, head.weight, head.bias
@@ -369,6 +374,7 @@ class Bank(Backbone):
         plan = TriePlan(trie, record=lambda layer, k, v: seen.append(layer))
         embeddings, positions = self.embed(trie.ids, plan.slots), trie.positions.to(self.device)
         self.model.set_attn_implementation("rung")
+        self._compare_windows()
         ours = self.run_own(embeddings, positions, plan)
         if sorted(seen) != list(range(self.config.num_hidden_layers)):
             raise NotImplementedError("not every layer attends through the shared interface")
@@ -376,3 +382,23 @@ class Bank(Backbone):
         own = padded.forward(self, trie, embeddings)
         self.model.set_attn_implementation("rung")
         return [(ours, own)]
+
+    def _compare_windows(self) -> None:
+        """Raise NotImplementedError where a mask hides what its layer's attention is not told of."""
+        told = _Windows()
+        with attention.noting_masks() as masked:
+            self.answer_tiny(told)
+        if not masked <= told.windows:
+            raise NotImplementedError("its windows stand in masks alone")
+
+
+class _Windows(TriePlan):
+    """A plan of two tokens that notes the windows that layers attend with."""
+
+    def __init__(self) -> None:
+        super().__init__(Trie.build([Sequence((0, 1))]))
+        self.windows: set[int | None] = set()
+
+    def attend(self, layer, q, k, v, scaling, window=None, softcap=None):  # noqa: D102
+        self.windows.add(window or None)
+        return super().attend(layer, q, k, v, scaling, window, softcap)
