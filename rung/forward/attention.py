@@ -249,6 +249,8 @@ def attention(module, query, key, value, attention_mask, scaling=None, **kwargs)
     plan: Plan = holder.plan
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = kwargs.get("sliding_window")
+    if getattr(attention_mask, "window", window) != window:
+        raise NotImplementedError("its windows stand in masks alone")
     layer = module.layer_idx
     return plan.attend(layer, query, key, value, scaling, window, kwargs.get("softcap")), None
 
@@ -260,7 +262,8 @@ QUERIES = (FAR, FAR + 12345)  # where what a mask shows is looked at; two, since
 @contextlib.contextmanager
 def noting_masks() -> Iterator[set[int | None]]:
     """Note the windows of the masks that a model asks transformers for while this lasts: how many tokens
-    back a token sees, None for all.
+    back a token sees, None for all. What the model is given in return carries its window too, so that
+    `attention` can compare it with what the layer tells; a model that changes it is given up on there.
 
     Raises:
         NotImplementedError: from within the model's forward, for a mask that is no window.
@@ -269,8 +272,11 @@ def noting_masks() -> Iterator[set[int | None]]:
 
     windows: set[int | None] = set()
 
-    def note(*args: Any, mask_function: Any, **kwargs: Any) -> None:
-        windows.add(_window(mask_function))
+    def note(*args: Any, mask_function: Any, q_length: int, kv_length: int, **kwargs: Any) -> Tensor:
+        windows.add(window := _window(mask_function))
+        mask: Any = torch.ones(1, 1, q_length, kv_length, dtype=torch.bool).tril()
+        mask.window = window
+        return mask
 
     known = ALL_MASK_ATTENTION_FUNCTIONS._global_mapping
     known["rung"] = note
