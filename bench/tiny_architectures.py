@@ -17,13 +17,15 @@ SMALL: dict[str, Any] = {
     "encoder_layers": 2, "num_decoder_layers": 2,
     "num_attention_heads": 4, "n_head": 4, "n_heads": 4, "num_heads": 4, "decoder_attention_heads": 4,
     "encoder_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "attention_head_size": 8,
-    "decoder_ffn_dim": 48, "encoder_ffn_dim": 48, "ffn_dim": 48, "dff": 48, "n_inner": 48, "d_inner": 48,
+    "decoder_ffn_dim": 48, "encoder_ffn_dim": 48, "ffn_dim": 48, "dff": 48, "n_inner": 48,
+    "d_inner": 48,
     "ffn_hidden_size": 48, "moe_intermediate_size": 16, "expert_ffn_hidden_size": 16,
     "shared_expert_intermediate_size": 16, "intermediate_size_mlp": 48, "shared_intermediate_size": 16,
     "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "moe_num_experts": 4,
     "num_experts_per_tok": 2, "moe_k": 2, "moe_topk": 2, "n_shared_experts": 1, "num_shared_experts": 1,
     "n_group": 1, "topk_group": 1, "num_expert_group": 1, "first_k_dense_replace": 1,
-    "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8,
+    "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
     "index_n_heads": 2, "index_head_dim": 8, "index_topk": 64,
     "state_size": 8, "mamba_d_state": 8, "ssm_state_size": 8, "mamba_expand": 2, "mamba_d_head": 8,
     "mamba_n_heads": 8, "mamba_n_groups": 1, "mamba_dt_rank": 4, "mamba_chunk_size": 16,
@@ -40,11 +42,12 @@ SMALL: dict[str, Any] = {
 ZERO = ("dropout", "_pdrop", "dropout_prob", "layerdrop", "resid_drop", "attn_drop", "embd_drop")
 # Lists with an entry per layer are cut to what the tiny model has.
 BY_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers", "block_types", "layers_block_type")
-HYBRID = {"layer_types": ["linear_attention", "full_attention"]}
+ALTERNATING = ["sliding_attention", "full_attention"] * 2
 OWN: dict[str, dict[str, Any]] = {
     "gpt2": {"n_inner": None}, "gpt-sw3": {"n_inner": None}, "gpt_bigcode": {"n_inner": None},
     "gptj": {"n_inner": None}, "codegen": {"n_inner": None},
-    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 16, "intermediate_size": None},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 16,
+                "intermediate_size": None},
     "mamba2": {"num_heads": 8, "head_dim": 8, "expand": 2},
     "falcon": {"head_dim": None}, "xlstm": {"v_head_dim": None, "num_heads": 4, "qk_dim_factor": 0.5},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False,
@@ -53,14 +56,16 @@ OWN: dict[str, dict[str, Any]] = {
     "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
     "nemotron_h": {"layer_types": None, "layers_block_type": ["mamba", "attention"]},
     "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 8, "mamba_d_head": 8},
-    "minicpm3": {"logits_scaling": None}, "zaya": {"num_experts_per_tok": 1}, "reformer": {"is_decoder": True},
+    "minicpm3": {"logits_scaling": None}, "zaya": {"num_experts_per_tok": 1},
+    "reformer": {"is_decoder": True},
     "gemma4_assistant": {"hidden_size_per_layer_input": 0}, "roc_bert": {"pronunciation_vocab_size": 40,
     "shape_vocab_size": 40},
-    "gemma3n_text": {"num_hidden_layers": 4, "num_kv_shared_layers": 2, "layer_types":
-                     ["sliding_attention", "full_attention"] * 2, "vocab_size_per_layer_input": VOCABULARY,
-                     "hidden_size_per_layer_input": 8, "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 4},
-    "gemma4_text": {"num_hidden_layers": 4, "num_kv_shared_layers": 2, "layer_types":
-                    ["sliding_attention", "full_attention"] * 2, "vocab_size_per_layer_input": VOCABULARY,
+    "gemma3n_text": {"num_hidden_layers": 4, "num_kv_shared_layers": 2, "layer_types": ALTERNATING,
+                     "vocab_size_per_layer_input": VOCABULARY,
+                     "hidden_size_per_layer_input": 8, "laurel_rank": 4,
+                     "activation_sparsity_pattern": [0.0] * 4},
+    "gemma4_text": {"num_hidden_layers": 4, "num_kv_shared_layers": 2, "layer_types": ALTERNATING,
+                    "vocab_size_per_layer_input": VOCABULARY,
                     "hidden_size_per_layer_input": 8},
     "recurrent_gemma": {"num_hidden_layers": 3},
     "llama4_text": {"attention_chunk_size": 16, "moe_layers": [], "interleave_moe_layer_step": 0,

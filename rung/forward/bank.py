@@ -37,6 +37,7 @@ class Bank(Backbone):
     Attributes:
         adapters: the resident ones, by slot.
         layers: the base's own layers, as places to stop at and to start from.
+        own_attention: the attention that the model came with.
     """
 
     def __init__(self, model: Any, digest: str = ""):
@@ -46,7 +47,7 @@ class Bank(Backbone):
         self._seams: dict[str, Seam] = {}
         self._next = 0
         self._training: bool | None = None  # whether layers train in two steps; None: not tried
-        self._own_attention = model.config._attn_implementation
+        self.own_attention = model.config._attn_implementation
         register()
         self.findings = probe.examine(self, self._switch_attention)
         self.why_not = self.findings.trie
@@ -57,7 +58,7 @@ class Bank(Backbone):
             self.remove(slot)
         if self._training:
             training.detach(self)
-        self.model.set_attn_implementation(self._own_attention)
+        self.model.set_attn_implementation(self.own_attention)
         super().close()
 
     # --- adapters -----------------------------------------------------------------------------
@@ -89,9 +90,12 @@ class Bank(Backbone):
         self.adapters[slot] = adapter
         for name, op in adapter.linear.items():
             self._seam(name).set(slot, op)
+        own = dict(self.model.named_parameters(remove_duplicate=False))
         for name, tensor in adapter.weights.items():
-            module, _, parameter = name.rpartition(".")
-            self._seam(module).weights.setdefault(slot, {})[parameter] = tensor
+            for spelled in self.names(own[name]):  # tied weights change together, unless told apart
+                if spelled == name or spelled not in adapter.weights:
+                    module, _, parameter = spelled.rpartition(".")
+                    self._seam(module).weights.setdefault(slot, {})[parameter] = tensor
 
     def remove(self, slot: int) -> None:
         """Forget a slot; seams that no adapter needs any more are taken out."""
@@ -118,7 +122,7 @@ class Bank(Backbone):
 
     def _spelled(self, adapter: Adapter) -> Iterator[str]:
         """Every name of every parameter that the adapter replaces; tied weights have several."""
-        own = dict(self.model.named_parameters())
+        own = dict(self.model.named_parameters(remove_duplicate=False))
         for name in adapter.weights:
             yield name
             if name in own:
@@ -140,7 +144,7 @@ class Bank(Backbone):
         missing = [n for n in adapter.linear if n not in self.modules]
         if missing:
             raise ArtefactError(f"the base has no module {missing[0]}: was it made for another base?")
-        own = dict(self.model.named_parameters())
+        own = dict(self.model.named_parameters(remove_duplicate=False))
         for name, tensor in adapter.weights.items():
             if name not in own or own[name].shape != tensor.shape:
                 raise ArtefactError(f"the base has no parameter {name} of shape {tuple(tensor.shape)}")
@@ -227,6 +231,34 @@ class Bank(Backbone):
         plan = TriePlan(trie, self.front(trie))
         embeddings, positions = self.embed(trie.ids, plan.slots), trie.positions.to(self.device)
         return self._implementation(plan).states(embeddings, positions, plan, wanted)
+
+    @cached_property
+    def cache_shapes(self) -> list[tuple[int, int, int]]:
+        """What each layer keeps of a token, by running one: (kv_heads, width of keys, of values).
+
+        Raises:
+            NotImplementedError: where a layer keeps something else than keys and values.
+        """
+        found: dict[int, tuple[int, int, int]] = {}
+        with torch.no_grad():
+            if self.carries_trie:
+
+                def record(layer: int, k: Tensor, v: Tensor) -> None:
+                    found[layer] = (k.shape[1], k.shape[2], v.shape[2])
+
+                self.forward(self.trie([Sequence((0,))]), record)
+                return [found[layer] for layer in sorted(found)]
+            self.plan = self.slots = None
+            ids = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+            cache = getattr(self.base_model(input_ids=ids, use_cache=True), "past_key_values", None)
+        for i, layer in enumerate(getattr(cache, "layers", ())):
+            keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+            if keys is None or values is None or keys.dim() != 4 or keys.shape[2] != 1:
+                raise NotImplementedError(f"layer {i} keeps no keys and values")
+            found[i] = (keys.shape[1], keys.shape[3], values.shape[3])
+        if not found:
+            raise NotImplementedError("its layers keep no keys and values")
+        return list(found.values())
 
     def front(self, trie: Trie) -> dict[int, Tensor]:
         """Keys and values in front, of the slots that a trie uses."""
@@ -350,11 +382,18 @@ class Bank(Backbone):
             return self.model_head(slot)
         head, adapter = self.own_head(), self.adapters.get(slot)
         if adapter is not None and adapter.weights:
-            own, weight, bias = adapter.weights, head.weight, head.bias
-            head.weight = next((own[n] for n in self.names(weight) if n in own), weight)
-            if bias is not None:
-                head.bias = next((own[n] for n in self.names(bias) if n in own), bias)
+            head.weight = self._own_of(adapter, head.weight)
+            if head.bias is not None:
+                head.bias = self._own_of(adapter, head.bias)
         return head
+
+    def _own_of(self, adapter: Adapter, parameter: Tensor) -> Tensor:
+        """What an adapter has in place of the output layer's parameter: under its own name, else under
+        that of what it is tied to."""
+        names = self.names(parameter)
+        out = self.model.get_output_embeddings()
+        names.sort(key=lambda n: self.modules[n.rpartition(".")[0]] is not out)
+        return next((adapter.weights[n] for n in names if n in adapter.weights), parameter)
 
     # --- which bases carry a trie ---------------------------------------------------------------
 
@@ -364,7 +403,7 @@ class Bank(Backbone):
             return f"{type(self.model).__name__} brings its own attention"
         fault = selfcheck.fault(self._compare_attention, self.dtype)
         if fault is not None:
-            self.model.set_attn_implementation(self._own_attention)
+            self.model.set_attn_implementation(self.own_attention)
         return fault
 
     @torch.no_grad()
@@ -378,7 +417,7 @@ class Bank(Backbone):
         ours = self.run_own(embeddings, positions, plan)
         if sorted(seen) != list(range(self.config.num_hidden_layers)):
             raise NotImplementedError("not every layer attends through the shared interface")
-        self.model.set_attn_implementation(self._own_attention)
+        self.model.set_attn_implementation(self.own_attention)
         own = padded.forward(self, trie, embeddings)
         self.model.set_attn_implementation("rung")
         return [(ours, own)]

@@ -77,7 +77,9 @@ def _batches(backbone: Backbone, paths: list[np.ndarray]) -> Iterator[list[np.nd
         yield paths
         return
     for path in paths:
-        with torch.no_grad():  # what rotary positions keep of a longer row is forgotten with a short one
+        with (
+            torch.no_grad()
+        ):  # what rotary positions keep of a longer row is forgotten with a short one
             backbone.run_tiny()
         yield [path]
 

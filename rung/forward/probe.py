@@ -26,6 +26,7 @@ from rung.forward.trie import Trie
 from rung.home import folder
 
 if TYPE_CHECKING:
+    from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
 
 SHORT, LONG = 8, 24  # tokens of the probe's rows
@@ -54,6 +55,28 @@ def examine(bank: Bank, try_trie: Callable[[], str | None]) -> Findings:
     return found
 
 
+@torch.no_grad()
+def dry_run(bank: Bank, adapter: Adapter) -> str | None:
+    """Why the base cannot be computed with an adapter, by a pass of three tokens; None where it can."""
+    if adapter.classifier is not None or adapter.remote is not None:
+        return None
+    slot = bank.add(adapter)
+    try:
+        trie = bank.trie([Row(_tokens(bank, 3), slot=slot)])
+        hidden = bank.forward(trie)[torch.from_numpy(trie.rows[0])]
+        logits = bank.logits(hidden, [slot] * len(hidden))
+    except selfcheck.FAULTS as fault:
+        return selfcheck.reason(fault)
+    finally:
+        bank.remove(slot)
+    return None if bool(logits.isfinite().all()) else "its answers are not finite"
+
+
+def _tokens(bank: Bank, count: int) -> list[int]:
+    """Token ids that are none of the special ones at the start of a vocabulary."""
+    return [(100 + 37 * i) % bank.vocabulary for i in range(count)]
+
+
 def _path(bank: Bank) -> Path | None:
     """Where findings are kept: by weights, precision, device, and the versions that compute."""
     import transformers
@@ -77,7 +100,7 @@ class _Probe:
 
     def __init__(self, bank: Bank):
         self.bank, self.model = bank, bank.model
-        ids = [(100 + 37 * i) % bank.vocabulary for i in range(LONG)]
+        ids = _tokens(bank, LONG)
         self.rows = [ids[:SHORT], ids[: SHORT // 2] + ids[SHORT : SHORT * 3 // 2], ids]
         self.hidden: list[Tensor] = []
         self.logits: list[Tensor] = []
@@ -184,7 +207,8 @@ class _Probe:
                 beside = self._beside(end)
             except selfcheck.FAULTS:
                 continue  # a table of positions ends with the context
-            fault = self._agree(lambda own=beside: [(own, self.hidden[0])])
+            pair = beside, self.hidden[0]
+            fault = self._agree(lambda pair=pair: [pair])  # type: ignore[misc]
             self._states(self._ids(self.rows[0][:1]))  # positions that grew shrink again
             if fault is None:
                 return None
