@@ -109,9 +109,13 @@ def reward_model(name: str, bank: Bank | None = None, **settings: Any) -> Reward
     with Store.open() as store:
         found = find_model(store, name)
     if bank.digest and found.base.digest != bank.digest:
-        raise ConfigError(f"'{name}' stands on {found.base.name}, and what is trained here on another base")
+        raise ConfigError(
+            f"'{name}' stands on {found.base.name}, and what is trained here on another base"
+        )
     if found.record is None:
-        raise ConfigError(f"'{name}' is a base: train a reward model with rung tune NAME --objective reward")
+        raise ConfigError(
+            f"'{name}' is a base: train a reward model with rung tune NAME --objective reward"
+        )
     model, adapter = read_model(Path(found.record.folder), bank, name)
     if adapter.reward is None:
         raise ConfigError(f"'{name}' is no reward model: it was made by {found.record.method} to write")

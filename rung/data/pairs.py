@@ -77,9 +77,7 @@ def _pair(example: Example, worse: tuple[Message, ...], margin: float | None) ->
 
 def conversations(pair: Pair) -> tuple[Example, Example]:
     """The chosen and the rejected conversation, in which only what follows the prompt is to be learnt."""
-    prompt = tuple(
-        {**m, "weight": 0} if m["role"] == "assistant" else m for m in pair.prompt
-    )
+    prompt = tuple({**m, "weight": 0} if m["role"] == "assistant" else m for m in pair.prompt)
     chosen, rejected = (
         Example(messages=(*prompt, *side), origin=pair.origin) for side in (pair.chosen, pair.rejected)
     )

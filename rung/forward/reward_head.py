@@ -84,7 +84,11 @@ class RewardHead:
             boundary = None if about["boundary"] == FINAL else int(about["boundary"])
         except (SafetensorError, KeyError, ValueError) as fault:
             raise ArtefactError(f"{FILE} is damaged: {fault}") from None
-        if weight.shape != (width,) or not 0 <= token < vocabulary or not 0 <= (boundary or 0) <= layers:
+        if (
+            weight.shape != (width,)
+            or not 0 <= token < vocabulary
+            or not 0 <= (boundary or 0) <= layers
+        ):
             raise ArtefactError(
                 f"{FILE} does not fit this base: its weight is {tuple(weight.shape)}, it reads token "
                 f"{token} at boundary {about['boundary']}"

@@ -96,4 +96,3 @@ class Objective(base.Objective):
             right, wrong = -logsigmoid(beta * gap), -logsigmoid(-beta * gap)
             return ((1 - noise) * right - noise * wrong) / (1 - 2 * noise)
         return -logsigmoid(beta * gap)
-

@@ -14,6 +14,7 @@ from rung.data.knobs import DataKnobs
 from rung.errors import ConfigError, MethodMisfit
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
+from rung.forward.probe import dry_run
 from rung.methods import artefact
 from rung.methods.base import Start
 from rung.objectives import Objective, Row
@@ -136,7 +137,7 @@ def prepare(plan: Plan, stage: Stage, opened: Prepared | None = None) -> Prepare
     if opened is None:
         opened = open_base(plan.run, *read(plan.data, stage, plan.objective.wants), stage)
     bank = opened.bank
-    misfit = plan.method.misfit(bank, plan.config)
+    misfit = plan.method.refusal(bank, plan.config)
     if misfit:
         raise MethodMisfit(f"{plan.method.name} does not fit {opened.base.name}: {misfit}")
     stage("rendering the rows")
@@ -150,9 +151,12 @@ def adapter_of(plan: Plan, prepared: Prepared) -> Adapter:
 
     Raises:
         ConfigError: when the parent was made by another method, or writes no texts.
+        MethodMisfit: when the base cannot be computed with it.
     """
     adapter = _parent_or_fresh(plan, prepared)
     plan.objective.equip(adapter, prepared.bank, prepared.template)
+    if fault := dry_run(prepared.bank, adapter):
+        raise MethodMisfit(f"{plan.method.name} does not fit {prepared.base.name}: {fault}")
     return adapter.to(prepared.bank.device)
 
 

@@ -48,7 +48,8 @@ def rows_of(pairs: Any) -> list[Row]:
     return [
         Row(
             sequences=(Sequence([*prompt, *chosen]), Sequence([*prompt, *rejected])),
-            weight=1.0, extra={"margin": margin},
+            weight=1.0,
+            extra={"margin": margin},
         )  # fmt: skip
         for prompt, chosen, rejected, margin in pairs
     ]
@@ -110,7 +111,10 @@ def test_loss_and_gradients_of_the_padded_batch(family, pairs, margin_scale, cen
     exact = torch.float64 if family == "gpt2" else torch.float32
     near = 1e-9 if family == "gpt2" else 1e-5
     metrics, gradients = ours(
-        tiny_model(family).to(exact), pairs, {"margin_scale": margin_scale, "centre": centre}, max_tokens
+        tiny_model(family).to(exact),
+        pairs,
+        {"margin_scale": margin_scale, "centre": centre},
+        max_tokens,
     )
     loss, expected = theirs(tiny_model(family).to(exact), pairs, margin_scale, centre)
     assert metrics["loss"] == pytest.approx(float(loss), rel=near, abs=near)
@@ -176,7 +180,9 @@ def by_transformers(name: str, base: Any, texts: list[list[int]]) -> list[float]
     with torch.no_grad():
         for ids in texts:
             closed = ids if ids[-1] == token else [*ids, token]
-            found.append(float(model(input_ids=torch.tensor([closed])).last_hidden_state[0, -1] @ weight))
+            found.append(
+                float(model(input_ids=torch.tensor([closed])).last_hidden_state[0, -1] @ weight)
+            )
     return found
 
 

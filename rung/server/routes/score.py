@@ -55,7 +55,9 @@ class AskedForScores(Strict):
     @model_validator(mode="after")
     def _says_one_thing(self) -> AskedForScores:
         if (self.text_1 is None) != (self.text_2 is None):
-            raise ApiError("'text_1' holds prompts and 'text_2' their answers: give both", param="text_2")
+            raise ApiError(
+                "'text_1' holds prompts and 'text_2' their answers: give both", param="text_2"
+            )
         given = [p for p in (self.text_1, self.input, self.messages) if p is not None]
         if len(given) != 1:
             told = "give 'text_1' and 'text_2', or 'input', or 'messages', and one of them alone"
