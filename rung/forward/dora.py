@@ -1,4 +1,4 @@
-"""DoRA's part in a projection: LoRA for the direction of a weight's rows, a vector for their lengths."""
+"""DoRA's part in a projection: LoRA for the direction of a weight's rows, a vector for the lengths."""
 
 from __future__ import annotations
 

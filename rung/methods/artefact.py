@@ -2,14 +2,15 @@
 
 Files: `adapter_config.json` and `adapter_model.safetensors`, or `settings.json` and
 `weights.safetensors` for methods that PEFT does not know (whichever of the two they have); what a
-method's `to_folder` adds, such as the index of its documents; `rung.json` with what else is needed to
-understand them; tokenizer and template; `generation_config.json`. The manifest and the card come from
+method's `to_folder` adds, such as the index of its documents; the head of a reward model; `rung.json`
+with what else is needed to understand them; tokenizer and template; `generation_config.json`. The manifest and the card come from
 the store.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from rung.data import Template
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
+    from rung.forward.reward_head import RewardHead
     from rung.types import BaseInfo
 
 ABOUT = "rung.json"
@@ -59,6 +61,8 @@ def save(
     settings, tensors = method.to_files(adapter, bank, config)
     write_adapter(folder, method, settings, tensors, base)
     method.to_folder(adapter, folder)
+    if adapter.reward is not None:
+        adapter.reward.write(folder)
     template.save(folder)
     if method.own_base:
         method.to_base(adapter, bank, folder)
@@ -167,6 +171,7 @@ def load(folder: Path, bank: Bank) -> tuple[Adapter, dict[str, Any]]:
     else:
         adapter = method.from_files(*_own(folder), bank)
     method.from_folder(adapter, folder)
+    adapter.reward = _reward_head(folder, bank)
     return adapter, known
 
 
@@ -190,6 +195,14 @@ def _of_peft(folder: Path, method: Method, bank: Bank) -> Adapter:
         return adapter.to(bank.device)
     except UnreadError as fault:
         return through_peft.read(folder, bank, peft_type, str(fault))
+
+
+def _reward_head(folder: Path, bank: Bank) -> RewardHead | None:
+    """The head of a reward model, on the bank's device."""
+    from rung.forward.reward_head import RewardHead
+
+    head = RewardHead.read(folder, bank.width, bank.vocabulary, bank.layers.count)
+    return head and replace(head, weight=head.weight.to(bank.device))
 
 
 def _own(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

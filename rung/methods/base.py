@@ -94,6 +94,7 @@ class Method(ABC):
         own_base: whether its models are bases of their own, which `to_base` writes.
         weightless: whether its adapters are words alone, which no other tool could load.
         classifies: whether its adapters read a label off the base's states, without generating a token.
+        scores: whether `fit` makes a reward model of pairs.
         baseline: whether it does without the base and so is what every other method has to beat.
         defaults: values for the training knobs that suit this method better than the general ones.
         search: knobs worth trying at other values, the default first, for a climb that has the time.
@@ -108,6 +109,7 @@ class Method(ABC):
     own_base: ClassVar[bool] = False
     weightless: ClassVar[bool] = False
     classifies: ClassVar[bool] = False
+    scores: ClassVar[bool] = False
     baseline: ClassVar[bool] = False
     defaults: ClassVar[dict[str, Any]] = {}
     search: ClassVar[dict[str, tuple[Any, ...]]] = {}
@@ -197,7 +199,7 @@ class Method(ABC):
         self, adapter: Adapter, bank: Bank, config: Any
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The adapter as (settings, tensors), in PEFT's layout where `peft_type` is set."""
-        return {}, adapter.parameters()
+        return {}, {n: t for n, t in adapter.parameters().items() if not n.startswith("reward.")}
 
     def from_files(self, settings: dict[str, Any], tensors: dict[str, Tensor], bank: Bank) -> Adapter:
         """The adapter that `to_files` wrote; for one in PEFT's layout see `rung/methods/peft/`.
