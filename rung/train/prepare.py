@@ -14,7 +14,7 @@ from rung.data.knobs import DataKnobs
 from rung.errors import ConfigError, MethodMisfit
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
-from rung.forward.probe import dry_run
+from rung.forward.dry_run import dry_run
 from rung.methods import artefact
 from rung.methods.base import Start
 from rung.objectives import Objective, Row
