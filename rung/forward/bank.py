@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rung.errors import ArtefactError
-from rung.forward import attention, padded, probe, selfcheck
+from rung.forward import padded, probe
 from rung.forward.adapter import Adapter
 from rung.forward.attention import Plan, TriePlan, register
 from rung.forward.backbone import Backbone, Head, ModelHead, Record
@@ -28,6 +28,7 @@ from rung.forward.llama.prepacked import Packing
 from rung.forward.op import LinearOp
 from rung.forward.seam import Seam
 from rung.forward.slots import Slots
+from rung.forward.switch import switch_attention
 from rung.forward.trie import Sequence, Trie
 
 
@@ -49,7 +50,7 @@ class Bank(Backbone):
         self._training: bool | None = None  # whether layers train in two steps; None: not tried
         self.own_attention = model.config._attn_implementation
         register()
-        self.findings = probe.examine(self, self._switch_attention)
+        self.findings = probe.examine(self, lambda: switch_attention(self))
         self.why_not = self.findings.trie
 
     def close(self) -> None:
@@ -394,50 +395,3 @@ class Bank(Backbone):
         out = self.model.get_output_embeddings()
         names.sort(key=lambda n: self.modules[n.rpartition(".")[0]] is not out)
         return next((adapter.weights[n] for n in names if n in adapter.weights), parameter)
-
-    # --- which bases carry a trie ---------------------------------------------------------------
-
-    def _switch_attention(self) -> str | None:
-        """Have the base attend by plans -> why it cannot; it keeps its own attention then."""
-        if not getattr(self.model, "_supports_attention_backend", False):
-            return f"{type(self.model).__name__} brings its own attention"
-        fault = selfcheck.fault(self._compare_attention, self.dtype)
-        if fault is not None:
-            self.model.set_attn_implementation(self.own_attention)
-        return fault
-
-    @torch.no_grad()
-    def _compare_attention(self) -> list[tuple[Tensor, Tensor]]:
-        """A small trie through attention by plans, and through the base's own in padded rows."""
-        trie, seen = selfcheck.sample(self.vocabulary), []
-        plan = TriePlan(trie, record=lambda layer, k, v: seen.append(layer))
-        embeddings, positions = self.embed(trie.ids, plan.slots), trie.positions.to(self.device)
-        self.model.set_attn_implementation("rung")
-        self._compare_windows()
-        ours = self.run_own(embeddings, positions, plan)
-        if sorted(seen) != list(range(self.config.num_hidden_layers)):
-            raise NotImplementedError("not every layer attends through the shared interface")
-        self.model.set_attn_implementation(self.own_attention)
-        own = padded.forward(self, trie, embeddings)
-        self.model.set_attn_implementation("rung")
-        return [(ours, own)]
-
-    def _compare_windows(self) -> None:
-        """Raise NotImplementedError where a mask hides what its layer's attention is not told of."""
-        told = _Windows()
-        with attention.noting_masks() as masked:
-            self.answer_tiny(told)
-        if masked and not told.windows <= masked:
-            raise NotImplementedError("its windows stand in masks alone")
-
-
-class _Windows(TriePlan):
-    """A plan of two tokens that notes the windows that layers attend with."""
-
-    def __init__(self) -> None:
-        super().__init__(Trie.build([Sequence((0, 1))]))
-        self.windows: set[int | None] = set()
-
-    def attend(self, layer, q, k, v, scaling, window=None, softcap=None):  # noqa: D102
-        self.windows.add(window or None)
-        return super().attend(layer, q, k, v, scaling, window, softcap)

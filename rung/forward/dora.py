@@ -23,6 +23,7 @@ class DoraOp(LinearOp):
     ):
         self.a, self.b, self.scale, self.magnitude = a, b, scale, magnitude
         self.module, self.transposed = module, transposed
+        self.bias: Tensor | None = None  # in place of the base's, where the adapter has its own
         self._known: Tensor | None = None  # the rows' lengths, while nothing is trained
 
     def parameters(self) -> dict[str, Tensor]:
@@ -45,7 +46,7 @@ class DoraOp(LinearOp):
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         factor = (self.magnitude / self.lengths()).to(y.dtype)
         hidden = nn.functional.linear(x, self.a.to(x.dtype))
-        bias = getattr(self.module, "bias", None)
+        bias = getattr(self.module, "bias", None) if self.bias is None else self.bias.to(y.dtype)
         own = y if bias is None else y - bias
         out = factor * torch.addmm(own, hidden, self.b.to(x.dtype).t(), alpha=self.scale)
         return out if bias is None else out + bias

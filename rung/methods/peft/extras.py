@@ -23,6 +23,8 @@ def read(files: Files, adapter: Adapter) -> None:
         ArtefactError: naming a tensor that the base has no parameter for, or the settings do not
             announce.
     """
+    from rung.forward.dora import DoraOp
+
     own = dict(files.bank.model.named_parameters(remove_duplicate=False))
     whole = {}
     for name in list(files.tensors):
@@ -40,6 +42,9 @@ def read(files: Files, adapter: Adapter) -> None:
             continue  # the base's own, saved along with what was adapted
         else:
             adapter.weights[parameter] = value  # PEFT loads it into the base itself, ties and all
+    for name, op in adapter.linear.items():
+        if isinstance(op, DoraOp):
+            op.bias = adapter.weights.get(f"{name}.bias")
 
 
 def put(files: Files, adapter: Adapter, parameter: str, value: Tensor) -> None:
