@@ -26,6 +26,14 @@ class DoraOp(LinearOp):
         self.bias: Tensor | None = None  # in place of the base's, where the adapter has its own
         self._known: Tensor | None = None  # the rows' lengths, while nothing is trained
 
+    @classmethod
+    def fresh(cls, a: Tensor, b: Tensor, scale: float, module: Any, transposed: bool) -> DoraOp:
+        """Make one that changes nothing yet, where b is zero."""
+        made = cls(a, b, scale, a.new_empty(0), module, transposed)
+        made.magnitude = made.lengths().clone()
+        made._known = None
+        return made
+
     def parameters(self) -> dict[str, Tensor]:
         return {"lora_A": self.a, "lora_B": self.b, "magnitude": self.magnitude}
 

@@ -20,8 +20,9 @@ from rung.config import as_dict
 from rung.errors import ArtefactError
 from rung.methods import peft
 from rung.methods.base import Method
-from rung.methods.peft import extras, through_peft
+from rung.methods.peft import extras, source, through_peft
 from rung.methods.peft.base import WAY_OUT, Files, UnreadError
+from rung.methods.peft.source import CONFIG
 from rung.version import __version__
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from rung.types import BaseInfo
 
 ABOUT = "rung.json"
-CONFIG = "adapter_config.json"
 SETTINGS = "settings.json"
 
 
@@ -163,6 +163,8 @@ def load(folder: Path, bank: Bank) -> tuple[Adapter, dict[str, Any]]:
     known = about(folder)
     if (folder / folders.MANIFEST).exists():
         folders.verify(folder)
+    elif (folder / CONFIG).exists():
+        source.inspect(folder)
     else:
         folders.inspect(folder)
     method = method_named(known["method"])

@@ -155,6 +155,8 @@ def _parent_or_fresh(plan: Plan, prepared: Prepared) -> Adapter:
                 f"--parent {plan.run.parent} was made by {about['method']}, not {plan.method.name}: "
                 f"use --method {about['method']}"
             )
+        if why := plan.method.untrainable(adapter):
+            raise ConfigError(f"training cannot go on from --parent {plan.run.parent}: {why}")
         if adapter.reward is not None and not plan.objective.scores:
             raise ConfigError(
                 f"--parent {plan.run.parent} is a reward model, which writes no texts: go on from "
