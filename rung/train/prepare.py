@@ -66,7 +66,12 @@ class Prepared:
         untrained = untrained_rows(self.bank.model.get_input_embeddings().weight)
         problems += self.dataset.problems
         problems += check(
-            _rendered(rows["train"]), self.splits, self.template, untrained=untrained, found=problems
+            _rendered(rows["train"]),
+            self.splits,
+            self.template,
+            untrained=untrained,
+            vocabulary=self.bank.vocabulary,
+            found=problems,
         )
         refuse(problems)
         usable = {part: [r for r in found if _teaches(r)] for part, found in rows.items()}

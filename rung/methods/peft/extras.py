@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rung.errors import ArtefactError
-from rung.methods.peft.base import WAY_OUT, UnreadError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +32,9 @@ def read(files: Files, adapter: Adapter) -> None:
             continue
         parameter = name.replace(".base_layer.", ".")
         if parameter not in own:
-            raise UnreadError(f"the file holds {name}, which Rung does not read: {WAY_OUT}")
+            raise ArtefactError(
+                f"the file holds {name}, which fits nothing here: was it for another base?"
+            )
         whole[parameter] = files.take(name, tuple(own[parameter].shape))
     for parameter, value in whole.items():
         if _announced(files, parameter):

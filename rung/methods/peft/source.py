@@ -53,8 +53,8 @@ def inspect(folder: Path) -> None:
         safety.inspect_file(path, path.name)
     if not (folder / WEIGHTS).exists() and (folder / "adapter_model.bin").exists():
         raise ArtefactError(
-            f"{folder} has its weights as a pickle (adapter_model.bin): loading it could run code; load "
-            "it with PEFT and save it again, which writes safetensors"
+            f"{folder} has its weights as a pickle (adapter_model.bin): loading it could run code; "
+            "load it with PEFT and save it again, which writes safetensors"
         )
 
 
