@@ -29,6 +29,7 @@ VERBS = {
     "chat": ("chat", "chat"),
     "serve": ("serve", "serve"),
     "keys": ("keys", "keys"),
+    "add": ("add", "add"),
     "models": ("models", "models"),
     "show": ("models", "show"),
     "remove": ("models", "remove"),
