@@ -101,7 +101,9 @@ def under(monkeypatch: pytest.MonkeyPatch):
             world.takes(self.prediction.cost.wall, self.limit)
             rows = self.bench.validation[: level.held]
             answers, measured = world.measured(self.bench, self.rung.key, rows)
-            done = Attempt(params=dict(self.step.params), level=level, rows=self.rows, measured=measured)
+            done = Attempt(
+                params=dict(self.step.params), level=level, rows=self.rows, measured=measured
+            )
             kept = [*attempts_of(self.record), done]
             metrics = {"validation": measured.as_dict(), "share": level.share, "rows": self.rows,
                        "rows_of": len(self.bench.splits.train), "only": None}  # fmt: skip
@@ -110,7 +112,9 @@ def under(monkeypatch: pytest.MonkeyPatch):
                 items={"validation": kept_items(answers, measured)}, cost=Cost(seconds=1).as_dict(9),
             )  # fmt: skip
 
-        def base(bench: TaskContext, record: RungRecord, held: int, limit: float, loading: float) -> Any:
+        def base(
+            bench: TaskContext, record: RungRecord, held: int, limit: float, loading: float
+        ) -> Any:
             world.takes(held * world.answer, limit)
             answers, measured = world.measured(bench, BASE, bench.validation[:held])
             done = Attempt(params={}, level=attempts_module.Level(1.0, held), measured=measured)
@@ -133,7 +137,8 @@ def under(monkeypatch: pytest.MonkeyPatch):
             world.at += 5.0
 
         for owner, name, value in (
-            (Arms, "prediction", prediction), (Trial, "run", attempt), (Examination, "_measure", test_rows),
+            (Arms, "prediction", prediction), (Trial, "run", attempt),
+            (Examination, "_measure", test_rows),
             (controller, "base_as_it_is", base), (controller, "without_base", first),
             (ClimbController, "_load", load), (Forecaster, "learn", lambda *_: None),
             (controller, "settle_threads", lambda _: 1),
@@ -143,7 +148,9 @@ def under(monkeypatch: pytest.MonkeyPatch):
     return put
 
 
-def go(words: Path, world: World, budget: str, **knobs: Any) -> tuple[ClimbRecord, dict[str, RungRecord]]:
+def go(
+    words: Path, world: World, budget: str, **knobs: Any
+) -> tuple[ClimbRecord, dict[str, RungRecord]]:
     """A climb in that world; its seconds with opening and report."""
     kept = {"only": RUNGS, "skip": ["linear_probe-minilm"], "requests": 9, **knobs}
     with Store.open() as store:
