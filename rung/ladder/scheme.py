@@ -199,7 +199,7 @@ def next_step(arms: Sequence[Arm], now: Standing) -> Step | None:
 
 
 def _samples(arms: Sequence[Arm], now: Standing) -> list[Step]:
-    """The smallest samples of arms without a figure that still fit, where nothing else is left to do."""
+    """The smallest samples that still fit of arms without a figure, where nothing else is left."""
     waiting = [a for a in arms if a.default and not a.figures and not a.failed]
     found = [Step(a.key, a.params, a.begins[0], a.cost(a.begins[0]), "first") for a in waiting]
     return [step for step in found if step.seconds <= now.left]
