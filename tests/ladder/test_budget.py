@@ -15,7 +15,7 @@ from rung.evals.predict import Answers
 from rung.evals.tasks import reply
 from rung.ladder import attempts as attempts_module
 from rung.ladder import controller, examination, first_figures, trials
-from rung.ladder.answers import kept_items
+from rung.ladder.answers import kept_items, one_answer
 from rung.ladder.arms import Arms
 from rung.ladder.attempts import Attempt, attempts_of
 from rung.ladder.bar import BASE
@@ -45,6 +45,7 @@ class World:
         self.whole = {key: 10 ** self.draw.uniform(0, 3.3) for key in RUNGS}
         self.whole["tfidf"] = 1.0
         self.good = {key: self.draw.uniform(0.4, 0.95) for key in (*RUNGS, BASE)}
+        self.constant: set[str] = set()  # rungs that give one answer to every row
         self.answer = 10 ** self.draw.uniform(-3, 0)
 
     def now(self) -> float:
@@ -71,6 +72,9 @@ class World:
 
     def measured(self, bench: TaskContext, key: str, rows: Any) -> tuple[Answers, Any]:
         wrong = list(bench.task.labels)
+        if key in self.constant:
+            answers = Answers([wrong[0]] * len(rows))
+            return answers, measure(answers, rows, bench.task)
         texts = [
             str(reply(e)) if self.draw.random() < self.good[key] else self.draw.choice(wrong)
             for e in rows
@@ -106,7 +110,8 @@ def under(monkeypatch: pytest.MonkeyPatch):
             )
             kept = [*attempts_of(self.record), done]
             metrics = {"validation": measured.as_dict(), "share": level.share, "rows": self.rows,
-                       "rows_of": len(self.bench.splits.train), "only": None}  # fmt: skip
+                       "rows_of": len(self.bench.splits.train),
+                       "only": one_answer(answers, self.bench.task)}  # fmt: skip
             return dataclasses.replace(
                 self.record, metrics=metrics, trials={"done": [a.as_dict() for a in kept]},
                 items={"validation": kept_items(answers, measured)}, cost=Cost(seconds=1).as_dict(9),
@@ -214,3 +219,57 @@ def test_a_rung_is_skipped_only_where_not_even_a_sample_fits(words, under, monke
     for key, row in rungs.items():
         if row.status == "cancelled" and (row.reason or "").startswith("no time"):
             assert lowest[key] > left, f"{key} would take {lowest[key]:.1f} of {left:.1f} s"
+
+
+CLAIMS = ("no better", "larger base is what", "unlikely to help")  # of what was not tried
+
+
+def told(record: ClimbRecord) -> str:
+    return " ".join([record.verdict["says"], *record.verdict["next"]])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_on_a_hopeless_base_the_baseline_wins_and_one_answer_is_called_that(words, under, seed):
+    world = World(seed, 1.0)
+    world.constant = set(RUNGS) - {"tfidf"} | {BASE}
+    world.good["tfidf"] = 0.8
+    under(world)
+    record, rungs = go(words, world, "20m")
+    assert record.verdict["winner"] == "tfidf"
+    tried = [key for key in world.constant & set(rungs) if rungs[key].metrics and key != BASE]
+    assert tried and all(rungs[key].metrics["only"] for key in tried)
+    assert "beats it" in told(record) and "it has learned nothing" not in record.verdict["says"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_where_others_take_the_machine_nothing_untried_is_judged(words, under, seed):
+    world = World(seed, 8.0)
+    world.whole |= {key: 100.0 for key in RUNGS if key != "tfidf"}
+    under(world)
+    record, rungs = go(words, world, "1m")
+    untried = [k for k, r in rungs.items() if "validation" not in r.metrics and k != BASE]
+    assert untried and record.verdict["winner"] is not None
+    assert not any(claim in told(record) for claim in CLAIMS)
+    named = told(record).partition("nothing is known of them: ")[2].partition(".")[0].split(", ")
+    assert set(untried) - {k for k in untried if rungs[k].status == "failed"} == set(named)
+
+
+def test_a_budget_that_allows_nothing_claims_nothing(words, under):
+    world = World(0, 1.0)
+    world.whole |= dict.fromkeys(RUNGS, 1e6)
+    under(world)
+    record, rungs = go(words, world, "30s")
+    assert record.verdict["winner"] is None and not any(r.model for r in rungs.values())
+    assert "No rung was tried within --budget 30s: nothing can be said of them." in told(record)
+    assert not any(claim in told(record) for claim in CLAIMS)
+
+
+def test_a_rung_above_the_cleared_bar_is_not_tried_and_not_judged(words, under):
+    world = World(1, 1.0)
+    world.good |= {"tfidf": 0.5, "linear_probe": 0.9, "full": 1.0}
+    world.whole |= {"linear_probe": 5.0, "full": 200.0, "lora": 150.0}
+    under(world)
+    record, rungs = go(words, world, "20m", bar="accuracy=0.75", only=["tfidf", "linear_probe", "full"])
+    assert record.verdict["winner"] == "linear_probe" and record.verdict["cleared_on_validation"]
+    assert "validation" not in rungs["full"].metrics
+    assert "Not tried, since the bar was cleared below: full" in told(record)
