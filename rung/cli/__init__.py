@@ -22,6 +22,7 @@ VERBS = {
     "climb": ("climb", "climb"),
     "plan": ("plan", "plan"),
     "board": ("board", "board"),
+    "synth": ("synth", "synth"),
     "tune": ("tune", "tune"),
     "resume": ("tune", "resume"),
     "eval": ("eval", "eval_"),
