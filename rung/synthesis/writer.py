@@ -38,12 +38,16 @@ def write(made: Made, out: Path, description: str, command: str) -> Path:
     Args:
         command: that makes the data set again.
     """
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in made.rows]
-    text = "".join(lines)
+    text = text_of(made)
     card = out.with_suffix(".md")
     _place(card, _card(made, description, command, hashlib.sha256(text.encode()).hexdigest()))
     _place(out, text)
     return card
+
+
+def text_of(made: Made) -> str:
+    """The rows as JSON lines."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made.rows)
 
 
 def _place(path: Path, text: str) -> None:
