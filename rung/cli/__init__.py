@@ -22,6 +22,8 @@ VERBS = {
     "climb": ("climb", "climb"),
     "plan": ("plan", "plan"),
     "board": ("board", "board"),
+    "make": ("make", "make"),
+    "synth": ("synth", "synth"),
     "tune": ("tune", "tune"),
     "resume": ("tune", "resume"),
     "eval": ("eval", "eval_"),

@@ -112,7 +112,7 @@ def make(
     observers = Observers.of(RunLog(folder / "log.jsonl"), heartbeat, observer, *tracked)
     if not launch.get(plan.run.launch).main:
         observers = Observers()  # only one process writes
-    with _stop_signal() as asked, under_way(run.id, store, observers):
+    with stop_signal() as asked, under_way(run.id, store, observers):
 
         def stopping() -> bool:
             return asked() or heartbeat.cancelled()
@@ -252,7 +252,7 @@ def _train(
 
 
 @contextmanager
-def _stop_signal() -> Iterator[Callable[[], bool]]:
+def stop_signal() -> Iterator[Callable[[], bool]]:
     """Turn the first SIGINT or SIGTERM into a flag, so that no step is left half-done.
 
     A second one acts at once. Outside the main thread signals are not ours to take.
