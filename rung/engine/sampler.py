@@ -268,8 +268,7 @@ def _told(own: Tensor, ids: Tensor, wanted: Sequence[int]) -> list[Told]:
     values, tokens = (x.tolist() for x in own.topk(most, -1))
     drawn = own.gather(1, ids[:, None])[:, 0].tolist()
     return [
-        (drawn[i], tuple(zip(tokens[i][:n], values[i][:n], strict=True)))
-        for i, n in enumerate(wanted)
+        (drawn[i], tuple(zip(tokens[i][:n], values[i][:n], strict=True))) for i, n in enumerate(wanted)
     ]
 
 

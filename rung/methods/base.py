@@ -192,7 +192,7 @@ class Method(ABC):
         self, adapter: Adapter, bank: Bank, config: Any
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The adapter as (settings, tensors), in PEFT's layout where `peft_type` is set."""
-        return {}, adapter.parameters()
+        return {}, {n: t for n, t in adapter.parameters().items() if n != "value"}
 
     @abstractmethod
     def from_files(self, settings: dict[str, Any], tensors: dict[str, Tensor], bank: Bank) -> Adapter:
