@@ -18,6 +18,7 @@ from rung.objectives import online
 
 KL_ERROR = 0.2  # largest share by which one draw changes the weight of the divergence
 VALUE_RATE = 1.0  # weight of the value loss in the sum
+VALUE_SPEED = 100.0  # the head learns so much faster than the policy, whose rate is small
 
 
 @dataclasses.dataclass
@@ -138,7 +139,7 @@ class Objective(online.Online):
         """Values of the states that edges start from, (E,); their gradient ends at the head."""
         hidden = policy.hidden.detach()[policy.trie.source.to(policy.hidden.device)].float()
         head = policy.bank.adapters[policy.slot].value
-        return hidden @ head[:-1] / hidden.shape[1] ** 0.5 + head[-1]
+        return VALUE_SPEED * (hidden @ head[:-1] / hidden.shape[1] ** 0.5 + head[-1])
 
     def surrogate(self, policy, tokens):
         from rung.objectives.policy_gradient import clipped, importance, value_loss

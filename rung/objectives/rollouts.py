@@ -211,6 +211,8 @@ class RolloutSource:
         )
         scores = self.score(prompts, groups)
         figures = figures_of(groups, scores)
+        if not self.objective.grouped:
+            figures = _without_groups(figures)
         self._tell(figures, config.answer_tokens)
         return self.objective.learnt(self, prompts, groups, scores, figures)
 
@@ -235,8 +237,7 @@ class RolloutSource:
             return rows
         decoding = self.objective.decoding(temperature=0.0)
         groups = self.drawer.draw(rows, slot, 1, decoding, (self.setting.seed,))
-        figures = figures_of(groups, self.score(rows, groups))
-        figures = {name: value for name, value in figures.items() if not name.endswith("_groups")}
+        figures = _without_groups(figures_of(groups, self.score(rows, groups)))
         return [
             Row(sequences=sequences_of(row, group), weight=1.0, origin=row.origin,
                 extra={"figures": figures, "measured": True})
@@ -310,6 +311,11 @@ def figures_of(
         "dead_groups": dead / len(groups),
         "flat_groups": flat / len(groups),
     }
+
+
+def _without_groups(figures: Mapping[str, float]) -> dict[str, float]:
+    """The figures that mean something where answers are not held against each other."""
+    return {name: value for name, value in figures.items() if not name.endswith("_groups")}
 
 
 def _packed(i: int, row: Row) -> dict[str, Tensor]:
