@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from rung.forward.backbone import ModelHead
 from rung.forward.trie import Trie
 
 # Probabilities (n, V) -> which of them may be drawn, (n, V) of bool.
@@ -36,7 +38,12 @@ def cross_entropy(
     Returns:
         the sum, a differentiable scalar, and the weight of the edges whose target is the likeliest.
     """
-    args, shape = _edges_of(bank, trie, hidden, slot)
+    head = bank.head(slot)
+    if isinstance(head, ModelHead):
+        found, best = _through_model(head, trie, hidden, _Shape(softcap=None, scale=1.0))
+        weight = trie.weight.to(found.device, found.dtype)
+        return -(weight * found).sum(), float((weight * best).sum())
+    args, shape = _edges_of(head, trie, hidden)
     weight = trie.weight.to(hidden.device, _exact(hidden.dtype))
     total, correct = _CrossEntropy.apply(*args, weight, shape, accuracy)
     return total, float(correct)
@@ -58,7 +65,11 @@ def edge_logprobs(
         keep: what can be drawn, as in drawing; the targets count among it in any case, so that one
             which falls out of it when the weights have moved keeps a finite value.
     """
-    args, shape = _edges_of(bank, trie, hidden, slot)
+    head = bank.head(slot)
+    if isinstance(head, ModelHead):
+        shape = _Shape(softcap=None, scale=1.0, temperature=temperature, keep=keep)
+        return _through_model(head, trie, hidden, shape)[0]
+    args, shape = _edges_of(head, trie, hidden)
     return _LogProbs.apply(*args, replace(shape, temperature=temperature, keep=keep))
 
 
@@ -101,12 +112,37 @@ def _exact(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _edges_of(bank: Any, trie: Trie, hidden: Tensor, slot: int) -> tuple[tuple[Any, ...], _Shape]:
-    """States (S, d) where edges start, the head, and each edge's state and target."""
-    head = bank.head(slot)
+def _taken(trie: Trie, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """States (S, d) where edges start, and each edge's state and target."""
     sources, which = torch.unique_consecutive(trie.source, return_inverse=True)
     taken = hidden.index_select(0, sources.to(hidden.device))
-    edges = which.to(hidden.device), trie.target.to(hidden.device)
+    return taken, which.to(hidden.device), trie.target.to(hidden.device)
+
+
+def _through_model(head: ModelHead, trie: Trie, hidden: Tensor, shape: _Shape) -> tuple[Tensor, Tensor]:
+    """Log-probabilities (E,) of edges, and whether each target is the likeliest token, for an output
+    layer that only the model itself can apply. A chunk's logits are computed again for its gradient."""
+    taken, which, target = _taken(trie, hidden)
+    step = max(1, CHUNK // head.backbone.vocabulary)
+    picked, best = [], []
+    for first in range(0, len(taken), step):
+        edges = (which >= first) & (which < first + step)
+        at, to = which[edges] - first, target[edges]
+
+        def chunk(states: Tensor, at: Tensor = at, to: Tensor = to) -> tuple[Tensor, Tensor]:
+            logits = shape.cut(shape.logits(head.logits(states)), at, to)
+            own = logits[at, to]
+            return own - torch.logsumexp(logits, 1)[at], own >= logits.amax(1)[at]
+
+        found: Any = checkpoint(chunk, taken[first : first + step], use_reentrant=False)
+        picked.append(found[0])
+        best.append(found[1])
+    return torch.cat(picked), torch.cat(best)
+
+
+def _edges_of(head: Any, trie: Trie, hidden: Tensor) -> tuple[tuple[Any, ...], _Shape]:
+    """States where edges start, the head, and each edge's state and target."""
+    taken, *edges = _taken(trie, hidden)
     return (taken, head.weight, head.bias, *edges), _Shape(head.softcap, head.scale)
 
 

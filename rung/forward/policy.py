@@ -105,3 +105,17 @@ class Policy:
             raise ValueError("states are there only after a whole pass: say reads_states")
         rows = [path[i] for path, i in zip(self.trie.rows, at, strict=True)]
         return self.hidden[torch.tensor(rows, device=self.hidden.device)]
+
+    def rewards(self) -> Tensor:
+        """Score each sequence by the slot's reward head at its last token, (sequences,); differentiable.
+
+        A slot without a head, such as that of the bare base, finds all of them equally good: 0.
+
+        Raises:
+            ValueError: when the pass was not made `whole`.
+        """
+        adapter = self.bank.adapters.get(self.slot)
+        if adapter is None or adapter.reward is None:
+            exact = torch.promote_types(self.bank.dtype, torch.float32)
+            return torch.zeros(len(self.edges), dtype=exact, device=self.bank.device)
+        return adapter.reward.of(self.states([-1] * len(self.edges)))

@@ -140,6 +140,7 @@ class Objective(ABC):
         best: the metric that the best weights are chosen by, and whether low or high is good. It is
             "loss" or one of the metrics that `loss` gives.
         reads_states: whether `loss` asks for states, which takes a whole pass.
+        scores: whether its models score texts in place of writing them.
         draws: rows are prompts at first, whose answers are drawn while training.
     """
 
@@ -150,6 +151,7 @@ class Objective(ABC):
     wants: ClassVar[Literal["replies", "pairs", "prompts"]] = "replies"
     best: ClassVar[tuple[str, Literal["low", "high"]]] = ("loss", "low")
     reads_states: ClassVar[bool] = False
+    scores: ClassVar[bool] = False
     draws: ClassVar[bool] = False
 
     def __init__(self, name: str):
@@ -209,6 +211,10 @@ class Objective(ABC):
     def expected(self, row: Row) -> Row:
         """A row as large as training may make it, for estimates of memory and time."""
         return row
+
+    def equip(self, adapter: Adapter, bank: Bank, template: Template) -> None:
+        """Give an adapter what is trained beside the method's weights, such as a head, unless it has it."""
+        return
 
     def prepare(self, rows: list[Row], reference: Reference) -> list[Row]:
         """Add what is computed once before the first step; called with every part of the data."""

@@ -169,11 +169,7 @@ class Online(base.Objective):
         reference = None
         if self.needs_reference and self.config.reference == "start":
             reference = deepcopy(setting.adapter).trainable(False)
-        self.equip_for_training(setting)
         return RolloutSource(self, setting, reward, reference)
-
-    def equip_for_training(self, setting: base.Setting) -> None:  # noqa: B027
-        """Add to the adapter what is trained beside it."""
 
     @property
     def needs_reference(self) -> bool:

@@ -63,11 +63,11 @@ class Objective(online.Online):
     def control(self):
         return {"kl": self.config.kl}
 
-    def equip_for_training(self, setting):
+    def equip(self, adapter, bank, template):
         import torch
 
-        width, device = setting.bank.width, setting.bank.device
-        setting.adapter.value = torch.zeros(width + 1, device=device)
+        if adapter.value is None:
+            adapter.value = torch.zeros(bank.width + 1)
 
     # --- what is made of a draw -------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from rung.engine.request_state import RequestState
 from rung.engine.sampler import draw, tell, tell_drawn
 from rung.engine.scheduler import Scheduler
 from rung.engine.served_model import ServedModel
-from rung.errors import RungError
+from rung.errors import ConfigError, RungError
 from rung.forward.bank import Bank
 
 log = logging.getLogger("rung.engine")
@@ -39,6 +39,8 @@ class GenerateQueue:
         return isinstance(request, GenerationRequest) and generates
 
     def prepare(self, generation: Generation, model: ServedModel) -> RequestState:
+        if why := self.registry.bank.findings.causal:
+            raise ConfigError(f"'{model.name}' cannot generate: {why}")
         return RequestState.of(generation, model, self.registry)
 
     def add(self, batch: list[RequestState], patient: bool = False) -> None:
