@@ -24,6 +24,7 @@ VERBS = {
     "board": ("board", "board"),
     "tune": ("tune", "tune"),
     "resume": ("tune", "resume"),
+    "align": ("align", "align"),
     "eval": ("eval", "eval_"),
     "compare": ("compare", "compare"),
     "chat": ("chat", "chat"),

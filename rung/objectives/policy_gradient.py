@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 STD_FLOOR = 1e-4  # added to deviations of rewards, as TRL does
-MAX_LOG_RATIO = 20.0  # beyond it, exp would make one token all there is
 
 Scores = Sequence[Sequence[float | None]]  # of the answers of each group; None: not scored
 
