@@ -69,6 +69,10 @@ def _plans(
     """Stage, name of its model and settings, in order."""
     if not knobs.preferences:
         raise ConfigError("--preferences is missing: name a file with prompt, chosen and rejected")
+    if knobs.base.startswith("scratch:"):
+        raise ConfigError(
+            "--base scratch:... is made for the data of one training, but stages share a base"
+        )
     if not objectives.get(knobs.by).draws:
         drawing = ", ".join(o.name for o in objectives.registry.all() if o.draws)
         raise ConfigError(f"--by {knobs.by} does not learn from rewards: choose {drawing}")

@@ -8,6 +8,7 @@ import pytest
 
 from rung.store import Store
 from tests.cli.conftest import SCRATCH, ask
+from tests.server.shop import base_folder
 
 __all__ = ["ask"]
 
@@ -37,8 +38,9 @@ def flags(data):
     return [x for pair in data.items() for x in pair]
 
 
-def test_three_stages_are_one_lineage(rung_home, ask, data, config):
-    settings = ("--base", SCRATCH, "--device", "cpu", "--dtype", "float32", "--answer-tokens", "8")
+def test_three_stages_are_one_lineage(rung_home, ask, data, config, tmp_path):
+    base = str(base_folder(tmp_path / "tiny"))
+    settings = ("--base", base, "--device", "cpu", "--dtype", "float32", "--answer-tokens", "8")
     found = ask("align", "helper", *flags(data), *config, *settings, "--json")
     assert found.code == 0, found.err
     stages = json.loads(found.out)
@@ -60,6 +62,7 @@ def test_three_stages_are_one_lineage(rung_home, ask, data, config):
     ("more", "said"),
     [
         (("--by", "sft"), "--by sft does not learn from rewards: choose grpo, ppo, rloo"),
+        (("--base", SCRATCH), "stages share a base"),
         (("--by", "pp0"), "did you mean 'ppo'"),
         (("--preferences", "/nowhere.jsonl"), "no file '/nowhere.jsonl'"),
     ],
