@@ -26,6 +26,7 @@ VERBS = {
     "synth": ("synth", "synth"),
     "tune": ("tune", "tune"),
     "resume": ("tune", "resume"),
+    "align": ("align", "align"),
     "eval": ("eval", "eval_"),
     "compare": ("compare", "compare"),
     "chat": ("chat", "chat"),

@@ -204,7 +204,8 @@ class Method(ABC):
         self, adapter: Adapter, bank: Bank, config: Any
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The adapter as (settings, tensors), in PEFT's layout where `peft_type` is set."""
-        return {}, {n: t for n, t in adapter.parameters().items() if not n.startswith("reward.")}
+        own = ("reward.", "value")  # heads, which are kept apart or not at all
+        return {}, {n: t for n, t in adapter.parameters().items() if not n.startswith(own)}
 
     def from_files(self, settings: dict[str, Any], tensors: dict[str, Tensor], bank: Bank) -> Adapter:
         """The adapter that `to_files` wrote; for one in PEFT's layout see `rung/methods/peft/`.

@@ -65,14 +65,17 @@ class Prepared:
             problems += found
         untrained = untrained_rows(self.bank.model.get_input_embeddings().weight)
         problems += self.dataset.problems
-        problems += check(
-            _rendered(rows["train"]),
-            self.splits,
-            self.template,
-            untrained=untrained,
-            vocabulary=self.bank.vocabulary,
-            found=problems,
-        )
+        if not objective.draws:
+            problems += check(
+                _rendered(rows["train"]),
+                self.splits,
+                self.template,
+                untrained=untrained,
+                vocabulary=self.bank.vocabulary,
+                found=problems,
+            )
+        elif not rows["train"] and not any(p.severity == "error" for p in problems):
+            problems.append(Problem("error", "no prompts are left to train on"))
         refuse(problems)
         usable = {part: [r for r in found if _teaches(r)] for part, found in rows.items()}
         return usable, problems
