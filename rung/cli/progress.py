@@ -18,6 +18,7 @@ from rich.table import Column
 from rich.text import Text
 
 from rung import bases
+from rung.cli import plot
 from rung.train.observers import Observer
 
 if TYPE_CHECKING:
@@ -132,6 +133,9 @@ class Terminal(Observer):
 
     def done(self, outcome: Outcome, name: str) -> None:
         metrics, cost = outcome.metrics, outcome.cost
+        if self.console.is_terminal:
+            for line in plot.draw(plot.loss_of(outcome.run or ""), self.console.width):
+                self.console.print(Text(line), no_wrap=True, overflow="crop")
         if "test_loss" in metrics:
             self._say("test loss", f"{metrics['test_loss_of_base']:.3f} -> {metrics['test_loss']:.3f} "
                       f"(base -> {name}, {metrics['test_rows']} rows)")  # fmt: skip
