@@ -40,7 +40,8 @@ def main() -> None:
     bank = Bank(loaded.model)
     template = Template.of(loaded.tokenizer, generation_config=loaded.model.generation_config)
     model = ServedModel.of("bench", -1, template)
-    score(bank, -1, [Item((1, 2, 3), ((4,),))])  # whatever is set up once
+    score(bank, -1, [Item((1, 2, 3), ((4,),))])  # whatever is set up once per process,
+    Engine(bank, {model.name: model}, max_batch=MAX_BATCH).arrange()  # packed weights among it
     found = {}
     for task in job["tasks"]:
         lines = Path(task["items"]).read_text().splitlines()

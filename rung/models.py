@@ -15,6 +15,7 @@ from rung.bases.loaded import quiet, read_tokenizer
 from rung.bases.quantize import NONE
 from rung.data import Template
 from rung.engine import Engine, ServedModel
+from rung.engine.reward_model import RewardModel
 from rung.errors import ArtefactError, BaseNotFound, ConfigError, ModelNotFound
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
@@ -90,6 +91,35 @@ def load(
         elif one.name not in models:  # the base under the name that it was asked for by
             models[one.name] = dataclasses.replace(bare, name=one.name)
     return Loaded(Engine(bank, models, **settings), loaded.info)
+
+
+def reward_model(name: str, bank: Bank | None = None, **settings: Any) -> RewardModel:
+    """Load a reward model, into a bank that holds its base already where one is given.
+
+    Args:
+        settings: `dtype`, `device`, `quantize` of its own base, where no bank is given.
+
+    Raises:
+        ConfigError: when it is no reward model, or stands on another base than the bank's.
+        ModelNotFound, ArtefactError: as `load`.
+    """
+    if bank is None:
+        engine = load_engine([name], **settings)
+        return RewardModel(engine.bank, engine.model(name))
+    with Store.open() as store:
+        found = find_model(store, name)
+    if bank.digest and found.base.digest != bank.digest:
+        raise ConfigError(
+            f"'{name}' stands on {found.base.name}, and what is trained here on another base"
+        )
+    if found.record is None:
+        raise ConfigError(
+            f"'{name}' is a base: train a reward model with rung tune NAME --objective reward"
+        )
+    model, adapter = read_model(Path(found.record.folder), bank, name)
+    if adapter.reward is None:
+        raise ConfigError(f"'{name}' is no reward model: it was made by {found.record.method} to write")
+    return RewardModel(bank, dataclasses.replace(model, slot=bank.add(adapter)))
 
 
 def by_base(names: Sequence[str]) -> list[list[str]]:

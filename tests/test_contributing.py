@@ -20,7 +20,8 @@ PARTS = [name for name in BLOCKS if name.startswith("rung/")]
 
 def test_there_is_an_example_of_each_kind_and_a_test_of_each_example():
     folders = {str(Path(name).parent) for name in PARTS}
-    assert {"rung/objectives", "rung/trackers", "rung/exports", "rung/server/routes"} <= folders
+    kinds = {"objectives", "trackers", "rewards", "exports", "server/routes"}
+    assert {f"rung/{kind}" for kind in kinds} <= folders
     tested = {Path(name).stem.removeprefix("test_") for name in BLOCKS if name.startswith("tests/")}
     assert tested == {Path(name).stem for name in PARTS}
     for name in BLOCKS:

@@ -115,6 +115,8 @@ asked = [Example(({{"role": "user", "content": f"Summarise day {{i}}."}},
 print(detect(asked), "-", reason(detect(asked), asked))
 found = rung.evaluate("plain", data="rows.jsonl", metric="length_ratio", items=2, device="cpu")
 print(0 <= found["plain"].value <= 1, found["plain"].n)
+found = rung.evaluate("plain", data="rows.jsonl", items=2, reward=["questions", "regex:."])
+print(0 <= found["plain"].value <= 2, found["plain"].metric)
 print(rung.export("plain", "out", to="noted").difference < 1e-3, open("out/NOTE.txt").read().strip())
 from fastapi.testclient import TestClient
 from rung.models import load_engine
@@ -122,10 +124,10 @@ from rung.server.app import create_app
 with TestClient(create_app(load_engine(["plain"]))) as client:
     print(json.dumps(client.get("/v1/names").json()))
 """
-    read, task, measured, exported, names = python(code, installed, studio).splitlines()
+    read, task, measured, rewarded, exported, names = python(code, installed, studio).splitlines()
     assert read == "['Flour, water.', 'Wait a day.']"
     assert task.startswith("Task(kind='summary', metric='rouge_2'") and "ask for a summary" in task
-    assert measured == "True 2"
+    assert measured == "True 2" and rewarded == "True reward"
     assert exported.startswith("True Made by norms on scratch")
     assert "plain" in json.loads(names) and len(json.loads(names)) == 2
     (lines,) = (studio / "home" / "runs").glob("*/lines.txt")

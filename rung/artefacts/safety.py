@@ -72,10 +72,15 @@ def inspect(folder: str | Path) -> None:
 
 def inspect_file(path: Path, name: str) -> None:
     """The checks of `inspect` for one file; `name` is how messages call it."""
-    _refuse_pickle(path, name)
     if path.suffix.lower() == ".safetensors":
-        read_header(path)
-    elif path.name in CONFIGS:
+        try:
+            read_header(path)
+        except ArtefactError:
+            _refuse_pickle(path, name)  # the first bytes of a sound one, a length, may look like one
+            raise
+        return
+    _refuse_pickle(path, name)
+    if path.name in CONFIGS:
         _refuse_code(read_json(path), name)
 
 

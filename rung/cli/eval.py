@@ -65,6 +65,9 @@ def _progress(part: str) -> Progress:
             if len(items) < FEW:
                 _say(f"{len(items)} items show little: see the intervals")
 
+        def note(self, text: str) -> None:
+            _say(text)
+
     return Shown()
 
 

@@ -75,5 +75,14 @@ def _pair(example: Example, worse: tuple[Message, ...], margin: float | None) ->
     )  # fmt: skip
 
 
+def conversations(pair: Pair) -> tuple[Example, Example]:
+    """The chosen and the rejected conversation, in which only what follows the prompt is to be learnt."""
+    prompt = tuple({**m, "weight": 0} if m["role"] == "assistant" else m for m in pair.prompt)
+    chosen, rejected = (
+        Example(messages=(*prompt, *side), origin=pair.origin) for side in (pair.chosen, pair.rejected)
+    )
+    return chosen, rejected
+
+
 def _key(message: Message) -> tuple[str, str, str]:
     return message["role"], message["content"], message.get("reasoning_content", "")

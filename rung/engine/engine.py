@@ -24,6 +24,7 @@ from rung.engine.queues.classify import ClassifyQueue
 from rung.engine.queues.embed import EmbedQueue
 from rung.engine.queues.generate import GenerateQueue
 from rung.engine.queues.remote import RemoteQueue
+from rung.engine.queues.score import ScoreQueue
 from rung.engine.registry import Registry, Source
 from rung.engine.request import (
     Completion,
@@ -33,6 +34,7 @@ from rung.engine.request import (
     GenerationRequest,
     Listener,
     Request,
+    ScoreRequest,
 )
 from rung.engine.runner import runner_of
 from rung.engine.scheduler import Scheduler
@@ -88,6 +90,7 @@ class Engine:
         self.models = registry.models
         self.queues: tuple[AnyQueue, ...] = (
             EmbedQueue(registry, self.scheduler.running_slots, max_waiting),
+            ScoreQueue(registry, self.scheduler.running_slots, max_waiting),
             ClassifyQueue(registry, self.scheduler.running_slots, max_waiting),
             GenerateQueue(bank, self.scheduler, registry),
             RemoteQueue(max_waiting),  # last: what an API is asked cannot be taken back
@@ -329,6 +332,18 @@ class Engine:
         if not self.model(name).labels:
             raise ConfigError(f"'{name}' is no classifier")
         return [one.labels for one in self.generate(GenerationRequest(name, p) for p in prompts)]
+
+    def score(self, name: str, texts: Sequence[Prompt]) -> list[float]:
+        """Give each text its reward by a reward model; from any thread; waits.
+
+        Args:
+            texts: as `ServedModel.judged` renders them.
+
+        Raises:
+            ConfigError: when it is no reward model. RungError: as `submit`.
+        """
+        found = self.generate((ScoreRequest(name, text) for text in texts), remember=True)
+        return [one.reward for one in found if one.reward is not None]
 
     # --- changing who is served -----------------------------------------------------------------
 

@@ -56,6 +56,8 @@ class GenerationRequest:
         stop_ids: tokens that end the answer; None takes the model's own.
         logprobs: how many of the likeliest tokens to return with each drawn one, beside its own
             log-probability; 0 returns its own alone, None nothing.
+        as_drawn: told log-probabilities are those of the distribution that tokens are drawn from, behind
+            penalties, temperature and what is cut off; else those of the model, before all of it.
         prompt_logprobs: the same for the prompt's tokens; with it `max_tokens` may be 0.
         constraint: what the answer must look like, made by `Engine.constraint`.
         deadline: seconds from submission within which the answer must be finished; None: no limit.
@@ -67,6 +69,7 @@ class GenerationRequest:
     decoding: Decoding = field(default_factory=Decoding)
     stop_ids: tuple[int, ...] | None = None
     logprobs: int | None = None
+    as_drawn: bool = False
     prompt_logprobs: int | None = None
     constraint: Constraint | None = None
     deadline: float | None = None
@@ -101,7 +104,24 @@ class EmbeddingRequest:
     max_wait: float | None = None
 
 
-Request = GenerationRequest | EmbeddingRequest
+@dataclass(frozen=True)
+class ScoreRequest:
+    """Request for the reward of one text.
+
+    Attributes:
+        model: name of a served reward model.
+        prompt: the whole text, with the reply to be judged; its ids must not be empty.
+        deadline: seconds from submission within which it must be computed; None: no limit.
+        max_wait: seconds from submission within which it must have been taken up; None: no limit.
+    """
+
+    model: str
+    prompt: Prompt
+    deadline: float | None = None
+    max_wait: float | None = None
+
+
+Request = GenerationRequest | EmbeddingRequest | ScoreRequest
 
 
 @dataclass(frozen=True)
@@ -133,6 +153,7 @@ class Completion:
         labels: (label, log-probability), likeliest first, where a classifier answered; `text` is
             the first, and `ids` are its tokens.
         embedding: (d,) float32 on the CPU, of length 1, where an embedding was asked for.
+        reward: of the text, where it was asked for.
         cached_tokens: tokens of the prompt that had been computed for an earlier request.
     """
 
@@ -145,6 +166,7 @@ class Completion:
     labels: tuple[tuple[str, float], ...] = ()
     cached_tokens: int = field(default=0, compare=False)
     embedding: Tensor | None = field(default=None, compare=False)
+    reward: float | None = None
 
     @property
     def completion_tokens(self) -> int:

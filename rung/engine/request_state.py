@@ -72,7 +72,9 @@ class RequestState:
         self.ids = list(request.prompt.ids)  # the prompt and what was drawn
         self.prompt = len(self.ids)
         self.end = self.prompt + max_tokens
-        self.draw = Draw(request.decoding, request.prompt.ids, request.constraint, request.logprobs)
+        self.draw = Draw(
+            request.decoding, request.prompt.ids, request.constraint, request.logprobs, request.as_drawn
+        )
         self.prompt_logprobs = request.prompt_logprobs
         self.stop_ids = frozenset(model.stop_ids if request.stop_ids is None else request.stop_ids)
         self.speculation = NgramSpeculation()

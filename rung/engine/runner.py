@@ -18,7 +18,6 @@ from rung.engine.uncached_runner import UncachedRunner
 from rung.forward.bank import Bank
 from rung.forward.llama.prepacked import Packing
 from rung.forward.slots import Slots
-from rung.forward.trie import Sequence
 
 log = logging.getLogger("rung.engine")
 
@@ -112,7 +111,9 @@ class CachedRunner:
 
     def __init__(self, bank: Bank, max_lanes: int, budget: int):
         self.bank, self.budget = bank, budget
-        self.cache = KVCache(_shapes(bank), bank.dtype, bank.device, max_lanes, budget)
+        self.cache = KVCache(
+            [LayerShape(*s) for s in bank.cache_shapes], bank.dtype, bank.device, max_lanes, budget
+        )
         self.prefixes = PrefixCache()
         self._slots = Slots([-1])
 
@@ -254,15 +255,3 @@ class CachedRunner:
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.bank.device)
-
-
-@torch.inference_mode()
-def _shapes(bank: Bank) -> list[LayerShape]:
-    """Find what each layer keeps of a token, by running one."""
-    found: dict[int, LayerShape] = {}
-
-    def record(layer: int, k: Tensor, v: Tensor) -> None:
-        found[layer] = LayerShape(k.shape[1], k.shape[2], v.shape[2])
-
-    bank.forward(bank.trie([Sequence((0,))]), record)
-    return [found[layer] for layer in sorted(found)]

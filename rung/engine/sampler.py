@@ -36,6 +36,7 @@ class Draw:
         decoding: how. prompt: ids that `repetition_penalty` looks at.
         constraint: what the answer must look like.
         logprobs: so many of the likeliest tokens are told; None tells nothing.
+        as_drawn: what is told is the distribution that tokens are drawn from.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Draw:
         prompt: Sequence[int] = (),
         constraint: Constraint | None = None,
         logprobs: int | None = None,
+        as_drawn: bool = False,
     ):
         self.decoding, self.logprobs = decoding, logprobs
         self.greedy = decoding.temperature < GREEDY_BELOW
@@ -51,6 +53,9 @@ class Draw:
         self.penalises = bool(
             decoding.presence_penalty or decoding.frequency_penalty or decoding.repetition_penalty != 1
         )
+        # Without any of these the two distributions are one.
+        changed = decoding.temperature != 1 or cuts(decoding) or self.penalises
+        self.as_drawn = as_drawn and bool(changed or decoding.logit_bias or constraint)
         self.plain = self.greedy and not self.penalises and not decoding.logit_bias
         self._prompt = prompt
         self._counts: Tensor | None = None  # (2, V): how often in the answer; whether anywhere
@@ -164,15 +169,25 @@ def _constrain(out: Tensor, draws: Sequence[Draw]) -> None:
                 continue  # `take` says it once more, where only this request hears it
 
 
-def _sample(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+def cuts(decoding: Decoding) -> bool:
+    """Whether some tokens cannot be drawn at all."""
+    return decoding.top_k > 0 or decoding.top_p < 1 or decoding.min_p > 0
+
+
+def _probabilities(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """What tokens are drawn by, (B, V); rows need not sum to 1."""
     ways = [d.decoding for d in draws]
     probabilities = torch.softmax(logits / _column((w.temperature for w in ways), logits), -1)
-    probabilities = narrow(
+    return narrow(
         probabilities,
         top_k=torch.tensor([w.top_k for w in ways], device=logits.device),
         top_p=_column((w.top_p for w in ways), logits)[:, 0],
         min_p=_column((w.min_p for w in ways), logits)[:, 0],
     )
+
+
+def _sample(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+    probabilities = _probabilities(logits, draws)
     noise = torch.stack([d.noise(logits.shape[1]) for d in draws]).to(logits.device)
     return likeliest_of(probabilities / noise)
 
@@ -242,10 +257,41 @@ def tell(logits: Tensor, ids: Tensor, wanted: Sequence[int | None]) -> list[Told
         return told
     at = torch.tensor(rows, device=logits.device)
     own = torch.log_softmax(logits[at].float(), -1)
-    most = min(max(n or 0 for n in wanted), own.shape[1])
+    for row, one in zip(rows, _told(own, ids[at], [wanted[r] or 0 for r in rows]), strict=True):
+        told[row] = one
+    return told
+
+
+def _told(own: Tensor, ids: Tensor, wanted: Sequence[int]) -> list[Told]:
+    """Of log-probabilities (n, V), those of the drawn tokens (n,) and of the likeliest."""
+    most = min(max(wanted), own.shape[1])
     values, tokens = (x.tolist() for x in own.topk(most, -1))
-    drawn = own.gather(1, ids[at, None])[:, 0].tolist()
-    for i, row in enumerate(rows):
-        n = wanted[row] or 0
-        told[row] = drawn[i], tuple(zip(tokens[i][:n], values[i][:n], strict=True))
+    drawn = own.gather(1, ids[:, None])[:, 0].tolist()
+    return [
+        (drawn[i], tuple(zip(tokens[i][:n], values[i][:n], strict=True))) for i, n in enumerate(wanted)
+    ]
+
+
+def tell_drawn(logits: Tensor, ids: Tensor, draws: Sequence[Draw]) -> list[Told | None]:
+    """As `tell`, and of those that want it the distribution that they draw from.
+
+    Args:
+        logits: (N, V), as `draw` got them, before the drawn tokens were taken.
+    """
+    told = tell(logits, ids, [None if d.as_drawn else d.logprobs for d in draws])
+    rows = [i for i, d in enumerate(draws) if d.as_drawn and d.logprobs is not None]
+    if not rows:
+        return told
+    chosen = [draws[i] for i in rows]
+    at = torch.tensor(rows, device=logits.device)
+    adjusted = adjust(logits[at], chosen).float()
+    own = torch.full_like(adjusted, float("-inf"))
+    for i, one in enumerate(chosen):
+        if one.greedy:
+            own[i, ids[rows[i]]] = 0.0
+        else:
+            kept = _probabilities(adjusted[i : i + 1], [one])[0]
+            own[i] = (kept / kept.sum()).log()
+    for row, one in zip(rows, _told(own, ids[at], [d.logprobs or 0 for d in chosen]), strict=True):
+        told[row] = one
     return told

@@ -10,8 +10,9 @@ from rung.data.conversation import Conversation
 from rung.data.template import Template
 from rung.forward.adapter import Adapter
 from rung.forward.classifier import Classifier
+from rung.forward.reward_head import RewardHead
 from rung.remote.model import RemoteModel
-from rung.types import Decoding, Message, Prompt
+from rung.types import Decoding, Example, Message, Prompt
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class ServedModel:
         conversation: what its adapter does to the messages; None leaves them as they are.
         classifier: answers with a label in place of generating; None for models that generate.
         remote: answers behind an API, in place of the bank.
+        reward: scores texts in place of writing them.
         root: the base an adapter stands on; None for a base.
         parent: the model it was tuned from; None for a base.
         created: seconds since 1970. owned_by: the organisation behind it.
@@ -40,6 +42,7 @@ class ServedModel:
     conversation: Conversation | None = None
     classifier: Classifier | None = None
     remote: RemoteModel | None = None
+    reward: RewardHead | None = None
     root: str | None = None
     parent: str | None = None
     created: int = 0
@@ -63,6 +66,7 @@ class ServedModel:
                 "conversation": adapter.conversation,
                 "classifier": adapter.classifier,
                 "remote": adapter.remote,
+                "reward": adapter.reward,
             }
         return cls(name, slot, template, **about)
 
@@ -91,3 +95,14 @@ class ServedModel:
         """
         seen = self.messages(messages)
         return Prompt(tuple(self.template.prompt(seen)), seen)
+
+    def judged(self, text: str | Sequence[Message]) -> Prompt:
+        """Render a text, or a conversation that ends with the reply to be judged, for its reward.
+
+        Raises:
+            DataError: when the conversation does not end with a reply, or the template refuses it.
+        """
+        if isinstance(text, str):
+            return Prompt(tuple(self.template.encode(text)))
+        seen = tuple(text)
+        return Prompt(self.template.render(Example(messages=seen)).ids, seen)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rung.errors import Interrupted
+from rung.errors import ConfigError, Interrupted
 from rung.forward import trie as tries
 from rung.forward.bank import Bank
 from rung.forward.memory import keep_freed
@@ -79,8 +79,11 @@ def score(
 
     Raises:
         Interrupted: when `stopping` says so.
+        ConfigError: for a base that is not causal.
         ValueError: for an empty prompt or answer.
     """
+    if bank.findings.causal is not None:
+        raise ConfigError(f"this base cannot score answers: {bank.findings.causal}")
     paths = _paths(items)
     scores = [[0.0] * len(item.answers) for item in items]
     bank.join()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rung.errors import ArtefactError, ConfigError
 from rung.exports import base
+from rung.methods import merging
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,7 +90,7 @@ class Export(base.Export):
         from rung.exports import gguf_model
 
         config = source.bank.model.config
-        changed = source.method.merged(source.adapter, source.bank)
+        changed = merging.merged(source.adapter, source.bank)
         weights = {**dict(source.bank.model.named_parameters(remove_duplicate=False)), **changed}
         tied = bool(getattr(config, "tie_word_embeddings", False)) and "lm_head.weight" not in changed
         return gguf_model.tensors(weights, config, gguf_model.layout_of(config), tied)

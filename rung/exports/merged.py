@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rung import bases
 from rung.exports import base
+from rung.methods import merging
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,12 +26,9 @@ class Export(base.Export):
     def write(self, source: base.Source, folder: Path, dtype: str) -> None:
         import torch
 
-        weights = source.method.merged(source.adapter, source.bank)
+        weights = merging.merged(source.adapter, source.bank)
         fresh = bases.load(source.base.info)
-        own = dict(fresh.model.named_parameters())
-        with torch.no_grad():
-            for name, tensor in weights.items():
-                own[name].copy_(tensor)
+        merging.put_into(fresh.model, weights)
         fresh.model.to(getattr(torch, dtype)).save_pretrained(folder)
         for path in source.folder.iterdir():
             if path.name.startswith(TOKENIZER):

@@ -11,6 +11,7 @@ from torch import Tensor
 from rung.data.conversation import Conversation
 from rung.forward.classifier import Classifier
 from rung.forward.op import LinearOp
+from rung.forward.reward_head import RewardHead
 from rung.remote.model import RemoteModel
 
 
@@ -26,6 +27,7 @@ class Adapter:
         conversation: rewrites the messages before they are rendered.
         classifier: answers with a label in place of the output layer.
         remote: answers behind an API; nothing of the base is asked then.
+        reward: scores texts in place of writing them.
     """
 
     embeddings: Tensor | None = None
@@ -35,6 +37,7 @@ class Adapter:
     conversation: Conversation | None = None
     classifier: Classifier | None = None
     remote: RemoteModel | None = None
+    reward: RewardHead | None = None
 
     @property
     def positions(self) -> int:
@@ -54,6 +57,8 @@ class Adapter:
         if self.classifier is not None:
             for name, tensor in self.classifier.parameters().items():
                 found[f"classifier.{name}"] = tensor
+        if self.reward is not None:
+            found["reward.weight"] = self.reward.weight
         return found
 
     def trainable(self, on: bool = True) -> Adapter:

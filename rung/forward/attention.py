@@ -11,6 +11,8 @@ the same blocks one by one through plain torch.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary, ref
@@ -247,8 +249,56 @@ def attention(module, query, key, value, attention_mask, scaling=None, **kwargs)
     plan: Plan = holder.plan
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = kwargs.get("sliding_window")
+    if getattr(attention_mask, "window", window) != window:
+        raise NotImplementedError("its windows stand in masks alone")
     layer = module.layer_idx
     return plan.attend(layer, query, key, value, scaling, window, kwargs.get("softcap")), None
+
+
+FAR = 1 << 17  # tokens apart: beyond every window
+QUERIES = (FAR, FAR + 12345)  # where what a mask shows is looked at; two, since chunks end somewhere
+
+
+@contextlib.contextmanager
+def noting_masks() -> Iterator[set[int | None]]:
+    """Note the windows of the masks that a model asks transformers for while this lasts: how many
+    tokens back a token sees, None for all. What the model is given in return carries its window too, so that
+    `attention` can compare it with what the layer tells; a model that changes it is given up on there.
+
+    Raises:
+        NotImplementedError: from within the model's forward, for a mask that is no window.
+    """
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+    windows: set[int | None] = set()
+
+    def note(*args: Any, mask_function: Any, q_length: int, kv_length: int, **kwargs: Any) -> Tensor:
+        windows.add(window := _window(mask_function))
+        mask: Any = torch.ones(1, 1, q_length, kv_length, dtype=torch.bool).tril()
+        mask.window = window
+        return mask
+
+    known = ALL_MASK_ATTENTION_FUNCTIONS._global_mapping
+    known["rung"] = note
+    try:
+        yield windows
+    finally:
+        del known["rung"]
+
+
+def _window(mask_function: Any) -> int | None:
+    back = torch.arange(FAR)
+    zero = torch.tensor(0)
+    found = set()
+    for at in QUERIES:
+        seen = mask_function(zero, zero, torch.tensor(at), at - back).expand(FAR)
+        count = int(seen.sum())
+        if not bool(seen[:count].all()):
+            raise NotImplementedError("a mask with gaps")
+        found.add(None if count == FAR else count)
+    if len(found) > 1:
+        raise NotImplementedError("attention in chunks")
+    return found.pop()
 
 
 def register() -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
+from copy import copy
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from rung.errors import ConfigError
 from rung.forward import attention
 from rung.forward.attention import Plan, TriePlan
+from rung.forward.findings import Findings
 from rung.forward.slots import Slots
 from rung.forward.trie import Sequence, Trie
 
@@ -39,6 +42,7 @@ class Backbone(ABC):
         plan, slots: of the pass that runs, and afterwards of the last one, so that recomputation in
             a backward pass finds them.
         why_not: the reason why the base's attention cannot run on a trie; None where it can.
+        findings: what the probe found, see `rung/forward/probe.py`.
 
     Raises:
         ConfigError: when another backbone holds the model; `close` that one first.
@@ -48,12 +52,13 @@ class Backbone(ABC):
         self.digest = digest
         self.model = model.eval().requires_grad_(False)
         self.config = model.config.get_text_config()
-        self.base_model: nn.Module = model.base_model
+        self.base_model: nn.Module = _without_head(model)
         self.modules: dict[str, nn.Module] = dict(model.named_modules())
         self.layer_names = _layer_names(model, self.config.num_hidden_layers)
         self.plan: Plan | None = None
         self.slots: Slots | None = None
         self.why_not: str | None = None
+        self.findings = Findings()
         self._named: dict[int, tuple[Tensor, list[str]]] = {}
         if not attention.attach(model, self):
             raise ConfigError(
@@ -95,6 +100,12 @@ class Backbone(ABC):
     def carries_trie(self) -> bool:
         """Whether the base's attention can run on a trie; where not, batches go as padded rows."""
         return self.why_not is None
+
+    @property
+    def shares(self) -> bool:
+        """Whether a token's states follow from what stands before it alone, so that rows that begin
+        alike can share them."""
+        return self.findings.causal is None and self.findings.together is None
 
     @property
     def _embeddings(self) -> Any:
@@ -149,10 +160,26 @@ class Backbone(ABC):
 
     def run_tiny(self) -> Tensor:
         """The base's own forward over two tokens -> (1, 2, d), for hooks to see what is called."""
-        self.plan = plan = TriePlan(Trie.build([Sequence((0, 1))]))
-        self.slots = plan.slots
+        out = self.answer_tiny()
+        return out.last_hidden_state if hasattr(out, "last_hidden_state") else out[0]
+
+    def answer_tiny(self, plan: Plan | None = None) -> Any:
+        """What the base's own forward answers to two tokens, in attention by a plan of them."""
+        self.plan = plan or TriePlan(Trie.build([Sequence((0, 1))]))
+        self.slots = self.plan.slots
         ids = torch.tensor([[0, 1]], device=self.device)
-        return self.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        return self.base_model(input_ids=ids, use_cache=False)
+
+    def entering(self, trie: Trie) -> Tensor:
+        """What a whole pass over a trie begins with: embeddings (T, d), or ids (T,) where the base
+        takes nothing else."""
+        if self.findings.embeddings is None:
+            return self.embed(trie.ids, Slots(trie.slots))
+        return trie.ids
+
+    def model_head(self, slot: int = -1) -> ModelHead:
+        """The output layer as the model's own code applies it."""
+        return ModelHead(self, slot)
 
     def own_head(self) -> Head:
         """The base's output layer."""
@@ -182,6 +209,56 @@ class Head:
         if self.softcap:
             out = torch.tanh(out / self.softcap) * self.softcap
         return out
+
+
+class ModelHead:
+    """The output layer of a base whose logits are more than one product: the model's own forward, with
+    the states put in the place of what its layers gave. Each row goes through its slot's weights.
+
+    Args:
+        slot: whose weights apply where `logits` is not told.
+    """
+
+    plain = False
+
+    def __init__(self, backbone: Backbone, slot: int = -1):
+        self.backbone, self.slot = backbone, slot
+
+    def logits(self, hidden: Tensor, slots: Slots | None = None) -> Tensor:
+        """(N, d) -> (N, V)."""
+        backbone, base = self.backbone, self.backbone.base_model
+        ids = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
+        answer = copy(self._answer)
+        answer["last_hidden_state"] = hidden[None]
+        before = base.__dict__.get("forward")
+        backbone.slots = slots or Slots(np.full(len(hidden), self.slot))
+        base.forward = lambda *args, **kwargs: answer  # type: ignore[method-assign]
+        try:
+            return backbone.model(input_ids=ids, use_cache=False).logits[0]
+        finally:
+            del base.forward
+            if before is not None:
+                base.forward = before  # type: ignore[method-assign]
+
+    @cached_property
+    def _answer(self) -> Any:
+        """What the layers answer, for its other fields."""
+        plan, slots = self.backbone.plan, self.backbone.slots
+        try:
+            return self.backbone.answer_tiny()
+        finally:
+            self.backbone.plan, self.backbone.slots = plan, slots
+
+
+def _without_head(model: Any) -> Any:
+    """The model without its output layer: what transformers calls so, or the model within the model
+    where that name leads nowhere."""
+    from transformers import PreTrainedModel
+
+    inner = model.base_model
+    if inner is model:
+        return next((m for m in model.children() if isinstance(m, PreTrainedModel)), model)
+    return inner
 
 
 def _layer_names(model: Any, count: int) -> list[str]:

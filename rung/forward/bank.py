@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from rung.errors import ArtefactError
-from rung.forward import padded, selfcheck
+from rung.forward import attention, padded, probe, selfcheck
 from rung.forward.adapter import Adapter
 from rung.forward.attention import Plan, TriePlan, register
-from rung.forward.backbone import Backbone, Head, Record
+from rung.forward.backbone import Backbone, Head, ModelHead, Record
 from rung.forward.layer_range import LayerRange
 from rung.forward.llama import training
 from rung.forward.llama.inference import LlamaInference
@@ -37,6 +37,7 @@ class Bank(Backbone):
     Attributes:
         adapters: the resident ones, by slot.
         layers: the base's own layers, as places to stop at and to start from.
+        own_attention: the attention that the model came with.
     """
 
     def __init__(self, model: Any, digest: str = ""):
@@ -46,9 +47,10 @@ class Bank(Backbone):
         self._seams: dict[str, Seam] = {}
         self._next = 0
         self._training: bool | None = None  # whether layers train in two steps; None: not tried
-        self._own_attention = model.config._attn_implementation
+        self.own_attention = model.config._attn_implementation
         register()
-        self.why_not = self._switch_attention()
+        self.findings = probe.examine(self, self._switch_attention)
+        self.why_not = self.findings.trie
 
     def close(self) -> None:
         """Give the model back as it was, for another bank to hold; this one is of no use then."""
@@ -56,7 +58,7 @@ class Bank(Backbone):
             self.remove(slot)
         if self._training:
             training.detach(self)
-        self.model.set_attn_implementation(self._own_attention)
+        self.model.set_attn_implementation(self.own_attention)
         super().close()
 
     # --- adapters -----------------------------------------------------------------------------
@@ -88,9 +90,12 @@ class Bank(Backbone):
         self.adapters[slot] = adapter
         for name, op in adapter.linear.items():
             self._seam(name).set(slot, op)
+        own = dict(self.model.named_parameters(remove_duplicate=False))
         for name, tensor in adapter.weights.items():
-            module, _, parameter = name.rpartition(".")
-            self._seam(module).weights.setdefault(slot, {})[parameter] = tensor
+            for spelled in self.names(own[name]):  # tied weights change together, unless told apart
+                if spelled == name or spelled not in adapter.weights:
+                    module, _, parameter = spelled.rpartition(".")
+                    self._seam(module).weights.setdefault(slot, {})[parameter] = tensor
 
     def remove(self, slot: int) -> None:
         """Forget a slot; seams that no adapter needs any more are taken out."""
@@ -117,7 +122,7 @@ class Bank(Backbone):
 
     def _spelled(self, adapter: Adapter) -> Iterator[str]:
         """Every name of every parameter that the adapter replaces; tied weights have several."""
-        own = dict(self.model.named_parameters())
+        own = dict(self.model.named_parameters(remove_duplicate=False))
         for name in adapter.weights:
             yield name
             if name in own:
@@ -139,10 +144,12 @@ class Bank(Backbone):
         missing = [n for n in adapter.linear if n not in self.modules]
         if missing:
             raise ArtefactError(f"the base has no module {missing[0]}: was it made for another base?")
-        own = dict(self.model.named_parameters())
+        own = dict(self.model.named_parameters(remove_duplicate=False))
         for name, tensor in adapter.weights.items():
             if name not in own or own[name].shape != tensor.shape:
                 raise ArtefactError(f"the base has no parameter {name} of shape {tuple(tensor.shape)}")
+        if adapter.embeddings is not None and self.findings.virtual is not None:
+            raise ArtefactError(f"this base takes no virtual tokens: {self.findings.virtual}")
         if adapter.embeddings is not None and adapter.embeddings.shape[1] != self.width:
             raise ArtefactError(
                 f"virtual tokens are {adapter.embeddings.shape[1]} wide, the base's {self.width}"
@@ -158,7 +165,7 @@ class Bank(Backbone):
                 soft[slot] = len(adapter.embeddings)
             if adapter.keys_values is not None:
                 prefix[slot] = adapter.keys_values.shape[2]
-        return Trie.build(sequences, soft, prefix, prune)
+        return Trie.build(sequences, soft, prefix, prune, self.shares)
 
     def forward(
         self,
@@ -185,8 +192,7 @@ class Bank(Backbone):
         if not self.carries_trie:
             if record is not None or front is not None:
                 raise NotImplementedError(self.why_not)
-            embeddings = self.embed(trie.ids, Slots(trie.slots))
-            hidden = padded.forward(self, trie, embeddings, self.front(trie))
+            hidden = padded.forward(self, trie, self.entering(trie), self.front(trie))
             return hidden if read is None else hidden[torch.from_numpy(read)]
         plan = TriePlan(trie, {**self.front(trie), **(front or {})}, record)
         embeddings = self.embed(trie.ids, plan.slots)
@@ -221,11 +227,38 @@ class Bank(Backbone):
                 carry tries, when rows belong to adapters.
         """
         if not self.carries_trie:
-            embeddings = self.embed(trie.ids, Slots(trie.slots))
-            return padded.states(self.layers, trie, embeddings, wanted)
+            return padded.states(self.layers, trie, self.entering(trie), wanted)
         plan = TriePlan(trie, self.front(trie))
         embeddings, positions = self.embed(trie.ids, plan.slots), trie.positions.to(self.device)
         return self._implementation(plan).states(embeddings, positions, plan, wanted)
+
+    @cached_property
+    def cache_shapes(self) -> list[tuple[int, int, int]]:
+        """What each layer keeps of a token, by running one: (kv_heads, width of keys, of values).
+
+        Raises:
+            NotImplementedError: where a layer keeps something else than keys and values.
+        """
+        found: dict[int, tuple[int, int, int]] = {}
+        with torch.no_grad():
+            if self.carries_trie:
+
+                def record(layer: int, k: Tensor, v: Tensor) -> None:
+                    found[layer] = (k.shape[1], k.shape[2], v.shape[2])
+
+                self.forward(self.trie([Sequence((0,))]), record)
+                return [found[layer] for layer in sorted(found)]
+            self.plan = self.slots = None
+            ids = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+            cache = getattr(self.base_model(input_ids=ids, use_cache=True), "past_key_values", None)
+        for i, layer in enumerate(getattr(cache, "layers", ())):
+            keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+            if keys is None or values is None or keys.dim() != 4 or keys.shape[2] != 1:
+                raise NotImplementedError(f"layer {i} keeps no keys and values")
+            found[i] = (keys.shape[1], keys.shape[3], values.shape[3])
+        if not found:
+            raise NotImplementedError("its layers keep no keys and values")
+        return list(found.values())
 
     def front(self, trie: Trie) -> dict[int, Tensor]:
         """Keys and values in front, of the slots that a trie uses."""
@@ -318,6 +351,8 @@ class Bank(Backbone):
     def logits(self, hidden: Tensor, slots: Slots | Iterable[int]) -> Tensor:
         """(N, d) and each row's slot -> (N, vocabulary), each through its own adapter's head."""
         slots = slots if isinstance(slots, Slots) else Slots(list(slots))
+        if self.findings.head is not None:
+            return self.model_head().logits(hidden, slots)
         # All that share the base's own output layer go through it at once: its weights are read once.
         own = [s for s in slots.present if self._owns_weights(s)]
         if not own:
@@ -341,15 +376,24 @@ class Bank(Backbone):
         adapter = self.adapters.get(slot)
         return adapter is not None and bool(adapter.weights)
 
-    def head(self, slot: int) -> Head:
+    def head(self, slot: int) -> Head | ModelHead:
         """The output layer of a slot."""
+        if self.findings.head is not None:
+            return self.model_head(slot)
         head, adapter = self.own_head(), self.adapters.get(slot)
         if adapter is not None and adapter.weights:
-            own, weight, bias = adapter.weights, head.weight, head.bias
-            head.weight = next((own[n] for n in self.names(weight) if n in own), weight)
-            if bias is not None:
-                head.bias = next((own[n] for n in self.names(bias) if n in own), bias)
+            head.weight = self._own_of(adapter, head.weight)
+            if head.bias is not None:
+                head.bias = self._own_of(adapter, head.bias)
         return head
+
+    def _own_of(self, adapter: Adapter, parameter: Tensor) -> Tensor:
+        """What an adapter has in place of the output layer's parameter: under its own name, else under
+        that of what it is tied to."""
+        names = self.names(parameter)
+        out = self.model.get_output_embeddings()
+        names.sort(key=lambda n: self.modules[n.rpartition(".")[0]] is not out)
+        return next((adapter.weights[n] for n in names if n in adapter.weights), parameter)
 
     # --- which bases carry a trie ---------------------------------------------------------------
 
@@ -359,7 +403,7 @@ class Bank(Backbone):
             return f"{type(self.model).__name__} brings its own attention"
         fault = selfcheck.fault(self._compare_attention, self.dtype)
         if fault is not None:
-            self.model.set_attn_implementation(self._own_attention)
+            self.model.set_attn_implementation(self.own_attention)
         return fault
 
     @torch.no_grad()
@@ -369,10 +413,31 @@ class Bank(Backbone):
         plan = TriePlan(trie, record=lambda layer, k, v: seen.append(layer))
         embeddings, positions = self.embed(trie.ids, plan.slots), trie.positions.to(self.device)
         self.model.set_attn_implementation("rung")
+        self._compare_windows()
         ours = self.run_own(embeddings, positions, plan)
         if sorted(seen) != list(range(self.config.num_hidden_layers)):
             raise NotImplementedError("not every layer attends through the shared interface")
-        self.model.set_attn_implementation(self._own_attention)
+        self.model.set_attn_implementation(self.own_attention)
         own = padded.forward(self, trie, embeddings)
         self.model.set_attn_implementation("rung")
         return [(ours, own)]
+
+    def _compare_windows(self) -> None:
+        """Raise NotImplementedError where a mask hides what its layer's attention is not told of."""
+        told = _Windows()
+        with attention.noting_masks() as masked:
+            self.answer_tiny(told)
+        if masked and not told.windows <= masked:
+            raise NotImplementedError("its windows stand in masks alone")
+
+
+class _Windows(TriePlan):
+    """A plan of two tokens that notes the windows that layers attend with."""
+
+    def __init__(self) -> None:
+        super().__init__(Trie.build([Sequence((0, 1))]))
+        self.windows: set[int | None] = set()
+
+    def attend(self, layer, q, k, v, scaling, window=None, softcap=None):  # noqa: D102
+        self.windows.add(window or None)
+        return super().attend(layer, q, k, v, scaling, window, softcap)

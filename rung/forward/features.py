@@ -49,7 +49,7 @@ def passes(
         for chosen in _cut(rows):
             if stopping():
                 raise Interrupted
-            trie = Trie.build([rows[i] for i in chosen], prune=True)
+            trie = Trie.build([rows[i] for i in chosen], prune=True, share=backbone.shares)
             yield chosen, trie, backbone.states(trie, wanted)
 
 

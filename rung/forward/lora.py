@@ -37,6 +37,9 @@ class LoraOp(LinearOp):
         hidden = nn.functional.linear(x, self.a.to(x.dtype))  # (n, r)
         return torch.addmm(y, hidden, self.b.to(x.dtype).t(), alpha=self.scale)
 
+    def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return weight + self.scale * (self.b.detach() @ self.a.detach()).to(weight.device), bias
+
     @classmethod
     def after_all(cls, ops, x: Tensor, y: Tensor, slots: Slots) -> Tensor:
         a = torch.cat([op.a for op in ops.values()]).to(x.dtype)  # (R, d_in)
@@ -44,6 +47,36 @@ class LoraOp(LinearOp):
         columns = tuple((slot, len(op.a), op.scale) for slot, op in ops.items())
         hidden = nn.functional.linear(x, a) * slots.column_mask(columns, x)
         return torch.addmm(y, hidden, b.t())
+
+
+class BiasedLoraOp(LoraOp):
+    """LoRA whose second product has a bias (d_out,), as PEFT's `lora_bias`."""
+
+    def __init__(self, a: Tensor, b: Tensor, scale: float, bias: Tensor):
+        super().__init__(a, b, scale)
+        self.bias = bias
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {**super().parameters(), "lora_B_bias": self.bias}
+
+    def project(self, x: Tensor, module: nn.Module) -> Tensor | None:
+        return None
+
+    def after(self, x: Tensor, y: Tensor) -> Tensor:
+        return super().after(x, y) + self.scale * self.bias.to(y.dtype)
+
+    def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if bias is None:
+            raise NotImplementedError("a bias where the base has none")
+        weight, _ = super().merged(weight, bias)
+        return weight, bias + self.scale * self.bias.detach().to(bias.device)
+
+    @classmethod
+    def after_all(cls, ops, x: Tensor, y: Tensor, slots: Slots) -> Tensor:
+        out = super().after_all(ops, x, y, slots)
+        for slot, op in ops.items():
+            out[slots.rows(slot)] += op.scale * op.bias.to(out.dtype)
+        return out
 
 
 class Low(NamedTuple):

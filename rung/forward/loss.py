@@ -8,14 +8,19 @@ by then: its backward pass is the same cross-entropy, each edge weighted by its 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from rung.forward.backbone import ModelHead
 from rung.forward.trie import Trie
+
+# Probabilities (n, V) -> which of them may be drawn, (n, V) of bool.
+Keep = Callable[[Tensor], Tensor]
 
 CHUNK = 1 << 23  # logits held at once; 32 MiB in float32, which stays near the caches
 
@@ -33,38 +38,71 @@ def cross_entropy(
     Returns:
         the sum, a differentiable scalar, and the weight of the edges whose target is the likeliest.
     """
-    args, shape = _edges_of(bank, trie, hidden, slot)
+    head = bank.head(slot)
+    if isinstance(head, ModelHead):
+        found, best = _through_model(head, trie, hidden, _Shape(softcap=None, scale=1.0))
+        weight = trie.weight.to(found.device, found.dtype)
+        return -(weight * found).sum(), float((weight * best).sum())
+    args, shape = _edges_of(head, trie, hidden)
     weight = trie.weight.to(hidden.device, _exact(hidden.dtype))
     total, correct = _CrossEntropy.apply(*args, weight, shape, accuracy)
     return total, float(correct)
 
 
-def edge_logprobs(bank: Any, trie: Trie, hidden: Tensor, slot: int) -> Tensor:
+def edge_logprobs(
+    bank: Any,
+    trie: Trie,
+    hidden: Tensor,
+    slot: int,
+    temperature: float = 1.0,
+    keep: Keep | None = None,
+) -> Tensor:
     """Compute log-probabilities (E,) of a trie's edges, differentiable once, in float32 or better.
 
     Args:
         hidden, slot: as for `cross_entropy`.
+        temperature: divides the logits, as in drawing.
+        keep: what can be drawn, as in drawing; the targets count among it in any case, so that one
+            which falls out of it when the weights have moved keeps a finite value.
     """
-    args, shape = _edges_of(bank, trie, hidden, slot)
-    return _LogProbs.apply(*args, shape)
+    head = bank.head(slot)
+    if isinstance(head, ModelHead):
+        shape = _Shape(softcap=None, scale=1.0, temperature=temperature, keep=keep)
+        return _through_model(head, trie, hidden, shape)[0]
+    args, shape = _edges_of(head, trie, hidden)
+    return _LogProbs.apply(*args, replace(shape, temperature=temperature, keep=keep))
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """What a base does to its raw logits."""
+    """What a base, and a way to draw, do to raw logits."""
 
     softcap: float | None
     scale: float
+    temperature: float = 1.0
+    keep: Keep | None = None
 
     def logits(self, raw: Tensor) -> Tensor:
         """In float32 or better, and in memory of its own where `back` needs the raw ones."""
         out = raw.to(_exact(raw.dtype))
         if self.scale != 1.0:
             out = out * self.scale
-        return torch.tanh(out / self.softcap) * self.softcap if self.softcap else out
+        if self.softcap:
+            out = torch.tanh(out / self.softcap) * self.softcap
+        return out if self.temperature == 1.0 else out / self.temperature
+
+    def cut(self, logits: Tensor, at: Tensor, to: Tensor) -> Tensor:
+        """Put what cannot be drawn out of reach, other than the targets `to` of the rows `at`."""
+        if self.keep is None:
+            return logits
+        kept = self.keep(torch.softmax(logits, -1))
+        kept[at, to] = True
+        return logits.masked_fill(~kept, float("-inf"))
 
     def back(self, grad: Tensor, raw: Tensor) -> Tensor:
         """The gradient of the raw logits."""
+        if self.temperature != 1.0:
+            grad = grad / self.temperature
         if self.softcap:
             grad = grad * (1 - torch.tanh(raw.to(grad.dtype) * self.scale / self.softcap) ** 2)
         return grad * self.scale if self.scale != 1.0 else grad
@@ -74,12 +112,37 @@ def _exact(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _edges_of(bank: Any, trie: Trie, hidden: Tensor, slot: int) -> tuple[tuple[Any, ...], _Shape]:
-    """States (S, d) where edges start, the head, and each edge's state and target."""
-    head = bank.head(slot)
+def _taken(trie: Trie, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """States (S, d) where edges start, and each edge's state and target."""
     sources, which = torch.unique_consecutive(trie.source, return_inverse=True)
     taken = hidden.index_select(0, sources.to(hidden.device))
-    edges = which.to(hidden.device), trie.target.to(hidden.device)
+    return taken, which.to(hidden.device), trie.target.to(hidden.device)
+
+
+def _through_model(head: ModelHead, trie: Trie, hidden: Tensor, shape: _Shape) -> tuple[Tensor, Tensor]:
+    """Log-probabilities (E,) of edges, and whether each target is the likeliest token, for an output
+    layer that only the model itself can apply. A chunk's logits are computed again for its gradient."""
+    taken, which, target = _taken(trie, hidden)
+    step = max(1, CHUNK // head.backbone.vocabulary)
+    picked, best = [], []
+    for first in range(0, len(taken), step):
+        edges = (which >= first) & (which < first + step)
+        at, to = which[edges] - first, target[edges]
+
+        def chunk(states: Tensor, at: Tensor = at, to: Tensor = to) -> tuple[Tensor, Tensor]:
+            logits = shape.cut(shape.logits(head.logits(states)), at, to)
+            own = logits[at, to]
+            return own - torch.logsumexp(logits, 1)[at], own >= logits.amax(1)[at]
+
+        found: Any = checkpoint(chunk, taken[first : first + step], use_reentrant=False)
+        picked.append(found[0])
+        best.append(found[1])
+    return torch.cat(picked), torch.cat(best)
+
+
+def _edges_of(head: Any, trie: Trie, hidden: Tensor) -> tuple[tuple[Any, ...], _Shape]:
+    """States where edges start, the head, and each edge's state and target."""
+    taken, *edges = _taken(trie, hidden)
     return (taken, head.weight, head.bias, *edges), _Shape(head.softcap, head.scale)
 
 
@@ -122,8 +185,8 @@ def _weighted(
     per_source.index_add_(0, which, edge_weight)
     weight_here = weight.to(hidden.dtype)
     for part, raw, edges in _chunks(hidden, weight_here, bias, which):
-        logits = shape.logits(raw)
         at, to, w = which[edges] - part.start, target[edges], edge_weight[edges]
+        logits = shape.cut(shape.logits(raw), at, to)
         picked = logits[at, to]
         peak = logits.amax(1, keepdim=True)
         if accuracy:
@@ -171,8 +234,8 @@ class _LogProbs(torch.autograd.Function):
     def forward(ctx, hidden, weight, bias, which, target, shape):
         found = torch.empty(len(which), dtype=_exact(hidden.dtype), device=hidden.device)
         for part, raw, edges in _chunks(hidden, weight.to(hidden.dtype), bias, which):
-            logits = shape.logits(raw)
             at = which[edges] - part.start
+            logits = shape.cut(shape.logits(raw), at, target[edges])
             found[edges] = logits[at, target[edges]] - torch.logsumexp(logits, 1)[at]
         ctx.save_for_backward(hidden, weight, bias, which, target)
         ctx.shape = shape

@@ -38,6 +38,14 @@ class LinearOp:
         """x (n, d_in) and the projection's output y (n, d_out) -> the new output."""
         return y
 
+    def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The projection's weight (d_out, d_in) and bias with this built in, float32.
+
+        Raises:
+            NotImplementedError: where that cannot be expressed as a weight and a bias.
+        """
+        raise NotImplementedError(type(self).__name__)
+
     @classmethod
     def before_all(cls, ops: Mapping[int, LinearOp], x: Tensor, slots: Slots) -> Tensor:
         """`before` for a batch of mixed slots; x (T, d_in)."""

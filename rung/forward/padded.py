@@ -6,7 +6,8 @@ Also the reference that the trie is held against when a bank attaches to a base.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,23 +25,24 @@ def forward(
 ) -> Tensor:
     """Hidden states (T, d) of a trie, by unrolling its sequences into padded rows.
 
-    Each slot is a batch of its own, since the length of what stands in front differs.
+    Each slot is a batch of its own, since the length of what stands in front differs; and each row,
+    where the base's numbers depend on the longest.
 
     Args:
-        embeddings: (T, d) of the trie's tokens.
+        embeddings: (T, d) of the trie's tokens, or their ids (T,) for a base that takes nothing else.
         front: keys and values in front by slot, each (layers, 2, P, kv_heads, hd).
     """
     parts, at = [], []
     for slot in Slots(trie.slots).present:
-        paths = [p for p in trie.paths if int(trie.slots[p[0]]) == slot]
-        rows, mask = _rows(paths)
-        out = _call(backbone, trie, embeddings, rows, mask, slot, (front or {}).get(slot))
-        # Each token of the trie takes its hidden state from the first row that passes through it.
-        flat_rows, first = np.unique(np.where(mask > 0, rows, -1).reshape(-1), return_index=True)
-        keep = flat_rows >= 0
-        index = torch.from_numpy(first[keep]).to(backbone.device)
-        parts.append(out.reshape(-1, out.shape[-1])[index])
-        at.append(flat_rows[keep])
+        for paths in _batches(backbone, [p for p in trie.paths if int(trie.slots[p[0]]) == slot]):
+            rows, mask = _rows(paths)
+            out = _call(backbone, trie, embeddings, rows, mask, slot, (front or {}).get(slot))
+            # Each token of the trie takes its hidden state from the first row that passes through it.
+            flat_rows, first = np.unique(np.where(mask > 0, rows, -1).reshape(-1), return_index=True)
+            keep = flat_rows >= 0
+            index = torch.from_numpy(first[keep]).to(backbone.device)
+            parts.append(out.reshape(-1, out.shape[-1])[index])
+            at.append(flat_rows[keep])
     rows_of_all = torch.from_numpy(np.concatenate(at)).to(backbone.device)
     return torch.cat(parts)[torch.argsort(rows_of_all)]
 
@@ -56,16 +58,30 @@ def states(
     backbone = layers.backbone
     if any(slot >= 0 for slot in Slots(trie.slots).present):
         raise NotImplementedError(f"{backbone.why_not}: its adapters' rows have no shared states")
-    rows, mask = _rows(trie.paths)
     layers.learn_answers(backbone.run_tiny)
-    found = layers.capture(wanted, lambda: _call(backbone, trie, embeddings, rows, mask, -1, None))
-    result = {}
-    for at, tensor in found.items():
-        flat = tensor.new_empty(len(trie), tensor.shape[-1])
-        for i, path in enumerate(trie.paths):
-            flat[path] = tensor[i, : len(path)]
-        result[at] = flat
+    result: dict[int, Tensor] = {}
+    for paths in _batches(backbone, trie.paths):
+        rows, mask = _rows(paths)
+        run = partial(_call, backbone, trie, embeddings, rows, mask, -1, None)
+        for at, tensor in layers.capture(wanted, run).items():
+            if at not in result:
+                result[at] = tensor.new_empty(len(trie), tensor.shape[-1])
+            for i, path in enumerate(paths):
+                result[at][path] = tensor[i, : len(path)]
     return result
+
+
+def _batches(backbone: Backbone, paths: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    """The rows that are computed together."""
+    if backbone.findings.together is None:
+        yield paths
+        return
+    for path in paths:
+        with (
+            torch.no_grad()
+        ):  # what rotary positions keep of a longer row is forgotten with a short one
+            backbone.run_tiny()
+        yield [path]
 
 
 def _rows(paths: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -91,14 +107,27 @@ def _call(
     at, device = torch.from_numpy(rows), backbone.device
     backbone.plan, backbone.slots = None, Slots(np.full(batch * width, slot))
     kwargs: dict[str, Any] = {"use_cache": False}
-    if "position_ids" in inspect.signature(backbone.base_model.forward).parameters:
+    if takes_positions(backbone):
         kwargs["position_ids"] = trie.positions[at].to(device)
     real = torch.from_numpy(mask).to(device)
     if front is not None:
         kwargs |= {"past_key_values": _cache(backbone, front, batch), "use_cache": True}
         real = torch.cat([real.new_ones(batch, front.shape[2]), real], 1)
-    rows_in = embeddings[at.to(device)]
-    return backbone.base_model(inputs_embeds=rows_in, attention_mask=real, **kwargs).last_hidden_state
+    rows_in = embeddings[at.to(embeddings.device)].to(device)
+    kwargs["inputs_embeds" if rows_in.is_floating_point() else "input_ids"] = rows_in
+    return states_of(backbone.base_model(attention_mask=real, **kwargs))
+
+
+def takes_positions(backbone: Backbone) -> bool:
+    """Whether the base can be told where its tokens stand."""
+    if backbone.findings.positions is not None:
+        return False
+    return "position_ids" in inspect.signature(backbone.base_model.forward).parameters
+
+
+def states_of(out: Any) -> Tensor:
+    """The hidden states (B, L, d) in what a base's model without output layer answers."""
+    return out.last_hidden_state if hasattr(out, "last_hidden_state") else out[0]
 
 
 def _cache(backbone: Backbone, keys_values: Tensor, batch: int) -> Any:

@@ -74,9 +74,13 @@ class Policy:
         """
         return loss.cross_entropy(self.bank, self.trie, self.hidden, self.slot, accuracy)
 
-    def logprobs(self) -> Tensor:
-        """Compute the log-probability of every edge, (E,), in float32 or better; differentiable."""
-        return loss.edge_logprobs(self.bank, self.trie, self.hidden, self.slot)
+    def logprobs(self, temperature: float = 1.0, keep: loss.Keep | None = None) -> Tensor:
+        """Compute the log-probability of every edge, (E,), in float32 or better; differentiable.
+
+        Args:
+            temperature, keep: of the distribution that tokens are drawn from, see `edge_logprobs`.
+        """
+        return loss.edge_logprobs(self.bank, self.trie, self.hidden, self.slot, temperature, keep)
 
     def per_sequence(self) -> list[Tensor]:
         """Give each sequence its supervised tokens' log-probabilities, (n,) in their order."""
@@ -101,3 +105,17 @@ class Policy:
             raise ValueError("states are there only after a whole pass: say reads_states")
         rows = [path[i] for path, i in zip(self.trie.rows, at, strict=True)]
         return self.hidden[torch.tensor(rows, device=self.hidden.device)]
+
+    def rewards(self) -> Tensor:
+        """Score each sequence by the slot's reward head at its last token, (sequences,); differentiable.
+
+        A slot without a head, such as that of the bare base, finds all of them equally good: 0.
+
+        Raises:
+            ValueError: when the pass was not made `whole`.
+        """
+        adapter = self.bank.adapters.get(self.slot)
+        if adapter is None or adapter.reward is None:
+            exact = torch.promote_types(self.bank.dtype, torch.float32)
+            return torch.zeros(len(self.edges), dtype=exact, device=self.bank.device)
+        return adapter.reward.of(self.states([-1] * len(self.edges)))

@@ -47,8 +47,13 @@ def fault(compute: Callable[[], Pairs], dtype: torch.dtype, gradients: bool = Fa
     try:
         apart = max(_apart(ours, own, gradients) for ours, own in compute())
     except FAULTS as raised:
-        return " ".join(str(raised).split()) or type(raised).__name__
+        return reason(raised)
     return None if apart < TOLERANCE.get(dtype, half) else f"it differs by {apart:.2g}"
+
+
+def reason(raised: BaseException) -> str:
+    """What an exception of transformers or torch says, in one line of at most 200 characters."""
+    return " ".join(str(raised).split())[:200] or type(raised).__name__
 
 
 def _apart(ours: Tensor, own: Tensor, by_length: bool) -> float:

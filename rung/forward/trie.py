@@ -109,6 +109,7 @@ class Trie:
         soft: Mapping[int, int] | None = None,
         prefix: Mapping[int, int] | None = None,
         prune: bool = False,
+        share: bool = True,
     ) -> Trie:
         """Merge sequences into a trie.
 
@@ -118,6 +119,8 @@ class Trie:
             prefix: keys and values in front, per slot; they are no rows, and shift the positions.
             prune: leave out the tokens from which nothing is predicted any more, such as each
                 sequence's last; the loss and its gradient are the same without them.
+            share: let sequences have what they begin with in common; without it every sequence
+                stands whole and by itself, for bases whose numbers depend on a row's length.
 
         Raises:
             ValueError: for no sequences, an empty one, or a mask of another length.
@@ -126,8 +129,8 @@ class Trie:
         if not batch:
             raise ValueError("a batch needs at least one sequence")
         full = [_with_virtual(s, (soft or {}).get(s.slot, 0)) for s in batch]
-        needed = [_needed(s) if prune else len(s) for s in batch]
-        layout = _lay_out(batch, full, needed)
+        needed = [_needed(s) if prune and share else len(s) for s in batch]
+        layout = _lay_out(batch, full, needed, share)
         offsets = np.array([(prefix or {}).get(int(s), 0) for s in layout.slots], dtype=np.int64)
         source, target, weight, edges = _edges(batch, full, layout.paths)
         return cls(
@@ -166,7 +169,9 @@ def _needed(sequence: Sequence) -> int:
     return max(1, int(at[-1])) if len(at) else len(sequence)
 
 
-def _lay_out(batch: list[Sequence], full: list[np.ndarray], needed: list[int]) -> _Layout:
+def _lay_out(
+    batch: list[Sequence], full: list[np.ndarray], needed: list[int], share: bool = True
+) -> _Layout:
     """Depth-first order is sorted order: each sequence adds what it does not share with the last.
 
     Args:
@@ -184,7 +189,7 @@ def _lay_out(batch: list[Sequence], full: list[np.ndarray], needed: list[int]) -
     previous, previous_slot, count = np.empty(0, dtype=np.int64), None, 0
     for i in order:
         tokens = full[i]
-        shared = common_prefix(previous, tokens) if slots[i] == previous_slot else 0
+        shared = common_prefix(previous, tokens) if share and slots[i] == previous_slot else 0
         end[path[shared:]] = count
         fresh = len(tokens) - shared
         span = slice(count, count + fresh)

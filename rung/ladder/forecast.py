@@ -136,7 +136,7 @@ class Forecaster:
 
     def misfit(self, rung: Rung, plan: Plan) -> str | None:
         """Why a rung cannot be tried here, or None."""
-        return rung.method.unsuited(self.task, plan.config) or rung.method.misfit(
+        return rung.method.unsuited(self.task, plan.config) or rung.method.refusal(
             self.bank, plan.config
         )
 

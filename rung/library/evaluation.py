@@ -7,26 +7,30 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from math import isfinite
+from math import isfinite, isnan
 from typing import Any
 
 import numpy as np
 
 from rung.config import as_dict
 from rung.data import DataKnobs, Dataset, load, split
-from rung.errors import DataError, one_line
+from rung.errors import ConfigError, DataError, one_line
 from rung.evals import compare as pairwise
-from rung.evals import tasks
+from rung.evals import metrics, tasks
 from rung.evals.compare import Comparison
 from rung.evals.intervals import bootstrap, percentile
 from rung.evals.judge import Judge
-from rung.evals.measure import Measured, measure
+from rung.evals.measure import Measured, interval, measure
 from rung.evals.metrics.base import mean
+from rung.evals.metrics.reward import statistics_of
 from rung.evals.predict import Answers, predict
 from rung.library.knobs import EvalKnobs, LoadKnobs
 from rung.models import by_base
 from rung.models import load as load_models
+from rung.rewards import Answer, Context, Reward, make, scored
+from rung.rewards.scorers import Scorers
 from rung.store import Store
+from rung.train.estimate import device as device_of
 from rung.train.keeping import data_record
 from rung.types import BaseInfo, Example, Task
 
@@ -46,6 +50,9 @@ class Progress:
 
     def begun(self, task: Task, items: Sequence[Example], dataset: Dataset) -> None:
         """The items are read and their task is known."""
+
+    def note(self, text: str) -> None:
+        """Something that the user should know, in one line."""
 
 
 @dataclass(kw_only=True)
@@ -90,7 +97,7 @@ class Evaluation:
                 "name": row.name,
                 "base": row.base.name,
                 **row.measured.as_dict(),
-                "items": row.measured.items.tolist(),
+                "items": [None if isnan(v) else v for v in row.measured.items.tolist()],
                 "seconds": row.answers.seconds,
                 "prompt_tokens": row.answers.prompt_tokens,
                 "completion_tokens": row.answers.completion_tokens,
@@ -123,9 +130,16 @@ def evaluate(
     """
     progress = progress or Progress()
     judge = Judge.at(knobs.judge, knobs.judge_model, os.environ.get(JUDGE_KEY)) if knobs.judge else None
+    if knobs.reward and knobs.metric:
+        raise ConfigError("--reward and --metric exclude each other: ask twice")
     dataset, items, task = _read(data, knobs)
+    reward = _reward(knobs, loading, progress)
     progress.begun(task, items, dataset)
-    rows = _measured(names, items, task, dataset, loading, progress)
+    try:
+        rows = _measured(names, items, task, dataset, loading, progress, reward)
+    finally:
+        if reward is not None:
+            reward.close()
     return Evaluation(
         task=task,
         part=knobs.part,
@@ -140,14 +154,51 @@ def _read(data: DataKnobs, knobs: EvalKnobs) -> tuple[Dataset, list[Example], Ta
     dataset = load(data)
     splits = dict(split(dataset, data))
     every = [e for rows in splits.values() for e in rows]
-    task = tasks.settle_task(tasks.detect(every), every, knobs.task, knobs.metric)
-    found = tasks.faults(every, task)
+    if knobs.reward:  # whatever is answered is scored, also where rows all have one answer or none
+        task, found = Task("generation", "reward"), []
+    else:
+        task = tasks.settle_task(tasks.detect(every), every, knobs.task, knobs.metric)
+        found = tasks.faults(every, task)
     if found:
         raise DataError(one_line(found))
     items = every if knobs.part == "all" else list(splits[knobs.part])
     if not items:
         raise DataError(f"the {knobs.part} part has no rows: give more rows, or another --part")
     return dataset, items[: knobs.items], task
+
+
+def _reward(knobs: EvalKnobs, loading: LoadKnobs, progress: Progress) -> Reward | None:
+    """The reward that is asked for, checked before anything is loaded."""
+    if not knobs.reward:
+        return None
+    load_model = Scorers(None, device_of(loading.device), "float32")
+    return make(knobs.reward, Context(model=load_model, note=progress.note))
+
+
+def rewarded(
+    answers: Answers, items: Sequence[Example], reward: Reward, note: Callable[[str], None]
+) -> Measured:
+    """The mean reward of answers, with its interval over those that were scored.
+
+    Raises:
+        DataError: when none of them was.
+    """
+    asked = [
+        Answer(prompt=tasks.question(e), text=text, gold=tasks.reply(e))
+        for e, text in zip(items, answers.texts, strict=True)
+    ]
+    scores = scored(reward, asked)
+    left = sum(s is None for s in scores)
+    if left == len(scores):
+        raise DataError(f"reward {reward.name} scored none of {len(scores)} answers")
+    if left:
+        note(f"{left} of {len(scores)} answers were not scored: they are left out of the mean")
+    metric = metrics.get("reward")
+    statistics = statistics_of(scores)
+    each = metric.items(statistics)
+    low, high = interval(metric, statistics, each)
+    value = float(metric.finish(statistics.sum(0)))
+    return Measured("reward", value, low, high, len(scores), each, statistics)
 
 
 def _measured(
@@ -157,6 +208,7 @@ def _measured(
     dataset: Dataset,
     loading: LoadKnobs,
     progress: Progress,
+    reward: Reward | None = None,
 ) -> list[Row]:
     """Every model's answers, base by base; each figure is recorded at once."""
     found = {}
@@ -172,7 +224,9 @@ def _measured(
                 base=loaded.base,
                 bare=model.slot == -1,
                 answers=answers,
-                measured=measure(answers, items, task),
+                measured=rewarded(answers, items, reward, progress.note)
+                if reward
+                else measure(answers, items, task),
             )
             _record(row, dataset)
             found[name] = row

@@ -74,6 +74,10 @@ class EvalKnobs:
     task: str | None = knob(None, "The kind of task; found from the data by default.")
     part: str = knob("test", "The rows to measure on.", choices=PARTS)
     items: int | None = knob(None, "Ask at most so many of them.", least=1)
+    reward: list[str] = knob(
+        [], "Score the answers by a reward, in place of a metric; give it again to add rewards up.",
+        metavar="SPEC", foreign=("reward_funcs", "reward_model"),
+    )  # fmt: skip
     judge: str | None = knob(
         None, "An OpenAI-compatible address that judges pairs of answers.", metavar="URL"
     )

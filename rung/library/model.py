@@ -51,6 +51,18 @@ class Model:
         finally:
             generation.cancel()  # frees its lane when the caller stops reading
 
+    def score(self, texts: Sequence[Asked]) -> list[float]:
+        """Give each text its reward, where this is a reward model: higher is better.
+
+        Args:
+            texts: plain texts, or conversations that end with the reply to be judged.
+
+        Raises:
+            ConfigError: when it is no reward model. DataError: for a conversation without a reply.
+        """
+        model = self.engine.model(self.name)
+        return self.engine.score(self.name, [model.judged(text) for text in texts])
+
     def _request(self, asked: Asked, settings: dict[str, Any]) -> GenerationRequest:
         return request(self.engine, self.name, asked, resolve([DecodingKnobs], settings)[0])
 

@@ -2,7 +2,7 @@
 
 Files: `adapter_config.json` and `adapter_model.safetensors`, or `settings.json` and
 `weights.safetensors` for methods that PEFT does not know (whichever of the two they have); what a
-method's `to_folder` adds, such as the index of its documents; `rung.json` with what else is needed to
+method's `to_folder` adds, such as the index of its documents; the head of a reward model; `rung.json` with what else is needed to
 understand them; tokenizer and template; `generation_config.json`. The manifest and the card come from
 the store.
 """
@@ -10,6 +10,7 @@ the store.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,10 @@ from rung import bases, methods
 from rung.artefacts import folders
 from rung.config import as_dict
 from rung.errors import ArtefactError
+from rung.methods import peft
 from rung.methods.base import Method
+from rung.methods.peft import extras, through_peft
+from rung.methods.peft.base import WAY_OUT, Files, UnreadError
 from rung.version import __version__
 
 if TYPE_CHECKING:
@@ -26,9 +30,11 @@ if TYPE_CHECKING:
     from rung.data import Template
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
+    from rung.forward.reward_head import RewardHead
     from rung.types import BaseInfo
 
 ABOUT = "rung.json"
+CONFIG = "adapter_config.json"
 SETTINGS = "settings.json"
 
 
@@ -55,6 +61,8 @@ def save(
     settings, tensors = method.to_files(adapter, bank, config)
     write_adapter(folder, method, settings, tensors, base)
     method.to_folder(adapter, folder)
+    if adapter.reward is not None:
+        adapter.reward.write(folder)
     template.save(folder)
     if method.own_base:
         method.to_base(adapter, bank, folder)
@@ -97,7 +105,7 @@ def write_adapter(
         "base_model_name_or_path": base.extra.get("hub_id") or base.spec,
         "inference_mode": True,
     }
-    _write_json(folder / "adapter_config.json", {**shared, **settings})
+    _write_json(folder / CONFIG, {**shared, **settings})
 
 
 def about(folder: Path) -> dict[str, Any]:
@@ -109,15 +117,37 @@ def about(folder: Path) -> dict[str, Any]:
     folder = Path(folder)
     if (folder / ABOUT).exists():
         return folders.read_json(folder / ABOUT)
-    if not (folder / "adapter_config.json").exists():
+    if not (folder / CONFIG).exists():
         raise ArtefactError(f"{folder} holds neither {ABOUT} nor adapter_config.json: no adapter")
-    settings = folders.read_json(folder / "adapter_config.json")
-    kind = str(settings.get("peft_type"))
-    method = methods.of_peft_type(kind)
-    if method is None:
-        known = sorted(t for n in methods.names() if (t := methods.get(n).peft_type))
-        raise ArtefactError(f"{folder} is of PEFT's type {kind}; known: {', '.join(known)}")
-    return {"method": method.name, "base": {"spec": settings.get("base_model_name_or_path")}}
+    settings = folders.read_json(folder / CONFIG)
+    return {
+        "method": method_of(str(settings.get("peft_type"))).name,
+        "base": {"spec": settings.get("base_model_name_or_path")},
+    }
+
+
+def method_of(peft_type: str) -> Method:
+    """The method whose adapters PEFT calls by this type, or one that only reads them."""
+    kind = peft.of_type(peft_type)
+    if kind is not None and kind.method is not None:
+        return methods.get(kind.method)
+    return methods.of_peft_type(peft_type) or Imported(peft_type.lower())
+
+
+def method_named(name: str) -> Method:
+    """The method of a model's `rung.json`: a registered one, or a kind that is only read."""
+    return methods.get(name) if name in methods.names() else Imported(name)
+
+
+class Imported(Method):
+    """A kind of adapter that PEFT trains and Rung only serves. `name` is PEFT's type in lower case."""
+
+    summary = "made with PEFT"
+    trained = False
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.peft_type = name.upper()  # type: ignore[misc]
 
 
 def load(folder: Path, bank: Bank) -> tuple[Adapter, dict[str, Any]]:
@@ -129,23 +159,50 @@ def load(folder: Path, bank: Bank) -> tuple[Adapter, dict[str, Any]]:
     Raises:
         ArtefactError: when a file is damaged or unsafe, or does not fit this base.
     """
-    from safetensors.torch import load_file
-
     folder = Path(folder)
     known = about(folder)
     if (folder / folders.MANIFEST).exists():
         folders.verify(folder)
     else:
         folders.inspect(folder)
-    method = methods.get(known["method"])
-    if method.peft_type is None:
-        settings, tensors = _own(folder)
+    method = method_named(known["method"])
+    if (folder / CONFIG).exists():
+        adapter = _of_peft(folder, method, bank)
     else:
-        settings = folders.read_json(folder / "adapter_config.json")
-        tensors = load_file(_there(folder / "adapter_model.safetensors"))
-    adapter = method.from_files(settings, tensors, bank)
+        adapter = method.from_files(*_own(folder), bank)
     method.from_folder(adapter, folder)
+    adapter.reward = _reward_head(folder, bank)
     return adapter, known
+
+
+def _reward_head(folder: Path, bank: Bank) -> RewardHead | None:
+    """The head of a reward model, on the bank's device."""
+    from rung.forward.reward_head import RewardHead
+
+    head = RewardHead.read(folder, bank.width, bank.vocabulary, bank.layers.count)
+    return head and replace(head, weight=head.weight.to(bank.device))
+
+
+def _of_peft(folder: Path, method: Method, bank: Bank) -> Adapter:
+    """The adapter in PEFT's layout: by Rung's own reader of its kind, else by PEFT's code."""
+    from safetensors.torch import load_file
+
+    settings = folders.read_json(folder / CONFIG)
+    tensors = load_file(_there(folder / "adapter_model.safetensors"))
+    peft_type = str(settings.get("peft_type"))
+    kind = peft.of_type(peft_type)
+    if kind is None and method.peft_type == peft_type and not isinstance(method, Imported):
+        return method.from_files(settings, tensors, bank)
+    try:
+        if kind is None:
+            raise UnreadError(f"adapters of PEFT's kind {peft_type} are not read by Rung: {WAY_OUT}")
+        kind.check(settings)
+        files = Files(settings, tensors, bank)
+        adapter = kind.read(files)
+        extras.read(files, adapter)
+        return adapter.to(bank.device)
+    except UnreadError as fault:
+        return through_peft.read(folder, bank, peft_type, str(fault))
 
 
 def _own(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rung.errors import MethodMisfit
 from rung.methods.workload import Shape, Workload, scoring, training
 
 if TYPE_CHECKING:
@@ -95,7 +94,9 @@ class Method(ABC):
         own_base: whether its models are bases of their own, which `to_base` writes.
         weightless: whether its adapters are words alone, which no other tool could load.
         classifies: whether its adapters read a label off the base's states, without generating a token.
-        baseline: whether it does without the base and so is what every other method has to beat.
+        scores: whether `fit` makes a reward model of pairs.
+        baseline: whether it does without the base and so is what every other method has to beat. A
+            climb fits it before the base is loaded: its study has neither bank nor template.
         defaults: values for the training knobs that suit this method better than the general ones.
         search: knobs worth trying at other values, the default first, for a climb that has the time.
     """
@@ -109,6 +110,7 @@ class Method(ABC):
     own_base: ClassVar[bool] = False
     weightless: ClassVar[bool] = False
     classifies: ClassVar[bool] = False
+    scores: ClassVar[bool] = False
     baseline: ClassVar[bool] = False
     defaults: ClassVar[dict[str, Any]] = {}
     search: ClassVar[dict[str, tuple[Any, ...]]] = {}
@@ -122,6 +124,12 @@ class Method(ABC):
         if taken and taken >= bank.context - 1:
             return f"it takes {taken} positions and the base has {bank.context} in all: take fewer"
         return None
+
+    def refusal(self, bank: Bank, config: Any) -> str | None:
+        """Why this method cannot be used on this base: what `misfit` says, or no generation."""
+        if bank.findings.causal is not None and not (self.classifies or self.baseline):
+            return f"{bank.findings.causal}; linear_probe can read it"
+        return self.misfit(bank, config)
 
     def base_spec(self, config: Any) -> str | None:
         """The spec of the base that it begins from, in place of the one the user names; None: that."""
@@ -192,15 +200,15 @@ class Method(ABC):
         self, adapter: Adapter, bank: Bank, config: Any
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The adapter as (settings, tensors), in PEFT's layout where `peft_type` is set."""
-        return {}, adapter.parameters()
+        return {}, {n: t for n, t in adapter.parameters().items() if not n.startswith("reward.")}
 
-    @abstractmethod
     def from_files(self, settings: dict[str, Any], tensors: dict[str, Tensor], bank: Bank) -> Adapter:
-        """The adapter that `to_files`, or PEFT, wrote.
+        """The adapter that `to_files` wrote; for one in PEFT's layout see `rung/methods/peft/`.
 
         Raises:
             ArtefactError: naming the tensor that is missing, of a wrong shape, or not finite.
         """
+        raise NotImplementedError(f"{self.name} is read by its kind in rung/methods/peft")
 
     def to_folder(self, adapter: Adapter, folder: Path) -> None:
         """Write what is neither settings nor tensors, such as an index, into the model's folder.
@@ -220,13 +228,3 @@ class Method(ABC):
     def to_base(self, adapter: Adapter, bank: Bank, folder: Path) -> None:
         """Write config and weights of a base that needs no other, where `own_base` says so."""
         raise NotImplementedError(f"{self.name} makes no base of its own")
-
-    def merged(self, adapter: Adapter, bank: Bank) -> dict[str, Tensor]:
-        """The base's parameters that change when the adapter is built in, by name.
-
-        Raises:
-            MethodMisfit: where the adapter cannot be expressed as weights of the base.
-        """
-        raise MethodMisfit(
-            f"{self.name} adds to the input, not to the weights, so it cannot be merged: use --to peft"
-        )

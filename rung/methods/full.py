@@ -39,9 +39,6 @@ class Method(base.Method):
     def from_files(self, settings: dict[str, Any], tensors: dict[str, Tensor], bank: Bank):
         return from_copies(tensors, bank)
 
-    def merged(self, adapter: Adapter, bank: Bank) -> dict[str, Tensor]:
-        return {n: t.detach().to(bank.dtype) for n, t in adapter.weights.items()}
-
 
 def copied(bank: Bank, names: list[str]) -> Adapter:
     """An adapter with float32 copies of the named parameters.

@@ -9,38 +9,19 @@ output is scaled, as PEFT does.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rung.config import knob
-from rung.errors import ArtefactError, MethodMisfit
-from rung.forward.op import LinearOp
+from rung.errors import MethodMisfit
 from rung.methods import base, layers
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
 
 # Keys and values, then the projection out of the feed-forward, as families call them.
 OUTPUTS = ("k_proj", "v_proj", "query_key_value", "attn.c_attn")
 INPUTS = ("down_proj", "mlp.c_proj", "dense_4h_to_h", "fc2")
-
-
-class ScaleOp(LinearOp):
-    """Multiplies a projection's output, or its input, by a learned vector."""
-
-    def __init__(self, scale: Tensor, on_input: bool):
-        self.scale, self.on_input = scale, on_input
-
-    def parameters(self) -> dict[str, Tensor]:
-        return {"ia3_l": self.scale}
-
-    def before(self, x: Tensor) -> Tensor:
-        return x * self.scale.to(x.dtype) if self.on_input else x
-
-    def after(self, x: Tensor, y: Tensor) -> Tensor:
-        return y if self.on_input else y * self.scale.to(y.dtype)
 
 
 @dataclass
@@ -62,6 +43,7 @@ class Method(base.Method):
         import torch
 
         from rung.forward.adapter import Adapter
+        from rung.forward.scale import ScaleOp
 
         found = {}
         for flag, names, known in (
@@ -76,6 +58,8 @@ class Method(base.Method):
         return Adapter(linear=found).to(bank.device)
 
     def to_files(self, adapter: Adapter, bank: Bank, config: Knobs):
+        from rung.forward.scale import ScaleOp
+
         scales = {n: op for n, op in adapter.linear.items() if isinstance(op, ScaleOp)}
         modules = layers.projections(bank)
         settings = {
@@ -89,34 +73,6 @@ class Method(base.Method):
             for n, op in scales.items()
         }
         return settings, tensors
-
-    def from_files(self, settings: dict[str, Any], tensors: dict[str, Tensor], bank: Bank):
-        from rung.forward.adapter import Adapter
-
-        modules, found = layers.projections(bank), {}
-        for key in tensors:
-            name, _, part = key.removeprefix(layers.PEFT_PREFIX).rpartition(".")
-            if name not in modules or part != "ia3_l":
-                raise ArtefactError(f"tensor {key} fits no projection: was it made for another base?")
-            _, d_in, d_out = modules[name]
-            on_input = tensors[key].shape[0] == 1
-            shape = (1, d_in) if on_input else (d_out, 1)
-            found[name] = ScaleOp(layers.tensor(tensors, key, shape).reshape(-1), on_input)
-        return Adapter(linear=found).to(bank.device)
-
-    def merged(self, adapter: Adapter, bank: Bank) -> dict[str, Tensor]:
-        modules, result = layers.projections(bank), {}
-        for name, op in adapter.linear.items():
-            assert isinstance(op, ScaleOp)
-            weight = bank.model.get_parameter(f"{name}.weight").detach()
-            # The weight is (d_out, d_in), or (d_in, d_out) where it is kept transposed.
-            across = op.on_input != layers.transposed(modules[name][0])
-            scale = op.scale.detach().to(weight.dtype)
-            result[f"{name}.weight"] = weight * (scale[None] if across else scale[:, None])
-            bias = getattr(modules[name][0], "bias", None)
-            if bias is not None and not op.on_input:
-                result[f"{name}.bias"] = bias.detach() * scale
-        return result
 
 
 def _chosen(bank: Bank, names: list[str], known: tuple[str, ...], flag: str) -> dict[str, tuple]:

@@ -60,6 +60,3 @@ class Method(base.Method):
 
     def from_files(self, settings, tensors: dict[str, Tensor], bank: Bank) -> Adapter:
         return full.from_copies(tensors, bank)
-
-    def merged(self, adapter: Adapter, bank: Bank) -> dict[str, Tensor]:
-        return {n: t.detach().to(bank.dtype) for n, t in adapter.weights.items()}

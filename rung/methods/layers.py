@@ -16,17 +16,20 @@ PEFT_PREFIX = "base_model.model."
 _ATTENTION = ("attn", "attention")
 
 
-def projections(bank: Bank) -> dict[str, tuple[nn.Module, int, int]]:
+def projections(bank: Bank, head: bool = False) -> dict[str, tuple[nn.Module, int, int]]:
     """Every projection inside the backbone: name -> (module, d_in, d_out).
+
+    Args:
+        head: the output layer too.
 
     GPT-2 keeps its projections as Conv1D with the weight transposed; quantised ones count too, since
     all that is used is their width.
     """
-    head = bank.model.get_output_embeddings()
+    out = bank.model.get_output_embeddings()
     found = {}
     for name, module in bank.model.named_modules():
         width = _width(module)
-        if width and module is not head:
+        if width and (head or module is not out):
             found[name] = (module, *width)
     return found
 

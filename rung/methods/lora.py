@@ -13,12 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung.config import knob
-from rung.errors import ArtefactError
 from rung.methods import base, layers
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
     from rung.types import Task
@@ -93,60 +90,3 @@ class Method(base.Method):
             for part, value in op.parameters().items():
                 tensors[f"{layers.PEFT_PREFIX}{name}.{part}.weight"] = value
         return settings, tensors
-
-    def from_files(self, settings: dict[str, Any], tensors: dict[str, Tensor], bank: Bank):
-        from rung.forward.adapter import Adapter
-        from rung.forward.lora import LoraOp
-
-        _refuse_variants(settings, tensors)
-        modules = layers.projections(bank)
-        ops = {}
-        for key in tensors:
-            name, _, part = key.removeprefix(layers.PEFT_PREFIX).rpartition(".lora_A.")
-            if not name or part != "weight":
-                continue
-            if name not in modules:
-                raise ArtefactError(f"the base has no projection {name}: was it made for another base?")
-            _, d_in, d_out = modules[name]
-            a = layers.tensor(tensors, key, (-1, d_in))
-            if len(a) > MOST_RANK:
-                raise ArtefactError(f"{key} has rank {len(a)}, above the limit of {MOST_RANK}")
-            b = layers.tensor(tensors, key.replace(".lora_A.", ".lora_B."), (d_out, len(a)))
-            ops[name] = LoraOp(a, b, _scale(settings, name, len(a)))
-        if not ops:
-            raise ArtefactError("the adapter file holds no lora_A tensors")
-        return Adapter(linear=ops).to(bank.device)
-
-    def merged(self, adapter: Adapter, bank: Bank) -> dict[str, Tensor]:
-        from rung.forward.lora import LoraOp
-
-        modules = layers.projections(bank)
-        result = {}
-        for name, op in adapter.linear.items():
-            assert isinstance(op, LoraOp)
-            module = modules[name][0]
-            delta = op.scale * (op.b.detach() @ op.a.detach())
-            own = bank.model.get_parameter(f"{name}.weight").detach()
-            delta = delta.t() if layers.transposed(module) else delta
-            result[f"{name}.weight"] = (own.float() + delta).to(own.dtype)
-        return result
-
-
-def _scale(settings: dict[str, Any], name: str, rank: int) -> float:
-    patterns = settings.get("alpha_pattern") or {}
-    fallback = settings.get("lora_alpha", rank)
-    alpha = next((v for k, v in patterns.items() if name == k or name.endswith("." + k)), fallback)
-    return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
-
-
-def _refuse_variants(settings: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Say so where PEFT wrote a variant whose answer would differ if it were read as plain LoRA."""
-    unread = [k for k in tensors if ".lora_A." not in k and ".lora_B." not in k]
-    halves = [k.replace(".lora_B.", ".lora_A.") for k in tensors if ".lora_B." in k]
-    if alone := [k for k in halves if k not in tensors]:
-        raise ArtefactError(f"the adapter file lacks {alone[0]}: fetch or train it again")
-    if settings.get("use_dora"):
-        raise ArtefactError("this adapter uses DoRA, which Rung does not serve: merge it with PEFT")
-    if settings.get("modules_to_save") or settings.get("bias", "none") != "none" or unread:
-        what = unread[0] if unread else "modules_to_save or bias"
-        raise ArtefactError(f"this LoRA adapter also changes {what}: merge it with PEFT first")

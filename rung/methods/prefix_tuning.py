@@ -9,10 +9,10 @@ that the base itself computes for real text, which trains stably without one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rung.errors import MethodMisfit
-from rung.methods import base, layers, prompt_tuning
+from rung.methods import base, prompt_tuning
 from rung.methods.workload import Shape
 
 if TYPE_CHECKING:
@@ -40,8 +40,15 @@ class Method(base.Method):
     def positions(self, config: Knobs) -> int:
         return config.virtual_tokens
 
+    def misfit(self, bank: Bank, config: Knobs) -> str | None:
+        try:
+            shape_of(bank, 0)
+        except MethodMisfit as fault:
+            return str(fault)
+        return super().misfit(bank, config)
+
     def size(self, bank: Bank, config: Knobs, shape: Shape) -> int:
-        layers, both, count, heads, width = _shape(bank, config.virtual_tokens)
+        layers, both, count, heads, width = shape_of(bank, config.virtual_tokens)
         return layers * both * count * heads * width
 
     def build(self, bank: Bank, config: Knobs, start: base.Start) -> Adapter:
@@ -51,7 +58,7 @@ class Method(base.Method):
 
         count = config.virtual_tokens
         if config.init == "random":
-            kv = torch.randn(_shape(bank, count), generator=start.generator) * 0.02
+            kv = torch.randn(shape_of(bank, count), generator=start.generator) * 0.02
         else:
             if config.init == "vocab":
                 vocabulary = bank.vocabulary
@@ -76,24 +83,25 @@ class Method(base.Method):
         }
         return settings, {"prompt_embeddings": kv.permute(2, 0, 1, 3, 4).reshape(count, -1)}
 
-    def from_files(self, settings: dict[str, Any], tensors: dict[str, Tensor], bank: Bank):
-        from rung.forward.adapter import Adapter
 
-        if settings.get("prefix_projection"):
-            raise MethodMisfit("this prefix keeps its MLP (prefix_projection): not supported")
-        n_layers, _, _, kv_heads, head_dim = _shape(bank, 0)
-        flat = layers.tensor(tensors, "prompt_embeddings", (-1, n_layers * 2 * kv_heads * head_dim))
-        kv = flat.view(-1, n_layers, 2, kv_heads, head_dim).permute(1, 2, 0, 3, 4).contiguous()
-        return Adapter(keys_values=kv).to(bank.device)
+def shape_of(bank: Bank, count: int) -> tuple[int, int, int, int, int]:
+    """(layers, 2, count, kv_heads, head_dim), as the base's own cache keeps them.
 
-
-def _shape(bank: Bank, count: int) -> tuple[int, int, int, int, int]:
-    """(layers, 2, count, kv_heads, head_dim)."""
-    config = bank.config
-    heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    return config.num_hidden_layers, 2, count, kv_heads, head_dim
+    Raises:
+        MethodMisfit: where its layers keep something else, or not all the same.
+    """
+    try:
+        shapes = set(bank.cache_shapes)
+    except NotImplementedError as fault:
+        raise MethodMisfit(
+            f"prefix_tuning needs keys and values in front of every layer: {fault}"
+        ) from None
+    heads, width, values = shapes.pop()
+    if shapes or width != values:
+        raise MethodMisfit(
+            "prefix_tuning needs keys and values of one shape in all layers, and this base's differ"
+        )
+    return len(bank.cache_shapes), 2, count, heads, width
 
 
 def keys_values_of(bank: Bank, ids: list[int]) -> Tensor:

@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung.config import knob
 from rung.errors import MethodMisfit
-from rung.methods import base, layers
+from rung.methods import base
 from rung.methods.workload import Shape
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
 
@@ -48,8 +46,13 @@ class Method(base.Method):
     def positions(self, config: Knobs) -> int:
         return config.virtual_tokens
 
+    def misfit(self, bank: Bank, config: Knobs) -> str | None:
+        if bank.findings.virtual is not None:
+            return f"it takes no virtual tokens: {bank.findings.virtual}"
+        return super().misfit(bank, config)
+
     def size(self, bank: Bank, config: Knobs, shape: Shape) -> int:
-        return config.virtual_tokens * bank.config.hidden_size
+        return config.virtual_tokens * bank.width
 
     def build(self, bank: Bank, config: Knobs, start: base.Start) -> Adapter:
         import torch
@@ -75,18 +78,17 @@ class Method(base.Method):
             "num_virtual_tokens": adapter.embeddings.shape[0],
             "token_dim": adapter.embeddings.shape[1],
             "num_transformer_submodules": 1,
-            "num_attention_heads": bank.config.num_attention_heads,
-            "num_layers": bank.config.num_hidden_layers,
+            **{  # of no use to PEFT here, and not every base has such a number
+                key: value
+                for key, name in (
+                    ("num_attention_heads", "num_attention_heads"),
+                    ("num_layers", "num_hidden_layers"),
+                )
+                if isinstance(value := getattr(bank.config, name, None), int)
+            },
             "prompt_tuning_init": "RANDOM",  # PEFT then takes the tensor as it is
         }
         return settings, {"prompt_embeddings": adapter.embeddings}
-
-    def from_files(self, settings: dict[str, Any], tensors: dict[str, Tensor], bank: Bank):
-        from rung.forward.adapter import Adapter
-
-        width = bank.width
-        vectors = layers.tensor(tensors, "prompt_embeddings", (-1, width))
-        return Adapter(embeddings=vectors).to(bank.device)
 
 
 def text_ids(config: Any, start: base.Start, count: int) -> list[int]:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from rung.data import Problem, Template
+    from rung.forward.adapter import Adapter
+    from rung.forward.bank import Bank
     from rung.forward.policy import Loss, Policy
     from rung.forward.trie import Sequence as Tokens
     from rung.types import Example, Pair
@@ -104,6 +106,7 @@ class Objective(ABC):
         best: the metric that the best weights are chosen by, and whether low or high is good. It is
             "loss" or one of the metrics that `loss` gives.
         reads_states: whether `loss` asks for states, which takes a whole pass.
+        scores: whether its models score texts in place of writing them.
     """
 
     summary: ClassVar[str]
@@ -113,6 +116,7 @@ class Objective(ABC):
     wants: ClassVar[Literal["replies", "pairs"]] = "replies"
     best: ClassVar[tuple[str, Literal["low", "high"]]] = ("loss", "low")
     reads_states: ClassVar[bool] = False
+    scores: ClassVar[bool] = False
 
     def __init__(self, name: str):
         self.name = name
@@ -163,6 +167,10 @@ class Objective(ABC):
         Raises:
             DataError: naming the row, when it cannot be rendered.
         """
+
+    def equip(self, adapter: Adapter, bank: Bank, template: Template) -> None:
+        """Give an adapter what is trained beside the method's weights, such as a head, unless it has it."""
+        return
 
     def prepare(self, rows: list[Row], reference: Reference) -> list[Row]:
         """Add what is computed once before the first step; called with every part of the data."""

@@ -24,8 +24,6 @@ from rung.objectives import base
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rung.types import Message
-
 LOSSES = ("sigmoid", "ipo", "hinge", "robust", "sigmoid_norm")
 MEANS = ("ipo", "sigmoid_norm")  # take each log-ratio over its number of tokens
 
@@ -49,15 +47,10 @@ class Objective(base.Objective):
     wants = "pairs"
 
     def row(self, item, template):
+        from rung.data.pairs import conversations
         from rung.forward.trie import Sequence
-        from rung.types import Example
 
-        # What both sides have in front is context: only what follows it is learnt.
-        prompt = [_as_context(message) for message in item.prompt]
-        sides = [
-            template.render(Example(messages=(*prompt, *side), origin=item.origin))
-            for side in (item.chosen, item.rejected)
-        ]
+        sides = [template.render(one) for one in conversations(item)]
         sequences = tuple(Sequence(s.ids, s.supervised) for s in sides)
         return base.Row(sequences=sequences, weight=1.0, origin=item.origin)
 
@@ -103,7 +96,3 @@ class Objective(base.Objective):
             right, wrong = -logsigmoid(beta * gap), -logsigmoid(-beta * gap)
             return ((1 - noise) * right - noise * wrong) / (1 - 2 * noise)
         return -logsigmoid(beta * gap)
-
-
-def _as_context(message: Message) -> Message:
-    return {**message, "weight": 0} if message["role"] == "assistant" else message

@@ -152,6 +152,21 @@ class Embeddings(Shape):
     usage: ReadTokens
 
 
+class Score(Shape):
+    index: Count
+    object: Literal["score"]
+    score: float
+
+
+class Scores(Shape):
+    id: str
+    object: Literal["list"]
+    created: Moment
+    model: str
+    data: Annotated[list[Score], Field(min_length=1)]
+    usage: ReadTokens
+
+
 class Verdict(Shape):
     flagged: bool
     categories: dict[str, bool]

@@ -14,7 +14,7 @@ from typing import Any
 from rung import home, launch, trackers
 from rung.errors import ConfigError, DataError, Interrupted, MethodMisfit, ModelNotFound, OutOfTime
 from rung.evals.tasks import detect
-from rung.methods.base import Study
+from rung.methods.base import Fitted, Study
 from rung.store import Store
 from rung.store.records import RunRecord, Status
 from rung.trackers import TrackedRun
@@ -82,6 +82,7 @@ def make(
     opened: Prepared | None = None,
     run: RunRecord | None = None,
     test: bool = False,
+    fitted: Fitted | None = None,
 ) -> Made:
     """Adapt a base, and leave it to the caller to `keep` or to `drop` what was made.
 
@@ -91,6 +92,7 @@ def make(
         opened: data and base that are in memory already.
         run: one that was interrupted, to go on with; its settings are the plan's.
         test: look at the test rows, this once.
+        fitted: what the method found already, for one that needs no base.
 
     Raises:
         DataError: when the data is no longer what `run` began with. Else as `tune`.
@@ -116,7 +118,7 @@ def make(
             return asked() or heartbeat.cancelled()
 
         if not plan.method.trained:
-            return _fit(plan, prepared, run.id, folder, observers, stopping)
+            return _fit(plan, prepared, run.id, folder, observers, stopping, fitted)
         return _train(plan, prepared, run.id, folder, observers, stopping, test, store)
 
 
@@ -197,7 +199,7 @@ def _again(run: RunRecord, prepared: Prepared, store: Store) -> RunRecord:
 
 def _fit(
     plan: Plan, prepared: Prepared, run: str, folder: Path, observers: Observers,
-    stopping: Callable[[], bool],
+    stopping: Callable[[], bool], fitted: Fitted | None = None,
 ) -> Made:  # fmt: skip
     """An adapter that the method finds without the training loop."""
     observers.stage(f"fitting {plan.method.name}")
@@ -214,7 +216,7 @@ def _fit(
         list(splits.validation), plan.train.seed, folder, observers.note, over,
     )  # fmt: skip
     began = time.perf_counter()
-    fitted = plan.method.fit(study, plan.config)
+    fitted = fitted or plan.method.fit(study, plan.config)
     state = State(seconds=time.perf_counter() - began, finished=True)
     return Made(
         plan=plan, prepared=prepared, adapter=fitted.adapter, state=state, metrics=fitted.metrics,

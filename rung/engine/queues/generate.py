@@ -12,10 +12,10 @@ from rung.engine.prefill import PrefillChunk
 from rung.engine.registry import Registry
 from rung.engine.request import EngineFault, Generation, GenerationRequest, Request
 from rung.engine.request_state import RequestState
-from rung.engine.sampler import draw, tell
+from rung.engine.sampler import draw, tell, tell_drawn
 from rung.engine.scheduler import Scheduler
 from rung.engine.served_model import ServedModel
-from rung.errors import RungError
+from rung.errors import ConfigError, RungError
 from rung.forward.bank import Bank
 
 log = logging.getLogger("rung.engine")
@@ -39,6 +39,8 @@ class GenerateQueue:
         return isinstance(request, GenerationRequest) and generates
 
     def prepare(self, generation: Generation, model: ServedModel) -> RequestState:
+        if why := self.registry.bank.findings.causal:
+            raise ConfigError(f"'{model.name}' cannot generate: {why}")
         return RequestState.of(generation, model, self.registry)
 
     def add(self, batch: list[RequestState], patient: bool = False) -> None:
@@ -190,7 +192,7 @@ class GenerateQueue:
         """Draw a token for each, hand it on, and free the lanes of those who are done."""
         finite = _finite(logits).tolist()
         ids = draw(logits, [r.draw for r in requests])
-        told = tell(logits, ids, [r.draw.logprobs for r in requests])
+        told = tell_drawn(logits, ids, [r.draw for r in requests])
         left = []
         for i, (request, token) in enumerate(zip(requests, ids.tolist(), strict=True)):
             if not finite[i]:

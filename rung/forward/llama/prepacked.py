@@ -19,6 +19,7 @@ from torch import Tensor
 
 MIN_ROWS = 4  # below, reading the weight is all that counts
 MAX_DECODE_ROWS = 128  # of a step of decoding; above, the plain product is as fast on many processors
+MEASURED_BYTES = 64 << 20  # of weights that are timed: more than a processor's cache holds
 HINT_ROWS = 32  # that weights are laid out for at least; what suits these suits more
 
 
@@ -65,7 +66,10 @@ class Packing:
         return packed if self.gain is None or self._gains(weights, packed) else None
 
     def _gains(self, weights: Sequence[Tensor], packed: Sequence[Tensor]) -> bool:
+        """Time both on as many of the weights as no cache holds."""
         assert self.gain is not None
+        most = 1 + MEASURED_BYTES // (weights[0].numel() * weights[0].element_size())
+        weights, packed = weights[:most], packed[:most]
         x = torch.linspace(-1, 1, self.rows * weights[0].shape[1]).view(self.rows, -1)
         plain = self._seconds(lambda: [F.linear(x, w) for w in weights])
         return self._seconds(lambda: [multiply(x, w) for w in packed]) < self.gain * plain

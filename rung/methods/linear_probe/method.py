@@ -3,9 +3,11 @@
 Departs from the paper: which layer, how its states are pooled over the prompt and how strongly the
 weights are held back is chosen by predictions on rows that were not fitted: those of validation, and
 training rows out of fold. With `--encoder` a sentence encoder reads the last user message instead.
+Pairs of a better and a worse reply make a reward model of it, see `preferences`.
 
     rung tune NAME --method linear_probe --data ...
     rung tune NAME --method linear_probe --encoder minilm --data ...
+    rung tune NAME --method linear_probe --objective reward --data pairs.jsonl
 """
 
 from __future__ import annotations
@@ -79,6 +81,7 @@ class Method(base.Method):
     Config = Knobs
     trained = False
     classifies = True
+    scores = True
 
     def misfit(self, bank: Bank, config: Knobs) -> str | None:
         count = bank.config.num_hidden_layers
@@ -91,7 +94,7 @@ class Method(base.Method):
         return None
 
     def unsuited(self, task: Task, config: Knobs) -> str | None:
-        if not kinds.of(task).labelled:
+        if not (kinds.of(task).labelled or kinds.of(task).compares):
             return f"it answers with one of a few labels, and this task is {task.kind}"
         return None
 
@@ -133,9 +136,12 @@ class Method(base.Method):
 
     def fit(self, study: base.Study, config: Knobs) -> base.Fitted:
         from rung.forward.adapter import Adapter
+        from rung.methods.linear_probe import preferences
         from rung.methods.linear_probe.classifier import Probe
         from rung.methods.linear_probe.fitting import choose
 
+        if kinds.of(study.task).compares:
+            return preferences.fit(study, config)
         train, validation = Rows.of(study, study.train), Rows.of(study, study.validation)
         if len(set(train.labels)) < 2:
             only = f", '{train.labels[0]}'" if train.labels else ""
@@ -154,6 +160,8 @@ class Method(base.Method):
     def to_files(self, adapter: Adapter, bank: Bank, config: Knobs):
         from rung.methods.linear_probe.classifier import EncoderReading, Probe, StateReading
 
+        if adapter.reward is not None:
+            return {"rewards": True}, {}  # the head has a file of its own
         probe = adapter.classifier
         assert isinstance(probe, Probe)
         settings: dict[str, Any] = {"labels": list(probe.labels)}
@@ -171,6 +179,8 @@ class Method(base.Method):
         from rung.forward.adapter import Adapter
         from rung.methods.linear_probe.classifier import Probe
 
+        if settings.get("rewards") is True:
+            return Adapter()
         labels, system = _labels(settings), settings.get("system", "")
         if not isinstance(system, str):
             raise ArtefactError("settings.json: 'system' is no text")
