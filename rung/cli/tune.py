@@ -78,10 +78,20 @@ def tune(
 
 
 def resume(
-    run: Annotated[str, typer.Argument(help="The run, as rung runs lists it.")],
+    run: Annotated[
+        str | None, typer.Argument(help="The run, as rung runs lists it; asked for by default.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with a run that was interrupted or killed; the result is the same."""
+    """Go on with a run that was interrupted or killed; the result is the same.
+
+    Without a name it shows what can be gone on with, and asks which.
+    """
+    if run is None:
+        from rung.cli.resumable import runs
+        from rung.cli.resumable import which as ask
+
+        run = ask(runs(), "rung resume RUN")
     from rung.train.job import resume as go_on
 
     _report(lambda watcher: go_on(run, watcher), as_json)
