@@ -132,7 +132,8 @@ def test_judges_score_what_they_look_for(tmp_path):
     ("spec", "told"),
     [
         ("refusals", "did you mean"), ("words", "needs a file"), ("regex:(", "no regular expression"),
-        ("refusal:now", "takes nothing"), ("remote:here", "MODEL@URL"), ("words:none.txt", "cannot read"),
+        ("refusal:now", "takes nothing"), ("remote:here", "MODEL@URL"),
+        ("words:none.txt", "cannot read"),
     ],
 )  # fmt: skip
 def test_wrong_judges_are_told_in_one_line(spec, told):
