@@ -69,6 +69,9 @@ bench-features: $(ENV) bench/.peers/.stamp  ## training on kept states beside tr
 bench-climb-tasks: $(ENV)  ## climbs on eight real tasks beside TF-IDF, SetFit, AutoGluon: ARGS="--tasks laws --budgets 1"
 	@$(BIN)/python -m bench.climb_tasks $(ARGS)
 
+bench-redteam: $(ENV)  ## red team on a package's attacks, before and after mending: ARGS="--budget 2m"
+	@$(BIN)/python -m bench.redteam_real $(ARGS)
+
 bench-before: $(ENV)  ## Rung's own speeds beside another checkout: ARGS="../before"
 	@$(BIN)/python -m bench.before $(ARGS)
 
