@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rung import bases, methods
-from rung.artefacts import folders
+from rung.artefacts import cards, folders
 from rung.config import as_dict
 from rung.errors import ArtefactError
 from rung.methods import peft
@@ -102,7 +102,7 @@ def write_adapter(
     shared = {
         "peft_type": method.peft_type,
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base.extra.get("hub_id") or base.spec,
+        "base_model_name_or_path": base.extra.get("hub_id") or cards.hub_id(base.spec) or base.name,
         "inference_mode": True,
     }
     _write_json(folder / CONFIG, {**shared, **settings})
