@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -40,7 +41,10 @@ def climb(
         str | None, typer.Option(help="Begins the names of the models; the data's own by default.")
     ] = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="CLIMB", help="Go on with a climb that was interrupted.")
+        str | None,
+        typer.Option(
+            metavar="[CLIMB]", help="Go on with a climb that was interrupted; without a name it asks."
+        ),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="A YAML file with the same settings; flags win.")
@@ -57,10 +61,17 @@ def climb(
 
     Ctrl-C keeps what is finished and says how to go on.
     """
-    if resume:
+    began = time.perf_counter()  # imports take seconds, and they are the budget's too
+    if resume is not None:
+        if not resume:
+            from rung.cli.resumable import climbs
+            from rung.cli.resumable import which as ask
+
+            resume = ask(climbs(), "rung climb --resume CLIMB")
+            began = time.perf_counter()  # what a person took to choose is not the budget's
         from rung.ladder.climb import resume as go_on
 
-        _run(lambda watcher: go_on(resume, watcher), report, as_json)
+        _run(lambda watcher: go_on(resume, watcher, began=began), report, as_json)
         return
     knobs, rest = settle(read_yaml(config) if config else {}, given, {"data": data} if data else {})
     source = rest.get("data")
@@ -72,7 +83,7 @@ def climb(
 
     store = Store.open()
     prefix = name or (task_name(source) if replace else free_name(task_name(source), store))
-    _run(lambda watcher: begin(prefix, rest, knobs, watcher, store, replace), report, as_json)
+    _run(lambda watcher: begin(prefix, rest, knobs, watcher, store, replace, began), report, as_json)
 
 
 def _run(work: Callable[[Ladder], ClimbRecord], report: Path, as_json: bool) -> None:

@@ -58,7 +58,7 @@ class Ladder(ClimbObserver):
 
     def opened(self, bench: TaskContext, climb: ClimbRecord, warnings: Sequence[str]) -> None:
         self._climb = climb
-        splits = bench.opened.splits
+        splits = bench.splits
         parts = f"{len(splits.train):,} train, {len(splits.validation):,} validation, "
         self.say("climb", climb.id)
         self.say("task", _task(bench))

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -19,9 +20,10 @@ from rung.errors import ConfigError, Interrupted
 from rung.evals import kinds, metrics
 from rung.evals.scoring import Item, score
 from rung.evals.tasks import question, reply
+from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
 from rung.remote.batch import ask_all, label_scores
-from rung.types import Decoding, Example, Message, Task
+from rung.types import Decoding, Example, Message, Prompt, Task
 
 Scores = dict[str, float]
 Stopping = Callable[[], bool]
@@ -76,6 +78,23 @@ def predict(
         answers.texts, answers.scores, answers.prompt_tokens, answers.completion_tokens,
         time.perf_counter() - begun,
     )  # fmt: skip
+
+
+def predict_without_base(adapter: Adapter, examples: Sequence[Example], task: Task) -> Answers:
+    """Ask an adapter that does without the base: one with a classifier of words, or one that looks up.
+
+    Its answers are those that `predict` gives behind any base; no prompt is rendered.
+    """
+    begun, scores = time.perf_counter(), None
+    asked = [tuple(question(e)) for e in examples]
+    if adapter.remote is not None:
+        texts = [adapter.remote.ask(messages, Decoding()).text for messages in asked]
+    else:
+        classifier: Any = adapter.classifier
+        prompts = [Prompt((), messages) for messages in asked]
+        scores = _label_scores(classifier, None, -1, prompts)
+        texts = [max(s, key=lambda label: s[label]) for s in scores]
+    return Answers(texts, scores, seconds=time.perf_counter() - begun)
 
 
 # --- by choice among labels, or among what each row offers ------------------------------------------
@@ -144,14 +163,18 @@ def _classify(bank, model, examples, task, stopping, progress) -> Answers:
             raise Interrupted
         prompts = [model.prompt(question(e)) for e in examples[low : low + MAX_CLASSIFIED]]
         tokens += sum(len(p.ids) for p in prompts)
-        with torch.inference_mode():
-            told = classifier.probabilities(bank, model.slot, prompts)
-        rows = told.double().clamp(min=1e-300).log().tolist()
-        found += [dict(zip(classifier.labels, row, strict=True)) for row in rows]
+        found += _label_scores(classifier, bank, model.slot, prompts)
         if progress is not None:
             progress(len(found), len(examples))
     texts = [max(s, key=lambda label: s[label]) for s in found]
     return Answers(texts, found, tokens, len(found))
+
+
+def _label_scores(classifier: Any, bank: Any, slot: int, prompts: Sequence[Prompt]) -> list[Scores]:
+    with torch.inference_mode():
+        told = classifier.probabilities(bank, slot, prompts)
+    rows = told.double().clamp(min=1e-300).log().tolist()
+    return [dict(zip(classifier.labels, row, strict=True)) for row in rows]
 
 
 # --- by reading what stands there -----------------------------------------------------------------

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from rung.evals.compare import compare
-from rung.ladder.trials import Attempt, attempts_of
+from rung.ladder.attempts import Attempt, attempts_of
 from rung.ladder.verdict import Evidence, Sentence, Standing, is_cut
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from rung.errors import ConfigError, MethodMisfit
 from rung.evals import metrics
+from rung.ladder.attempts import Attempt
 from rung.ladder.forecast import Prediction
 from rung.ladder.rungs import Rung
 from rung.ladder.scheme import Arm, Level, Outcome, Params, levels
 from rung.ladder.task_context import LONG, TIMED, TaskContext
-from rung.ladder.trials import Attempt
 from rung.train.plan import Plan
 
 TIE = 0.01  # of the metric's range: figures that close to each other are called alike
@@ -36,6 +36,36 @@ class Outlook:
     learns: bool
 
 
+@dataclass(frozen=True)
+class Scale:
+    """What a metric's figures can be.
+
+    Attributes:
+        lower: whether less is better; sign: what turns figures so that more is.
+        best_possible: its sign turned; None where there is no bound.
+        tie: how far apart figures may be that are called alike; None: a hundredth of the best.
+    """
+
+    lower: bool
+    best_possible: float | None
+    tie: float | None
+
+    @property
+    def sign(self) -> int:
+        return -1 if self.lower else 1
+
+    @classmethod
+    def of(cls, metric: str) -> Scale:
+        """Of the metric of that name."""
+        found = metrics.get(metric)
+        low, high = found.bounds
+        best = -low if found.lower else high
+        return cls(
+            found.lower, best if math.isfinite(best) else None,
+            TIE * (high - low) if math.isfinite(high) else None,
+        )  # fmt: skip
+
+
 @dataclass
 class Arms:
     """The arms of one climb; `base` is the key of the base as it is.
@@ -52,13 +82,7 @@ class Arms:
     _levels: dict[str, tuple[Level, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        metric = metrics.get(self.bench.task.metric)
-        self.lower = metric.lower
-        self.sign = -1 if metric.lower else 1
-        low, high = metric.bounds
-        ends = (-low, -high) if metric.lower else (high, low)
-        self.best_possible = ends[0] if math.isfinite(ends[0]) else None
-        self.tie = TIE * (high - low) if math.isfinite(high) else None
+        self.scale = Scale.of(self.bench.task.metric)
         for key in self.rungs:
             try:
                 self.prediction(key)
@@ -101,8 +125,8 @@ class Arms:
         rows, steps = 0, None
         if key != self.base:
             method, plan = self.rungs[key].method, self.plan(key)
-            learned = method.reads(plan.config, len(bench.opened.splits.train), held)[0]
-            rows = learned if not method.trained else len(bench.opened.splits.train)
+            learned = method.reads(plan.config, len(bench.splits.train), held)[0]
+            rows = learned if not method.trained else len(bench.splits.train)
             steps = bench.forecaster.schedule(plan, 1.0).steps if method.trained else None
         return levels(rows, held, steps, each, bench.knobs.budget.seconds)
 
@@ -140,8 +164,8 @@ class Arms:
         measured = attempt.measured
         if measured is None:
             return Outcome(attempt.level, late=attempt.late)
-        high = measured.low if self.lower else measured.high
-        return Outcome(attempt.level, self.sign * measured.value, self.sign * high)
+        high = measured.low if self.scale.lower else measured.high
+        return Outcome(attempt.level, self.scale.sign * measured.value, self.scale.sign * high)
 
     def _settings(self, rung: Rung) -> list[Params]:
         """Settings to try beside the rung's own, as many as `trials` allows."""
@@ -162,10 +186,10 @@ class Arms:
         for arm in self.of(attempts, 0.0):
             if not arm.default or arm.key == self.base or arm.failed:
                 continue
-            hope = arm.potential(self.best_possible)
+            hope = arm.potential(self.scale.best_possible)
             found.append(
                 Outlook(
-                    arm.key, self.sign * hope if math.isfinite(hope) else None,
+                    arm.key, self.scale.sign * hope if math.isfinite(hope) else None,
                     arm.cost(arm.levels[-1]), arm.whole, len({v.share for v in arm.levels}) > 1,
                 )
             )  # fmt: skip

@@ -37,6 +37,7 @@ def climb(
     watcher: ClimbObserver | None = None,
     store: Store | None = None,
     replace: bool = False,
+    began: float | None = None,
 ) -> ClimbRecord:
     """Climb on data, and keep the scorecard.
 
@@ -44,6 +45,7 @@ def climb(
         name: begins the climb's id and the names of its models.
         given: settings of data, base, training and methods by knob.
         replace: take the place of models of an earlier climb of that name.
+        began: seconds of `time.perf_counter` from which the budget counts; from now on by default.
 
     Raises:
         RungError: for anything the user can mend, in one line.
@@ -54,22 +56,28 @@ def climb(
     taken = [] if replace else taken_by(name, store)
     if taken:
         raise ConfigError(f"there is {taken[0]} already: say --replace, or choose another --name")
-    began = now()
+    began = now() if began is None else began
     with _stopped_by_terminate():
         bench = TaskContext.open(given, knobs, watcher.stage)
         rungs = {r.key: r for r in all_rungs(bench.task, knobs.only, knobs.skip)}
         task = dataclasses.asdict(bench.task)
         record = store.climbs.create(
-            name, task=task, base=bench.opened.base, data=bench.data, bar=knobs.bar,
+            name, task=task, base=bench.info, data=bench.data, bar=knobs.bar,
             settings={"given": bench.given, "knobs": as_dict(knobs), "spent": 0.0},
         )  # fmt: skip
         return _go(ClimbController(bench, store, record, rungs, watcher, {}, began))
 
 
 def resume(
-    climb_id: str, watcher: ClimbObserver | None = None, store: Store | None = None
+    climb_id: str,
+    watcher: ClimbObserver | None = None,
+    store: Store | None = None,
+    began: float | None = None,
 ) -> ClimbRecord:
     """Go on with a climb; rungs that are finished are not repeated.
+
+    Args:
+        began: seconds of `time.perf_counter` from which the budget counts; from now on by default.
 
     Raises:
         ClimbNotFound: naming the nearest. ConfigError: for one that is still going or has ended.
@@ -82,7 +90,7 @@ def resume(
     if record.status == "running":
         raise ConfigError(f"climb {record.id} is still running in process {record.pid}")
     knobs = resolve([ClimbKnobs], record.settings["knobs"])[0]
-    began = now()
+    began = now() if began is None else began
     with _stopped_by_terminate():
         bench = TaskContext.open(record.settings["given"], knobs, watcher.stage)
         if bench.data.digest != record.data:
@@ -90,16 +98,17 @@ def resume(
         record = store.climbs.update(record.id, status="running")
         rungs = {r.key: r for r in all_rungs(bench.task, knobs.only, knobs.skip)}
         records = {r.key: r for r in store.climbs.rungs(record.id)}
-        spent = record.settings.get("spent", 0.0)
-        return _go(ClimbController(bench, store, record, rungs, watcher, records, began, spent))
+        spent, working = (record.settings.get(k) or 0.0 for k in ("spent", "working"))
+        return _go(
+            ClimbController(bench, store, record, rungs, watcher, records, began, spent, working)
+        )
 
 
 def _go(work: ClimbController) -> ClimbRecord:
     bench, id_ = work.bench, work.record.id
-    warnings = [p.message for p in bench.opened.dataset.problems]
+    warnings = [p.message for p in bench.dataset.problems]
     held = (("test", len(bench.test)), ("validation", len(bench.validation)))
     told = [verdict.resolution(bench.task, bench.bar, n, part) for part, n in held]
-    told.append(bench.forecaster.machine.told)
     work.watcher.opened(bench, work.record, [*warnings, *(t for t in told if t)])
     try:
         return work.run()

@@ -13,13 +13,12 @@ from typing import Any
 
 from rung.errors import ConfigError, Interrupted, MethodMisfit, OutOfTime, RungError
 from rung.evals.measure import Measured
-from rung.ladder import advice as advise
-from rung.ladder import verdict
-from rung.ladder.answers import kept_items, one_answer
-from rung.ladder.arms import Arms
+from rung.ladder.arms import Arms, Outlook, Scale
+from rung.ladder.attempts import Attempt, attempts_of, limit_of
 from rung.ladder.bar import BASE
-from rung.ladder.cost import Cost
-from rung.ladder.examination import Examination, compared
+from rung.ladder.chooser import Chooser
+from rung.ladder.examination import Examination
+from rung.ladder.first_figures import FirstFigure, base_as_it_is, without_base
 from rung.ladder.knobs import ClimbKnobs
 from rung.ladder.machine import settle_threads
 from rung.ladder.meter import now
@@ -28,7 +27,7 @@ from rung.ladder.rungs import Rung
 from rung.ladder.scheme import BASELINE, Level, Step, next_step
 from rung.ladder.scheme import Standing as Now
 from rung.ladder.task_context import TaskContext
-from rung.ladder.trials import Attempt, Trial, attempts_of, limit_of, stopping_at
+from rung.ladder.trials import Trial
 from rung.ladder.verdict import Standing
 from rung.store import Store
 from rung.store.climbs import ClimbRecord, RungRecord
@@ -58,6 +57,8 @@ class ClimbController:
     began: float = field(default_factory=now)
     spent: float = 0.0
     working: float = 0.0
+    loading: float = 0.0
+    first: FirstFigure | None = None
 
     @property
     def knobs(self) -> ClimbKnobs:
@@ -78,7 +79,9 @@ class ClimbController:
         return max(0.0, self.knobs.budget.seconds - self.used)
 
     def run(self) -> ClimbRecord:
-        """Attempt after attempt while time is left; then judge."""
+        """The baseline first, then attempt after attempt while time is left; then judge."""
+        self._first_figure()
+        self._load()
         self._list()
         while not self._examined and (step := self._next()) is not None:
             self._attempt(step)
@@ -104,17 +107,49 @@ class ClimbController:
         self.records[record.key] = self.store.climbs.put(record)
         self.watcher.table(list(self.records.values()))
 
+    # --- before the base is loaded ------------------------------------------------------------------
+
+    def _first_figure(self) -> None:
+        """Fit and measure the baseline, which needs no base; its model is kept in an attempt later."""
+        key = self.chooser.baseline
+        if key is None or key in self.records:
+            return
+        began = now()
+        self.watcher.stage(f"{key}: fitting on {len(self.bench.splits.train):,} rows")
+        try:
+            until = began + self.left
+            self.first = without_base(self.bench, self.rungs[key], until, self.watcher.note)
+        except Exception:
+            return  # an attempt at it will fail alike, and its row then says why
+        finally:
+            self.working += now() - began
+        if self.first is not None:
+            self._put(self.first.record(self.record.id, self.rungs[key], self.bench))
+            self._keep_verdict()
+
+    def _load(self) -> None:
+        """Load the base, and say what is to be said of the machine."""
+        began = now()
+        _ = self.bench.opened
+        self.loading = now() - began
+        self.working += self.loading
+        told = self.bench.forecaster.machine.told
+        if told:
+            self.watcher.note(told)
+
     # --- what to try --------------------------------------------------------------------------------
 
     def _list(self) -> None:
         """A row for the base and for every rung, with what it will take; misfits say why."""
         wanted = {BASE: None, **self.rungs}
         for key, rung in wanted.items():
-            if key in self.records:
+            record = self.records.get(key)
+            if record is not None and (record.predicted or record.status == "cancelled"):
                 continue
-            method = rung.method.name if rung else ""
-            settings = dict(rung.settings) if rung else {}
-            record = RungRecord(self.record.id, key, method, settings=settings)
+            if record is None:
+                method = rung.method.name if rung else ""
+                settings = dict(rung.settings) if rung else {}
+                record = RungRecord(self.record.id, key, method, settings=settings)
             why = self.arms.misfits.get(key)
             if why:
                 record = dataclasses.replace(record, status="cancelled", reason=why)
@@ -154,7 +189,7 @@ class ClimbController:
         left = self.left - self._reserve()
         return next_step(
             self.arms.of(found, self.left),
-            Now(left, self._cleared(), self.knobs.all, self.arms.best_possible),
+            Now(left, self._cleared(), self.knobs.all, self.chooser.scale.best_possible),
         )
 
     def _cleared(self) -> float | None:
@@ -171,8 +206,8 @@ class ClimbController:
     def _reserve(self) -> float:
         """Seconds that are kept for the test rows and the report."""
         budget = self.knobs.budget.seconds
-        found = verdict.standings([self.records[k] for k in self.rungs if k in self.records])
-        ranked = sorted(found, key=lambda s: s.measured.value, reverse=not self.arms.lower)[:2]
+        found = self.chooser.standings()
+        ranked = sorted(found, key=lambda s: s.measured.value, reverse=not self.chooser.scale.lower)[:2]
         seconds = sum(self.arms.answer_seconds(s.record.key) for s in ranked)
         if self.records[BASE].status == "succeeded":
             seconds += self.arms.answer_seconds(BASE)
@@ -217,6 +252,7 @@ class ClimbController:
         trial = Trial(
             self.bench, rung, self.records[step.key], step, self.arms.prediction(step.key, step.level),
             limit, self._name(step.key), self.store, self.watcher, self.record.started,
+            self.first if self.first and self.first.key == step.key else None,
         )  # fmt: skip
         return trial.run()
 
@@ -232,6 +268,8 @@ class ClimbController:
         if isinstance(fault, OutOfTime):
             counted = self.arms.prediction(step.key, step.level)
             self.bench.forecaster.was_late(step.key, counted, took)
+        if record.model is None and step.key != BASE:
+            record = dataclasses.replace(record, metrics={}, items={})  # no model stands for them
         if "validation" in record.metrics:
             ended = {"status": "succeeded", "reason": f"a later attempt ended: {ended['reason']}"}
         self._put(dataclasses.replace(record, trials=trials, **ended))
@@ -239,27 +277,10 @@ class ClimbController:
     def _measure_base(self, step: Step) -> RungRecord:
         """The base as it is, which rungs are held against."""
         bench, record = self.bench, self.records[BASE]
-        rows = bench.validation[: step.level.held]
-        limit = now() + limit_of(step.seconds, self.left)
-        began = now()
-        with bench.served(bench.opened, None, BASE) as model:
-            answers, measured = bench.answer(bench.opened, model, rows, stopping_at(limit))
-            each = (now() - began) / max(len(rows), 1)
-            request = bench.time_requests(bench.opened, model)
-        cost = Cost(
-            wall=now() - began, request_seconds=request.seconds, request_tokens=request.tokens,
-            request_low=request.low, request_high=request.high,
-        )  # fmt: skip
+        limit = limit_of(step.seconds, self.left)
+        done, each = base_as_it_is(bench, record, step.level.held, limit, self.loading)
         bench.forecaster.learn(BASE, BASE, self.arms.prediction(BASE, step.level), 0.0, each)
-        attempt = Attempt(params={}, level=step.level, answering=each, measured=measured)
-        only = one_answer(answers, bench.task)
-        return dataclasses.replace(
-            record,
-            metrics={"validation": measured.as_dict(), "only": only, "held_of": len(bench.validation)},
-            cost=cost.as_dict(self.knobs.requests, self.knobs.price),
-            items={"validation": kept_items(answers, measured)},
-            trials={"done": [*record.trials.get("done", []), attempt.as_dict()]},
-        )
+        return done
 
     def _repeat_seeds(self) -> None:
         """The best settings of rungs again with other seeds, to see what luck does."""
@@ -293,63 +314,33 @@ class ClimbController:
 
     # --- the best so far, and the end ---------------------------------------------------------------
 
-    def _standings(self) -> list[Standing]:
-        return verdict.standings([r for r in self.records.values() if r.key in self.rungs])
+    @cached_property
+    def chooser(self) -> Chooser:
+        """Who wins by what was measured until now."""
+        return Chooser(
+            bench=self.bench, rungs=self.rungs, records=self.records,
+            scale=Scale.of(self.bench.task.metric), used=lambda: self.used, outlook=self._outlook,
+        )  # fmt: skip
+
+    def _outlook(self) -> list[Outlook]:
+        """What rungs may still come to; nothing is known of that before the base is loaded."""
+        if "arms" not in vars(self):
+            return []
+        return self.arms.outlook({k: attempts_of(r) for k, r in self.records.items()})
 
     def _keep_verdict(self, stopped: bool = False) -> None:
-        said = self._so_far(stopped)
+        said = self.chooser.so_far(stopped)
         if said:
             self.record = self.store.climbs.update(self.record.id, verdict=said)
 
-    def _so_far(self, stopped: bool = False) -> dict[str, Any]:
-        """The verdict by what was seen until now, by validation alone."""
-        found = self._standings()
-        chosen = verdict.choose(found, self.bench.bar, self._baseline(), self.arms.tie)
-        if chosen.winner is None:
-            return {}
-        seen = self._evidence(chosen, {}, stopped)
-        return {
-            "so_far": True, "says": verdict.says(seen), "winner": chosen.winner.record.key,
-            "model": chosen.winner.record.model, "next": advise.advice(seen),
-            "curve": advise.curve(chosen.winner),
-        }  # fmt: skip
-
-    def _baseline(self) -> str | None:
-        return next((k for k, r in self.rungs.items() if r.method.baseline), None)
-
     def _conclude(self) -> ClimbRecord:
         self._close_untried()
-        chosen = verdict.choose(self._standings(), self.bench.bar, self._baseline(), self.arms.tie)
-        winner, second = chosen.winner, chosen.second
-        if winner is None:
-            seen = self._evidence(chosen, {}, False)
-            return self._end({"says": verdict.says(seen), "winner": None, "next": advise.advice(seen)})
-        test = self._examine(winner, second)
-        own = test.get(winner.record.key)
-        bar = self.bench.bar
-        against = compared(test, winner.record.key)
-        seen = self._evidence(chosen, test, False)
-        return self._end({
-            "says": verdict.says(seen),
-            "winner": winner.record.key,
-            "model": winner.record.model,
-            "runner_up": second.record.key if second else None,
-            "cleared": None if bar is None or own is None else bar.cleared(own.value),
-            "cleared_on_validation": None if bar is None else bar.cleared(winner.measured.value),
-            "test": {key: m.as_dict() for key, m in test.items()},
-            "against": {key: c.as_dict() for key, c in against.items()},
-            "curve": advise.curve(winner),
-            "next": advise.advice(seen),
-        })  # fmt: skip
-
-    def _evidence(self, chosen: Any, test: dict[str, Measured], stopped: bool) -> verdict.Evidence:
-        return verdict.Evidence(
-            bar=self.bench.bar, task=self.bench.task, chosen=chosen, test=test,
-            records=list(self.records.values()), baseline=self._baseline(), base=BASE,
-            budget=str(self.knobs.budget), seconds=self.knobs.budget.seconds, used=self.used,
-            outlook=self.arms.outlook({k: attempts_of(r) for k, r in self.records.items()}),
-            stopped=stopped, test_of=len(self.bench.test), best_possible=self.arms.best_possible,
-        )  # fmt: skip
+        chosen = self.chooser.choose()
+        test = self._examine(chosen.winner, chosen.second) if chosen.winner else {}
+        said = self.chooser.final(chosen, test)
+        self._note_spent()
+        self.record = self.store.climbs.update(self.record.id, status="succeeded", verdict=said)
+        return self.record
 
     def _close_untried(self) -> None:
         """Rows that were not reached say why."""
@@ -377,11 +368,6 @@ class ClimbController:
         found = examination.run({key: self.arms.answer_seconds(key) for key in keys}, room)
         self.working += now() - began
         return found
-
-    def _end(self, said: dict[str, Any]) -> ClimbRecord:
-        self._note_spent()
-        self.record = self.store.climbs.update(self.record.id, status="succeeded", verdict=said)
-        return self.record
 
 
 def _ended(fault: Exception) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from rung.evals.compare import Comparison, compare
 from rung.evals.measure import Measured
 from rung.forward.adapter import Adapter
 from rung.ladder.answers import kept_items
+from rung.ladder.attempts import stopping_at
 from rung.ladder.bar import BASE
 from rung.ladder.meter import now
 from rung.ladder.rungs import Rung
 from rung.ladder.task_context import TaskContext
-from rung.ladder.trials import stopping_at
 from rung.methods import artefact
 from rung.store import Store
 from rung.store.climbs import RungRecord

@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from rung.config import declared, resolve
-from rung.data import Splits
+from rung.data import Dataset, Splits
 from rung.data.knobs import DataKnobs
 from rung.data.split import place
 from rung.engine import Engine, GenerationRequest, ServedModel
@@ -34,8 +34,8 @@ from rung.train import estimate
 from rung.train.keeping import data_record
 from rung.train.knobs import RunKnobs, TrainKnobs
 from rung.train.plan import Plan
-from rung.train.prepare import Prepared, open_base, read
-from rung.types import Example, Task
+from rung.train.prepare import Prepared, find_base, open_base, read
+from rung.types import BaseInfo, Example, Task
 
 MAX_TOKENS = 2048  # of a micro-batch, so that every rung's memory is measured alike
 TIMED = 7  # single requests that are timed, after a first one that warms up
@@ -63,8 +63,9 @@ class TaskContext:
         given: the user's settings by knob, climb's own left out.
         knobs: of the climb. task: with its metric. reason: why the data is such a task.
         bar: None climbs to the best.
-        opened: the plain base over training and validation rows; others by their settings.
+        dataset, splits: what rungs see: training rows, and validation rows to choose by.
         test: the rows that nobody has seen yet.
+        run, info: the base as the user asked for it; `opened` loads it when it is first needed.
         touched: who was measured on the test rows.
     """
 
@@ -72,8 +73,11 @@ class TaskContext:
     knobs: ClimbKnobs
     task: Task
     bar: Bar | None
-    opened: Prepared
+    dataset: Dataset
+    splits: Splits
     test: tuple[Example, ...]
+    run: RunKnobs
+    info: BaseInfo
     stage: Callable[[str], None]
     reason: str = ""
     touched: list[str] = field(default_factory=list)
@@ -84,7 +88,7 @@ class TaskContext:
     def open(
         cls, given: Mapping[str, Any], knobs: ClimbKnobs, stage: Callable[[str], None]
     ) -> TaskContext:
-        """Read the data, settle what the task is, refuse what cannot be judged, then load the base.
+        """Read the data, settle what the task is, find the base, and refuse what cannot be judged.
 
         Raises:
             RungError: for data, bar or base that a climb cannot stand on.
@@ -97,11 +101,19 @@ class TaskContext:
         device = estimate.device(run.device)
         run = dataclasses.replace(run, device=device, dtype=estimate.dtype(run.dtype, device))
         kept = Splits(splits.train, ranked(splits.validation, knobs.validation_rows))
-        opened = open_base(run, dataset, kept, stage)
+        info = find_base(run, kept)
         settled = {**given, "device": run.device, "dtype": run.dtype}
         settled.setdefault("max_tokens", MAX_TOKENS)
         why = tasks.reason(task, splits.train) if knobs.task is None else "as --task says"
-        return cls(settled, knobs, task, bar, opened, splits.test, stage, why)
+        return cls(
+            given=settled, knobs=knobs, task=task, bar=bar, dataset=dataset, splits=kept,
+            test=splits.test, run=run, info=info, stage=stage, reason=why,
+        )  # fmt: skip
+
+    @cached_property
+    def opened(self) -> Prepared:
+        """The plain base over training and validation rows."""
+        return open_base(self.run, self.dataset, self.splits, self.stage, self.info)
 
     @cached_property
     def forecaster(self) -> Forecaster:
@@ -111,25 +123,32 @@ class TaskContext:
 
     @property
     def data(self) -> DatasetRecord:
-        return data_record(self.opened.dataset)
+        return data_record(self.dataset)
 
     @property
     def validation(self) -> tuple[Example, ...]:
-        return self.opened.splits.validation
+        return self.splits.validation
 
     def plan(self, name: str, rung: Rung, **settings: Any) -> Plan:
-        """A rung's configuration: its own settings over the user's, `settings` over both."""
+        """A rung's configuration: its own settings over the user's, `settings` over both.
+
+        The steps of a training have as many rows as the machine is fast with, unless the user says.
+        """
         own = own_settings(rung.method, [RunKnobs, DataKnobs, TrainKnobs], self.given)
-        return Plan.of(name, own, rung.settings, settings, {"method": rung.method.name})
+        plan = Plan.of(name, own, rung.settings, settings, {"method": rung.method.name})
+        every = {**own, **rung.settings, **settings}
+        said = {key.rpartition(".")[2] for key, value in every.items() if value is not None}
+        if rung.method.trained and not rung.method.own_base and not said & {"batch_size", "steps"}:
+            plan.train.batch_size = self.forecaster.batch_size(plan)
+        return plan
 
     def opened_for(self, plan: Plan) -> Prepared:
         """Data and base of a plan's settings: the plain ones, or a base loaded in another way."""
         key = _way(plan.run)
-        if key == _way(self.plain):
+        if key == _way(self.run):
             return self.opened
         if key not in self._others:
-            opened = self.opened
-            self._others = {key: open_base(plan.run, opened.dataset, opened.splits, self.stage)}
+            self._others = {key: open_base(plan.run, self.dataset, self.splits, self.stage)}
         return self._others[key]
 
     def part(self, plan: Plan, rows: int, held: int) -> Prepared:
@@ -146,11 +165,6 @@ class TaskContext:
             train = tuple(e for e in whole.splits.train if id(e) in kept)
             self._parts[key] = whole.over(Splits(train, whole.splits.validation[:held]))
         return self._parts[key]
-
-    @property
-    def plain(self) -> RunKnobs:
-        """The base as the user asked for it."""
-        return resolve([RunKnobs, DataKnobs, TrainKnobs], shared_settings(self.given))[0]
 
     def close_others(self) -> None:
         """Forget bases that only one rung needed, and parts of the data."""

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rung.errors import OutOfTime
-from rung.evals.compare import compare
 from rung.evals.measure import Measured
 from rung.evals.predict import Answers
 from rung.ladder.answers import kept_items, one_answer
+from rung.ladder.attempts import Attempt, attempts_of, best_of, stopping_at, surpasses
 from rung.ladder.cost import Cost
+from rung.ladder.first_figures import FirstFigure
 from rung.ladder.forecast import Prediction
 from rung.ladder.meter import Meter, now
 from rung.ladder.rungs import Rung
-from rung.ladder.scheme import Level, Step
+from rung.ladder.scheme import Step
 from rung.ladder.task_context import TaskContext
 from rung.store import Store
 from rung.store.climbs import RungRecord
@@ -26,79 +26,7 @@ from rung.train import job
 from rung.train.observers import Made, Observer, Observers
 from rung.train.plan import Plan
 
-PATIENCE = 2.5  # times what an attempt was expected to take: then it ends with what is there
-LEAST_SHARE, MOST_SHARE = 0.15, 0.4  # of the time that is left: within them it may be late
 MIN_CHOOSE_ROWS = 64  # of validation: what a training on a sample stops by, at least
-
-
-@dataclass(frozen=True, kw_only=True)
-class Attempt:
-    """What came of one attempt.
-
-    Attributes:
-        params: settings apart from the rung's own. level: of rows and of what it was measured by.
-        rows: of training that it saw. steps: of a training; steps_of: that it would have had whole.
-        making, answering: seconds of making it, and of one answer among many.
-        measured: None where it gave nothing, and `fault` says why; `late` that its time was over.
-        only: the one answer that it gives to every row, if it does.
-    """
-
-    params: dict[str, Any]
-    level: Level
-    rows: int = 0
-    steps: int | None = None
-    steps_of: int | None = None
-    making: float = 0.0
-    answering: float = 0.0
-    run: str | None = None
-    measured: Measured | None = None
-    fault: str | None = None
-    late: bool = False
-    only: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for a store."""
-        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        plain["level"] = [self.level.share, self.level.held]
-        if self.measured is not None:
-            plain["measured"] = [self.measured.as_dict(), self.measured.items_dict()]
-        return plain
-
-    @classmethod
-    def of(cls, kept: Mapping[str, Any]) -> Attempt:
-        """From what `as_dict` gave."""
-        plain = dict(kept)
-        plain["level"] = Level(*kept["level"])
-        if kept["measured"] is not None:
-            plain["measured"] = Measured.of(*kept["measured"])
-        return cls(**plain)
-
-
-def attempts_of(record: RungRecord) -> list[Attempt]:
-    """The attempts that a stored rung holds, in their order."""
-    return [Attempt.of(kept) for kept in record.trials.get("done", [])]
-
-
-def best_of(attempts: Sequence[Attempt]) -> Attempt | None:
-    """The attempt that stands for its rung: more rows win unless fewer are clearly better."""
-    best: Attempt | None = None
-    for one in attempts:
-        if one.measured is not None and (best is None or surpasses(one, best)):
-            best = one
-    return best
-
-
-def surpasses(new: Attempt, old: Attempt) -> bool:
-    """Whether a later attempt takes the place of an earlier one."""
-    assert new.measured is not None and old.measured is not None
-    count = min(new.measured.n, old.measured.n)
-    ours, theirs = new.measured.first(count), old.measured.first(count)
-    if new.level.share == old.level.share and new.level.held <= old.level.held:
-        return ours.better(theirs)
-    seen = compare(theirs, ours)
-    better = seen.difference < 0 if ours.lower else seen.difference > 0
-    larger = (new.level.share, new.level.held) > (old.level.share, old.level.held)
-    return better or not seen.certain if larger else better and seen.certain
 
 
 @dataclass
@@ -108,6 +36,7 @@ class Trial:
     Attributes:
         limit: seconds after which it ends. name: of the model it makes.
         since: when the climb began; a run of that name interrupted since then goes on.
+        first: what was fitted already, before the base was loaded.
     """
 
     bench: TaskContext
@@ -120,6 +49,7 @@ class Trial:
     store: Store
     watcher: Observer
     since: str = ""
+    first: FirstFigure | None = None
     _meter: Meter = field(default_factory=Meter)
 
     def run(self) -> RungRecord:
@@ -155,7 +85,7 @@ class Trial:
     @property
     def rows(self) -> int:
         """Training rows that it sees."""
-        count, share = len(self.bench.opened.splits.train), self.step.level.share
+        count, share = len(self.bench.splits.train), self.step.level.share
         return count if self.rung.method.trained else max(1, round(share * count))
 
     def _make(self, plan: Plan, until: float) -> Attempt:
@@ -165,8 +95,11 @@ class Trial:
             held = max(level.held, MIN_CHOOSE_ROWS) if method.trained else level.held
         opened = self.bench.part(plan, self.rows, held)
         made = job.make(
-            plan, Named(self.watcher, self.rung.key), self.store, opened=opened, run=self._left(plan)
-        )
+            plan, Named(self.watcher, self.rung.key), self.store, opened=opened, run=self._left(plan),
+            fitted=self.first.fitted if self.first else None,
+        )  # fmt: skip
+        if self.first is not None:
+            made.state.seconds = self.first.making
         with job.under_way(made.run, self.store, made.observers):
             seen, answering = self._measure(made, until)
         steps = made.state.step if method.trained else None
@@ -217,8 +150,12 @@ class Trial:
         self.watcher.stage(f"{self.rung.key}: measuring on {len(rows)} validation rows")
         began = now()
         with bench.served(opened, made.adapter, self.rung.key) as model:
-            answers, measured = bench.answer(opened, model, rows, stopping_at(until))
-            answering = (now() - began) / max(len(rows), 1)
+            if self.first is not None:  # measured before the base was there
+                answers, measured = self.first.answers, self.first.measured
+                answering = self.first.answering
+            else:
+                answers, measured = bench.answer(opened, model, rows, stopping_at(until))
+                answering = (now() - began) / max(len(rows), 1)
             request = bench.time_requests(opened, model)
         own = Attempt(
             params=dict(self.step.params), level=self.step.level, measured=measured,
@@ -243,7 +180,7 @@ class Trial:
         bench = self.bench
         whole = bench.forecaster.schedule(bench.plan(self.name, self.rung), 1.0).steps
         trained, share = self.rung.method.trained, self.step.level.share
-        rows = len(bench.opened.splits.train)
+        rows = len(bench.splits.train)
         chosen_by = f"validation_{made.plan.objective.best[0]}"
         metrics = {
             "validation": measured.as_dict(),
@@ -280,27 +217,6 @@ class Trial:
 
     def _note(self, **changed: Any) -> None:
         self.record = self.store.climbs.put(dataclasses.replace(self.record, **changed))
-
-
-def stopping_at(until: float) -> Callable[[], bool]:
-    """For whoever asks between passes whether to stop.
-
-    Raises:
-        OutOfTime: in place of an answer, once the time is over.
-    """
-
-    def stopping() -> bool:
-        if now() > until:
-            raise OutOfTime("its time was over before it had been measured")
-        return False
-
-    return stopping
-
-
-def limit_of(seconds: float, left: float) -> float:
-    """Seconds after which an attempt that should take `seconds` ends, within those that are left."""
-    patient = min(PATIENCE * seconds, max(seconds, MOST_SHARE * left))
-    return max(1.0, min(max(patient, LEAST_SHARE * left), left))
 
 
 def disk_bytes(store: Store, name: str) -> int:

@@ -95,7 +95,8 @@ class Method(ABC):
         weightless: whether its adapters are words alone, which no other tool could load.
         classifies: whether its adapters read a label off the base's states, without generating a token.
         scores: whether `fit` makes a reward model of pairs.
-        baseline: whether it does without the base and so is what every other method has to beat.
+        baseline: whether it does without the base and so is what every other method has to beat. A
+            climb fits it before the base is loaded: its study has neither bank nor template.
         defaults: values for the training knobs that suit this method better than the general ones.
         search: knobs worth trying at other values, the default first, for a climb that has the time.
     """
@@ -203,7 +204,8 @@ class Method(ABC):
         self, adapter: Adapter, bank: Bank, config: Any
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The adapter as (settings, tensors), in PEFT's layout where `peft_type` is set."""
-        return {}, {n: t for n, t in adapter.parameters().items() if not n.startswith("reward.")}
+        own = ("reward.", "value")  # heads, which are kept apart or not at all
+        return {}, {n: t for n, t in adapter.parameters().items() if not n.startswith(own)}
 
     def from_files(self, settings: dict[str, Any], tensors: dict[str, Tensor], bank: Bank) -> Adapter:
         """The adapter that `to_files` wrote; for one in PEFT's layout see `rung/methods/peft/`.

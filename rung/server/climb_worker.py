@@ -50,7 +50,7 @@ class ClimbTeller(ClimbObserver):
         left = max(0.0, bench.knobs.budget.seconds - climb.settings.get("spent", 0.0))
         end = stamp(datetime.fromtimestamp(time.time() + left, UTC))
         self.store.jobs.update(self.job.id, climb=climb.id, estimate=end)
-        splits = bench.opened.splits
+        splits = bench.splits
         rows = f"{len(splits.train)} training, {len(bench.validation)} validation, "
         self._say("info", f"Climb {climb.id}: {rows}{len(bench.test)} test rows")
         for warning in warnings:

@@ -21,7 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from rung import home
+from rung import home, objectives
 from rung.config import knobs_of, resolve
 from rung.data.knobs import DataKnobs
 from rung.errors import DataError, Interrupted, RungError
@@ -45,11 +45,12 @@ def check(job: JobRecord, store: Store) -> None:
 
     settings = job.settings.get("given", job.settings)
     (knobs,) = resolve([DataKnobs], {k: v for k, v in settings.items() if k in DATA})
+    wants = objectives.get(settings["objective"]).wants if "objective" in settings else "replies"
     for param, source in (("training_file", knobs.data), ("validation_file", knobs.validation_data)):
         if not source:
             continue
         try:
-            found = load(replace(knobs, data=source, validation_data=None, test_data=None))
+            found = load(replace(knobs, data=source, validation_data=None, test_data=None), wants)
         except (DataError, RungError) as fault:
             fail(job, store, f"invalid {param}: {in_lines(str(fault))}", f"invalid_{param}", param)
             return

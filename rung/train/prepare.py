@@ -65,14 +65,17 @@ class Prepared:
             problems += found
         untrained = untrained_rows(self.bank.model.get_input_embeddings().weight)
         problems += self.dataset.problems
-        problems += check(
-            _rendered(rows["train"]),
-            self.splits,
-            self.template,
-            untrained=untrained,
-            vocabulary=self.bank.vocabulary,
-            found=problems,
-        )
+        if not objective.draws:
+            problems += check(
+                _rendered(rows["train"]),
+                self.splits,
+                self.template,
+                untrained=untrained,
+                vocabulary=self.bank.vocabulary,
+                found=problems,
+            )
+        elif not rows["train"] and not any(p.severity == "error" for p in problems):
+            problems.append(Problem("error", "no prompts are left to train on"))
         refuse(problems)
         usable = {part: [r for r in found if _teaches(r)] for part, found in rows.items()}
         return usable, problems
@@ -107,10 +110,25 @@ def read(knobs: DataKnobs, stage: Stage, wants: RowKind | None = "replies") -> t
     return dataset, split(dataset, knobs)
 
 
-def open_base(run: RunKnobs, dataset: Dataset, splits: Splits, stage: Stage) -> Prepared:
-    """The base in memory, with its template, beside data that was read."""
+def find_base(run: RunKnobs, splits: Splits) -> BaseInfo:
+    """Find the base, fetched and converted, without loading it; data is what a fresh one is made for.
+
+    Raises:
+        BaseNotFound, ArtefactError: as `bases.resolve`.
+    """
+    return bases.resolve(run.base, data=_texts(splits))
+
+
+def open_base(
+    run: RunKnobs, dataset: Dataset, splits: Splits, stage: Stage, info: BaseInfo | None = None
+) -> Prepared:
+    """The base in memory, with its template, beside data that was read.
+
+    Args:
+        info: what `find_base` found already.
+    """
     stage(f"loading {run.base}")
-    info = bases.resolve(run.base, data=_texts(splits))
+    info = info or find_base(run, splits)
     base = bases.load(info, dtype=run.dtype, device=run.device, quantize=run.quantize)
     model = launch.get(run.launch).shard(base.model)
     template = Template.of(base.tokenizer, generation_config=model.generation_config)
@@ -147,6 +165,8 @@ def adapter_of(plan: Plan, prepared: Prepared) -> Adapter:
     if fault := dry_run(prepared.bank, adapter):
         raise MethodMisfit(f"{plan.method.name} does not fit {prepared.base.name}: {fault}")
     plan.objective.equip(adapter, prepared.bank, prepared.template)
+    if fault := dry_run(prepared.bank, adapter):
+        raise MethodMisfit(f"{plan.method.name} does not fit {prepared.base.name}: {fault}")
     return adapter.to(prepared.bank.device)
 
 

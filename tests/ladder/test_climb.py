@@ -9,12 +9,12 @@ import pytest
 
 from rung.errors import ConfigError, OutOfTime
 from rung.ladder.arms import Arms
+from rung.ladder.attempts import attempts_of
 from rung.ladder.bar import BASE
 from rung.ladder.climb import free_name, task_name
 from rung.ladder.cost import Cost
 from rung.ladder.forecast import Prediction
 from rung.ladder.task_context import TaskContext
-from rung.ladder.trials import attempts_of
 from rung.store import Store
 from tests.ladder.hill import Log, go, settings, write_words
 
@@ -93,7 +93,7 @@ def test_only_winner_runner_up_and_base_see_the_test_rows_and_once(words, ordere
     assert {k for k, r in rungs.items() if "test" in r.metrics} == set(log.bench.touched)
     third = (set(ORDER) - {said["winner"], said["runner_up"]}).pop()
     assert "test" not in rungs[third].items
-    seen = {e.digest for e in (*log.bench.opened.splits.train, *log.bench.validation)}
+    seen = {e.digest for e in (*log.bench.splits.train, *log.bench.validation)}
     assert not seen & {e.digest for e in log.bench.test}
 
 
@@ -185,9 +185,9 @@ def test_settings_are_tried_where_there_is_time_and_the_best_stays(words, ordere
 
 
 def test_a_rung_of_which_not_even_a_sample_fits_is_skipped_with_the_reason(words, ordered):
-    ordered({"zero_shot": 1.0, "linear_probe": 900.0, "lora": 5000.0})
+    ordered({"zero_shot": 1.0, "linear_probe": 9000.0, "lora": 50000.0})
     log = Log()
-    record, rungs = go(words, log, budget="30s", given=settings(words, steps=8))
+    record, rungs = go(words, log, budget="120s", given=settings(words, steps=8))
     assert log.tried() == ["base", "zero_shot"]
     for key in ("linear_probe", "lora"):
         assert rungs[key].status == "cancelled" and "no time" in (rungs[key].reason or "")
@@ -205,7 +205,7 @@ def test_an_attempt_that_takes_far_longer_than_it_should_ends_and_is_told(words,
         raise AssertionError("asked to stop by nobody")
 
     monkeypatch.setattr(type(get("linear_probe")), "fit", slow)
-    monkeypatch.setattr("rung.ladder.trials.LEAST_SHARE", 0.01)
+    monkeypatch.setattr("rung.ladder.attempts.LEAST_SHARE", 0.01)
     ordered({"zero_shot": 9.0, "linear_probe": 0.1, "lora": 9.0})
     began = time.monotonic()
     record, rungs = go(words, all=True, budget="60s")
