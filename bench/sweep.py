@@ -1,7 +1,7 @@
 """Sweep: every causal architecture that transformers maps, and every kind of adapter that PEFT writes.
 
     make sweep                            # some minutes; writes docs/architectures.md and docs/adapters.md
-    make sweep ARGS="--only llama,mamba"  # prints alone
+    make sweep ARGS="--only llama,mamba"
 
 Models are tiny and random. Each architecture is held against transformers: logits of the base alone and
 beside a longer row, of every trained method with its adapter moved away from where it starts, and the
@@ -11,15 +11,17 @@ gradients of a first step. Each kind of adapter is held against PEFT. What Rung 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
 import tempfile
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +80,8 @@ def _told(apart: float, tolerance: float = TOLERANCE) -> str:
 # --- architectures --------------------------------------------------------------------------------
 
 
-def architecture(name: str) -> Row | None:
-    """Hold one architecture against transformers; None where transformers cannot make it tiny."""
+def architecture(name: str) -> Row:
+    """Hold one architecture against transformers; `made` says why it cannot be made tiny."""
     import torch
 
     from bench import tiny_architectures
@@ -392,30 +394,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="architectures or kinds, with commas between them")
     parser.add_argument("--part", choices=("architectures", "adapters", "all"), default="all")
+    parser.add_argument("--kept", type=Path, help="a file of what was found, to go on from")
+    parser.add_argument("--seconds", type=float, default=1e9, help="after which to stop, for --kept")
     given = parser.parse_args()
     only = {n for n in given.only.split(",") if n}
     os.environ["RUNG_HOME"] = tempfile.mkdtemp(prefix="rung-sweep-")
     _quiet()
     bad = 0
     if given.part != "adapters":
-        bad += _sweep_architectures(only)
+        bad += _sweep_architectures(only, given.kept, given.seconds)
     if given.part != "architectures":
         bad += _sweep_adapters(only)
     sys.exit(1 if bad else 0)
 
 
-def _sweep_architectures(only: set[str]) -> int:
+def _sweep_architectures(only: set[str], kept: Path | None, seconds: float) -> int:
     from bench import tiny_architectures
 
-    rows = []
+    before = json.loads(kept.read_text()) if kept and kept.exists() else []
+    rows = [Row(**one) for one in before]
+    done, began = {r.name for r in rows}, time.monotonic()
     for name in [n for n in tiny_architectures.names() if not only or n in only]:
+        if name in done:
+            continue
+        if time.monotonic() - began > seconds:
+            return 0
         try:
             with _limit(SECONDS):
                 row = architecture(name)
         except _TimeUpError:
             row = Row(name, cells={"made": f"not done within {SECONDS} s"})
-        assert row is not None
         rows.append(row)
+        if kept:
+            kept.write_text(json.dumps([asdict(r) for r in rows], indent=1))
         print(name, row.carrier, {k: v[:60] for k, v in row.cells.items() if v != SAME}, flush=True)
     counts = _counts([r for r in rows if "made" not in r.cells])
     print(f"{len(rows)} architectures, {sum('made' in r.cells for r in rows)} not made: {counts}")
