@@ -1,6 +1,6 @@
-"""Sweep: every causal architecture that transformers maps, and every kind of adapter that PEFT writes.
+"""Sweep: every causal architecture of transformers, and every kind of adapter that PEFT writes.
 
-    make sweep                            # some minutes; writes docs/architectures.md and docs/adapters.md
+    make sweep                            # minutes; writes docs/architectures.md and docs/adapters.md
     make sweep ARGS="--only llama,mamba"
 
 Models are tiny and random. Each architecture is held against transformers: logits of the base alone and
@@ -308,23 +308,25 @@ def adapter_kind(kind: str) -> tuple[str, str]:
 
 ARCHITECTURES = """# Architectures
 
-Written by `make sweep`, which makes a tiny random model of every causal architecture that transformers maps and holds
-Rung against it: logits of the base alone and beside a longer row, logits and first gradients of every trained method.
-*trie*: batches share what they begin with; *padded rows*: they do not, and every step of an answer reads the whole
-text again, which is right and slow; *rows one by one*: a row's numbers would depend on its neighbours.
+Written by `make sweep`, which makes a tiny random model of every causal architecture that
+transformers maps and holds Rung against it: logits of the base alone and beside a longer row,
+logits and first gradients of every trained method. *trie*: batches share what they begin with;
+*padded rows*: they do not, and every step of an answer reads the whole text again, which is right
+and slow; *rows one by one*: a row's numbers would depend on its neighbours.
 """
 NOT_MADE = "Not made, since no tiny one could be built from its configuration:"
 ADAPTERS = """# Adapters that were made with PEFT
 
-Written by `make sweep`, which makes an adapter of each kind with PEFT on a tiny model, reads it and compares logits.
-`rung add`, `rung serve`, `rung chat` and `rung eval` take them from a folder or the Hub. All of them are served in one
-batch with any others. *Through PEFT*: PEFT's own code merges it into a copy of the base when it is loaded, which is
-proven by its logits and takes as much memory as the weights that it changes. What is refused can be merged with PEFT
-(`merge_and_unload`) where PEFT can, and used as a base.
+Written by `make sweep`, which makes an adapter of each kind with PEFT on a tiny model, reads it and
+compares logits. `rung add`, `rung serve`, `rung chat` and `rung eval` take them from a folder or
+the Hub. All of them are served in one batch with any others. *Through PEFT*: PEFT's own code merges
+it into a copy of the base when it is loaded, which is proven by its logits and takes as much memory
+as the weights that it changes. What is refused can be merged with PEFT (`merge_and_unload`) where
+PEFT can, and used as a base.
 
-Of LoRA are read: rank and alpha by module, rsLoRA, DoRA, biases, `lora_bias`, embeddings and output layer,
-`modules_to_save`, `trainable_token_indices`, PiSSA and OLoRA. Any setting that is neither read nor at its default
-refuses the adapter by its name.
+Of LoRA are read: rank and alpha by module, rsLoRA, DoRA, biases, `lora_bias`, embeddings and output
+layer, `modules_to_save`, `trainable_token_indices`, PiSSA and OLoRA. Any setting that is neither
+read nor at its default refuses the adapter by its name.
 """
 
 
