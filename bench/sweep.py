@@ -21,24 +21,25 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from bench.sweep_pages import (
+    CRASH,
+    DIFFERS,
+    SAME,
+    Row,
+    adapters_page,
+    architectures_page,
+    class_of,
+    counts_of,
+)
 
 TOLERANCE = 1e-4  # of the largest logit
 GRADIENT_TOLERANCE = 1e-3  # of a gradient's length: it gathers rounding from all layers
 SECONDS = 60  # of one architecture at most
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-SAME, DIFFERS, CRASH = "same", "DIFFERS", "TRACEBACK"
-
-
-@dataclass
-class Row:
-    """What was found of one architecture."""
-
-    name: str
-    carrier: str = ""
-    cells: dict[str, str] = field(default_factory=dict)  # by what was tried: same, or why not
 
 
 class _TimeUpError(Exception):
@@ -304,94 +305,6 @@ def adapter_kind(kind: str) -> tuple[str, str]:
     return how, _told(found)
 
 
-# --- the docs' tables ---------------------------------------------------------------------------------
-
-ARCHITECTURES = """# Architectures
-
-Written by `make sweep`, which makes a tiny random model of every causal architecture that
-transformers maps and holds Rung against it: logits of the base alone and beside a longer row,
-logits and first gradients of every trained method. *trie*: batches share what they begin with;
-*padded rows*: they do not, and every step of an answer reads the whole text again, which is right
-and slow; *rows one by one*: a row's numbers would depend on its neighbours.
-"""
-NOT_MADE = "Not made, since no tiny one could be built from its configuration:"
-ADAPTERS = """# Adapters that were made with PEFT
-
-Written by `make sweep`, which makes an adapter of each kind with PEFT on a tiny model, reads it and
-compares logits. `rung add`, `rung serve`, `rung chat` and `rung eval` take them from a folder or
-the Hub. All of them are served in one batch with any others. *Through PEFT*: PEFT's own code merges
-it into a copy of the base when it is loaded, which is proven by its logits and takes as much memory
-as the weights that it changes. What is refused can be merged with PEFT (`merge_and_unload`) where
-PEFT can, and used as a base.
-
-Of LoRA are read: rank and alpha by module, rsLoRA, DoRA, biases, `lora_bias`, embeddings and output
-layer, `modules_to_save`, `trainable_token_indices`, PiSSA and OLoRA. Any setting that is neither
-read nor at its default refuses the adapter by its name.
-"""
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
-
-
-def architectures_page(rows: list[Row]) -> str:
-    """docs/architectures.md."""
-    made = [r for r in rows if "made" not in r.cells]
-    columns = ["base", *_trained()]
-    notes: dict[str, int] = {}
-
-    def cell(text: str) -> str:
-        if text == SAME:
-            return "yes"
-        return f"no [{notes.setdefault(text, len(notes) + 1)}]"
-
-    lines = [
-        f"| {r.name} | {r.carrier.partition(':')[0]} | "
-        + " | ".join(cell(r.cells[c]) if c in r.cells else "" for c in columns)
-        + " |"
-        for r in made
-    ]
-    left = [f"- {r.name}: {_plain(r.cells['made'])}" for r in rows if "made" in r.cells]
-    return "\n".join(
-        [
-            ARCHITECTURES,
-            f"{len(made)} architectures: " + ", ".join(f"{n} {c}" for c, n in _counts(made).items()) + ".",
-            "",
-            "| architecture | batches as | " + " | ".join(columns) + " |",
-            "|---|---|" + "---|" * len(columns), *lines, "",
-            *(f"[{i}]: {_plain(text)}  " for text, i in notes.items()), "",
-            *([NOT_MADE, "", *left] if left else []),
-        ]
-    ) + "\n"  # fmt: skip
-
-
-def _counts(rows: list[Row]) -> dict[str, int]:
-    found = Counter(cell for r in rows for cell in map(_class, r.cells.values()))
-    return {f"{name}": found[name] for name in ("same", "refused with a reason", "differ", "traceback")}
-
-
-def _class(cell: str) -> str:
-    if cell == SAME:
-        return "same"
-    if cell.startswith(DIFFERS):
-        return "differ"
-    return "traceback" if cell.startswith(CRASH) else "refused with a reason"
-
-
-def adapters_page(found: dict[str, tuple[str, str]]) -> str:
-    """docs/adapters.md."""
-    lines = [
-        f"| {kind} | {how} | {'answers as PEFT does' if told == SAME else _plain(told)} |"
-        for kind, (how, told) in found.items()
-    ]
-    return "\n".join(
-        [
-            ADAPTERS,
-            "| kind | read | |", "|---|---|---|", *lines, "",
-        ]
-    )  # fmt: skip
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="architectures or kinds, with commas between them")
@@ -430,7 +343,7 @@ def _sweep_architectures(only: set[str], kept: Path | None, seconds: float) -> i
         if kept:
             kept.write_text(json.dumps([asdict(r) for r in rows], indent=1))
         print(name, row.carrier, {k: v[:60] for k, v in row.cells.items() if v != SAME}, flush=True)
-    counts = _counts([r for r in rows if "made" not in r.cells])
+    counts = counts_of([r for r in rows if "made" not in r.cells])
     print(f"{len(rows)} architectures, {sum('made' in r.cells for r in rows)} not made: {counts}")
     if not only:
         (DOCS / "architectures.md").write_text(architectures_page(rows), encoding="utf-8")
@@ -444,7 +357,7 @@ def _sweep_adapters(only: set[str]) -> int:
     for kind in sorted(k for k in kinds.MADE if not only or k in only):
         found[kind] = adapter_kind(kind)
         print(kind, *found[kind], flush=True)
-    counts = Counter(_class(told) if how != "no" else "refused" for how, told in found.values())
+    counts = Counter(class_of(told) if how != "no" else "refused" for how, told in found.values())
     print(f"{len(found)} kinds: {dict(counts)}")
     if not only:
         (DOCS / "adapters.md").write_text(adapters_page(found), encoding="utf-8")
