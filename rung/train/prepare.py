@@ -162,7 +162,10 @@ def adapter_of(plan: Plan, prepared: Prepared) -> Adapter:
         MethodMisfit: when the base cannot be computed with it.
     """
     adapter = _parent_or_fresh(plan, prepared)
-    if fault := dry_run(prepared.bank, adapter):
+    fault = dry_run(prepared.bank, adapter) or artefact.read_back(
+        adapter, prepared.bank, plan.method, plan.config
+    )
+    if fault is not None:
         raise MethodMisfit(f"{plan.method.name} does not fit {prepared.base.name}: {fault}")
     plan.objective.equip(adapter, prepared.bank, prepared.template)
     if fault := dry_run(prepared.bank, adapter):
