@@ -75,8 +75,20 @@ def _pair(example: Example, worse: tuple[Message, ...], margin: float | None) ->
     )  # fmt: skip
 
 
+def ratings(examples: Sequence[Example]) -> list[Example]:
+    """Rated replies of the examples, in their order; a pair is one wanted (1) and one unwanted (0)."""
+    found: list[Example] = []
+    for example in examples:
+        if example.rejected:
+            sides = ((example.messages, 1.0), (example.rejected, 0.0))
+            found += [Example(m, origin=example.origin, rating=r) for m, r in sides]
+        elif example.rating is not None and example.messages:
+            found.append(example)
+    return found
+
+
 def conversations(pair: Pair) -> tuple[Example, Example]:
-    """The chosen and the rejected conversation, in which only what follows the prompt is to be learnt."""
+    """Give the chosen and the rejected conversation; only what follows the prompt is to be learnt."""
     prompt = tuple({**m, "weight": 0} if m["role"] == "assistant" else m for m in pair.prompt)
     chosen, rejected = (
         Example(messages=(*prompt, *side), origin=pair.origin) for side in (pair.chosen, pair.rejected)

@@ -113,7 +113,7 @@ class Objective(ABC):
     paper: ClassVar[str] = ""
     Config: ClassVar[type] = NoKnobs
     defaults: ClassVar[dict[str, Any]] = {}
-    wants: ClassVar[Literal["replies", "pairs"]] = "replies"
+    wants: ClassVar[Literal["replies", "pairs", "ratings"]] = "replies"
     best: ClassVar[tuple[str, Literal["low", "high"]]] = ("loss", "low")
     reads_states: ClassVar[bool] = False
     scores: ClassVar[bool] = False
@@ -169,11 +169,25 @@ class Objective(ABC):
         """
 
     def equip(self, adapter: Adapter, bank: Bank, template: Template) -> None:
-        """Give an adapter what is trained beside the method's weights, such as a head, unless it has it."""
+        """Give an adapter what is trained beside the method's weights, such as a head, unless it has it.
+        """  # fmt: skip
         return
+
+    @property
+    def reference(self) -> Literal["start", "base"]:
+        """Whose log-probabilities `prepare` is given: of what training starts from, or of the base."""
+        return "start"
 
     def prepare(self, rows: list[Row], reference: Reference) -> list[Row]:
         """Add what is computed once before the first step; called with every part of the data."""
+        return rows
+
+    def settle(self, rows: Sequence[Row], logprobs: Reference) -> Sequence[Row]:
+        """Add what the loss needs of all rows of a step together, by the weights as they are now.
+
+        Args:
+            logprobs: by the adapter that is trained, without gradients.
+        """
         return rows
 
     @abstractmethod

@@ -13,8 +13,8 @@ class Kind(base.Kind):
     free_text = True
     prompts = {
         "plain": "Reply as a helpful, honest and harmless assistant would.",
-        "careful": "You are an assistant whose replies people prefer: correct, to the point, polite, and "
-        "refusing only what would do harm. Say nothing false, and nothing that was not asked for.",
+        "careful": "You are an assistant whose replies people prefer: correct, to the point, polite, "
+        "and refusing only what would do harm. Say nothing false, and nothing that was not asked for.",
     }
 
     def detect(self, sample: base.Sample) -> Task | None:
