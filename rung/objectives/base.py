@@ -169,8 +169,7 @@ class Objective(ABC):
         """
 
     def equip(self, adapter: Adapter, bank: Bank, template: Template) -> None:
-        """Give an adapter what is trained beside the method's weights, such as a head, unless it has it.
-        """  # fmt: skip
+        """Give an adapter what is trained beside the method's weights, such as a head."""
         return
 
     @property

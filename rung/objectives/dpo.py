@@ -45,13 +45,11 @@ class Config:
     label_noise: float = knob(
         0.0, "Share of pairs that are the wrong way round, for robust.", least=0, most=0.49
     )
-    gamma: float = knob(
-        0.5, "The gap that simpo asks for.", least=0, foreign=("simpo_gamma",)
-    )
+    gamma: float = knob(0.5, "The gap that simpo asks for.", least=0, foreign=("simpo_gamma",))
     reference: str = knob(
         "parent",
-        "What replies are measured from: parent, which training starts from (a fresh adapter where there "
-        "is none), or the bare base.",
+        "What replies are measured from: parent, which training starts from (a fresh adapter where "
+        "there is none), or the bare base.",
         choices=("parent", "base"),
     )
 

@@ -32,8 +32,8 @@ class Config:
     wanted_above: float = knob(0.5, "Replies rated above it are wanted, the others unwanted.")
     reference: str = knob(
         "parent",
-        "What replies are measured from: parent, which training starts from (a fresh adapter where there "
-        "is none), or the bare base.",
+        "What replies are measured from: parent, which training starts from (a fresh adapter where "
+        "there is none), or the bare base.",
         choices=("parent", "base"),
     )
 

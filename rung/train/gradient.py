@@ -188,6 +188,7 @@ class Gradients:
 
     def _blame(self, rows: list[Row], step: int) -> str:
         """Which rows alone give a loss that is not finite."""
+        rows = list(self.passes.settled(rows, self.max_tokens))
         weight = sum(r.weight for r in rows) or 1.0
         guilty = [r.origin for r in rows if not math.isfinite(self._micro([r], weight)[0]["loss"])]
         named = ", ".join((guilty or [r.origin for r in rows])[:8])

@@ -40,8 +40,8 @@ def with_reference(
     bare = plan.objective.reference == "base"
     if bare and (adapter.positions or plan.run.parent):
         observer.note(
-            "the reference is the bare base, and training starts elsewhere: the first step's loss is not "
-            "what equal policies have (ln 2 for dpo)"
+            "the reference is the bare base, and training starts elsewhere: the first step's loss is "
+            "not that of a policy equal to its reference"
         )
     slot = prepared.bank.add(adapter)
     adapter, scored = (Adapter(), -1) if bare else (adapter, slot)
