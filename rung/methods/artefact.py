@@ -3,8 +3,8 @@
 Files: `adapter_config.json` and `adapter_model.safetensors`, or `settings.json` and
 `weights.safetensors` for methods that PEFT does not know (whichever of the two they have); what a
 method's `to_folder` adds, such as the index of its documents; the head of a reward model; `rung.json`
-with what else is needed to understand them; tokenizer and template; `generation_config.json`. The manifest and the card come from
-the store.
+with what else is needed to understand them; tokenizer and template; `generation_config.json`. The
+manifest and the card come from the store.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ class Objective(ABC):
         problems: list[Problem] = []
         if self.wants == "pairs":
             items, problems = pairs(examples) if examples else ([], [])
-        rows, long, refused = [], [], []
+        rows, long, alone, refused = [], [], [], []
         for item in items:
             try:
                 row = self.row(item, template)
@@ -157,8 +157,11 @@ class Objective(ABC):
                 refused.append(str(fault))
                 continue
             fits = all(len(s) <= limit for s in row.sequences)
-            rows.append(row) if fits else long.append(row.origin)
-        return rows, [*problems, *_left_out(long, refused, limit)]
+            if fits:
+                rows.append(row)
+            else:
+                (alone if _filled(row, limit) else long).append(row.origin)
+        return rows, [*problems, *_left_out(long, alone, refused, limit)]
 
     @abstractmethod
     def row(self, item: Example | Pair | Any, template: Template) -> Row:
@@ -198,7 +201,17 @@ class Objective(ABC):
         return {}
 
 
-def _left_out(long: list[str], refused: list[str], limit: int) -> list[Problem]:
+def _filled(row: Row, limit: int) -> bool:
+    """Whether what stands in front of a row's replies leaves no room for a token of them."""
+    from rung.forward.packing import common_prefix
+
+    first = row.sequences[0]
+    if len(row.sequences) > 1:
+        return min(common_prefix(first.ids, s.ids) for s in row.sequences[1:]) >= limit
+    return first.supervised is not None and not first.supervised[:limit].any()
+
+
+def _left_out(long: list[str], alone: list[str], refused: list[str], limit: int) -> list[Problem]:
     from rung.data import Problem
     from rung.data.problem import places
 
@@ -208,6 +221,12 @@ def _left_out(long: list[str], refused: list[str], limit: int) -> list[Problem]:
             f"{len(long)} rows are longer than --max-length {limit} ({places(long)}): they are left out"
         )
         problems.append(Problem("warning", told, tuple(long)))
+    if alone:
+        told = (
+            f"{len(alone)} rows have a prompt that alone fills --max-length {limit} ({places(alone)}): "
+            "they are left out"
+        )
+        problems.append(Problem("warning", told, tuple(alone)))
     if refused:
         problems.append(Problem("error", "; ".join(refused[:10]), tuple(refused)))
     return problems
