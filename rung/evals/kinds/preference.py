@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rung.evals.kinds import base
 from rung.types import Task
+
+if TYPE_CHECKING:
+    from rung.evals.metrics import Metric
 
 
 class Kind(base.Kind):
@@ -20,6 +25,9 @@ class Kind(base.Kind):
     def detect(self, sample: base.Sample) -> Task | None:
         compared = base.mostly(bool(e.rejected) or e.rating is not None for e in sample.examples)
         return Task(self.name, self.metric) if compared else None
+
+    def measured_by(self, metric: Metric) -> bool:
+        return self.name in metric.kinds
 
     def reason(self, sample: base.Sample, task: Task) -> str:
         return "rows say which of two replies is better"
