@@ -6,7 +6,7 @@ ENV := .venv/.stamp
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help env lint format test test-quick test-faults quickstart bench-train bench-eval bench-features bench-before \
+.PHONY: help env lint format test test-quick test-faults quickstart bench-train bench-align bench-eval bench-features bench-before \
 	harness-server soak bench-serve clean
 
 help:  ## show this list
@@ -55,6 +55,9 @@ quickstart: $(ENV)  ## the README's first steps, for real
 
 bench-train: $(ENV) bench/.peers/.stamp  ## training speed beside TRL and PEFT
 	@$(BIN)/python -m bench.train $(ARGS)
+
+bench-align: $(ENV) bench/.peers/.stamp  ## training from preferences beside TRL
+	@$(BIN)/python -m bench.align $(ARGS)
 
 bench-eval: $(ENV) bench/.peers/.stamp  ## evaluation beside lm-evaluation-harness
 	@$(BIN)/python -m bench.eval $(ARGS)

@@ -121,7 +121,8 @@ def _dataset(
     found: sources.Rows, source: str, form: formats.DataFormat, kept: _Kept, limit: int | None
 ) -> Dataset:
     doubles = duplicates(kept.examples)
-    if limit is not None and (told := labels.cut_to_one(kept.examples, limit)):
+    replies = form.kind == "replies"
+    if replies and limit is not None and (told := labels.cut_to_one(kept.examples, limit)):
         raise DataError(told)
     return Dataset(
         name=found.name,

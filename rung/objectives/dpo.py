@@ -71,7 +71,7 @@ class Objective(base.Objective):
 
     @property
     def reference(self):
-        return "base" if self.config.reference == "base" else "start"
+        return "base" if getattr(self.config, "reference", "parent") == "base" else "start"
 
     def prepare(self, rows, reference):
         if self.config.loss in ALONE:
