@@ -1,9 +1,12 @@
-"""Rung's side of bench/align.py. Usage: python -m bench.align_rung JOB RESULT."""
+"""Rung's side of bench/align.py. Usage: python -m bench.align_rung JOB RESULT.
+
+The job holds what bench/train_rung.py documents, with `pairs` in place of examples (`prompt_ids`,
+`chosen_ids`, `rejected_ids`), `batches` of their indexes, and the name of the `objective`. The result's
+`seconds` count the pass for the reference too.
+"""
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,6 @@ from rung.methods import artefact
 from rung.objectives import Row
 from rung.train import estimate
 from rung.train.loop import Trainer
-from rung.train.observers import Observer
 from rung.train.plan import Plan
 from rung.train.prepare import Prepared
 from rung.train.reference import with_reference
@@ -29,52 +31,45 @@ from rung.types import BaseInfo
 
 
 def train(job: dict[str, Any]) -> dict[str, Any]:
-    """Train with Rung's own loop: seconds, losses and settings as bench/train_rung.py describes."""
+    """Train on the job's pairs -> seconds, losses and settings."""
     info = BaseInfo(name="bench", spec=job["base"], path=job["base"], digest="")
     bank = Bank(bases.load(info).model)
     adapter, _ = artefact.load(Path(job["adapter"]), bank)
-    plan = Plan.of(
-        "bench",
-        {"data": "the job", "method": job["method"], "objective": job["objective"], **settings(job)},
-    )
-    rows, losses = rows_of(job, plan.objective.reads_states), Losses()
-    if plan.objective.scores:
-        adapter.reward = RewardHead.fresh(bank.width, int(rows[0].ids[-1]))
+    told = {"data": "the job", "method": job["method"], "objective": job["objective"]}
+    plan, losses = Plan.of("bench", {**told, **settings(job)}), Losses()
+    rows = [_row(pair, plan.objective.reads_states) for pair in job["pairs"]]
+    if plan.objective.reads_states:
+        adapter.reward = RewardHead.fresh(bank.width, job["pairs"][0]["chosen_ids"][-1])
     resident = psutil.Process().memory_info().rss
     plan.train.max_tokens = estimate.of(bank, adapter.size, rows, plan.train, resident).max_tokens
     nothing: Any = None
     prepared = Prepared(
         base=nothing, dataset=nothing, splits=nothing, template=nothing, bank=bank, rows={"train": rows}
-    )
+    )  # fmt: skip
     start = time.perf_counter()
-    prepared = with_reference(prepared, plan, adapter, ("train",), Observer(), lambda: False)
-    rows = prepared.rows["train"]
-    source = Batches([[rows[i] for i in batch] for batch in job["batches"]])
-    prepared.rows.clear()
+    prepared = with_reference(prepared, plan, adapter, ["train"], losses, lambda: False)
+    scored = time.perf_counter() - start
+    ready = prepared.rows["train"]
+    source = Batches([[ready[i] for i in batch] for batch in job["batches"]])
     with Trainer(prepared, plan, adapter, source, losses) as trainer:
+        start = time.perf_counter()
         trainer.run()
-    seconds = time.perf_counter() - start
-    about = {"trie": bank.carries_trie, "threads": torch.get_num_threads()}
-    return {"seconds": seconds, "losses": losses.values, "settings": about}
+        seconds = time.perf_counter() - start
+    return {
+        "seconds": scored + seconds, "reference_seconds": scored, "losses": losses.values,
+        "settings": {"trie": bank.carries_trie, "threads": torch.get_num_threads()},
+    }  # fmt: skip
 
 
-def rows_of(job: dict[str, Any], whole: bool) -> list[Row]:
-    """The job's pairs as an objective sees them; `whole` where nothing of them is predicted."""
-    rows = []
-    for pair in job["pairs"]:
-        prompt = pair["prompt_ids"]
-        sequences = tuple(
-            Sequence(
-                [*prompt, *side],
-                None if whole else [False] * len(prompt) + [True] * len(side),
-            )
-            for side in (pair["chosen_ids"], pair["rejected_ids"])
-        )
-        rows.append(Row(sequences=sequences, weight=1.0, extra={"margin": 0.0}))
-    return rows
+def _row(pair: dict[str, list[int]], reads_states: bool) -> Row:
+    """A pair as the objective's `row` makes it, by the job's own ids."""
+    sequences = []
+    for side in ("chosen_ids", "rejected_ids"):
+        ids = (*pair["prompt_ids"], *pair[side])
+        learnt = [False] * len(pair["prompt_ids"]) + [True] * len(pair[side])
+        sequences.append(Sequence(ids) if reads_states else Sequence(ids, learnt))
+    return Row(sequences=tuple(sequences), weight=1.0, extra={"margin": 0.0})
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as home:
-        os.environ["RUNG_HOME"] = home  # nothing that an earlier run kept is found again
-        tell(train)
+    tell(train)

@@ -1,7 +1,6 @@
-"""TRL's side of bench/align.py. Usage: align_trl.py JOB RESULT.
+"""TRL's side of bench/align.py: DPOTrainer and RewardTrainer at their defaults.
 
-DPOTrainer or RewardTrainer with a fresh LoRA, whose weights are then set to those of the job. The ids
-are given, so nothing is tokenised; a reward model's head starts at zero on both sides.
+Usage: align_trl.py JOB RESULT.
 """
 
 from __future__ import annotations
@@ -9,55 +8,68 @@ from __future__ import annotations
 from typing import Any
 
 import job as jobs
+import torch
 from datasets import Dataset
-from peft import LoraConfig, load_peft_weights, set_peft_model_state_dict
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from peft import PeftConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
+from transformers import AutoModelForSequenceClassification
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 
 
-class GivenIds(DPOTrainer):
-    """Takes its data as it is."""
+class OfIds(DPOTrainer):
+    """Takes token ids as they are: its own preparation begins with texts."""
 
-    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+    def _prepare_dataset(self, dataset, *args):
         return dataset
 
 
-def dpo(job: dict[str, Any], tokenizer: Any) -> Any:
-    return GivenIds(
-        model=AutoModelForCausalLM.from_pretrained(job["base"]),
-        args=DPOConfig(**jobs.trainer_settings(job)),
-        train_dataset=Dataset.from_list(job["pairs"]),
-        processing_class=tokenizer,
-        peft_config=LoraConfig(task_type="CAUSAL_LM", **job["method_settings"]),
+def tokenizer_of(job: dict[str, Any]) -> Any:
+    """One whose padding is no token of the pairs: a reward is read before the first padding."""
+    tokenizer = jobs.load_tokenizer(job)
+    used = {i for p in job["pairs"] for ids in p.values() for i in ids}
+    pad = next(i for i in range(len(tokenizer) - 1, -1, -1) if i not in used)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+    return tokenizer
+
+
+def ordered(job: dict[str, Any]) -> list[dict[str, list[int]]]:
+    """The pairs in the order they are trained on."""
+    return [job["pairs"][i] for batch in job["batches"] for i in batch]
+
+
+def dpo(job: dict[str, Any]) -> Any:
+    rows = ordered(job)
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return OfIds(
+        model=jobs.load_model(job), args=DPOConfig(**jobs.trainer_settings(job)),
+        train_dataset=Dataset.from_dict(columns), processing_class=tokenizer_of(job),
+    )  # fmt: skip
+
+
+def reward(job: dict[str, Any]) -> Any:
+    tokenizer = tokenizer_of(job)
+    base = AutoModelForSequenceClassification.from_pretrained(
+        job["base"], num_labels=1, dtype=torch.float32, pad_token_id=tokenizer.pad_token_id
     )
-
-
-def reward(job: dict[str, Any], tokenizer: Any) -> Any:
-    model = AutoModelForSequenceClassification.from_pretrained(job["base"], num_labels=1)
-    model.config.pad_token_id = job["pad"]
-    rows = [
-        {side: p["prompt_ids"] + p[side] for side in ("chosen_ids", "rejected_ids")}
-        for p in job["pairs"]
-    ]
-    config = LoraConfig(task_type="SEQ_CLS", modules_to_save=["score"], **job["method_settings"])
+    torch.nn.init.zeros_(base.score.weight)  # as Rung begins: all texts are equally good
+    config = PeftConfig.from_pretrained(job["adapter"])
+    config.inference_mode, config.task_type, config.modules_to_save = False, "SEQ_CLS", ["score"]
+    model = get_peft_model(base, config)
+    weights = load_peft_weights(job["adapter"], device="cpu")
+    found = set_peft_model_state_dict(model, weights)
+    assert not found.unexpected_keys, found.unexpected_keys[:3]
+    rows = ordered(job)
+    columns = {
+        side: [row["prompt_ids"] + row[side] for row in rows] for side in ("chosen_ids", "rejected_ids")
+    }
     return RewardTrainer(
-        model=model,
-        args=RewardConfig(**jobs.trainer_settings(job)),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-        peft_config=config,
-    )
+        model=model, args=RewardConfig(**jobs.trainer_settings(job)),
+        train_dataset=Dataset.from_dict(columns), processing_class=tokenizer,
+    )  # fmt: skip
 
 
 def main() -> None:
     job = jobs.read()
-    tokenizer = jobs.load_tokenizer(job)
-    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(job["pad"])
-    trainer = {"dpo": dpo, "reward": reward}[job["objective"]](job, tokenizer)
-    set_peft_model_state_dict(trainer.model, load_peft_weights(job["adapter"], device="cpu"))
-    for name, parameter in trainer.model.named_parameters():
-        if ".score." in name:
-            parameter.data.zero_()
+    trainer = {"dpo": dpo, "reward": reward}[job["objective"]](job)
     jobs.train(job, trainer, ["trl", "peft", "transformers", "torch"])
 
 
