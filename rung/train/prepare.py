@@ -91,7 +91,7 @@ def _teaches(row: Row) -> bool:
 
 
 def _rendered(rows: list[Row]) -> list[Rendered]:
-    """Every sequence of rows as what is checked before a training; what predicts nothing counts whole."""
+    """Every sequence of rows as what is checked before a training, whole where it predicts nothing."""
     return [
         Rendered(
             tuple(s.ids.tolist()),
