@@ -18,6 +18,7 @@ from rich.table import Column
 from rich.text import Text
 
 from rung import bases
+from rung.cli import plot
 from rung.train.observers import Observer
 
 if TYPE_CHECKING:
@@ -135,6 +136,9 @@ class Terminal(Observer):
 
     def done(self, outcome: Outcome, name: str) -> None:
         metrics, cost = outcome.metrics, outcome.cost
+        if self.console.is_terminal:
+            for line in plot.draw(plot.loss_of(outcome.run or ""), self.console.width):
+                self.console.print(Text(line), no_wrap=True, overflow="crop")
         if f"test_{self._shown}" in metrics:
             before, after = (metrics[f"test_{self._shown}{who}"] for who in ("_of_base", ""))
             self._say(f"test {self._shown}"[:10], f"{before:.3f} -> {after:.3f} "

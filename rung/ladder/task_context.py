@@ -130,9 +130,17 @@ class TaskContext:
         return self.splits.validation
 
     def plan(self, name: str, rung: Rung, **settings: Any) -> Plan:
-        """A rung's configuration: its own settings over the user's, `settings` over both."""
+        """A rung's configuration: its own settings over the user's, `settings` over both.
+
+        The steps of a training have as many rows as the machine is fast with, unless the user says.
+        """
         own = own_settings(rung.method, [RunKnobs, DataKnobs, TrainKnobs], self.given)
-        return Plan.of(name, own, rung.settings, settings, {"method": rung.method.name})
+        plan = Plan.of(name, own, rung.settings, settings, {"method": rung.method.name})
+        every = {**own, **rung.settings, **settings}
+        said = {key.rpartition(".")[2] for key, value in every.items() if value is not None}
+        if rung.method.trained and not rung.method.own_base and not said & {"batch_size", "steps"}:
+            plan.train.batch_size = self.forecaster.batch_size(plan)
+        return plan
 
     def opened_for(self, plan: Plan) -> Prepared:
         """Data and base of a plan's settings: the plain ones, or a base loaded in another way."""

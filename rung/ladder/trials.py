@@ -150,8 +150,12 @@ class Trial:
         self.watcher.stage(f"{self.rung.key}: measuring on {len(rows)} validation rows")
         began = now()
         with bench.served(opened, made.adapter, self.rung.key) as model:
-            answers, measured = bench.answer(opened, model, rows, stopping_at(until))
-            answering = (now() - began) / max(len(rows), 1)
+            if self.first is not None:  # measured before the base was there
+                answers, measured = self.first.answers, self.first.measured
+                answering = self.first.answering
+            else:
+                answers, measured = bench.answer(opened, model, rows, stopping_at(until))
+                answering = (now() - began) / max(len(rows), 1)
             request = bench.time_requests(opened, model)
         own = Attempt(
             params=dict(self.step.params), level=self.step.level, measured=measured,

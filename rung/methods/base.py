@@ -143,6 +143,10 @@ class Method(ABC):
         """Why this method cannot do such a task, or None."""
         return None
 
+    def untrainable(self, adapter: Adapter) -> str | None:
+        """Why training cannot go on from an adapter of this method that somebody else made, or None."""
+        return None
+
     def positions(self, config: Any) -> int:
         """How many positions of the context the adapter takes for itself."""
         return 0

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rung import home, launch, trackers
-from rung.errors import ConfigError, DataError, Interrupted, ModelNotFound, OutOfTime
+from rung.errors import ConfigError, DataError, Interrupted, MethodMisfit, ModelNotFound, OutOfTime
 from rung.evals.tasks import detect
 from rung.methods.base import Fitted, Study
 from rung.objectives import Setting
@@ -113,7 +113,7 @@ def make(
     observers = Observers.of(RunLog(folder / "log.jsonl"), heartbeat, observer, *tracked)
     if not launch.get(plan.run.launch).main:
         observers = Observers()  # only one process writes
-    with _stop_signal() as asked, under_way(run.id, store, observers):
+    with stop_signal() as asked, under_way(run.id, store, observers):
 
         def stopping() -> bool:
             return asked() or heartbeat.cancelled()
@@ -146,7 +146,10 @@ def drop(made: Made, store: Store, why: str | None = None) -> None:
 
 @contextmanager
 def under_way(run: str, store: Store, observers: Observer) -> Iterator[None]:
-    """Note in the store how the work on a run ended, unless it was cancelled there, and tell of it."""
+    """Note in the store how the work on a run ended, unless it was cancelled there, and tell of it.
+
+    A run of which a setting is refused before its first step leaves no record.
+    """
     try:
         yield
     except (Interrupted, KeyboardInterrupt) as stopped:
@@ -155,7 +158,11 @@ def under_way(run: str, store: Store, observers: Observer) -> Iterator[None]:
         observers.failed(stopped)
         raise Interrupted(run) from None
     except Exception as fault:
-        store.runs.update(run, status="failed", error=str(fault))
+        refused = isinstance(fault, (ConfigError, MethodMisfit))
+        if refused and not (home.folder("runs") / run / "log.jsonl").exists():
+            store.runs.forget(run)  # a setting was refused before the first step: nothing was run
+        else:
+            store.runs.update(run, status="failed", error=str(fault))
         observers.failed(fault)
         raise
 
@@ -263,7 +270,7 @@ def _train(
 
 
 @contextmanager
-def _stop_signal() -> Iterator[Callable[[], bool]]:
+def stop_signal() -> Iterator[Callable[[], bool]]:
     """Turn the first SIGINT or SIGTERM into a flag, so that no step is left half-done.
 
     A second one acts at once. Outside the main thread signals are not ours to take.
