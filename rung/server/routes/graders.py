@@ -14,6 +14,7 @@ from rung.engine.request import GenerationRequest
 from rung.rewards.graders import Graded, Grading
 from rung.server.reinforcement import checked
 from rung.server.requests import Strict
+from rung.server.responses import Shape, answers
 from rung.server.routing import Routes
 from rung.server.state import Service, service_of
 from rung.types import Decoding
@@ -39,13 +40,34 @@ class RunRequest(Strict):
     item: dict[str, Any] = Field(default_factory=dict)
 
 
-@routes.post("/validate")
+class CheckedGrader(Shape):
+    grader: dict[str, Any]
+
+
+class GradedMetadata(Shape):
+    name: str
+    type: str
+    errors: dict[str, bool | str | None]
+    execution_time: float
+    scores: dict[str, float | None]
+    token_usage: int | None
+    sampled_model_name: str | None
+
+
+class GradedAnswer(Shape):
+    reward: float
+    sub_rewards: dict[str, float | None]
+    metadata: GradedMetadata
+    model_grader_token_usage_per_model: dict[str, Any]
+
+
+@routes.post("/validate", **answers(CheckedGrader))
 def validate(request: Request, asked: ValidateRequest) -> dict[str, Any]:
     """The grader as it is, where it is sound."""
     return {"grader": dict(checked(service_of(request), asked.grader, "grader"))}
 
 
-@routes.post("/run")
+@routes.post("/run", **answers(GradedAnswer))
 async def run(request: Request, asked: RunRequest) -> dict[str, Any]:
     """What a grader makes of one answer."""
     service = service_of(request)
