@@ -174,7 +174,7 @@ def _reward(knobs: EvalKnobs, loading: LoadKnobs, progress: Progress) -> Reward 
     if not knobs.reward:
         return None
     load_model = Scorers(None, device_of(loading.device), "float32")
-    return make(knobs.reward, Context(model=load_model, note=progress.note))
+    return make(knobs.reward, Context(model=load_model, ask=load_model.ask, note=progress.note))
 
 
 def rewarded(
