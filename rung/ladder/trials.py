@@ -194,7 +194,7 @@ class Trial:
             "only": only,
             "train_tokens": made.state.tokens,
             "parameters": made.adapter.size,
-            "choice": made.metrics.get("choice"),
+            "choice": ", ".join(filter(None, [made.metrics.get("choice"), made.told])) or None,
         }
         kept = changed_settings(made.plan)
         self._note(
