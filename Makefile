@@ -6,7 +6,7 @@ ENV := .venv/.stamp
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help env lint format test test-quick test-faults quickstart bench-train bench-eval bench-features bench-before \
+.PHONY: help env lint format test test-quick test-faults quickstart bench-train bench-align bench-eval bench-features bench-before sweep \
 	harness-server soak bench-serve clean
 
 help:  ## show this list
@@ -56,6 +56,9 @@ quickstart: $(ENV)  ## the README's first steps, for real
 bench-train: $(ENV) bench/.peers/.stamp  ## training speed beside TRL and PEFT
 	@$(BIN)/python -m bench.train $(ARGS)
 
+bench-align: $(ENV) bench/.peers/.stamp  ## preferences beside TRL: DPO and reward models
+	@$(BIN)/python -m bench.align $(ARGS)
+
 bench-eval: $(ENV) bench/.peers/.stamp  ## evaluation beside lm-evaluation-harness
 	@$(BIN)/python -m bench.eval $(ARGS)
 
@@ -71,6 +74,9 @@ bench-before: $(ENV)  ## Rung's own speeds beside another checkout: ARGS="../bef
 
 harness-server: $(ENV) bench/.peers/.stamp  ## lm-evaluation-harness through the server and without it
 	@$(BIN)/python -m bench.harness_server $(ARGS)
+
+sweep: $(ENV)  ## every architecture and every kind of adapter, on tiny models
+	@$(BIN)/python -m bench.sweep $(ARGS)
 
 soak: $(ENV)  ## ten minutes of clients that misbehave
 	@$(BIN)/python -m bench.soak $(ARGS)

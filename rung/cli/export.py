@@ -34,6 +34,7 @@ def export(
     from rung.exports.export import export as write
 
     proof = write(name, folder, to, dtype)
+    by = f", read by {proof.by}" if proof.by else ""
     typer.echo(
-        f"{folder}: {to}, logits within {proof.difference:.1e} of {name} on {proof.tokens} tokens"
+        f"{folder}: {to}, logits within {proof.difference:.1e} of {name} on {proof.tokens} tokens{by}"
     )

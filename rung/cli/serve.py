@@ -66,7 +66,7 @@ def _application(names: list[str], knobs: ServeKnobs) -> tuple[Loaded, Any]:
     with Console(stderr=True).status("loading"):
         loaded = load(
             [*names, *judges], base=knobs.base, dtype=knobs.dtype, device=knobs.device,
-            quantize=knobs.quantize, max_batch=knobs.max_batch, max_waiting=knobs.max_waiting,
+            quantize=knobs.quantize, short=True, max_batch=knobs.max_batch, max_waiting=knobs.max_waiting,
             memory=knobs.cache_bytes,
         )  # fmt: skip
     for name in {*around, *knobs.guard} - {"*", *loaded.engine.models}:

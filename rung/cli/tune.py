@@ -25,14 +25,18 @@ if TYPE_CHECKING:
 AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON.")]
 
 
-def panels() -> list[Panel]:
-    """Every knob that a tuning takes, under the part it belongs to."""
+def panels(*first: tuple[str, type]) -> list[Panel]:
+    """Every knob that a tuning takes, under the part it belongs to.
+
+    Args:
+        first: further dataclasses with their headings, in front.
+    """
     every = [(name, methods.get(name)) for name in methods.names()]
     own = [(f"method {name}", method.Config) for name, method in every]
     own += [(f"objective {o.name}", o.Config) for o in objectives.registry.all() if knobs_of(o.Config)]
     chosen = {key for _, method in every for key in method.defaults}
     chosen |= {key for objective in objectives.registry.all() for key in objective.defaults}
-    found = panels_of([("run", RunKnobs), ("data", DataKnobs), ("training", TrainKnobs), *own])
+    found = panels_of([*first, ("run", RunKnobs), ("data", DataKnobs), ("training", TrainKnobs), *own])
     return [
         dataclasses.replace(
             panel, knobs=[_by_method(k) if k.name in chosen else k for k in panel.knobs]
@@ -74,10 +78,20 @@ def tune(
 
 
 def resume(
-    run: Annotated[str, typer.Argument(help="The run, as rung runs lists it.")],
+    run: Annotated[
+        str | None, typer.Argument(help="The run, as rung runs lists it; asked for by default.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with a run that was interrupted or killed; the result is the same."""
+    """Go on with a run that was interrupted or killed; the result is the same.
+
+    Without a name it shows what can be gone on with, and asks which.
+    """
+    if run is None:
+        from rung.cli.resumable import runs
+        from rung.cli.resumable import which as ask
+
+        run = ask(runs(), "rung resume RUN")
     from rung.train.job import resume as go_on
 
     _report(lambda watcher: go_on(run, watcher), as_json)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from rung.data import choices, formats, labels, proposals, sources
+from rung.data import choices, formats, labels, prompts, proposals, provenance, sources
 from rung.data.format_strings import Condition, Format, Missing, Nothing
 from rung.data.knobs import DataKnobs
 from rung.data.problem import Problem, places
@@ -93,7 +93,8 @@ def _read(knobs: DataKnobs, source: str, wants: RowKind | None) -> Dataset:
     kept = _Kept()
     if rows:
         plain = [row for _, row in rows]
-        form = formats.detect(plain, replace(knobs, data=source))
+        detect = prompts.form_of if wants == "prompts" else formats.detect
+        form = detect(plain, replace(knobs, data=source))
         if wants == "replies" and form.kind != wants:
             raise DataError(proposals.refusal(form.kind, form.how, plain, source))
         for origin, row in rows:
@@ -105,6 +106,7 @@ def _read(knobs: DataKnobs, source: str, wants: RowKind | None) -> Dataset:
         faults = [f"{source} holds nothing to learn: {'; '.join(kept.nothing)}"]
     if faults:
         raise DataError(one_line(faults))
+    found.licence = provenance.licence_of((row for _, row in rows), found.licence)
     # Who names conditions chose the rows that are left.
     return _dataset(found, source, form, kept, knobs.limit if cut and not conditions else None)
 
@@ -146,7 +148,9 @@ class _Kept:
 
     def take(self, form: formats.DataFormat, origin: str, row: Any, forms: dict[str, Format]) -> None:
         """Read one row; `forms` fill further fields of its examples."""
-        for name in form.unread(row):
+        unread = form.unread(row) - {provenance.COLUMN}
+        columns = {n: row[n] for n in unread if n in row} if form.kind == "prompts" else {}
+        for name in unread - columns.keys():
             if row.get(name, True) not in (None, "", [], {}):
                 self.beside.setdefault(name, []).append(origin)
         try:
@@ -154,7 +158,7 @@ class _Kept:
                 fields: dict[str, Any] = {name: text.fill(row) for name, text in forms.items()}
                 if "choices" in fields:
                     fields["choices"] = choices.offered(fields["choices"])
-                self.examples.append(replace(example, **fields))
+                self.examples.append(replace(example, columns=columns, **fields))
         except Nothing as why:
             self.nothing.setdefault(_words(why), []).append(origin)
         except Missing as fault:

@@ -81,6 +81,7 @@ def report(
     template: Template | None = None,
     *,
     max_length: int | None = None,
+    vocabulary: int | None = None,
     show: int = 2,
 ) -> Report:
     """Look at everything once.
@@ -88,6 +89,7 @@ def report(
     Args:
         template: without one, lengths are in characters and no row is rendered.
         max_length: rows above it are reported.
+        vocabulary: how many rows the base's embeddings have, where that is known.
         show: how many rows to render in full.
     """
     examples = [example for _, rows in splits for example in rows]
@@ -104,7 +106,7 @@ def report(
     else:
         rows, faults = template.render_all(splits.train, max_length)
         whole, _ = template.render_all(examples)
-        problems += [*faults, *check(rows, splits, template, found=faults)]
+        problems += [*faults, *check(rows, splits, template, vocabulary=vocabulary, found=faults)]
         sizes, unit = [len(r.ids) for r in whole], "tokens"
         supervised = sum(sum(r.supervised) for r in rows)
         shown = [show_row(r, template) for r in rows[:show]]

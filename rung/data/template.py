@@ -73,11 +73,14 @@ class Template:
 
         Raises:
             DataError: when the tokenizer is not a fast one, has no end-of-text token and a template
-                that writes none, or `stop` names text that is no single token.
+                that writes none, a template that renders no plain message, or `stop` names text
+                that is no single token.
         """
         from rung.data import chat_template
 
         chat = bool(getattr(tokenizer, "chat_template", None))
+        if chat:
+            chat_template.require_usable(tokenizer)
         folds = chat and not chat_template.takes_system(tokenizer)
         end = chat_template.end_of_turn(tokenizer) if chat else None
         end = end or tokenizer.eos_token

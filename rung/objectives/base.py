@@ -13,6 +13,7 @@ from rung.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from rung.data import Problem, Template
     from rung.forward.adapter import Adapter
@@ -81,6 +82,39 @@ class RowSource(Protocol):
         """The rows of a step, counted from 0 over all epochs."""
         ...
 
+    def measured(self, rows: Sequence[Row], slot: int) -> Sequence[Row]:
+        """What a slot is measured by on held-out rows: the rows, or those with answers of its own."""
+        ...
+
+    def state(self, step: int) -> dict[str, Tensor]:
+        """What a checkpoint must hold beside the weights of a step for the next rows to be the same."""
+        ...
+
+    def restore(self, state: Mapping[str, Tensor], step: int) -> None:
+        """Take up what `state` gave when `step` steps were done."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
+@dataclass(kw_only=True)
+class Setting:
+    """The training that rows are for, as an objective that draws them itself needs to know it.
+
+    Attributes:
+        shuffled: the rows of each step, as they are without drawing.
+        adapter: trained in place; it is in the bank when rows are asked for.
+        note: told what the user should know, in one line.
+    """
+
+    bank: Bank
+    template: Template
+    adapter: Adapter
+    shuffled: RowSource
+    seed: int
+    note: Callable[[str], None]
+    stopping: Callable[[], bool]
+
 
 # Rows -> for each row and each of its sequences, the log-probabilities (n,) of its n supervised tokens
 # by the model that training starts from. Computed once, kept on disk by their digest.
@@ -107,16 +141,18 @@ class Objective(ABC):
             "loss" or one of the metrics that `loss` gives.
         reads_states: whether `loss` asks for states, which takes a whole pass.
         scores: whether its models score texts in place of writing them.
+        draws: rows are prompts at first, whose answers are drawn while training.
     """
 
     summary: ClassVar[str]
     paper: ClassVar[str] = ""
     Config: ClassVar[type] = NoKnobs
     defaults: ClassVar[dict[str, Any]] = {}
-    wants: ClassVar[Literal["replies", "pairs"]] = "replies"
+    wants: ClassVar[Literal["replies", "pairs", "prompts"]] = "replies"
     best: ClassVar[tuple[str, Literal["low", "high"]]] = ("loss", "low")
     reads_states: ClassVar[bool] = False
     scores: ClassVar[bool] = False
+    draws: ClassVar[bool] = False
 
     def __init__(self, name: str):
         self.name = name
@@ -167,6 +203,14 @@ class Objective(ABC):
         Raises:
             DataError: naming the row, when it cannot be rendered.
         """
+
+    def source(self, setting: Setting) -> RowSource:
+        """Where the rows of each step come from; the data's own, in shuffled order, by default."""
+        return setting.shuffled
+
+    def expected(self, row: Row) -> Row:
+        """A row as large as training may make it, for estimates of memory and time."""
+        return row
 
     def equip(self, adapter: Adapter, bank: Bank, template: Template) -> None:
         """Give an adapter what is trained beside the method's weights, such as a head, unless it has it."""

@@ -83,14 +83,18 @@ class Reward(ABC):
         Raises:
             ConfigError: when the argument is missing, unwanted or malformed.
         """
-        if argument and not self.argument_help:
-            raise ConfigError(f"{self.name} takes nothing behind a colon: leave '{argument}' out")
-        if self.needs_argument and not argument:
-            raise ConfigError(f"{self.name} needs {self.argument_help}: write {self.name}:...")
+        self.check_argument(argument)
         made = copy(self)
         made.argument, made.context = argument, context
         made.prepare()
         return made
+
+    def check_argument(self, argument: str) -> None:
+        """Refuse an argument that is missing or unwanted. Raises ConfigError."""
+        if argument and not self.argument_help:
+            raise ConfigError(f"{self.name} takes nothing behind a colon: leave '{argument}' out")
+        if self.needs_argument and not argument:
+            raise ConfigError(f"{self.name} needs {self.argument_help}: write {self.name}:...")
 
     def prepare(self) -> None:  # noqa: B027  (most have nothing to prepare)
         """Read the argument, once. Raises ConfigError."""

@@ -50,7 +50,11 @@ class Scorers:
         template = _template(folder)
         if adapter.classifier is not None:
             return _classifies(name, adapter, bank, template, label)
-        return _scores(name, adapter, bank, template, label)
+        if label:
+            raise ConfigError(
+                f"'{name}' is no classifier: leave '/{label}' out of model:{name}/{label}"
+            )
+        return _scores(name, adapter, bank, template)
 
     def _bank(self, digest: str, spec: str) -> Bank:
         if digest not in self._banks:
@@ -91,7 +95,17 @@ def _classifies(name: str, adapter: Adapter, bank: Bank, template: Template, lab
     return score
 
 
-def _scores(name: str, adapter: Adapter, bank: Bank, template: Template, label: str) -> Scorer:
-    raise ConfigError(
-        f"'{name}' writes texts and scores none: name a classifier, or a model of --objective reward"
-    )
+def _scores(name: str, adapter: Adapter, bank: Bank, template: Template) -> Scorer:
+    """The scorer of a reward model. Raises ConfigError where it is none."""
+    from rung.engine import ServedModel
+    from rung.engine.reward_model import RewardModel
+
+    slot = bank.add(adapter) if adapter.reward is not None else -1
+    model = RewardModel(bank, ServedModel.of(name, slot, template, adapter))
+
+    def score(conversations: Sequence[tuple[Message, ...]]) -> list[float | None]:
+        prompts = [conversation[:-1] for conversation in conversations]
+        answers = [conversation[-1]["content"] for conversation in conversations]
+        return [*model.score(prompts, answers)]
+
+    return score

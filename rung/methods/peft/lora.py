@@ -106,8 +106,8 @@ def _refuse_starts(settings: dict[str, Any]) -> None:
         return
     if str(start).startswith("pissa_niter"):
         raise ArtefactError(
-            f"this adapter began as {start}, by an approximation that each run makes otherwise: save it "
-            "with path_initial_model_for_weight_conversion, which makes plain LoRA of it"
+            f"this adapter began as {start}, by an approximation that each run makes otherwise: save "
+            "it with path_initial_model_for_weight_conversion, which makes plain LoRA of it"
         )
     raise UnreadError(f"this adapter began as {start}, which changes the base: {WAY_OUT}")
 
