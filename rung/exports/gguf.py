@@ -156,8 +156,12 @@ def tokenizer_of(folder: Path) -> tuple[Any, tuple[int, ...]]:
     from rung.bases.loaded import quiet, read_tokenizer
     from rung.data import Template
 
-    path = folder / "generation_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     with quiet():
         tokenizer = read_tokenizer(folder)
-    return tokenizer, Template.of(tokenizer, generation_config=settings).stop_ids
+    return tokenizer, Template.of(tokenizer, generation_config=generation_settings(folder)).stop_ids
+
+
+def generation_settings(folder: Path) -> dict[str, Any]:
+    """The `generation_config.json` of a model's folder; empty where there is none."""
+    path = folder / "generation_config.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
