@@ -91,10 +91,12 @@ def shape_of(bank: Bank, count: int) -> tuple[int, int, int, int, int]:
     Raises:
         MethodMisfit: where its layers keep something else, or not all the same.
     """
-    from rung.forward.cache_shapes import cached
+    from rung.forward.cache_shapes import attended, cached
 
     try:
         every = cached(bank)
+        if bank.carries_trie and attended(bank) != every:
+            raise NotImplementedError("its layers attend with others than they keep")
     except NotImplementedError as fault:
         raise MethodMisfit(
             f"prefix_tuning needs keys and values in front of every layer: {fault}"
