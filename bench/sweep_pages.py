@@ -66,7 +66,7 @@ def architectures_page(rows: list[Row]) -> str:
     return "\n".join(
         [
             ARCHITECTURES,
-            f"{len(made)} architectures, of which cells: "
+            f"{len(made)} architectures; of their cells "
             + ", ".join(f"{n} {c}" for c, n in counts_of(made).items()) + ".",
             "",
             "| architecture | batches as | " + " | ".join(columns) + " |",
