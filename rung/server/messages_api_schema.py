@@ -135,7 +135,7 @@ class CountRequest(Strict):
         if self.tools:
             said["tools"] = [{"type": "function", "function": _function(tool)} for tool in self.tools]
         try:
-            return ChatRequest(model=self.model, messages=messages, **said)
+            return ChatRequest.model_validate({"model": self.model, "messages": messages, **said})
         except ValidationError as fault:
             message, param, code = described(fault.errors())
             raise ApiError(message, param=PARAMS.get(param or "", param), code=code) from None

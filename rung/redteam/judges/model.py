@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from rung.redteam.judges import base
+from rung.types import Message
 
 MAX_REWARD = 500.0  # beyond it the score is 0 or 1 to the last bit, and exp would overflow
 
@@ -21,7 +22,7 @@ class Judge(base.Judge):
         self.scorer = self.context.model(self.argument)
 
     def scores(self, answers):
-        asked = [
+        asked: list[tuple[Message, ...]] = [
             ({"role": "user", "content": a.goal}, {"role": "assistant", "content": a.text})
             for a in answers
         ]
