@@ -184,12 +184,12 @@ def told(one: Comparison, sides: list[Side]) -> tuple[list[str], bool]:
     """Lines about a comparison, and whether its sides ended apart."""
     peer, ours = sides
     lines = [f"{one.name}: LoRA r=16, {BATCH} pairs a step, {len(peer.results[0]['losses'])} steps"]
-    for side in sides:
-        lines.append(
-            f"  {side.name:<5} {side.median('speed'):7.1f} tokens/s, "
-            f"{side.median('seconds'):.1f} s, last loss {side.results[0]['losses'][-1]:.4f}, "
-            f"peak {side.median('peak_bytes') / 1e9:.2f} GB"
-        )
+    lines += [
+        f"  {side.name:<5} {side.median('speed'):7.1f} tokens/s, "
+        f"{side.median('seconds'):.1f} s, last loss {side.results[0]['losses'][-1]:.4f}, "
+        f"peak {side.median('peak_bytes') / 1e9:.2f} GB"
+        for side in sides
+    ]
     last = [side.results[0]["losses"][-1] for side in sides]
     apart = abs(last[0] - last[1]) > TOLERANCE * abs(last[0])
     if apart:

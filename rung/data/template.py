@@ -55,6 +55,7 @@ class Template:
     shows_reasoning: bool  # whether it writes a reply's `reasoning_content`
     adds_bos: bool
     encoder: Encoder = field(repr=False)
+    settings: Mapping[str, Any] = field(default_factory=dict)  # given to the chat template by name
 
     @classmethod
     def of(
@@ -257,7 +258,11 @@ class Template:
 
         try:
             return self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=generate, tools=list(tools) or None
+                messages,
+                tokenize=False,
+                add_generation_prompt=generate,
+                tools=list(tools) or None,
+                **self.settings,
             )
         except TemplateError as fault:
             raise DataError(f"the chat template refuses the conversation: {fault}") from None

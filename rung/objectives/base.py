@@ -185,7 +185,10 @@ class Objective(ABC):
         problems: list[Problem] = []
         if self.wants == "pairs":
             items, problems = pairs(examples) if examples else ([], [])
-        rows, long, alone, refused = [], [], [], []
+        rows: list[Row] = []
+        long: list[str] = []
+        alone: list[str] = []
+        refused: list[str] = []
         for item in items:
             try:
                 row = self.row(item, template)

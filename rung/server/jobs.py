@@ -210,8 +210,8 @@ def _method(asked: JobRequest) -> tuple[str, str, Hyperparameters | None]:
             f"'method.{kind}' is malformed: {_first(fault)}", param=f"method.{kind}"
         ) from None
     own = {"grader"} if kind == reinforcement.TYPE else set()
-    if stray := set(settings.model_extra or {}) - own:
-        first = str(min(stray))[:80]
+    if unknown := set(settings.model_extra or {}) - own:
+        first = str(min(unknown))[:80]
         told = f"unknown parameter 'method.{kind}.{first}': knobs go into 'hyperparameters'"
         raise ApiError(told, param=f"method.{kind}")
     found = settings.hyperparameters or asked.hyperparameters

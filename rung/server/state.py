@@ -67,6 +67,8 @@ class Settings:
         api_keys: keys that open everything, beside those in the store.
         guarded: models whose requests and answers pass the moderation; `*` is all of them.
         origins: web pages that may ask from browsers; `*` is all of them.
+        aliases: second names of models -> the models.
+        template_settings: what of a chat template requests may set.
         stages: what else models have around them, by their names; `*` is for those not named.
     """
 
@@ -79,6 +81,8 @@ class Settings:
     guarded: frozenset[str] = frozenset()
     log: bool = False
     origins: Sequence[str] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    template_settings: frozenset[str] = frozenset()
     stages: Mapping[str, Stages] = field(default_factory=dict)
 
     @classmethod
@@ -90,8 +94,9 @@ class Settings:
         """
         return cls(
             organisation=knobs.organisation, jobs=knobs.jobs, python_graders=knobs.python_graders,
-            api_keys=tuple(knobs.api_key),
-            guarded=frozenset(knobs.guard), log=knobs.log, origins=tuple(knobs.origin), **loaded,
+            api_keys=tuple(knobs.api_key), guarded=frozenset(knobs.guard), log=knobs.log,
+            origins=tuple(knobs.origin), aliases=knobs.aliases,
+            template_settings=frozenset(knobs.template_setting), **loaded,
         )  # fmt: skip
 
     @property
@@ -144,6 +149,8 @@ class Service:
         self.traffic, self.metrics = Traffic(), Metrics(engine)
         self.access = Access(settings.api_keys, self.keys)
         self.catalogue = Catalogue(engine, lambda: self.store, settings.base, settings.organisation)
+        for name, model in settings.aliases.items():
+            self.catalogue.alias(name, model)
         self.background: list[Background] = []
         self._store: Store | None = None
         self._lock = threading.Lock()

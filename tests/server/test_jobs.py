@@ -229,8 +229,11 @@ REFUSED = [
     ({"seed": -1}, 400, "seed"),
     ({"metadata": {str(i): "x" for i in range(17)}}, 400, "metadata"),
     ({"method": {"type": "reinforcement"}}, 400, "method.reinforcement.grader"),
-    ({"method": {"type": "grpo", "grpo": {"hyperparameters": {"reward": "mine.yaml"}}}}, 400,
-     "method.hyperparameters.reward"),
+    (
+        {"method": {"type": "grpo", "grpo": {"hyperparameters": {"reward": "mine.yaml"}}}},
+        400,
+        "method.hyperparameters.reward",
+    ),
     ({"method": {"type": "lorra"}}, 400, "method.type"),
     ({"method": supervised(n_epochs=51)}, 400, "method"),
     ({"method": supervised(batch_size=0)}, 400, "method"),
