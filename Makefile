@@ -56,8 +56,9 @@ quickstart: $(ENV)  ## the README's first steps, for real
 bench-train: $(ENV) bench/.peers/.stamp  ## training speed beside TRL and PEFT
 	@$(BIN)/python -m bench.train $(ARGS)
 
-bench-align: $(ENV) bench/.peers/.stamp  ## preferences beside TRL: DPO and reward models
+bench-align: $(ENV) bench/.peers/.stamp  ## preferences and rewards beside TRL: DPO, reward models, GRPO
 	@$(BIN)/python -m bench.align $(ARGS)
+	@$(BIN)/python -m bench.align_grpo
 
 bench-eval: $(ENV) bench/.peers/.stamp  ## evaluation beside lm-evaluation-harness
 	@$(BIN)/python -m bench.eval $(ARGS)

@@ -22,7 +22,6 @@ import random
 import statistics
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from bench import report
@@ -100,7 +99,7 @@ def rated_pairs(template: Any) -> list[dict[str, list[int]]]:
     found = []
     for request, better, worse in _rated():
         sides = [_ids(template, request, reply) for reply in (better, worse)]
-        if all(0 < len(reply) and len(prompt) + len(reply) <= MAX_TOKENS for prompt, reply in sides):
+        if all(len(reply) > 0 and len(prompt) + len(reply) <= MAX_TOKENS for prompt, reply in sides):
             (prompt, chosen), (_, rejected) = sides
             found.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
     random.Random(0).shuffle(found)

@@ -57,8 +57,9 @@ class Method(base.Method):
         from rung.forward.adapter import Adapter
 
         count = config.virtual_tokens
+        shape = shape_of(bank, count)
         if config.init == "random":
-            kv = torch.randn(shape_of(bank, count), generator=start.generator) * 0.02
+            kv = torch.randn(shape, generator=start.generator) * 0.02
         else:
             if config.init == "vocab":
                 vocabulary = bank.vocabulary
