@@ -76,7 +76,7 @@ class Fitted:
 
     Attributes:
         metrics: figures worth keeping: the choice and what others scored.
-        told: what a climb's table says beside the figure, in a few words, such as how well it retrieves.
+        told: what a climb's table says beside the figure in a few words, such as how well it retrieves.
     """
 
     adapter: Adapter
