@@ -26,7 +26,9 @@ def chat():
 
 
 def stream():
-    pieces = [chunk.choices[0].delta.content or "" for chunk in litellm.completion(**ASKED, stream=True)]
+    pieces = [
+        chunk.choices[0].delta.content or "" for chunk in litellm.completion(**ASKED, stream=True)
+    ]
     assert len(pieces) > 1 and "".join(pieces).strip()
 
 

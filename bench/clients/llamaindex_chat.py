@@ -1,4 +1,4 @@
-"""llama-index with its OpenAI-like model: chat, stream, a forced tool, structured output, embeddings."""
+"""llama-index with its OpenAI-like model: chat, stream, tools, structured output, embeddings."""
 
 from common import BASE, KEY, MODEL, QUESTION, TEXTS, run
 from llama_index.core.llms import ChatMessage

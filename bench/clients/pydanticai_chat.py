@@ -56,7 +56,9 @@ def embeddings():
     from pydantic_ai import Embedder
     from pydantic_ai.embeddings.openai import OpenAIEmbeddingModel
 
-    made = asyncio.run(Embedder(OpenAIEmbeddingModel(MODEL, provider=provider())).embed_documents(TEXTS))
+    made = asyncio.run(
+        Embedder(OpenAIEmbeddingModel(MODEL, provider=provider())).embed_documents(TEXTS)
+    )
     assert len(made.embeddings) == 2
 
 

@@ -255,7 +255,10 @@ class Template:
 
         try:
             return self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=generate, tools=list(tools) or None,
+                messages,
+                tokenize=False,
+                add_generation_prompt=generate,
+                tools=list(tools) or None,
                 **self.settings,
             )
         except TemplateError as fault:
