@@ -6,8 +6,8 @@ ENV := .venv/.stamp
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help env user lint format test test-quick test-faults quickstart bench-train bench-eval bench-features bench-before \
-	harness-server soak fuzz steady bench-clients bench-serve clean
+.PHONY: help env user lint format test test-quick test-faults quickstart bench-train bench-align bench-eval \
+	bench-features bench-before sweep harness-server soak fuzz steady bench-clients bench-serve clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,10 @@ quickstart: $(ENV)  ## the README's first steps, for real
 bench-train: $(ENV) bench/.peers/.stamp  ## training speed beside TRL and PEFT
 	@$(BIN)/python -m bench.train $(ARGS)
 
+bench-align: $(ENV) bench/.peers/.stamp  ## preferences and rewards beside TRL: DPO, reward models, GRPO
+	@$(BIN)/python -m bench.align $(ARGS)
+	@$(BIN)/python -m bench.align_grpo
+
 bench-eval: $(ENV) bench/.peers/.stamp  ## evaluation beside lm-evaluation-harness
 	@$(BIN)/python -m bench.eval $(ARGS)
 
@@ -67,7 +71,7 @@ bench-features: $(ENV) bench/.peers/.stamp  ## training on kept states beside tr
 	@$(BIN)/python -m bench.features $(ARGS)
 	@$(BIN)/python -m bench.climb $(CLIMB_ARGS)
 
-bench-climb-tasks: $(ENV)  ## climbs on eight real tasks beside scikit-learn's TF-IDF: ARGS="--task laws --budget 1m"
+bench-climb-tasks: $(ENV)  ## climbs on eight real tasks beside TF-IDF, SetFit, AutoGluon: ARGS="--tasks laws --budgets 1"
 	@$(BIN)/python -m bench.climb_tasks $(ARGS)
 
 bench-before: $(ENV)  ## Rung's own speeds beside another checkout: ARGS="../before"
@@ -75,6 +79,9 @@ bench-before: $(ENV)  ## Rung's own speeds beside another checkout: ARGS="../bef
 
 harness-server: $(ENV) bench/.peers/.stamp  ## lm-evaluation-harness through the server and without it
 	@$(BIN)/python -m bench.harness_server $(ARGS)
+
+sweep: $(ENV)  ## every architecture and every kind of adapter, on tiny models
+	@$(BIN)/python -m bench.sweep $(ARGS)
 
 soak: $(ENV)  ## ten minutes of clients that misbehave
 	@$(BIN)/python -m bench.soak $(ARGS)
@@ -98,6 +105,12 @@ bench/.peers/.stamp: bench/peers.txt constraints.txt
 	@bench/.peers/bin/python -m pip install -qq -r bench/peers.txt
 	@touch $@
 
+bench/.peers-text/.stamp: bench/peers-text.txt constraints.txt
+	@test -x bench/.peers-text/bin/python || $(PYTHON) -m venv bench/.peers-text
+	@bench/.peers-text/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt pip
+	@bench/.peers-text/bin/python -m pip install -qq -r bench/peers-text.txt
+	@touch $@
+
 bench/.vllm/.stamp: bench/peers-serve.txt constraints.txt
 	@test -x bench/.vllm/bin/python || $(PYTHON) -m venv bench/.vllm
 	@bench/.vllm/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt pip
@@ -105,6 +118,6 @@ bench/.vllm/.stamp: bench/peers-serve.txt constraints.txt
 	@touch $@
 
 clean:  ## remove what the targets made, the environments too
-	@rm -rf .venv bench/.peers bench/.vllm build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+	@rm -rf .venv bench/.peers bench/.peers-text bench/.vllm build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
 		.import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Literal
 
 from rung.types import LICENCE_ORDER, LicenceClass
 
@@ -68,3 +69,38 @@ def tightest(classes: Iterable[LicenceClass]) -> LicenceClass:
     """The class of what is built from parts of these classes; of no parts, `unknown`."""
     ranks = [LICENCE_ORDER.index(c) for c in classes]
     return LICENCE_ORDER[max(ranks)] if ranks else "unknown"
+
+
+def tightest_licence(names: Iterable[str]) -> str:
+    """The name of the licence whose class is the tightest, the first of several; of none, `unknown`."""
+    found = list(names)
+    ranks = [LICENCE_ORDER.index(classify(name)) for name in found]
+    return found[ranks.index(max(ranks))] if found else "unknown"
+
+
+# What publishers say of training other models on what their model writes, by how the licence's name
+# begins; the longest beginning counts. Read in the licences' texts in November 2026.
+OUTPUT_TERMS: dict[str, tuple[Literal["forbidden", "conditions"], str]] = {
+    "llama1": ("forbidden", "research only, and no use of outputs to improve other models"),
+    "llama2": ("forbidden", "outputs must not improve other large language models"),
+    "llama3": ("forbidden", "outputs must not improve other large language models"),
+    "llama3.1": ("conditions", "a model trained on outputs must be named Llama-..."),
+    "llama3.2": ("conditions", "a model trained on outputs must be named Llama-..."),
+    "llama3.3": ("conditions", "a model trained on outputs must be named Llama-..."),
+    "llama4": ("conditions", "a model trained on outputs must be named Llama-..."),
+    "gemma": ("conditions", "a model trained on outputs to perform alike falls under Gemma's terms"),
+}
+
+
+def output_terms(licence: str) -> tuple[Literal["allowed", "forbidden", "conditions"], str]:
+    """Whether a model's licence lets others train on what it writes, and in which words.
+
+    An API's terms are its own (class closed): they commonly forbid it, so that this does too.
+    """
+    name = licence.strip().lower().replace("_", "-").replace(" ", "-")
+    known = [begin for begin in OUTPUT_TERMS if name.startswith(begin)]
+    if known:
+        return OUTPUT_TERMS[max(known, key=len)]
+    if classify(licence) == "closed":
+        return "forbidden", "terms of closed models commonly forbid training on their outputs"
+    return "allowed", ""

@@ -25,14 +25,18 @@ if TYPE_CHECKING:
 AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON.")]
 
 
-def panels() -> list[Panel]:
-    """Every knob that a tuning takes, under the part it belongs to."""
+def panels(*first: tuple[str, type]) -> list[Panel]:
+    """Every knob that a tuning takes, under the part it belongs to.
+
+    Args:
+        first: further dataclasses with their headings, in front.
+    """
     every = [(name, methods.get(name)) for name in methods.names()]
     own = [(f"method {name}", method.Config) for name, method in every]
     own += [(f"objective {o.name}", o.Config) for o in objectives.registry.all() if knobs_of(o.Config)]
     chosen = {key for _, method in every for key in method.defaults}
     chosen |= {key for objective in objectives.registry.all() for key in objective.defaults}
-    found = panels_of([("run", RunKnobs), ("data", DataKnobs), ("training", TrainKnobs), *own])
+    found = panels_of([*first, ("run", RunKnobs), ("data", DataKnobs), ("training", TrainKnobs), *own])
     return [
         dataclasses.replace(
             panel, knobs=[_by_method(k) if k.name in chosen else k for k in panel.knobs]
@@ -68,6 +72,7 @@ def tune(
     plan = Plan.of(name, read_yaml(config) if config else {}, given)
     if plan.run.push_to_hub:
         hub.check(plan.run.push_to_hub)
+        hub.require_access()
     from rung.train.job import tune as run
 
     _report(lambda watcher: run(plan, watcher, replace=replace), as_json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -87,6 +87,7 @@ class NearestAnswer(RemoteModel):
         *,
         heard: RemoteAnswerHandler | None = None,
         first: bool = False,
+        schema: Mapping[str, Any] | None = None,
         timeout: float | None = None,
     ) -> RemoteAnswer:
         text = self.nearest([whole_question(messages)])[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from rung.types import Decoding, Message
 
@@ -43,12 +43,14 @@ class RemoteModel:
         *,
         heard: RemoteAnswerHandler | None = None,
         first: bool = False,
+        schema: Mapping[str, Any] | None = None,
         timeout: float | None = None,
     ) -> RemoteAnswer:
         """The reply to a conversation.
 
         Args:
             heard: gets the text as it comes. first: ask for the likeliest first tokens.
+            schema: JSON schema that the reply is to follow, where the server takes one.
             timeout: seconds within which to answer.
 
         Raises:

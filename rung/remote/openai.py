@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,16 @@ from rung.types import Decoding, Message
 
 RETRIES = 5  # of what a server refuses for now; the client waits longer each time, or as it is told
 TOP = 20  # likeliest first tokens; no server tells more
-OPTIONAL = ("top_logprobs", "logprobs", "stream_options", "temperature", "top_p", "seed", "stop")
+OPTIONAL = (
+    "response_format",
+    "top_logprobs",
+    "logprobs",
+    "stream_options",
+    "temperature",
+    "top_p",
+    "seed",
+    "stop",
+)
 
 
 class RemoteFault(RungError):
@@ -77,6 +86,7 @@ class OpenAIApi(RemoteModel):
         *,
         heard: RemoteAnswerHandler | None = None,
         first: bool = False,
+        schema: Mapping[str, Any] | None = None,
         timeout: float | None = None,
     ) -> RemoteAnswer:
         body: dict[str, Any] = {
@@ -89,6 +99,9 @@ class OpenAIApi(RemoteModel):
             body["seed"] = decoding.seed % 2**63
         if decoding.stop:
             body["stop"] = list(decoding.stop)
+        if schema is not None:
+            named = {"name": "answer", "schema": schema, "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": named}
         if first:
             body |= {"logprobs": True, "top_logprobs": TOP}
         if heard is not None:

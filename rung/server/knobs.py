@@ -36,6 +36,9 @@ class ServeKnobs:
         metavar="SIZE",
     )  # fmt: skip
     jobs: int = knob(1, "Tuning jobs and climbs that run at once; 0 takes none.", least=0, most=64)
+    python_graders: bool = knob(
+        False, "Run Python of clients who order reinforcement jobs, in a process with limits."
+    )
     organisation: str = knob("rung", "Who makes the tuned models: a part of their names.")
     stages: str | None = knob(
         None, "YAML that says which model has which checks, documents, moderation.", metavar="FILE"

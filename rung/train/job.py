@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from rung import home, launch, trackers
 from rung.errors import ConfigError, DataError, Interrupted, MethodMisfit, ModelNotFound, OutOfTime
 from rung.evals.tasks import detect
 from rung.methods.base import Fitted, Study
+from rung.objectives import Setting
 from rung.store import Store
 from rung.store.records import RunRecord, Status
 from rung.trackers import TrackedRun
@@ -112,7 +113,7 @@ def make(
     observers = Observers.of(RunLog(folder / "log.jsonl"), heartbeat, observer, *tracked)
     if not launch.get(plan.run.launch).main:
         observers = Observers()  # only one process writes
-    with _stop_signal() as asked, under_way(run.id, store, observers):
+    with stop_signal() as asked, under_way(run.id, store, observers):
 
         def stopping() -> bool:
             return asked() or heartbeat.cancelled()
@@ -220,7 +221,7 @@ def _fit(
     state = State(seconds=time.perf_counter() - began, finished=True)
     return Made(
         plan=plan, prepared=prepared, adapter=fitted.adapter, state=state, metrics=fitted.metrics,
-        run=run, observers=observers,
+        told=fitted.told, run=run, observers=observers,
     )  # fmt: skip
 
 
@@ -231,23 +232,33 @@ def _train(
     """An adapter by gradients, its weights the best on validation."""
     rows, knobs = prepared.rows["train"], plan.train
     adapter = adapter_of(plan, prepared)
-    guess = estimate.of(prepared.bank, adapter.size, rows, knobs, _resident_bytes())
+    expected = [plan.objective.expected(row) for row in rows]
+    guess = estimate.of(prepared.bank, adapter.size, expected, knobs, _resident_bytes())
     if knobs.max_tokens is None:
         # Kept for the resumed run: another split into micro-batches would round differently.
         knobs.max_tokens = guess.max_tokens
         store.runs.update(run, config=plan.settings())
     parts = ("train", "validation", "test") if test else ("train", "validation")
     prepared = with_reference(prepared, plan, adapter, parts, observers, stopping)
-    source = Shuffled(prepared.rows["train"], knobs.batch_size, knobs.seed)
+    source = plan.objective.source(
+        Setting(
+            bank=prepared.bank, template=prepared.template, adapter=adapter,
+            shuffled=Shuffled(prepared.rows["train"], knobs.batch_size, knobs.seed),
+            seed=knobs.seed, note=observers.note, stopping=stopping,
+        )
+    )  # fmt: skip
     observers.started(
         Started(
             run=run, plan=plan, prepared=prepared, adapter=adapter, estimate=guess,
             per_epoch=source.per_epoch,
         )
     )  # fmt: skip
-    with Trainer(
-        prepared, plan, adapter, source, observers, folder=folder, stopping=stopping
-    ) as trainer:
+    with (
+        closing(source),
+        Trainer(
+            prepared, plan, adapter, source, observers, folder=folder, stopping=stopping
+        ) as trainer,
+    ):
         state = trainer.run()
         if test:
             observers.stage("measuring the result")
@@ -259,7 +270,7 @@ def _train(
 
 
 @contextmanager
-def _stop_signal() -> Iterator[Callable[[], bool]]:
+def stop_signal() -> Iterator[Callable[[], bool]]:
     """Turn the first SIGINT or SIGTERM into a flag, so that no step is left half-done.
 
     A second one acts at once. Outside the main thread signals are not ours to take.

@@ -1,0 +1,373 @@
+"""Pipeline of a synthesis: plan, drafts in waves, checks, until there are as many rows as asked for.
+
+All that it decides follows from settings and answers, and answers are kept by content, so that the same
+command goes on where it was stopped and gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rung.artefacts.licences import classify
+from rung.data import DataKnobs, provenance
+from rung.data import load as load_data
+from rung.errors import ConfigError, Interrupted
+from rung.synthesis import checks, diversity, kinds, terms, topics
+from rung.synthesis.duplicates import Duplicates
+from rung.synthesis.judge import Judge
+from rung.synthesis.kinds.base import MAX_CHARACTERS, Draft, Kind, Stage
+from rung.synthesis.knobs import SynthKnobs
+from rung.synthesis.sources import examples_of, passages_of, texts_of
+from rung.synthesis.teacher import Answer, Question, Teacher, seed_of
+from rung.synthesis.teachers import open_teacher
+from rung.types import Example
+
+MAX_WAVE, MIN_WAVE = 32, 8  # drafts that are written together
+SPARE = 1.3  # drafts for each row that is missing
+MAX_BARREN = 6  # waves in a row that may give no row
+MAX_DRAFTS = 12  # drafts for each row that was asked for, at most
+SHOWN = 2  # of the user's rows, and of rows of the same topic, that a teacher is shown
+FAILED = 0.25  # of a row that a refused draft counts for its topic, so that others get their turn
+TOKENS_PER_CHARACTER = 4  # at most: bytes of a character, each a token
+TOKENS_PER_WORD = 2  # of a reply at most, in the mean; what is longer is refused as cut
+
+
+@dataclass(kw_only=True)
+class Watcher:
+    """What a caller is told on the way; this one shows nothing."""
+
+    note: Callable[[str], None] = lambda text: None
+    planned: Callable[[topics.Plan], None] = lambda plan: None
+    progress: Callable[[int, int], None] = lambda done, wanted: None
+    stopping: Callable[[], bool] = lambda: False
+
+
+@dataclass(kw_only=True)
+class Made:
+    """Data set that was written.
+
+    Attributes:
+        rows: as they are to be written, provenance included.
+        refused: how many drafts were refused, by reason.
+        short: why there are fewer rows than were asked for; None where there are as many.
+    """
+
+    rows: list[dict[str, Any]]
+    kind: Kind
+    plan: topics.Plan
+    terms: terms.Terms
+    diversity: diversity.Diversity
+    refused: Counter[str] = field(default_factory=Counter)
+    short: str | None = None
+    teachers: Sequence[Teacher] = ()
+
+
+def synthesise(
+    description: str, knobs: SynthKnobs, watcher: Watcher | None = None, base: terms.Part | None = None
+) -> Made | None:
+    """Write a data set.
+
+    Args:
+        base: what is to be trained on it, whose licence counts too.
+
+    Returns:
+        what was made; None where a plan was written to be edited, and that is all.
+
+    Raises:
+        ConfigError: for settings that do not fit, and for licences that stand against it.
+        Interrupted: when `watcher.stopping` says so, with what to do; nothing is lost.
+        RungError: where a teacher cannot be asked.
+    """
+    watcher = watcher or Watcher()
+    if not description.strip():
+        raise ConfigError("describe what the rows are for, in a sentence or two")
+    made = _Synthesis(" ".join(description.split()), knobs, watcher, base)
+    try:
+        return made.run()
+    finally:
+        made.close()
+
+
+class _Synthesis:
+    """One synthesis under way."""
+
+    def __init__(self, description: str, knobs: SynthKnobs, watcher: Watcher, base: terms.Part | None):
+        self.description, self.knobs, self.watcher = description, knobs, watcher
+        self.kind = kinds.get(knobs.kinds or ("questions" if knobs.documents else "replies"))
+        self._fit()
+        self.seeds = load_data(DataKnobs(data=knobs.seeds), None) if knobs.seeds else None
+        self.teachers = [open_teacher(name, knobs) for name in knobs.teacher]
+        self.judge = Judge(open_teacher(knobs.judge, knobs)) if knobs.judge else None
+        self.terms = self._terms(base)
+        self.shares = knobs.share or [1.0] * len(self.teachers)
+        self.examples = examples_of(self.seeds.examples if self.seeds else ())
+        self.script = checks.script_of(description) if knobs.language == "as-described" else None
+        self.passages = passages_of(knobs.documents, watcher.note) if knobs.documents else None
+        self.leaks = self._leaks()
+        self.accepted: list[tuple[Draft, Teacher]] = []
+        self.seen: dict[str, Duplicates] = defaultdict(lambda: Duplicates(knobs.similarity))
+        self.refused: Counter[str] = Counter()
+        self.tried: Counter[str] = Counter()  # drafts by topic that were refused
+        self.of_topic: dict[str, list[Draft]] = defaultdict(list)
+        self.of_label: Counter[str] = Counter()
+        self.asked: Counter[int] = Counter()  # drafts by teacher
+        self.drafts = 0
+
+    # --- settings -------------------------------------------------------------------------------
+
+    def _fit(self) -> None:
+        knobs = self.knobs
+        if self.kind.from_documents and not knobs.documents:
+            raise ConfigError(f"--kinds {self.kind.name} needs --documents, a folder")
+        if knobs.documents and not self.kind.from_documents:
+            raise ConfigError("--documents are for --kinds questions: leave one of both out")
+        if knobs.labels and not self.kind.labelled:
+            raise ConfigError("--labels are for --kinds labels: leave one of both out")
+        if knobs.share and len(knobs.share) != len(knobs.teacher):
+            raise ConfigError(
+                f"--share is given {len(knobs.share)} times for {len(knobs.teacher)} teachers"
+            )
+        if knobs.min_words > knobs.max_words:
+            raise ConfigError("--min-words is above --max-words")
+
+    def _terms(self, base: terms.Part | None) -> terms.Terms:
+        """The terms of the rows; what stands against them, or against what they will train, is told."""
+        parts = [
+            terms.Part("teacher", t.name, t.licence, t.licence_class, writes=True)
+            for t in self.teachers
+        ]
+        if self.seeds is not None and (group := classify(self.seeds.licence)) != "unknown":
+            parts.append(terms.Part("seeds", self.seeds.name, self.seeds.licence, group))
+        every = [*parts, base] if base is not None else parts
+        settled = terms.settle(every, wanted=self.knobs.wanted, accepted=self.knobs.accept_terms)
+        for warning in settled.warnings:
+            self.watcher.note(warning)
+        return terms.settle(parts, accepted=True)
+
+    def _leaks(self) -> Duplicates:
+        """What no row may repeat: the user's own rows, and those of a test part."""
+        found = Duplicates(self.knobs.similarity)
+        rows: list[Example] = list(self.seeds.examples) if self.seeds else []
+        if self.knobs.against:
+            rows += load_data(DataKnobs(data=self.knobs.against), None).examples
+        for text in texts_of(rows):
+            found.add(text)
+        return found
+
+    def close(self) -> None:
+        for teacher in self._everybody():
+            teacher.close()
+
+    # --- the run --------------------------------------------------------------------------------
+
+    def run(self) -> Made | None:
+        self.plan = self._planned()
+        self.watcher.planned(self.plan)
+        if self.knobs.plan and not Path(self.knobs.plan).exists():
+            Path(self.knobs.plan).write_text(topics.text_of(self.plan), encoding="utf-8")
+            return None
+        short = self._write()
+        rows = [self._row(draft, teacher) for draft, teacher in self.accepted]
+        first = self.kind.stages[0].names[0]
+        found = diversity.measure(
+            [draft.fields[first] for draft, _ in self.accepted],
+            [draft.topic for draft, _ in self.accepted],
+            len(self.plan.topics),
+        )
+        return Made(
+            rows=rows, kind=self.kind, plan=self.plan, terms=self.terms, diversity=found,
+            refused=self.refused, short=short, teachers=self.teachers,
+        )  # fmt: skip
+
+    def _planned(self) -> topics.Plan:
+        knobs = self.knobs
+        if knobs.plan and Path(knobs.plan).exists():
+            plan = topics.read(Path(knobs.plan))
+            if self.kind.labelled and not (plan.labels or knobs.labels):
+                raise ConfigError(f"--plan {knobs.plan} names no labels")
+            return topics.Plan(plan.topics, plan.labels or tuple(knobs.labels))
+        if self.passages is not None:
+            return topics.Plan(self.passages.documents)
+        count = knobs.topics or topics.by_rows(knobs.examples)
+        return topics.planned(
+            self.teachers[0], self.description, count, knobs.labels, self.kind.labelled, knobs.seed,
+            self.watcher.note,
+        )  # fmt: skip
+
+    def _write(self) -> str | None:
+        """Write drafts until there are rows enough -> why there are not."""
+        wanted, barren = self.knobs.examples, 0
+        while len(self.accepted) < wanted:
+            if barren >= MAX_BARREN or self.drafts >= MAX_DRAFTS * wanted + MAX_WAVE:
+                return f"{self.drafts} drafts gave {len(self.accepted)} rows; refused: {self.reasons()}"
+            if self.knobs.max_money is not None and self._money() >= self.knobs.max_money:
+                return f"--max-money {self.knobs.max_money:g} is spent"
+            missing = wanted - len(self.accepted)
+            count = min(MAX_WAVE, max(MIN_WAVE, math.ceil(SPARE * missing)))
+            before = len(self.accepted)
+            self._wave([self._draft() for _ in range(count)])
+            barren = 0 if len(self.accepted) > before else barren + 1
+            self.watcher.progress(len(self.accepted), wanted)
+        return None
+
+    def reasons(self) -> str:
+        """The reasons for which drafts were refused, the most frequent first."""
+        return ", ".join(f"{why} {count}" for why, count in self.refused.most_common()) or "none"
+
+    def _money(self) -> float:
+        return sum(teacher.usage.money for teacher in self._everybody())
+
+    def _everybody(self) -> list[Teacher]:
+        return [*self.teachers, *([self.judge.teacher] if self.judge else [])]
+
+    def _draft(self) -> tuple[Draft, int]:
+        """Begin a draft: the topic, the label and the teacher that have been asked too little for."""
+        index, self.drafts = self.drafts, self.drafts + 1
+        topic = min(
+            self.plan.topics, key=lambda t: len(self.of_topic[t]) + FAILED * self.tried[t]
+        )  # the first of equals
+        self.tried[topic] += 1
+        label = None
+        if self.kind.labelled:
+            label = self.plan.labels[index % len(self.plan.labels)]
+        teacher = min(range(len(self.teachers)), key=lambda i: (self.asked[i] + 1) / self.shares[i])
+        self.asked[teacher] += 1
+        draft = Draft(
+            index=index, topic=topic, label=label, angle=topics.ANGLES[index % len(topics.ANGLES)],
+            examples=self._shown(index), written=self._written(topic),
+        )  # fmt: skip
+        if self.passages is not None:
+            self.passages.give(draft)
+        return draft, teacher
+
+    def _shown(self, index: int) -> tuple[str, ...]:
+        count = len(self.examples)
+        places = {(index * SHOWN + i) % count for i in range(min(SHOWN, count))}
+        return tuple(self.examples[i] for i in sorted(places))
+
+    def _written(self, topic: str) -> tuple[str, ...]:
+        first = self.kind.stages[0].names[0]
+        return tuple(draft.fields[first] for draft in self.of_topic[topic][-SHOWN:])
+
+    # --- a wave ---------------------------------------------------------------------------------
+
+    def _wave(self, drafts: Sequence[tuple[Draft, int]]) -> None:
+        left = list(drafts)
+        fresh: dict[str, Duplicates] = defaultdict(lambda: Duplicates(self.knobs.similarity))
+        for number, stage in enumerate(self.kind.stages):
+            answers = self._ask(left, number)
+            kept = []
+            for (draft, teacher), answer in zip(left, answers, strict=True):
+                why = self._take(draft, stage, answer, fresh)
+                if why is None and number == len(self.kind.stages) - 1:
+                    why = self.kind.refused(draft)
+                if why is None:
+                    kept.append((draft, teacher))
+                else:
+                    self.refused[why] += 1
+            left = kept
+        for draft, teacher in self._judged(left):
+            if len(self.accepted) < self.knobs.examples and self._has_room(draft.label):
+                self._accept(draft, self.teachers[teacher])
+
+    def _ask(self, drafts: Sequence[tuple[Draft, int]], number: int) -> list[Answer]:
+        """Each draft's teacher is asked about it; a teacher gets all of its questions at once."""
+        answers: dict[int, Answer] = {}
+        stage = self.kind.stages[number]
+        for i, teacher in enumerate(self.teachers):
+            if self.watcher.stopping():
+                raise Interrupted(f"{len(self.accepted)} of {self.knobs.examples} rows are kept")
+            own = [draft for draft, chosen in drafts if chosen == i]
+            questions = [self._question(draft, number, stage) for draft in own]
+            for draft, answer in zip(own, teacher.ask(questions) if own else [], strict=True):
+                answers[draft.index] = answer
+        return [answers[draft.index] for draft, _ in drafts]
+
+    def _question(self, draft: Draft, number: int, stage: Stage) -> Question:
+        messages = self.kind.messages(number, self.description, draft)
+        draft.asked.append("\n\n".join(m["content"] for m in messages))
+        most = (
+            TOKENS_PER_CHARACTER * MAX_CHARACTERS * len(stage.names)
+            if stage.json
+            else TOKENS_PER_WORD * self.knobs.max_words
+        )
+        return Question(
+            messages=messages, seed=seed_of(self.knobs.seed, draft.index, number),
+            schema=stage.schema(), max_tokens=most, temperature=self.knobs.temperature,
+            top_p=self.knobs.top_p,
+        )  # fmt: skip
+
+    def _take(
+        self, draft: Draft, stage: Stage, answer: Answer, fresh: dict[str, Duplicates]
+    ) -> str | None:
+        """Fill the fields of a stage from an answer -> why the draft is refused."""
+        if answer.finish_reason == "length":
+            return "cut"
+        value = answer.value() if stage.json else {stage.names[0]: answer.text}
+        if value is None or not all(isinstance(value.get(name), str) for name in stage.names):
+            return "not in the form asked for"
+        for name in stage.names:
+            draft.fields[name] = " ".join(value[name].split()) if stage.json else value[name].strip()
+            if why := self._checked(draft.fields[name], stage, name):
+                return why
+        if stage.compared:
+            text = draft.fields[stage.compared]
+            if self.seen[stage.compared].holds(text) or fresh[stage.compared].holds(text):
+                return "duplicate"
+            if self.leaks.holds(text):
+                return "leak"
+            fresh[stage.compared].add(text)
+        return None
+
+    def _checked(self, text: str, stage: Stage, name: str) -> str | None:
+        knobs = self.knobs
+        least = knobs.min_words if name == stage.compared else 1
+        return (
+            checks.wrong_length(text, least, knobs.max_words)
+            or (checks.unfinished(text, MAX_CHARACTERS) if stage.json else None)
+            or checks.loops(text)
+            or checks.wrong_script(text, self.script)
+        )
+
+    def _judged(self, drafts: list[tuple[Draft, int]]) -> list[tuple[Draft, int]]:
+        """The drafts whose rating suffices; all of them without a judge."""
+        if self.judge is None or not drafts:
+            return drafts
+        ratings = self.judge.rate(self.description, [draft for draft, _ in drafts], self.knobs.seed)
+        kept = [
+            one for one, rating in zip(drafts, ratings, strict=True) if rating >= self.knobs.min_score
+        ]
+        self.refused["rated too low"] += len(drafts) - len(kept)
+        return kept
+
+    def _has_room(self, label: str | None) -> bool:
+        """Whether a label has not had its share of the rows yet."""
+        if label is None:
+            return True
+        most = math.ceil(self.knobs.examples / len(self.plan.labels))
+        return self.of_label[label] < most
+
+    def _accept(self, draft: Draft, teacher: Teacher) -> None:
+        self.accepted.append((draft, teacher))
+        self.tried[draft.topic] -= 1
+        self.of_topic[draft.topic].append(draft)
+        if draft.label is not None:
+            self.of_label[draft.label] += 1
+        for stage in self.kind.stages:
+            if stage.compared:
+                self.seen[stage.compared].add(draft.fields[stage.compared])
+
+    def _row(self, draft: Draft, teacher: Teacher) -> dict[str, Any]:
+        about: dict[str, Any] = {
+            "teacher": teacher.name, "licence": self.terms.licence,
+            "licence_class": self.terms.licence_class, "topic": draft.topic,
+            "seed": seed_of(self.knobs.seed, draft.index, 0), "asked": draft.asked,
+        }  # fmt: skip
+        if draft.document is not None:
+            about |= {"document": draft.document, "passage": draft.passage}
+        return {**self.kind.row(draft), provenance.COLUMN: about}
