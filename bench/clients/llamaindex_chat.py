@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 llm = OpenAILike(
     model=MODEL, api_base=BASE, api_key=KEY, is_chat_model=True, is_function_calling_model=True,
-    max_tokens=60, temperature=0, context_window=2048, max_retries=0,
+    max_tokens=200, temperature=0, context_window=2048, max_retries=0,
 )  # fmt: skip
 TURN = [ChatMessage(role="user", content=QUESTION)]
 
