@@ -6,8 +6,8 @@ ENV := .venv/.stamp
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help env lint format test test-quick test-faults quickstart bench-train bench-align bench-eval bench-features bench-before sweep \
-	harness-server soak bench-serve clean
+.PHONY: help env user lint format test test-quick test-faults quickstart bench-train bench-align bench-eval \
+	bench-features bench-before sweep harness-server soak fuzz steady bench-clients bench-serve clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,10 @@ $(ENV): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt pip
 	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[documents,hub,page,quantize,tensorboard]' --group dev
 	@touch $@
+
+user: constraints.txt  ## build .venv for a user: rung with its page and the Hub, nothing for developers
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt '.[hub,page]'
 
 lint: $(ENV)  ## style, types, declared dependencies and the direction of imports
 	@$(BIN)/ruff check .
@@ -81,6 +85,15 @@ sweep: $(ENV)  ## every architecture and every kind of adapter, on tiny models
 
 soak: $(ENV)  ## ten minutes of clients that misbehave
 	@$(BIN)/python -m bench.soak $(ARGS)
+
+fuzz: $(ENV)  ## random requests to every address: no 5xx, no traceback, no place on this machine
+	@$(BIN)/python -m bench.fuzz $(ARGS)
+
+steady: $(ENV)  ## 200 clients for ten minutes: memory by minute, p99
+	@$(BIN)/python -m bench.steady $(ARGS)
+
+bench-clients: $(ENV)  ## other people's clients against rung serve: CLIENTS="langchain vercel"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bench/clients/run.sh $(CLIENTS)
 
 bench-serve: $(ENV) bench/.peers/.stamp bench/.vllm/.stamp  ## serving beside vLLM and PEFT
 	@$(BIN)/python -m bench.serve $(ARGS)

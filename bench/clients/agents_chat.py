@@ -35,7 +35,7 @@ def client():
 
 
 def agent(kind=OpenAIChatCompletionsModel, forced=None, **settings):
-    asked = ModelSettings(max_tokens=60, temperature=0, tool_choice=forced)
+    asked = ModelSettings(max_tokens=200, temperature=0, tool_choice=forced)
     made = kind(model=MODEL, openai_client=client())
     return Agent(name="rung", instructions="Be brief.", model=made, model_settings=asked, **settings)
 

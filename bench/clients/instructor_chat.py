@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 plain = OpenAI(base_url=BASE, api_key=KEY, max_retries=0)
 TURN = [{"role": "user", "content": QUESTION}]
-ASKED = {"model": MODEL, "messages": TURN, "max_tokens": 60, "temperature": 0, "max_retries": 0}
+ASKED = {"model": MODEL, "messages": TURN, "max_tokens": 200, "temperature": 0, "max_retries": 0}
 
 
 class Mood(BaseModel):

@@ -7,7 +7,7 @@ from common import BASE, KEY, MODEL, QUESTION, TEXTS, URL, run
 from pydantic import BaseModel
 
 ASKED = {
-    "model": f"openai/{MODEL}", "api_base": BASE, "api_key": KEY, "max_tokens": 60, "temperature": 0,
+    "model": f"openai/{MODEL}", "api_base": BASE, "api_key": KEY, "max_tokens": 200, "temperature": 0,
     "messages": [{"role": "user", "content": QUESTION}], "num_retries": 0,
 }  # fmt: skip
 SCHEMA = {"type": "object", "properties": {"warm": {"type": "boolean"}}, "required": ["warm"],

@@ -1,4 +1,4 @@
-"""llama-index with its OpenAI-like model: chat, stream, forced tool, structured output, embeddings."""
+"""llama-index with its OpenAI-like model: chat, stream, tools, structured output, embeddings."""
 
 from common import BASE, KEY, MODEL, QUESTION, TEXTS, run
 from llama_index.core.llms import ChatMessage
@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 llm = OpenAILike(
     model=MODEL, api_base=BASE, api_key=KEY, is_chat_model=True, is_function_calling_model=True,
-    max_tokens=60, temperature=0, context_window=2048, max_retries=0,
+    max_tokens=200, temperature=0, context_window=2048, max_retries=0,
 )  # fmt: skip
 TURN = [ChatMessage(role="user", content=QUESTION)]
 

@@ -9,7 +9,7 @@ from pydantic_ai import Agent, NativeOutput, ToolOutput
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
-SETTINGS = {"max_tokens": 60, "temperature": 0}
+SETTINGS = {"max_tokens": 200, "temperature": 0}
 
 
 class Mood(BaseModel):

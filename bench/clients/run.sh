@@ -24,12 +24,13 @@ CLIENTS=${*:-langchain llamaindex instructor litellm pydanticai agents vercel}
 "$RUNG" serve "$BASE" --port 0 --no-page >"$WORK/server.txt" 2>"$WORK/errors.txt" &
 SERVER=$!
 trap 'kill $SERVER 2>/dev/null; wait $SERVER 2>/dev/null; rm -rf "$WORK"' EXIT
-for _ in $(seq 240); do
+for _ in $(seq 1200); do  # ten minutes: a busy machine loads a base slowly
   URL=$(sed -n 's|^serving at \(http://[^/]*\)/v1.*|\1|p' "$WORK/server.txt")
   [ -n "$URL" ] && break
   kill -0 $SERVER 2>/dev/null || { cat "$WORK/errors.txt"; exit 1; }
   sleep 0.5
 done
+[ -n "$URL" ] || { echo "the server did not start"; exit 1; }
 
 failed=0
 of_python() {  # CLIENT VERSION-OF-OPENAI

@@ -9,7 +9,7 @@ const rung = createOpenAICompatible({
   name: 'rung', baseURL: `${url}/v1`, apiKey: 'none', supportsStructuredOutputs: true, includeUsage: true,
 });
 const asked = {
-  model: rung(name), prompt: 'Name a colour.', maxOutputTokens: 60, temperature: 0, maxRetries: 0,
+  model: rung(name), prompt: 'Name a colour.', maxOutputTokens: 200, temperature: 0, maxRetries: 0,
 };
 const weather = tool({
   description: 'Tell whether it is warm.', inputSchema: z.object({ warm: z.boolean() }),
