@@ -6,7 +6,7 @@ ENV := .venv/.stamp
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help env lint format test test-quick test-faults quickstart bench-train bench-eval bench-features bench-before \
+.PHONY: help env lint format test test-quick test-faults quickstart bench-train bench-eval bench-features bench-synth bench-before \
 	harness-server soak bench-serve clean
 
 help:  ## show this list
@@ -65,6 +65,9 @@ bench-features: $(ENV) bench/.peers/.stamp  ## training on kept states beside tr
 
 bench-climb-tasks: $(ENV)  ## climbs on eight real tasks beside scikit-learn's TF-IDF: ARGS="--task laws --budget 1m"
 	@$(BIN)/python -m bench.climb_tasks $(ARGS)
+
+bench-synth: $(ENV) bench/.peers/.stamp  ## rows written as constrained JSON beside transformers with outlines
+	@$(BIN)/python -m bench.synth $(ARGS)
 
 bench-before: $(ENV)  ## Rung's own speeds beside another checkout: ARGS="../before"
 	@$(BIN)/python -m bench.before $(ARGS)
