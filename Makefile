@@ -6,7 +6,7 @@ ENV := .venv/.stamp
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help env lint format test test-quick test-faults quickstart bench-train bench-eval bench-features bench-synth bench-before \
+.PHONY: help env lint format test test-quick test-faults quickstart bench-train bench-align bench-eval bench-features bench-synth bench-before sweep \
 	harness-server soak bench-serve clean
 
 help:  ## show this list
@@ -56,6 +56,10 @@ quickstart: $(ENV)  ## the README's first steps, for real
 bench-train: $(ENV) bench/.peers/.stamp  ## training speed beside TRL and PEFT
 	@$(BIN)/python -m bench.train $(ARGS)
 
+bench-align: $(ENV) bench/.peers/.stamp  ## preferences and rewards beside TRL: DPO, reward models, GRPO
+	@$(BIN)/python -m bench.align $(ARGS)
+	@$(BIN)/python -m bench.align_grpo
+
 bench-eval: $(ENV) bench/.peers/.stamp  ## evaluation beside lm-evaluation-harness
 	@$(BIN)/python -m bench.eval $(ARGS)
 
@@ -63,7 +67,7 @@ bench-features: $(ENV) bench/.peers/.stamp  ## training on kept states beside tr
 	@$(BIN)/python -m bench.features $(ARGS)
 	@$(BIN)/python -m bench.climb $(CLIMB_ARGS)
 
-bench-climb-tasks: $(ENV)  ## climbs on eight real tasks beside scikit-learn's TF-IDF: ARGS="--task laws --budget 1m"
+bench-climb-tasks: $(ENV)  ## climbs on eight real tasks beside TF-IDF, SetFit, AutoGluon: ARGS="--tasks laws --budgets 1"
 	@$(BIN)/python -m bench.climb_tasks $(ARGS)
 
 bench-synth: $(ENV) bench/.peers/.stamp  ## rows written as constrained JSON beside transformers with outlines
@@ -74,6 +78,9 @@ bench-before: $(ENV)  ## Rung's own speeds beside another checkout: ARGS="../bef
 
 harness-server: $(ENV) bench/.peers/.stamp  ## lm-evaluation-harness through the server and without it
 	@$(BIN)/python -m bench.harness_server $(ARGS)
+
+sweep: $(ENV)  ## every architecture and every kind of adapter, on tiny models
+	@$(BIN)/python -m bench.sweep $(ARGS)
 
 soak: $(ENV)  ## ten minutes of clients that misbehave
 	@$(BIN)/python -m bench.soak $(ARGS)
@@ -88,6 +95,12 @@ bench/.peers/.stamp: bench/peers.txt constraints.txt
 	@bench/.peers/bin/python -m pip install -qq -r bench/peers.txt
 	@touch $@
 
+bench/.peers-text/.stamp: bench/peers-text.txt constraints.txt
+	@test -x bench/.peers-text/bin/python || $(PYTHON) -m venv bench/.peers-text
+	@bench/.peers-text/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt pip
+	@bench/.peers-text/bin/python -m pip install -qq -r bench/peers-text.txt
+	@touch $@
+
 bench/.vllm/.stamp: bench/peers-serve.txt constraints.txt
 	@test -x bench/.vllm/bin/python || $(PYTHON) -m venv bench/.vllm
 	@bench/.vllm/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt pip
@@ -95,6 +108,6 @@ bench/.vllm/.stamp: bench/peers-serve.txt constraints.txt
 	@touch $@
 
 clean:  ## remove what the targets made, the environments too
-	@rm -rf .venv bench/.peers bench/.vllm build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+	@rm -rf .venv bench/.peers bench/.peers-text bench/.vllm build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
 		.import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,17 +1,19 @@
-"""Climbs on eight real tasks at several budgets, beside scikit-learn's TF-IDF on the same split.
+"""Climbs on eight real tasks at several budgets, beside what people would use in the same time.
 
-    make bench-climb-tasks                                      # all tasks at 1, 5 and 20 minutes
-    make bench-climb-tasks ARGS="--task laws --budget 1m"       # one of them
-    make bench-climb-tasks ARGS="--burn"                        # beside a process that burns one core
-    make bench-climb-tasks ARGS="--oracle 4h --record"          # all rungs on all rows, as a yardstick
+    make bench-climb-tasks                                        # all tasks at 1, 5 and 20 minutes
+    make bench-climb-tasks ARGS="--tasks laws,singer --budgets 1"  # two of them, at one minute
+    make bench-climb-tasks ARGS="--burn"                          # beside a process that burns one core
+    make bench-climb-tasks ARGS="--oracle 4h --record"            # regret against all rungs on all rows
 
 Every climb is a process of its own with an empty home, so that nothing is known before but the wheels
 and the converted base. Of each the table has: seconds from the data being read to the first figure, to
-the first figure that clears the bar (two points under the best known: the oracle's or the peer's), and
+the first figure that clears the bar (two points under the best known: the oracle's or a peer's), and
 to the end; the share of the budget that went into no rung; the winner on the test rows with its
-interval; and what TF-IDF with logistic regression, on words and characters, gives on the same rows.
-The run fails where a climb ends after 1.1 times its budget, its first figure takes over 15 s, more than
-a tenth of the budget went into no rung, or the winner is worse than the peer beyond its interval.
+interval; what the oracle, a climb with `--all` and a budget without end, has over it; and on the same
+split TF-IDF with logistic regression, SetFit on the same encoder and AutoGluon, see
+bench/climb_peers.py. The run fails where a climb ends after 1.1 times its budget, its first figure
+takes over 15 s, more than a tenth of the budget went into no rung, the winner is worse than a peer
+beyond its interval, or regret is above what `REGRET` allows.
 """
 
 from __future__ import annotations
@@ -25,15 +27,20 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 from bench import report
 from bench.climb import LOGS, Home
+from bench.climb_peers import Peer, Texts, peers
 
 EVALS = "wheel:evals==3.0.1.post1/evals/registry/data"
 FIRST, OVER, IDLE = 15.0, 1.1, 0.1  # seconds; times the budget; share of the budget
+REGRET = {20.0: (1.0, 3.0), 5.0: (2.0, 5.0)}  # by minutes: points in the median, and at worst
+WON = 0.75  # of the tasks, on which the climb is not worse than any peer
+NEAR = 0.02  # of the metric under the best known: the bar
 RUNG = re.compile(r"^\s*rung\s+(\S+)\s+(\d[\d.]*) \[")
 
 
@@ -65,10 +72,14 @@ TASKS = (
 
 @dataclass
 class Result:
-    """One climb. `first` and `bar` are seconds after the data was read, `end` since the start."""
+    """One climb. `first` and `bar` are seconds after the data was read, `end` since the start.
+
+    Attributes:
+        idle: share of the budget that went into no rung. regret: points that the oracle has over it.
+    """
 
     task: str
-    budget: float
+    minutes: float
     first: float | None
     bar: float | None
     end: float
@@ -77,38 +88,44 @@ class Result:
     value: float
     low: float
     high: float
-    peer: float | None
     metric: str
+    peers: list[Peer] = field(default_factory=list)
+    regret: float | None = None
 
     def faults(self) -> list[str]:
         """What was promised and not kept."""
         found = []
-        if self.end > OVER * self.budget:
+        if self.end > OVER * 60 * self.minutes:
             found.append(f"ended after {self.end:.0f} s")
         if self.first is None or self.first > FIRST:
             found.append(f"first figure after {self.first} s")
         if self.idle > IDLE:
             found.append(f"{self.idle:.0%} of the budget in no rung")
-        if self.peer is not None and self.high < self.peer:
-            found.append(f"{self.metric} {self.value:.3f} beside {self.peer:.3f}")
-        return [f"{self.task} at {self.budget / 60:g} min: {fault}" for fault in found]
+        found += [f"{self.metric} {self.value:.3f} beside {p.told}" for p in self.better]
+        return [f"{self.task} at {self.minutes:g} min: {fault}" for fault in found]
+
+    @property
+    def better(self) -> list[Peer]:
+        """The peers that are better beyond the climb's interval."""
+        return [p for p in self.peers if p.value is not None and p.value > self.high]
 
 
 def main() -> int:
     args = arguments()
     LOGS.mkdir(parents=True, exist_ok=True)
     print(f"machine    {report.machine()}\n", flush=True)
-    tasks = [t for t in TASKS if not args.task or t.name in args.task]
-    results, faults = [], []
+    results = []
     with burning(args.burn):
-        for task in tasks:
-            best, metric = peer(task)
+        for task in (t for t in TASKS if t.name in args.tasks):
+            texts = Texts.read(task.source, task.rows)
             known = oracle(task, args) if args.oracle else None
-            for budget in args.budget:
-                result = climb(task, budget, args, best, known)
-                results.append(result)
-                faults += result.faults()
-                print(line(result, known), flush=True)
+            for minutes in args.budgets:
+                label = f"{task.name}-{minutes:g}"
+                beside = [] if args.no_peers else peers(texts, 60 * minutes, LOGS, label)
+                results.append(climb(task, minutes, args, beside, known))
+                print(line(results[-1]), flush=True)
+    faults = [fault for result in results for fault in result.faults()] + overall(results)
+    print("\n" + "\n".join(table(results)))
     if args.record:
         record(results, args)
     for fault in faults:
@@ -116,17 +133,44 @@ def main() -> int:
     return 1 if faults else 0
 
 
+def overall(results: Sequence[Result]) -> list[str]:
+    """What is promised of all tasks together, by budget, and not kept; prints how they stand."""
+    found = []
+    for minutes in sorted({r.minutes for r in results}):
+        here = [r for r in results if r.minutes == minutes]
+        rivals = [r for r in here if any(p.value is not None for p in r.peers)]
+        won = sum(not r.better for r in rivals)
+        if rivals:
+            print(f"RATIO climb_won_or_tied_{minutes:g}m {won / len(rivals):.2f}")
+            if won < WON * len(rivals):
+                found.append(f"{minutes:g} min: won or tied on {won} of {len(rivals)} tasks")
+        points = [r.regret for r in here if r.regret is not None]
+        if points:
+            print(
+                f"REGRET {minutes:g} min: median {median(points):.1f}, worst {max(points):.1f} points"
+            )
+            middle, worst = REGRET.get(minutes, (100.0, 100.0))
+            if median(points) > middle or max(points) > worst:
+                found.append(f"{minutes:g} min: regret above {middle:g} in the median or {worst:g}")
+    return found
+
+
 def arguments() -> argparse.Namespace:
     names = [t.name for t in TASKS]
     parser = argparse.ArgumentParser(prog="bench.climb_tasks", description="Climbs on real tasks.")
-    parser.add_argument("--task", action="append", choices=names, help="repeat for several")
-    parser.add_argument("--budget", action="append", help="repeat for several; 1m, 5m, 20m by default")
+    parser.add_argument("--tasks", default=",".join(names), help=f"some of {', '.join(names)}")
+    parser.add_argument("--budgets", default="1,5,20", help="minutes, such as 1,5")
     parser.add_argument("--base", default="smollm2-135m")
     parser.add_argument("--oracle", metavar="BUDGET", help="climb with --all first, as a yardstick")
+    parser.add_argument("--no-peers", action="store_true", help="climb alone")
     parser.add_argument("--burn", action="store_true", help="beside a process that burns one core")
     parser.add_argument("--record", action="store_true", help="add to bench/RESULTS.md")
     args = parser.parse_args()
-    args.budget = args.budget or ["1m", "5m", "20m"]
+    args.tasks = args.tasks.split(",")
+    unknown = [name for name in args.tasks if name not in names]
+    if unknown:
+        parser.error(f"no task {', '.join(unknown)}; there are {', '.join(names)}")
+    args.budgets = [float(minutes) for minutes in args.budgets.split(",")]
     return args
 
 
@@ -145,32 +189,45 @@ def burning(on: bool) -> Iterator[None]:
 
 
 def climb(
-    task: Task, budget: str, args: argparse.Namespace, peer: float | None, known: float | None
+    task: Task, minutes: float, args: argparse.Namespace, beside: list[Peer], known: float | None
 ) -> Result:
     """One climb in a process of its own, its lines timed as they come."""
-    from rung.config import Duration
-
-    words = [task.source, "--base", args.base, "--budget", budget, "--name", "bench", "--json"]
-    words += ["--limit", str(task.rows)] if task.rows else []
-    best = max((v for v in (peer, known) if v is not None), default=None)
+    seconds = 60 * minutes
     with Home() as home:
         began = time.perf_counter()
         card, seen = run(
-            home, f"tasks-{task.name}-{budget}", [*words, "--report", str(home / "r.html")]
+            home, f"tasks-{task.name}-{minutes:g}", words(task, args, f"{seconds:g}s", "bench", home)
         )
         end = time.perf_counter() - began
-    verdict, seconds = card["verdict"], Duration(budget).seconds
-    nothing = {"value": 0.0, "low": 0.0, "high": 0.0, "metric": card["task"]["metric"]}
-    on_validation = {r["key"]: r["validation"] for r in card["rungs"]}
-    winner = verdict["winner"] or "none"
-    figure = (verdict.get("test") or {}).get(winner) or on_validation.get(winner) or nothing
-    scale = 100.0 if figure["value"] > 1 else 1.0
-    over = [at for at, value in seen.figures if best is not None and value >= best - 0.02 * scale]
+    figure = winning(card)
+    rivals = [p.value for p in beside if p.value is not None]
+    best = max([*rivals, *([known] if known is not None else [])], default=None)
+    # Metrics of texts that reach to 100 are measured in those points already.
+    scale = 100.0 if max(figure["value"], best or 0.0) > 1 else 1.0
+    over = [at for at, value in seen.figures if best is not None and value >= best - NEAR * scale]
     idle = max(0.0, (card["seconds"] - card["working"]) / max(seconds, card["seconds"]))
+    regret = None if known is None else max(0.0, known - figure["value"]) * 100 / scale
     return Result(
-        task.name, seconds, seen.figures[0][0] if seen.figures else None, min(over, default=None), end,
-        idle, winner, figure["value"], figure["low"], figure["high"], peer, figure["metric"],
+        task.name, minutes, seen.figures[0][0] if seen.figures else None, min(over, default=None), end,
+        idle, card["verdict"]["winner"] or "none", figure["value"], figure["low"], figure["high"],
+        figure["metric"], beside, regret,
     )  # fmt: skip
+
+
+def words(task: Task, args: argparse.Namespace, budget: str, name: str, home: Any) -> list[str]:
+    """The command of a climb, behind `rung climb`."""
+    found = [task.source, "--base", args.base, "--budget", budget, "--name", name, "--json",
+             "--report", str(home / "report.html")]  # fmt: skip
+    return found + (["--limit", str(task.rows)] if task.rows else [])
+
+
+def winning(card: dict[str, Any]) -> dict[str, Any]:
+    """The winner's figure on the test rows, on validation where they were not reached."""
+    verdict = card["verdict"]
+    winner = verdict["winner"] or "none"
+    on_validation = {r["key"]: r["validation"] for r in card["rungs"]}
+    nothing = {"value": 0.0, "low": 0.0, "high": 0.0, "metric": card["task"]["metric"]}
+    return (verdict.get("test") or {}).get(winner) or on_validation.get(winner) or nothing
 
 
 @dataclass
@@ -202,81 +259,55 @@ def run(home: Any, log: str, words: list[str]) -> tuple[dict[str, Any], Seen]:
 
 
 def oracle(task: Task, args: argparse.Namespace) -> float:
-    """The best figure on validation of all rungs with all their rows."""
-    words = [task.source, "--base", args.base, "--budget", args.oracle, "--all", "--name", "oracle",
-             "--json"]  # fmt: skip
-    words += ["--limit", str(task.rows)] if task.rows else []
+    """The figure on the test rows of the best of all rungs, each with all its rows."""
     with Home() as home:
-        card, _ = run(home, f"tasks-{task.name}-oracle", [*words, "--report", str(home / "r.html")])
-    return max(r["validation"]["value"] for r in card["rungs"] if r["validation"])
+        named = words(task, args, args.oracle, "oracle", home)
+        card, _ = run(home, f"tasks-{task.name}-oracle", [*named, "--all"])
+    return winning(card)["value"]
 
 
-def peer(task: Task) -> tuple[float | None, str]:
-    """Words and characters through TF-IDF and logistic regression, on the climb's own split."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline, make_union
-
-    from rung import data
-    from rung.config import resolve
-    from rung.data.knobs import DataKnobs
-    from rung.evals.measure import measure
-    from rung.evals.predict import Answers
-    from rung.evals.tasks import detect, question, reply
-
-    (knobs,) = resolve([DataKnobs], {"data": task.source, "limit": task.rows})
-    splits = data.split(data.load(knobs), knobs)
-    found = detect(splits.train)
-    if found.kind != "classification":
-        return None, found.metric
-    texts = {
-        part: ["\n".join(m["content"] for m in question(e)) for e in rows] for part, rows in splits
-    }
-    union = make_union(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
-        TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, max_features=50_000),
-    )
-    fitted = make_pipeline(union, LogisticRegression(C=10, max_iter=300))
-    fitted.fit(texts["train"], [reply(e) for e in splits.train])
-    said = Answers(list(fitted.predict(texts["test"])))
-    return measure(said, splits.test, found).value, found.metric
+def told(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.0f} s"
 
 
-def line(result: Result, known: float | None) -> str:
+def line(result: Result) -> str:
     """A result on one line."""
-
-    def told(seconds: float | None) -> str:
-        return "-" if seconds is None else f"{seconds:.0f} s"
-
-    beside = "" if result.peer is None else f", TF-IDF {result.peer:.3f}"
-    best = "" if known is None else f", oracle {known:.3f} on validation"
+    beside = "".join(f", {p.told}" for p in result.peers)
+    regret = "" if result.regret is None else f", regret {result.regret:.1f}"
     return (
-        f"{result.task:<8} {result.budget / 60:>3g} min: {result.winner} {result.metric} "
-        f"{result.value:.3f} [{result.low:.3f}, {result.high:.3f}]{beside}{best}; first figure "
+        f"{result.task:<8} {result.minutes:>3g} min: {result.winner} {result.metric} "
+        f"{result.value:.3f} [{result.low:.3f}, {result.high:.3f}]{regret}{beside}; first figure "
         f"{told(result.first)}, bar {told(result.bar)}, end {result.end:.0f} s, idle {result.idle:.0%}"
     )
 
 
-def record(results: list[Result], args: argparse.Namespace) -> None:
-    """Append a table with the machine it was measured on."""
+def table(results: Sequence[Result]) -> list[str]:
+    """Lines of a Markdown table."""
+    heads = ("task", "minutes", "first", "bar", "end", "in no rung", "winner", "figure", "regret",
+             "TF-IDF", "SetFit", "AutoGluon")  # fmt: skip
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for r in results:
+        rivals = {p.name: p.value for p in r.peers}
+        beside = (rivals.get(name) for name in heads[-3:])
+        cells = [
+            r.task, f"{r.minutes:g}",
+            told(r.first), told(r.bar), told(r.end), f"{r.idle:.0%}", r.winner,
+            f"{r.metric} {r.value:.3f} [{r.low:.3f}, {r.high:.3f}]",
+            "-" if r.regret is None else f"{r.regret:.1f}",
+            *("-" if value is None else f"{value:.3f}" for value in beside),
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def record(results: Sequence[Result], args: argparse.Namespace) -> None:
+    """Append the table with the machine it was measured on."""
     beside = ", beside a process that burns one core" if args.burn else ""
-    heads = ("task", "budget, s", "first, s", "bar, s", "end, s", "idle", "winner", "figure", "TF-IDF")
     lines = [
         f"\n## Climbs on real tasks, {datetime.date.today().isoformat()}\n",
         f"{report.machine()}; {args.base}{beside}.\n",
-        "| " + " | ".join(heads) + " |",
-        "|" + "---|" * len(heads),
+        *table(results),
     ]
-    for result in results:
-        r = asdict(result)
-        cells = [
-            r["task"], f"{r['budget']:.0f}",
-            *("-" if r[k] is None else f"{r[k]:.0f}" for k in ("first", "bar")),
-            f"{r['end']:.0f}", f"{r['idle']:.0%}", r["winner"],
-            f"{r['metric']} {r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}]",
-            "-" if r["peer"] is None else f"{r['peer']:.3f}",
-        ]  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
     with report.RESULTS.open("a") as out:
         out.write("\n".join(lines) + "\n")
 

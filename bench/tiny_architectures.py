@@ -117,4 +117,9 @@ def model_of(name: str, seed: int = 0, **more: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(config_of(name, **more)).float().eval()
+    model = AutoModelForCausalLM.from_config(config_of(name, **more)).float().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1 and not bool(parameter.any()):
+                parameter.normal_(0, 0.1)  # what begins at zero would hide its part
+    return model

@@ -20,6 +20,7 @@ from rung.errors import ArtefactError, BaseNotFound, ConfigError, ModelNotFound
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
 from rung.methods import artefact
+from rung.methods.peft import source
 from rung.store import Store
 from rung.store.records import ModelRecord
 from rung.train.estimate import device as device_of
@@ -30,11 +31,17 @@ CHAT_TOKENS = 1024  # maximum number of tokens of an answer, where neither reque
 
 @dataclass(frozen=True)
 class Named:
-    """Model of the store, or a base (`record` None), by its name."""
+    """Model of the store, an adapter in a folder that is not in the store, or a base, by its name."""
 
     name: str
     base: BaseInfo
     record: ModelRecord | None = None
+    adapter: Path | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """Where its adapter is; None for a base."""
+        return self.adapter if self.record is None else Path(self.record.folder)
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,7 @@ def load(
     dtype: str = "float32",
     device: str = "cpu",
     quantize: str | None = None,
+    short: bool = False,
     **settings: Any,
 ) -> Loaded:
     """Load named models and their bare base into an engine, which is not yet started.
@@ -66,6 +74,7 @@ def load(
         base: a base to serve beside them, or alone where no names are given.
         dtype, device: of the base, as `bases.load`.
         quantize: int8, nf4 or none; by default what the models were trained on, where all agree.
+        short: call an adapter of a folder by the folder's name instead of its path.
         settings: passed to `Engine`.
 
     Raises:
@@ -74,7 +83,7 @@ def load(
         ArtefactError: when a model's folder is damaged or does not fit its base.
     """
     with Store.open() as store:
-        found = [find_model(store, name) for name in dict.fromkeys(names)]
+        found = find_models(store, names, base, short)
     if base is not None:
         found.append(Named(base, bases.resolve(base)))
     if not found:
@@ -82,12 +91,12 @@ def load(
     _share_base(found)
     quantize = quantize or _trained_on(found)
     loaded = bases.load(found[0].base, dtype=dtype, device=device_of(device), quantize=quantize)
-    bank = Bank(loaded.model)
+    bank = Bank(loaded.model, loaded.info.digest)
     bare = _bare(loaded)
     models = {bare.name: bare}
     for one in found:
-        if one.record is not None:
-            models[one.name] = _adapted(one.record, bank, bare)
+        if one.folder is not None:
+            models[one.name] = _adapted(one, bank, bare)
         elif one.name not in models:  # the base under the name that it was asked for by
             models[one.name] = dataclasses.replace(bare, name=one.name)
     return Loaded(Engine(bank, models, **settings), loaded.info)
@@ -122,6 +131,44 @@ def reward_model(name: str, bank: Bank | None = None, **settings: Any) -> Reward
     return RewardModel(bank, dataclasses.replace(model, slot=bank.add(adapter)))
 
 
+def find_models(
+    store: Store, names: Sequence[str], base: str | None = None, short: bool = False
+) -> list[Named]:
+    """Find what names mean: models of the store, bases, and folders or repositories of adapters that
+    are not in the store, which stand on the base that is named beside them, else on their own.
+
+    Raises:
+        ModelNotFound: when a name is nothing of these.
+    """
+    found: dict[str, Named] = {}
+    adapters: dict[str, Path] = {}
+    for name in dict.fromkeys(names):
+        try:
+            found[name] = find_model(store, name)
+        except (ModelNotFound, ArtefactError):
+            if not source.is_one(name):
+                raise
+            adapters[name] = source.find_or_refuse(name)
+    for name, folder in adapters.items():
+        beside = next((one.base for one in found.values() if one.folder is None), None)
+        if base is not None:
+            beside = bases.resolve(base)
+        called = folder.name if short and Path(name).expanduser().exists() else name
+        found[name] = Named(called, beside or _own_base(folder, name), adapter=folder)
+    return [found[name] for name in dict.fromkeys(names)]
+
+
+def _own_base(folder: Path, name: str) -> BaseInfo:
+    """The base that an adapter says it stands on. Raises ConfigError where that is not here."""
+    told = artefact.about(folder)["base"]["spec"]
+    try:
+        if told:
+            return bases.resolve(str(told))
+    except BaseNotFound:
+        pass
+    raise ConfigError(f"{name} stands on '{told}', which is not here: name the base beside it")
+
+
 def by_base(names: Sequence[str]) -> list[list[str]]:
     """Group names whose models stand on one base in as many bits, in the order given.
 
@@ -130,8 +177,7 @@ def by_base(names: Sequence[str]) -> list[list[str]]:
     """
     groups: dict[tuple[str, str], list[str]] = {}
     with Store.open() as store:
-        for name in dict.fromkeys(names):
-            found = find_model(store, name)
+        for name, found in zip(dict.fromkeys(names), find_models(store, names), strict=True):
             groups.setdefault((found.base.digest, _trained_on([found])), []).append(name)
     return list(groups.values())
 
@@ -139,7 +185,7 @@ def by_base(names: Sequence[str]) -> list[list[str]]:
 def check_name(name: str) -> None:
     """Raise ModelNotFound for a name that is neither a model nor a base."""
     with Store.open() as store:
-        find_model(store, name)
+        find_models(store, [name])
 
 
 def find_model(store: Store, name: str) -> Named:
@@ -161,7 +207,7 @@ def find_model(store: Store, name: str) -> Named:
 
 def _trained_on(found: Sequence[Named]) -> str:
     """Find the quantisation that all models were trained on; none for bases, or where they differ."""
-    places = [Path(one.record.folder) for one in found if one.record is not None]
+    places = [one.folder for one in found if one.folder is not None]
     kinds = {artefact.about(folder).get("settings", {}).get("quantize") or NONE for folder in places}
     return kinds.pop() if len(kinds) == 1 else NONE
 
@@ -188,25 +234,35 @@ def _bare(loaded: bases.LoadedBase) -> ServedModel:
     )
 
 
-def _adapted(record: ModelRecord, bank: Bank, bare: ServedModel) -> ServedModel:
-    """Put a stored model into the bank."""
+def _adapted(named: Named, bank: Bank, bare: ServedModel) -> ServedModel:
+    """Put a model into the bank."""
+    record, folder = named.record, named.folder
+    assert folder is not None
+    created = int(time.time()) if record is None else record.created_unix
     model, adapter = read_model(
-        Path(record.folder), bank, record.name, root=bare.name,
-        parent=record.parent or bare.name, created=record.created_unix,
+        folder, bank, named.name, bare, root=bare.name,
+        parent=(record and record.parent) or bare.name, created=created,
     )  # fmt: skip
     return dataclasses.replace(model, slot=bank.add(adapter))
 
 
-def read_model(folder: Path, bank: Bank, name: str, **about: Any) -> tuple[ServedModel, Adapter]:
+def read_model(
+    folder: Path, bank: Bank, name: str, bare: ServedModel | None = None, **about: Any
+) -> tuple[ServedModel, Adapter]:
     """Read a model and its adapter, which is not yet in the bank.
 
     Tokenizer, template and stop tokens are those of its folder.
 
     Args:
+        bare: the base, whose tokenizer, template and decoding apply where the folder has none.
         about: further attributes of the served model, such as `parent`.
     """
     adapter, _ = artefact.load(folder, bank)
     settings = _generation_config(folder)
+    if bare is not None and not (folder / "tokenizer_config.json").exists():
+        return ServedModel.of(
+            name, -1, bare.template, adapter, decoding=bare.decoding, **about
+        ), adapter
     with quiet():
         tokenizer = read_tokenizer(folder)
     template = Template.of(tokenizer, generation_config=settings)
@@ -225,11 +281,18 @@ def _generation_config(folder: Path) -> dict[str, Any]:
 def decoding_of(settings: dict[str, Any]) -> Decoding:
     """Read decoding defaults from a generation_config.json; greedy unless it says `do_sample`."""
     most = settings.get("max_new_tokens") or CHAT_TOKENS
+    penalty = settings.get("repetition_penalty")
+    common: dict[str, Any] = {
+        "max_tokens": most, "repetition_penalty": 1.0 if penalty is None else float(penalty)
+    }  # fmt: skip
     if not settings.get("do_sample"):
-        return Decoding(max_tokens=most)
-    temperature, top_p = settings.get("temperature"), settings.get("top_p")
+        return Decoding(**common)  # what tells how to draw has no meaning then
+    temperature, top_p, min_p = (settings.get(k) for k in ("temperature", "top_p", "min_p"))
+    top_k = settings.get("top_k")
     return Decoding(
-        max_tokens=most,
+        **common,
         temperature=1.0 if temperature is None else float(temperature),
         top_p=1.0 if top_p is None else float(top_p),
+        top_k=0 if top_k is None else int(top_k),
+        min_p=0.0 if min_p is None else float(min_p),
     )

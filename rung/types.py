@@ -48,6 +48,7 @@ class Example:
         margin: by how much the reply is better than the rejected one, where the row says it.
         rating: how good the reply is, where the row says it; 1 and 0 for wanted and unwanted.
         group: rows of one group fall into the same part; no part of the content.
+        columns: of a prompt, what stands beside it in the row, for rewards.
     """
 
     messages: tuple[Message, ...] = ()
@@ -60,6 +61,7 @@ class Example:
     margin: float | None = None
     rating: float | None = None
     group: str | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def digest(self) -> str:
@@ -71,6 +73,8 @@ class Example:
         for name in ("choices", "rejected", "margin", "rating"):
             if (value := getattr(self, name)) not in ((), None):
                 content[name] = value
+        if self.columns:
+            content["columns"] = {name: str(value) for name, value in self.columns.items()}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -116,9 +120,9 @@ class Prompt:
         return last_question(self.messages)
 
 
-# What the rows of a data set hold: replies to learn, pairs of a better and a worse reply, or replies
-# that are rated.
-RowKind = Literal["replies", "pairs", "ratings"]
+# What the rows of a data set hold: replies to learn, pairs of a better and a worse reply, replies that
+# are rated, or prompts that the model is to answer itself.
+RowKind = Literal["replies", "pairs", "ratings", "prompts"]
 
 
 @dataclass(frozen=True)

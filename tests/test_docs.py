@@ -119,9 +119,11 @@ def test_commands_in_the_docs_are_verbs_with_known_flags(page, generate):
 
 def test_the_worked_example_is_the_code():
     """Every line of the excerpts that CONTRIBUTING shows of IA3 stands in the repository."""
-    code = "".join(
-        (ROOT / path).read_text() for path in ("rung/methods/ia3.py", "tests/methods/test_peft.py")
-    )
+    places = (
+        "rung/methods/ia3.py", "rung/forward/scale.py", "rung/methods/peft/ia3.py",
+        "tests/methods/test_peft.py",
+    )  # fmt: skip
+    code = "".join((ROOT / path).read_text() for path in places)
     guide = (ROOT / "CONTRIBUTING.md").read_text().split("## Adding a method")[1]
     excerpts = re.findall(r"^```python\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
     lines = {line for excerpt in excerpts for line in excerpt.splitlines() if line}

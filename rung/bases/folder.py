@@ -67,6 +67,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def vocabulary_of(path: Path) -> int | None:
+    """How many embeddings a base has, as its config says; None where it does not."""
+    config = read_json(path / "config.json")
+    told = config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size")
+    return told if isinstance(told, int) else None
+
+
 def check_config(config: dict[str, Any], origin: Path) -> None:
     """Refuse a configuration that brings code or replaces the attention.
 

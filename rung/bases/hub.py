@@ -7,6 +7,7 @@ no code, no second copy of the weights in another format.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,31 @@ def fetch_file(spec: str, hint: str = "") -> Path:
             return Path(hf_hub_download(**wanted, etag_timeout=10))
     except Exception as fault:
         raise explain(fault, spec, hint) from fault
+
+
+def fetch_files(spec: str, names: Sequence[str]) -> Path:
+    """The local folder of `org/name` or `org/name@revision` with some of its files, those there are.
+
+    Raises:
+        BaseNotFound: as `fetch`.
+    """
+    from huggingface_hub import snapshot_download
+
+    repo, _, revision = spec.partition("@")
+    wanted: dict[str, Any] = {
+        "repo_id": repo, "revision": revision or None, "allow_patterns": list(names),
+    }  # fmt: skip
+    try:
+        found = Path(snapshot_download(**wanted, local_files_only=True))
+        if (found / names[0]).exists():
+            return found
+    except (OSError, ValueError):
+        pass
+    try:
+        with telling(f"fetching {spec} from the Hugging Face Hub"):
+            return Path(snapshot_download(**wanted, etag_timeout=10))
+    except Exception as fault:
+        raise explain(fault, spec, "") from fault
 
 
 def explain(fault: Exception, spec: str, hint: str) -> BaseNotFound:

@@ -26,11 +26,14 @@ VERBS = {
     "synth": ("synth", "synth"),
     "tune": ("tune", "tune"),
     "resume": ("tune", "resume"),
+    "align": ("align", "align"),
+    "redteam": ("redteam", "redteam"),
     "eval": ("eval", "eval_"),
     "compare": ("compare", "compare"),
     "chat": ("chat", "chat"),
     "serve": ("serve", "serve"),
     "keys": ("keys", "keys"),
+    "add": ("add", "add"),
     "models": ("models", "models"),
     "show": ("models", "show"),
     "remove": ("models", "remove"),
@@ -50,7 +53,7 @@ def app(verbs: list[str] | None = None) -> typer.Typer:
         name="rung",
         help="Adapt a foundation model, measure what it gained, serve every result from one base.",
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=True,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
     )
@@ -95,6 +98,7 @@ def run(arguments: list[str]) -> int:
     command = None
     try:
         usage.check_verb(arguments, VERBS)
+        arguments = usage.filled(arguments)
         command = _command(arguments)
         result = command(arguments, standalone_mode=False, prog_name="rung")
         sys.stdout.flush()
@@ -124,6 +128,7 @@ def _command(arguments: list[str]) -> Any:
     """The parser of the verb that is meant; no other verb's module is imported."""
     from rung.cli import usage
 
+    arguments = arguments or usage.being_completed()
     verb = arguments[0] if arguments and arguments[0] in VERBS else None
     command: Any = usage.plain_help(typer.main.get_command(app([verb] if verb else None)))
     if verb and (panels := _panels(arguments)):

@@ -41,7 +41,10 @@ def climb(
         str | None, typer.Option(help="Begins the names of the models; the data's own by default.")
     ] = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="CLIMB", help="Go on with a climb that was interrupted.")
+        str | None,
+        typer.Option(
+            metavar="[CLIMB]", help="Go on with a climb that was interrupted; without a name it asks."
+        ),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="A YAML file with the same settings; flags win.")
@@ -59,7 +62,13 @@ def climb(
     Ctrl-C keeps what is finished and says how to go on.
     """
     began = time.perf_counter()  # imports take seconds, and they are the budget's too
-    if resume:
+    if resume is not None:
+        if not resume:
+            from rung.cli.resumable import climbs
+            from rung.cli.resumable import which as ask
+
+            resume = ask(climbs(), "rung climb --resume CLIMB")
+            began = time.perf_counter()  # what a person took to choose is not the budget's
         from rung.ladder.climb import resume as go_on
 
         _run(lambda watcher: go_on(resume, watcher, began=began), report, as_json)

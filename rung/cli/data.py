@@ -28,6 +28,7 @@ def show_data(
     template: Template | None = None,
     *,
     max_length: int | None = None,
+    vocabulary: int | None = None,
     as_json: bool = False,
     console: Console | None = None,
 ) -> int:
@@ -43,7 +44,9 @@ def show_data(
 
     console = console or Console()
     dataset = load(knobs, wants=None)
-    found = report(dataset, split(dataset, knobs), template, max_length=max_length)
+    found = report(
+        dataset, split(dataset, knobs), template, max_length=max_length, vocabulary=vocabulary
+    )
     if as_json:
         # Not through rich, which would wrap long lines.
         console.file.write(json.dumps(found.as_dict(), ensure_ascii=False, indent=2) + "\n")
@@ -138,10 +141,14 @@ def data(
     What is learnt is marked. Exit code 1 says that a training would refuse the data.
     """
     from rung import bases
+    from rung.bases.folder import vocabulary_of
     from rung.bases.loaded import read_tokenizer
 
     (knobs,) = resolve([DataKnobs], given, {"data": source})
-    tokenizer = read_tokenizer(Path(bases.resolve(base or bases.DEFAULT).path))
-    code = show_data(knobs, Template.of(tokenizer), max_length=max_length, as_json=as_json)
+    path = Path(bases.resolve(base or bases.DEFAULT).path)
+    template = Template.of(read_tokenizer(path))
+    code = show_data(
+        knobs, template, max_length=max_length, vocabulary=vocabulary_of(path), as_json=as_json
+    )
     if code:
         raise typer.Exit(code)

@@ -38,8 +38,9 @@ def export(
     from rung.exports.export import export as write
 
     proof = write(name, folder, to, dtype, prove_by=prove)
+    by = f", read by {proof.by}" if proof.by else ""
     typer.echo(
-        f"{folder}: {to}, logits within {proof.difference:.1e} of {name} on {proof.tokens} tokens"
+        f"{folder}: {to}, logits within {proof.difference:.1e} of {name} on {proof.tokens} tokens{by}"
     )
     if proof.ran:
         typer.echo(proof.ran)

@@ -7,6 +7,7 @@ text without colour or frames; with `--json` one JSON value.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -75,6 +76,7 @@ def show(
     for reason in reasons:
         typer.echo(f"  {reason}")
     _measures(model, evaluations, data)
+    _curves(model)
 
 
 def runs(
@@ -209,6 +211,19 @@ def _measures(
     if model.cost:
         _section("cost")
         _table(("what", "amount"), [[key, shown(key, value)] for key, value in model.cost.items()])
+
+
+def _curves(model: ModelRecord) -> None:
+    """The loss of the run that made the model, on a terminal; `log.jsonl` has it for programs."""
+    if model.run is None or not sys.stdout.isatty():
+        return
+    from rung.cli import plot
+
+    lines = plot.draw(plot.loss_of(model.run), shutil.get_terminal_size().columns)
+    if lines:
+        _section("loss")
+        for line in lines:
+            typer.echo(line)
 
 
 def _measured_on(evaluations: Iterable[EvaluationRecord]) -> set[str]:

@@ -18,6 +18,7 @@ from rich.table import Column
 from rich.text import Text
 
 from rung import bases
+from rung.cli import plot
 from rung.train.observers import Observer
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ LOG_SECONDS = 30.0  # between two lines where there is no bar
 
 
 class _Said(TextColumn):
-    """Loss and speed."""
+    """The loss, or the reward where that is what counts, and speed."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__("{task.fields[said]}", **settings)
@@ -48,6 +49,7 @@ class Terminal(Observer):
         self.bar: Progress | None = None
         self._tokens = self._seconds = 0.0
         self._smooth: float | None = None
+        self._shown = "loss"  # the metric that the bar shows
         self._validation = ""
         self._said_at = 0.0
         self._status = self.console.status("starting")
@@ -70,6 +72,8 @@ class Terminal(Observer):
 
     def started(self, started: Started) -> None:
         prepared, estimate, adapter = started.prepared, started.estimate, started.adapter
+        if started.plan.objective.draws:  # a loss of rewards says nothing
+            self._shown = started.plan.objective.best[0]
         bank, rows = prepared.bank, prepared.rows
         lengths = sorted(r.tokens for r in rows["train"])
         counts = ", ".join(f"{len(found):,} {part}" for part, found in rows.items())
@@ -106,8 +110,8 @@ class Terminal(Observer):
     def step(self, event: Step) -> None:
         self._tokens += event.tokens
         self._seconds += event.seconds
-        last, loss = self._smooth, event.metrics["loss"]
-        self._smooth = loss if last is None else 0.9 * last + 0.1 * loss
+        last, value = self._smooth, event.metrics[self._shown]
+        self._smooth = value if last is None else 0.9 * last + 0.1 * value
         if self.bar is not None:
             self.bar.update(self.task, completed=event.step, said=self._said())
         elif time.monotonic() - self._said_at > LOG_SECONDS:
@@ -121,7 +125,7 @@ class Terminal(Observer):
 
     def _said(self) -> str:
         rate = self._tokens / max(self._seconds, 1e-9)
-        return f"loss {self._smooth:.3f}{self._validation}, {rate:,.0f} tokens/s"
+        return f"{self._shown} {self._smooth:.3f}{self._validation}, {rate:,.0f} tokens/s"
 
     def _line(self, step: int) -> None:
         self._said_at = time.monotonic()
@@ -132,12 +136,17 @@ class Terminal(Observer):
 
     def done(self, outcome: Outcome, name: str) -> None:
         metrics, cost = outcome.metrics, outcome.cost
-        if "test_loss" in metrics:
-            self._say("test loss", f"{metrics['test_loss_of_base']:.3f} -> {metrics['test_loss']:.3f} "
+        if self.console.is_terminal:
+            for line in plot.draw(plot.loss_of(outcome.run or ""), self.console.width):
+                self.console.print(Text(line), no_wrap=True, overflow="crop")
+        if f"test_{self._shown}" in metrics:
+            before, after = (metrics[f"test_{self._shown}{who}"] for who in ("_of_base", ""))
+            self._say(f"test {self._shown}"[:10], f"{before:.3f} -> {after:.3f} "
                       f"(base -> {name}, {metrics['test_rows']} rows)")  # fmt: skip
         self._say("cost", f"{_duration(cost['seconds'])}, {cost['tokens']:,} tokens, "
                   f"{cost['peak_bytes'] / 2**30:.1f} GiB")  # fmt: skip
-        self._say("model", f"{name}: rung chat {name}, rung serve {name}")
+        use = "eval" if outcome.adapter.reward is not None else "chat"  # a reward model writes nothing
+        self._say("model", f"{name}: rung {use} {name}, rung serve {name}")
 
     def _say(self, head: str, text: str | Text) -> None:
         self.console.print(Text(f"{head:>10}  ", style="bold cyan").append(text), soft_wrap=True)

@@ -72,16 +72,27 @@ def tune(
     plan = Plan.of(name, read_yaml(config) if config else {}, given)
     if plan.run.push_to_hub:
         hub.check(plan.run.push_to_hub)
+        hub.require_access()
     from rung.train.job import tune as run
 
     _report(lambda watcher: run(plan, watcher, replace=replace), as_json)
 
 
 def resume(
-    run: Annotated[str, typer.Argument(help="The run, as rung runs lists it.")],
+    run: Annotated[
+        str | None, typer.Argument(help="The run, as rung runs lists it; asked for by default.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with a run that was interrupted or killed; the result is the same."""
+    """Go on with a run that was interrupted or killed; the result is the same.
+
+    Without a name it shows what can be gone on with, and asks which.
+    """
+    if run is None:
+        from rung.cli.resumable import runs
+        from rung.cli.resumable import which as ask
+
+        run = ask(runs(), "rung resume RUN")
     from rung.train.job import resume as go_on
 
     _report(lambda watcher: go_on(run, watcher), as_json)

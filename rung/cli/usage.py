@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from rung.cli.flags import Panel
 
 
+# Flags of a verb that may stand without a value: they then ask for it.
+OPEN = {"climb": ("--resume",)}
+
+
 def check_verb(arguments: Sequence[str], verbs: Collection[str]) -> None:
     """Refuse what is no verb, and words that are no text.
 
@@ -26,6 +30,24 @@ def check_verb(arguments: Sequence[str], verbs: Collection[str]) -> None:
             raise ConfigError(f"the argument {ascii(word)} is not UTF-8: write it in UTF-8") from None
     if arguments and not arguments[0].startswith("-") and arguments[0] not in verbs:
         raise ConfigError(f"no verb '{arguments[0]}'{nearest(arguments[0], verbs)}")
+
+
+def filled(arguments: Sequence[str]) -> list[str]:
+    """Arguments with an empty value behind each of OPEN that has none, since click wants one."""
+    found: list[str] = []
+    for place, word in enumerate(arguments):
+        follows = arguments[place + 1] if place + 1 < len(arguments) else "-"
+        bare = word in OPEN.get(arguments[0], ()) and follows.startswith("-")
+        found.append(f"{word}=" if bare else word)
+    return found
+
+
+def being_completed() -> list[str]:
+    """The words that a shell asks to complete, without the program's own name; else nothing."""
+    if "_RUNG_COMPLETE" not in os.environ:
+        return []
+    words = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
+    return words.split()[1:]
 
 
 def is_usage(fault: Exception) -> bool:

@@ -17,6 +17,31 @@ def write(tokenizer: Any, *contents: tuple[str, str], generate: bool = False) ->
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
 
 
+def require_usable(tokenizer: Any) -> None:
+    """Refuse templates by which no plain message can be rendered.
+
+    Raises:
+        DataError: saying what to do.
+    """
+    from jinja2 import TemplateError
+
+    own = tokenizer.chat_template
+    if isinstance(own, dict) and "default" not in own:
+        raise DataError(
+            f"the tokenizer has the chat templates {', '.join(sorted(own))} and none called default: "
+            "save the one you mean as chat_template.jinja beside the tokenizer"
+        )
+    try:
+        text = write(tokenizer, ("user", USER))
+    except TemplateError:
+        return  # it may want other turns; whoever renders is told why
+    if USER not in text:
+        raise DataError(
+            "the chat template does not write the text of a plain message: it may want contents as "
+            "lists of parts; save one that writes message['content'] as chat_template.jinja"
+        )
+
+
 def takes_system(tokenizer: Any) -> bool:
     """Whether the chat template writes a system message (some refuse it, some drop it)."""
     from jinja2 import TemplateError

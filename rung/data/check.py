@@ -25,6 +25,7 @@ def check(
     *,
     max_length: int | None = None,
     untrained: Untrained | None = None,
+    vocabulary: int | None = None,
     found: Sequence[Problem] = (),
 ) -> list[Problem]:
     """Everything that is wrong with rows as the model will see them, and with the template.
@@ -35,6 +36,7 @@ def check(
         template: enables the checks of end of turn, generation prompt and beginning of text.
         max_length: rows above it are named.
         untrained: tells which ids the base never trained (see `untrained_rows`).
+        vocabulary: how many rows the base's embeddings have.
         found: problems met in rendering; where no row came out of it, they say why.
     """
     problems = list(splits.problems) if splits else []
@@ -46,6 +48,8 @@ def check(
         problems += template_check.problems(template)
         problems += _ends(rendered, template)
         problems += _begins(rendered, template)
+        if vocabulary is not None and (beyond := _beyond(rendered, template, vocabulary)):
+            return [*problems, *beyond]
         if untrained is not None:
             problems += _trained(rendered, template, untrained)
     return problems
@@ -165,6 +169,23 @@ def _begins(rendered: Sequence[Rendered], template: Template) -> list[Problem]:
             f"{len(double)} rows begin with two beginning-of-text tokens ({places(double)}): "
             "remove one from the chat template, or do not add it to the text",
             tuple(double),
+        )
+    ]
+
+
+def _beyond(rendered: Sequence[Rendered], template: Template, vocabulary: int) -> list[Problem]:
+    """Tokens that the base has no embedding for."""
+    used = {i for r in rendered for i in r.ids} | set(template.stop_ids)
+    lost = sorted(i for i in used if i >= vocabulary)
+    if not lost:
+        return []
+    names = ", ".join(str(t) for t in template.tokenizer.convert_ids_to_tokens(lost[:5]))
+    more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
+    return [
+        Problem(
+            "error",
+            f"the tokenizer knows {names}{more}, and the base has {vocabulary:,} embeddings, none for "
+            "them: take the tokenizer that belongs to the base, or a base with resized embeddings",
         )
     ]
 

@@ -29,7 +29,8 @@ def question_key(example: Example) -> str:
         return json.dumps({"group": example.group})
     if example.text is not None or len(example.messages) < 2:
         return content_key(example)
-    return json.dumps(_words(example, len(example.messages) - 1))
+    replied = example.messages[-1]["role"] == "assistant"  # else it is a prompt alone
+    return json.dumps(_words(example, len(example.messages) - replied))
 
 
 def _words(example: Example, turns: int) -> list[str]:

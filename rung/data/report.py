@@ -8,9 +8,11 @@ from typing import Any
 
 from rung.data.check import check
 from rung.data.dataset import Dataset
+from rung.data.pairs import pairs, too_long
 from rung.data.problem import Problem
 from rung.data.split import Splits
 from rung.data.template import Template
+from rung.errors import DataError
 from rung.types import Example, Rendered
 
 
@@ -81,6 +83,7 @@ def report(
     template: Template | None = None,
     *,
     max_length: int | None = None,
+    vocabulary: int | None = None,
     show: int = 2,
 ) -> Report:
     """Look at everything once.
@@ -88,6 +91,7 @@ def report(
     Args:
         template: without one, lengths are in characters and no row is rendered.
         max_length: rows above it are reported.
+        vocabulary: how many rows the base's embeddings have, where that is known.
         show: how many rows to render in full.
     """
     examples = [example for _, rows in splits for example in rows]
@@ -96,6 +100,7 @@ def report(
         wanted = "dpo" if dataset.kind == "pairs" else "kto"
         told = f"the rows hold {dataset.kind}: train with --objective {wanted}; others refuse them"
         problems.append(Problem("warning", told))
+        problems += _compared(dataset, template, max_length)
     shown: list[Shown] = []
     supervised = None
     if template is None:
@@ -104,7 +109,7 @@ def report(
     else:
         rows, faults = template.render_all(splits.train, max_length)
         whole, _ = template.render_all(examples)
-        problems += [*faults, *check(rows, splits, template, found=faults)]
+        problems += [*faults, *check(rows, splits, template, vocabulary=vocabulary, found=faults)]
         sizes, unit = [len(r.ids) for r in whole], "tokens"
         supervised = sum(sum(r.supervised) for r in rows)
         shown = [show_row(r, template) for r in rows[:show]]
@@ -126,6 +131,25 @@ def report(
         shown=tuple(shown),
         problems=tuple(dict.fromkeys(problems)),
     )
+
+
+def _compared(dataset: Dataset, template: Template | None, limit: int | None) -> list[Problem]:
+    """How many pairs the rows make, their margins, and which sides or prompts are too long."""
+    try:
+        found, problems = pairs(dataset.examples)
+    except DataError as fault:
+        return [Problem("warning", str(fault))]
+    margins = sorted(p.margin for p in found if p.margin is not None)
+    told = f"{len(found)} pairs of a better and a worse reply"
+    if margins:
+        middle = margins[len(margins) // 2]
+        told += (
+            f"; {len(margins)} say by how much: {margins[0]:g} to {margins[-1]:g}, median {middle:g}"
+        )
+    problems.append(Problem("warning", told))
+    if template is not None and limit is not None:
+        problems += too_long(found, template, limit)
+    return problems
 
 
 def _both(pair: Example, template: Template) -> list[Shown]:

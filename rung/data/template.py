@@ -55,6 +55,7 @@ class Template:
     shows_reasoning: bool  # whether it writes a reply's `reasoning_content`
     adds_bos: bool
     encoder: Encoder = field(repr=False)
+    settings: Mapping[str, Any] = field(default_factory=dict)  # given to the chat template by name
 
     @classmethod
     def of(
@@ -73,11 +74,14 @@ class Template:
 
         Raises:
             DataError: when the tokenizer is not a fast one, has no end-of-text token and a template
-                that writes none, or `stop` names text that is no single token.
+                that writes none, a template that renders no plain message, or `stop` names text
+                that is no single token.
         """
         from rung.data import chat_template
 
         chat = bool(getattr(tokenizer, "chat_template", None))
+        if chat:
+            chat_template.require_usable(tokenizer)
         folds = chat and not chat_template.takes_system(tokenizer)
         end = chat_template.end_of_turn(tokenizer) if chat else None
         end = end or tokenizer.eos_token
@@ -254,7 +258,11 @@ class Template:
 
         try:
             return self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=generate, tools=list(tools) or None
+                messages,
+                tokenize=False,
+                add_generation_prompt=generate,
+                tools=list(tools) or None,
+                **self.settings,
             )
         except TemplateError as fault:
             raise DataError(f"the chat template refuses the conversation: {fault}") from None

@@ -24,6 +24,14 @@ def problems(template: Template) -> list[Problem]:
                     f"{template.end_of_turn} is put there, so that the model learns to stop",
                 )
             )
+        if "strftime_now" in str(tokenizer.chat_template):
+            found.append(
+                Problem(
+                    "warning",
+                    "the chat template writes the time or the date, so that prompts differ from day to "
+                    "day and share no beginning: save one without strftime_now as chat_template.jinja",
+                )
+            )
     ids = template.prompt([{"role": "user", "content": chat_template.USER}])
     bos = tokenizer.bos_token_id
     if bos is not None and list(ids[:2]) == [bos, bos]:

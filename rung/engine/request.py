@@ -56,8 +56,8 @@ class GenerationRequest:
         stop_ids: tokens that end the answer; None takes the model's own.
         logprobs: how many of the likeliest tokens to return with each drawn one, beside its own
             log-probability; 0 returns its own alone, None nothing.
-        as_drawn: told log-probabilities are those of the distribution that tokens are drawn from, behind
-            penalties, temperature and what is cut off; else those of the model, before all of it.
+        as_drawn: told log-probabilities are those of what tokens are drawn from, behind penalties,
+            temperature and what is cut off; else those of the model, before all of it.
         prompt_logprobs: the same for the prompt's tokens; with it `max_tokens` may be 0.
         constraint: what the answer must look like, made by `Engine.constraint`.
         deadline: seconds from submission within which the answer must be finished; None: no limit.

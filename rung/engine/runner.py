@@ -15,6 +15,7 @@ from rung.engine.kv_cache import KVCache, LayerShape
 from rung.engine.prefill import PrefillChunk, Read, prefill_plan
 from rung.engine.prefix_cache import PAGE, PrefixCache
 from rung.engine.uncached_runner import UncachedRunner
+from rung.forward import cache_shapes
 from rung.forward.bank import Bank
 from rung.forward.llama.prepacked import Packing
 from rung.forward.slots import Slots
@@ -112,7 +113,11 @@ class CachedRunner:
     def __init__(self, bank: Bank, max_lanes: int, budget: int):
         self.bank, self.budget = bank, budget
         self.cache = KVCache(
-            [LayerShape(*s) for s in bank.cache_shapes], bank.dtype, bank.device, max_lanes, budget
+            [LayerShape(*s) for s in cache_shapes.attended(bank)],
+            bank.dtype,
+            bank.device,
+            max_lanes,
+            budget,
         )
         self.prefixes = PrefixCache()
         self._slots = Slots([-1])

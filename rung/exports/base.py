@@ -66,6 +66,10 @@ class Export(ABC):
             MethodMisfit: when the adapter cannot be expressed in this format.
         """
 
+    def proven_by(self) -> str:
+        """Whose code reads the folder back for `logits`; "" where that goes without saying."""
+        return ""
+
     @abstractmethod
     def logits(self, source: Source, folder: Path, dtype: str) -> Tensor:
         """Read the folder back and return its logits (n, V) for the tokens of `proof.row`."""

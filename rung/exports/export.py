@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from rung import bases, exports, methods
+from rung import bases, exports
 from rung.errors import ArtefactError, ConfigError, MethodMisfit, nearest
 from rung.exports.base import Export, Source
 from rung.exports.proof import Proof, prove
@@ -96,7 +96,7 @@ def _open(name: str, store: Store) -> Source:
     record = store.models.get(name)
     folder = Path(record.folder)
     about = artefact.about(folder)
-    method = methods.get(about["method"])
+    method = artefact.method_named(about["method"])
     if method.weightless:
         raise MethodMisfit(
             f"'{name}' ({method.name}) has no weights to export: serve it with "

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rung.artefacts import folders
 from rung.exports import base
 from rung.methods import artefact
+from rung.methods.peft import through_peft
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +22,7 @@ class Export(base.Export):
     summary = "the adapter as PEFT reads it"
 
     def misfit(self, source: base.Source) -> str | None:
-        if source.method.peft_type is None:
+        if not (source.folder / artefact.CONFIG).exists():
             return f"PEFT does not know {source.method.name}: use --to merged"
         return None
 
@@ -33,5 +34,10 @@ class Export(base.Export):
     def logits(self, source: base.Source, folder: Path, dtype: str) -> Tensor:
         from rung.exports import proof
 
+        if through_peft.installed():
+            return through_peft.logits(folder, source.bank, list(proof.row(source.bank.vocabulary)))
         adapter, _ = artefact.load(folder, source.bank)
         return proof.logits(source.bank, source.bank.add(adapter))
+
+    def proven_by(self) -> str:
+        return "PEFT" if through_peft.installed() else "Rung's own reader, since PEFT is not installed"

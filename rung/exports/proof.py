@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from rung.errors import ArtefactError
 from rung.exports.base import Export, Source
+from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
 from rung.forward.trie import Sequence
+from rung.methods.peft import through_peft
 
 TOKENS = 64  # in the row that is compared
+PEFT_TOLERANCE = {torch.float32: 1e-4}  # of the largest logit; half precision rounds by more
+HALF_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class Proof:
 
     difference: float
     tokens: int
+    by: str = ""  # whose code read the export, where that is worth saying
     ran: str | None = None
 
 
@@ -53,6 +59,30 @@ def logits_of(bank: Bank, slot: int, ids: Ids[int]) -> Tensor:
     return bank.logits(hidden, [slot] * len(ids)).float()
 
 
+def against_peft(folder: Path, bank: Bank, adapter: Adapter) -> float:
+    """Compare an adapter's logits with those that PEFT itself gives for what is in a folder.
+
+    Returns:
+        the largest difference, as a share of the largest logit.
+
+    Raises:
+        ArtefactError: when that is more than rounding, or PEFT cannot load the folder.
+    """
+    slot = bank.add(adapter)
+    try:
+        ours = logits(bank, slot)
+    finally:
+        bank.remove(slot)
+    theirs = through_peft.logits(folder, bank, list(row(bank.vocabulary)))
+    apart = float((ours - theirs).abs().max() / theirs.abs().max())
+    if not apart <= PEFT_TOLERANCE.get(bank.dtype, HALF_TOLERANCE):
+        raise ArtefactError(
+            f"PEFT answers otherwise with it, by {apart:.2g} of the largest logit: this adapter cannot "
+            "be had in PEFT's layout on this base"
+        )
+    return apart
+
+
 def prove(source: Source, export: Export, theirs: Tensor, dtype: str) -> Proof:
     """Compare an export's logits with those of the model.
 
@@ -67,4 +97,4 @@ def prove(source: Source, export: Export, theirs: Tensor, dtype: str) -> Proof:
             f"the exported model's logits differ by {difference:.2g}, more than {tolerance:g}: "
             "not written"
         )
-    return Proof(difference, len(ours))
+    return Proof(difference, len(ours), export.proven_by())

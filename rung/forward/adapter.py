@@ -28,6 +28,7 @@ class Adapter:
         classifier: answers with a label in place of the output layer.
         remote: answers behind an API; nothing of the base is asked then.
         reward: scores texts in place of writing them.
+        value: (d + 1,) weights and bias of a value head, trained beside and no part of the model.
     """
 
     embeddings: Tensor | None = None
@@ -38,6 +39,7 @@ class Adapter:
     classifier: Classifier | None = None
     remote: RemoteModel | None = None
     reward: RewardHead | None = None
+    value: Tensor | None = None
 
     @property
     def positions(self) -> int:
@@ -47,7 +49,9 @@ class Adapter:
 
     def parameters(self) -> dict[str, Tensor]:
         """All tensors that training changes, by a name that is stable across runs."""
-        named = {"embeddings": self.embeddings, "keys_values": self.keys_values}
+        named = {
+            "embeddings": self.embeddings, "keys_values": self.keys_values, "value": self.value,
+        }  # fmt: skip
         found = {name: tensor for name, tensor in named.items() if tensor is not None}
         for module, op in self.linear.items():
             for name, tensor in op.parameters().items():

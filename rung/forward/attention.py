@@ -262,8 +262,8 @@ QUERIES = (FAR, FAR + 12345)  # where what a mask shows is looked at; two, since
 @contextlib.contextmanager
 def noting_masks() -> Iterator[set[int | None]]:
     """Note the windows of the masks that a model asks transformers for while this lasts: how many
-    tokens back a token sees, None for all. What the model is given in return carries its window too, so that
-    `attention` can compare it with what the layer tells; a model that changes it is given up on there.
+    tokens back a token sees, None for all. What the model is given in return carries its window too, so
+    that `attention` can compare it with what the layer tells.
 
     Raises:
         NotImplementedError: from within the model's forward, for a mask that is no window.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from functools import cached_property
 from typing import Any
@@ -150,6 +151,48 @@ class Backbone(ABC):
     def prepare(self, packing: Any, decoding: bool = False) -> None:
         """Lay weights out for products of many rows or for decoding, where the base is built for it."""
 
+    @cached_property
+    def uncalled(self) -> frozenset[str]:
+        """Modules whose own module is called in a pass and that are not: their weights are read by
+        others. An expert that no token was sent to does not count."""
+        called = self._called
+        return frozenset(n for n in self.modules if n not in called and n.rpartition(".")[0] in called)
+
+    @property
+    def many_valued(self) -> frozenset[str]:
+        """Modules that answer with several things in place of one tensor, such as routers."""
+        return frozenset(n for n, one in self._called.items() if not one)
+
+    @cached_property
+    def _called(self) -> dict[str, bool]:
+        """Modules that are called in a small pass, and whether they answer with one tensor."""
+        called: dict[str, bool] = {}
+
+        def noting(name: str) -> Callable[..., None]:
+            def note(module: Any, args: Any, out: Any) -> None:
+                called[name] = isinstance(out, Tensor)
+
+            return note
+
+        hooks = [m.register_forward_hook(noting(name)) for name, m in self.modules.items()]
+        plan, slots = self.plan, self.slots
+        try:
+            with torch.no_grad():
+                self.run_tiny()
+        finally:
+            self.plan, self.slots = plan, slots
+            for hook in hooks:
+                hook.remove()
+        return called
+
+    def read_by_others(self, parameter: str) -> bool:
+        """Whether a pass reads a parameter without calling the module that has it."""
+        return parameter.rpartition(".")[0] in self.uncalled
+
+    def own_weights(self, slot: int) -> AbstractContextManager[None]:
+        """Put a slot's own weights in the place of the base's while a pass of that slot runs."""
+        return nullcontext()
+
     def run_own(self, embeddings: Tensor, positions: Tensor, plan: Plan) -> Tensor:
         """The base's own forward over a flat row: (T, d), (T,) -> (T, d) after the final norm."""
         self.plan, self.slots = plan, plan.slots
@@ -163,12 +206,12 @@ class Backbone(ABC):
         out = self.answer_tiny()
         return out.last_hidden_state if hasattr(out, "last_hidden_state") else out[0]
 
-    def answer_tiny(self, plan: Plan | None = None) -> Any:
+    def answer_tiny(self, plan: Plan | None = None, use_cache: bool = False) -> Any:
         """What the base's own forward answers to two tokens, in attention by a plan of them."""
         self.plan = plan or TriePlan(Trie.build([Sequence((0, 1))]))
         self.slots = self.plan.slots
         ids = torch.tensor([[0, 1]], device=self.device)
-        return self.base_model(input_ids=ids, use_cache=False)
+        return self.base_model(input_ids=ids, use_cache=use_cache)
 
     def entering(self, trie: Trie) -> Tensor:
         """What a whole pass over a trie begins with: embeddings (T, d), or ids (T,) where the base

@@ -8,16 +8,17 @@ is picked here and nowhere else, see `Bank._implementation`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rung.errors import ArtefactError
-from rung.forward import attention, padded, probe, selfcheck
+from rung.forward import padded, probe
 from rung.forward.adapter import Adapter
 from rung.forward.attention import Plan, TriePlan, register
 from rung.forward.backbone import Backbone, Head, ModelHead, Record
@@ -28,6 +29,7 @@ from rung.forward.llama.prepacked import Packing
 from rung.forward.op import LinearOp
 from rung.forward.seam import Seam
 from rung.forward.slots import Slots
+from rung.forward.switch import switch_attention
 from rung.forward.trie import Sequence, Trie
 
 
@@ -49,7 +51,7 @@ class Bank(Backbone):
         self._training: bool | None = None  # whether layers train in two steps; None: not tried
         self.own_attention = model.config._attn_implementation
         register()
-        self.findings = probe.examine(self, self._switch_attention)
+        self.findings = probe.examine(self, lambda: switch_attention(self))
         self.why_not = self.findings.trie
 
     def close(self) -> None:
@@ -90,12 +92,9 @@ class Bank(Backbone):
         self.adapters[slot] = adapter
         for name, op in adapter.linear.items():
             self._seam(name).set(slot, op)
-        own = dict(self.model.named_parameters(remove_duplicate=False))
-        for name, tensor in adapter.weights.items():
-            for spelled in self.names(own[name]):  # tied weights change together, unless told apart
-                if spelled == name or spelled not in adapter.weights:
-                    module, _, parameter = spelled.rpartition(".")
-                    self._seam(module).weights.setdefault(slot, {})[parameter] = tensor
+        for name, tensor in self._spelled_weights(adapter).items():
+            module, _, parameter = name.rpartition(".")
+            self._seam(module).weights.setdefault(slot, {})[parameter] = tensor
 
     def remove(self, slot: int) -> None:
         """Forget a slot; seams that no adapter needs any more are taken out."""
@@ -148,12 +147,42 @@ class Bank(Backbone):
         for name, tensor in adapter.weights.items():
             if name not in own or own[name].shape != tensor.shape:
                 raise ArtefactError(f"the base has no parameter {name} of shape {tuple(tensor.shape)}")
+        read = [n for n in adapter.weights if self.carries_trie and self.read_by_others(n)]
+        if read:
+            raise ArtefactError(f"{read[0]} is read in a way that cannot be told apart by adapter")
         if adapter.embeddings is not None and self.findings.virtual is not None:
             raise ArtefactError(f"this base takes no virtual tokens: {self.findings.virtual}")
         if adapter.embeddings is not None and adapter.embeddings.shape[1] != self.width:
             raise ArtefactError(
                 f"virtual tokens are {adapter.embeddings.shape[1]} wide, the base's {self.width}"
             )
+
+    @contextlib.contextmanager
+    def own_weights(self, slot: int) -> Iterator[None]:
+        """Put a slot's own weights in the place of the base's, for a pass of that slot alone: even
+        those are reached that are read without calling their module."""
+        adapter = self.adapters.get(slot)
+        replaced: dict[tuple[nn.Module, str], Any] = {}
+        for name, tensor in ({} if adapter is None else self._spelled_weights(adapter)).items():
+            module, _, leaf = name.rpartition(".")
+            owner = self.modules[module]
+            replaced[owner, leaf] = own = owner._parameters[leaf]
+            owner._parameters[leaf] = tensor.to(own.dtype)  # type: ignore[union-attr, assignment]
+        try:
+            yield
+        finally:
+            for (owner, leaf), own in replaced.items():
+                owner._parameters[leaf] = own
+
+    def _spelled_weights(self, adapter: Adapter) -> dict[str, Tensor]:
+        """An adapter's own weights by every name: tied ones change together, unless told apart."""
+        own = dict(self.model.named_parameters(remove_duplicate=False))
+        return {
+            spelled: tensor
+            for name, tensor in adapter.weights.items()
+            for spelled in self.names(own[name])
+            if spelled == name or spelled not in adapter.weights
+        }
 
     # --- a pass over a trie ---------------------------------------------------------------------
 
@@ -231,34 +260,6 @@ class Bank(Backbone):
         plan = TriePlan(trie, self.front(trie))
         embeddings, positions = self.embed(trie.ids, plan.slots), trie.positions.to(self.device)
         return self._implementation(plan).states(embeddings, positions, plan, wanted)
-
-    @cached_property
-    def cache_shapes(self) -> list[tuple[int, int, int]]:
-        """What each layer keeps of a token, by running one: (kv_heads, width of keys, of values).
-
-        Raises:
-            NotImplementedError: where a layer keeps something else than keys and values.
-        """
-        found: dict[int, tuple[int, int, int]] = {}
-        with torch.no_grad():
-            if self.carries_trie:
-
-                def record(layer: int, k: Tensor, v: Tensor) -> None:
-                    found[layer] = (k.shape[1], k.shape[2], v.shape[2])
-
-                self.forward(self.trie([Sequence((0,))]), record)
-                return [found[layer] for layer in sorted(found)]
-            self.plan = self.slots = None
-            ids = torch.zeros(1, 1, dtype=torch.long, device=self.device)
-            cache = getattr(self.base_model(input_ids=ids, use_cache=True), "past_key_values", None)
-        for i, layer in enumerate(getattr(cache, "layers", ())):
-            keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
-            if keys is None or values is None or keys.dim() != 4 or keys.shape[2] != 1:
-                raise NotImplementedError(f"layer {i} keeps no keys and values")
-            found[i] = (keys.shape[1], keys.shape[3], values.shape[3])
-        if not found:
-            raise NotImplementedError("its layers keep no keys and values")
-        return list(found.values())
 
     def front(self, trie: Trie) -> dict[int, Tensor]:
         """Keys and values in front, of the slots that a trie uses."""
@@ -394,50 +395,3 @@ class Bank(Backbone):
         out = self.model.get_output_embeddings()
         names.sort(key=lambda n: self.modules[n.rpartition(".")[0]] is not out)
         return next((adapter.weights[n] for n in names if n in adapter.weights), parameter)
-
-    # --- which bases carry a trie ---------------------------------------------------------------
-
-    def _switch_attention(self) -> str | None:
-        """Have the base attend by plans -> why it cannot; it keeps its own attention then."""
-        if not getattr(self.model, "_supports_attention_backend", False):
-            return f"{type(self.model).__name__} brings its own attention"
-        fault = selfcheck.fault(self._compare_attention, self.dtype)
-        if fault is not None:
-            self.model.set_attn_implementation(self.own_attention)
-        return fault
-
-    @torch.no_grad()
-    def _compare_attention(self) -> list[tuple[Tensor, Tensor]]:
-        """A small trie through attention by plans, and through the base's own in padded rows."""
-        trie, seen = selfcheck.sample(self.vocabulary), []
-        plan = TriePlan(trie, record=lambda layer, k, v: seen.append(layer))
-        embeddings, positions = self.embed(trie.ids, plan.slots), trie.positions.to(self.device)
-        self.model.set_attn_implementation("rung")
-        self._compare_windows()
-        ours = self.run_own(embeddings, positions, plan)
-        if sorted(seen) != list(range(self.config.num_hidden_layers)):
-            raise NotImplementedError("not every layer attends through the shared interface")
-        self.model.set_attn_implementation(self.own_attention)
-        own = padded.forward(self, trie, embeddings)
-        self.model.set_attn_implementation("rung")
-        return [(ours, own)]
-
-    def _compare_windows(self) -> None:
-        """Raise NotImplementedError where a mask hides what its layer's attention is not told of."""
-        told = _Windows()
-        with attention.noting_masks() as masked:
-            self.answer_tiny(told)
-        if masked and not told.windows <= masked:
-            raise NotImplementedError("its windows stand in masks alone")
-
-
-class _Windows(TriePlan):
-    """A plan of two tokens that notes the windows that layers attend with."""
-
-    def __init__(self) -> None:
-        super().__init__(Trie.build([Sequence((0, 1))]))
-        self.windows: set[int | None] = set()
-
-    def attend(self, layer, q, k, v, scaling, window=None, softcap=None):  # noqa: D102
-        self.windows.add(window or None)
-        return super().attend(layer, q, k, v, scaling, window, softcap)

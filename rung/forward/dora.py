@@ -1,4 +1,4 @@
-"""DoRA's part in a projection: LoRA for the direction of a weight's rows, a vector for their lengths."""
+"""DoRA's part in a projection: LoRA for the direction of a weight's rows, a vector for the lengths."""
 
 from __future__ import annotations
 
@@ -23,7 +23,16 @@ class DoraOp(LinearOp):
     ):
         self.a, self.b, self.scale, self.magnitude = a, b, scale, magnitude
         self.module, self.transposed = module, transposed
+        self.bias: Tensor | None = None  # in place of the base's, where the adapter has its own
         self._known: Tensor | None = None  # the rows' lengths, while nothing is trained
+
+    @classmethod
+    def fresh(cls, a: Tensor, b: Tensor, scale: float, module: Any, transposed: bool) -> DoraOp:
+        """Make one that changes nothing yet, where b is zero."""
+        made = cls(a, b, scale, a.new_empty(0), module, transposed)
+        made.magnitude = made.lengths().clone()
+        made._known = None
+        return made
 
     def parameters(self) -> dict[str, Tensor]:
         return {"lora_A": self.a, "lora_B": self.b, "magnitude": self.magnitude}
@@ -45,7 +54,7 @@ class DoraOp(LinearOp):
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         factor = (self.magnitude / self.lengths()).to(y.dtype)
         hidden = nn.functional.linear(x, self.a.to(x.dtype))
-        bias = getattr(self.module, "bias", None)
+        bias = getattr(self.module, "bias", None) if self.bias is None else self.bias.to(y.dtype)
         own = y if bias is None else y - bias
         out = factor * torch.addmm(own, hidden, self.b.to(x.dtype).t(), alpha=self.scale)
         return out if bias is None else out + bias

@@ -40,7 +40,7 @@ def cross_entropy(
     """
     head = bank.head(slot)
     if isinstance(head, ModelHead):
-        found, best = _through_model(head, trie, hidden, _Shape(softcap=None, scale=1.0))
+        found, best = _through_model(head, trie, hidden, _Shape(None, 1.0))
         weight = trie.weight.to(found.device, found.dtype)
         return -(weight * found).sum(), float((weight * best).sum())
     args, shape = _edges_of(head, trie, hidden)
@@ -65,12 +65,12 @@ def edge_logprobs(
         keep: what can be drawn, as in drawing; the targets count among it in any case, so that one
             which falls out of it when the weights have moved keeps a finite value.
     """
+    shape = _Shape(None, 1.0, temperature, keep)
     head = bank.head(slot)
     if isinstance(head, ModelHead):
-        shape = _Shape(softcap=None, scale=1.0, temperature=temperature, keep=keep)
         return _through_model(head, trie, hidden, shape)[0]
-    args, shape = _edges_of(head, trie, hidden)
-    return _LogProbs.apply(*args, replace(shape, temperature=temperature, keep=keep))
+    args, own = _edges_of(head, trie, hidden)
+    return _LogProbs.apply(*args, replace(own, temperature=temperature, keep=keep))
 
 
 @dataclass(frozen=True)

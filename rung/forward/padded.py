@@ -115,7 +115,8 @@ def _call(
         real = torch.cat([real.new_ones(batch, front.shape[2]), real], 1)
     rows_in = embeddings[at.to(embeddings.device)].to(device)
     kwargs["inputs_embeds" if rows_in.is_floating_point() else "input_ids"] = rows_in
-    return states_of(backbone.base_model(attention_mask=real, **kwargs))
+    with backbone.own_weights(slot):
+        return states_of(backbone.base_model(attention_mask=real, **kwargs))
 
 
 def takes_positions(backbone: Backbone) -> bool:

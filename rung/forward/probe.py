@@ -26,14 +26,13 @@ from rung.forward.trie import Trie
 from rung.home import folder
 
 if TYPE_CHECKING:
-    from rung.forward.adapter import Adapter
-    from rung.forward.bank import Bank
+    from rung.forward.backbone import Backbone
 
 SHORT, LONG = 8, 24  # tokens of the probe's rows
 BEYOND = 2  # how far behind the end of the context a neighbour is placed, in contexts
 
 
-def examine(bank: Bank, try_trie: Callable[[], str | None]) -> Findings:
+def examine(bank: Backbone, try_trie: Callable[[], str | None]) -> Findings:
     """Find how a base is to be computed, or what was found before for these weights and versions.
 
     Args:
@@ -55,29 +54,12 @@ def examine(bank: Bank, try_trie: Callable[[], str | None]) -> Findings:
     return found
 
 
-@torch.no_grad()
-def dry_run(bank: Bank, adapter: Adapter) -> str | None:
-    """Why the base cannot be computed with an adapter, by a pass of three tokens; None where it can."""
-    if adapter.classifier is not None or adapter.remote is not None:
-        return None
-    slot = bank.add(adapter)
-    try:
-        trie = bank.trie([Row(_tokens(bank, 3), slot=slot)])
-        hidden = bank.forward(trie)[torch.from_numpy(trie.rows[0])]
-        logits = bank.logits(hidden, [slot] * len(hidden))
-    except selfcheck.FAULTS as fault:
-        return selfcheck.reason(fault)
-    finally:
-        bank.remove(slot)
-    return None if bool(logits.isfinite().all()) else "its answers are not finite"
-
-
-def _tokens(bank: Bank, count: int) -> list[int]:
+def tokens(bank: Backbone, count: int) -> list[int]:
     """Token ids that are none of the special ones at the start of a vocabulary."""
     return [(100 + 37 * i) % bank.vocabulary for i in range(count)]
 
 
-def _path(bank: Bank) -> Path | None:
+def _path(bank: Backbone) -> Path | None:
     """Where findings are kept: by weights, precision, device, and the versions that compute."""
     import transformers
 
@@ -98,9 +80,9 @@ def _kept(path: Path | None) -> Findings | None:
 class _Probe:
     """The untouched model's answers, and what is compared with them."""
 
-    def __init__(self, bank: Bank):
+    def __init__(self, bank: Backbone):
         self.bank, self.model = bank, bank.model
-        ids = _tokens(bank, LONG)
+        ids = tokens(bank, LONG)
         self.rows = [ids[:SHORT], ids[: SHORT // 2] + ids[SHORT : SHORT * 3 // 2], ids]
         self.hidden: list[Tensor] = []
         self.logits: list[Tensor] = []

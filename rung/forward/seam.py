@@ -41,55 +41,85 @@ class Seam:
         """Give the module its own forward back."""
         del self.module.forward
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module's own forward takes and gives."""
         slots: Slots | None = self.bank.slots
         if slots is None:
-            return self.original(x, *args, **kwargs)
+            return self.original(*args, **kwargs)
+        kinds = [(k, here) for k, o in self.ops.items() if (here := _present(o, slots))]
+        own = _present(self.weights, slots)
+        if not kinds and not own:
+            return self.original(*args, **kwargs)
+        if not kinds and slots.only is not None:
+            return self._with(own[slots.only], args, kwargs)
+        key = None if args else next(iter(kwargs))  # what a module reads stands first
+        x = args[0] if key is None else kwargs.pop(key)
         lead = x.shape[: self._lead(x)]
         flat = x.reshape(-1, *x.shape[len(lead) :])
-        kinds = [(k, here) for k, o in self.ops.items() if (here := _present(o, slots))]
-        if slots.only is not None and len(kinds) == 1 and not self.weights:
+
+        def base(rows: Tensor, weights: dict[str, Tensor] | None) -> Any:
+            told = ((rows, *args[1:]), kwargs) if key is None else ((), {key: rows, **kwargs})
+            return self._with(weights, *told) if weights else self.original(*told[0], **told[1])
+
+        return _shaped(self._flat(flat, slots, kinds, own, base), lead)
+
+    def _flat(self, flat: Tensor, slots: Slots, kinds: Any, own: Any, base: Any) -> Any:
+        """Rows (T, ...) through the module and what adapters do there."""
+        if slots.only is not None and len(kinds) == 1 and not own:
             y = kinds[0][1][slots.only].project(flat, self.module)
             if y is not None:
-                return y.reshape(*lead, *y.shape[1:])
+                return y
         for kind, here in kinds:
             if slots.only is not None:
                 flat = here[slots.only].before(flat)
             else:
                 flat = kind.before_all(here, flat, slots)
-        y = self._base(flat, slots, args, kwargs)
+        y = self._base(flat, slots, own, base)
         for kind, here in kinds:
             if slots.only is not None:
                 y = here[slots.only].after(flat, y)
             else:
                 y = kind.after_all(here, flat, y, slots)
-        return y.reshape(*lead, *y.shape[1:])
+        return y
 
     def _lead(self, x: Tensor) -> int:
         """How many leading dimensions enumerate tokens: all of an id tensor, all but the last else."""
         return x.dim() if not x.is_floating_point() else x.dim() - 1
 
-    def _base(self, flat: Tensor, slots: Slots, args: Any, kwargs: Any) -> Tensor:
-        own = _present(self.weights, slots)
-        if not own:
-            return self.original(flat, *args, **kwargs)
+    def _base(self, flat: Tensor, slots: Slots, own: Any, base: Any) -> Any:
+        """The module itself, with each slot's own weights for its rows."""
         if slots.only is not None:
-            return self._with(own[slots.only], flat, args, kwargs)
-        out = self.original(flat, *args, **kwargs).clone()
+            return base(flat, own.get(slots.only))
+        out = base(flat, None)
+        if not own:
+            return out
+        parts = list(out) if isinstance(out, tuple) else [out]  # a router, say, gives several
+        parts = [p.clone() if isinstance(p, Tensor) else p for p in parts]
         for slot, weights in own.items():
             rows = slots.rows(slot)
-            out[rows] = self._with(weights, flat[rows], args, kwargs)
-        return out
+            found = base(flat[rows], weights)
+            for part, mine in zip(parts, found if isinstance(found, tuple) else (found,), strict=True):
+                if isinstance(part, Tensor):
+                    part[rows] = mine
+        return tuple(parts) if isinstance(out, tuple) else parts[0]
 
-    def _with(self, weights: dict[str, Tensor], flat: Tensor, args: Any, kwargs: Any) -> Tensor:
+    def _with(self, weights: dict[str, Tensor], args: Any, kwargs: Any) -> Any:
         """The module's own forward with other weights in place of its parameters."""
         kept = {name: self.module._parameters[name] for name in weights}
         try:
             for name, tensor in weights.items():
                 self.module._parameters[name] = tensor.to(kept[name].dtype)  # type: ignore
-            return self.original(flat, *args, **kwargs)
+            return self.original(*args, **kwargs)
         finally:
             self.module._parameters.update(kept)
+
+
+def _shaped(out: Any, lead: Any) -> Any:
+    """Outputs of flat rows in the shape that the module was asked in; of several, those that are rows
+    stay flat where the module flattens them by itself."""
+    if isinstance(out, tuple):
+        return out
+    return out.reshape(*lead, *out.shape[1:])
 
 
 def _present(by_slot: dict[int, Any], slots: Slots) -> dict[int, Any]:

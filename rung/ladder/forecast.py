@@ -29,6 +29,8 @@ from rung.types import Example, Task
 SAMPLED = 200  # rows whose tokens are counted
 FIXED_SECONDS = 0.3  # of every attempt: rows rendered, files written
 MAX_SLOWER = 8.0  # times: beyond that it is an accident, no measure
+READING = 0.25  # of a step at most, that reading the weights and calling the modules may take
+MAX_BATCH, MIN_STEPS = 64, 100  # rows of a step that is made larger; steps that are left of a training
 REPLY_TOKENS = 64  # of a timed answer at most, where replies of the data are longer
 
 
@@ -186,6 +188,19 @@ class Forecaster:
         )  # fmt: skip
         tokens_trained = round(steps * schedule.batch * (shape.prompt + shape.reply))
         return Prediction(cost, each, steps, tokens_trained, size, held)
+
+    def batch_size(self, plan: Plan) -> int:
+        """Rows of a step: more than the plan's where a step of so short rows mostly reads weights."""
+        rows, knobs = self.shape.rows, plan.train
+        tokens = (self.shape.prompt + self.shape.reply) * self.machine.token
+        batch = knobs.batch_size
+        while (
+            self.machine.call > READING * (self.machine.call + batch * tokens)
+            and 2 * batch <= MAX_BATCH
+            and knobs.epochs * rows / (2 * batch) >= MIN_STEPS
+        ):
+            batch *= 2
+        return batch
 
     def schedule(self, plan: Plan, share: float) -> Schedule:
         """Steps, rows of a step and validations of a share of a training."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rung.config import Duration, knob
+from rung.config import knob
+from rung.ladder.budget import Budget
 
 
 @dataclass
@@ -19,12 +20,22 @@ class ClimbKnobs:
         "Stop at the cheapest rung that clears it, such as accuracy=0.84 or perplexity<=12.",
         metavar="BAR",
     )
-    budget: Duration = knob(Duration("20m"), "The time that all rungs share, such as 90s, 20m or 1h.")
+    budget: Budget = knob(
+        Budget("20m"),
+        "What all rungs share: time such as 90s, 20m or 1h, money such as 0.50usd (with --price), or "
+        "energy such as 5wh (with --watts).",
+        metavar="BUDGET",
+    )
     all: bool = knob(False, "Try every rung that fits, whether the bar is cleared or not.")
     requests: int = knob(
         10000, "How many requests the winner is expected to answer; part of a rung's cost.", least=0
     )
-    price: float | None = knob(None, "What an hour of this machine costs, to show money.", least=0)
+    price: float | None = knob(
+        None, "What an hour of this machine costs, to show money and to spend it.", least=0
+    )
+    watts: float | None = knob(
+        None, "What this machine draws while it computes, for a budget in energy.", above=0
+    )
     seeds: int = knob(1, "Repeat each rung's best settings with so many seeds.", least=1, most=20)
     trials: int = knob(3, "Settings to try on a rung, at most, where time allows.", least=1, most=100)
     only: list[str] = knob([], "Try these methods alone.", metavar="METHOD")
@@ -38,4 +49,5 @@ class ClimbKnobs:
     validation_rows: int = knob(300, "Validation rows that rungs are chosen by, at most.", least=2)
 
     def __post_init__(self) -> None:
-        self.budget = Duration(self.budget)
+        self.budget = Budget(self.budget, self.price, self.watts)
+        self.budget.check()

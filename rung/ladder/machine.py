@@ -24,7 +24,8 @@ from rung.forward.trie import Sequence
 from rung.methods.workload import Workload
 from rung.train.estimate import speed as product_speed
 
-PASS_SECONDS = 0.5  # that the longer of the two passes is meant to take
+PASS_SECONDS = 0.4  # that the longer of the two passes is meant to take
+SPEED_SECONDS = 2.0  # after which no pass is repeated
 MAX_PASS_TOKENS, MIN_PASS_TOKENS = 384, 16
 BUSY = 0.75  # of the speed that was kept: below it somebody else computes too
 FASTER = 1.3  # times the speed that was kept: then that was measured beside others, and is again
@@ -132,7 +133,8 @@ class Machine:
 
 
 def _passes(bank: Bank, product: float) -> tuple[float, float]:
-    """(seconds of a token, seconds of a call), the best of two each, after one that warms up."""
+    """(seconds of a token, seconds of a call), after a pass that warms up; the best of two each where
+    that takes no longer than `SPEED_SECONDS`."""
     weights = sum(p.numel() for p in bank.model.parameters())
     fitting = PASS_SECONDS * 0.5 * product / max(2 * weights, 1)
     count = int(min(MAX_PASS_TOKENS, max(MIN_PASS_TOKENS, fitting)))
@@ -148,8 +150,10 @@ def _passes(bank: Bank, product: float) -> tuple[float, float]:
         return time.perf_counter() - began
 
     once(MIN_PASS_TOKENS)
-    one = min(once(1), once(1))
-    whole = min(once(count), once(count))
+    began = time.perf_counter()
+    one, whole = once(1), once(count)
+    if 2 * (time.perf_counter() - began) < SPEED_SECONDS:
+        one, whole = min(one, once(1)), min(whole, once(count))
     token = max(whole - one, 0.1 * whole) / (count - 1)
     return token, max(one - token, 0.05 * one)
 

@@ -21,6 +21,9 @@ from rung.store.climbs import RungRecord
 from rung.train.prepare import read
 from rung.types import Example
 
+MATRIX_LABELS = 30  # above, no page holds the matrix: the pairs most often confused are listed
+MOST_CONFUSED = 40  # pairs that are listed
+
 
 def write_report(
     store: Store, card: Scorecard, path: Path, examples: Sequence[Example] | None = None
@@ -119,12 +122,28 @@ def _confusion(card: Scorecard) -> dict[str, Any] | None:
     columns = [*labels, "none of them"]
     used = [i for i in range(len(columns)) if i < len(labels) or any(c[i] for c in cells)]
     most = max((v for c in cells for v in c), default=0) or 1
+    part = "test" if row and row.test else "validation"
+    if len(labels) > MATRIX_LABELS:
+        return {"pairs": _confused(labels, columns, cells), "part": part, "count": len(labels)}
     return {
         "labels": labels,
         "columns": [columns[i] for i in used],
         "cells": [[(c[i], c[i] / most) for i in used] for c in cells],
-        "part": "test" if row and row.test else "validation",
+        "part": part,
     }
+
+
+def _confused(
+    labels: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[int]]
+) -> list[tuple[str, str, int, int]]:
+    """(right, answered, times, of how many) of the labels most often taken for others."""
+    found = [
+        (labels[i], columns[k], count, sum(line))
+        for i, line in enumerate(cells)
+        for k, count in enumerate(line)
+        if count and i != k
+    ]
+    return sorted(found, key=lambda pair: (-pair[2], pair[0], pair[1]))[:MOST_CONFUSED]
 
 
 def _lessons(

@@ -194,8 +194,15 @@ def next_step(arms: Sequence[Arm], now: Standing) -> Step | None:
             return Step(arm.key, arm.params, level, arm.cost(level), BASELINE)
     wanted = [a for a in live if now.everything or now.cleared is None or a.total < now.cleared]
     options = [*_first(wanted, now), *_more(wanted, now), *_settings(wanted, now)]
-    fitting = [o for o in options if o.seconds <= now.left]
+    fitting = [o for o in options if o.seconds <= now.left] or _samples(wanted, now)
     return min(fitting, key=lambda o: (o.seconds, o.key)) if fitting else None
+
+
+def _samples(arms: Sequence[Arm], now: Standing) -> list[Step]:
+    """The smallest samples that still fit of arms without a figure, where nothing else is left."""
+    waiting = [a for a in arms if a.default and not a.figures and not a.failed]
+    found = [Step(a.key, a.params, a.begins[0], a.cost(a.begins[0]), "first") for a in waiting]
+    return [step for step in found if step.seconds <= now.left]
 
 
 def first_levels(arms: Sequence[Arm], now: Standing) -> dict[str, Level | None]:

@@ -20,7 +20,7 @@ from rung.data.split import place
 from rung.engine import Engine, GenerationRequest, ServedModel
 from rung.evals import tasks
 from rung.evals.measure import Measured, measure
-from rung.evals.predict import Answers, predict
+from rung.evals.predict import Answers, predict, predict_without_base
 from rung.forward.adapter import Adapter
 from rung.ladder import forecast
 from rung.ladder.bar import Bar
@@ -130,9 +130,17 @@ class TaskContext:
         return self.splits.validation
 
     def plan(self, name: str, rung: Rung, **settings: Any) -> Plan:
-        """A rung's configuration: its own settings over the user's, `settings` over both."""
+        """A rung's configuration: its own settings over the user's, `settings` over both.
+
+        The steps of a training have as many rows as the machine is fast with, unless the user says.
+        """
         own = own_settings(rung.method, [RunKnobs, DataKnobs, TrainKnobs], self.given)
-        return Plan.of(name, own, rung.settings, settings, {"method": rung.method.name})
+        plan = Plan.of(name, own, rung.settings, settings, {"method": rung.method.name})
+        every = {**own, **rung.settings, **settings}
+        said = {key.rpartition(".")[2] for key, value in every.items() if value is not None}
+        if rung.method.trained and not rung.method.own_base and not said & {"batch_size", "steps"}:
+            plan.train.batch_size = self.forecaster.batch_size(plan)
+        return plan
 
     def opened_for(self, plan: Plan) -> Prepared:
         """Data and base of a plan's settings: the plain ones, or a base loaded in another way."""
@@ -198,10 +206,23 @@ class TaskContext:
     def time_requests(self, opened: Prepared, model: ServedModel) -> Served:
         """Seconds (median) and tokens (mean) of single requests, one after another, as a server that
         has answered others before would take for them."""
+        return self._timed(lambda: self._asker(opened, model))
+
+    def time_without_base(self, adapter: Adapter) -> Served:
+        """The same of an adapter that does without the base; nothing is laid out for it."""
+
+        def ask(example: Example) -> tuple[float, int]:
+            began = now()
+            predict_without_base(adapter, [example], self.task)
+            return now() - began, 0
+
+        return self._timed(lambda: ask)
+
+    def _timed(self, asker: Callable[[], Ask]) -> Served:
         conversations = [e for e in self.validation if e.messages][: TIMED + 1]
         if not conversations:
             return Served(0.0, 0.0)
-        ask = self._asker(opened, model)
+        ask = asker()
         found, began = [], now()
         for example in conversations:
             found.append(ask(example))

@@ -9,6 +9,7 @@ from rung.config import as_dict, knob
 from rung.errors import ConfigError
 from rung.types import Decoding
 
+STAGES = ("imitate", "judge", "policy")  # of an alignment, in their order
 PARTS = ("test", "validation", "train", "all")
 
 
@@ -82,3 +83,31 @@ class EvalKnobs:
         None, "An OpenAI-compatible address that judges pairs of answers.", metavar="URL"
     )
     judge_model: str = knob("judge", "The judging model's name.")
+
+
+@dataclass
+class AlignKnobs:
+    """What is aligned, with what."""
+
+    group: ClassVar[str] = "alignment"
+
+    demonstrations: str | None = knob(
+        None, "Replies to imitate; without them training by rewards starts from the base.",
+        metavar="SOURCE",
+    )  # fmt: skip
+    preferences: str = knob(
+        "", "Pairs of a better and a worse reply, which the reward model learns.", metavar="SOURCE"
+    )
+    prompts: str | None = knob(
+        None, "Prompts to train on by rewards; those of the preferences by default.", metavar="SOURCE"
+    )
+    by: str = knob("ppo", "The objective that learns from rewards: ppo, grpo or rloo.")
+    base: str = knob("smollm2-135m", "The base model.")
+    method: str = knob("lora", "How each stage adapts it.")
+    dtype: str = knob(
+        "auto", "Precision of the base.", choices=("auto", "float32", "bfloat16", "float16")
+    )
+    device: str = knob("auto", "Where to run: auto, cpu, cuda, cuda:1 or mps.")
+    seed: int = knob(0, "Seed of every stage.", least=0, most=2**32 - 1)
+    steps: int | None = knob(None, "Steps of training by rewards; an epoch by default.", least=1)
+    answer_tokens: int = knob(64, "Tokens of an answer at most.", least=1)

@@ -2,9 +2,9 @@
 
 Files: `adapter_config.json` and `adapter_model.safetensors`, or `settings.json` and
 `weights.safetensors` for methods that PEFT does not know (whichever of the two they have); what a
-method's `to_folder` adds, such as the index of its documents; the head of a reward model; `rung.json` with what else is needed to
-understand them; tokenizer and template; `generation_config.json`. The manifest and the card come from
-the store.
+method's `to_folder` adds, such as the index of its documents; the head of a reward model; `rung.json`
+with what else is needed to understand them; tokenizer and template; `generation_config.json`. The
+manifest and the card come from the store.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rung import bases, methods
-from rung.artefacts import folders
+from rung.artefacts import cards, folders
 from rung.config import as_dict
 from rung.errors import ArtefactError
 from rung.methods import peft
 from rung.methods.base import Method
-from rung.methods.peft import extras, through_peft
+from rung.methods.peft import extras, source, through_peft
 from rung.methods.peft.base import WAY_OUT, Files, UnreadError
+from rung.methods.peft.source import CONFIG
 from rung.version import __version__
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from rung.types import BaseInfo
 
 ABOUT = "rung.json"
-CONFIG = "adapter_config.json"
 SETTINGS = "settings.json"
 
 
@@ -102,10 +102,29 @@ def write_adapter(
     shared = {
         "peft_type": method.peft_type,
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base.extra.get("hub_id") or base.spec,
+        "base_model_name_or_path": base.extra.get("hub_id") or cards.hub_id(base.spec) or base.name,
         "inference_mode": True,
     }
     _write_json(folder / CONFIG, {**shared, **settings})
+
+
+def read_back(adapter: Adapter, bank: Bank, method: Method, config: Any) -> str | None:
+    """Why what would be written of an adapter cannot be read again, before hours are spent on it."""
+    kind = peft.of_type(method.peft_type or "")
+    if kind is None:
+        return None
+    settings, tensors = method.to_files(adapter, bank, config)
+    copies = {n: t.detach().cpu().float().contiguous() for n, t in tensors.items()}
+    try:
+        kind.check({"peft_type": method.peft_type, **settings})
+        files = Files(settings, copies, bank)
+        again = kind.read(files)
+        extras.read(files, again)
+    except ArtefactError as fault:
+        return f"what it writes could not be read again: {fault}"
+    ours, theirs = adapter.parameters(), again.parameters()
+    same = all(n in theirs and t.detach().cpu().equal(theirs[n].cpu()) for n, t in ours.items())
+    return None if same else "what it writes would be read as something else"
 
 
 def about(folder: Path) -> dict[str, Any]:
@@ -163,6 +182,8 @@ def load(folder: Path, bank: Bank) -> tuple[Adapter, dict[str, Any]]:
     known = about(folder)
     if (folder / folders.MANIFEST).exists():
         folders.verify(folder)
+    elif (folder / CONFIG).exists():
+        source.inspect(folder)
     else:
         folders.inspect(folder)
     method = method_named(known["method"])
@@ -173,14 +194,6 @@ def load(folder: Path, bank: Bank) -> tuple[Adapter, dict[str, Any]]:
     method.from_folder(adapter, folder)
     adapter.reward = _reward_head(folder, bank)
     return adapter, known
-
-
-def _reward_head(folder: Path, bank: Bank) -> RewardHead | None:
-    """The head of a reward model, on the bank's device."""
-    from rung.forward.reward_head import RewardHead
-
-    head = RewardHead.read(folder, bank.width, bank.vocabulary, bank.layers.count)
-    return head and replace(head, weight=head.weight.to(bank.device))
 
 
 def _of_peft(folder: Path, method: Method, bank: Bank) -> Adapter:
@@ -203,6 +216,14 @@ def _of_peft(folder: Path, method: Method, bank: Bank) -> Adapter:
         return adapter.to(bank.device)
     except UnreadError as fault:
         return through_peft.read(folder, bank, peft_type, str(fault))
+
+
+def _reward_head(folder: Path, bank: Bank) -> RewardHead | None:
+    """The head of a reward model, on the bank's device."""
+    from rung.forward.reward_head import RewardHead
+
+    head = RewardHead.read(folder, bank.width, bank.vocabulary, bank.layers.count)
+    return head and replace(head, weight=head.weight.to(bank.device))
 
 
 def _own(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -72,10 +72,16 @@ FROZEN_BACKWARD, OWN_BACKWARD = 1.2, 2.1
 
 @dataclass
 class Fitted:
-    """What `fit` found: the adapter, and figures worth keeping (the choice and what others scored)."""
+    """What `fit` found.
+
+    Attributes:
+        metrics: figures worth keeping: the choice and what others scored.
+        told: what a climb's table says beside the figure, in a few words, such as how well it retrieves.
+    """
 
     adapter: Adapter
     metrics: dict[str, Any] = field(default_factory=dict)
+    told: str = ""
 
 
 class Method(ABC):
@@ -143,6 +149,10 @@ class Method(ABC):
         """Why this method cannot do such a task, or None."""
         return None
 
+    def untrainable(self, adapter: Adapter) -> str | None:
+        """Why training cannot go on from an adapter of this method that somebody else made, or None."""
+        return None
+
     def positions(self, config: Any) -> int:
         """How many positions of the context the adapter takes for itself."""
         return 0
@@ -200,7 +210,8 @@ class Method(ABC):
         self, adapter: Adapter, bank: Bank, config: Any
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The adapter as (settings, tensors), in PEFT's layout where `peft_type` is set."""
-        return {}, {n: t for n, t in adapter.parameters().items() if not n.startswith("reward.")}
+        own = ("reward.", "value")  # heads, which are kept apart or not at all
+        return {}, {n: t for n, t in adapter.parameters().items() if not n.startswith(own)}
 
     def from_files(self, settings: dict[str, Any], tensors: dict[str, Tensor], bank: Bank) -> Adapter:
         """The adapter that `to_files` wrote; for one in PEFT's layout see `rung/methods/peft/`.

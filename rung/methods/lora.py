@@ -37,6 +37,11 @@ class Knobs:
         "Divide alpha by the square root of the rank instead of the rank.",
         foreign=("use_rslora",),
     )
+    dora: bool = knob(
+        False,
+        "Train the length of each row of a weight apart from its direction (DoRA).",
+        foreign=("use_dora",),
+    )
     targets: list[str] = knob(
         ["all-linear"],
         "Projections to adapt: all-linear, attention, mlp, or names such as q_proj.",
@@ -64,22 +69,46 @@ class Method(base.Method):
         import torch
 
         from rung.forward.adapter import Adapter
+        from rung.forward.dora import DoraOp
         from rung.forward.lora import LoraOp
+        from rung.forward.op import LinearOp
 
-        ops = {}
-        for name, (_, d_in, d_out) in layers.chosen(bank, config.targets).items():
+        ops: dict[str, LinearOp] = {}
+        for name, (module, d_in, d_out) in layers.chosen(bank, config.targets).items():
             bound = 1 / math.sqrt(d_in)  # what kaiming_uniform with a = sqrt(5) comes to
             a = torch.empty(config.rank, d_in).uniform_(-bound, bound, generator=start.generator)
-            ops[name] = LoraOp(a, torch.zeros(d_out, config.rank), config.scale)
+            b = torch.zeros(d_out, config.rank)
+            if config.dora:
+                turned = layers.transposed(module)
+                ops[name] = DoraOp.fresh(a, b, config.scale, module, turned)
+            else:
+                ops[name] = LoraOp(a, b, config.scale)
         return Adapter(linear=ops).to(bank.device)
 
+    def untrainable(self, adapter: Adapter) -> str | None:
+        from rung.forward.dora import DoraOp
+        from rung.forward.lora import LoraOp
+
+        if adapter.weights or any(type(op) not in (LoraOp, DoraOp) for op in adapter.linear.values()):
+            return "it holds more than LoRA: export it --to merged and begin from that as a base"
+        return None
+
     def to_files(self, adapter: Adapter, bank: Bank, config: Knobs):
+        from rung.forward.dora import DoraOp
+
         alpha = 2.0 * config.rank if config.alpha is None else config.alpha
         modules = layers.projections(bank)
+        ops: Any = adapter.linear
+        ranks = {name: len(op.a) for name, op in ops.items()}  # a parent's may be others
+        root = math.sqrt if config.rslora else float
+        alphas = {name: op.scale * root(ranks[name]) for name, op in ops.items()}
         settings = {
             "r": config.rank,
             "lora_alpha": alpha,
+            "rank_pattern": {name: rank for name, rank in ranks.items() if rank != config.rank},
+            "alpha_pattern": {n: a for n, a in alphas.items() if not math.isclose(a, alpha)},
             "use_rslora": config.rslora,
+            "use_dora": any(isinstance(op, DoraOp) for op in adapter.linear.values()),
             "target_modules": sorted(adapter.linear),
             "fan_in_fan_out": any(layers.transposed(modules[n][0]) for n in adapter.linear),
             "lora_dropout": 0.0,
@@ -88,5 +117,6 @@ class Method(base.Method):
         tensors = {}
         for name, op in adapter.linear.items():
             for part, value in op.parameters().items():
-                tensors[f"{layers.PEFT_PREFIX}{name}.{part}.weight"] = value
+                part = "lora_magnitude_vector" if part == "magnitude" else f"{part}.weight"
+                tensors[f"{layers.PEFT_PREFIX}{name}.{part}"] = value
         return settings, tensors

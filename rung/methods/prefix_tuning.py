@@ -57,8 +57,9 @@ class Method(base.Method):
         from rung.forward.adapter import Adapter
 
         count = config.virtual_tokens
+        shape = shape_of(bank, count)
         if config.init == "random":
-            kv = torch.randn(shape_of(bank, count), generator=start.generator) * 0.02
+            kv = torch.randn(shape, generator=start.generator) * 0.02
         else:
             if config.init == "vocab":
                 vocabulary = bank.vocabulary
@@ -90,18 +91,20 @@ def shape_of(bank: Bank, count: int) -> tuple[int, int, int, int, int]:
     Raises:
         MethodMisfit: where its layers keep something else, or not all the same.
     """
+    from rung.forward.cache_shapes import cached
+
     try:
-        shapes = set(bank.cache_shapes)
+        every = cached(bank)
     except NotImplementedError as fault:
         raise MethodMisfit(
             f"prefix_tuning needs keys and values in front of every layer: {fault}"
         ) from None
-    heads, width, values = shapes.pop()
-    if shapes or width != values:
+    heads, width, values = every[0]
+    if len(set(every)) > 1 or width != values:
         raise MethodMisfit(
             "prefix_tuning needs keys and values of one shape in all layers, and this base's differ"
         )
-    return len(bank.cache_shapes), 2, count, heads, width
+    return len(every), 2, count, heads, width
 
 
 def keys_values_of(bank: Bank, ids: list[int]) -> Tensor:

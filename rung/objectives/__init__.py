@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from rung.objectives.base import Objective, Row, RowSource
+from rung.objectives.base import Objective, Row, RowSource, Setting
 from rung.registry import Registry
 
-__all__ = ["Objective", "Row", "RowSource", "get", "names", "registry"]
+__all__ = ["Objective", "Row", "RowSource", "Setting", "get", "names", "registry"]
 
 registry: Registry[Objective] = Registry("rung.objectives", "Objective", "objective")
 names, get = registry.names, registry.get

@@ -13,6 +13,7 @@ from rung.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from rung.data import Problem, Template
     from rung.forward.adapter import Adapter
@@ -81,6 +82,39 @@ class RowSource(Protocol):
         """The rows of a step, counted from 0 over all epochs."""
         ...
 
+    def measured(self, rows: Sequence[Row], slot: int) -> Sequence[Row]:
+        """What a slot is measured by on held-out rows: the rows, or those with answers of its own."""
+        ...
+
+    def state(self, step: int) -> dict[str, Tensor]:
+        """What a checkpoint must hold beside the weights of a step for the next rows to be the same."""
+        ...
+
+    def restore(self, state: Mapping[str, Tensor], step: int) -> None:
+        """Take up what `state` gave when `step` steps were done."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
+@dataclass(kw_only=True)
+class Setting:
+    """The training that rows are for, as an objective that draws them itself needs to know it.
+
+    Attributes:
+        shuffled: the rows of each step, as they are without drawing.
+        adapter: trained in place; it is in the bank when rows are asked for.
+        note: told what the user should know, in one line.
+    """
+
+    bank: Bank
+    template: Template
+    adapter: Adapter
+    shuffled: RowSource
+    seed: int
+    note: Callable[[str], None]
+    stopping: Callable[[], bool]
+
 
 # Rows -> for each row and each of its sequences, the log-probabilities (n,) of its n supervised tokens
 # by the model that training starts from. Computed once, kept on disk by their digest.
@@ -107,16 +141,18 @@ class Objective(ABC):
             "loss" or one of the metrics that `loss` gives.
         reads_states: whether `loss` asks for states, which takes a whole pass.
         scores: whether its models score texts in place of writing them.
+        draws: rows are prompts at first, whose answers are drawn while training.
     """
 
     summary: ClassVar[str]
     paper: ClassVar[str] = ""
     Config: ClassVar[type] = NoKnobs
     defaults: ClassVar[dict[str, Any]] = {}
-    wants: ClassVar[Literal["replies", "pairs"]] = "replies"
+    wants: ClassVar[Literal["replies", "pairs", "ratings", "prompts"]] = "replies"
     best: ClassVar[tuple[str, Literal["low", "high"]]] = ("loss", "low")
     reads_states: ClassVar[bool] = False
     scores: ClassVar[bool] = False
+    draws: ClassVar[bool] = False
 
     def __init__(self, name: str):
         self.name = name
@@ -149,7 +185,7 @@ class Objective(ABC):
         problems: list[Problem] = []
         if self.wants == "pairs":
             items, problems = pairs(examples) if examples else ([], [])
-        rows, long, refused = [], [], []
+        rows, long, alone, refused = [], [], [], []
         for item in items:
             try:
                 row = self.row(item, template)
@@ -157,8 +193,11 @@ class Objective(ABC):
                 refused.append(str(fault))
                 continue
             fits = all(len(s) <= limit for s in row.sequences)
-            rows.append(row) if fits else long.append(row.origin)
-        return rows, [*problems, *_left_out(long, refused, limit)]
+            if fits:
+                rows.append(row)
+            else:
+                (alone if _filled(row, limit) else long).append(row.origin)
+        return rows, [*problems, *_left_out(long, alone, refused, limit)]
 
     @abstractmethod
     def row(self, item: Example | Pair | Any, template: Template) -> Row:
@@ -168,12 +207,33 @@ class Objective(ABC):
             DataError: naming the row, when it cannot be rendered.
         """
 
+    def source(self, setting: Setting) -> RowSource:
+        """Where the rows of each step come from; the data's own, in shuffled order, by default."""
+        return setting.shuffled
+
+    def expected(self, row: Row) -> Row:
+        """A row as large as training may make it, for estimates of memory and time."""
+        return row
+
     def equip(self, adapter: Adapter, bank: Bank, template: Template) -> None:
-        """Give an adapter what is trained beside the method's weights, such as a head, unless it has it."""
+        """Give an adapter what is trained beside the method's weights, such as a head."""
         return
+
+    @property
+    def reference(self) -> Literal["start", "base"]:
+        """Whose log-probabilities `prepare` is given: of what training starts from, or of the base."""
+        return "start"
 
     def prepare(self, rows: list[Row], reference: Reference) -> list[Row]:
         """Add what is computed once before the first step; called with every part of the data."""
+        return rows
+
+    def settle(self, rows: Sequence[Row], logprobs: Reference) -> Sequence[Row]:
+        """Add what the loss needs of all rows of a step together, by the weights as they are now.
+
+        Args:
+            logprobs: by the adapter that is trained, without gradients.
+        """
         return rows
 
     @abstractmethod
@@ -185,7 +245,17 @@ class Objective(ABC):
         return {}
 
 
-def _left_out(long: list[str], refused: list[str], limit: int) -> list[Problem]:
+def _filled(row: Row, limit: int) -> bool:
+    """Whether what stands in front of a row's replies leaves no room for a token of them."""
+    from rung.forward.packing import common_prefix
+
+    first = row.sequences[0]
+    if len(row.sequences) > 1:
+        return min(common_prefix(first.ids, s.ids) for s in row.sequences[1:]) >= limit
+    return first.supervised is not None and not first.supervised[:limit].any()
+
+
+def _left_out(long: list[str], alone: list[str], refused: list[str], limit: int) -> list[Problem]:
     from rung.data import Problem
     from rung.data.problem import places
 
@@ -195,6 +265,12 @@ def _left_out(long: list[str], refused: list[str], limit: int) -> list[Problem]:
             f"{len(long)} rows are longer than --max-length {limit} ({places(long)}): they are left out"
         )
         problems.append(Problem("warning", told, tuple(long)))
+    if alone:
+        told = (
+            f"{len(alone)} rows have a prompt that alone fills --max-length {limit} ({places(alone)}): "
+            "they are left out"
+        )
+        problems.append(Problem("warning", told, tuple(alone)))
     if refused:
         problems.append(Problem("error", "; ".join(refused[:10]), tuple(refused)))
     return problems

@@ -15,7 +15,9 @@ from rung.errors import ConfigError, DataError
 from rung.registry import Registry
 from rung.rewards.base import Answer, Context, Reward, Scorer
 
-__all__ = ["Answer", "Context", "Reward", "Scorer", "get", "make", "names", "registry", "scored"]
+__all__ = [
+    "Answer", "Context", "Reward", "Scorer", "check", "get", "make", "names", "registry", "scored",
+]  # fmt: skip
 
 registry: Registry[Reward] = Registry("rung.rewards", "Reward", "reward")
 names, get = registry.names, registry.get
@@ -31,10 +33,29 @@ def make(specs: Sequence[str], context: Context | None = None) -> Reward:
     from rung.rewards.weighted import Weighted
 
     context = context or Context()
-    if not specs:
-        raise ConfigError(f"--reward is missing: name one of {', '.join(names())}, or a YAML file")
+    check(specs)
     made = [_one(spec, context) for spec in specs]
     return made[0] if len(made) == 1 else Weighted([(one, 1.0) for one in made])
+
+
+def check(specs: Sequence[str]) -> None:
+    """Refuse specs that cannot be meant, without making anything of them.
+
+    Raises:
+        ConfigError: for none at all, an unknown name, or a file that is not there.
+    """
+    if not specs:
+        raise ConfigError(f"--reward is missing: name one of {', '.join(names())}, or a YAML file")
+    for spec in specs:
+        if Path(spec).suffix in FILES and ":" not in spec:
+            if not Path(spec).is_file():
+                raise ConfigError(f"--reward: no file '{spec}'")
+            continue
+        name, _, argument = spec.partition(":")
+        try:
+            get(name).check_argument(argument)
+        except ConfigError as fault:
+            raise ConfigError(f"--reward: {fault}") from None
 
 
 def _one(spec: str, context: Context) -> Reward:

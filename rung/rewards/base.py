@@ -51,10 +51,12 @@ class Context:
 
     Attributes:
         model: the scorer of a stored model by its name; None where no model can be loaded.
+        ask: lets a model of that name answer conversations; None where none can be asked.
         note: told once of what the user should know, in one line.
     """
 
     model: Callable[[str], Scorer] | None = None
+    ask: Callable[[str, Sequence[Any], Mapping[str, Any]], list[str]] | None = None
     note: Callable[[str], None] = lambda text: None
 
 
@@ -83,14 +85,18 @@ class Reward(ABC):
         Raises:
             ConfigError: when the argument is missing, unwanted or malformed.
         """
-        if argument and not self.argument_help:
-            raise ConfigError(f"{self.name} takes nothing behind a colon: leave '{argument}' out")
-        if self.needs_argument and not argument:
-            raise ConfigError(f"{self.name} needs {self.argument_help}: write {self.name}:...")
+        self.check_argument(argument)
         made = copy(self)
         made.argument, made.context = argument, context
         made.prepare()
         return made
+
+    def check_argument(self, argument: str) -> None:
+        """Refuse an argument that is missing or unwanted. Raises ConfigError."""
+        if argument and not self.argument_help:
+            raise ConfigError(f"{self.name} takes nothing behind a colon: leave '{argument}' out")
+        if self.needs_argument and not argument:
+            raise ConfigError(f"{self.name} needs {self.argument_help}: write {self.name}:...")
 
     def prepare(self) -> None:  # noqa: B027  (most have nothing to prepare)
         """Read the argument, once. Raises ConfigError."""

@@ -1,7 +1,8 @@
 """From a client's request for a tuning to a job: everything checked before it is queued.
 
-`method` is OpenAI's: `{"type": "supervised", "supervised": {"hyperparameters": {...}}}`. Rung adds to
-it in one way: the type may also be any of its methods, and the hyperparameters any of its knobs:
+`method` is OpenAI's: `{"type": "supervised", "supervised": {"hyperparameters": {...}}}`, or the type
+`dpo` with pairs, or `reinforcement` with prompts and a grader. Rung adds to it in one way: the type may
+also be any of its methods or objectives, and the hyperparameters any of their knobs:
 `{"type": "prefix_tuning", "prefix_tuning": {"hyperparameters": {"n_epochs": 4, "virtual_tokens": 8}}}`.
 """
 
@@ -13,11 +14,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from rung import methods
+from rung import methods, objectives
 from rung.artefacts import folders
 from rung.config import Knob, knobs_of
 from rung.data.knobs import DataKnobs
 from rung.errors import ConfigError, nearest
+from rung.server import reinforcement
 from rung.server.errors import ApiError
 from rung.server.requests import Metadata, Strict
 from rung.server.state import Service
@@ -27,7 +29,6 @@ from rung.store.serving import FileNotFound, FileRecord, JobRecord
 from rung.train.knobs import RunKnobs, TrainKnobs
 from rung.train.plan import Plan
 
-LATER = ("dpo", "reinforcement")  # OpenAI's methods that Rung does not train yet
 COLUMNS = ("system", "user", "assistant", "text", "label")
 # What the job itself decides, or what would read or write where the client says.
 OURS = frozenset(
@@ -105,16 +106,17 @@ def order(service: Service, asked: JobRequest, owner: str | None = None) -> JobR
     held = None
     if asked.validation_file is not None:
         held = file_of(service, asked.validation_file, "validation_file", owner)
-    name, hyperparameters = _method(asked)
+    name, objective, hyperparameters = _method(asked)
     seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
     id = fresh_id()
     suffix = _suffix(service, asked.suffix)
     model = f"{suffix[:40] if suffix else 'ft'}-{id.removeprefix('ftjob-')[:12]}"
-    known = _knobs(name)
+    known = _knobs(name, objective)
     settings = {
         **service.settings.job_options,
-        **_mapped(service, name, hyperparameters, known, owner),
-        "base": base, "method": name, "parent": parent, "seed": seed,
+        **_mapped(service, _usual_lr(name, objective), hyperparameters, known, owner),
+        **_rewarded(service, asked),
+        "base": base, "method": name, "objective": objective, "parent": parent, "seed": seed,
         "data": str(place(file.stored)),
         "validation_data": str(place(held.stored)) if held else None,
     }  # fmt: skip
@@ -130,7 +132,7 @@ def order(service: Service, asked: JobRequest, owner: str | None = None) -> JobR
     job = JobRecord(
         id, "validating_files", asked.model, base, model, file.id, suffix,
         held.id if held else None,
-        method=_shown(asked), settings=settings, notes=dict(asked.metadata or {}), seed=seed,
+        method=_shown(asked, known), settings=settings, notes=dict(asked.metadata or {}), seed=seed,
         owner=owner,
         hyperparameters={
             "n_epochs": max(1, round(plan.train.epochs)), "batch_size": plan.train.batch_size,
@@ -188,19 +190,14 @@ def _suffix(service: Service, suffix: str | None) -> str | None:
     return suffix
 
 
-def _method(asked: JobRequest) -> tuple[str, Hyperparameters | None]:
-    """Which method of Rung, and what is asked of it."""
+def _method(asked: JobRequest) -> tuple[str, str, Hyperparameters | None]:
+    """Which method and which objective of Rung, and what is asked of them."""
     if asked.method is None:
-        return RunKnobs.method, asked.hyperparameters
+        return RunKnobs.method, RunKnobs.objective, asked.hyperparameters
     kind = asked.method.type
-    if kind in LATER:
-        raise ApiError(
-            f"the method '{kind}' is not available yet: use 'supervised'",
-            param="method.type", code="unsupported_method",
-        )  # fmt: skip
-    known = methods.names()
-    if kind != "supervised" and kind not in known:
-        hint = nearest(kind[:80], ["supervised", *known])
+    known = ["supervised", reinforcement.TYPE, *methods.names(), *objectives.names()]
+    if kind not in known:
+        hint = nearest(kind[:80], known)
         raise ApiError(f"no method '{kind[:80]}'{hint}", param="method.type")
     extra = asked.method.model_extra or {}
     if stray := [key for key in extra if key != kind]:
@@ -212,23 +209,44 @@ def _method(asked: JobRequest) -> tuple[str, Hyperparameters | None]:
         raise ApiError(
             f"'method.{kind}' is malformed: {_first(fault)}", param=f"method.{kind}"
         ) from None
-    if settings.model_extra:
-        first = str(next(iter(settings.model_extra)))[:80]
+    own = {"grader"} if kind == reinforcement.TYPE else set()
+    if stray := set(settings.model_extra or {}) - own:
+        first = str(min(stray))[:80]
         told = f"unknown parameter 'method.{kind}.{first}': knobs go into 'hyperparameters'"
         raise ApiError(told, param=f"method.{kind}")
-    found = settings.hyperparameters
-    return (RunKnobs.method if kind == "supervised" else kind), found or asked.hyperparameters
+    found = settings.hyperparameters or asked.hyperparameters
+    if kind == reinforcement.TYPE:
+        said = found.model_dump(exclude_none=True) if found else {}
+        mapped = Hyperparameters.model_validate(reinforcement.hyperparameters(said))
+        return RunKnobs.method, reinforcement.OBJECTIVE, mapped
+    name = kind if kind in methods.names() else RunKnobs.method
+    objective = kind if kind in objectives.names() else RunKnobs.objective
+    return name, objective, found
 
 
-def _knobs(name: str) -> dict[str, Knob]:
+def _rewarded(service: Service, asked: JobRequest) -> dict[str, Any]:
+    """The reward of a reinforcement job; nothing of others. Raises ApiError for an unsound grader."""
+    if asked.method is None or asked.method.type != reinforcement.TYPE:
+        return {}
+    extra = asked.method.reinforcement and asked.method.reinforcement.model_extra
+    return {"reward": reinforcement.reward_of(service, (extra or {}).get("grader"))}
+
+
+def _knobs(name: str, objective: str) -> dict[str, Knob]:
     """What a client may set, by name."""
-    classes = (DataKnobs, TrainKnobs, methods.get(name).Config)
+    classes = (DataKnobs, TrainKnobs, methods.get(name).Config, objectives.get(objective).Config)
     return {k.name: k for cls in classes for k in knobs_of(cls) if k.name not in OURS}
+
+
+def _usual_lr(name: str, objective: str) -> float:
+    """The learning rate that a multiplier multiplies."""
+    usual = methods.get(name).defaults | objectives.get(objective).defaults
+    return float(usual.get("lr", TrainKnobs.lr))
 
 
 def _mapped(
     service: Service,
-    name: str,
+    usual_lr: float,
     said: Hyperparameters | None,
     known: dict[str, Knob],
     owner: str | None,
@@ -240,16 +258,18 @@ def _mapped(
     """
     if said is None:
         return {}
-    if said.beta not in (None, "auto"):
-        raise ApiError("'beta' belongs to the method 'dpo'", param="method.hyperparameters.beta")
     found: dict[str, Any] = {}
+    if said.beta not in (None, "auto"):
+        if "beta" not in known:
+            told = "'beta' belongs to another type of job, such as 'dpo'"
+            raise ApiError(told, param="method.hyperparameters.beta")
+        found["beta"] = said.beta
     if isinstance(said.batch_size, int):
         found["batch_size"] = said.batch_size
     if isinstance(said.n_epochs, int):
         found["epochs"] = said.n_epochs
     if isinstance(said.learning_rate_multiplier, (int, float)):
-        usual = methods.get(name).defaults.get("lr", TrainKnobs.lr)
-        found["lr"] = usual * said.learning_rate_multiplier
+        found["lr"] = usual_lr * said.learning_rate_multiplier
     for key, value in (said.model_extra or {}).items():
         param = f"method.hyperparameters.{key[:80]}"
         if key not in known:
@@ -273,16 +293,20 @@ def safe_value(service: Service, knob: Knob, value: Any, param: str, owner: str 
             return str(place(service.store.files.get(value, owner).stored))
         except FileNotFound as fault:
             raise ApiError(str(fault), param=param) from None
+    if knob.metavar == "SPEC":
+        return reinforcement.safe_spec(str(value), param)
     places = {"SOURCE", "PATH", "FILE", "FOLDER", "REPO", "NAME", "DIR"}
     if knob.metavar in places or not isinstance(value, str) or not WORD.fullmatch(value):
         raise ApiError(f"'{knob.name}' takes the id of an uploaded file here", param=param)
     return value
 
 
-def _shown(asked: JobRequest) -> dict[str, Any]:
+def _shown(asked: JobRequest, known: dict[str, Knob]) -> dict[str, Any]:
     """`method` as it was asked for, whole."""
     said = asked.hyperparameters.model_dump(exclude_none=True) if asked.hyperparameters else {}
     usual = {"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"}
+    if "beta" in known:
+        usual["beta"] = "auto"
     if asked.method is None:
         return {"type": "supervised", "supervised": {"hyperparameters": usual | said}}
     given = asked.method.model_dump(exclude_none=True)

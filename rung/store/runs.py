@@ -125,6 +125,11 @@ class Runs:
             connection.execute(change)
             return _get(connection, run)
 
+    def forget(self, run: str) -> None:
+        """Delete the record of a run that did nothing, such as one whose settings were refused."""
+        with self._database.write() as connection:
+            connection.execute(sa.delete(_RUNS).where(_RUNS.c.id == run))
+
     def beat(self, run: str) -> Status:
         """Note that the run is alive; returns its status, so that it learns of a cancellation."""
         with self._database.write() as connection:

@@ -48,6 +48,7 @@ class Checkpoint:
     adapter: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     best: dict[str, Tensor]
+    source: dict[str, Tensor]
 
 
 def save(
@@ -56,22 +57,28 @@ def save(
     adapter: dict[str, Tensor],
     optimizer: dict[str, Tensor],
     best: dict[str, Tensor],
+    source: dict[str, Tensor] | None = None,
 ) -> Path:
     """Write the checkpoint of `state.step` below `folder`, then forget older ones.
+
+    Args:
+        source: what the source of rows must know to give the same next ones.
 
     Raises:
         StoreError: when the disk is full, naming the bytes needed; older checkpoints stay.
     """
     from safetensors.torch import save_file
 
+    groups = {"adapter": adapter, "optimizer": optimizer, "best": best, "source": source or {}}
+
     def fill(temporary: Path) -> None:
-        for name, tensors in (("adapter", adapter), ("optimizer", optimizer), ("best", best)):
+        for name, tensors in groups.items():
             if tensors:
                 save_file(_plain(tensors), temporary / f"{name}.safetensors")
         (temporary / "state.json").write_text(json.dumps(asdict(state)))
 
     target = folder / f"step-{state.step:08d}"
-    size = sum(t.numel() * t.element_size() for g in (adapter, optimizer, best) for t in g.values())
+    size = sum(t.numel() * t.element_size() for g in groups.values() for t in g.values())
     folders.write(target, fill, needs=size)
     for old in steps(folder)[:-KEPT]:
         folders.remove(old)
@@ -110,4 +117,5 @@ def _read(path: Path) -> Checkpoint:
 
     values = folders.read_json(path / "state.json")
     state = State(**{RENAMED.get(name, name): value for name, value in values.items()})
-    return Checkpoint(state, tensors("adapter"), tensors("optimizer"), tensors("best"))
+    parts = (tensors(name) for name in ("adapter", "optimizer", "best", "source"))
+    return Checkpoint(state, *parts)

@@ -7,14 +7,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from rung import home, launch, trackers
-from rung.errors import ConfigError, DataError, Interrupted, ModelNotFound, OutOfTime
+from rung.errors import ConfigError, DataError, Interrupted, MethodMisfit, ModelNotFound, OutOfTime
 from rung.evals.tasks import detect
 from rung.methods.base import Fitted, Study
+from rung.objectives import Setting
 from rung.store import Store
 from rung.store.records import RunRecord, Status
 from rung.trackers import TrackedRun
@@ -145,7 +146,10 @@ def drop(made: Made, store: Store, why: str | None = None) -> None:
 
 @contextmanager
 def under_way(run: str, store: Store, observers: Observer) -> Iterator[None]:
-    """Note in the store how the work on a run ended, unless it was cancelled there, and tell of it."""
+    """Note in the store how the work on a run ended, unless it was cancelled there, and tell of it.
+
+    A run of which a setting is refused before its first step leaves no record.
+    """
     try:
         yield
     except (Interrupted, KeyboardInterrupt) as stopped:
@@ -154,7 +158,11 @@ def under_way(run: str, store: Store, observers: Observer) -> Iterator[None]:
         observers.failed(stopped)
         raise Interrupted(run) from None
     except Exception as fault:
-        store.runs.update(run, status="failed", error=str(fault))
+        refused = isinstance(fault, (ConfigError, MethodMisfit))
+        if refused and not (home.folder("runs") / run / "log.jsonl").exists():
+            store.runs.forget(run)  # a setting was refused before the first step: nothing was run
+        else:
+            store.runs.update(run, status="failed", error=str(fault))
         observers.failed(fault)
         raise
 
@@ -213,7 +221,7 @@ def _fit(
     state = State(seconds=time.perf_counter() - began, finished=True)
     return Made(
         plan=plan, prepared=prepared, adapter=fitted.adapter, state=state, metrics=fitted.metrics,
-        run=run, observers=observers,
+        told=fitted.told, run=run, observers=observers,
     )  # fmt: skip
 
 
@@ -224,23 +232,33 @@ def _train(
     """An adapter by gradients, its weights the best on validation."""
     rows, knobs = prepared.rows["train"], plan.train
     adapter = adapter_of(plan, prepared)
-    guess = estimate.of(prepared.bank, adapter.size, rows, knobs, _resident_bytes())
+    expected = [plan.objective.expected(row) for row in rows]
+    guess = estimate.of(prepared.bank, adapter.size, expected, knobs, _resident_bytes())
     if knobs.max_tokens is None:
         # Kept for the resumed run: another split into micro-batches would round differently.
         knobs.max_tokens = guess.max_tokens
         store.runs.update(run, config=plan.settings())
     parts = ("train", "validation", "test") if test else ("train", "validation")
     prepared = with_reference(prepared, plan, adapter, parts, observers, stopping)
-    source = Shuffled(prepared.rows["train"], knobs.batch_size, knobs.seed)
+    source = plan.objective.source(
+        Setting(
+            bank=prepared.bank, template=prepared.template, adapter=adapter,
+            shuffled=Shuffled(prepared.rows["train"], knobs.batch_size, knobs.seed),
+            seed=knobs.seed, note=observers.note, stopping=stopping,
+        )
+    )  # fmt: skip
     observers.started(
         Started(
             run=run, plan=plan, prepared=prepared, adapter=adapter, estimate=guess,
             per_epoch=source.per_epoch,
         )
     )  # fmt: skip
-    with Trainer(
-        prepared, plan, adapter, source, observers, folder=folder, stopping=stopping
-    ) as trainer:
+    with (
+        closing(source),
+        Trainer(
+            prepared, plan, adapter, source, observers, folder=folder, stopping=stopping
+        ) as trainer,
+    ):
         state = trainer.run()
         if test:
             observers.stage("measuring the result")

@@ -164,12 +164,13 @@ class Trainer:
 
     def evaluate(self, rows: list[Row], slot: int) -> dict[str, float]:
         """The objective's metrics over rows, of the adapter's slot or of the bare base (-1)."""
+        rows = list(self.source.measured(rows, slot))
         return evaluate(replace(self.passes, slot=slot), rows, self.max_tokens)
 
     def _validate(self, slot: int) -> dict[str, float]:
         """The same over the validation rows, whose states may be kept."""
         passes = replace(self.gradients.passes, slot=slot)
-        return evaluate(passes, self.validation, self.max_tokens)
+        return evaluate(passes, self.source.measured(self.validation, slot), self.max_tokens)
 
     def _validate_if_due(self) -> None:
         step, state = self.state.step, self.state
@@ -236,6 +237,7 @@ class Trainer:
         self._put(found.adapter)
         self.best = {n: t.to(self.bank.device).clone() for n, t in self.best.items()}
         self.optimizer.restore(found.optimizer)
+        self.source.restore(found.source, self.state.step)
         self._saved_step = self.state.step
 
     def _refuse_other_rows(self, known: State) -> None:
@@ -278,6 +280,7 @@ class Trainer:
             self.parameters,
             self.optimizer.state(),
             {} if same else self.best,
+            self.source.state(self.state.step),
         )
         self._saved_at, self._saved_step = time.monotonic(), self.state.step
 

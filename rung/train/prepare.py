@@ -14,7 +14,7 @@ from rung.data.knobs import DataKnobs
 from rung.errors import ConfigError, MethodMisfit
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
-from rung.forward.probe import dry_run
+from rung.forward.dry_run import dry_run
 from rung.methods import artefact
 from rung.methods.base import Start
 from rung.objectives import Objective, Row
@@ -65,9 +65,17 @@ class Prepared:
             problems += found
         untrained = untrained_rows(self.bank.model.get_input_embeddings().weight)
         problems += self.dataset.problems
-        problems += check(
-            _rendered(rows["train"]), self.splits, self.template, untrained=untrained, found=problems
-        )
+        if not objective.draws:
+            problems += check(
+                _rendered(rows["train"]),
+                self.splits,
+                self.template,
+                untrained=untrained,
+                vocabulary=self.bank.vocabulary,
+                found=problems,
+            )
+        elif not rows["train"] and not any(p.severity == "error" for p in problems):
+            problems.append(Problem("error", "no prompts are left to train on"))
         refuse(problems)
         usable = {part: [r for r in found if _teaches(r)] for part, found in rows.items()}
         return usable, problems
@@ -83,7 +91,7 @@ def _teaches(row: Row) -> bool:
 
 
 def _rendered(rows: list[Row]) -> list[Rendered]:
-    """Every sequence of rows as what is checked before a training; what predicts nothing counts whole."""
+    """Every sequence of rows as what is checked before a training, whole where it predicts nothing."""
     return [
         Rendered(
             tuple(s.ids.tolist()),
@@ -154,6 +162,11 @@ def adapter_of(plan: Plan, prepared: Prepared) -> Adapter:
         MethodMisfit: when the base cannot be computed with it.
     """
     adapter = _parent_or_fresh(plan, prepared)
+    fault = dry_run(prepared.bank, adapter) or artefact.read_back(
+        adapter, prepared.bank, plan.method, plan.config
+    )
+    if fault is not None:
+        raise MethodMisfit(f"{plan.method.name} does not fit {prepared.base.name}: {fault}")
     plan.objective.equip(adapter, prepared.bank, prepared.template)
     if fault := dry_run(prepared.bank, adapter):
         raise MethodMisfit(f"{plan.method.name} does not fit {prepared.base.name}: {fault}")
@@ -170,6 +183,8 @@ def _parent_or_fresh(plan: Plan, prepared: Prepared) -> Adapter:
                 f"--parent {plan.run.parent} was made by {about['method']}, not {plan.method.name}: "
                 f"use --method {about['method']}"
             )
+        if why := plan.method.untrainable(adapter):
+            raise ConfigError(f"training cannot go on from --parent {plan.run.parent}: {why}")
         if adapter.reward is not None and not plan.objective.scores:
             raise ConfigError(
                 f"--parent {plan.run.parent} is a reward model, which writes no texts: go on from "

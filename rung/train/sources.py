@@ -8,21 +8,38 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rung.objectives import Row, RowSource
 
 R = TypeVar("R")
 
 
+class Given:
+    """What a source says whose rows are all there from the beginning."""
+
+    def measured(self, rows: Sequence[Row], slot: int) -> Sequence[Row]:
+        return rows
+
+    def state(self, step: int) -> dict[str, Tensor]:
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor], step: int) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
 @dataclass(frozen=True)
-class Shuffled(Generic[R]):
+class Shuffled(Given, Generic[R]):
     """Rows in an order that is drawn anew for every epoch, in batches of one size."""
 
     every: Sequence[R]
@@ -58,7 +75,7 @@ def _permutation(seed: int, epoch: int, rows: int) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True)
-class Batches(Generic[R]):
+class Batches(Given, Generic[R]):
     """Batches that somebody chose, each once; they are all there is to an epoch."""
 
     batches: Sequence[Sequence[R]]

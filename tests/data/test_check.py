@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from rung.data import Template, check, refuse, untrained_rows
+from rung.data import Template, check, refuse, template_check, untrained_rows
 from rung.data.split import Splits
 from rung.errors import DataError
 from rung.types import Example, Rendered
+from tests.tokens import CHATML, tiny_tokenizer
 
 from .conftest import NO_GENERATION_PROMPT, template, tokenizer
 
@@ -89,3 +90,39 @@ def test_every_error_is_told_at_once():
     one = Template.of(tokenizer("bytes", NO_GENERATION_PROMPT))
     with pytest.raises(DataError, match="no rows are left.*generation prompt"):
         refuse(check([], template=one))
+
+
+def test_tokens_that_the_base_has_no_embedding_for_are_named():
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<|more|>"])
+    template = Template.of(tokenizer)
+    ids = (tokenizer.convert_tokens_to_ids("<|more|>"), *template.stop_ids)
+    rows = [Rendered(ids, (False, True), "row 1")]
+    found = check(rows, template=template, vocabulary=len(tokenizer) - 1)
+    assert any(p.severity == "error" and "<|more|>" in p.message for p in found)
+    assert not any("<|more|>" in p.message for p in check(rows, template=template, vocabulary=400))
+
+
+@pytest.mark.parametrize(
+    ("chat_template", "words"),
+    [
+        ({"tool_use": CHATML, "rag": CHATML}, "rag, tool_use.*none called default"),
+        (
+            "{% for m in messages %}{% for part in m['content'] %}{% if part['type'] == 'text' %}"
+            "{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}",
+            "lists of parts",
+        ),
+    ],
+)
+def test_templates_that_render_no_plain_message_are_refused(chat_template, words):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = chat_template
+    with pytest.raises(DataError, match=words):
+        Template.of(tokenizer)
+
+
+def test_a_template_that_writes_the_time_is_told():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ strftime_now('%H:%M') }}" + CHATML
+    problems = template_check.problems(Template.of(tokenizer))
+    assert any("time or the date" in p.message for p in problems)

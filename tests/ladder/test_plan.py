@@ -158,6 +158,22 @@ def test_threads_that_wait_for_each_other_give_way_to_one(monkeypatch: Any) -> N
     torch.set_num_threads(before)
 
 
+def test_short_rows_get_larger_steps_where_reading_the_weights_takes_the_time(
+    words: Path, monkeypatch: Any
+) -> None:
+    found = bench(words, steps=None, epochs=40.0)
+    lora, own = rung(found, "lora"), found.forecaster
+    for call, expected in ((0.0, 8), (0.05, 8), (0.2, 32), (9.0, 32)):
+        own.machine.token, own.machine.call, own.shape = 0.002, call, replace(own.shape, prompt=10)
+        assert found.plan("x", lora).train.batch_size == expected
+    told = forecast_of(found, "lora")
+    assert told.steps == 40 * -(-own.shape.rows // 32)
+    assert found.plan("x", lora, batch_size=4).train.batch_size == 4
+    said = bench(words, steps=None, epochs=40.0, batch_size=2)
+    said.forecaster.machine.call = 9.0
+    assert said.plan("x", rung(said, "lora")).train.batch_size == 2
+
+
 # --- rungs ------------------------------------------------------------------------------------------
 
 
@@ -212,6 +228,16 @@ def test_requests_are_timed_on_one_engine_as_a_server_has_one(words: Path, monke
         told = found.time_requests(found.opened, model)
     assert len(engines) == 1
     assert told.seconds > 0 and told.tokens > 0
+
+
+def test_the_baseline_is_timed_without_an_engine(words: Path, monkeypatch: Any) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise AssertionError("an engine lays the base's weights out, which the baseline does not need")
+
+    monkeypatch.setattr(task_context, "Engine", refused)
+    record, rungs = go(words, only=["tfidf"], bar="accuracy=0.5")
+    assert record.verdict["winner"] == "tfidf" and rungs["tfidf"].cost["request_seconds"] > 0
+    assert rungs["tfidf"].cost["request_tokens"] == 0
 
 
 def test_the_prediction_stands_beside_the_outcome(words: Path) -> None:

@@ -8,7 +8,9 @@ import torch
 from rung import methods
 from rung.config import knobs_of, resolve
 from rung.errors import ConfigError, MethodMisfit
+from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
+from rung.methods import merging
 from rung.methods.base import Method, Start
 from rung.registry import Registry
 from tests.models import tiny_model
@@ -103,4 +105,4 @@ def test_misfits_are_named(bank):
     with pytest.raises(MethodMisfit, match="q_proj"):
         lora.build(bank, lora.Config(targets=["qproj"]), start())
     with pytest.raises(MethodMisfit, match="--to peft"):
-        methods.get("prompt_tuning").merged(None, bank)
+        merging.merged(Adapter(embeddings=torch.zeros(2, bank.width)), bank)

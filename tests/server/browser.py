@@ -22,7 +22,8 @@ def browsing(url: str, **settings):
 
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_context(viewport={"width": 1200, "height": 800}, **settings).new_page()
+        settings = {"viewport": {"width": 1200, "height": 800}, **settings}
+        page = browser.new_context(**settings).new_page()
         page.asked, page.said = [], []
         page.on("request", lambda request: page.asked.append(request.url))
         page.on("websocket", lambda socket: page.asked.append(socket.url))

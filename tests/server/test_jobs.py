@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import math
 import os
 import signal
 import time
@@ -113,6 +115,36 @@ def test_a_tuned_model_is_a_parent_and_can_be_deleted(client):
         client.models.delete("tiny")
 
 
+def test_a_dpo_job_by_the_book(client):
+    """OpenAI's rows of preferences, beta and all, to the end; the events tell what only pairs have."""
+    pairs = [
+        {
+            "input": {"messages": [{"role": "user", "content": f"Say {i}"}]},
+            "preferred_output": [{"role": "assistant", "content": f"{i} it is"}],
+            "non_preferred_output": [{"role": "assistant", "content": "no"}],
+        }
+        for i in range(8)
+    ]
+    file = upload(client, "\n".join(json.dumps(row) for row in pairs).encode(), "pairs.jsonl")
+    asked = {"type": "dpo", "dpo": {"hyperparameters": {**QUICK, "beta": 0.3}}}
+    job = client.fine_tuning.jobs.create(model="tiny", training_file=file.id, seed=3, method=asked)
+    assert job.method.type == "dpo" and job.method.dpo.hyperparameters.beta == 0.3
+    done = wait(client, job)
+    assert done.status == "succeeded" and done.error is None
+    events = client.fine_tuning.jobs.list_events(job.id)
+    metrics = [e.data for e in events if e.type == "metrics" and "train_loss" in e.data]
+    first = next(m for m in metrics if m["step"] == 1)
+    assert first["train_loss"] == pytest.approx(math.log(2), abs=1e-4)
+    assert ask(client, done.fine_tuned_model) is not None
+
+
+def test_rows_of_another_kind_end_a_dpo_job_with_the_reason(client):
+    asked = {"type": "dpo", "dpo": {"hyperparameters": QUICK}}
+    job = client.fine_tuning.jobs.create(model="tiny", training_file=upload(client).id, method=asked)
+    done = wait(client, job, "failed")
+    assert "chosen" in done.error.message
+
+
 @pytest.mark.parametrize("kind", ["prefix_tuning", "few_shot"])
 def test_any_method_of_rung(client, kind):
     file = upload(client)
@@ -196,8 +228,12 @@ REFUSED = [
     ({"suffix": "tiny"}, 400, "suffix"),
     ({"seed": -1}, 400, "seed"),
     ({"metadata": {str(i): "x" for i in range(17)}}, 400, "metadata"),
-    ({"method": {"type": "dpo"}}, 400, "method.type"),
-    ({"method": {"type": "reinforcement"}}, 400, "method.type"),
+    ({"method": {"type": "reinforcement"}}, 400, "method.reinforcement.grader"),
+    (
+        {"method": {"type": "grpo", "grpo": {"hyperparameters": {"reward": "mine.yaml"}}}},
+        400,
+        "method.hyperparameters.reward",
+    ),
     ({"method": {"type": "lorra"}}, 400, "method.type"),
     ({"method": supervised(n_epochs=51)}, 400, "method"),
     ({"method": supervised(batch_size=0)}, 400, "method"),
@@ -223,8 +259,6 @@ def test_what_a_job_cannot_be(client, shop, changes, status, param):
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert error["param"].split(".")[0] == param.split(".")[0]
-    if "dpo" in str(changes):
-        assert "not available yet" in error["message"]
 
 
 def test_auto_means_the_methods_own(client):

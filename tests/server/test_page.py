@@ -47,7 +47,7 @@ def page(shop):
 def enter(page) -> None:
     page.get_by_label("API key", exact=True).fill(KEY)
     page.keyboard.press("Enter")
-    page.get_by_label("Message to both").wait_for()
+    page.get_by_label("Message", exact=True).wait_for()
 
 
 def show(page, part: str) -> None:
@@ -101,13 +101,14 @@ def test_a_key_is_asked_for_and_heeded(page):
     assert page.get_by_role("tab").count() == 0
     enter(page)
     page.reload()
-    page.get_by_label("Message to both").wait_for()  # the tab still knows the key
+    page.get_by_label("Message", exact=True).wait_for()  # the tab still knows the key
 
 
 @nicegui
 @chromium
 def test_two_models_answer_side_by_side(page):
-    box = page.get_by_label("Message to both")
+    page.get_by_text("Two models").click()
+    box = page.get_by_label("Message", exact=True)
     box.fill("Say 3")
     box.press("Shift+Enter")
     assert box.input_value() == "Say 3\n"
@@ -130,7 +131,7 @@ def test_escape_stops(page, shop, monkeypatch):
     page.get_by_text("Settings", exact=True).click()
     page.get_by_label("Temperature").fill("2")
     page.get_by_label("Tokens at most").fill("400")
-    box = page.get_by_label("Message to both")
+    box = page.get_by_label("Message", exact=True)
     box.fill("Say 4")
     box.press("Enter")
     page.locator(".answered").first.filter(has_text=re.compile(".")).wait_for()
@@ -185,7 +186,7 @@ def test_a_tuning_from_the_form_to_the_answer(page):
     assert "Step 10/10" in page.get_by_role("log", name="Events").inner_text()
     page.get_by_role("button", name="Chat with it").click()
     page.get_by_role("button", name="New chat").click()
-    box = page.get_by_label("Message to both")
+    box = page.get_by_label("Message", exact=True)
     box.fill("Say 3")
     box.press("Enter")
     for side, model in (("Left", "tiny"), ("Right", "coach")):
@@ -213,7 +214,8 @@ def test_a_climb_with_its_scorecard(page, shop):
     show(page, "Climbs")
     table = page.get_by_role("region", name="Rungs")
     table.get_by_text("winner").wait_for()
-    assert climb.id in page.locator(".title").last.inner_text()
+    assert page.locator(".title").last.inner_text() == "headlines"
+    assert climb.id in page.get_by_role("region", name="Scorecard").inner_text()
     assert "0.900 [0.80, 0.96]" in table.inner_text()
     # One that was interrupted is gone on with by a job, whoever has begun it.
     store = shop.app.state.service.store

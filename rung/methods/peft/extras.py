@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rung.errors import ArtefactError
-from rung.methods.peft.base import WAY_OUT, UnreadError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +22,8 @@ def read(files: Files, adapter: Adapter) -> None:
         ArtefactError: naming a tensor that the base has no parameter for, or the settings do not
             announce.
     """
+    from rung.forward.dora import DoraOp
+
     own = dict(files.bank.model.named_parameters(remove_duplicate=False))
     whole = {}
     for name in list(files.tensors):
@@ -31,7 +32,9 @@ def read(files: Files, adapter: Adapter) -> None:
             continue
         parameter = name.replace(".base_layer.", ".")
         if parameter not in own:
-            raise UnreadError(f"the file holds {name}, which Rung does not read: {WAY_OUT}")
+            raise ArtefactError(
+                f"the file holds {name}, which fits nothing here: was it for another base?"
+            )
         whole[parameter] = files.take(name, tuple(own[parameter].shape))
     for parameter, value in whole.items():
         if _announced(files, parameter):
@@ -40,6 +43,9 @@ def read(files: Files, adapter: Adapter) -> None:
             continue  # the base's own, saved along with what was adapted
         else:
             adapter.weights[parameter] = value  # PEFT loads it into the base itself, ties and all
+    for name, op in adapter.linear.items():
+        if isinstance(op, DoraOp):
+            op.bias = adapter.weights.get(f"{name}.bias")
 
 
 def put(files: Files, adapter: Adapter, parameter: str, value: Tensor) -> None:

@@ -106,8 +106,8 @@ def _refuse_starts(settings: dict[str, Any]) -> None:
         return
     if str(start).startswith("pissa_niter"):
         raise ArtefactError(
-            f"this adapter began as {start}, by an approximation that each run makes otherwise: save it "
-            "with path_initial_model_for_weight_conversion, which makes plain LoRA of it"
+            f"this adapter began as {start}, by an approximation that each run makes otherwise: save "
+            "it with path_initial_model_for_weight_conversion, which makes plain LoRA of it"
         )
     raise UnreadError(f"this adapter began as {start}, which changes the base: {WAY_OUT}")
 
@@ -158,16 +158,17 @@ def _head(files: Files, adapter: Adapter) -> None:
     from rung.forward.lora import LoraOp
 
     head: Any = files.bank.model.get_output_embeddings()
+    own: Any = getattr(head, "weight", None)
     for name, op in list(adapter.linear.items()):
         if files.bank.modules[name] is not head:
             continue
         if type(op) is not LoraOp:
             raise UnreadError(f"LoRA of this kind on {name}: {WAY_OUT}")
         saved = f"{name}.base_layer.weight"
-        if saved in files.tensors and not files.take(saved, tuple(head.weight.shape)).equal(
-            head.weight.detach().float().cpu()
+        if saved in files.tensors and not files.take(saved, tuple(own.shape)).equal(
+            own.detach().float().cpu()
         ):
             raise UnreadError(f"{name} was changed beside its LoRA: {WAY_OUT}")
-        weight, _ = op.merged(head.weight.detach().float(), None)
+        weight, _ = op.merged(own.detach().float(), None)
         del adapter.linear[name]  # type: ignore[attr-defined]
         extras.put(files, adapter, f"{name}.weight", weight)

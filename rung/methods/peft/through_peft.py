@@ -10,6 +10,7 @@ import contextlib
 import copy
 import dataclasses
 import importlib.util
+import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,6 +166,12 @@ def _prove(adapter: Adapter, bank: Bank, wanted: Tensor, kind: str) -> None:
 def _quiet() -> Iterator[None]:
     from rung.bases.loaded import quiet
 
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # what PEFT's optional parts say of each other
+    try:
+        import peft  # noqa: F401
+    finally:
+        logging.disable(before)
     with warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")
         yield

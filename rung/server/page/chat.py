@@ -15,6 +15,7 @@ from rung.errors import RungError
 from rung.server.page.session import Visit, told
 
 PAUSE = 0.06  # seconds between two updates of an answer that is being written
+TELL = 0.5  # seconds between two looks at what happens before the first token
 ENTER = "(e) => { if (!e.shiftKey && !e.isComposing) { e.preventDefault(); emit(); } }"
 
 
@@ -38,15 +39,17 @@ class Settings:
 
 @dataclass
 class Side:
-    """One of the two conversations."""
+    """One of the two conversations. `changed` is called when an answer begins or ends."""
 
     visit: Visit
     place: str
+    changed: Callable[[], None]
     messages: list[dict[str, str]] = field(default_factory=list)
     task: asyncio.Task | None = None
 
     def build(self) -> None:
-        with ui.column().classes("side").props(f'role=region aria-label="{self.place} model"'):
+        self.column = ui.column().classes("side")
+        with self.column.props(f'role=region aria-label="{self.place} model"'):
             self.model = ui.select([], label=f"{self.place} model").props(
                 "outlined dense options-dense"
             )
@@ -57,11 +60,17 @@ class Side:
                 .props(f'role=log aria-live=polite tabindex=0 aria-label="{self.place} conversation"')
             )
 
+    @property
+    def answering(self) -> bool:
+        """Whether an answer is being drawn or waited for."""
+        return self.task is not None and not self.task.done()
+
     def clear(self) -> None:
         """Begin a conversation anew."""
         self.stop()
         self.messages.clear()
         self.log.clear()
+        self.changed()
 
     def stop(self) -> None:
         """Leave off answering; what was said so far stays."""
@@ -72,15 +81,18 @@ class Side:
         """Put a question and begin to show the answer."""
         with self.log:
             ui.label(question).classes("said asked")
+            ui.label(self.model.value).classes("faint speaker")
             answer = ui.label("").classes("said answered")
-            note = ui.label("…").classes("faint note")
+            note = ui.label("").classes("faint note")
         self.messages.append({"role": "user", "content": question})
         system = [{"role": "system", "content": settings.system}] if settings.system.strip() else []
         body = {"model": self.model.value, "messages": [*system, *self.messages], **settings.body()}
         self.task = asyncio.create_task(self._answer(body, answer, note))
+        self.task.add_done_callback(lambda _: self.changed())
 
     async def _answer(self, body: dict[str, Any], answer: ui.label, note: ui.label) -> None:
         heard = Heard()
+        waiting = asyncio.create_task(self._tell(heard, note))
         try:
             body["stream_options"] = {"include_usage": True}
             async with aclosing(self.visit.api.stream("/v1/chat/completions", body)) as events:
@@ -94,12 +106,26 @@ class Side:
         except RungError as fault:
             note.text = str(fault)
             note.classes("bad").props("role=alert")
+        finally:
+            waiting.cancel()
+            note.classes(remove="busy")
         answer.text = heard.text
         if heard.text:
             self.messages.append({"role": "assistant", "content": heard.text})
         else:
             self.messages.pop()
         self._follow()
+
+    async def _tell(self, heard: Heard, note: ui.label) -> None:
+        """Say what happens until there is something to read, and then that more is to come."""
+        note.classes("busy")
+        scheduler = self.visit.service.engine.scheduler
+        while heard.first is None:
+            seconds = time.perf_counter() - heard.began
+            doing = "waiting for a free place" if len(scheduler.waiting) else "reading the question"
+            note.text = f"{doing} · {seconds:.0f} s" if seconds >= 1 else doing
+            await asyncio.sleep(TELL)
+        note.text = "writing"
 
     def _follow(self) -> None:
         """Keep the end of the conversation in sight."""
@@ -148,65 +174,108 @@ class Heard:
 
 def build(visit: Visit) -> Callable[[], Awaitable[None]]:
     """The part of the page; gives back what brings its list of models up to date."""
-    settings, sides = Settings(), [Side(visit, "Left"), Side(visit, "Right")]
-    with ui.element("div").classes("sides"):
-        for side in sides:
-            side.build()
-    with ui.column().classes("ask").props("role=form"):
-        text = ui.textarea("Message to both").props("outlined autogrow autofocus dense").classes("wide")
-        with ui.row().classes("buttons"):
-            send = ui.button("Send", icon="send")
-            stop = ui.button("Stop", icon="stop").props("outline")
-            fresh = ui.button("New chat", icon="add_comment").props("flat")
-            both = ui.switch("Two models", value=True)
-            ui.label("Enter sends, Shift+Enter makes a line, Escape stops").classes("faint hint")
-        with ui.expansion("Settings", icon="tune").classes("wide"), ui.row().classes("fields"):
-            ui.textarea("System message").bind_value(settings, "system").props(
-                "outlined dense autogrow"
-            )
-            ui.number("Temperature", min=0, max=2, step=0.1, placeholder="the model's own").bind_value(
-                settings, "temperature"
-            ).props("outlined dense clearable stack-label")
-            ui.number("Tokens at most", min=1, max=8192, precision=0).bind_value(
-                settings, "max_tokens"
-            ).props("outlined dense")
+    composer = Composer(visit)
+    composer.connect()
+    return composer.refresh
 
-    async def ask() -> None:
-        question = (text.value or "").strip()
-        asked = sides if both.value else sides[:1]
-        if not question or any(s.task and not s.task.done() for s in asked):
+
+class Composer:
+    """The box that questions are written in, its buttons, and the conversations above it."""
+
+    def __init__(self, visit: Visit):
+        self.visit, self.settings = visit, Settings()
+        self._made = False  # whether there is a model to compare the base with
+        self.sides = [Side(visit, place, self.enable) for place in ("Left", "Right")]
+        with ui.element("div").classes("sides chats"):
+            for side in self.sides:
+                side.build()
+        with ui.column().classes("ask").props("role=form"):
+            self.text = ui.textarea("Message").props("outlined autogrow autofocus dense")
+            self.text.classes("wide")
+            with ui.row().classes("buttons"):
+                self.send = ui.button("Send", icon="send")
+                self.stop = ui.button("Stop", icon="stop").props("outline")
+                self.fresh = ui.button("New chat", icon="add_comment").props("flat")
+                self.both = ui.switch("Two models", value=False)
+                ui.label("Enter sends, Shift+Enter makes a line, Escape stops").classes("faint hint")
+            with ui.expansion("Settings", icon="tune").classes("wide"):
+                _settings(self.settings)
+        self.enable()
+
+    def connect(self) -> None:
+        """Let the buttons and keys do what they say."""
+        self.send.on_click(self.ask)
+        self.stop.on_click(self.stop_all)
+        self.fresh.on_click(self.clear_all)
+        self.text.on("keydown.enter", self.ask, js_handler=ENTER)
+        self.text.on_value_change(self.enable)
+        ui.on("escape", self.stop_all)
+        ui.run_javascript("addEventListener('keydown', e => e.key === 'Escape' && emitEvent('escape'))")
+        ui.context.client.on_delete(self.stop_all)
+        self.both.on_value_change(self.enable)
+
+    @property
+    def asked(self) -> list[Side]:
+        """The sides that a question goes to."""
+        return self.sides if self.both.value else self.sides[:1]
+
+    def enable(self) -> None:
+        """Turn off what would do nothing now."""
+        if not hasattr(self, "both") or self.both.is_deleted:  # still being built, or gone
+            return
+        answering = any(side.answering for side in self.sides)
+        self.send.set_enabled(bool((self.text.value or "").strip()) and not answering)
+        self.stop.set_enabled(answering)
+        self.fresh.set_enabled(any(side.messages for side in self.sides))
+        self.sides[1].column.set_visibility(self.both.value)
+
+    async def ask(self) -> None:
+        """Put what is written to the models that are asked."""
+        question = (self.text.value or "").strip()
+        if not question or any(side.answering for side in self.asked):
             return
         async with told():
-            await visit.admit("ask")
-            text.value = ""
-            for side in asked:
-                side.ask(question, settings)
+            await self.visit.admit("ask")
+            self.text.value = ""
+            for side in self.asked:
+                side.ask(question, self.settings)
+            self.enable()
 
-    def stop_all() -> None:
-        for side in sides:
+    def stop_all(self) -> None:
+        """Leave off answering."""
+        for side in self.sides:
             side.stop()
 
-    def clear_all() -> None:
-        for side in sides:
+    def clear_all(self) -> None:
+        """Begin both conversations anew."""
+        for side in self.sides:
             side.clear()
-        text.run_method("focus")
+        self.text.run_method("focus")
 
-    send.on_click(ask)
-    stop.on_click(stop_all)
-    fresh.on_click(clear_all)
-    text.on("keydown.enter", ask, js_handler=ENTER)
-    ui.on("escape", stop_all)
-    ui.run_javascript("addEventListener('keydown', e => e.key === 'Escape' && emitEvent('escape'))")
-    ui.context.client.on_delete(stop_all)
-
-    async def refresh() -> None:
+    async def refresh(self) -> None:
+        """Bring the list of models up to date; the base is compared with what is made of it."""
         async with told():
-            listed = (await visit.api.get("/v1/models"))["data"]
-            _offer(visit, sides, listed)
-            sides[1].log.parent_slot.parent.set_visibility(both.value)  # type: ignore[union-attr]
+            listed = (await self.visit.api.get("/v1/models"))["data"]
+            wanted = self.visit.chosen.get("Chat")
+            made = any("root" in m for m in listed)
+            if made and not self._made and not self.visit.narrow:
+                self.both.value = True
+            self._made = made
+            _offer(self.visit, self.sides, listed)
+            if wanted and not self.both.value:  # who comes for a model sees it
+                self.sides[0].model.value = self.sides[1].model.value
+            self.enable()
 
-    both.on_value_change(refresh)
-    return refresh
+
+def _settings(settings: Settings) -> None:
+    with ui.row().classes("fields"):
+        ui.textarea("System message").bind_value(settings, "system").props("outlined dense autogrow")
+        ui.number("Temperature", min=0, max=2, step=0.1, placeholder="the model's own").bind_value(
+            settings, "temperature"
+        ).props("outlined dense clearable stack-label")
+        ui.number("Tokens at most", min=1, max=8192, precision=0).bind_value(
+            settings, "max_tokens"
+        ).props("outlined dense")
 
 
 def _offer(visit: Visit, sides: list[Side], listed: list[dict[str, Any]]) -> None:

@@ -9,12 +9,14 @@ from typing import Any
 from nicegui import ui
 
 from rung.config import knobs_of
+from rung.ladder.bar import BASE
 from rung.ladder.knobs import ClimbKnobs
-from rung.ladder.scorecard import Scorecard, cells, head
+from rung.ladder.scorecard import Row, Scorecard, duration, interval, made
 from rung.server.climbs import go_on, interrupt
 from rung.server.page import data
 from rung.server.page.fields import Fields
-from rung.server.page.models import pairs
+from rung.server.page.job_view import when
+from rung.server.page.models import pairs, titled, titles
 from rung.server.page.session import Visit, told
 from rung.store.climbs import ClimbRecord
 from rung.store.serving import ACTIVE, JobRecord
@@ -40,24 +42,29 @@ class Listed:
 
 @dataclass(frozen=True)
 class Seen:
-    """A climb as it is now. `log` is what its job has said, where it has one."""
+    """A climb as it is now.
+
+    Attributes:
+        log: what its job has said, where it has one. data: what its data is called.
+    """
 
     card: Scorecard
     log: str
+    data: str
 
 
 def build(visit: Visit) -> Callable[[], Awaitable[None]]:
     """Build the part of the page; returns what brings it up to date."""
-    renew = _form(visit)
+    renew = _form(visit, lambda: update())
     notice = ui.column().classes("wide").props("role=status")
-    with ui.row().classes("pickers"):
+    with ui.row().classes("pickers") as pickers:
         picked = ui.select({}, label="Climb").props("outlined dense options-dense").classes("field")
     place = ui.column().classes("wide").props('role=region aria-label="Scorecard"')
     drawn: dict[str, Any] = {}
 
     async def update() -> None:
         listed = await visit.read("train", lambda: _listed(visit))
-        found = {r.id: f"{r.id} ({r.status})" for r in listed.climbs}
+        found = {r.id: f"{r.name}, {when(r.started)} ({r.status})" for r in listed.climbs}
         newest = listed.climbs[0].id if listed.climbs else None
         # What was just begun is what one wants to see.
         keep = picked.value if picked.value in found and newest == drawn.get("newest") else newest
@@ -65,7 +72,8 @@ def build(visit: Visit) -> Callable[[], Awaitable[None]]:
         if found != picked.options or keep != picked.value:
             picked.set_options(found, value=keep)
         drawn["live"] = any(j.status in ACTIVE for j in listed.jobs)
-        _not_begun(listed.jobs, notice)
+        pickers.set_visibility(bool(found))
+        _not_begun(listed.jobs, notice, empty=not found)
         record = next((r for r in listed.climbs if r.id == keep), None)
         if record is None:
             place.clear()
@@ -116,13 +124,20 @@ def see(visit: Visit, record: ClimbRecord, job: JobRecord | None) -> Seen:
     if job is not None:
         events = store.jobs.events(job.id, limit=LINES).items
         lines = [f"{e.created[11:19]} {e.message}" for e in reversed(events)]
-    return Seen(Scorecard.of(store, record), "\n".join(lines))
+    card = Scorecard.of(store, record)
+    data = titled(str(card.data.get("name", "")), titles(visit))
+    return Seen(card, "\n".join(lines), data)
 
 
-def _not_begun(jobs: list[JobRecord], notice: ui.column) -> None:
+def _not_begun(jobs: list[JobRecord], notice: ui.column, empty: bool) -> None:
     """Tell of jobs whose climb has not begun yet, and of those that failed before it could."""
     notice.clear()
     with notice:
+        if empty and not jobs:
+            ui.label(
+                "No climb yet. It begins with a data set that has a right answer for every row, such "
+                "as labels: bring one under Data, then start here."
+            )
         for job in jobs:
             if job.climb is not None:
                 continue
@@ -136,26 +151,61 @@ def _not_begun(jobs: list[JobRecord], notice: ui.column) -> None:
 def _show(visit: Visit, seen: Seen, update: Callable[[], Awaitable[None]]) -> None:
     card, climb = seen.card, seen.card.climb
     with ui.row().classes("head"):
-        ui.label(climb.id).classes("title").props("role=heading aria-level=2")
-        ui.badge(climb.status).props(f"color={COLOURS.get(climb.status, 'grey-7')}")
-    facts = {"data": f"{card.data.get('name', '')}", "base": card.base.get("name", "")}
-    facts["bar"] = climb.bar or "none: every rung was tried"
+        ui.label(climb.name).classes("title name").props("role=heading aria-level=2")
+        ui.badge(climb.status).props(f"color={COLOURS.get(climb.status, 'grey-8')}")
     if climb.verdict.get("says"):
-        facts["verdict"] = climb.verdict["says"]
-    for n, line in enumerate(climb.verdict.get("next", []), 1):
-        facts[f"next, {n}"] = line
-    if card.licence:
-        facts["licence"] = card.licence["class"]
-    pairs(facts)
+        ui.label(climb.verdict["says"]).classes("said verdict")
     with ui.row():
         _buttons(visit, card, update)
-    titles = head(card.metric, card.knobs.get("requests", 0))
-    with ui.element("div").classes("scroll").props('tabindex=0 role=region aria-label="Rungs"'):
-        _table(titles, [(cells(r, card.winner), r.key == card.winner) for r in card.rows])
-    ui.label("~ is predicted; an interval holds the figure with 95% certainty.").classes("faint")
+    counted = [r for r in card.rows if r.validation or r.status == "running" or r.key == card.winner]
+    if counted:
+        titles = ("way", card.metric.replace("_", " "), "making it", "an answer", "")
+        with ui.element("div").classes("scroll").props('tabindex=0 role=region aria-label="Rungs"'):
+            _table(titles, [(_words(r, card.winner), r.key == card.winner) for r in counted])
+        ui.label(
+            "Quality is on held-out rows; in brackets the range that holds it with 95% certainty."
+        ).classes("faint")
+    facts = {"data": seen.data, "base": card.base.get("name", "")}
+    facts["bar"] = climb.bar or "none: every way that fits is tried"
+    if card.licence:
+        facts["licence"] = card.licence["class"]
+    for n, line in enumerate(climb.verdict.get("next", []), 1):
+        facts[f"next, {n}"] = line
+    facts |= {"begun": when(climb.started), "climb": climb.id}
+    pairs(facts)
+    _others(card, [r for r in card.rows if r not in counted])
     if seen.log:
         with ui.expansion("What it says", icon="terminal").classes("wide"):
             ui.label(seen.log).classes("lines said")
+
+
+def _words(row: Row, winner: str | None) -> tuple[str, ...]:
+    """A rung as cells of the page's table."""
+    note = "winner" if row.key == winner else made(row)
+    if not row.validation:
+        note = "at work" if row.status == "running" else row.reason or note
+    about = "" if row.cost else "about "
+    times = [duration(row.shown.get(key)) for key in ("seconds", "request_seconds")]
+    return (_name(row), interval(row.validation), *(about + t if t else "" for t in times), note)
+
+
+def _name(row: Row) -> str:
+    return "the base as it is" if row.key == BASE else row.key.replace("_", " ")
+
+
+def _others(card: Scorecard, rows: list[Row]) -> None:
+    """What was not measured, and why, folded away: it decides nothing."""
+    if not rows:
+        return
+    ended = card.climb.status == "succeeded"
+    title = f"Not tried ({len(rows)})" if ended else f"Still to come ({len(rows)})"
+    with ui.expansion(title, icon="more_horiz").classes("wide"), ui.element("ul").classes("tree"):
+        for row in rows:
+            time = duration(row.shown.get("seconds"))
+            said = [f"would take about {time} to make"] if time else []
+            said += [row.reason] if row.reason else []
+            with ui.element("li"):
+                ui.label(f"{_name(row)}: {'; '.join(said) or 'waiting'}").classes("said")
 
 
 def _table(titles: tuple[str, ...], rows: list[tuple[tuple[str, ...], bool]]) -> None:
@@ -163,7 +213,7 @@ def _table(titles: tuple[str, ...], rows: list[tuple[tuple[str, ...], bool]]) ->
     with ui.element("table").classes("card-table"):
         with ui.element("thead"), ui.element("tr"):
             for title in titles:
-                with ui.element("th").props("scope=col"):
+                with ui.element("th" if title else "td").props("scope=col" if title else ""):
                     ui.label(title)
         with ui.element("tbody"):
             for words, won in rows:
@@ -215,8 +265,9 @@ def _buttons(visit: Visit, card: Scorecard, update: Callable[[], Awaitable[None]
         ui.button("Chat with the winner", icon="forum", on_click=serve).props("dense")
 
 
-def _form(visit: Visit) -> Callable[[], Awaitable[None]]:
-    with ui.expansion("Start a climb", icon="add").classes("item"), ui.column().classes("inside"):
+def _form(visit: Visit, begun: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    form = ui.expansion("Start a climb", icon="add").classes("item")
+    with form, ui.column().classes("inside"):
         ui.label(
             "Rung tries its methods from the cheapest up, measures each on held-out rows, and stops at "
             "the first that clears the bar."
@@ -230,24 +281,28 @@ def _form(visit: Visit) -> Callable[[], Awaitable[None]]:
             groups.append(Fields([k for k in knobs if k.name not in FIRST]))
         with ui.expansion("Which column is what", icon="view_column").classes("wide"):
             groups.append(Fields(data.of_columns()))
-        start = ui.button("Start", icon="rocket_launch")
+        with ui.row().classes("head"):
+            start = ui.button("Start", icon="rocket_launch")
+            bring = ui.button("Bring data first", icon="upload_file").props("outline")
+    bring.on_click(lambda: visit.show("Data"))
 
     async def begin() -> None:
         async with told():
-            if not file.value:
-                ui.notify("Upload a data set first, under Data", type="warning")
-                return
             settings = {key: value for group in groups for key, value in group.given().items()}
             body = {
                 "model": visit.service.catalogue.bare.name, "training_file": file.value,
                 "settings": settings, "name": (name.value or "").strip() or None,
             }  # fmt: skip
             await visit.api.post("/v1/rung/climbs", json=body)
-            ui.notify("The climb has begun", type="positive")
+            form.close()
+            name.value = None
+            await begun()
 
     async def renew() -> None:
         found = data.options(await visit.read("train", lambda: data.files(visit)))
         file.set_options(found, value=file.value if file.value in found else next(iter(found), None))
+        start.set_enabled(bool(found))
+        bring.set_visibility(not found)
 
     start.on_click(begin)
     return renew

@@ -23,6 +23,9 @@ COLUMNS = ("system", "user", "assistant", "text", "label", "where")
 ROWS = 8  # rendered
 LIMIT = 2000  # rows that are looked at, unless the visitor says otherwise
 MOST = 4000  # characters of a row that are shown
+# Quasar gives the parts of an upload no names that a screen reader could read.
+NAMES = """for (const part of document.querySelectorAll('.q-uploader a, .q-uploader input'))
+  part.setAttribute('aria-label', 'Choose a data set')"""
 KINDS = ".jsonl,.json,.csv,.tsv,.parquet,.txt"
 
 
@@ -65,7 +68,7 @@ def build(visit: Visit) -> Callable[[], Awaitable[None]]:
     with ui.element("div").classes("sides"):
         with ui.column().classes("wide"):
             upload = ui.upload(
-                label="Upload a data set (JSON lines, JSON, CSV, Parquet or text)",
+                label="Bring a data set: JSON, JSON lines, CSV, Parquet or text",
                 auto_upload=True, max_file_size=visit.service.limits.max_file,
             ).props(f'accept="{KINDS}" flat bordered')  # fmt: skip
             upload.classes("wide")
@@ -74,7 +77,8 @@ def build(visit: Visit) -> Callable[[], Awaitable[None]]:
             model = ui.select([], label="As this model sees it").props("outlined dense options-dense")
             model.classes("wide")
             with ui.row():
-                show = ui.button("Show", icon="visibility")
+                tune = ui.button("Tune on it", icon="model_training")
+                show = ui.button("Show", icon="visibility").props("outline")
                 remove = ui.button("Delete", icon="delete").props("flat color=negative")
     with ui.expansion("Which column is what", icon="view_column").classes("wide"):
         ui.label("Format strings over the columns of a row; needed where Rung cannot tell.").classes(
@@ -85,6 +89,7 @@ def build(visit: Visit) -> Callable[[], Awaitable[None]]:
     place = ui.column().classes("wide").props("role=region aria-label='The data set' aria-live=polite")
 
     async def refresh() -> None:
+        ui.run_javascript(NAMES)
         async with told():
             listed = [m["id"] for m in (await visit.api.get("/v1/models"))["data"]]
             names = [n for n in listed if ":ckpt-step-" not in n]
@@ -92,6 +97,12 @@ def build(visit: Visit) -> Callable[[], Awaitable[None]]:
             found = options(await visit.read("train", lambda: files(visit)))
             wanted = visit.chosen.pop("Data", None) or file.value
             file.set_options(found, value=wanted if wanted in found else next(iter(found), None))
+            for button in (tune, show, remove):
+                button.set_enabled(bool(found))
+
+    def begin() -> None:
+        visit.chosen["Jobs"] = file.value
+        visit.show("Jobs")
 
     async def take(given: events.UploadEventArguments) -> None:
         async with told():
@@ -107,6 +118,7 @@ def build(visit: Visit) -> Callable[[], Awaitable[None]]:
             upload.reset()
             visit.chosen["Data"] = made["id"]
             await refresh()
+            await visit.stepped()
             await render()
 
     async def render() -> None:
@@ -135,6 +147,7 @@ def build(visit: Visit) -> Callable[[], Awaitable[None]]:
                 await refresh()
 
     upload.on_upload(take)
+    tune.on_click(begin)
     show.on_click(render)
     remove.on_click(delete)
     return refresh

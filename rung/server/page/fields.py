@@ -49,7 +49,7 @@ def _input(knob: Knob, usual: Any) -> Any:
         ).props("outlined dense stack-label clearable")
     else:
         made = ui.input(label, placeholder=_shown(usual)).props("outlined dense stack-label clearable")
-    return made.props(f'hint="{_attribute(knob.help)}"').classes("field")
+    return made.props(f'hint="{attribute(knob.help)}"').classes("field")
 
 
 def _shown(value: Any) -> str:
@@ -60,5 +60,6 @@ def _shown(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _attribute(text: str) -> str:
+def attribute(text: str) -> str:
+    """Text as the value of a prop in quotation marks."""
     return text.replace('"', "'")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
 
 from nicegui import ui
 
@@ -15,33 +12,24 @@ from rung.data.knobs import DataKnobs
 from rung.errors import RungError
 from rung.server.jobs import OURS
 from rung.server.page import data
-from rung.server.page.fields import Fields
-from rung.server.page.models import pairs
+from rung.server.page.fields import Fields, attribute
+from rung.server.page.job_view import Seen, View, badge, see, when
 from rung.server.page.session import Visit, told
-from rung.store.serving import ACTIVE, EventRecord, JobRecord
+from rung.store.serving import ACTIVE
 from rung.train.knobs import RunKnobs, TrainKnobs
 
 EVERY = 1.0  # seconds between two looks at what is going on
-SHOWN = 50  # jobs
-LINES = 200  # events
-COLOURS = {"succeeded": "positive", "failed": "negative", "running": "primary", "paused": "warning"}
+SHOWN = 50  # maximum number of jobs listed
 FIRST = ("epochs", "lr", "batch_size")
-
-
-@dataclass
-class Watch:
-    """A job that is looked at, and what has been heard of it so far."""
-
-    id: str
-    events: dict[int, EventRecord] = field(default_factory=dict)
 
 
 def build(visit: Visit) -> Callable[[], Awaitable[None]]:
     """The part of the page; gives back what brings it up to date."""
     renew = _form(visit, lambda id: choose(id))
-    with ui.element("div").classes("halves"):
-        listed = ui.column().classes("wide list").props('role=list aria-label="Jobs"')
-        with ui.column().classes("wide").props('role=region aria-label="Job"') as detail:
+    halves = ui.element("div").classes("halves")
+    with halves:
+        listing = Listing(lambda id: choose(id))
+        with ui.column().classes("wide detail").props('role=region aria-label="Job"') as detail:
             view = View(visit)
     detail.set_visibility(False)
     known: dict[str, str] = {}
@@ -50,16 +38,17 @@ def build(visit: Visit) -> Callable[[], Awaitable[None]]:
         detail.set_visibility(True)
         view.open(id)
         await update()
+        detail.run_method("scrollIntoView", {"block": "nearest"})
 
     async def update() -> None:
         found = await visit.read("train", lambda: _listed(visit))
-        now = {j.id: j.status for j in found}
-        if now != known:
-            known.clear()
-            known.update(now)
-            listed.clear()
-            with listed:
-                _list(found, choose)
+        if found and not view.watch.id:  # what goes on, else the newest, without a click
+            first = next((s for s in found if s.job.status in ACTIVE), found[0])
+            detail.set_visibility(True)
+            view.open(first.job.id)
+        known.clear()
+        known.update({s.job.id: s.job.status for s in found})
+        listing.show(found, view.watch.id)
         await view.update()
 
     async def refresh() -> None:
@@ -80,147 +69,66 @@ def build(visit: Visit) -> Callable[[], Awaitable[None]]:
     return refresh
 
 
-def _listed(visit: Visit) -> Sequence[JobRecord]:
+def _listed(visit: Visit) -> list[Seen]:
     """Read the tunings that the visitor may see, newest first."""
-    return visit.service.store.jobs.list(limit=SHOWN, kind="tune", owner=visit.owner()).items
+    store = visit.service.store
+    jobs = store.jobs.list(limit=SHOWN, kind="tune", owner=visit.owner()).items
+    return [see(store, job) for job in jobs]
 
 
-def _list(jobs: Sequence[JobRecord], choose: Callable[[str], Awaitable[None]]) -> None:
-    if not jobs:
-        ui.label("No tuning yet.").classes("faint")
-    for job in jobs:
-        with ui.item(on_click=lambda id=job.id: choose(id)).classes("pick").props("role=listitem"):
+class Listing:
+    """The list of tunings. A row is drawn once and then changed, so that it stays under the finger."""
+
+    def __init__(self, choose: Callable[[str], Awaitable[None]]):
+        self._choose = choose
+        self._place = ui.column().classes("wide list").props('role=list aria-label="Jobs"')
+        self._rows: dict[str, _Row] = {}
+
+    def show(self, found: Sequence[Seen], chosen: str) -> None:
+        """Bring the list up to date."""
+        if [s.job.id for s in found] != list(self._rows) or not found:
+            self._place.clear()
+            with self._place:
+                self._rows = {s.job.id: _Row(s, self._choose) for s in found}
+                if not found:
+                    ui.label("No tuning yet. Bring a data set under Data, then start here.")
+        for seen in found:
+            self._rows[seen.job.id].show(seen, chosen)
+
+
+class _Row:
+    """A line of the list."""
+
+    def __init__(self, seen: Seen, choose: Callable[[str], Awaitable[None]]):
+        job = seen.job
+        self.item = ui.item(on_click=lambda: choose(job.id)).classes("pick").props("role=listitem")
+        with self.item:
             with ui.item_section():
-                ui.item_label(job.suffix or job.id)
-                method = str(job.settings.get("method", "")).replace("_", " ")
-                ui.item_label(f"{method} on {job.model}").props("caption")
-            with ui.item_section().props("side"):
-                _badge(job)
-
-
-def _badge(job: JobRecord) -> ui.badge:
-    colour = COLOURS.get(job.status, "grey-7")
-    return ui.badge(job.status.replace("_", " ")).props(f"color={colour}")
-
-
-class View:
-    """One job, as it goes on."""
-
-    def __init__(self, visit: Visit):
-        self.visit, self.watch = visit, Watch("")
-        self.live = False
+                ui.item_label(seen.name).classes("name")
+                ui.item_label(f"{seen.method} on {seen.data}").props("caption")
+                ui.item_label(when(job.created)).props("caption")
+                self.bar = ui.linear_progress(seen.share, show_value=False).props(
+                    f'size=4px aria-label="Progress of {attribute(seen.name)}"'
+                )
+                self.told = ui.item_label("").props("caption")
+            self.side = ui.item_section().props("side top")
         self._status = ""
-        self.head = ui.column().classes("wide")
-        self.chart = ui.echart(_chart([], [])).classes("chart").props('role=img aria-label="Loss"')
-        self.log = ui.column().classes("lines").props("role=log aria-label=Events tabindex=0")
 
-    def open(self, id: str) -> None:
-        """Look at another job."""
-        self.watch, self._status, self.live = Watch(id), "", True
-        self.log.clear()
-        self._draw()
-
-    async def update(self) -> None:
-        """Hear what is new."""
-        watch = self.watch
-        if not watch.id:
-            return
-        job, fresh = await self.visit.read("train", lambda: self._hear(watch))
-        if watch is not self.watch:
-            return
-        self.live = job.status in ACTIVE
-        for event in fresh:
-            watch.events[event.id] = event
-        if job.status != self._status:
-            self._status = job.status
-            self.head.clear()
-            with self.head:
-                self._heading(job)
-        if fresh:
-            with self.log:
-                for event in fresh[-LINES:]:
-                    at = datetime.fromisoformat(event.created).strftime("%H:%M:%S")
-                    line = ui.label(f"{at} {event.message}")
-                    line.classes("bad" if event.level == "error" else "")
-            self.log.run_method("scrollTo", 0, 1_000_000)
-            self._draw()
-
-    def _hear(self, watch: Watch) -> tuple[JobRecord, list[EventRecord]]:
-        """The job, and its events that are not known yet, the oldest first."""
-        jobs, fresh, after = self.visit.service.store.jobs, list[EventRecord](), None
-        jobs.get(watch.id, "tune", self.visit.owner())
-        while True:
-            page = jobs.events(watch.id, after=after, limit=200)
-            new = [e for e in page.items if e.id not in watch.events]
-            fresh += new
-            if not page.has_more or len(new) < len(page.items):
-                return jobs.get(watch.id), fresh[::-1]
-            after = str(page.items[-1].id)
-
-    def _draw(self) -> None:
-        said = [e.data for e in self.watch.events.values() if e.kind == "metrics" and e.data]
-        train = [[d["step"], d["train_loss"]] for d in said if "train_loss" in d]
-        held = [[d["step"], d["valid_loss"]] for d in said if "valid_loss" in d]
-        self.chart.options.clear()
-        self.chart.options.update(_chart(train, held))
-        self.chart.update()
-        if train:
-            self.chart.props["aria-label"] = f"Loss: {train[-1][1]:.4g} after step {train[-1][0]}"
-        self.chart.set_visibility(bool(train))
-
-    def _heading(self, job: JobRecord) -> None:
-        with ui.row().classes("head"):
-            ui.label(job.suffix or job.id).classes("title").props("role=heading aria-level=2")
-            _badge(job).props("role=status")
-        facts = {"job": job.id, "method": job.settings.get("method", ""), "model": job.model}
-        facts["data"] = job.training_file
-        if job.fine_tuned_model:
-            facts["made"] = job.fine_tuned_model
-        if job.error:
-            facts["fault"] = job.error.get("message", "")
-        pairs(facts)
-        with ui.row():
-            for word, icon, may in (
-                ("Pause", "pause", job.status in ACTIVE),
-                ("Resume", "play_arrow", job.status == "paused"),
-                ("Cancel", "cancel", job.status in (*ACTIVE, "paused")),
-            ):
-                if may:
-                    turn = self._turn(job.id, word.lower())
-                    ui.button(word, icon=icon, on_click=turn).props("outline dense")
-            if job.fine_tuned_model:
-                ui.button("Chat with it", icon="forum", on_click=lambda: self._chat(job))
-
-    def _turn(self, id: str, word: str) -> Callable[[], Awaitable[None]]:
-        async def turn() -> None:
-            async with told():
-                await self.visit.api.post(f"/v1/fine_tuning/jobs/{id}/{word}")
-                await self.update()
-
-        return turn
-
-    def _chat(self, job: JobRecord) -> None:
-        self.visit.chosen["Chat"] = job.suffix or job.fine_tuned_model or ""
-        self.visit.show("Chat")
-
-
-def _chart(train: list, held: list) -> dict[str, Any]:
-    """Options of ECharts; colours that stand out on light and on dark."""
-    line = {"type": "line", "showSymbol": len(train) < 2, "animation": False}
-    series = [{**line, "name": "training", "data": train, "itemStyle": {"color": "#3f83c9"}}]
-    if held:
-        dots = {"showSymbol": True, "itemStyle": {"color": "#d9822b"}}
-        series.append({**line, "name": "validation", "data": held, **dots})
-    grey = {"color": "#808a94"}
-    axis = {"axisLabel": grey, "nameTextStyle": grey, "splitLine": {"lineStyle": {"opacity": 0.25}}}
-    return {
-        "grid": {"left": 50, "right": 16, "top": 34, "bottom": 40},
-        "legend": {"textStyle": grey, "top": 4},
-        "tooltip": {"trigger": "axis"},
-        "xAxis": {"type": "value", "name": "step", "nameLocation": "middle", "nameGap": 24, **axis},
-        "yAxis": {"type": "value", "name": "loss", "scale": True, **axis},
-        "series": series,
-    }
+    def show(self, seen: Seen, chosen: str) -> None:
+        """Say how far the job is, and whether it is the one looked at."""
+        live = seen.job.status in ACTIVE
+        picked = seen.job.id == chosen
+        self.item.classes(**{"add" if picked else "remove": "picked"})
+        self.item.props(**{"add" if picked else "remove": "aria-current=true"})
+        self.bar.set_value(round(seen.share, 3))
+        self.told.text = seen.progress() if live else ""
+        for part in (self.bar, self.told):
+            part.set_visibility(live)
+        if seen.job.status != self._status:
+            self._status = seen.job.status
+            self.side.clear()
+            with self.side:
+                badge(seen.job)
 
 
 # --- starting one ---------------------------------------------------------------------------------
@@ -229,7 +137,8 @@ def _chart(train: list, held: list) -> dict[str, Any]:
 def _form(visit: Visit, begun: Callable[[str], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
     """What to tune, on what, and how; gives back what brings its lists up to date."""
     said = {name: f"{name.replace('_', ' ')}: {methods.get(name).summary}" for name in methods.names()}
-    with ui.expansion("Start a tuning", icon="add").classes("item"), ui.column().classes("inside"):
+    form = ui.expansion("Start a tuning", icon="add").classes("item")
+    with form, ui.column().classes("inside"):
         with ui.element("div").classes("fields"):
             outlined = "outlined dense options-dense"
             file = ui.select({}, label="Data set").props(outlined)
@@ -238,7 +147,10 @@ def _form(visit: Visit, begun: Callable[[str], Awaitable[None]]) -> Callable[[],
             method = ui.select(said, label="Method", value=RunKnobs.method).props(outlined)
             name = ui.input("Name").props('outlined dense placeholder="such as support"')
         place = ui.column().classes("wide")
-        start = ui.button("Start", icon="rocket_launch")
+        with ui.row().classes("head"):
+            start = ui.button("Start", icon="rocket_launch")
+            bring = ui.button("Bring data first", icon="upload_file").props("outline")
+    bring.on_click(lambda: visit.show("Data"))
     groups: list[Fields] = []
 
     def fields() -> None:
@@ -269,15 +181,23 @@ def _form(visit: Visit, begun: Callable[[str], Awaitable[None]]) -> Callable[[],
             made = await visit.api.post(
                 "/v1/fine_tuning/jobs", json={k: v for k, v in body.items() if v is not None}
             )
-            ui.notify("The tuning is queued", type="positive")
+            form.close()  # what is wanted now is the loss
+            name.value = None
             await begun(made["id"])
+            await visit.stepped()
 
     async def renew() -> None:
         listed = [m["id"] for m in (await visit.api.get("/v1/models"))["data"]]
         names = [n for n in listed if ":ckpt-step-" not in n]
         model.set_options(names, value=model.value if model.value in names else names[0])
         found = data.options(await visit.read("train", lambda: data.files(visit)))
-        file.set_options(found, value=file.value if file.value in found else next(iter(found), None))
+        wanted = visit.chosen.pop("Jobs", None)
+        if wanted in found:  # the visitor comes from this data set
+            form.open()
+        keep = wanted if wanted in found else file.value
+        file.set_options(found, value=keep if keep in found else next(iter(found), None))
+        start.set_enabled(bool(found))
+        bring.set_visibility(not found)
         held.set_options(found, value=held.value if held.value in found else None)
 
     method.on_value_change(fields)

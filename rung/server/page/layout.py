@@ -16,7 +16,7 @@ from nicegui import app as nicegui_app  # noqa: E402
 from nicegui import ui  # noqa: E402
 
 from rung.errors import RungError  # noqa: E402
-from rung.server.page import chat, climbs, data, jobs, models  # noqa: E402
+from rung.server.page import chat, climbs, data, jobs, models, steps  # noqa: E402
 from rung.server.page.session import Visit  # noqa: E402
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ PARTS = {
 }
 THEMES = {"auto": None, "light": False, "dark": True}
 ICONS = {"auto": "brightness_auto", "light": "light_mode", "dark": "dark_mode"}
+NARROW = 700  # CSS pixels of a window below which two conversations do not stand side by side
 AWAY = 60.0  # seconds that a phone may sleep before its page begins anew
 
 
@@ -66,6 +67,7 @@ async def _show(visit: Visit) -> None:
     await browser.connected()
     with contextlib.suppress(TimeoutError):  # a browser that has no storage, or is slow
         await await_theme()
+        visit.narrow = await ui.run_javascript("innerWidth") < NARROW
     if browser.has_socket_connection:  # else it has gone already
         visit.use(nicegui_app.storage.tab.get("key"))
         await _enter(visit, place, body)
@@ -85,14 +87,18 @@ async def _enter(visit: Visit, place: ui.row, body: ui.column) -> None:
         with tabs:
             for name, (icon, _) in PARTS.items():
                 ui.tab(name, icon=icon)
-    with body, ui.tab_panels(tabs, value="Chat").classes("panels").props("keep-alive") as panels:
-        refresh: dict[str, Callable] = {}
+    with body:
+        visit.stepped = steps.build(visit)
+        panels = ui.tab_panels(tabs, value="Chat").classes("panels").props("keep-alive")
+    refresh: dict[str, Callable] = {}
+    with panels:
         for name, (_, make) in PARTS.items():
             with ui.tab_panel(name).classes("panel"):
                 refresh[name] = make(visit)
 
     async def shown() -> None:
         await refresh[tabs.value]()
+        await visit.stepped()
 
     def show(name: str) -> None:
         tabs.set_value(name)

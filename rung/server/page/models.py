@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,18 @@ if TYPE_CHECKING:
     from rung.store.records import ModelRecord, Node
 
 COLOURS = {"permissive": "positive", "restricted": "warning", "non-commercial": "warning"}
-FIGURES = 6  # metrics that are shown
+FIGURES = 6  # maximum number of metrics shown of an open card
+HEADLINE = 2  # maximum number of metrics shown of a closed one
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A model, served or not. `names` are those it answers to; `lineage` is empty for a bare base."""
+    """A model, served or not.
+
+    Attributes:
+        names: those it answers to. lineage: empty for a bare base.
+        titles: what the files are called that it was made from, by the names they are stored under.
+    """
 
     name: str
     names: tuple[str, ...]
@@ -31,10 +37,12 @@ class Entry:
     metrics: dict[str, Any] = field(default_factory=dict)
     created: str = ""
     lineage: Node | None = None
+    titles: Mapping[str, str] = field(default_factory=dict)
 
 
-def entries(service: Service) -> list[Entry]:
+def entries(visit: Visit) -> list[Entry]:
     """The base first, then what is served, then what is only kept, the newest of each first."""
+    service = visit.service
     store, engine = service.store, service.engine
     served: dict[str, list[str]] = {}
     for name, model in list(engine.models.items()):
@@ -53,14 +61,17 @@ def entries(service: Service) -> list[Entry]:
     # Put into the engine, not into the store.
     found += [Entry(n, tuple(names), method="unknown") for n, names in served.items() if n not in kept]
     made = sorted(kept.values(), key=lambda r: (r.name not in served, -r.created_unix, r.name))
-    return found + [_kept(service, record, tuple(served.get(record.name, ()))) for record in made]
+    called = titles(visit)
+    return found + [_kept(service, r, tuple(served.get(r.name, ())), called) for r in made]
 
 
-def _kept(service: Service, record: ModelRecord, names: tuple[str, ...]) -> Entry:
+def _kept(
+    service: Service, record: ModelRecord, names: tuple[str, ...], titles: Mapping[str, str]
+) -> Entry:
     group, reasons = service.store.licence(record.name)
     return Entry(
         record.name, names, record.method, group, reasons, record.metrics, record.created,
-        service.store.lineage(record.name),
+        service.store.lineage(record.name), titles,
     )  # fmt: skip
 
 
@@ -70,13 +81,17 @@ def build(visit: Visit) -> Callable[[], Awaitable[None]]:
 
     async def refresh() -> None:
         async with told():
-            found = await visit.read(None, lambda: entries(visit.service))
+            found = await visit.read(None, lambda: entries(visit))
             place.clear()
             with place:
                 for entry in found:
                     _show(visit, entry, refresh)
                 if len(found) == 1:
-                    ui.label("Nothing has been made from this base yet: start a tuning under Jobs.")
+                    ui.label(
+                        "Nothing has been made from this base yet. Bring a data set under Data; then "
+                        "start a tuning under Jobs, or let a climb find the cheapest way that is good "
+                        "enough."
+                    )
 
     return refresh
 
@@ -86,14 +101,16 @@ def _show(visit: Visit, entry: Entry, refresh: Callable[[], Awaitable[None]]) ->
         with item.add_slot("header"), ui.row().classes("head"):
             ui.label(entry.name).classes("name")
             ui.badge(entry.method.replace("_", " ")).props("outline color=primary")
-            ui.badge(f"licence: {entry.licence}").props(f"color={COLOURS.get(entry.licence, 'grey-7')}")
+            ui.badge(f"licence: {entry.licence}").props(f"color={COLOURS.get(entry.licence, 'grey-8')}")
             if not entry.names:
-                ui.badge("not served").props("outline color=grey-7")
+                ui.badge("not served").props("outline color=grey-8")
+            for word, value in list(figures(entry.metrics).items())[:HEADLINE]:
+                ui.label(f"{word} {value}").classes("figure")
         with ui.column().classes("inside"):
             pairs(_facts(entry))
             if entry.lineage is not None:
                 ui.label("Made from").classes("subtitle")
-                _branch(entry.lineage)
+                _branch(entry.lineage, entry.titles)
             with ui.row():
                 _buttons(visit, entry, refresh)
 
@@ -113,22 +130,47 @@ def _facts(entry: Entry) -> dict[str, str]:
     if entry.created:
         facts["made"] = datetime.fromisoformat(entry.created).strftime("%Y-%m-%d %H:%M UTC")
     if entry.reasons:
-        facts["licence"] = f"{entry.licence}: " + "; ".join(entry.reasons)
-    figures = {k: v for k, v in entry.metrics.items() if isinstance(v, (int, float))}
-    for name, value in list(figures.items())[:FIGURES]:
-        facts[name.replace("_", " ")] = f"{value:.4g}"
-    return facts
+        facts["licence"] = f"{entry.licence}: " + titled("; ".join(entry.reasons), entry.titles)
+    return facts | dict(list(figures(entry.metrics).items())[:FIGURES])
 
 
-def _branch(node: Node) -> None:
+def figures(metrics: dict[str, Any]) -> dict[str, str]:
+    """What was measured of a model, in words, what was measured on test rows first.
+
+    Counts of rows and steps are no figures of quality, so they are left out.
+    """
+    found = {
+        name: value for name, value in metrics.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+        and not name.endswith(("_rows", "_tokens", "step", "steps"))
+    }  # fmt: skip
+    ordered = sorted(found, key=lambda name: 0 if name.startswith("test_") else 1)
+    return {name.replace("_", " "): f"{found[name]:.4g}" for name in ordered}
+
+
+def _branch(node: Node, titles: Mapping[str, str]) -> None:
     """A part of the lineage and, indented below it, what it was made from."""
     with ui.element("ul").classes("tree"), ui.element("li"):
         said = f" by {node.method.replace('_', ' ')}" if node.method else ""
         under = f", under {node.licence}" if node.licence else ""
         digest = f" ({node.digest[:12]})" if node.digest else ""
-        ui.label(f"{node.kind} {node.name}{said}{under}{digest}").classes("said")
+        name = titled(node.name, titles)
+        ui.label(f"{node.kind} {name}{said}{under}{digest}").classes("said")
         for child in node.children:
-            _branch(child)
+            _branch(child, titles)
+
+
+def titles(visit: Visit) -> dict[str, str]:
+    """Read what the visitor's files are called, by the names they are stored under."""
+    found = visit.service.store.files.list(limit=1000, owner=visit.owner()).items
+    return {f.stored: f.name for f in found}
+
+
+def titled(text: str, titles: Mapping[str, str]) -> str:
+    """A text with files called what their owners call them."""
+    for stored, title in titles.items():
+        text = text.replace(stored, title)
+    return text
 
 
 def _buttons(visit: Visit, entry: Entry, refresh: Callable[[], Awaitable[None]]) -> None:

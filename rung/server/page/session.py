@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
@@ -24,6 +24,10 @@ T = TypeVar("T")
 log = logging.getLogger("rung.server")
 
 
+async def _nothing() -> None:
+    pass
+
+
 @dataclass
 class Visit:
     """What the parts of the page share while a browser looks at it.
@@ -32,6 +36,8 @@ class Visit:
         key: what the visitor has typed, where a key is needed.
         show: brings a part of the page to the front, by its name.
         chosen: what a part should begin with when it comes to the front, by its name.
+        narrow: whether the window is as narrow as a phone's.
+        stepped: brings the first steps up to date.
     """
 
     service: Service
@@ -39,6 +45,8 @@ class Visit:
     key: str | None = None
     show: Callable[[str], None] = lambda name: None
     chosen: dict[str, str] = field(default_factory=dict)
+    narrow: bool = False
+    stepped: Callable[[], Awaitable[None]] = _nothing
 
     def __post_init__(self) -> None:
         self.api = Api(self.app, self.key)
