@@ -94,7 +94,7 @@ class Export(base.Export):
 
 
 def _ops(source: base.Source) -> dict[str, Any]:
-    return source.adapter.linear
+    return dict(source.adapter.linear)
 
 
 def _tensors(source: base.Source, alpha: int) -> Any:
