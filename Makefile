@@ -7,7 +7,7 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help env user lint format test test-quick test-faults quickstart bench-train bench-align bench-eval \
-	bench-features bench-before sweep harness-server soak fuzz steady bench-clients bench-serve clean
+	bench-features bench-synth bench-before sweep harness-server soak fuzz steady bench-clients bench-serve clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ bench-features: $(ENV) bench/.peers/.stamp  ## training on kept states beside tr
 
 bench-climb-tasks: $(ENV)  ## climbs on eight real tasks beside TF-IDF, SetFit, AutoGluon: ARGS="--tasks laws --budgets 1"
 	@$(BIN)/python -m bench.climb_tasks $(ARGS)
+
+bench-synth: $(ENV) bench/.peers/.stamp  ## rows written as constrained JSON beside transformers with outlines
+	@$(BIN)/python -m bench.synth $(ARGS)
 
 bench-before: $(ENV)  ## Rung's own speeds beside another checkout: ARGS="../before"
 	@$(BIN)/python -m bench.before $(ARGS)
