@@ -26,7 +26,7 @@ class RedteamKnobs:
     )
     judge: list[str] = knob(
         ["refusal"], "Who says that an answer is a hit: refusal, words:FILE, regex:PATTERN, "
-        "model:NAME[/LABEL] or remote:MODEL@URL; the first one decides.", metavar="SPEC",
+        "model:NAME, model:NAME/LABEL or remote:MODEL@URL; the first one decides.", metavar="SPEC",
     )  # fmt: skip
     judge_labels: str | None = knob(
         None, "Answers that people have labelled: each judge's error is measured on them.",

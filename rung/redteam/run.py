@@ -143,9 +143,9 @@ class Run:
             finished.changes[group] = report.difference(was, after.attacks)
         fresh = {a.attempt for a in after.harmless}
         refused = [a for a in finished.before.harmless if a.attempt in fresh]
-        tame_before = Round(model=self.name, judges=(), planned=0, harmless=refused)
+        same = Round(model=self.name, judges=(), planned=0, harmless=refused)
         finished.changes["over_refusal"] = {
-            "before": tame_before.over_refusal.as_dict(),
+            "before": same.over_refusal.as_dict(),
             "after": after.over_refusal.as_dict(),
         }
         now = self._losses(target)

@@ -22,14 +22,13 @@ class Judge(base.Judge):
         self.scorer = self.context.model(self.argument)
 
     def scores(self, answers):
-        asked = [_conversation(one) for one in answers]
+        asked: list[tuple[Message, ...]] = [
+            ({"role": "user", "content": a.goal}, {"role": "assistant", "content": a.text})
+            for a in answers
+        ]
         return [None if v is None else self._score(v) for v in self.scorer(asked)] if asked else []
 
     def _score(self, value: float) -> float:
         if "/" in self.argument:
             return math.exp(value)
         return 1 / (1 + math.exp(max(-MAX_REWARD, min(MAX_REWARD, value))))
-
-
-def _conversation(answer: base.Judged) -> tuple[Message, ...]:
-    return {"role": "user", "content": answer.goal}, {"role": "assistant", "content": answer.text}
