@@ -67,18 +67,8 @@ def test_wandb_writes_offline_without_a_key(rung_home, tmp_path, monkeypatch):
     tracker.log(1, {"train/loss": 2.0})
     tracker.close("succeeded", {"test/loss": 1.25})
     (kept,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
-
-    store = DataStore()
-    store.open_for_scan(str(kept))
-    figures = {}
-    while (raw := store.scan_data()) is not None:
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(raw)
-        for item in record.history.item if record.HasField("history") else ():
-            figures[item.key or "/".join(item.nested_key)] = item.value_json
-    assert figures["train/loss"] == "2.0" and figures["test/loss"] == "1.25"
+    written = kept.read_bytes()  # records of protobuf, whose texts stand in them as they are
+    assert all(text in written for text in (b"train/loss", b"2.0", b"test/loss", b"1.25", b"coach"))
 
 
 @pytest.mark.parametrize("name", ["mlflow", "wandb"])
