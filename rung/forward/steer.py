@@ -35,6 +35,9 @@ class SteerOp(LinearOp):
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         return y + (self.strength * self.vector).to(y.dtype)
 
+    def at_strength(self, strength: float) -> SteerOp:
+        return SteerOp(self.vector.detach().clone(), strength)
+
     def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if bias is None:
             raise NotImplementedError("the base has no bias to hold it: use --to control_vector")
