@@ -44,7 +44,10 @@ class Conversation:
         from rung.library.knobs import DecodingKnobs
 
         knob = next(k for k in knobs_of(DecodingKnobs) if k.name == "strength")
-        value = None if text == "own" else coerce(knob, text)
+        try:
+            value = None if text == "own" else coerce(knob, text)
+        except ValueError as fault:
+            raise ConfigError(f"the strength {fault}") from None
         self.decoding = replace(self.decoding, strength=value)
 
     def use_model(self, name: str) -> None:

@@ -61,6 +61,7 @@ class Method(base.Method):
     paper = "arXiv 2310.01405"
     Config = Knobs
     trained = False
+    wants = "pairs"
 
     def misfit(self, bank: Bank, config: Knobs) -> str | None:
         from rung.forward.steer import last_modules
