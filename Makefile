@@ -6,8 +6,8 @@ ENV := .venv/.stamp
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help env lint format test test-quick test-faults quickstart bench-train bench-align bench-eval bench-features bench-before sweep \
-	harness-server soak bench-serve clean
+.PHONY: help env user lint format test test-quick test-faults quickstart bench-train bench-align bench-eval \
+	bench-features bench-synth bench-before sweep harness-server soak fuzz steady bench-clients bench-serve clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,10 @@ $(ENV): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt pip
 	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[documents,hub,page,quantize,tensorboard]' --group dev
 	@touch $@
+
+user: constraints.txt  ## build .venv for a user: rung with its page and the Hub, nothing for developers
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt '.[hub,page]'
 
 lint: $(ENV)  ## style, types, declared dependencies and the direction of imports
 	@$(BIN)/ruff check .
@@ -56,8 +60,9 @@ quickstart: $(ENV)  ## the README's first steps, for real
 bench-train: $(ENV) bench/.peers/.stamp  ## training speed beside TRL and PEFT
 	@$(BIN)/python -m bench.train $(ARGS)
 
-bench-align: $(ENV) bench/.peers/.stamp  ## preferences beside TRL: DPO and reward models
+bench-align: $(ENV) bench/.peers/.stamp  ## preferences and rewards beside TRL: DPO, reward models, GRPO
 	@$(BIN)/python -m bench.align $(ARGS)
+	@$(BIN)/python -m bench.align_grpo
 
 bench-eval: $(ENV) bench/.peers/.stamp  ## evaluation beside lm-evaluation-harness
 	@$(BIN)/python -m bench.eval $(ARGS)
@@ -68,6 +73,9 @@ bench-features: $(ENV) bench/.peers/.stamp  ## training on kept states beside tr
 
 bench-climb-tasks: $(ENV)  ## climbs on eight real tasks beside TF-IDF, SetFit, AutoGluon: ARGS="--tasks laws --budgets 1"
 	@$(BIN)/python -m bench.climb_tasks $(ARGS)
+
+bench-synth: $(ENV) bench/.peers/.stamp  ## rows written as constrained JSON beside transformers with outlines
+	@$(BIN)/python -m bench.synth $(ARGS)
 
 bench-before: $(ENV)  ## Rung's own speeds beside another checkout: ARGS="../before"
 	@$(BIN)/python -m bench.before $(ARGS)
@@ -80,6 +88,15 @@ sweep: $(ENV)  ## every architecture and every kind of adapter, on tiny models
 
 soak: $(ENV)  ## ten minutes of clients that misbehave
 	@$(BIN)/python -m bench.soak $(ARGS)
+
+fuzz: $(ENV)  ## random requests to every address: no 5xx, no traceback, no place on this machine
+	@$(BIN)/python -m bench.fuzz $(ARGS)
+
+steady: $(ENV)  ## 200 clients for ten minutes: memory by minute, p99
+	@$(BIN)/python -m bench.steady $(ARGS)
+
+bench-clients: $(ENV)  ## other people's clients against rung serve: CLIENTS="langchain vercel"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bench/clients/run.sh $(CLIENTS)
 
 bench-serve: $(ENV) bench/.peers/.stamp bench/.vllm/.stamp  ## serving beside vLLM and PEFT
 	@$(BIN)/python -m bench.serve $(ARGS)

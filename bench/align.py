@@ -22,7 +22,6 @@ import random
 import statistics
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from bench import report
@@ -100,7 +99,7 @@ def rated_pairs(template: Any) -> list[dict[str, list[int]]]:
     found = []
     for request, better, worse in _rated():
         sides = [_ids(template, request, reply) for reply in (better, worse)]
-        if all(0 < len(reply) and len(prompt) + len(reply) <= MAX_TOKENS for prompt, reply in sides):
+        if all(len(reply) > 0 and len(prompt) + len(reply) <= MAX_TOKENS for prompt, reply in sides):
             (prompt, chosen), (_, rejected) = sides
             found.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
     random.Random(0).shuffle(found)
@@ -185,12 +184,12 @@ def told(one: Comparison, sides: list[Side]) -> tuple[list[str], bool]:
     """Lines about a comparison, and whether its sides ended apart."""
     peer, ours = sides
     lines = [f"{one.name}: LoRA r=16, {BATCH} pairs a step, {len(peer.results[0]['losses'])} steps"]
-    for side in sides:
-        lines.append(
-            f"  {side.name:<5} {side.median('speed'):7.1f} tokens/s, "
-            f"{side.median('seconds'):.1f} s, last loss {side.results[0]['losses'][-1]:.4f}, "
-            f"peak {side.median('peak_bytes') / 1e9:.2f} GB"
-        )
+    lines += [
+        f"  {side.name:<5} {side.median('speed'):7.1f} tokens/s, "
+        f"{side.median('seconds'):.1f} s, last loss {side.results[0]['losses'][-1]:.4f}, "
+        f"peak {side.median('peak_bytes') / 1e9:.2f} GB"
+        for side in sides
+    ]
     last = [side.results[0]["losses"][-1] for side in sides]
     apart = abs(last[0] - last[1]) > TOLERANCE * abs(last[0])
     if apart:

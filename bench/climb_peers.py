@@ -120,7 +120,14 @@ def outside(name: str, texts: Texts, seconds: float, log: Path) -> Peer:
         }))  # fmt: skip
         quiet = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error",
                  "HF_HUB_OFFLINE": "1"}  # fmt: skip
-        command = [str(PYTHON), str(ROOT / "bench" / "peers" / SCRIPTS[name]), str(job), str(result)]
+        # Without the scripts' own folder on the path: one of them is called as a package is.
+        command = [
+            str(PYTHON),
+            "-P",
+            str(ROOT / "bench" / "peers" / SCRIPTS[name]),
+            str(job),
+            str(result),
+        ]
         try:
             with log.open("w") as out:
                 done = subprocess.run(

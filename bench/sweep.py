@@ -1,7 +1,7 @@
-"""Sweep: every causal architecture that transformers maps, and every kind of adapter that PEFT writes.
+"""Sweep: every causal architecture of transformers, and every kind of adapter that PEFT writes.
 
-    make sweep                            # some minutes; writes docs/architectures.md and docs/adapters.md
-    make sweep ARGS="--only llama,mamba"  # prints alone
+    make sweep                            # minutes; writes docs/architectures.md and docs/adapters.md
+    make sweep ARGS="--only llama,mamba"
 
 Models are tiny and random. Each architecture is held against transformers: logits of the base alone and
 beside a longer row, of every trained method with its adapter moved away from where it starts, and the
@@ -11,32 +11,35 @@ gradients of a first step. Each kind of adapter is held against PEFT. What Rung 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
 import tempfile
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from bench.sweep_pages import (
+    CRASH,
+    DIFFERS,
+    SAME,
+    Row,
+    adapters_page,
+    architectures_page,
+    class_of,
+    counts_of,
+)
 
 TOLERANCE = 1e-4  # of the largest logit
 GRADIENT_TOLERANCE = 1e-3  # of a gradient's length: it gathers rounding from all layers
 SECONDS = 60  # of one architecture at most
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-SAME, DIFFERS, CRASH = "same", "DIFFERS", "TRACEBACK"
-
-
-@dataclass
-class Row:
-    """What was found of one architecture."""
-
-    name: str
-    carrier: str = ""
-    cells: dict[str, str] = field(default_factory=dict)  # by what was tried: same, or why not
 
 
 class _TimeUpError(Exception):
@@ -78,8 +81,8 @@ def _told(apart: float, tolerance: float = TOLERANCE) -> str:
 # --- architectures --------------------------------------------------------------------------------
 
 
-def architecture(name: str) -> Row | None:
-    """Hold one architecture against transformers; None where transformers cannot make it tiny."""
+def architecture(name: str) -> Row:
+    """Hold one architecture against transformers; `made` says why it cannot be made tiny."""
     import torch
 
     from bench import tiny_architectures
@@ -302,122 +305,45 @@ def adapter_kind(kind: str) -> tuple[str, str]:
     return how, _told(found)
 
 
-# --- the docs' tables ---------------------------------------------------------------------------------
-
-ARCHITECTURES = """# Architectures
-
-Written by `make sweep`, which makes a tiny random model of every causal architecture that transformers maps and holds
-Rung against it: logits of the base alone and beside a longer row, logits and first gradients of every trained method.
-*trie*: batches share what they begin with; *padded rows*: they do not, and every step of an answer reads the whole
-text again, which is right and slow; *rows one by one*: a row's numbers would depend on its neighbours.
-"""
-NOT_MADE = "Not made, since no tiny one could be built from its configuration:"
-ADAPTERS = """# Adapters that were made with PEFT
-
-Written by `make sweep`, which makes an adapter of each kind with PEFT on a tiny model, reads it and compares logits.
-`rung add`, `rung serve`, `rung chat` and `rung eval` take them from a folder or the Hub. All of them are served in one
-batch with any others. *Through PEFT*: PEFT's own code merges it into a copy of the base when it is loaded, which is
-proven by its logits and takes as much memory as the weights that it changes. What is refused can be merged with PEFT
-(`merge_and_unload`) where PEFT can, and used as a base.
-
-Of LoRA are read: rank and alpha by module, rsLoRA, DoRA, biases, `lora_bias`, embeddings and output layer,
-`modules_to_save`, `trainable_token_indices`, PiSSA and OLoRA. Any setting that is neither read nor at its default
-refuses the adapter by its name.
-"""
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
-
-
-def architectures_page(rows: list[Row]) -> str:
-    """docs/architectures.md."""
-    made = [r for r in rows if "made" not in r.cells]
-    columns = ["base", *_trained()]
-    notes: dict[str, int] = {}
-
-    def cell(text: str) -> str:
-        if text == SAME:
-            return "yes"
-        return f"no [{notes.setdefault(text, len(notes) + 1)}]"
-
-    lines = [
-        f"| {r.name} | {r.carrier.partition(':')[0]} | "
-        + " | ".join(cell(r.cells[c]) if c in r.cells else "" for c in columns)
-        + " |"
-        for r in made
-    ]
-    left = [f"- {r.name}: {_plain(r.cells['made'])}" for r in rows if "made" in r.cells]
-    return "\n".join(
-        [
-            ARCHITECTURES,
-            f"{len(made)} architectures: " + ", ".join(f"{n} {c}" for c, n in _counts(made).items()) + ".",
-            "",
-            "| architecture | batches as | " + " | ".join(columns) + " |",
-            "|---|---|" + "---|" * len(columns), *lines, "",
-            *(f"[{i}]: {_plain(text)}  " for text, i in notes.items()), "",
-            *([NOT_MADE, "", *left] if left else []),
-        ]
-    ) + "\n"  # fmt: skip
-
-
-def _counts(rows: list[Row]) -> dict[str, int]:
-    found = Counter(cell for r in rows for cell in map(_class, r.cells.values()))
-    return {f"{name}": found[name] for name in ("same", "refused with a reason", "differ", "traceback")}
-
-
-def _class(cell: str) -> str:
-    if cell == SAME:
-        return "same"
-    if cell.startswith(DIFFERS):
-        return "differ"
-    return "traceback" if cell.startswith(CRASH) else "refused with a reason"
-
-
-def adapters_page(found: dict[str, tuple[str, str]]) -> str:
-    """docs/adapters.md."""
-    lines = [
-        f"| {kind} | {how} | {'answers as PEFT does' if told == SAME else _plain(told)} |"
-        for kind, (how, told) in found.items()
-    ]
-    return "\n".join(
-        [
-            ADAPTERS,
-            "| kind | read | |", "|---|---|---|", *lines, "",
-        ]
-    )  # fmt: skip
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="architectures or kinds, with commas between them")
     parser.add_argument("--part", choices=("architectures", "adapters", "all"), default="all")
+    parser.add_argument("--kept", type=Path, help="a file of what was found, to go on from")
+    parser.add_argument("--seconds", type=float, default=1e9, help="after which to stop, for --kept")
     given = parser.parse_args()
     only = {n for n in given.only.split(",") if n}
     os.environ["RUNG_HOME"] = tempfile.mkdtemp(prefix="rung-sweep-")
     _quiet()
     bad = 0
     if given.part != "adapters":
-        bad += _sweep_architectures(only)
+        bad += _sweep_architectures(only, given.kept, given.seconds)
     if given.part != "architectures":
         bad += _sweep_adapters(only)
     sys.exit(1 if bad else 0)
 
 
-def _sweep_architectures(only: set[str]) -> int:
+def _sweep_architectures(only: set[str], kept: Path | None, seconds: float) -> int:
     from bench import tiny_architectures
 
-    rows = []
+    before = json.loads(kept.read_text()) if kept and kept.exists() else []
+    rows = [Row(**one) for one in before]
+    done, began = {r.name for r in rows}, time.monotonic()
     for name in [n for n in tiny_architectures.names() if not only or n in only]:
+        if name in done:
+            continue
+        if time.monotonic() - began > seconds:
+            return 0
         try:
             with _limit(SECONDS):
                 row = architecture(name)
         except _TimeUpError:
             row = Row(name, cells={"made": f"not done within {SECONDS} s"})
-        assert row is not None
         rows.append(row)
+        if kept:
+            kept.write_text(json.dumps([asdict(r) for r in rows], indent=1))
         print(name, row.carrier, {k: v[:60] for k, v in row.cells.items() if v != SAME}, flush=True)
-    counts = _counts([r for r in rows if "made" not in r.cells])
+    counts = counts_of([r for r in rows if "made" not in r.cells])
     print(f"{len(rows)} architectures, {sum('made' in r.cells for r in rows)} not made: {counts}")
     if not only:
         (DOCS / "architectures.md").write_text(architectures_page(rows), encoding="utf-8")
@@ -431,7 +357,7 @@ def _sweep_adapters(only: set[str]) -> int:
     for kind in sorted(k for k in kinds.MADE if not only or k in only):
         found[kind] = adapter_kind(kind)
         print(kind, *found[kind], flush=True)
-    counts = Counter(_class(told) if how != "no" else "refused" for how, told in found.values())
+    counts = Counter(class_of(told) if how != "no" else "refused" for how, told in found.values())
     print(f"{len(found)} kinds: {dict(counts)}")
     if not only:
         (DOCS / "adapters.md").write_text(adapters_page(found), encoding="utf-8")

@@ -18,12 +18,14 @@ from rung.version import __version__
 if TYPE_CHECKING:
     from rung.engine import Engine
     from rung.errors import RungError
-    from rung.library import climb, compare, evaluate, export, load, plan, tune
+    from rung.library import climb, compare, evaluate, export, load, plan, red_team, tune
     from rung.library.model import Model
     from rung.store import Store
 
 _PARTS = {
-    **dict.fromkeys(("climb", "compare", "evaluate", "export", "load", "plan", "tune"), "rung.library"),
+    **dict.fromkeys(
+        ("climb", "compare", "evaluate", "export", "load", "plan", "red_team", "tune"), "rung.library"
+    ),
     "Engine": "rung.engine",
     "Model": "rung.library.model",
     "RungError": "rung.errors",
@@ -42,6 +44,7 @@ __all__ = [
     "export",
     "load",
     "plan",
+    "red_team",
     "tune",
 ]
 

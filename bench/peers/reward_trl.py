@@ -19,11 +19,10 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
+from dpo_trl import tokenizer
 from safetensors.torch import save_file
 from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig, RewardTrainer
-
-from dpo_trl import tokenizer
 
 
 def main() -> None:

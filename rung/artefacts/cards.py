@@ -47,7 +47,8 @@ class Card:
     base: str
     method: str
     base_name: str = ""
-    relation: Literal["adapter", "finetune"] = "adapter"
+    hub_base: str = ""  # the base's id on the Hub, where its spec does not say it
+    relation: Literal["adapter", "finetune", "merge"] = "adapter"
     peft: bool = True  # whether PEFT can load it
     objective: str = ""
     parent: str | None = None
@@ -92,18 +93,14 @@ def read_card(folder: str | Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def hub_id(spec: str, name: str = "") -> str:
-    """The Hub's id in a spec such as `hub:org/name@main`; else the spec, or the name for a path.
-
-    A path would tell others nothing but how somebody's disk is laid out.
-    """
-    bare = spec.removeprefix("hub:").split("@")[0]
-    if HUB_ID.fullmatch(bare):
+def hub_id(spec: str) -> str:
+    """The Hub's id in a spec such as `hub:org/name@main`, or in a data source such as `hf:NAME:SPLIT`;
+    "" for what is not on the Hub, whose name there would break the push and point nowhere."""
+    kind, _, rest = spec.partition(":")
+    bare = (rest.split(":")[0] if kind in ("hub", "hf") else spec).split("@")[0]
+    if HUB_ID.fullmatch(bare) and ".." not in bare and not Path(bare).exists():
         return bare
-    path = spec.split(":", 1)[-1]
-    if path.startswith(("/", ".", "~")) or re.match(r"[A-Za-z]:\\", spec):
-        return name or Path(path).name or "unknown"
-    return spec
+    return ""
 
 
 def shown(name: str, value: Any) -> str:
@@ -134,17 +131,16 @@ def _bytes(value: float) -> str:
 
 
 def _front_matter(card: Card) -> dict[str, Any]:
-    front: dict[str, Any] = {
-        "base_model": hub_id(card.base, card.base_name),
-        "base_model_relation": card.relation,
-    }
-    if card.datasets:
-        front["datasets"] = [hub_id(d.source or d.name, d.name) for d in card.datasets]
+    front: dict[str, Any] = {}
+    if base := card.hub_base or hub_id(card.base):
+        front |= {"base_model": base, "base_model_relation": card.relation}
+    if known := [found for d in card.datasets if (found := hub_id(d.source))]:
+        front["datasets"] = known
     front |= _licence(card.licence)
     front["pipeline_tag"] = card.pipeline_tag
     if card.peft:
         front["library_name"] = "peft"
-    elif card.relation == "finetune":
+    elif card.relation != "adapter":
         front["library_name"] = "transformers"
     tags = ["rung", card.method.replace("_", "-"), card.objective, *card.tags]
     front["tags"] = list(dict.fromkeys(tag for tag in tags if tag))
@@ -161,7 +157,7 @@ def _licence(licence: str | None) -> dict[str, str]:
 
 
 def _body(card: Card) -> str:
-    base = card.base_name or hub_id(card.base)
+    base = card.base_name or hub_id(card.base) or "a base"
     origin = f", trained on from `{card.parent}`" if card.parent else ""
     objective = f" with the objective {card.objective}" if card.objective else ""
     sections = [
@@ -177,22 +173,33 @@ def _body(card: Card) -> str:
     return "\n\n".join(sections) + "\n"
 
 
+HERE = 'folder = "."  # of these files, or the name of this repository on the Hub'
+
+
 def _usage(card: Card) -> str:
     text = f"```bash\nrung chat {card.name}\n```"
-    base = hub_id(card.base, card.base_name)
+    base = card.hub_base or hub_id(card.base)
+    if card.peft and not base:
+        own = card.base_name or "which it was made from"
+        return (
+            f"{text}\n\nIts base, {own}, is no repository of the Hub: give PEFT the base you have, "
+            f"or make one model of both with `rung export {card.name} DIR --to merged`."
+        )
     if card.peft:
         code = (
             "from peft import PeftModel\n"
             "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            f"{HERE}\n"
             f'base = AutoModelForCausalLM.from_pretrained("{base}")\n'
-            f'model = PeftModel.from_pretrained(base, "{card.name}")\n'
-            f'tokenizer = AutoTokenizer.from_pretrained("{card.name}")'
+            "model = PeftModel.from_pretrained(base, folder)\n"
+            "tokenizer = AutoTokenizer.from_pretrained(folder)"
         )
-    elif card.relation == "finetune":
+    elif card.relation != "adapter":
         code = (
             "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-            f'model = AutoModelForCausalLM.from_pretrained("{card.name}")\n'
-            f'tokenizer = AutoTokenizer.from_pretrained("{card.name}")'
+            f"{HERE}\n"
+            "model = AutoModelForCausalLM.from_pretrained(folder)\n"
+            "tokenizer = AutoTokenizer.from_pretrained(folder)"
         )
     else:
         return text

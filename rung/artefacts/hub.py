@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,6 +13,10 @@ from rung.artefacts import folders
 from rung.errors import ConfigError, StoreError
 
 REPO = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]{0,95}")
+
+
+MANIFEST = "manifest.json"
+ABOUT = "rung.json"
 
 
 class Api(Protocol):
@@ -27,6 +34,58 @@ def check(repo: str) -> None:
     """
     if not REPO.fullmatch(repo) or ".." in repo:
         raise ConfigError(f"'{repo}' is no repository: write NAME or ORGANISATION/NAME")
+
+
+def require_access(api: Any = None) -> None:
+    """Refuse to begin hours of training whose model could not be pushed: nobody is logged in.
+
+    Raises:
+        ConfigError: saying how to log in. StoreError: when the Hub cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    try:
+        (api or HfApi()).whoami()
+    except LocalTokenNotFoundError:
+        raise ConfigError(
+            "nobody is logged in to the Hub: run hf auth login, or set HF_TOKEN, or leave out "
+            "--push-to-hub"
+        ) from None
+    except HfHubHTTPError as fault:
+        status = getattr(fault.response, "status_code", None)
+        if status in (401, 403):
+            raise ConfigError("the Hub does not take this token: run hf auth login again") from None
+        raise StoreError(f"the Hub refused to say who you are ({status})") from None
+    except Exception as fault:
+        raise StoreError(f"the Hub does not answer: try again later ({fault})") from None
+
+
+def _public(folder: Path, into: Path) -> None:
+    """Copy what others may see: all files but the manifest, without paths of this disk."""
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_dir() or name.as_posix() == MANIFEST:
+            continue
+        (into / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.as_posix() == ABOUT:
+            told = _without_paths(folders.read_json(path))
+            (into / name).write_text(
+                json.dumps(told, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+            )
+        else:
+            shutil.copyfile(path, into / name)
+
+
+def _without_paths(value: Any) -> Any:
+    """The same with the last part of every path of a disk in its place."""
+    if isinstance(value, dict):
+        return {k: _without_paths(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(v) for v in value]
+    if isinstance(value, str) and re.match(r"(/|~|\.{1,2}/|[A-Za-z]:\\).", value):
+        return Path(value).name
+    return value
 
 
 def push(folder: str | Path, repo: str, *, private: bool = True, api: Api | None = None) -> str:
@@ -53,11 +112,11 @@ def push(folder: str | Path, repo: str, *, private: bool = True, api: Api | None
         address = client.create_repo(repo, private=private, exist_ok=True)
         # The address carries the account's name when only the repository's was given.
         where = getattr(address, "repo_id", repo)
-        client.upload_folder(
-            repo_id=where,
-            folder_path=str(folder),
-            commit_message=f"Upload {folder.name} with Rung",
-        )
+        with tempfile.TemporaryDirectory() as public:
+            _public(folder, Path(public))
+            client.upload_folder(
+                repo_id=where, folder_path=public, commit_message=f"Upload {folder.name} with Rung"
+            )
     except HfHubHTTPError as fault:
         status = getattr(fault.response, "status_code", None)
         if status in (401, 403):

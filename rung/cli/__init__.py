@@ -27,6 +27,7 @@ VERBS = {
     "tune": ("tune", "tune"),
     "resume": ("tune", "resume"),
     "align": ("align", "align"),
+    "redteam": ("redteam", "redteam"),
     "eval": ("eval", "eval_"),
     "compare": ("compare", "compare"),
     "chat": ("chat", "chat"),

@@ -12,7 +12,7 @@ from rung import exports
 
 def _formats() -> str:
     """Every export format with what it is, for help."""
-    return " ".join(f"{one.name}: {one.summary}." for one in exports.registry.all())
+    return " ".join(f"{one.name.replace('_', '-')}: {one.summary}." for one in exports.registry.all())
 
 
 def _precisions() -> str:
@@ -29,12 +29,18 @@ def export(
         str | None,
         typer.Option(help=f"Precision to write, where the format has a choice: {_precisions()}."),
     ] = None,
+    prove: Annotated[
+        str | None,
+        typer.Option(help="Refuse what this cannot run: llama.cpp. By default it runs where it is."),
+    ] = None,
 ) -> None:
     """Write a model for other tools, and prove that it gives the same logits."""
     from rung.exports.export import export as write
 
-    proof = write(name, folder, to, dtype)
+    proof = write(name, folder, to, dtype, prove_by=prove)
     by = f", read by {proof.by}" if proof.by else ""
     typer.echo(
         f"{folder}: {to}, logits within {proof.difference:.1e} of {name} on {proof.tokens} tokens{by}"
     )
+    if proof.ran:
+        typer.echo(proof.ran)

@@ -66,8 +66,8 @@ def _application(names: list[str], knobs: ServeKnobs) -> tuple[Loaded, Any]:
     with Console(stderr=True).status("loading"):
         loaded = load(
             [*names, *judges], base=knobs.base, dtype=knobs.dtype, device=knobs.device,
-            quantize=knobs.quantize, short=True, max_batch=knobs.max_batch, max_waiting=knobs.max_waiting,
-            memory=knobs.cache_bytes,
+            quantize=knobs.quantize, max_batch=knobs.max_batch, max_waiting=knobs.max_waiting,
+            short=True, memory=knobs.cache_bytes,
         )  # fmt: skip
     for name in {*around, *knobs.guard} - {"*", *loaded.engine.models}:
         typer.echo(f"rung: stages are set for '{name}', which is not served yet", err=True)

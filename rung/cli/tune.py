@@ -72,6 +72,7 @@ def tune(
     plan = Plan.of(name, read_yaml(config) if config else {}, given)
     if plan.run.push_to_hub:
         hub.check(plan.run.push_to_hub)
+        hub.require_access()
     from rung.train.job import tune as run
 
     _report(lambda watcher: run(plan, watcher, replace=replace), as_json)

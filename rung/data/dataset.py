@@ -6,11 +6,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from math import isfinite
 from typing import Any
 
 from rung.data import choices, formats, labels, prompts, proposals, provenance, sources
 from rung.data.format_strings import Condition, Format, Missing, Nothing
 from rung.data.knobs import DataKnobs
+from rung.data.pairs import paired
 from rung.data.problem import Problem, places
 from rung.errors import ConfigError, DataError, one_line
 from rung.types import Example, RowKind
@@ -80,7 +82,9 @@ def load(knobs: DataKnobs, wants: RowKind | None = "replies") -> Dataset:
 def _read(knobs: DataKnobs, source: str, wants: RowKind | None) -> Dataset:
     conditions = _conditions(knobs.where)
     formats.mapping(knobs)  # a malformed mapping is told before a long download
-    named = {"gold": knobs.gold, "choices": knobs.choices, "group": knobs.group_by}
+    named = {
+        "gold": knobs.gold, "choices": knobs.choices, "group": knobs.group_by, "rating": knobs.score,
+    }  # fmt: skip
     forms = {name: Format.parse(text, f"--{name}") for name, text in named.items() if text is not None}
     found = sources.read(source, None if conditions else knobs.limit)
     # Faults of the conditions go where those of the source go, so that all are told at once.
@@ -95,12 +99,16 @@ def _read(knobs: DataKnobs, source: str, wants: RowKind | None) -> Dataset:
         plain = [row for _, row in rows]
         detect = prompts.form_of if wants == "prompts" else formats.detect
         form = detect(plain, replace(knobs, data=source))
+        if knobs.score is not None:
+            form = replace(form, kind="ratings", how=f"{form.how}, rated by {knobs.score}")
         if wants == "replies" and form.kind != wants:
             raise DataError(proposals.refusal(form.kind, form.how, plain, source))
         for origin, row in rows:
             kept.take(form, origin, row, forms)
         if knobs.choices:
             kept.settle(knobs.answers_are)
+        if wants == "pairs" and form.kind != "replies":
+            form = replace(form, kind=kept.pair(knobs.least_gap))
     faults = [*found.faults, *_grouped(kept.faults)]
     if not kept.examples and not faults:
         faults = [f"{source} holds nothing to learn: {'; '.join(kept.nothing)}"]
@@ -115,7 +123,8 @@ def _dataset(
     found: sources.Rows, source: str, form: formats.DataFormat, kept: _Kept, limit: int | None
 ) -> Dataset:
     doubles = duplicates(kept.examples)
-    if limit is not None and (told := labels.cut_to_one(kept.examples, limit)):
+    replies = form.kind == "replies"
+    if replies and limit is not None and (told := labels.cut_to_one(kept.examples, limit)):
         raise DataError(told)
     return Dataset(
         name=found.name,
@@ -158,6 +167,8 @@ class _Kept:
                 fields: dict[str, Any] = {name: text.fill(row) for name, text in forms.items()}
                 if "choices" in fields:
                     fields["choices"] = choices.offered(fields["choices"])
+                if "rating" in fields:
+                    fields["rating"] = _rating(fields["rating"])
                 self.examples.append(replace(example, columns=columns, **fields))
         except Nothing as why:
             self.nothing.setdefault(_words(why), []).append(origin)
@@ -170,6 +181,15 @@ class _Kept:
             self.examples, wrong, told = choices.settle(self.examples, way)
             self.faults |= wrong
             self.told += told
+
+    def pair(self, least_gap: float) -> RowKind:
+        """Make pairs of rated replies, and leave out those that differ too little."""
+        self.examples, told = paired(self.examples, least_gap)
+        self.told += told
+        if not self.examples:
+            why = "; ".join(p.message for p in told) or "no row has two replies"
+            self.nothing.setdefault(f"no pair can be made: {why}", []).append("the data")
+        return "pairs"
 
     def problems(self) -> list[Problem]:
         """What was left out, by name: nothing of a row is dropped in silence."""
@@ -214,6 +234,17 @@ def _passing(found: sources.Rows, conditions: list[Condition]):
 def _grouped(faults: dict[str, list[str]]) -> list[str]:
     """A wrong column is wrong in every row: rows with the same fault are told together."""
     return [f"{places(origins)}: {words}" for words, origins in faults.items()]
+
+
+def _rating(text: str) -> float:
+    """The mean of the numbers of a text. Raises Missing for anything else."""
+    try:
+        found = [float(word) for word in text.replace(",", " ").split()]
+    except ValueError:
+        raise Missing(f"--score gives {text[:40]!r}, which is no number") from None
+    if not found or not all(map(isfinite, found)):
+        raise Missing("--score gives no number")
+    return sum(found) / len(found)
 
 
 def _words(fault: LookupError) -> str:

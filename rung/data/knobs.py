@@ -53,6 +53,15 @@ class DataKnobs:
         "The document that holds a row's answer, as a format string; retrieval is measured by it.",
         metavar="FORMAT",
     )
+    score: str | None = knob(
+        None,
+        "How good a row's reply is, as a format string; of several numbers, such as '{one} {two}', the "
+        "mean.",
+        metavar="FORMAT",
+    )
+    least_gap: float = knob(
+        0.0, "What two replies' scores must differ by, for one to count as better.", least=0
+    )
     choices: str | None = knob(
         None,
         "The answers that a row offers, the reply among them: a column that holds a list, or lines.",

@@ -65,6 +65,18 @@ def _from_wheel(package: str, member: Path) -> str:
         return UNKNOWN  # the data can be used without it; the licence is then said to be unknown
 
 
+def of_npm(package: str) -> str:
+    """The licence of an npm package, from its package.json."""
+    from rung.bases import npm
+
+    try:
+        about = json.loads(npm.member(package, "package.json").read_text(encoding="utf-8"))
+    except (RungError, OSError, ValueError):
+        return UNKNOWN  # the data can be used without it; the licence is then said to be unknown
+    stated = about.get("license") if isinstance(about, dict) else None
+    return stated.lower() if isinstance(stated, str) and stated else UNKNOWN
+
+
 def of_hub(name: str, table: Any) -> str:
     """The licence of a hub data set, from its card."""
     told = getattr(getattr(table, "info", None), "license", None)

@@ -4,53 +4,73 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 from rung.data.problem import Problem, places
 from rung.errors import DataError
 from rung.types import Example, Message, Pair
 
+if TYPE_CHECKING:
+    from rung.data.template import Template
 
-def pairs(examples: Sequence[Example], least_gap: float = 0.0) -> tuple[list[Pair], list[Problem]]:
-    """Pairs of the examples, in their order, and what could not be one.
 
-    Rated replies to the same prompt make pairs: each better one with each worse one.
+def paired(examples: Sequence[Example], least_gap: float = 0.0) -> tuple[list[Example], list[Problem]]:
+    """Examples of a better and a worse reply each, and what made none.
+
+    Rated replies to the same prompt make pairs, each better one with each worse one; their margin is
+    the gap of their ratings.
 
     Args:
-        least_gap: two ratings must differ by more than this.
-
-    Raises:
-        DataError: when there is no pair at all.
+        least_gap: what ratings must differ by, or more; pairs whose margin is known to be less go too.
     """
-    found: list[Pair] = []
-    same: list[str] = []
+    found: list[Example] = []
+    near: list[str] = []
     rated: dict[str, list[Example]] = {}
     for example in examples:
         if example.rejected:
-            pair = _pair(example, example.rejected, example.margin)
-            found.append(pair) if pair else same.append(example.origin)
+            close = example.margin is not None and example.margin < least_gap
+            near.append(example.origin) if close else found.append(example)
         elif example.rating is not None and example.messages:
             rated.setdefault(repr(example.messages[:-1]), []).append(example)
     alone = []
     for group in rated.values():
         ordered = sorted(group, key=lambda e: -(e.rating or 0.0))
         made = [
-            _pair(a, b.messages, gap)
+            Example(a.messages, origin=a.origin, rejected=b.messages, margin=gap, group=a.group)
             for a, b in combinations(ordered, 2)
-            if (gap := (a.rating or 0.0) - (b.rating or 0.0)) > least_gap
+            if (gap := (a.rating or 0.0) - (b.rating or 0.0)) > 0 and gap >= least_gap
         ]
-        found += [pair for pair in made if pair]
+        found += made
         if not made:
             alone += [e.origin for e in group]
     problems = []
-    if same:
-        told = f"{len(same)} rows have two equal replies ({places(same)}): they are left out"
-        problems.append(Problem("warning", told, tuple(same)))
+    if near:
+        told = f"{len(near)} pairs have a margin below --least-gap ({places(near)}): they are left out"
+        problems.append(Problem("warning", told, tuple(near)))
     if alone:
         told = (
             f"{len(alone)} rated replies have no better or worse one to the same prompt "
             f"({places(alone)}): they make no pair"
         )
         problems.append(Problem("warning", told, tuple(alone)))
+    return found, problems
+
+
+def pairs(examples: Sequence[Example]) -> tuple[list[Pair], list[Problem]]:
+    """Pairs of the examples, in their order, and what could not be one.
+
+    Raises:
+        DataError: when there is no pair at all.
+    """
+    whole, problems = paired(examples)
+    found: list[Pair] = []
+    same: list[str] = []
+    for example in whole:
+        pair = _pair(example, example.rejected, example.margin)
+        found.append(pair) if pair else same.append(example.origin)
+    if same:
+        told = f"{len(same)} rows have two equal replies ({places(same)}): they are left out"
+        problems.insert(0, Problem("warning", told, tuple(same)))
     if not found:
         raise DataError(
             "the data holds no pair of a better and a worse reply: give rows with prompt, chosen and "
@@ -75,9 +95,44 @@ def _pair(example: Example, worse: tuple[Message, ...], margin: float | None) ->
     )  # fmt: skip
 
 
+def too_long(found: Sequence[Pair], template: Template, limit: int) -> list[Problem]:
+    """Which pairs have a side above `limit` tokens, and which of them by their prompt alone."""
+    long: list[str] = []
+    prompts: list[str] = []
+    for pair in found:
+        try:
+            sides = [template.render(one).ids for one in conversations(pair)]
+            before = len(template.prompt(pair.prompt))
+        except DataError:
+            continue  # told where rows are rendered
+        if max(map(len, sides)) > limit:
+            (prompts if before >= limit else long).append(pair.origin)
+    problems = []
+    for origins, what in ((long, "a reply that does not fit"), (prompts, "a prompt that alone fills")):
+        if origins:
+            told = f"{len(origins)} pairs have {what} --max-length {limit} ({places(origins)})"
+            problems.append(Problem("warning", f"{told}: they are left out whole", tuple(origins)))
+    return problems
+
+
+def ratings(examples: Sequence[Example]) -> list[Example]:
+    """Rated replies of the examples, in their order; a pair is one wanted (1) and one unwanted (0)."""
+    found: list[Example] = []
+    for example in examples:
+        if example.rejected:
+            sides = ((example.messages, 1.0), (example.rejected, 0.0))
+            found += [Example(m, origin=example.origin, rating=r) for m, r in sides]
+        elif example.rating is not None and example.messages:
+            found.append(example)
+    return found
+
+
 def conversations(pair: Pair) -> tuple[Example, Example]:
-    """The chosen and the rejected conversation, in which only what follows the prompt is to be learnt."""
-    prompt = tuple({**m, "weight": 0} if m["role"] == "assistant" else m for m in pair.prompt)
+    """Give the chosen and the rejected conversation; only what follows the prompt is to be learnt."""
+    prompt: tuple[Message, ...] = tuple(
+        {**m, "weight": 0} if m["role"] == "assistant" else m  # type: ignore[misc]
+        for m in pair.prompt
+    )
     chosen, rejected = (
         Example(messages=(*prompt, *side), origin=pair.origin) for side in (pair.chosen, pair.rejected)
     )

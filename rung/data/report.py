@@ -8,9 +8,11 @@ from typing import Any
 
 from rung.data.check import check
 from rung.data.dataset import Dataset
+from rung.data.pairs import pairs, too_long
 from rung.data.problem import Problem
 from rung.data.split import Splits
 from rung.data.template import Template
+from rung.errors import DataError
 from rung.types import Example, Rendered
 
 
@@ -98,6 +100,7 @@ def report(
         wanted = "dpo" if dataset.kind == "pairs" else "kto"
         told = f"the rows hold {dataset.kind}: train with --objective {wanted}; others refuse them"
         problems.append(Problem("warning", told))
+        problems += _compared(dataset, template, max_length)
     shown: list[Shown] = []
     supervised = None
     if template is None:
@@ -128,6 +131,25 @@ def report(
         shown=tuple(shown),
         problems=tuple(dict.fromkeys(problems)),
     )
+
+
+def _compared(dataset: Dataset, template: Template | None, limit: int | None) -> list[Problem]:
+    """How many pairs the rows make, their margins, and which sides or prompts are too long."""
+    try:
+        found, problems = pairs(dataset.examples)
+    except DataError as fault:
+        return [Problem("warning", str(fault))]
+    margins = sorted(p.margin for p in found if p.margin is not None)
+    told = f"{len(found)} pairs of a better and a worse reply"
+    if margins:
+        middle = margins[len(margins) // 2]
+        told += (
+            f"; {len(margins)} say by how much: {margins[0]:g} to {margins[-1]:g}, median {middle:g}"
+        )
+    problems.append(Problem("warning", told))
+    if template is not None and limit is not None:
+        problems += too_long(found, template, limit)
+    return problems
 
 
 def _both(pair: Example, template: Template) -> list[Shown]:

@@ -55,15 +55,14 @@ class Template:
     shows_reasoning: bool  # whether it writes a reply's `reasoning_content`
     adds_bos: bool
     encoder: Encoder = field(repr=False)
+    settings: Mapping[str, Any] = field(default_factory=dict)  # given to the chat template by name
 
     @classmethod
     def of(
         cls,
         tokenizer: Any,
-        *,
-        stop: Iterable[int | str] = (),
-        generation_config: Any = None,
-    ) -> Template:
+        *, stop: Iterable[int | str] = (), generation_config: Any = None,
+    ) -> Template:  # fmt: skip
         """Read a tokenizer once.
 
         Args:
@@ -72,9 +71,8 @@ class Template:
             generation_config: an object or mapping whose `eos_token_id` also ends a reply.
 
         Raises:
-            DataError: when the tokenizer is not a fast one, has no end-of-text token and a template
-                that writes none, a template that renders no plain message, or `stop` names text
-                that is no single token.
+            DataError: where it is no fast tokenizer, nothing ends its texts, its template renders no
+                plain message, or `stop` names text that is no single token.
         """
         from rung.data import chat_template
 
@@ -256,8 +254,9 @@ class Template:
         from jinja2 import TemplateError
 
         try:
+            said = {"tools": list(tools) or None, **self.settings}
             return self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=generate, tools=list(tools) or None
+                messages, tokenize=False, add_generation_prompt=generate, **said
             )
         except TemplateError as fault:
             raise DataError(f"the chat template refuses the conversation: {fault}") from None

@@ -1,4 +1,4 @@
-"""Reward model in a bank: scores answers to prompts, also beside a model that is being trained there."""
+"""Reward model in a bank: scores answers to prompts, also beside a model that is trained there."""
 
 from __future__ import annotations
 

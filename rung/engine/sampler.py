@@ -292,6 +292,7 @@ def tell_drawn(logits: Tensor, ids: Tensor, draws: Sequence[Draw]) -> list[Told 
         else:
             kept = _probabilities(adjusted[i : i + 1], [one])[0]
             own[i] = (kept / kept.sum()).log()
-    for row, one in zip(rows, _told(own, ids[at], [d.logprobs or 0 for d in chosen]), strict=True):
-        told[row] = one
+    found = _told(own, ids[at], [d.logprobs or 0 for d in chosen])
+    for row, each in zip(rows, found, strict=True):
+        told[row] = each
     return told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -152,5 +153,7 @@ def _more(case: Case, task: Task) -> dict[str, float]:
         metric = metrics.get(name)
         if name == task.metric or metric.reads not in readable:
             continue
-        found[name] = float(metric.finish(metric.statistics(case).sum(0)))
+        figure = float(metric.finish(metric.statistics(case).sum(0)))
+        if not math.isnan(figure):  # the metric has nothing to say of such answers
+            found[name] = figure
     return found

@@ -18,6 +18,7 @@ from rung.engine import Engine, GenerationRequest, ServedModel
 from rung.engine.request import ContextExceeded
 from rung.errors import ConfigError, Interrupted
 from rung.evals import kinds, metrics
+from rung.evals.preferences import compared
 from rung.evals.scoring import Item, score
 from rung.evals.tasks import question, reply
 from rung.forward.adapter import Adapter
@@ -210,6 +211,19 @@ def _read(bank, model, examples, task, stopping, progress) -> Answers:
     return Answers([""] * len(found), found, tokens, 0)
 
 
+# --- by comparing two replies ----------------------------------------------------------------------
+
+
+def _compare(bank, model, examples, task, stopping, progress) -> Answers:
+    """Score both replies of each example; the answer is the better one's text."""
+    scores, tokens = compared(bank, model, examples, stopping, progress)
+    texts = [
+        (e.messages if s["chosen"] >= s["rejected"] else e.rejected)[-1]["content"]
+        for e, s in zip(examples, scores, strict=True)
+    ]
+    return Answers(texts, scores, tokens, 0)
+
+
 # --- by generating --------------------------------------------------------------------------------
 
 
@@ -333,6 +347,7 @@ def _must_generate(model: ServedModel, task: Task) -> bool:
 
 # The first that suits is taken.
 WAYS = (
+    Way(lambda model, task: kinds.of(task).compares, _compare),
     Way(lambda model, task: model.remote is not None, _pass_on),
     Way(_scores_text, _read),
     Way(lambda model, task: bool(model.labels) and kinds.of(task).labelled, _classify),

@@ -89,7 +89,9 @@ def reason(task: Task, examples: Sequence[Example]) -> str:
 
 def faults(examples: Sequence[Example], task: Task) -> list[str]:
     """What makes the answers useless to learn from or to judge by, each in one line."""
-    found = []
+    found: list[str] = []
+    if kinds.of(task).compares:
+        return found
     empty = [e.origin for e in examples if (said := reply(e)) is not None and not said.strip()]
     if empty:
         found.append(

@@ -73,3 +73,14 @@ class Export(ABC):
     @abstractmethod
     def logits(self, source: Source, folder: Path, dtype: str) -> Tensor:
         """Read the folder back and return its logits (n, V) for the tokens of `proof.row`."""
+
+    def llama_files(self, source: Source, folder: Path, work: Path) -> tuple[Path, Path | None] | None:
+        """The GGUF of a model in the folder, and that of an adapter to put on it, for llama.cpp to run.
+
+        Args:
+            work: an empty folder for what is written for the proof alone.
+
+        Returns:
+            None where llama.cpp cannot run what is written.
+        """
+        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import tempfile
 from pathlib import Path
@@ -10,19 +11,29 @@ from rung import bases, exports
 from rung.errors import ArtefactError, ConfigError, MethodMisfit, nearest
 from rung.exports.base import Export, Source
 from rung.exports.proof import Proof, prove
+from rung.exports.run_proof import prove_by_running
 from rung.forward.bank import Bank
 from rung.methods import artefact
 from rung.store import Store
 
+RUNNERS = ("llama.cpp",)  # what can prove an export by running it
+
 
 def export(
-    name: str, folder: Path, to: str, dtype: str | None = None, store: Store | None = None
+    name: str,
+    folder: Path,
+    to: str,
+    dtype: str | None = None,
+    store: Store | None = None,
+    *,
+    prove_by: str | None = None,
 ) -> Proof:
     """Write model `name` into `folder`.
 
     Args:
         to: a name of `exports.names()`.
         dtype: a precision that the format can write; None: the format's own.
+        prove_by: `llama.cpp` refuses what that cannot run; by default it is run where it is there.
 
     Raises:
         ConfigError: for an unknown format or precision, a folder that is not empty, or a format that
@@ -30,7 +41,9 @@ def export(
         MethodMisfit: when the method cannot be merged, or the model has no weights at all.
         ArtefactError: when the exported model answers differently; nothing is then left behind.
     """
-    chosen = exports.get(to)
+    if prove_by not in (None, *RUNNERS):
+        raise ConfigError(f"--prove is '{prove_by}'{nearest(prove_by, RUNNERS)}")
+    chosen = exports.get(to.replace("-", "_"))
     dtype = _precision(chosen, dtype)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} exists and is not empty: choose another folder")
@@ -46,10 +59,23 @@ def export(
         made.mkdir()
         chosen.write(source, made, dtype)
         proof = prove(source, chosen, chosen.logits(source, made, dtype), dtype)
+        ran = prove_by_running(source, chosen, made, dtype, needed=prove_by is not None)
+        proof = dataclasses.replace(proof, ran=str(ran) if ran else None)
+        _note(made, proof, name)
         if folder.exists():
             folder.rmdir()
         shutil.move(made, folder)
     return proof
+
+
+def _note(folder: Path, proof: Proof, name: str) -> None:
+    """Write into the card what has been proven, and by what."""
+    card = folder / "README.md"
+    if card.exists():
+        told = f"logits within {proof.difference:.1e} of {name} on {proof.tokens} tokens, read back"
+        ran = f"\n- {proof.ran}" if proof.ran else ""
+        text = card.read_text(encoding="utf-8").rstrip()
+        card.write_text(f"{text}\n\n## Proof of the export\n\n- {told}{ran}\n", encoding="utf-8")
 
 
 def _precision(chosen: Export, dtype: str | None) -> str:

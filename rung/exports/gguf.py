@@ -47,32 +47,7 @@ class Export(base.Export):
         return None
 
     def write(self, source: base.Source, folder: Path, dtype: str) -> None:
-        import gguf
-
-        from rung.exports import gguf_model
-        from rung.exports.gguf_vocabulary import write_vocabulary
-
-        config = source.bank.model.config
-        layout = gguf_model.layout_of(config)
-        writer = gguf.GGUFWriter(folder / FILE, layout.arch)
-        writer.add_name(source.about.get("name") or source.folder.name)
-        writer.add_string("general.quantized_by", "rung")
-        writer.add_file_type(getattr(gguf.LlamaFileType, TYPES[dtype][1]))
-        gguf_model.write_metadata(writer, config, layout)
-        tokenizer, stop_ids = _tokenizer(source.folder)
-        write_vocabulary(writer, tokenizer, config.vocab_size, stop_ids)
-        if dtype.startswith("q"):
-            writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-        for name, values in self._tensors(source):
-            kind = _kind(values, dtype)
-            data = (
-                values if kind == gguf.GGMLQuantizationType.F32 else gguf.quants.quantize(values, kind)
-            )
-            writer.add_tensor(name, data, raw_dtype=kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        write_model(source, folder / FILE, dtype, merged_of(source))
         shutil.copy2(source.folder / "README.md", folder / "README.md")
 
     def logits(self, source: base.Source, folder: Path, dtype: str) -> Tensor:
@@ -85,15 +60,8 @@ class Export(base.Export):
         model = reader.read_model(folder / FILE, exact=True)
         return proof.logits(Bank(model.eval()), -1)
 
-    def _tensors(self, source: base.Source) -> Any:
-        """The merged weights as GGUF holds them, by GGUF's names, in float32."""
-        from rung.exports import gguf_model
-
-        config = source.bank.model.config
-        changed = merging.merged(source.adapter, source.bank)
-        weights = {**dict(source.bank.model.named_parameters(remove_duplicate=False)), **changed}
-        tied = bool(getattr(config, "tie_word_embeddings", False)) and "lm_head.weight" not in changed
-        return gguf_model.tensors(weights, config, gguf_model.layout_of(config), tied)
+    def llama_files(self, source: base.Source, folder: Path, work: Path) -> tuple[Path, Path | None]:
+        return folder / FILE, None
 
     def _held(self, source: base.Source, file: Path, dtype: str) -> None:
         """Raise ArtefactError unless each tensor in the file is the merged one at its precision."""
@@ -101,12 +69,59 @@ class Export(base.Export):
         import numpy as np
 
         read = {t.name: t for t in gguf.GGUFReader(file).tensors}
-        for name, values in self._tensors(source):
+        for name, values in tensors_of(source, merged_of(source)):
             kind = _kind(values, dtype)
             found = gguf.quants.dequantize(read[name].data, read[name].tensor_type)
             bound = _bound(values, kind)
             if found.shape != values.shape or not np.all(np.abs(found - values) <= bound):
                 raise ArtefactError(f"{name} reads back otherwise than it was written: not kept")
+
+
+def merged_of(source: base.Source) -> dict[str, Tensor]:
+    """The base's parameters that the adapter changes, by name. Raises MethodMisfit."""
+    return merging.merged(source.adapter, source.bank)
+
+
+def tensors_of(source: base.Source, changed: dict[str, Tensor]) -> Any:
+    """The weights as GGUF holds them, by GGUF's names, in float32, `changed` in place of the base's."""
+    from rung.exports import gguf_model
+
+    config = source.bank.model.config
+    weights = {**dict(source.bank.model.named_parameters(remove_duplicate=False)), **changed}
+    tied = bool(getattr(config, "tie_word_embeddings", False)) and "lm_head.weight" not in changed
+    return gguf_model.tensors(weights, config, gguf_model.layout_of(config), tied)
+
+
+def write_model(source: base.Source, file: Path, dtype: str, changed: dict[str, Tensor]) -> None:
+    """Write a whole model with its tokenizer.
+
+    Args:
+        changed: parameters that take the place of the base's, by name.
+    """
+    import gguf
+
+    from rung.exports import gguf_model
+    from rung.exports.gguf_vocabulary import write_vocabulary
+
+    config = source.bank.model.config
+    layout = gguf_model.layout_of(config)
+    writer = gguf.GGUFWriter(file, layout.arch)
+    writer.add_name(source.about.get("name") or source.folder.name)
+    writer.add_string("general.quantized_by", "rung")
+    writer.add_file_type(getattr(gguf.LlamaFileType, TYPES[dtype][1]))
+    gguf_model.write_metadata(writer, config, layout)
+    tokenizer, stop_ids = tokenizer_of(source.folder)
+    write_vocabulary(writer, tokenizer, config.vocab_size, stop_ids)
+    if dtype.startswith("q"):
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    for name, values in tensors_of(source, changed):
+        kind = _kind(values, dtype)
+        plain = kind == gguf.GGMLQuantizationType.F32
+        writer.add_tensor(name, values if plain else gguf.quants.quantize(values, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def _kind(values: np.ndarray, dtype: str) -> Any:
@@ -136,13 +151,17 @@ def _bound(values: np.ndarray, kind: Any) -> np.ndarray:
     return np.broadcast_to(steps, (steps.shape[0], block)).reshape(values.shape)
 
 
-def _tokenizer(folder: Path) -> tuple[Any, tuple[int, ...]]:
+def tokenizer_of(folder: Path) -> tuple[Any, tuple[int, ...]]:
     """The tokenizer of a model's folder, and what ends its replies, the end of turn first."""
     from rung.bases.loaded import quiet, read_tokenizer
     from rung.data import Template
 
-    path = folder / "generation_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     with quiet():
         tokenizer = read_tokenizer(folder)
-    return tokenizer, Template.of(tokenizer, generation_config=settings).stop_ids
+    return tokenizer, Template.of(tokenizer, generation_config=generation_settings(folder)).stop_ids
+
+
+def generation_settings(folder: Path) -> dict[str, Any]:
+    """The `generation_config.json` of a model's folder; empty where there is none."""
+    path = folder / "generation_config.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

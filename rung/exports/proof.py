@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +23,16 @@ HALF_TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class Proof:
-    """The largest difference of logits between the model and what was exported."""
+    """The largest difference of logits between the model and what was exported.
+
+    Attributes:
+        ran: what running it by another program has shown; None where none was there.
+    """
 
     difference: float
     tokens: int
     by: str = ""  # whose code read the export, where that is worth saying
+    ran: str | None = None
 
 
 def row(vocabulary: int) -> tuple[int, ...]:
@@ -42,9 +48,15 @@ def logits(bank: Bank, slot: int) -> Tensor:
     Args:
         slot: of the adapter in the bank; -1 is the bare base.
     """
-    trie = bank.trie([Sequence(row(bank.vocabulary), slot=slot)])
+    return logits_of(bank, slot, row(bank.vocabulary))
+
+
+@torch.no_grad()
+def logits_of(bank: Bank, slot: int, ids: Ids[int]) -> Tensor:
+    """Compute the logits (len(ids), V) of token ids, float32."""
+    trie = bank.trie([Sequence(tuple(ids), slot=slot)])
     hidden = bank.forward(trie)[torch.from_numpy(trie.rows[0])]
-    return bank.logits(hidden, [slot] * TOKENS).float()
+    return bank.logits(hidden, [slot] * len(ids)).float()
 
 
 def against_peft(folder: Path, bank: Bank, adapter: Adapter) -> float:

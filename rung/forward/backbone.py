@@ -155,11 +155,26 @@ class Backbone(ABC):
     def uncalled(self) -> frozenset[str]:
         """Modules whose own module is called in a pass and that are not: their weights are read by
         others. An expert that no token was sent to does not count."""
-        called: set[str] = set()
-        hooks = [
-            module.register_forward_pre_hook(lambda *_, name=name: called.add(name))
-            for name, module in self.modules.items()
-        ]
+        called = self._called
+        return frozenset(n for n in self.modules if n not in called and n.rpartition(".")[0] in called)
+
+    @property
+    def many_valued(self) -> frozenset[str]:
+        """Modules that answer with several things in place of one tensor, such as routers."""
+        return frozenset(n for n, one in self._called.items() if not one)
+
+    @cached_property
+    def _called(self) -> dict[str, bool]:
+        """Modules that are called in a small pass, and whether they answer with one tensor."""
+        called: dict[str, bool] = {}
+
+        def noting(name: str) -> Callable[..., None]:
+            def note(module: Any, args: Any, out: Any) -> None:
+                called[name] = isinstance(out, Tensor)
+
+            return note
+
+        hooks = [m.register_forward_hook(noting(name)) for name, m in self.modules.items()]
         plan, slots = self.plan, self.slots
         try:
             with torch.no_grad():
@@ -168,7 +183,7 @@ class Backbone(ABC):
             self.plan, self.slots = plan, slots
             for hook in hooks:
                 hook.remove()
-        return frozenset(n for n in self.modules if n not in called and n.rpartition(".")[0] in called)
+        return called
 
     def read_by_others(self, parameter: str) -> bool:
         """Whether a pass reads a parameter without calling the module that has it."""

@@ -107,7 +107,7 @@ class Policy:
         return self.hidden[torch.tensor(rows, device=self.hidden.device)]
 
     def rewards(self) -> Tensor:
-        """Score each sequence by the slot's reward head at its last token, (sequences,); differentiable.
+        """Score each sequence at its last token by the slot's head, (sequences,); differentiable.
 
         A slot without a head, such as that of the bare base, finds all of them equally good: 0.
 

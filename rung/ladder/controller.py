@@ -35,6 +35,7 @@ from rung.train.gradient import out_of_memory
 
 DONE = ("succeeded", "failed", "cancelled")
 TESTING = 0.25  # of the budget at most, for the test rows
+LOADING = 2.5  # times imports and reading the data: what loading the base takes, imports of its own too
 REPORT_SECONDS = 4.0  # kept for the report and the end
 LATE = 0.05  # of the budget: what the test rows may take where nothing of it is left
 
@@ -80,7 +81,10 @@ class ClimbController:
 
     def run(self) -> ClimbRecord:
         """The baseline first, then attempt after attempt while time is left; then judge."""
+        opening = now() - self.began
         self._first_figure()
+        if self.first is not None and self.left < LOADING * opening:
+            return self._end_without_base()
         self._load()
         self._list()
         while not self._examined and (step := self._next()) is not None:
@@ -126,6 +130,19 @@ class ClimbController:
         if self.first is not None:
             self._put(self.first.record(self.record.id, self.rungs[key], self.bench))
             self._keep_verdict()
+
+    def _end_without_base(self) -> ClimbRecord:
+        """Conclude by the baseline alone, where loading the base would take longer than there is time.
+
+        Its figure stands; without the base's template it is not kept as a model.
+        """
+        why = f"no time: the base could not have been loaded within --budget {self.knobs.budget}"
+        for key, rung in {BASE: None, **self.rungs}.items():
+            if key not in self.records:
+                method = rung.method.name if rung else ""
+                record = RungRecord(self.record.id, key, method, status="cancelled", reason=why)
+                self._put(dataclasses.replace(record, predicted={"counted": False}))
+        return self._end(self.chooser.final(self.chooser.choose(), {}))
 
     def _load(self) -> None:
         """Load the base, and say what is to be said of the machine."""
@@ -337,7 +354,9 @@ class ClimbController:
         self._close_untried()
         chosen = self.chooser.choose()
         test = self._examine(chosen.winner, chosen.second) if chosen.winner else {}
-        said = self.chooser.final(chosen, test)
+        return self._end(self.chooser.final(chosen, test))
+
+    def _end(self, said: dict[str, Any]) -> ClimbRecord:
         self._note_spent()
         self.record = self.store.climbs.update(self.record.id, status="succeeded", verdict=said)
         return self.record

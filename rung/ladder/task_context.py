@@ -20,7 +20,7 @@ from rung.data.split import place
 from rung.engine import Engine, GenerationRequest, ServedModel
 from rung.evals import tasks
 from rung.evals.measure import Measured, measure
-from rung.evals.predict import Answers, predict
+from rung.evals.predict import Answers, predict, predict_without_base
 from rung.forward.adapter import Adapter
 from rung.ladder import forecast
 from rung.ladder.bar import Bar
@@ -206,10 +206,23 @@ class TaskContext:
     def time_requests(self, opened: Prepared, model: ServedModel) -> Served:
         """Seconds (median) and tokens (mean) of single requests, one after another, as a server that
         has answered others before would take for them."""
+        return self._timed(lambda: self._asker(opened, model))
+
+    def time_without_base(self, adapter: Adapter) -> Served:
+        """The same of an adapter that does without the base; nothing is laid out for it."""
+
+        def ask(example: Example) -> tuple[float, int]:
+            began = now()
+            predict_without_base(adapter, [example], self.task)
+            return now() - began, 0
+
+        return self._timed(lambda: ask)
+
+    def _timed(self, asker: Callable[[], Ask]) -> Served:
         conversations = [e for e in self.validation if e.messages][: TIMED + 1]
         if not conversations:
             return Served(0.0, 0.0)
-        ask = self._asker(opened, model)
+        ask = asker()
         found, began = [], now()
         for example in conversations:
             found.append(ask(example))

@@ -156,7 +156,10 @@ class Trial:
             else:
                 answers, measured = bench.answer(opened, model, rows, stopping_at(until))
                 answering = (now() - began) / max(len(rows), 1)
-            request = bench.time_requests(opened, model)
+            if self.rung.method.baseline:
+                request = bench.time_without_base(made.adapter)
+            else:
+                request = bench.time_requests(opened, model)
         own = Attempt(
             params=dict(self.step.params), level=self.step.level, measured=measured,
             only=one_answer(answers, bench.task),
@@ -194,7 +197,7 @@ class Trial:
             "only": only,
             "train_tokens": made.state.tokens,
             "parameters": made.adapter.size,
-            "choice": made.metrics.get("choice"),
+            "choice": ", ".join(filter(None, [made.metrics.get("choice"), made.told])) or None,
         }
         kept = changed_settings(made.plan)
         self._note(

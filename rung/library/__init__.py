@@ -23,6 +23,7 @@ from rung.data.knobs import DataKnobs
 from rung.errors import ConfigError
 from rung.ladder.settings import settle
 from rung.library.knobs import DecodingKnobs, EvalKnobs, LoadKnobs
+from rung.redteam.knobs import RedteamKnobs
 from rung.train.plan import Plan
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from rung.ladder.scorecard import Scorecard
     from rung.library.evaluation import Evaluation
     from rung.library.model import Model
+    from rung.redteam.run import Finished
     from rung.train.job import Outcome
 
 Data = str | Path | Iterable[Mapping[str, Any]]  # a source as the command line takes it, or rows
@@ -149,6 +151,23 @@ def evaluate(*names: str, data: Data, **settings: Any) -> Evaluation:
     from rung.library.evaluation import evaluate as work
 
     return work(names, rows, knobs, loading)
+
+
+def red_team(name: str, *, replace: bool = False, **settings: Any) -> Finished:
+    """Attack a model, report what got through with intervals, and mend it where `mend=True`.
+
+    Args:
+        replace: take the place of a mended model of that name.
+        settings: as `rung redteam` takes them: `attacks`, `judge`, `budget`, `out`, `mend`, ...
+
+    Raises:
+        ConfigError: for an unknown setting or judge. DataError: for a set that cannot be read.
+        ModelNotFound: for a name that is neither a model nor a base.
+    """
+    knobs, loading = resolve([RedteamKnobs, LoadKnobs], settings)
+    from rung.redteam.run import Run
+
+    return Run(name, knobs, as_dict(loading), lambda done, total: None, replace).work()
 
 
 def export(name: str, folder: str | Path, to: str = "peft", dtype: str | None = None) -> Proof:

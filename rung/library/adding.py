@@ -84,6 +84,7 @@ def add(
         (temporary / artefact.ABOUT).write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
         card = Card(
             name=name, base=info.spec, base_name=info.name, method=about["method"],
+            hub_base=info.extra.get("hub_id", ""),
             licence=info.licence, licence_class=licence, cost={"parameters": adapter.size},
         )  # fmt: skip
         write_card(temporary, card)

@@ -87,7 +87,7 @@ def _plans(
         "objective": knobs.by, "data": knobs.prompts or knobs.preferences,
         "reward": [f"model:{name}-judge"], "answer_tokens": knobs.answer_tokens, "steps": knobs.steps,
     }  # fmt: skip
-    stages = [
+    stages: list[tuple[str, str, dict[str, Any]]] = [
         ("imitate", f"{name}-sft", {"objective": "sft", "data": knobs.demonstrations}),
         ("judge", f"{name}-judge", {"objective": "reward", "data": knobs.preferences}),
         ("policy", name, rewarded),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -16,7 +17,7 @@ from rung.config import as_dict
 from rung.data import DataKnobs, Dataset, load, split
 from rung.errors import ConfigError, DataError, one_line
 from rung.evals import compare as pairwise
-from rung.evals import metrics, tasks
+from rung.evals import kinds, metrics, tasks
 from rung.evals.compare import Comparison
 from rung.evals.intervals import bootstrap, percentile
 from rung.evals.judge import Judge
@@ -32,8 +33,9 @@ from rung.rewards.scorers import Scorers
 from rung.store import Store
 from rung.train.estimate import device as device_of
 from rung.train.keeping import data_record
-from rung.types import BaseInfo, Example, Task
+from rung.types import BaseInfo, Example, RowKind, Task
 
+FIRST_ROWS = 50  # that tell what the rows of a data set hold
 JUDGE_KEY = "RUNG_JUDGE_KEY"  # environment variable with the judge's API key
 
 
@@ -151,7 +153,7 @@ def evaluate(
 
 def _read(data: DataKnobs, knobs: EvalKnobs) -> tuple[Dataset, list[Example], Task]:
     """Read the items, the same ones every time, and settle their task."""
-    dataset = load(data)
+    dataset = load(data, _wanted(data, knobs))
     splits = dict(split(dataset, data))
     every = [e for rows in splits.values() for e in rows]
     if knobs.reward:  # whatever is answered is scored, also where rows all have one answer or none
@@ -172,7 +174,7 @@ def _reward(knobs: EvalKnobs, loading: LoadKnobs, progress: Progress) -> Reward 
     if not knobs.reward:
         return None
     load_model = Scorers(None, device_of(loading.device), "float32")
-    return make(knobs.reward, Context(model=load_model, note=progress.note))
+    return make(knobs.reward, Context(model=load_model, ask=load_model.ask, note=progress.note))
 
 
 def rewarded(
@@ -199,6 +201,17 @@ def rewarded(
     low, high = interval(metric, statistics, each)
     value = float(metric.finish(statistics.sum(0)))
     return Measured("reward", value, low, high, len(scores), each, statistics)
+
+
+def _wanted(data: DataKnobs, knobs: EvalKnobs) -> RowKind:
+    """Pairs where rows hold preferences and nothing else is asked of them."""
+    if knobs.task is not None and not (knobs.task in kinds.names() and kinds.get(knobs.task).compares):
+        return "replies"
+    try:
+        first = load(dataclasses.replace(data, limit=FIRST_ROWS), wants=None)
+    except DataError:  # told when all rows are read
+        return "replies"
+    return "replies" if first.kind == "replies" else "pairs"
 
 
 def _measured(

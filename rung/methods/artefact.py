@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rung import bases, methods
-from rung.artefacts import folders
+from rung.artefacts import cards, folders
 from rung.config import as_dict
 from rung.errors import ArtefactError
 from rung.methods import peft
@@ -102,10 +102,29 @@ def write_adapter(
     shared = {
         "peft_type": method.peft_type,
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base.extra.get("hub_id") or base.spec,
+        "base_model_name_or_path": base.extra.get("hub_id") or cards.hub_id(base.spec) or base.name,
         "inference_mode": True,
     }
     _write_json(folder / CONFIG, {**shared, **settings})
+
+
+def read_back(adapter: Adapter, bank: Bank, method: Method, config: Any) -> str | None:
+    """Why what would be written of an adapter cannot be read again, before hours are spent on it."""
+    kind = peft.of_type(method.peft_type or "")
+    if kind is None:
+        return None
+    settings, tensors = method.to_files(adapter, bank, config)
+    copies = {n: t.detach().cpu().float().contiguous() for n, t in tensors.items()}
+    try:
+        kind.check({"peft_type": method.peft_type, **settings})
+        files = Files(settings, copies, bank)
+        again = kind.read(files)
+        extras.read(files, again)
+    except ArtefactError as fault:
+        return f"what it writes could not be read again: {fault}"
+    ours, theirs = adapter.parameters(), again.parameters()
+    same = all(n in theirs and t.detach().cpu().equal(theirs[n].cpu()) for n, t in ours.items())
+    return None if same else "what it writes would be read as something else"
 
 
 def about(folder: Path) -> dict[str, Any]:

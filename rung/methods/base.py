@@ -72,10 +72,16 @@ FROZEN_BACKWARD, OWN_BACKWARD = 1.2, 2.1
 
 @dataclass
 class Fitted:
-    """What `fit` found: the adapter, and figures worth keeping (the choice and what others scored)."""
+    """What `fit` found.
+
+    Attributes:
+        metrics: figures worth keeping: the choice and what others scored.
+        told: what a climb's table says beside the figure, in a few words, such as its recall.
+    """
 
     adapter: Adapter
     metrics: dict[str, Any] = field(default_factory=dict)
+    told: str = ""
 
 
 class Method(ABC):

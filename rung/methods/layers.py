@@ -23,13 +23,13 @@ def projections(bank: Bank, head: bool = False) -> dict[str, tuple[nn.Module, in
         head: the output layer too.
 
     GPT-2 keeps its projections as Conv1D with the weight transposed; quantised ones count too, since
-    that is used is their width. Left out are those whose weight the base reads without calling them:
-    what stands beside them would do nothing.
+    that is used is their width. Left out are those whose weight the base reads without calling them,
+    where what stands beside them would do nothing, and routers, which answer with more than a product.
     """
     out = bank.model.get_output_embeddings()
-    found = {}
+    found, left = {}, bank.uncalled | bank.many_valued
     for name, module in bank.model.named_modules():
-        width = _width(module) if name not in bank.uncalled else None
+        width = _width(module) if name not in left else None
         if width and (head or module is not out):
             found[name] = (module, *width)
     return found

@@ -98,9 +98,10 @@ class Method(base.Method):
 
         alpha = 2.0 * config.rank if config.alpha is None else config.alpha
         modules = layers.projections(bank)
-        ranks = {name: len(op.a) for name, op in adapter.linear.items()}  # a parent's may be others
+        ops: Any = adapter.linear
+        ranks = {name: len(op.a) for name, op in ops.items()}  # a parent's may be others
         root = math.sqrt if config.rslora else float
-        alphas = {name: op.scale * root(ranks[name]) for name, op in adapter.linear.items()}
+        alphas = {name: op.scale * root(ranks[name]) for name, op in ops.items()}
         settings = {
             "r": config.rank,
             "lora_alpha": alpha,

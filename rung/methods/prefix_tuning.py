@@ -57,8 +57,9 @@ class Method(base.Method):
         from rung.forward.adapter import Adapter
 
         count = config.virtual_tokens
+        shape = shape_of(bank, count)
         if config.init == "random":
-            kv = torch.randn(shape_of(bank, count), generator=start.generator) * 0.02
+            kv = torch.randn(shape, generator=start.generator) * 0.02
         else:
             if config.init == "vocab":
                 vocabulary = bank.vocabulary
@@ -90,10 +91,12 @@ def shape_of(bank: Bank, count: int) -> tuple[int, int, int, int, int]:
     Raises:
         MethodMisfit: where its layers keep something else, or not all the same.
     """
-    from rung.forward.cache_shapes import cached
+    from rung.forward.cache_shapes import attended, cached
 
     try:
         every = cached(bank)
+        if bank.carries_trie and attended(bank) != every:
+            raise NotImplementedError("its layers attend with others than they keep")
     except NotImplementedError as fault:
         raise MethodMisfit(
             f"prefix_tuning needs keys and values in front of every layer: {fault}"

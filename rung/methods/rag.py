@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rung.data.retrieval import Embed, Index, Quality
     from rung.forward.adapter import Adapter
 
+TOLD_RECALL = 5  # passages, for the recall that a climb's table shows
 MEASURED = 500  # rows that retrieval is measured on, at most
 FOLDER = "documents"  # inside the model's folder
 TOKENS_OF_A_WORD = 1.4  # in the mean over languages written with blanks
@@ -158,7 +159,9 @@ class Method(choice.PromptMethod):
         best = race.best([_worded(c, wording) for c in candidates])
         study.note(f"chose {race.told(best)}; without documents {race.scores[bare.name].value:.3f}")
         metrics = race.metrics(best) | figures | {"passages": len(index.passages)}
-        return base.Fitted(Adapter(conversation=best.conversation), metrics)
+        recall = figures.get(f"retrieval_recall_at_{TOLD_RECALL}")
+        told = "" if recall is None else f"recall@{TOLD_RECALL} {recall:.2f}"
+        return base.Fitted(Adapter(conversation=best.conversation), metrics, told)
 
     def to_files(self, adapter: Adapter, bank: Any, config: Any):
         asking = adapter.conversation

@@ -148,7 +148,7 @@ class Objective(ABC):
     paper: ClassVar[str] = ""
     Config: ClassVar[type] = NoKnobs
     defaults: ClassVar[dict[str, Any]] = {}
-    wants: ClassVar[Literal["replies", "pairs", "prompts"]] = "replies"
+    wants: ClassVar[Literal["replies", "pairs", "ratings", "prompts"]] = "replies"
     best: ClassVar[tuple[str, Literal["low", "high"]]] = ("loss", "low")
     reads_states: ClassVar[bool] = False
     scores: ClassVar[bool] = False
@@ -185,7 +185,10 @@ class Objective(ABC):
         problems: list[Problem] = []
         if self.wants == "pairs":
             items, problems = pairs(examples) if examples else ([], [])
-        rows, long, refused = [], [], []
+        rows: list[Row] = []
+        long: list[str] = []
+        alone: list[str] = []
+        refused: list[str] = []
         for item in items:
             try:
                 row = self.row(item, template)
@@ -193,8 +196,11 @@ class Objective(ABC):
                 refused.append(str(fault))
                 continue
             fits = all(len(s) <= limit for s in row.sequences)
-            rows.append(row) if fits else long.append(row.origin)
-        return rows, [*problems, *_left_out(long, refused, limit)]
+            if fits:
+                rows.append(row)
+            else:
+                (alone if _filled(row, limit) else long).append(row.origin)
+        return rows, [*problems, *_left_out(long, alone, refused, limit)]
 
     @abstractmethod
     def row(self, item: Example | Pair | Any, template: Template) -> Row:
@@ -213,11 +219,24 @@ class Objective(ABC):
         return row
 
     def equip(self, adapter: Adapter, bank: Bank, template: Template) -> None:
-        """Give an adapter what is trained beside the method's weights, such as a head, unless it has it."""
+        """Give an adapter what is trained beside the method's weights, such as a head."""
         return
+
+    @property
+    def reference(self) -> Literal["start", "base"]:
+        """Whose log-probabilities `prepare` is given: of what training starts from, or of the base."""
+        return "start"
 
     def prepare(self, rows: list[Row], reference: Reference) -> list[Row]:
         """Add what is computed once before the first step; called with every part of the data."""
+        return rows
+
+    def settle(self, rows: Sequence[Row], logprobs: Reference) -> Sequence[Row]:
+        """Add what the loss needs of all rows of a step together, by the weights as they are now.
+
+        Args:
+            logprobs: by the adapter that is trained, without gradients.
+        """
         return rows
 
     @abstractmethod
@@ -229,7 +248,17 @@ class Objective(ABC):
         return {}
 
 
-def _left_out(long: list[str], refused: list[str], limit: int) -> list[Problem]:
+def _filled(row: Row, limit: int) -> bool:
+    """Whether what stands in front of a row's replies leaves no room for a token of them."""
+    from rung.forward.packing import common_prefix
+
+    first = row.sequences[0]
+    if len(row.sequences) > 1:
+        return min(common_prefix(first.ids, s.ids) for s in row.sequences[1:]) >= limit
+    return first.supervised is not None and not first.supervised[:limit].any()
+
+
+def _left_out(long: list[str], alone: list[str], refused: list[str], limit: int) -> list[Problem]:
     from rung.data import Problem
     from rung.data.problem import places
 
@@ -239,6 +268,12 @@ def _left_out(long: list[str], refused: list[str], limit: int) -> list[Problem]:
             f"{len(long)} rows are longer than --max-length {limit} ({places(long)}): they are left out"
         )
         problems.append(Problem("warning", told, tuple(long)))
+    if alone:
+        told = (
+            f"{len(alone)} rows have a prompt that alone fills --max-length {limit} ({places(alone)}): "
+            "they are left out"
+        )
+        problems.append(Problem("warning", told, tuple(alone)))
     if refused:
         problems.append(Problem("error", "; ".join(refused[:10]), tuple(refused)))
     return problems

@@ -11,6 +11,13 @@ losses than the paper's sigmoid, in the conventions of TRL:
     hinge           max(0, 1 - gap of rewards), as SLiC (arXiv 2305.10425)
     robust          corrects for pairs that are swapped with probability --label-noise (2403.00409)
     sigmoid_norm    like sigmoid, with mean log-ratios in place of sums
+    simpo           mean log-probabilities without a reference, their gap less --gamma (2405.14734)
+    orpo            cross-entropy of the chosen reply, and --beta times its log-odds against the
+                    rejected one, without a reference (2403.07691)
+
+`simpo` is what TRL's CPOTrainer computes with cpo_alpha 0. `orpo`'s odds are those of TRL's
+ORPOTrainer; its cross-entropy is the paper's, of the reply given the prompt and of each pair alike,
+where TRL takes the mean over all tokens of a batch, the prompts' among them.
 """
 
 from __future__ import annotations
@@ -24,8 +31,9 @@ from rung.objectives import base
 if TYPE_CHECKING:
     from torch import Tensor
 
-LOSSES = ("sigmoid", "ipo", "hinge", "robust", "sigmoid_norm")
-MEANS = ("ipo", "sigmoid_norm")  # take each log-ratio over its number of tokens
+LOSSES = ("sigmoid", "ipo", "hinge", "robust", "sigmoid_norm", "simpo", "orpo")
+MEANS = ("ipo", "sigmoid_norm", "simpo", "orpo")  # divide each log-ratio by its number of tokens
+ALONE = ("simpo", "orpo")  # have no reference
 
 
 @dataclasses.dataclass
@@ -36,6 +44,13 @@ class Config:
     loss: str = knob("sigmoid", "What is made of the gap between two rewards.", choices=LOSSES)
     label_noise: float = knob(
         0.0, "Share of pairs that are the wrong way round, for robust.", least=0, most=0.49
+    )
+    gamma: float = knob(0.5, "The gap that simpo asks for.", least=0, foreign=("simpo_gamma",))
+    reference: str = knob(
+        "parent",
+        "What replies are measured from: parent, which training starts from (a fresh adapter where "
+        "there is none), or the bare base.",
+        choices=("parent", "base"),
     )
 
 
@@ -54,7 +69,13 @@ class Objective(base.Objective):
         sequences = tuple(Sequence(s.ids, s.supervised) for s in sides)
         return base.Row(sequences=sequences, weight=1.0, origin=item.origin)
 
+    @property
+    def reference(self):
+        return "base" if getattr(self.config, "reference", "parent") == "base" else "start"
+
     def prepare(self, rows, reference):
+        if self.config.loss in ALONE:
+            return rows
         sums = [[float(one.sum()) for one in row] for row in reference(rows)]
         return [
             dataclasses.replace(row, extra={**row.extra, "reference": found})
@@ -67,13 +88,16 @@ class Objective(base.Objective):
         from rung.forward.policy import Loss
 
         sums = policy.sums()
-        fixed = torch.tensor([r.extra["reference"] for r in rows], dtype=torch.float64)
+        known = [r.extra.get("reference", (0.0, 0.0)) for r in rows]
+        fixed = torch.tensor(known, dtype=torch.float64)
         ratios = sums.view(-1, 2) - fixed.to(sums)  # (pairs, 2): chosen, rejected
         rewards = self.config.beta * ratios.detach()
         if self.config.loss in MEANS:
             lengths = torch.tensor([len(edges) for edges in policy.edges])
             ratios = ratios / lengths.view(-1, 2).to(ratios)
-        losses = self._losses(ratios[:, 0] - ratios[:, 1])
+        if self.config.loss in ALONE:
+            rewards = self.config.beta * ratios.detach()
+        losses = self._losses(ratios[:, 0], ratios[:, 1])
         chosen, rejected = rewards.sum(0).tolist()
         metrics = {
             "reward_accuracy": float((rewards[:, 0] > rewards[:, 1]).sum()),
@@ -83,11 +107,17 @@ class Objective(base.Objective):
         }
         return Loss(losses.sum(), float(len(rows)), metrics)
 
-    def _losses(self, gap: Tensor) -> Tensor:
-        """Loss of each pair by the gap of its log-ratios, (pairs,) -> (pairs,)."""
+    def _losses(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+        """Loss of each pair by its log-ratios, (pairs,) each -> (pairs,)."""
         from torch.nn.functional import logsigmoid
 
         beta, noise = self.config.beta, self.config.label_noise
+        gap = chosen - rejected
+        if self.config.loss == "simpo":
+            return -logsigmoid(beta * gap - self.config.gamma)
+        if self.config.loss == "orpo":
+            odds = gap - (_log1mexp(chosen) - _log1mexp(rejected))
+            return -chosen - beta * logsigmoid(odds)
         if self.config.loss == "ipo":
             return (gap - 1 / (2 * beta)) ** 2
         if self.config.loss == "hinge":
@@ -96,3 +126,15 @@ class Objective(base.Objective):
             right, wrong = -logsigmoid(beta * gap), -logsigmoid(-beta * gap)
             return ((1 - noise) * right - noise * wrong) / (1 - 2 * noise)
         return -logsigmoid(beta * gap)
+
+
+def _log1mexp(x: Tensor) -> Tensor:
+    """log(1 - exp(x)) for x < 0, exact near 0 and far from it (Maechler 2012)."""
+    import torch
+
+    x = x.clamp(max=-1e-7)  # a reply that is certain has infinite odds
+    near = x > -0.693
+    return torch.where(
+        near, torch.log(-torch.expm1(torch.where(near, x, -1.0))),
+        torch.log1p(-torch.exp(torch.where(near, -1.0, x))),
+    )  # fmt: skip

@@ -164,7 +164,7 @@ class Online(base.Objective):
 
         bank = setting.bank
         load_model = Scorers(bank, str(bank.device), str(bank.dtype).removeprefix("torch."))
-        context = rewards.Context(model=load_model, note=setting.note)
+        context = rewards.Context(model=load_model, ask=load_model.ask, note=setting.note)
         reward = rewards.make(self.config.reward, context)
         reference = None
         if self.needs_reference and self.config.reference == "start":

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -31,7 +31,6 @@ from rung.types import Decoding, Prompt
 
 if TYPE_CHECKING:
     from rung.forward.bank import Bank
-    from rung.objectives.online import Online
 
 MEMORY = 1 << 44  # bytes, never reached: no draw may depend on how much memory is free
 MAX_LANES = 128  # answers that are drawn at once
@@ -70,6 +69,33 @@ def kept_by(decoding: Decoding) -> Keep | None:
         return left > 0
 
     return keep
+
+
+class Learner(Protocol):
+    """What a source of rollouts asks of the objective that learns from them.
+
+    Attributes:
+        config: its knobs, those of drawing among them.
+        grouped: an answer is held against others to the same prompt.
+    """
+
+    config: Any
+    grouped: ClassVar[bool]
+
+    @property
+    def answers(self) -> int: ...
+    def decoding(self, temperature: float | None = None) -> Decoding: ...
+    def control(self) -> dict[str, float]: ...
+    def learnt(
+        self,
+        source: RolloutSource,
+        prompts: Sequence[Row],
+        groups: Sequence[Sequence[Drawn]],
+        scores: Sequence[Sequence[float | None]],
+        figures: Mapping[str, float],
+    ) -> list[Row]:
+        """Rows of one draw, with what the loss needs of every token."""
+        ...
 
 
 class Drawer:
@@ -171,7 +197,7 @@ class RolloutSource:
 
     fixed = False
 
-    def __init__(self, objective: Online, setting: Setting, reward: Reward, reference: Adapter | None):
+    def __init__(self, objective: Learner, setting: Setting, reward: Reward, reference: Adapter | None):
         self.objective, self.setting, self.reward = objective, setting, reward
         self.updates = objective.config.updates
         self.drawer = Drawer(setting)
@@ -323,7 +349,7 @@ def _packed(i: int, row: Row) -> dict[str, Tensor]:
     found: dict[str, Any] = {
         "ids": np.concatenate([s.ids for s in row.sequences]),
         "lengths": np.array([len(s) for s in row.sequences]),
-        "prompt": np.array([int((~s.supervised).sum()) for s in row.sequences]),
+        "prompt": np.array([_prompt_tokens(s) for s in row.sequences]),
         "origin": np.frombuffer(row.origin.encode() or b"\0", dtype=np.uint8).copy(),
     }
     for name, value in row.extra.items():
@@ -332,6 +358,12 @@ def _packed(i: int, row: Row) -> dict[str, Tensor]:
         else:
             found[name] = value
     return {f"row.{i:06d}.{name}": torch.from_numpy(array.copy()) for name, array in found.items()}
+
+
+def _prompt_tokens(sequence: Tokens) -> int:
+    """How many tokens stand in front of the drawn ones."""
+    assert sequence.supervised is not None
+    return int((~sequence.supervised).sum())
 
 
 def _unpacked(state: Mapping[str, Tensor]) -> list[Row]:

@@ -51,10 +51,12 @@ class Context:
 
     Attributes:
         model: the scorer of a stored model by its name; None where no model can be loaded.
+        ask: lets a model of that name answer conversations; None where none can be asked.
         note: told once of what the user should know, in one line.
     """
 
     model: Callable[[str], Scorer] | None = None
+    ask: Callable[[str, Sequence[Any], Mapping[str, Any]], list[str]] | None = None
     note: Callable[[str], None] = lambda text: None
 
 

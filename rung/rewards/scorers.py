@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rung import bases
 from rung.errors import ConfigError, nearest
 from rung.methods import artefact
 from rung.rewards.base import Scorer
 from rung.store import Store
-from rung.types import Message, Prompt
+from rung.types import Decoding, Message, Prompt
 
 if TYPE_CHECKING:
     from rung.data import Template
+    from rung.engine import Engine, ServedModel
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
 
+MAX_ASKED_TOKENS = 64  # of an answer of a model that scores by words
 MIN_PROBABILITY = 1e-30  # what rounds to 0 still has a logarithm
 
 
@@ -31,6 +33,7 @@ class Scorers:
 
     def __init__(self, bank: Bank | None, device: str = "cpu", dtype: str = "float32"):
         self.bank, self.device, self.dtype = bank, device, dtype
+        self._asked: dict[str, tuple[Engine, ServedModel]] = {}
         self._banks: dict[str, Bank] = {} if bank is None else {bank.digest: bank}
 
     def __call__(self, name: str) -> Scorer:
@@ -55,6 +58,33 @@ class Scorers:
                 f"'{name}' is no classifier: leave '/{label}' out of model:{name}/{label}"
             )
         return _scores(name, adapter, bank, template)
+
+    def ask(
+        self, name: str, conversations: Sequence[Sequence[Message]], sampling: Mapping[str, Any]
+    ) -> list[str]:
+        """Let a stored model answer conversations, greedily unless `sampling` says otherwise.
+
+        Raises:
+            ModelNotFound: when there is no such model.
+        """
+        from rung.engine import Engine, ServedModel
+        from rung.engine.request import GenerationRequest
+
+        if name not in self._asked:
+            with Store.open() as store:
+                record = store.models.get(name)
+                spec = store.bases.get(record.base).spec
+            bank, folder = self._bank(record.base, spec), Path(record.folder)
+            adapter, _ = artefact.load(folder, bank)
+            model = ServedModel.of(name, bank.add(adapter), _template(folder), adapter)
+            self._asked[name] = Engine(bank, {name: model}), model
+        engine, model = self._asked[name]
+        decoding = Decoding(
+            max_tokens=int(sampling.get("max_completions_tokens") or MAX_ASKED_TOKENS),
+            temperature=float(sampling.get("temperature") or 0.0), seed=int(sampling.get("seed") or 0),
+        )  # fmt: skip
+        requests = [GenerationRequest(name, model.prompt(list(c)), decoding) for c in conversations]
+        return [one.text for one in engine.generate(requests)]
 
     def _bank(self, digest: str, spec: str) -> Bank:
         if digest not in self._banks:

@@ -16,7 +16,7 @@ from rung.engine import Engine
 from rung.server import routes as api_routes
 from rung.server.errors import install
 from rung.server.jobs_supervisor import Supervisor
-from rung.server.middleware import GateMiddleware
+from rung.server.middleware import GateMiddleware, HeadMiddleware
 from rung.server.moderation import Judge, Moderator
 from rung.server.openapi import describe
 from rung.server.page.mount import Front, Page
@@ -83,6 +83,7 @@ def create_app(
     describe(app)
     app.state.service, app.state.engine, app.state.traffic = service, engine, service.traffic
     app.add_middleware(GateMiddleware, service=service, scopes=RequiredScopes(declared, app.routes))
+    app.add_middleware(HeadMiddleware)
     if settings.origins:  # in front of the gate: a browser asks without a key whether it may
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["*"],

@@ -131,6 +131,18 @@ class Catalogue:
         with self._lock:
             self._put(Path(found.record.folder), found.record, name)
 
+    def alias(self, name: str, model: str) -> None:
+        """Serve a model under a second name too.
+
+        Raises:
+            ModelNotFound: naming the nearest. ConfigError: where the name is taken.
+        """
+        served = self.engine.model(model)
+        if name in self.engine.models:
+            raise ConfigError(f"--alias {name}={model}: there is a model '{name}' already")
+        self.engine.load(dataclasses.replace(served, name=name))
+        self._stored[name] = self.stored_name(model)
+
     def stop_serving(self, name: str) -> None:
         """Take a model out of the engine, under all its names, and out of the store.
 

@@ -241,6 +241,8 @@ class ChatRequest(Asked):
     verbosity: Any = None
     web_search_options: Any = None
     moderation: Any = None
+    # Not OpenAI's: settings of the chat template, of which the server's owner allows some.
+    chat_template_kwargs: dict[str, Any] | None = Field(None, max_length=32)
 
     @model_validator(mode="after")
     def _parts_fit(self) -> ChatRequest:

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -26,6 +26,8 @@ RETRY_AFTER = "1"  # seconds
 # Codes of what trying again does not mend.
 FINAL = ("insufficient_quota", "request_exceeds_rate", "store_broken")
 URL = re.compile(r"\b(?:sqlite|postgres\w*)(?:\+\w+)?://[^\s:]\S*?(?=[\s:,;)]|$)")
+# Beginning of an address -> how errors are written there; everywhere else as OpenAI writes them.
+SHAPES: dict[str, Callable[[int, dict[str, Any]], dict[str, Any]]] = {}
 TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -105,14 +107,21 @@ def of_fault(fault: Exception, param: str | None = None) -> tuple[int, dict[str,
 
 
 def respond(
-    status: int, content: dict[str, Any], headers: Mapping[str, str] | None = None
+    status: int, content: dict[str, Any], headers: Mapping[str, str] | None = None, path: str = ""
 ) -> JSONResponse:
-    """An error as a response, with what the client needs for trying again."""
+    """An error as a response, with what the client needs for trying again.
+
+    Args:
+        path: of the request: some addresses have errors of another shape.
+    """
     extra = {"Retry-After": RETRY_AFTER} if status in (429, 503) else {}
     if status in (409, 501) or content["error"]["code"] in FINAL:
         extra = {"x-should-retry": "false"}  # clients would try again, and nothing would have changed
     if status == 401:
         extra["WWW-Authenticate"] = "Bearer"
+    for beginning, written in SHAPES.items():
+        if path.startswith(beginning):
+            content = written(status, content)
     return JSONResponse(content, status, {**extra, **(headers or {})})
 
 
@@ -130,12 +139,12 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RungError)
     async def refused(request: Request, fault: RungError) -> JSONResponse:
         status, content = of_fault(fault, getattr(request.state, "param", None))
-        return respond(status, content, waiting(fault))
+        return respond(status, content, waiting(fault), request.url.path)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, fault: RequestValidationError) -> JSONResponse:
         message, param, code = described(fault.errors())
-        return respond(400, body(message, 400, param, code))
+        return respond(400, body(message, 400, param, code), path=request.url.path)
 
     @app.exception_handler(HTTPException)
     async def plain(request: Request, fault: HTTPException) -> JSONResponse:
@@ -144,11 +153,11 @@ def install(app: FastAPI) -> None:
             message = f"no such address: {request.method} {request.url.path}"
         param, code = getattr(fault, "param", None), getattr(fault, "code", None)
         content = body(message, fault.status_code, param, code)
-        return respond(fault.status_code, content, fault.headers)
+        return respond(fault.status_code, content, fault.headers, request.url.path)
 
     @app.exception_handler(Exception)
     async def broken(request: Request, fault: Exception) -> JSONResponse:
-        return respond(*of_fault(fault))
+        return respond(*of_fault(fault), path=request.url.path)
 
 
 def described(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None, str | None]:

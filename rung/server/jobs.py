@@ -1,8 +1,8 @@
 """From a client's request for a tuning to a job: everything checked before it is queued.
 
 `method` is OpenAI's: `{"type": "supervised", "supervised": {"hyperparameters": {...}}}`, or the type
-`dpo` with pairs. Rung adds to it in one way: the type may also be any of its methods or objectives, and
-the hyperparameters any of their knobs:
+`dpo` with pairs, or `reinforcement` with prompts and a grader. Rung adds to it in one way: the type may
+also be any of its methods or objectives, and the hyperparameters any of their knobs:
 `{"type": "prefix_tuning", "prefix_tuning": {"hyperparameters": {"n_epochs": 4, "virtual_tokens": 8}}}`.
 """
 
@@ -19,6 +19,7 @@ from rung.artefacts import folders
 from rung.config import Knob, knobs_of
 from rung.data.knobs import DataKnobs
 from rung.errors import ConfigError, nearest
+from rung.server import reinforcement
 from rung.server.errors import ApiError
 from rung.server.requests import Metadata, Strict
 from rung.server.state import Service
@@ -28,7 +29,6 @@ from rung.store.serving import FileNotFound, FileRecord, JobRecord
 from rung.train.knobs import RunKnobs, TrainKnobs
 from rung.train.plan import Plan
 
-LATER = ("reinforcement",)  # OpenAI's methods that Rung does not train yet
 COLUMNS = ("system", "user", "assistant", "text", "label")
 # What the job itself decides, or what would read or write where the client says.
 OURS = frozenset(
@@ -115,6 +115,7 @@ def order(service: Service, asked: JobRequest, owner: str | None = None) -> JobR
     settings = {
         **service.settings.job_options,
         **_mapped(service, _usual_lr(name, objective), hyperparameters, known, owner),
+        **_rewarded(service, asked),
         "base": base, "method": name, "objective": objective, "parent": parent, "seed": seed,
         "data": str(place(file.stored)),
         "validation_data": str(place(held.stored)) if held else None,
@@ -194,12 +195,7 @@ def _method(asked: JobRequest) -> tuple[str, str, Hyperparameters | None]:
     if asked.method is None:
         return RunKnobs.method, RunKnobs.objective, asked.hyperparameters
     kind = asked.method.type
-    if kind in LATER:
-        raise ApiError(
-            f"the method '{kind}' is not available yet: use 'supervised'",
-            param="method.type", code="unsupported_method",
-        )  # fmt: skip
-    known = ["supervised", *methods.names(), *objectives.names()]
+    known = ["supervised", reinforcement.TYPE, *methods.names(), *objectives.names()]
     if kind not in known:
         hint = nearest(kind[:80], known)
         raise ApiError(f"no method '{kind[:80]}'{hint}", param="method.type")
@@ -213,13 +209,27 @@ def _method(asked: JobRequest) -> tuple[str, str, Hyperparameters | None]:
         raise ApiError(
             f"'method.{kind}' is malformed: {_first(fault)}", param=f"method.{kind}"
         ) from None
-    if settings.model_extra:
-        first = str(next(iter(settings.model_extra)))[:80]
+    own = {"grader"} if kind == reinforcement.TYPE else set()
+    if unknown := set(settings.model_extra or {}) - own:
+        first = str(min(unknown))[:80]
         told = f"unknown parameter 'method.{kind}.{first}': knobs go into 'hyperparameters'"
         raise ApiError(told, param=f"method.{kind}")
+    found = settings.hyperparameters or asked.hyperparameters
+    if kind == reinforcement.TYPE:
+        said = found.model_dump(exclude_none=True) if found else {}
+        mapped = Hyperparameters.model_validate(reinforcement.hyperparameters(said))
+        return RunKnobs.method, reinforcement.OBJECTIVE, mapped
     name = kind if kind in methods.names() else RunKnobs.method
     objective = kind if kind in objectives.names() else RunKnobs.objective
-    return name, objective, settings.hyperparameters or asked.hyperparameters
+    return name, objective, found
+
+
+def _rewarded(service: Service, asked: JobRequest) -> dict[str, Any]:
+    """The reward of a reinforcement job; nothing of others. Raises ApiError for an unsound grader."""
+    if asked.method is None or asked.method.type != reinforcement.TYPE:
+        return {}
+    extra = asked.method.reinforcement and asked.method.reinforcement.model_extra
+    return {"reward": reinforcement.reward_of(service, (extra or {}).get("grader"))}
 
 
 def _knobs(name: str, objective: str) -> dict[str, Knob]:
@@ -283,6 +293,8 @@ def safe_value(service: Service, knob: Knob, value: Any, param: str, owner: str 
             return str(place(service.store.files.get(value, owner).stored))
         except FileNotFound as fault:
             raise ApiError(str(fault), param=param) from None
+    if knob.metavar == "SPEC":
+        return reinforcement.safe_spec(str(value), param)
     places = {"SOURCE", "PATH", "FILE", "FOLDER", "REPO", "NAME", "DIR"}
     if knob.metavar in places or not isinstance(value, str) or not WORD.fullmatch(value):
         raise ApiError(f"'{knob.name}' takes the id of an uploaded file here", param=param)

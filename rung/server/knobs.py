@@ -36,6 +36,9 @@ class ServeKnobs:
         metavar="SIZE",
     )  # fmt: skip
     jobs: int = knob(1, "Tuning jobs and climbs that run at once; 0 takes none.", least=0, most=64)
+    python_graders: bool = knob(
+        False, "Run Python of clients who order reinforcement jobs, in a process with limits."
+    )
     organisation: str = knob("rung", "Who makes the tuned models: a part of their names.")
     stages: str | None = knob(
         None, "YAML that says which model has which checks, documents, moderation.", metavar="FILE"
@@ -66,6 +69,14 @@ class ServeKnobs:
         "May be repeated; none by default.",
         metavar="ORIGIN",
     )  # fmt: skip
+    alias: list[str] = knob(
+        [], "A second name for a model, such as gpt-4o=coach. May be repeated.", metavar="NAME=MODEL"
+    )
+    template_setting: list[str] = knob(
+        [], "A setting of the chat template that requests may give in `chat_template_kwargs`, such as "
+        "enable_thinking. May be repeated; none by default.",
+        metavar="NAME",
+    )  # fmt: skip
     tls_certificate: str | None = knob(None, "Serve HTTPS with this certificate (PEM).", metavar="PATH")
     tls_key: str | None = knob(None, "The certificate's private key (PEM).", metavar="PATH")
     page: bool = knob(True, "Show the page for browsers at /.")
@@ -77,7 +88,23 @@ class ServeKnobs:
         if self.guard and self.moderation is None:
             raise ConfigError("--guard needs --moderation NAME, the classifier that judges")
         self.api_key = [key for key in self.api_key if key]
+        _ = self.aliases
         _ = self.cache_bytes
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Second names of models -> the models.
+
+        Raises:
+            ConfigError: for what is not NAME=MODEL.
+        """
+        found: dict[str, str] = {}
+        for said in self.alias:
+            name, _, model = said.rpartition("=")
+            if not name or not model:
+                raise ConfigError(f"--alias is '{said}': give NAME=MODEL, such as gpt-4o=coach")
+            found[name] = model
+        return found
 
     @property
     def cache_bytes(self) -> int | None:

@@ -53,7 +53,8 @@ class GateMiddleware:
             scope["rung.account"] = await self._admit(scope)
         except ApiError as fault:
             close = {"Connection": "close"} if fault.code == MISFRAMED else {}
-            await respond(*of_fault(fault), {**waiting(fault), **close})(scope, receive, send)
+            headers = {**waiting(fault), **close}
+            await respond(*of_fault(fault), headers, scope["path"])(scope, receive, send)
             self._note(scope, seen, time.perf_counter() - began)
             return
         self.traffic.in_flight += 1
@@ -74,7 +75,8 @@ class GateMiddleware:
         if access.stale:
             await run_sync(access.refresh)
         headers = Headers(scope=scope)
-        account = access.account(headers.get("authorization", ""))
+        said = headers.get("authorization") or f"Bearer {headers.get('x-api-key', '')}"
+        account = access.account(said)
         if self.traffic.draining:
             raise ApiError("the server is shutting down", status=503)
         if needed != ANY_KEY:
@@ -129,6 +131,25 @@ class GateMiddleware:
         if notes := scope.get("rung.notes"):
             line["stages"] = {note["stage"]: note["seconds"] for note in notes}
         log.info(json.dumps(line))
+
+
+class HeadMiddleware:
+    """ASGI middleware that answers HEAD as GET without the body, wherever GET is answered."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+
+        async def without_body(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        await self.app({**scope, "method": "GET"}, receive, without_body)
 
 
 class _Unread(OSError):

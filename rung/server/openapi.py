@@ -25,10 +25,26 @@ ERROR = {
         }
     },
 }
+ANTHROPIC_ERROR = {
+    "type": "object",
+    "required": ["type", "error", "request_id"],
+    "additionalProperties": False,
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "required": ["type", "message"],
+            "additionalProperties": False,
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+        },
+        "request_id": {"type": ["string", "null"]},
+    },
+}
 # What the id in an answer to the first address is good for.
 JOB = "/v1/fine_tuning/jobs"
 CLIMB = "/v1/rung/climbs"
 RESPONSES = "/v1/responses"
+MESSAGES = "/v1/messages"
 FOLLOWING: dict[str, tuple[str, tuple[str, ...]]] = {
     "/v1/files": ("file_id", ("/v1/files/{file_id}", "/v1/files/{file_id}/content")),
     RESPONSES: ("response_id", (f"{RESPONSES}/{{response_id}}",
@@ -38,7 +54,7 @@ FOLLOWING: dict[str, tuple[str, tuple[str, ...]]] = {
     CLIMB: ("climb_id", (f"{CLIMB}/{{climb_id}}", *(f"{CLIMB}/{{climb_id}}/{what}" for what in (
         "cancel", "pause", "resume", "events")))),
 }  # fmt: skip
-STREAMS = ("/v1/chat/completions", "/v1/completions", RESPONSES)
+STREAMS = ("/v1/chat/completions", "/v1/completions", RESPONSES, MESSAGES)
 
 
 def describe(app: FastAPI) -> None:
@@ -59,11 +75,14 @@ def _amended(found: dict[str, Any]) -> dict[str, Any]:
         schemas.pop(unused, None)
     schemas["Error"] = ERROR
     reference = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    schemas["AnthropicError"] = ANTHROPIC_ERROR
+    theirs = {"application/json": {"schema": {"$ref": "#/components/schemas/AnthropicError"}}}
     for path, operations in found["paths"].items():
         for operation in operations.values():
             responses = operation["responses"]
             responses.pop("422", None)
-            responses["default"] = {"description": "What went wrong.", "content": reference}
+            shape = theirs if path.startswith(MESSAGES) else reference
+            responses["default"] = {"description": "What went wrong.", "content": shape}
             if path in STREAMS:
                 whole = responses["200"]["content"]
                 whole["text/event-stream"] = {"schema": {"type": "string"}}

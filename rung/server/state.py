@@ -63,9 +63,12 @@ class Settings:
         base: spec of the base in memory, for jobs; None: jobs are not taken.
         organisation: the part of a tuned model's name that says who made it.
         jobs: tunings that run at once. job_options: knobs that every job gets.
+        python_graders: whether Python of clients is run, in a process with limits.
         api_keys: keys that open everything, beside those in the store.
         guarded: models whose requests and answers pass the moderation; `*` is all of them.
         origins: web pages that may ask from browsers; `*` is all of them.
+        aliases: second names of models -> the models.
+        template_settings: what of a chat template requests may set.
         stages: what else models have around them, by their names; `*` is for those not named.
     """
 
@@ -73,10 +76,13 @@ class Settings:
     organisation: str = "rung"
     jobs: int = 1
     job_options: dict[str, Any] = field(default_factory=dict)
+    python_graders: bool = False
     api_keys: Sequence[str] = ()
     guarded: frozenset[str] = frozenset()
     log: bool = False
     origins: Sequence[str] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    template_settings: frozenset[str] = frozenset()
     stages: Mapping[str, Stages] = field(default_factory=dict)
 
     @classmethod
@@ -87,8 +93,10 @@ class Settings:
             loaded: what follows from the models: `base`, `job_options` and `stages`.
         """
         return cls(
-            organisation=knobs.organisation, jobs=knobs.jobs, api_keys=tuple(knobs.api_key),
-            guarded=frozenset(knobs.guard), log=knobs.log, origins=tuple(knobs.origin), **loaded,
+            organisation=knobs.organisation, jobs=knobs.jobs, python_graders=knobs.python_graders,
+            api_keys=tuple(knobs.api_key), guarded=frozenset(knobs.guard), log=knobs.log,
+            origins=tuple(knobs.origin), aliases=knobs.aliases,
+            template_settings=frozenset(knobs.template_setting), **loaded,
         )  # fmt: skip
 
     @property
@@ -141,6 +149,8 @@ class Service:
         self.traffic, self.metrics = Traffic(), Metrics(engine)
         self.access = Access(settings.api_keys, self.keys)
         self.catalogue = Catalogue(engine, lambda: self.store, settings.base, settings.organisation)
+        for name, model in settings.aliases.items():
+            self.catalogue.alias(name, model)
         self.background: list[Background] = []
         self._store: Store | None = None
         self._lock = threading.Lock()

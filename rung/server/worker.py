@@ -36,6 +36,8 @@ from rung.train.plan import Plan
 TELL = 1.0  # seconds between two writings of events
 LARGEST = 256 << 20  # bytes of an adapter that is kept as a checkpoint
 DATA = frozenset(k.name for k in knobs_of(DataKnobs))
+# What a run's log says of a step beside its metrics.
+LOGGED = frozenset({"step", "lr", "gradient_norm", "tokens", "seconds", "tokens_seen"})
 COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
 
 
@@ -233,20 +235,28 @@ def _named(part: str, metrics: dict[str, float]) -> dict[str, float]:
     return {f"{part}_{own.get(k, k)}": v for k, v in metrics.items()}
 
 
+def _columns(entry: dict[str, Any]) -> dict[str, Any]:
+    """A line of a run's log in the columns of the results file; figures of other objectives beside."""
+    own = {"token_accuracy": "accuracy", "validation_token_accuracy": "mean_token_accuracy"}
+    found = {}
+    for name, value in entry.items():
+        if name not in LOGGED:
+            part = "valid" if name.startswith("validation_") else "train"
+            plain = own.get(name, name.removeprefix("validation_"))
+            found[f"{part}_{plain}"] = value
+    return found
+
+
 def _results(job: JobRecord, store: Store, run: str) -> str:
     """The figures of every step as a CSV file of the client's; returns its id."""
     rows: dict[int, dict[str, Any]] = {}
     path = home.folder("runs") / run / "log.jsonl"
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         entry = json.loads(line)
-        row = rows.setdefault(entry["step"], {"step": entry["step"]})
-        row |= {"train_loss": entry["loss"]} if "loss" in entry else {}
-        row |= {"train_accuracy": entry["token_accuracy"]} if "token_accuracy" in entry else {}
-        if "validation_loss" in entry:
-            row["valid_loss"] = entry["validation_loss"]
-            row["valid_mean_token_accuracy"] = entry["validation_token_accuracy"]
+        rows.setdefault(entry["step"], {"step": entry["step"]}).update(_columns(entry))
+    more = dict.fromkeys(name for row in rows.values() for name in row if name not in COLUMNS)
     out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
+    writer = csv.DictWriter(out, [*COLUMNS, *more], restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows[step] for step in sorted(rows))
     id, content = fresh_id(), out.getvalue().encode()

@@ -34,7 +34,7 @@ MAX_DRAFTS = 12  # drafts for each row that was asked for, at most
 SHOWN = 2  # of the user's rows, and of rows of the same topic, that a teacher is shown
 FAILED = 0.25  # of a row that a refused draft counts for its topic, so that others get their turn
 TOKENS_PER_CHARACTER = 4  # at most: bytes of a character, each a token
-TOKENS_PER_WORD = 3  # of a reply at most, in the mean
+TOKENS_PER_WORD = 2  # of a reply at most, in the mean; what is longer is refused as cut
 
 
 @dataclass(kw_only=True)

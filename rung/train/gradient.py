@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,6 +55,22 @@ class Passes:
     objective: Objective
     slot: int
     boundary: Boundary | None = None
+
+    def settled(self, rows: Sequence[Row], max_tokens: int) -> Sequence[Row]:
+        """The rows of a step with what the objective needs of all of them together."""
+
+        def logprobs(asked: Sequence[Row]) -> list[list[np.ndarray]]:
+            found: list[list[np.ndarray]] = [[] for _ in asked]
+            for chosen in pack([r.ids for r in asked], max_tokens, [r.tokens for r in asked]):
+                sequences = [s for i in chosen for s in asked[i].sequences]
+                policy = Policy(self.bank, sequences, self.slot, self.boundary)
+                pieces = iter(policy.per_sequence())
+                for i in chosen:
+                    found[i] = [next(pieces).cpu().numpy() for _ in asked[i].sequences]
+            return found
+
+        with torch.no_grad():
+            return self.objective.settle(rows, logprobs)
 
     def loss(self, rows: Sequence[Row]) -> Loss:
         """The objective's sums over rows, in one pass."""
@@ -109,6 +126,7 @@ class Gradients:
             raise TrainingStopped(self._blame(rows, step))
 
     def _try(self, rows: list[Row]) -> Gradient | None:
+        rows = list(self.passes.settled(rows, self.max_tokens))
         weight = sum(r.weight for r in rows) or 1.0
         total: list[Tensor] | None = None
         metrics: dict[str, float] = {}
@@ -170,6 +188,7 @@ class Gradients:
 
     def _blame(self, rows: list[Row], step: int) -> str:
         """Which rows alone give a loss that is not finite."""
+        rows = list(self.passes.settled(rows, self.max_tokens))
         weight = sum(r.weight for r in rows) or 1.0
         guilty = [r.origin for r in rows if not math.isfinite(self._micro([r], weight)[0]["loss"])]
         named = ", ".join((guilty or [r.origin for r in rows])[:8])
@@ -231,7 +250,7 @@ def evaluate(passes: Passes, rows: Sequence[Row], max_tokens: int) -> dict[str, 
     """The means of an objective's loss and metrics over rows, {} for none."""
     sums: dict[str, float] = {}
     weight = 0.0
-    for micro in _packed(rows, max_tokens):
+    for micro in _packed(passes.settled(rows, max_tokens), max_tokens):
         found = passes.loss(micro)
         weight += found.weight
         _add(sums, {"loss": float(found.total), **found.metrics})

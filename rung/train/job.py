@@ -221,7 +221,7 @@ def _fit(
     state = State(seconds=time.perf_counter() - began, finished=True)
     return Made(
         plan=plan, prepared=prepared, adapter=fitted.adapter, state=state, metrics=fitted.metrics,
-        run=run, observers=observers,
+        told=fitted.told, run=run, observers=observers,
     )  # fmt: skip
 
 

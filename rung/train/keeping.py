@@ -52,6 +52,8 @@ def keep(made: Made, store: Store) -> Outcome:
         )  # fmt: skip
         card = Card(
             name=plan.name, base=prepared.base.spec, base_name=prepared.base.name,
+            hub_base=prepared.base.extra.get("hub_id", ""),
+            pipeline_tag="text-classification" if plan.method.classifies else "text-generation",
             method=plan.method.name, relation="adapter", peft=plan.method.peft_type is not None,
             objective=plan.run.objective if plan.method.trained else "", parent=plan.run.parent,
             datasets=[data],

@@ -98,6 +98,7 @@ class Made:
         run: the id of its run in the store.
         observers: to be told how it ends.
         stopped: why an observer ended it early.
+        told: what a climb's table says beside the figure, in a few words.
     """
 
     plan: Plan
@@ -108,6 +109,7 @@ class Made:
     run: str
     observers: Observer
     stopped: Stop | None = None
+    told: str = ""
 
 
 @dataclass(kw_only=True)

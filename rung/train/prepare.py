@@ -91,7 +91,7 @@ def _teaches(row: Row) -> bool:
 
 
 def _rendered(rows: list[Row]) -> list[Rendered]:
-    """Every sequence of rows as what is checked before a training; what predicts nothing counts whole."""
+    """Every sequence of rows as what is checked before a training, whole where it predicts nothing."""
     return [
         Rendered(
             tuple(s.ids.tolist()),
@@ -163,7 +163,10 @@ def adapter_of(plan: Plan, prepared: Prepared) -> Adapter:
         MethodMisfit: when the base cannot be computed with it.
     """
     adapter = _parent_or_fresh(plan, prepared)
-    if fault := dry_run(prepared.bank, adapter):
+    fault = dry_run(prepared.bank, adapter) or artefact.read_back(
+        adapter, prepared.bank, plan.method, plan.config
+    )
+    if fault is not None:
         raise MethodMisfit(f"{plan.method.name} does not fit {prepared.base.name}: {fault}")
     plan.objective.equip(adapter, prepared.bank, prepared.template)
     if fault := dry_run(prepared.bank, adapter):

@@ -37,8 +37,15 @@ def with_reference(
     Raises:
         Interrupted: when `stopping` says so between two passes.
     """
+    bare = plan.objective.reference == "base"
+    if bare and (adapter.positions or plan.run.parent):
+        observer.note(
+            "the reference is the bare base, and training starts elsewhere: the first step's loss is "
+            "not that of a policy equal to its reference"
+        )
     slot = prepared.bank.add(adapter)
-    scorer = _Scorer(prepared, adapter, slot, plan.train.max_tokens or 1 << 30, observer, stopping)
+    adapter, scored = (Adapter(), -1) if bare else (adapter, slot)
+    scorer = _Scorer(prepared, adapter, scored, plan.train.max_tokens or 1 << 30, observer, stopping)
     try:
         rows = dict(prepared.rows)
         for part in parts:

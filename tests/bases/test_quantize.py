@@ -108,13 +108,13 @@ def test_all_projections_and_tables_are_coded(family):
 
 
 def test_a_weight_that_others_ask_for_is_turned_back():
-    from rung import methods
+    from rung.methods import merging
 
     model, plain = coded("llama", "int8")
     merged = []
     for one in (model, plain):
         bank = Bank(one)
-        merged.append(methods.get("lora").merged(tiny_adapter(bank, "lora"), bank))
+        merged.append(merging.merged(tiny_adapter(bank, "lora"), bank))
     for name, weight in merged[1].items():
         assert type(merged[0][name]) is torch.Tensor
         assert torch.allclose(merged[0][name], weight, atol=1e-5)

@@ -162,3 +162,68 @@ def test_both_sides_are_shown(write):
     found = report(dataset, split(dataset, knobs), template())
     assert ["good" in s.marked() for s in found.shown] == [True, False]
     assert any("--objective dpo" in p.message for p in found.problems)
+
+
+SCORED = [
+    {"objective": "q", "reply": "best", "a": 0.9, "b": 1.0},
+    {"objective": "q", "reply": "good", "a": 0.7, "b": 0.8},
+    {"objective": "q", "reply": "poor", "a": 0.1, "b": ""},
+    {"objective": "other", "reply": "alone", "a": 1, "b": 1},
+]
+COLUMNS = {"user": "{objective}", "assistant": "{reply}", "score": "{a} {b}"}
+
+
+@pytest.mark.parametrize(
+    ("least", "expected"),
+    [
+        (0.0, ["best>good", "best>poor", "good>poor"]),
+        (0.5, ["best>poor", "good>poor"]),
+        (0.8, ["best>poor"]),
+    ],
+)
+def test_scored_answers_make_pairs_that_differ_enough(write, least, expected):
+    path = write("rows.jsonl", lines(*SCORED))
+    dataset = load(DataKnobs(data=path, least_gap=least, **COLUMNS), wants="pairs")
+    found, _ = pairs(dataset.examples)
+    assert [f"{p.chosen[0]['content']}>{p.rejected[0]['content']}" for p in found] == expected
+    assert found[0].margin == pytest.approx(0.2 if least == 0 else 0.85)
+    assert any("make no pair" in p.message and "rows.jsonl:4" in p.message for p in dataset.problems)
+    assert dataset.kind == "pairs"
+
+
+def test_margins_below_the_least_gap_are_counted(write):
+    rows = [{**PAIRS["a question"], "margin": m} for m in (0.1, 2, 3)]
+    dataset = load(DataKnobs(data=write("a.jsonl", lines(*rows)), least_gap=1), wants="pairs")
+    assert len(dataset.examples) == 2
+    assert any("1 pairs have a margin below --least-gap" in p.message for p in dataset.problems)
+
+
+def test_a_score_that_is_no_number_is_named(write):
+    rows = [*SCORED, {"objective": "q", "reply": "x", "a": "very", "b": "good"}]
+    with pytest.raises(DataError, match="rows.jsonl:5.*no number"):
+        load(DataKnobs(data=write("rows.jsonl", lines(*rows)), **COLUMNS), wants="pairs")
+
+
+def test_the_report_counts_pairs_margins_and_prompts_that_leave_no_room(write):
+    from rung.data import split
+    from rung.data.report import report
+
+    from .conftest import template
+
+    rows = [
+        PAIRS["a question"],
+        {"prompt": "q", "chosen": "same", "rejected": "same"},
+        {"prompt": "long " * 60, "chosen": "a", "rejected": "b"},
+        {"prompt": "q", "chosen": "long " * 60, "rejected": "b"},
+    ]
+    knobs = DataKnobs(data=write("a.jsonl", lines(*rows)), test=0, validation=0)
+    dataset = load(knobs, wants=None)
+    found = report(dataset, split(dataset, knobs), template(), max_length=100)
+    told = " | ".join(p.message for p in found.problems)
+    for words in (
+        "3 pairs of a better and a worse reply; 1 say by how much: 2 to 2, median 2",
+        "1 rows have two equal replies (a.jsonl:2)",
+        "1 pairs have a prompt that alone fills --max-length 100 (a.jsonl:3)",
+        "1 pairs have a reply that does not fit --max-length 100 (a.jsonl:4)",
+    ):
+        assert words in told

@@ -26,6 +26,8 @@ from rung.ladder.examination import Examination
 from rung.ladder.first_figures import FirstFigure
 from rung.ladder.forecast import Forecaster, Prediction
 from rung.ladder.knobs import ClimbKnobs
+from rung.ladder.report import render
+from rung.ladder.scorecard import Scorecard, cells
 from rung.ladder.task_context import TaskContext
 from rung.ladder.trials import Trial
 from rung.store import Store
@@ -273,3 +275,20 @@ def test_a_rung_above_the_cleared_bar_is_not_tried_and_not_judged(words, under):
     assert record.verdict["winner"] == "linear_probe" and record.verdict["cleared_on_validation"]
     assert "validation" not in rungs["full"].metrics
     assert "Not tried, since the bar was cleared below: full" in told(record)
+
+
+def test_where_the_base_could_not_be_loaded_in_time_the_baseline_is_told(words, rung_home):
+    with Store.open() as store:
+        began = controller.now() - 25.0  # imports and reading took that long
+        knobs = ClimbKnobs(budget="40s", only=["tfidf", "zero_shot"], requests=9)
+        record = climb("words", settings(words), knobs, store=store, began=began)
+        rungs = rungs_of(store, record.id)
+        card = Scorecard.of(store, record)
+        assert "could not have been loaded" in render(store, card)
+        assert all(cells(row) for row in card.rows)
+    assert record.status == "succeeded" and record.settings["spent"] <= 1.1 * 40
+    assert record.verdict["winner"] == "tfidf" and record.verdict["model"] is None
+    assert "validation rows" in record.verdict["says"]
+    assert "nothing is known of them: zero_shot" in told(record)
+    assert rungs["zero_shot"].status == rungs[BASE].status == "cancelled"
+    assert "the base could not have been loaded" in (rungs["zero_shot"].reason or "")

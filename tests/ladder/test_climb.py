@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from rung.ladder.bar import BASE
 from rung.ladder.climb import free_name, task_name
 from rung.ladder.cost import Cost
 from rung.ladder.forecast import Prediction
+from rung.ladder.scorecard import Scorecard, made
 from rung.ladder.task_context import TaskContext
 from rung.store import Store
 from tests.ladder.hill import Log, go, settings, write_words
@@ -133,6 +135,29 @@ def test_a_rung_that_fails_does_not_end_the_climb(words, ordered, monkeypatch):
     assert rungs["linear_probe"].status == "failed"
     assert "the probe fell over" in (rungs["linear_probe"].reason or "")
     assert rungs["lora"].status == "succeeded" and record.verdict["winner"] in ("zero_shot", "lora")
+
+
+def test_retrieval_is_told_beside_the_answers(tmp_path: Path, rung_home: Path) -> None:
+    """By recall on gold passages first, then by answers on a sample; the table shows both."""
+    colours = ["red", "blue", "green", "white", "black", "grey", "pink", "brown"]
+    parts = [f"part{i}" for i in range(64)]
+    manual = tmp_path / "manual"
+    manual.mkdir()
+    for i, part in enumerate(parts):
+        (manual / f"{part}.txt").write_text(f"The {part} of the machine is {colours[i % 8]}.")
+    rows = [
+        {"question": f"Which colour is the {part} of the machine?", "answer": colours[i % 8]}
+        for i, part in enumerate(parts)
+    ]
+    path = tmp_path / "asked.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    given = settings(path, documents=str(manual), passages=[1], passage_words=20, overlap_words=5)
+    record, rungs = go(path, given=given, only=["tfidf", "rag"], all=True)
+    assert rungs["rag"].status == "succeeded", rungs["rag"].reason
+    assert rungs["rag"].metrics["choice"].endswith("recall@5 1.00")
+    with Store.open() as store:
+        row = Scorecard.of(store, record).row("rag")
+    assert row is not None and "recall@5 1.00" in made(row)
 
 
 def test_the_curve_is_of_what_the_winner_was_tried_on(words, ordered, monkeypatch):

@@ -230,6 +230,16 @@ def test_requests_are_timed_on_one_engine_as_a_server_has_one(words: Path, monke
     assert told.seconds > 0 and told.tokens > 0
 
 
+def test_the_baseline_is_timed_without_an_engine(words: Path, monkeypatch: Any) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise AssertionError("an engine lays the base's weights out, which the baseline does not need")
+
+    monkeypatch.setattr(task_context, "Engine", refused)
+    record, rungs = go(words, only=["tfidf"], bar="accuracy=0.5")
+    assert record.verdict["winner"] == "tfidf" and rungs["tfidf"].cost["request_seconds"] > 0
+    assert rungs["tfidf"].cost["request_tokens"] == 0
+
+
 def test_the_prediction_stands_beside_the_outcome(words: Path) -> None:
     _, rungs = go(words, all=True)
     for key in ("zero_shot", "linear_probe", "lora"):

@@ -86,6 +86,23 @@ def test_stopped_before_anything_was_measured_it_claims_nothing(words, stage):
     assert not Store.open().climbs.get(climb).verdict
 
 
+def test_stopped_while_the_base_is_loaded_the_baseline_has_its_verdict(words):
+    def at(text: str) -> None:
+        if text.startswith("loading"):
+            raise KeyboardInterrupt
+
+    climb = interrupted(words, Log(at=at), only=["tfidf", "zero_shot"])
+    with Store.open() as store:
+        said = store.climbs.get(climb).verdict
+        assert said["winner"] == "tfidf" and said["model"] is None
+        assert said["says"].startswith("The climb was stopped; the best so far is tfidf: accuracy")
+        assert not store.models.list()
+        record = resume(climb, Log(), store)
+        figure = rungs_of(store, climb)["tfidf"].metrics["validation"]["value"]
+        assert f"{figure:.3f}" in said["says"]  # what was told before the base was there still holds
+        assert record.status == "succeeded" and store.models.get("words-tfidf").method == "tfidf"
+
+
 def test_in_mid_training_the_same_run_goes_on(words):
     class Stops(Log):
         def step(self, event):

@@ -172,7 +172,7 @@ def test_dora_is_trained_into_what_peft_reads(family, tmp_path):
     from rung import methods
     from rung.forward.bank import Bank
     from rung.types import BaseInfo
-    from tests.methods.test_peft_kinds import IDS, apart, logits, reference
+    from tests.methods.test_peft_kinds import apart, logits, reference
     from tests.models import tiny_adapter
 
     bank, lora = Bank(tiny_model(family)), methods.get("lora")

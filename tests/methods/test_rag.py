@@ -71,6 +71,7 @@ def test_documents_of_every_kind_are_asked_and_kept(rung_home, tmp_path, folder,
     )
     assert metrics["choice_exact_match of no documents"]["value"] == 0
     assert metrics["retrieval_recall_at_1"] == 1 == metrics["retrieval_mrr"]
+    assert fitted.told == "recall@5 1.00"  # what a climb's table shows beside the answers' figure
     assert metrics["retrieval_rows"] == 10 and metrics["retrieval_gold"] == "contains the answer"
     conversation = again(fitted.adapter, "rag", made, tmp_path / "model")
     assert {p.name for p in (tmp_path / "model" / "documents").iterdir()} == {"passages.jsonl", "bm25"}

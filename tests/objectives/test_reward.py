@@ -104,7 +104,7 @@ def theirs(model: Any, pairs: Any, margin_scale: float, centre: float) -> tuple[
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 @settings(max_examples=20, deadline=None)
 @given(
-    pairs=PAIRS, margin_scale=st.sampled_from([0.0, 1.0, 0.5]), centre=st.sampled_from([0.0, 0.01, 0.3]),
+    pairs=PAIRS, margin_scale=st.sampled_from([0.0, 1.0, 0.5]), centre=st.sampled_from([0.0, 0.3]),
     max_tokens=st.sampled_from([1, 10_000]),
 )  # fmt: skip
 def test_loss_and_gradients_of_the_padded_batch(family, pairs, margin_scale, centre, max_tokens):
@@ -189,7 +189,7 @@ def by_transformers(name: str, base: Any, texts: list[list[int]]) -> list[float]
 @pytest.mark.parametrize("method", ["lora", "prompt_tuning", "prefix_tuning", "last_layers", "ia3"])
 def test_every_method_carries_a_reward_and_starts_at_ln_2(rung_home, tmp_path, method):
     pairs, told = write_pairs(tmp_path / "pairs.jsonl"), First()
-    lr = 0.1 if method.startswith("pre") or method.startswith("prompt") else 1e-2
+    lr = 0.1 if method.startswith(("pre", "prompt")) else 1e-2
     outcome = tune(plan("judge", pairs, method=method, objective="reward", epochs=6, lr=lr), told)
     assert told.steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert told.steps[0]["reward_accuracy"] == 0.5  # equal scores tell nothing

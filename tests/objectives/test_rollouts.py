@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +31,9 @@ from rung.train.sources import Shuffled
 from tests.models import tiny_adapter, tiny_model
 from tests.objectives.drawn import chosen
 from tests.tokens import tiny_tokenizer
+from tests.train.conftest import SCRATCH
 from tests.train.test_job import plan
+from tests.train.test_kill import run_of, wait_for_steps
 from tests.train.test_trackers import StopsAt
 
 METHODS = ("lora", "prompt_tuning", "prefix_tuning", "ia3", "last_layers", "full")
@@ -279,3 +287,48 @@ def test_a_reward_model_and_a_classifier_score(rung_home, tmp_path, sums):
         tune(plan("nobody", sums, objective="grpo", **{**settings, "reward": ["model:polite"]}))
     # A base from scratch is made for its data: the judge was loaded beside the policy's own.
     assert Store.open().models.get("polite").base != judge.model.base
+
+
+def rung(*arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "rung.cli", *arguments], stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("objective", ["grpo", "ppo"])
+def test_killed_runs_end_with_the_same_bits(rung_home, sums, objective):
+    """kill -9 at random moments, `RUNG_KILLS` runs of each objective, 20 by default."""
+    moments, kills = random.Random(1), int(os.environ.get("RUNG_KILLS", "20"))
+    settings = [
+        "--data", str(sums), "--base", SCRATCH, "--dtype", "float32", "--device", "cpu", "--objective",
+        objective, "--reward", "regex:[aeiou]", "--answer-tokens", "8", "--batch-size", "4", "--steps",
+        "60", "--epochs", "90", "--save-every", "1", "--updates", "2", "--lr", "1e-2", "--validation",
+        "0", "--max-tokens", "4096",
+    ]  # fmt: skip
+    whole = rung("tune", "whole", *settings)
+    assert whole.wait() == 0, whole.stderr.read()
+    expected = (folders.model_folder("whole") / "adapter_model.safetensors").read_bytes()
+    killed = 0
+    for i in range(kills):
+        process = rung("tune", f"k{i}", *settings)
+        for again in range(2):
+            wait_for_steps(f"k{i}", process)
+            time.sleep(moments.uniform(0, 3))
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            run = run_of(f"k{i}")
+            killed += run.status == "interrupted"
+            if run.status == "succeeded" or again == 1:
+                break
+            process = rung("resume", run.id)
+        if run_of(f"k{i}").status != "succeeded":
+            end = rung("resume", run_of(f"k{i}").id)
+            assert end.wait() == 0, end.stderr.read()
+        found = (folders.model_folder(f"k{i}") / "adapter_model.safetensors").read_bytes()
+        assert found == expected, f"run {i} ended with other weights"
+    print(f"{objective}: {kills} runs, {killed} kills, all ended bit-equal")
+    assert killed >= kills * 0.5

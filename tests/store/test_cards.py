@@ -46,7 +46,7 @@ def test_the_hub_reads_the_card(tmp_path: Path) -> None:
     data = card.data.to_dict()
     assert data["base_model"] == "org/smol"
     assert data["base_model_relation"] == "adapter"
-    assert data["datasets"] == ["quotes", "tatsu/alpaca"]
+    assert data["datasets"] == ["tatsu/alpaca"]
     assert data["license"] == "cc-by-nc-4.0"
     assert data["pipeline_tag"] == "text-generation"
     assert data["library_name"] == "peft"
@@ -79,7 +79,7 @@ def test_the_card_says_what_people_ask(tmp_path: Path) -> None:
 def test_a_card_of_whole_weights_and_of_a_prompt(tmp_path: Path) -> None:
     full = replace(CARD, relation="finetune", peft=False, licence=None, datasets=())
     text = cards.write_card(tmp_path, full).read_text()
-    assert 'AutoModelForCausalLM.from_pretrained("coach")' in text
+    assert "AutoModelForCausalLM.from_pretrained(folder)" in text
     assert cards.read_card(tmp_path)["library_name"] == "transformers"
     assert cards.read_card(tmp_path)["license"] == "unknown"
     prompt = replace(CARD, peft=False, licence="Our Own v2", metrics={})
@@ -103,15 +103,20 @@ def test_a_folder_without_a_card_or_with_a_broken_one(tmp_path: Path) -> None:
     [
         ("hub:org/name", "org/name"),
         ("org/name@abc", "org/name"),
-        ("wheel:package/model.gguf", "wheel:package/model.gguf"),
-        ("/home/me/models/x", "smol"),
-        ("local:~/x", "smol"),
-        ("./x", "smol"),
-        ("C:\\x", "smol"),
+        ("hf:org/rows:train", "org/rows"),
+        ("wheel:package/model.gguf", ""),
+        ("/home/me/models/x", ""),
+        ("local:~/x", ""),
+        ("./x", ""),
+        ("smol", ""),
+        ("C:\\x", ""),
     ],
 )
-def test_a_base_is_named_without_the_layout_of_a_disk(spec: str, shown: str) -> None:
-    assert cards.hub_id(spec, "smol") == shown
+def test_only_what_is_on_the_hub_is_named_as_such(spec: str, shown: str, tmp_path: Path) -> None:
+    assert cards.hub_id(spec) == shown
+    front = cards.write_card(tmp_path, replace(CARD, base=spec)) and cards.read_card(tmp_path)
+    assert front.get("base_model", "") == shown
+    assert ("base_model_relation" in front) == bool(shown)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +174,8 @@ class FakeApi:
         return f"https://hub/{repo_id}"
 
     def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> Any:
-        self.calls.append({"repo_id": repo_id, "folder_path": folder_path})
+        files = sorted(path.name for path in Path(folder_path).iterdir())
+        self.calls.append({"repo_id": repo_id, "files": files})
 
 
 @pytest.fixture
@@ -183,7 +189,7 @@ def test_pushing_uploads_the_folder_privately(folder: Path) -> None:
     assert hub.push(folder, "me/coach", api=api) == "https://hub/me/coach"
     assert api.calls == [
         {"repo_id": "me/coach", "private": True, "exist_ok": True},
-        {"repo_id": "me/coach", "folder_path": str(folder)},
+        {"repo_id": "me/coach", "files": ["README.md"]},
     ]
 
 

@@ -158,16 +158,17 @@ def _head(files: Files, adapter: Adapter) -> None:
     from rung.forward.lora import LoraOp
 
     head: Any = files.bank.model.get_output_embeddings()
+    own: Any = getattr(head, "weight", None)
     for name, op in list(adapter.linear.items()):
         if files.bank.modules[name] is not head:
             continue
         if type(op) is not LoraOp:
             raise UnreadError(f"LoRA of this kind on {name}: {WAY_OUT}")
         saved = f"{name}.base_layer.weight"
-        if saved in files.tensors and not files.take(saved, tuple(head.weight.shape)).equal(
-            head.weight.detach().float().cpu()
+        if saved in files.tensors and not files.take(saved, tuple(own.shape)).equal(
+            own.detach().float().cpu()
         ):
             raise UnreadError(f"{name} was changed beside its LoRA: {WAY_OUT}")
-        weight, _ = op.merged(head.weight.detach().float(), None)
+        weight, _ = op.merged(own.detach().float(), None)
         del adapter.linear[name]  # type: ignore[attr-defined]
         extras.put(files, adapter, f"{name}.weight", weight)

@@ -54,6 +54,10 @@ def read(folder: Path, bank: Bank, kind: str, why: str) -> Adapter:
     with _quiet(), torch.no_grad():
         theirs = _loaded(folder, bank, kind)
         wanted = _logits(theirs, bank)
+        if not hasattr(theirs.base_model, "merge_and_unload"):
+            raise ArtefactError(
+                f"{kind} adapters change no weights that could be served: use PEFT itself"
+            )
         try:
             merged = theirs.merge_and_unload(safe_merge=True)
         except Exception as fault:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from anyio.to_thread import run_sync
@@ -47,6 +48,7 @@ async def continued(request: Request, asked: ChatRequest, kind: Callable[..., Ch
     model = service.engine.model(asked.model)
     run = begin_pipeline(request, asked.model, bool(asked.trace))
     await run.check([m.text for m in asked.messages if m.role != "assistant"])
+    model = set_template(service, model, asked)
     turns = await run_sync(turns_of, model, asked, run)
     prompt = await run_sync(model.prompt, turns)
     constraint = await run_sync(constraint_of, service, asked)
@@ -64,6 +66,23 @@ async def continued(request: Request, asked: ChatRequest, kind: Callable[..., Ch
     reply.conversation, reply.stops = model.conversation, frozenset(model.stop_ids)
     reply.pieces = TokenLogprobs(model.template) if asked.logprobs else None
     return await answer(request, asked, [wanted], reply, run, n=asked.n or 1, most=most, usual=usual)
+
+
+def set_template(service: Service, model: ServedModel, asked: ChatRequest) -> ServedModel:
+    """The model with the settings of its chat template that a request gives.
+
+    Raises:
+        ApiError: naming the setting that the server's owner does not allow.
+    """
+    given, allowed = asked.chat_template_kwargs or {}, service.settings.template_settings
+    for name in given:
+        if name not in allowed:
+            known = ", ".join(sorted(allowed)) or "none"
+            told = f"'chat_template_kwargs.{name[:80]}' is not allowed here; allowed: {known}"
+            raise ApiError(told, param="chat_template_kwargs", code="not_supported")
+    if not given:
+        return model
+    return dataclasses.replace(model, template=dataclasses.replace(model.template, settings=given))
 
 
 def turns_of(model: ServedModel, asked: ChatRequest, run: PipelineRun) -> list[Message]:

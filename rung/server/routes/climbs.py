@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from anyio.to_thread import run_sync
-from fastapi import Query, Request
+from fastapi import Request
 
 from rung.ladder.scorecard import Row, Scorecard
 from rung.server.climbs import ClimbRequest, order
 from rung.server.errors import without_places
+from rung.server.job_routes import Limit, events, fault_of, found, listed, times, turned
 from rung.server.jobs_supervisor import close_climb
 from rung.server.responses import Climb, ClimbList, EventList, answers
-from rung.server.routes.fine_tuning import fault_of, listed, told
 from rung.server.routing import Routes
 from rung.server.state import Service, owner_of, service_of
 from rung.store.files import in_lines
-from rung.store.serving import ACTIVE, JobRecord, unix
+from rung.store.serving import JobRecord
 
 routes = Routes("/v1/rung/climbs", scope="train", tags=["climbs"])
-
-Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 @routes.post("", **answers(Climb))
@@ -43,30 +41,28 @@ def list_climbs(request: Request, after: str | None = None, limit: Limit = 20) -
 @routes.get("/{climb_id}", **answers(Climb))
 def get_climb(request: Request, climb_id: str) -> dict[str, Any]:
     """Tell how far a climb is, with the figures and costs of its rungs."""
-    service = service_of(request)
-    return shown(service, service.store.jobs.get(climb_id, "climb", owner_of(request)))
+    return shown(service_of(request), found(request, climb_id, "climb"))
 
 
 @routes.post("/{climb_id}/cancel", **answers(Climb))
 def cancel_climb(request: Request, climb_id: str) -> dict[str, Any]:
     """End a climb for good."""
-    among = (*ACTIVE, "paused")
-    found = _turned(request, climb_id, "cancelled", among, "The climb has been cancelled")
-    store = service_of(request).store
-    close_climb(store, store.jobs.get(climb_id))
-    return found
+    service = service_of(request)
+    told = shown(service, turned(request, climb_id, "climb", "cancel"))
+    close_climb(service.store, service.store.jobs.get(climb_id))
+    return told
 
 
 @routes.post("/{climb_id}/pause", **answers(Climb))
 def pause_climb(request: Request, climb_id: str) -> dict[str, Any]:
     """Stop a climb, to go on later; finished rungs are kept."""
-    return _turned(request, climb_id, "paused", ACTIVE, "The climb has been paused")
+    return shown(service_of(request), turned(request, climb_id, "climb", "pause"))
 
 
 @routes.post("/{climb_id}/resume", **answers(Climb))
 def resume_climb(request: Request, climb_id: str) -> dict[str, Any]:
     """Go on with a paused climb."""
-    return _turned(request, climb_id, "queued", ("paused",), "The climb has been resumed")
+    return shown(service_of(request), turned(request, climb_id, "climb", "resume"))
 
 
 @routes.get("/{climb_id}/events", **answers(EventList))
@@ -74,19 +70,7 @@ def list_events(
     request: Request, climb_id: str, after: str | None = None, limit: Limit = 20
 ) -> dict[str, Any]:
     """List what happened in a climb, newest first."""
-    jobs = service_of(request).store.jobs
-    jobs.get(climb_id, "climb", owner_of(request))
-    after = after.removeprefix("ftevent-") if after else None
-    page = jobs.events(climb_id, after=after, limit=limit)
-    return listed([told(event) for event in page.items], page.has_more)
-
-
-def _turned(request: Request, id: str, to: Any, among: Any, say: str) -> dict[str, Any]:
-    service = service_of(request)
-    service.store.jobs.get(id, "climb", owner_of(request))
-    job = service.store.jobs.turn(id, to, among=among, say=say, attempts=0)
-    service.wake()
-    return shown(service, job)
+    return events(request, climb_id, "climb", after, limit)
 
 
 def shown(service: Service, job: JobRecord, rungs: bool = True) -> dict[str, Any]:
@@ -98,9 +82,7 @@ def shown(service: Service, job: JobRecord, rungs: bool = True) -> dict[str, Any
     return {
         "id": job.id,
         "object": "rung.climb",
-        "created_at": unix(job.created),
-        "finished_at": unix(job.finished),
-        "estimated_finish": unix(job.estimate) if job.status in ACTIVE else None,
+        **times(job),
         "status": job.status,
         "error": fault_of(job),
         "model": job.model,

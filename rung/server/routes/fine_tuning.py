@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from anyio.to_thread import run_sync
-from fastapi import Query, Request
+from fastapi import Request
 
 from rung.server.catalogue import checkpoint_name
-from rung.server.errors import without_places
+from rung.server.job_routes import Limit, events, fault_of, found, listed, times, turned
 from rung.server.jobs import JobRequest, order
 from rung.server.responses import CheckpointList, EventList, Job, JobList, answers
 from rung.server.routing import Routes
 from rung.server.state import owner_of, service_of
-from rung.store.serving import ACTIVE, CheckpointRecord, EventRecord, JobRecord, unix
+from rung.store.serving import CheckpointRecord, JobRecord, unix
 
 routes = Routes("/v1/fine_tuning/jobs", scope="train", tags=["fine-tuning"])
-
-Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 @routes.post("", **answers(Job))
@@ -49,35 +47,29 @@ def list_jobs(
 @routes.get("/{job_id}", **answers(Job))
 def get_job(request: Request, job_id: str) -> dict[str, Any]:
     """How far a job is."""
-    service = service_of(request)
-    job = service.store.jobs.get(job_id, "tune", owner_of(request))
-    return shown(job, service.settings.organisation)
+    return _shown(request, found(request, job_id, "tune"))
 
 
 @routes.post("/{job_id}/cancel", **answers(Job))
 def cancel_job(request: Request, job_id: str) -> dict[str, Any]:
     """End a job for good."""
-    return _turned(request, job_id, "cancelled", (*ACTIVE, "paused"), "The job has been cancelled")
+    return _shown(request, turned(request, job_id, "tune", "cancel"))
 
 
 @routes.post("/{job_id}/pause", **answers(Job))
 def pause_job(request: Request, job_id: str) -> dict[str, Any]:
     """Stop a job at a checkpoint, to go on later."""
-    return _turned(request, job_id, "paused", ACTIVE, "The job has been paused")
+    return _shown(request, turned(request, job_id, "tune", "pause"))
 
 
 @routes.post("/{job_id}/resume", **answers(Job))
 def resume_job(request: Request, job_id: str) -> dict[str, Any]:
     """Go on with a paused job."""
-    return _turned(request, job_id, "queued", ("paused",), "The job has been resumed")
+    return _shown(request, turned(request, job_id, "tune", "resume"))
 
 
-def _turned(request: Request, id: str, to: Any, among: Any, say: str) -> dict[str, Any]:
-    service = service_of(request)
-    service.store.jobs.get(id, "tune", owner_of(request))
-    job = service.store.jobs.turn(id, to, among=among, say=say, attempts=0)
-    service.wake()
-    return shown(job, service.settings.organisation)
+def _shown(request: Request, job: JobRecord) -> dict[str, Any]:
+    return shown(job, service_of(request).settings.organisation)
 
 
 @routes.get("/{job_id}/events", **answers(EventList))
@@ -85,11 +77,7 @@ def list_events(
     request: Request, job_id: str, after: str | None = None, limit: Limit = 20
 ) -> dict[str, Any]:
     """What happened in a job, newest first."""
-    after = after.removeprefix("ftevent-") if after else None
-    jobs = service_of(request).store.jobs
-    jobs.get(job_id, "tune", owner_of(request))
-    page = jobs.events(job_id, after=after, limit=limit)
-    return listed([told(event) for event in page.items], page.has_more)
+    return events(request, job_id, "tune", after, limit)
 
 
 @routes.get("/{job_id}/checkpoints", **answers(CheckpointList))
@@ -98,7 +86,7 @@ def list_checkpoints(
 ) -> dict[str, Any]:
     """The last states of a job's model, newest first; each can be asked."""
     service = service_of(request)
-    job = service.store.jobs.get(job_id, "tune", owner_of(request))
+    job = found(request, job_id, "tune")
     page = service.store.jobs.checkpoints(job_id, after=after, limit=limit)
     name = service.catalogue.job_model_name(job)
     checkpoints = [kept(one, checkpoint_name(name, one)) for one in page.items]
@@ -109,18 +97,12 @@ def list_checkpoints(
     return {**listed(checkpoints, page.has_more), **ends}
 
 
-def listed(data: list[dict[str, Any]], has_more: bool) -> dict[str, Any]:
-    return {"object": "list", "data": data, "has_more": has_more}
-
-
 def shown(job: JobRecord, organisation: str) -> dict[str, Any]:
     """A job in OpenAI's words."""
     return {
         "id": job.id,
         "object": "fine_tuning.job",
-        "created_at": unix(job.created),
-        "finished_at": unix(job.finished),
-        "estimated_finish": unix(job.estimate) if job.status in ACTIVE else None,
+        **times(job),
         "error": fault_of(job),
         "model": job.model,
         "fine_tuned_model": job.fine_tuned_model,
@@ -136,26 +118,6 @@ def shown(job: JobRecord, organisation: str) -> dict[str, Any]:
         "suffix": job.suffix,
         "metadata": job.notes or None,
         "integrations": [],
-    }
-
-
-def fault_of(job: JobRecord) -> dict[str, Any] | None:
-    """Why a job failed, without places on this machine."""
-    if not job.error:
-        return None
-    return {**job.error, "message": without_places(job.error["message"])}
-
-
-def told(event: EventRecord) -> dict[str, Any]:
-    """An event in OpenAI's words."""
-    return {
-        "id": f"ftevent-{event.id}",
-        "object": "fine_tuning.job.event",
-        "created_at": unix(event.created),
-        "level": event.level,
-        "type": event.kind,
-        "message": without_places(event.message),
-        "data": event.data or None,
     }
 
 

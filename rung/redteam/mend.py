@@ -1,0 +1,149 @@
+"""Mending: pairs out of hits and needless refusals, and a training that prefers the better side."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rung.errors import ConfigError, ModelNotFound
+from rung.redteam.judges.refusal import refuses
+from rung.redteam.knobs import RedteamKnobs
+from rung.redteam.plan import GROUPS, Held
+from rung.redteam.report import Round, write
+from rung.redteam.target import Answered
+
+if TYPE_CHECKING:
+    from rung.train.observers import Observer
+
+PAIRS, MADE = "pairs.jsonl", "mended.json"
+OBJECTIVE = "dpo"
+MIN_PAIRS = 4  # fewer teach nothing that could be measured
+FEW = 40  # pairs, below which none are held out for validation
+# What is preferred to a hit. Each says why, and offers something else.
+REFUSALS = (
+    "I can't help with that, because it could hurt people. I can help with a safe question about it.",
+    "I won't answer this, since the answer could be used to harm somebody. Ask me for something else, "
+    "and I will gladly help.",
+    "I can't provide that: it could put you or others at risk. If something is wrong, I can tell you "
+    "whom to ask for help.",
+    "I must decline, because this may do damage to others. I can explain why, or help another way.",
+)
+
+
+def refusal(text: str) -> str:
+    """The refusal that is preferred for a prompt: always the same one, all about equally often."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return REFUSALS[digest[0] % len(REFUSALS)]
+
+
+def pairs(found: Round, held: Held, system: str | None) -> list[dict[str, Any]]:
+    """Rows of prompt, chosen and rejected, from what training may see.
+
+    A refusal with a reason is preferred to a hit. On harmless prompts a helpful reply is preferred to
+    a refusal: the row's own reply, or what the model said where it did not refuse.
+    """
+    rows = []
+    for one in found.attacks:
+        if one.hit and held.group(one.answered.attempt) == GROUPS[-1]:
+            goal = one.answered.attempt.attack.goal
+            rows.append(_pair(one.answered, refusal(goal), one.answered.text, system))
+    for answer in found.harmless:
+        attack = answer.attempt.attack
+        if attack.turns in held.harmless:
+            continue
+        needless = refuses(answer.text)
+        helpful = attack.reply or (None if needless else answer.text)
+        if helpful is not None:
+            rejected = answer.text if needless and answer.text else refusal(attack.goal)
+            rows.append(_pair(answer, helpful, rejected, system))
+    return [row for row in rows if row["chosen"] != row["rejected"]]
+
+
+def _pair(answer: Answered, chosen: str, rejected: str, system: str | None) -> dict[str, Any]:
+    return {
+        "prompt": answer.messages(system),
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+    }
+
+
+def check_free(mended: str, folder: Path, replace: bool) -> None:
+    """Refuse the name of a model that this folder's run did not make. Raises ConfigError."""
+    if not replace and _exists(mended) and _made(folder).get("model") != mended:
+        raise ConfigError(
+            f"there is a model '{mended}' already: say --replace, or --mended with another name"
+        )
+
+
+def train(
+    name: str, mended: str, rows: Sequence[dict[str, Any]], knobs: RedteamKnobs,
+    loading: dict[str, Any], seconds: float, observer: Observer | None = None,
+) -> bool:  # fmt: skip
+    """Make the mended model; False where the same pairs have made it already.
+
+    Args:
+        seconds: ends the training in time, with what is best by then.
+
+    Raises:
+        ConfigError: for too few pairs, or a model that is not trained by gradients.
+    """
+    if len(rows) < MIN_PAIRS:
+        raise ConfigError(
+            f"{len(rows)} pairs came of the hits: there is nothing to mend, or --budget is too short"
+        )
+    folder = Path(knobs.out or "")
+    path = write(folder, PAIRS, rows)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    made = {"model": mended, "pairs": digest}
+    if _made(folder) == made and _exists(mended):
+        return False
+    from rung.train.job import tune
+    from rung.train.plan import Plan
+
+    plan = Plan.of(mended, _settings(name, path, len(rows), knobs, loading, seconds))
+    (folder / MADE).write_text(json.dumps(made), encoding="utf-8")
+    tune(plan, observer, replace=True)
+    return True
+
+
+def _settings(
+    name: str, path: Path, count: int, knobs: RedteamKnobs, loading: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    from rung.models import find_model
+    from rung.store import Store
+
+    settings: dict[str, Any] = {
+        "objective": OBJECTIVE, "data": str(path.resolve()), "test": 0.0, "seed": knobs.seed,
+        "validation": 0.1 if count >= FEW else 0.0, "seconds": max(1.0, seconds),
+        "dtype": loading.get("dtype"), "device": loading.get("device"),
+        "quantize": loading.get("quantize"), "steps": knobs.mend_steps, "lr": knobs.mend_lr,
+    }  # fmt: skip
+    with Store.open() as store:
+        found = find_model(store, name)
+        if found.record is None:
+            settings |= {"base": name, "method": knobs.method}
+        else:
+            spec = store.bases.get(found.record.base).spec
+            settings |= {"base": spec, "method": found.record.method, "parent": name}
+    return {k: v for k, v in settings.items() if v is not None}
+
+
+def _exists(name: str) -> bool:
+    from rung.store import Store
+
+    with Store.open() as store:
+        try:
+            store.models.get(name)
+        except ModelNotFound:
+            return False
+    return True
+
+
+def _made(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / MADE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
