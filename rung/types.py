@@ -169,6 +169,7 @@ class Decoding:
         repetition_penalty: divides a positive and multiplies a negative logit of whatever prompt or
             answer hold.
         logit_bias: added to the logits of these tokens.
+        strength: of a steered model's vectors; None is the model's own.
     """
 
     max_tokens: int = 256
@@ -182,6 +183,7 @@ class Decoding:
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    strength: float | None = None
 
 
 @dataclass(frozen=True)

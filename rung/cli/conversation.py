@@ -36,6 +36,20 @@ class Conversation:
         self.system = text
         self.clear()
 
+    def use_strength(self, text: str) -> None:
+        """Steer by another strength, `own` for the model's. Raises ConfigError for what is none."""
+        from dataclasses import replace
+
+        from rung.config import coerce, knobs_of
+        from rung.library.knobs import DecodingKnobs
+
+        knob = next(k for k in knobs_of(DecodingKnobs) if k.name == "strength")
+        try:
+            value = None if text == "own" else coerce(knob, text)
+        except ValueError as fault:
+            raise ConfigError(f"the strength {fault}") from None
+        self.decoding = replace(self.decoding, strength=value)
+
     def use_model(self, name: str) -> None:
         """Have another model of the engine answer. Raises ModelNotFound for an unknown name."""
         self.model = self.engine.model(name)

@@ -196,6 +196,14 @@ def _model(talk: Conversation, name: str) -> str:
     return f"{talk.name} answers from here on; the conversation goes on."
 
 
+def _strength(talk: Conversation, text: str) -> str:
+    if not text:
+        said = talk.decoding.strength
+        return "The strength is " + ("the model's own." if said is None else f"{said:g}.")
+    talk.use_strength(text)
+    return "Answers have that strength from here on."
+
+
 def _save(talk: Conversation, name: str) -> str:
     if not name:
         raise ConfigError("/save takes the name of a file, such as /save talk.jsonl")
@@ -209,6 +217,9 @@ COMMANDS = {
     "clear": Command("forget the conversation", _clear),
     "system": Command("TEXT: set the system message (none: without one); alone: show it", _system),
     "model": Command("NAME: have another model go on; alone: list those in memory", _model),
+    "strength": Command(
+        "NUMBER: of a steered model's vectors (own: its own); alone: show it", _strength
+    ),
     "save": Command("FILE: add the conversation to a file of JSON lines", _save),
 }
 

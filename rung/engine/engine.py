@@ -222,7 +222,8 @@ class Engine:
         batches: dict[AnyQueue, list] = {queue: [] for queue in self.queues}
         for generation in generations:
             request = generation.request
-            model = self.registry.model(request.model)
+            strength = request.decoding.strength if isinstance(request, GenerationRequest) else None
+            model = self.registry.at_strength(request.model, strength)
             queue = next(q for q in self.queues if q.accepts(request, model))
             batches[queue].append(queue.prepare(generation, model))
         try:

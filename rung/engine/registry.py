@@ -15,6 +15,7 @@ from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
 
 Source = Callable[[], Adapter]
+MAX_STRENGTHS = 16  # slots of steered models at strengths of their requests; the oldest goes first
 
 
 @dataclass
@@ -74,6 +75,7 @@ class Registry:
         self.on_forget: Callable[[int], None] = lambda slot: None
         self._retired: set[int] = set()
         self._known: dict[int, Known] = {}
+        self._steered: dict[tuple[int, float], int] = {}  # (slot, strength) -> slot of its own
         self._clock = itertools.count(1)
         self._grammars: dict[tuple, Grammars] = {}
 
@@ -83,6 +85,31 @@ class Registry:
         if model is None:
             raise ModelNotFound(f"no model '{name}' is served{nearest(name, list(self.models))}")
         return model
+
+    def at_strength(self, name: str, strength: float | None) -> ServedModel:
+        """Return the model with its vectors at another strength, in a slot of its own, so that it never
+        shares a prefix with others; None: as it is. Call it with `lock` held.
+
+        Raises:
+            ConfigError: where the model has no strength. ModelNotFound: as `model`.
+        """
+        model = self.model(name)
+        if strength is None:
+            return model
+        key = model.slot, float(strength)
+        if key not in self._steered:
+            known = self._known.get(model.slot)
+            own = known.read() if known is not None else self.bank.adapters.get(model.slot)
+            adapter = None if own is None else own.at_strength(strength)
+            if adapter is None:
+                raise ConfigError(
+                    f"'strength' is for steered models, and '{name}' is none: leave it out"
+                )
+            while len(self._steered) >= MAX_STRENGTHS:
+                self._retired.add(self._steered.pop(next(iter(self._steered))))
+            self._steered[key] = slot = self.bank.reserve()
+            self._known[slot] = Known(adapter, None, adapter.positions, next(self._clock))
+        return dataclasses.replace(model, slot=self._steered[key])
 
     def check_ids(self, ids: Sequence[int], what: str) -> None:
         """Refuse a text that is empty or no text of this vocabulary; raises ConfigError."""
@@ -162,7 +189,8 @@ class Registry:
 
     def _retire(self, old: ServedModel | None) -> None:
         if old is not None and old.slot >= 0 and all(m.slot != old.slot for m in self.models.values()):
-            self._retired.add(old.slot)
+            steered = [key for key in self._steered if key[0] == old.slot]
+            self._retired |= {old.slot, *(self._steered.pop(key) for key in steered)}
 
     def free_retired(self, in_use: Callable[[], Collection[int]]) -> None:
         """Free the slots that no name and no request needs any more."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -64,6 +64,14 @@ class Adapter:
         if self.reward is not None:
             found["reward.weight"] = self.reward.weight
         return found
+
+    def at_strength(self, strength: float) -> Adapter | None:
+        """The same adapter at another strength; None unless all that it does to the base has one."""
+        ops = {name: op.at_strength(strength) for name, op in self.linear.items()}
+        found = {name: op for name, op in ops.items() if op is not None}
+        if not found or len(found) < len(ops) or self.weights or self.positions:
+            return None
+        return replace(self, linear=found)
 
     def trainable(self, on: bool = True) -> Adapter:
         """Set or clear requires_grad on every parameter; returns itself."""

@@ -38,6 +38,10 @@ class LinearOp:
         """x (n, d_in) and the projection's output y (n, d_out) -> the new output."""
         return y
 
+    def at_strength(self, strength: float) -> LinearOp | None:
+        """The same change at another strength; None for what has none."""
+        return None
+
     def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The projection's weight (d_out, d_in) and bias with this built in, float32.
 

@@ -55,6 +55,10 @@ class DecodingKnobs:
         foreign=("max_new_tokens", "max_completion_tokens"),
     )
 
+    strength: float | None = knob(
+        None, "Of a steered model's vectors; the model's own by default.", least=-100, most=100
+    )
+
     def __post_init__(self) -> None:
         if not -(2**63) <= (self.seed or 0) < 2**63:
             raise ConfigError("--seed must fit 64 bits")

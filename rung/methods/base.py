@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rung.data import Template
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
-    from rung.types import Example, Task
+    from rung.types import Example, RowKind, Task
 
 
 @dataclass
@@ -101,6 +101,7 @@ class Method(ABC):
         weightless: whether its adapters are words alone, which no other tool could load.
         classifies: whether its adapters read a label off the base's states, without generating a token.
         scores: whether `fit` makes a reward model of pairs.
+        wants: the kind of rows that `fit` learns from, None for what the objective wants.
         baseline: whether it does without the base and so is what every other method has to beat. A
             climb fits it before the base is loaded: its study has neither bank nor template.
         defaults: values for the training knobs that suit this method better than the general ones.
@@ -117,6 +118,7 @@ class Method(ABC):
     weightless: ClassVar[bool] = False
     classifies: ClassVar[bool] = False
     scores: ClassVar[bool] = False
+    wants: ClassVar[RowKind | None] = None
     baseline: ClassVar[bool] = False
     defaults: ClassVar[dict[str, Any]] = {}
     search: ClassVar[dict[str, tuple[Any, ...]]] = {}

@@ -117,6 +117,7 @@ class Asked(Strict):
     top_k: int | None = Field(None, ge=-1, lt=2**31)  # 0 and -1: no limit
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0, le=10)
+    strength: float | None = Field(None, ge=-100, le=100)  # Rung's own, for steered models
     # Accepted without effect: they say who asks, not what is to be answered. Prompts that begin alike
     # are found in the cache whatever their key.
     user: str | None = None
@@ -162,7 +163,7 @@ class Asked(Strict):
             "temperature": self.temperature, "top_p": self.top_p, "seed": self.seed,
             "stop": self.stop, "top_k": self.top_k and max(self.top_k, 0), "min_p": self.min_p,
             "presence_penalty": self.presence_penalty, "frequency_penalty": self.frequency_penalty,
-            "repetition_penalty": self.repetition_penalty,
+            "repetition_penalty": self.repetition_penalty, "strength": self.strength,
             "logit_bias": self.logit_bias and {int(k): v for k, v in self.logit_bias.items()},
         }  # fmt: skip
         values = {name: getattr(own, name) for name in Decoding.__dataclass_fields__}

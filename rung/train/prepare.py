@@ -143,7 +143,8 @@ def prepare(plan: Plan, stage: Stage, opened: Prepared | None = None) -> Prepare
         opened: data and base of the same settings that are in memory already, with or without rows.
     """
     if opened is None:
-        opened = open_base(plan.run, *read(plan.data, stage, plan.objective.wants), stage)
+        wanted = plan.method.wants or plan.objective.wants
+        opened = open_base(plan.run, *read(plan.data, stage, wanted), stage)
     bank = opened.bank
     misfit = plan.method.refusal(bank, plan.config)
     if misfit:

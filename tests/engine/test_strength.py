@@ -1,0 +1,76 @@
+"""A steered model at the strength of each request: as a model of that strength alone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from rung.engine import GenerationRequest
+from rung.engine.registry import MAX_STRENGTHS
+from rung.errors import ConfigError
+from rung.forward.adapter import Adapter
+from rung.forward.steer import SteerOp, last_modules
+from rung.types import Decoding, Prompt
+from tests.engine.world import engine_of, tiny_llama
+from tests.models import tiny_adapter
+
+PROMPT = tuple(range(40, 60))
+
+
+def calm(engine, strength=1.0) -> Adapter:
+    modules = last_modules(engine.bank)
+    generator = torch.Generator().manual_seed(0)
+    vectors = 3 * torch.randn(len(modules), engine.bank.width, generator=generator)
+    return Adapter(linear={modules[n]: SteerOp(vectors[n], strength) for n in (0, 1)})
+
+
+def world(strength=1.0):
+    engine = engine_of(tiny_llama(), ())
+    base = engine.models["base"]
+    engine.load(dataclasses.replace(base, name="calm", root="base"), calm(engine, strength))
+    engine.load(dataclasses.replace(base, name="lora", root="base"), tiny_adapter(engine.bank, "lora"))
+    return engine
+
+
+def asked(name="calm", strength=None):
+    decoding = Decoding(max_tokens=8, strength=strength)
+    return GenerationRequest(name, Prompt(PROMPT), decoding, stop_ids=(), logprobs=0)
+
+
+def logprobs(completion):
+    return [token.logprob for token in completion.tokens]
+
+
+def test_each_strength_is_as_a_model_of_that_strength_alone_and_shares_no_prefix():
+    strengths = [None, 0.5, 2.0, 0.0, 0.5]
+    engine = world().start()
+    try:
+        for _ in range(2):  # the second time from the prefix cache
+            sent = [asked(strength=s) for s in strengths] + [asked("lora"), asked("base")]
+            found = [g.result(60) for g in engine.submit_all(sent)]
+            for strength, one in zip(strengths, found, strict=False):
+                alone = world(1.0 if strength is None else strength).generate([asked()])[0]
+                assert one.ids == alone.ids
+                assert logprobs(one) == pytest.approx(logprobs(alone), abs=1e-4)
+            assert found[3].ids == found[-1].ids  # strength 0 is the base
+    finally:
+        engine.stop()
+    assert logprobs(found[0]) != pytest.approx(logprobs(found[2]), abs=1e-2)
+
+
+def test_strengths_are_bounded_and_leave_with_their_model():
+    engine = world()
+    for i in range(MAX_STRENGTHS + 5):
+        engine.generate([asked(strength=i / 10)])
+    assert len(engine.bank.adapters) <= MAX_STRENGTHS + 2
+    engine.unload("calm")
+    engine.step()
+    assert len(engine.bank.adapters) == 1
+
+
+def test_other_models_refuse_a_strength_by_name():
+    for name in ("lora", "base"):
+        with pytest.raises(ConfigError, match=f"'{name}' is none"):
+            world().generate([asked(name, 0.5)])
