@@ -21,8 +21,8 @@ PICKLES = frozenset(
     {".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle", ".joblib", ".dill", ".mar", ".nemo"}
 )
 # The safetensors library refuses longer headers too.
-MOST_HEADER_BYTES = 100_000_000
-MOST_JSON_BYTES = 256 * 1024 * 1024
+MAX_HEADER_BYTES = 100_000_000
+MAX_JSON_BYTES = 256 * 1024 * 1024
 
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
@@ -161,7 +161,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        if path.stat().st_size > MOST_JSON_BYTES:
+        if path.stat().st_size > MAX_JSON_BYTES:
             raise ArtefactError(f"{path} is larger than any configuration")
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as fault:
@@ -210,7 +210,7 @@ def _raw_header(path: Path) -> tuple[bytes, int]:
             if len(start) < 8:
                 raise _broken(path, f"is cut off after {len(start)} bytes")
             (length,) = struct.unpack("<Q", start)
-            if length > MOST_HEADER_BYTES or 8 + length > size:
+            if length > MAX_HEADER_BYTES or 8 + length > size:
                 raise _broken(path, f"has a header of {length} bytes in a file of {size}")
             raw = file.read(length)
     except OSError as fault:

@@ -33,7 +33,7 @@ ENCODERS = {
 KINDS = (".json", ".safetensors", ".txt", ".model", ".jinja", ".md")
 FILES = ".rung-files.json"
 BATCH = 64  # texts of a pass
-LONGEST = 512  # tokens, where the model does not say
+DEFAULT_MAX_TOKENS = 512  # tokens, where the model does not say
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,10 @@ def load(spec: str) -> Encoder:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
-    positions = getattr(model.config, "max_position_embeddings", None) or LONGEST
+    positions = getattr(model.config, "max_position_embeddings", None) or DEFAULT_MAX_TOKENS
     return Encoder(
         spec, digest_of(path, files), model, tokenizer, pooling, normalised,
-        min(longest or LONGEST, positions),
+        min(longest or DEFAULT_MAX_TOKENS, positions),
     )  # fmt: skip
 
 

@@ -19,8 +19,8 @@ from rung.data.report import Report, Shown, report
 if TYPE_CHECKING:
     from rich.console import Console
 
-MOST_LABELS = 12
-MOST_CHARACTERS = 2000
+MAX_LABELS = 12
+MAX_SHOWN_CHARACTERS = 2000
 
 
 def show_data(
@@ -80,7 +80,7 @@ def _summary(found: Report, console: Console) -> None:
     if found.supervised is not None:
         lines["learnt"] = f"{found.supervised:,} tokens of the training rows"
     if found.labels:
-        first = list(found.labels.items())[:MOST_LABELS]
+        first = list(found.labels.items())[:MAX_LABELS]
         rest = len(found.labels) - len(first)
         lines["labels"] = ", ".join(f"{name} {count:,}" for name, count in first)
         lines["labels"] += f" and {rest} more" if rest else ""
@@ -101,9 +101,9 @@ def _row(shown: Shown, console: Console) -> None:
         for span in shown.spans:
             text.append(span.text, style="underline green" if span.supervised else "dim")
     # The reply stands at the end, so it is the middle that gives way.
-    if len(text) > MOST_CHARACTERS:
-        half = MOST_CHARACTERS // 2
-        cut = f"\n[{len(text) - MOST_CHARACTERS:,} characters left out]\n"
+    if len(text) > MAX_SHOWN_CHARACTERS:
+        half = MAX_SHOWN_CHARACTERS // 2
+        cut = f"\n[{len(text) - MAX_SHOWN_CHARACTERS:,} characters left out]\n"
         text = text[:half] + Text(cut, style="italic") + text[-half:]
     mark = "in ⟦⟧" if plain else "underlined"
     console.print()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rung.library.evaluation import Evaluation, Progress
     from rung.types import Example, Task
 
-FEW = 30  # items, below which an interval says little
+FEW_ITEMS = 30  # items, below which an interval says little
 
 
 @takes_knobs(panels_of([("evaluation", EvalKnobs), ("loading", LoadKnobs), ("data", DataKnobs)]))
@@ -62,7 +62,7 @@ def _progress(part: str) -> Progress:
 
         def begun(self, task: Task, items: Sequence[Example], dataset: Dataset) -> None:
             _say(f"task: {_told(task)}; {len(items)} items of {dataset.name} ({part})")
-            if len(items) < FEW:
+            if len(items) < FEW_ITEMS:
                 _say(f"{len(items)} items show little: see the intervals")
 
         def note(self, text: str) -> None:

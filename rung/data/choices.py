@@ -21,8 +21,8 @@ from rung.data.problem import Problem
 from rung.errors import DataError
 from rung.types import Example
 
-LEAST = 2
-FEW = 8  # rows, too few to tell places that begin at 0 from those that begin at 1
+MIN_CHOICES = 2
+FEW_ROWS = 8  # rows, too few to tell places that begin at 0 from those that begin at 1
 
 Read = Callable[[str, Sequence[str]], str | None]
 
@@ -34,8 +34,8 @@ def offered(text: str) -> tuple[str, ...]:
         Missing: when there are fewer than two, or two that are equal.
     """
     found = tuple(c for part in _parts(text) if (c := part.strip()))
-    if len(found) < LEAST:
-        raise Missing(f"--choices gives {len(found)} answers to choose from, and needs {LEAST}")
+    if len(found) < MIN_CHOICES:
+        raise Missing(f"--choices gives {len(found)} answers to choose from, and needs {MIN_CHOICES}")
     if len(set(found)) < len(found):
         raise Missing("--choices gives the same answer twice")
     return found
@@ -105,7 +105,7 @@ def settle(
     else:
         best = whole[0]
         others = [name for name in whole[1:] if read[name] != read[best]]
-        if others and len(examples) >= FEW:
+        if others and len(examples) >= FEW_ROWS:
             raise DataError(_ambiguous(best, others, said, examples))
         if others:
             told = f"replies are read as {best}, and could be {' or '.join(others)}: say --answers-are"

@@ -28,7 +28,7 @@ KNOWN = {
     "input", "output", "instruction", "response", "context", "system", "user", "assistant", "messages",
     "id", "index", "idx", "sentence", "target", "source", "title", "name", "chosen", "rejected",
 }  # fmt: skip
-LONGEST_NAME = 80  # characters of a column's name
+MAX_NAME_CHARACTERS = 80  # characters of a column's name
 SENTENCE = (".", "!", "。")
 # Cells hold whole texts: the standard limit of 128 KiB is too small for some.
 LARGEST_CELL = 1 << 24  # characters
@@ -183,7 +183,7 @@ def _is_header(first: list[str], rows: list[list[str]]) -> bool:
         return True
     if len(set(first)) < len(first):
         return True  # told as two columns of one name
-    if any(len(c) > LONGEST_NAME or c.endswith(SENTENCE) for c in first):
+    if any(len(c) > MAX_NAME_CHARACTERS or c.endswith(SENTENCE) for c in first):
         return False
     for at, cell in enumerate(first):
         below = [cells[at].strip() for cells in rows if len(cells) > at]

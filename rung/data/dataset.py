@@ -17,7 +17,7 @@ from rung.data.problem import Problem, places
 from rung.errors import ConfigError, DataError, one_line
 from rung.types import Example, RowKind
 
-FEW = 20
+FEW_ROWS = 20
 
 
 @dataclass(frozen=True)
@@ -292,7 +292,7 @@ def _problems(examples: Sequence[Example], doubles: Duplicates) -> list[Problem]
                 tuple(empty),
             )
         )
-    if len(examples) < FEW:
+    if len(examples) < FEW_ROWS:
         problems.append(
             Problem("warning", f"only {len(examples)} rows: quality will be hard to tell from luck")
         )

@@ -10,13 +10,13 @@ from rung.data.keys import plain, several_answers
 from rung.data.problem import Problem, places
 from rung.types import Example
 
-MOST_LABELS = 1000
+MAX_LABELS = 1000
 MANY_LABELS = 50  # above, most of them must come again, and be no numbers
-MOST_WORDS = 5  # of a label
-LEAST_REPEATS = 3  # of a label, in the mean
-MOST = 0.8  # share of labels that decides
+MAX_LABEL_WORDS = 5  # of a label
+MIN_MEAN_REPEATS = 3  # of a label, in the mean
+MIN_LABELLED_SHARE = 0.8  # share of labels that decides
 MEND = "shuffle the file, or raise --limit"
-LEAST_SORTED = 10  # rows of a file that can look sorted
+MIN_SORTED_ROWS = 10  # rows of a file that can look sorted
 
 _NUMBER = re.compile(r"[-+$€£]?[\d.,/]+%?")
 
@@ -24,22 +24,22 @@ _NUMBER = re.compile(r"[-+$€£]?[\d.,/]+%?")
 def label_set(replies: Sequence[str]) -> tuple[str, ...]:
     """The labels, where few short replies come again and again; else empty."""
     counts = Counter(replies)
-    if not 2 <= len(counts) <= MOST_LABELS or len(replies) < LEAST_REPEATS * len(counts):
+    if not 2 <= len(counts) <= MAX_LABELS or len(replies) < MIN_MEAN_REPEATS * len(counts):
         return () if len(counts) != 1 else _single(replies, counts)
-    if any(len(label.split()) > MOST_WORDS for label in counts):
+    if any(len(label.split()) > MAX_LABEL_WORDS for label in counts):
         return ()
     if len(counts) > MANY_LABELS:
         again = sum(n > 1 for n in counts.values())
         numbers = sum(bool(_NUMBER.fullmatch(label.strip())) for label in counts)
-        if again < MOST * len(counts) or numbers > len(counts) / 2:
+        if again < MIN_LABELLED_SHARE * len(counts) or numbers > len(counts) / 2:
             return ()
     return tuple(sorted(counts))
 
 
 def _single(replies: Sequence[str], counts: Counter[str]) -> tuple[str, ...]:
     (label,) = counts
-    short = len(label.split()) <= MOST_WORDS
-    return (label,) if short and len(replies) >= LEAST_REPEATS else ()
+    short = len(label.split()) <= MAX_LABEL_WORDS
+    return (label,) if short and len(replies) >= MIN_MEAN_REPEATS else ()
 
 
 def labels_of(examples: Sequence[Example]) -> list[str]:
@@ -78,7 +78,7 @@ def problems(examples: Sequence[Example], limit: int | None) -> list[Problem]:
     """
     labels = labels_of(examples)
     found = [Problem("error", told) for told in alike(labels)]
-    if limit is not None and len(labels) >= LEAST_SORTED and _sorted(labels):
+    if limit is not None and len(labels) >= MIN_SORTED_ROWS and _sorted(labels):
         told = f"--limit {limit} read {len(set(labels))} labels only, and the rows are sorted by label"
         found.append(Problem("warning", f"{told}: {MEND}"))
     counts = Counter(labels)
@@ -94,7 +94,7 @@ def problems(examples: Sequence[Example], limit: int | None) -> list[Problem]:
 def cut_to_one(examples: Sequence[Example], limit: int) -> str | None:
     """What to say of a limit that left rows of one label, where there is nothing to tell apart."""
     labels = labels_of(examples)
-    if len(labels) < LEAST_SORTED or len(set(labels)) > 1:
+    if len(labels) < MIN_SORTED_ROWS or len(set(labels)) > 1:
         return None
     told = f"--limit {limit} read the label '{short(labels[0])}' alone, and there are more rows"
     return f"{told}; if they are sorted by label: {MEND}"

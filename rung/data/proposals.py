@@ -29,7 +29,7 @@ REPLIES = {
     "reply",
     "completion",
 }
-LONGEST_SHOWN = 40  # characters of a column's name
+MAX_NAME_SHOWN = 40  # characters of a column's name
 SAMPLE = 200  # rows that tell what a column holds
 REPEATS = 3  # of a value, in the mean, where a column holds labels
 
@@ -50,7 +50,9 @@ def undetected(rows: Sequence[Row], source: str) -> str:
     columns = list(dict.fromkeys(str(c) for row in rows[:SAMPLE] for c in row))
     if not columns:
         return f"{source} has no columns to read"
-    shown = ", ".join(c if len(c) <= LONGEST_SHOWN else f"{c[:LONGEST_SHOWN]}..." for c in columns[:20])
+    shown = ", ".join(
+        c if len(c) <= MAX_NAME_SHOWN else f"{c[:MAX_NAME_SHOWN]}..." for c in columns[:20]
+    )
     told = f"{source} is in no format that Rung knows; its columns are {shown}. "
     for flags in _candidates(rows, columns):
         if filled(flags, rows):

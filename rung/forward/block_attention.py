@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK = 64  # tokens, for what stands near a root; a block may be as long as what stands before it,
-LONGEST = 256  # up to this
-DENSE = 192  # keys of blocks that go together, up to which plain products are faster than the kernel
-CALL = 1 << 13  # scores that cost as much as a call
-WIDEST = 1024  # keys of blocks that go together, at most: they are copied, and so are their masks
+BLOCK_TOKENS = 64  # near a root; a block may be as long as what stands before it,
+MAX_BLOCK_TOKENS = 256  # up to this
+MAX_DENSE_KEYS = 192  # of blocks that go together; above, the kernel is faster than plain products
+CALL_SCORES = 1 << 13  # scores that cost as much as a call
+MAX_JOINED_KEYS = 1024  # of blocks that go together: they are copied, and so are their masks
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def cut(start: np.ndarray, end: np.ndarray, depth: np.ndarray, in_front: int) ->
 
     def room() -> int:
         """The first token that does not fit into the block that began last."""
-        return cuts[-1] + max(BLOCK, min(LONGEST, int(before[cuts[-1]])))
+        return cuts[-1] + max(BLOCK_TOKENS, min(MAX_BLOCK_TOKENS, int(before[cuts[-1]])))
 
     for a, b in zip(heads[:-1], heads[1:], strict=True):
         if b > room() and a > cuts[-1]:
@@ -208,7 +208,7 @@ def _fit(group: list[Block]) -> bool:
     """Whether the last of a group costs less there, all padded to the largest, than by itself."""
     *others, last = group
     more = _padded(group) - _padded(others)
-    return last.width <= WIDEST and more <= last.length * last.width + CALL
+    return last.width <= MAX_JOINED_KEYS and more <= last.length * last.width + CALL_SCORES
 
 
 def _padded(group: list[Block]) -> int:
@@ -269,7 +269,7 @@ def wide(x: Tensor) -> Tensor:
 
 def kernel(call: Alone | Several) -> Any:
     """The faster one."""
-    return Dense if isinstance(call, Several) and call.size[2] <= DENSE else Flash
+    return Dense if isinstance(call, Several) and call.size[2] <= MAX_DENSE_KEYS else Flash
 
 
 class Attention(torch.autograd.Function):

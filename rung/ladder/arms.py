@@ -14,7 +14,7 @@ from rung.ladder.attempts import Attempt
 from rung.ladder.forecast import Prediction
 from rung.ladder.rungs import Rung
 from rung.ladder.scheme import Arm, Level, Outcome, Params, levels
-from rung.ladder.task_context import LONG, TIMED, TaskContext
+from rung.ladder.task_context import MAX_TIMED_SECONDS, TIMED, TaskContext
 from rung.train.plan import Plan
 
 TIE = 0.01  # of the metric's range: figures that close to each other are called alike
@@ -106,7 +106,7 @@ class Arms:
     def seconds(self, key: str, level: Level, params: Params = ()) -> float:
         """What an attempt will take, single requests timed."""
         found = self.prediction(key, level, params).cost
-        return found.wall + min(LONG, (TIMED + 1) * found.request_seconds)
+        return found.wall + min(MAX_TIMED_SECONDS, (TIMED + 1) * found.request_seconds)
 
     def answer_seconds(self, key: str) -> float:
         """Seconds of one row among many, as measured where it was."""

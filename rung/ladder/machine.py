@@ -31,7 +31,7 @@ BUSY = 0.75  # of the speed that was kept: below it somebody else computes too
 FASTER = 1.3  # times the speed that was kept: then that was measured beside others, and is again
 OTHERS = 0.2  # share of the cores in use by others from which a machine is called busy
 LOOK_SECONDS = 0.2
-FEWER = 1.2  # times as fast must one thread be as all of them to be taken
+MIN_GAIN_OF_ONE_THREAD = 1.2  # times as fast must one thread be as all of them to be taken
 PROBE = 384  # rows and columns of the product that this is told by
 # Of one product's speed: a sentence encoder in padded batches, fits of a linear classifier on one core,
 # and parameters that an optimiser changes per second.
@@ -171,7 +171,7 @@ def settle_threads(device: str = "cpu") -> int:
     for count in (1, most):
         torch.set_num_threads(count)
         speeds[count] = statistics.median(product_speed("float32", "cpu", PROBE) for _ in range(3))
-    chosen = 1 if speeds[1] > FEWER * speeds[most] else most
+    chosen = 1 if speeds[1] > MIN_GAIN_OF_ONE_THREAD * speeds[most] else most
     torch.set_num_threads(chosen)
     return chosen
 

@@ -39,7 +39,7 @@ from rung.types import BaseInfo, Example, Task
 
 MAX_TOKENS = 2048  # of a micro-batch, so that every rung's memory is measured alike
 TIMED = 7  # single requests that are timed, after a first one that warms up
-LONG = 2.0  # seconds: what all of them may take
+MAX_TIMED_SECONDS = 2.0  # what all of them may take
 
 
 Ask = Callable[[Example], tuple[float, int]]  # seconds and tokens of a request
@@ -226,7 +226,8 @@ class TaskContext:
         found, began = [], now()
         for example in conversations:
             found.append(ask(example))
-            if len(found) > 1 and now() - began > LONG:  # the first pays for what is arranged once
+            # The first pays for what is arranged once.
+            if len(found) > 1 and now() - began > MAX_TIMED_SECONDS:
                 break
         found = found[1:] or found
         tokens = sum(t for _, t in found) / len(found)

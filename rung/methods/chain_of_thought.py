@@ -23,7 +23,7 @@ from rung.methods import base, choice
 from rung.methods.workload import Shape, Workload, scoring
 from rung.types import Example, Message
 
-MOSTLY = 0.95  # of the replies are numbers: then so is the answer
+MIN_NUMBER_SHARE = 0.95  # of the replies are numbers: then so is the answer
 
 # What may stand before an answer: "Answer:", "**Final answer:** ", "The answer is".
 MARK = re.compile(r"\banswer\b[\s*_]*(?:is\b[\s*_]*:?|[:：])[\s*_]*", re.IGNORECASE)
@@ -154,7 +154,8 @@ INSTRUCTIONS = {
 def numbers(rows: Sequence[Example]) -> bool:
     """Whether the replies are numbers, or reasons that end with '#### number' as in GSM8K."""
     replies = [e.messages[-1]["content"].rpartition("####")[2].strip(" .") for e in rows]
-    return bool(replies) and sum(bool(NUMBER.fullmatch(r)) for r in replies) >= MOSTLY * len(replies)
+    numbers = sum(bool(NUMBER.fullmatch(r)) for r in replies)
+    return bool(replies) and numbers >= MIN_NUMBER_SHARE * len(replies)
 
 
 def _label(text: str, labels: Sequence[str], first: bool) -> str:

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from rung.forward.bank import Bank
     from rung.types import Task
 
-MOST_RANK = 1024
+MAX_RANK = 1024
 
 
 @dataclass
 class Knobs:
     group: ClassVar[str] = "lora"
     rank: int = knob(
-        16, "Rank of the added weights.", least=1, most=MOST_RANK, foreign=("r", "lora_r", "lora_rank")
+        16, "Rank of the added weights.", least=1, most=MAX_RANK, foreign=("r", "lora_r", "lora_rank")
     )
     alpha: float | None = knob(
         None, "Scale of the added weights; twice the rank by default.", above=0, foreign=("lora_alpha",)

@@ -11,7 +11,7 @@ from rung.remote.model import RemoteAnswer, RemoteModel
 from rung.types import Decoding, Message
 
 LOOK = 0.2  # seconds between looks at whether to stop
-LEAST = 1e-30  # probability; what is told of no token still has a log-probability
+MIN_PROBABILITY = 1e-30  # probability; what is told of no token still has a log-probability
 
 
 def ask_all(
@@ -73,4 +73,4 @@ def label_scores(
             shared += math.exp(logprob)
     if max(mass.values(), default=0.0) <= shared:
         return None
-    return {label: math.log(max(p, LEAST)) for label, p in mass.items()}
+    return {label: math.log(max(p, MIN_PROBABILITY)) for label, p in mass.items()}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rung.types import Example
 
 STATE = "remote.json"
-LEAST_ROWS = 10  # that OpenAI takes
+MIN_ROWS = 10  # that OpenAI takes
 FIRST_LOOK, LAST_LOOK = (
     0.5,
     15.0,
@@ -68,9 +68,9 @@ def tune(
         MethodMisfit: for fewer rows than a job takes. RemoteFault: when the server fails or refuses.
         Interrupted: when the user stops; the job goes on, and so does the run when it is resumed.
     """
-    if len(study.train) < LEAST_ROWS:
+    if len(study.train) < MIN_ROWS:
         raise MethodMisfit(
-            f"a fine-tuning job takes {LEAST_ROWS} training rows at least, here are "
+            f"a fine-tuning job takes {MIN_ROWS} training rows at least, here are "
             f"{len(study.train)}; a climb tries a few rows first: name a model that is tuned already"
         )
     parts = {"training_file": rows(study.train), "validation_file": rows(study.validation)}

@@ -11,7 +11,7 @@ from rung.server.errors import ApiError
 from rung.server.requests import UNSUPPORTED, Asked
 
 NAME = r"^[a-zA-Z0-9_-]{1,64}$"
-MOST_TOOLS = 128
+MAX_TOOLS = 128
 URI = "#/%$&'()*+,;=:@?!~"  # what stands in a reference as it is
 
 
@@ -153,7 +153,7 @@ class NamedTool(BaseModel):
 class Allowed(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
     mode: Literal["auto", "required"]
-    tools: list[NamedTool] = Field(min_length=1, max_length=MOST_TOOLS)
+    tools: list[NamedTool] = Field(min_length=1, max_length=MAX_TOOLS)
 
 
 class AllowedTools(BaseModel):
@@ -229,10 +229,10 @@ class ChatRequest(Asked):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: Format | None = None
-    tools: list[Tool] | None = Field(None, max_length=MOST_TOOLS)
+    tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
     tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedTools | None = None
     parallel_tool_calls: bool | None = None
-    functions: list[Function] | None = Field(None, max_length=MOST_TOOLS)
+    functions: list[Function] | None = Field(None, max_length=MAX_TOOLS)
     function_call: Literal["none", "auto"] | NamedFunction | None = None
     modalities: list[str] | None = None
     audio: Any = None

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from rung.server.errors import ApiError
-from rung.server.requests import MOST_ANSWERS, UNSUPPORTED, Asked
+from rung.server.requests import MAX_ANSWERS, UNSUPPORTED, Asked
 
 TextOrIds = str | tuple[int, ...]
 
 
-def prompts(value: Any, most: int = MOST_ANSWERS) -> tuple[TextOrIds, ...]:
+def prompts(value: Any, most: int = MAX_ANSWERS) -> tuple[TextOrIds, ...]:
     """The four kinds of prompt as a tuple of texts or of ids.
 
     Raises:

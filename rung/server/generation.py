@@ -20,7 +20,7 @@ from rung.engine import Completion, GenerationRequest, Token
 from rung.engine.request import ContextExceeded, derive_seed
 from rung.server.errors import ApiError, of_fault
 from rung.server.pipeline import PipelineRun
-from rung.server.requests import MOST_ANSWERS, Asked
+from rung.server.requests import MAX_ANSWERS, Asked
 from rung.server.state import Service, account_of, service_of
 from rung.server.streaming import GONE, Answers, unless_gone
 
@@ -50,9 +50,9 @@ def requests_of(
     """
     engine = service.engine
     model = engine.model(asked.model)
-    if len(wanted) * n > MOST_ANSWERS:
+    if len(wanted) * n > MAX_ANSWERS:
         told = f"{len(wanted)} prompts with {n} answers each"
-        raise ApiError(f"{told} want more than {MOST_ANSWERS} answers at once", param="n")
+        raise ApiError(f"{told} want more than {MAX_ANSWERS} answers at once", param="n")
     for length in (len(w.prompt.ids) for w in wanted):
         room = engine.room(model.name, length)
         if most is not None and length and most > room:

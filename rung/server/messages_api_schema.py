@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rung.server.chat_schema import MOST_TOOLS, NAME, ChatRequest, Schema
+from rung.server.chat_schema import MAX_TOOLS, NAME, ChatRequest, Schema
 from rung.server.errors import ApiError, described
 from rung.server.requests import Stops, Strict
 
@@ -103,7 +103,7 @@ class CountRequest(Strict):
     model: str
     messages: list[Turn] = Field(min_length=1, max_length=4096)
     system: str | list[TextBlock] | None = None
-    tools: list[Tool] | None = Field(None, max_length=MOST_TOOLS)
+    tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
     tool_choice: ToolChoice | None = None
     thinking: Any = None
     container: Any = None

@@ -14,10 +14,10 @@ from rung.errors import nearest
 from rung.server.errors import ApiError, not_supported
 from rung.types import Decoding
 
-MOST_STOPS = 4
-LONGEST_STOP = 1024  # characters
-MOST_ANSWERS = 256  # of one request
-MOST_BIASES = 2048
+MAX_STOPS = 4
+MAX_STOP_CHARACTERS = 1024  # characters
+MAX_ANSWERS = 256  # of one request
+MAX_BIASES = 2048
 INT64 = 2**63
 
 
@@ -27,10 +27,10 @@ def _stops(value: Any) -> tuple[str, ...]:
         return ()
     if not isinstance(texts, (list, tuple)) or not all(isinstance(t, str) for t in texts):
         raise ValueError("must be a text or a list of texts")
-    if len(texts) > MOST_STOPS:
-        raise ValueError(f"holds {len(texts)} texts, at most {MOST_STOPS} are allowed")
-    if any(not 1 <= len(t) <= LONGEST_STOP for t in texts):
-        raise ValueError(f"each text must have 1 to {LONGEST_STOP} characters")
+    if len(texts) > MAX_STOPS:
+        raise ValueError(f"holds {len(texts)} texts, at most {MAX_STOPS} are allowed")
+    if any(not 1 <= len(t) <= MAX_STOP_CHARACTERS for t in texts):
+        raise ValueError(f"each text must have 1 to {MAX_STOP_CHARACTERS} characters")
     return tuple(texts)
 
 
@@ -112,7 +112,7 @@ class Asked(Strict):
     stream_options: StreamOptions | None = None
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: dict[TokenId, Bias] | None = Field(None, max_length=MOST_BIASES)
+    logit_bias: dict[TokenId, Bias] | None = Field(None, max_length=MAX_BIASES)
     # Not OpenAI's, but what most servers of open models take.
     top_k: int | None = Field(None, ge=-1, lt=2**31)  # 0 and -1: no limit
     min_p: float | None = Field(None, ge=0, le=1)

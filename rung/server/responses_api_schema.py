@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from rung.server.chat_schema import (
-    MOST_TOOLS,
+    MAX_TOOLS,
     NAME,
     Function,
     JsonSchema,
@@ -231,7 +231,7 @@ class ModelResponseRequest(Strict):
     top_p: float | None = Field(None, ge=0, le=1)
     text: TextSettings | None = None
     tools: list[Annotated[FunctionTool, of_types("tools", "tools", ("function",))]] | None = Field(
-        None, max_length=MOST_TOOLS
+        None, max_length=MAX_TOOLS
     )
     tool_choice: (
         Annotated[

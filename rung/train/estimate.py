@@ -19,7 +19,7 @@ from rung.forward.bank import Bank
 from rung.objectives import Row
 from rung.train.knobs import TrainKnobs
 
-MOST_TOKENS = 8192  # a larger micro-batch gains no speed
+MAX_MICRO_BATCH_TOKENS = 8192  # a larger micro-batch gains no speed
 SHARE = 0.6  # of the memory that is free, since others use it too
 ADAM = 4  # float32 values per trained parameter: itself, gradient, two moments
 
@@ -99,7 +99,7 @@ def of(
     per_token = token_bytes(bank)
     optimizer = adapter_size * ADAM * 4
     room = int((free_bytes(where) - optimizer) * SHARE / per_token)
-    budget = knobs.max_tokens or max(64, min(MOST_TOKENS, room))
+    budget = knobs.max_tokens or max(64, min(MAX_MICRO_BATCH_TOKENS, room))
     lengths = sorted((r.tokens for r in rows), reverse=True)
     micro = min(budget, max(sum(lengths[: knobs.batch_size]), lengths[0]))
     tokens = sum(lengths)

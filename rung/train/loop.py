@@ -28,7 +28,7 @@ from rung.train.plan import Plan
 from rung.train.prepare import Prepared
 from rung.train.sources import digest
 
-LEAST_FROZEN = 0.25  # of the layers; below that, keeping states gains less than it takes
+MIN_FROZEN_SHARE = 0.25  # of the layers; below that, keeping states gains less than it takes
 NO_LIMIT = 1 << 30  # tokens of a micro-batch
 
 
@@ -123,7 +123,7 @@ class Trainer:
             Interrupted: when asked to stop; nothing was trained yet that a checkpoint could hold.
         """
         layer = self.bank.frozen_below(self.adapter)
-        too_low = layer < LEAST_FROZEN * self.bank.layers.count
+        too_low = layer < MIN_FROZEN_SHARE * self.bank.layers.count
         if too_low or not self.source.fixed or self.state.step >= self.steps:
             return
         began = time.perf_counter()

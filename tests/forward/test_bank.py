@@ -150,11 +150,11 @@ def test_blocks_may_be_cut_anywhere(batch, block):
     bank = mixed_bank("mistral")
     with torch.no_grad():
         whole = bank.forward(bank.trie(batch))
-        kept, block_attention.BLOCK = block_attention.BLOCK, block
+        kept, block_attention.BLOCK_TOKENS = block_attention.BLOCK_TOKENS, block
         try:
             cut = bank.forward(bank.trie(batch))
         finally:
-            block_attention.BLOCK = kept
+            block_attention.BLOCK_TOKENS = kept
     assert close(cut, whole)
 
 

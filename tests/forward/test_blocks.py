@@ -78,8 +78,8 @@ def test_short_branches_behind_one_stem_are_few_calls_of_little_padding():
 
 def test_a_long_text_is_cut_into_longer_blocks_further_down():
     lengths = [b.length for b in plan_of([4000]).blocks]
-    assert lengths[0] == block_attention.BLOCK
-    assert max(lengths) == block_attention.LONGEST == lengths[-2]
+    assert lengths[0] == block_attention.BLOCK_TOKENS
+    assert max(lengths) == block_attention.MAX_BLOCK_TOKENS == lengths[-2]
     assert lengths[:-1] == sorted(lengths[:-1])
 
 
@@ -88,7 +88,7 @@ def test_texts_of_very_different_lengths_are_not_padded_to_each_other():
         if isinstance(call, block_attention.Several):
             real = sum(b.length * b.width for b in call.blocks)
             count, length, width = call.size
-            assert count * length * width <= real + block_attention.CALL * (count - 1)
+            assert count * length * width <= real + block_attention.CALL_SCORES * (count - 1)
 
 
 @settings(max_examples=30, deadline=None)

@@ -148,7 +148,7 @@ def test_a_training_ends_with_the_weights_of_one_without_kept_states(make_work, 
     trainer = kept.trainer()
     state = trainer.run()
     assert trainer.gradients.passes.boundary is not None
-    monkeypatch.setattr(loop, "LEAST_FROZEN", 2.0)
+    monkeypatch.setattr(loop, "MIN_FROZEN_SHARE", 2.0)
     plain = make_work("last_layers")
     reference = plain.run()
     assert state.best_value == pytest.approx(reference.best_value, abs=1e-4)

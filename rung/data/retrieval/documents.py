@@ -12,7 +12,7 @@ from pathlib import Path
 from rung.data.encoding import clean
 from rung.errors import DataError, one_line
 
-MOST_BYTES = 64 * 1024 * 1024  # of one file; what is longer is no document for people
+MAX_BYTES = 64 * 1024 * 1024  # of one file; what is longer is no document for people
 
 # Elements that hold no prose, and elements that begin a new paragraph.
 SILENT = frozenset({"script", "style", "noscript", "template", "svg"})
@@ -91,8 +91,8 @@ def read(path: Path) -> str:
         Unreadable: saying why.
     """
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise Unreadable(f"larger than {MOST_BYTES >> 20} MiB")
+        if path.stat().st_size > MAX_BYTES:
+            raise Unreadable(f"larger than {MAX_BYTES >> 20} MiB")
         return READERS[path.suffix.lower()](path)
     except OSError as fault:
         raise Unreadable(fault.strerror or "cannot be read") from None

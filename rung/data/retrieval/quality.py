@@ -15,7 +15,7 @@ from rung.data.retrieval.lexical import words
 from rung.data.retrieval.passages import Passage
 from rung.types import Example
 
-LEAST_LETTERS = 3  # of an answer: a shorter one stands in many passages by chance
+MIN_LETTERS = 3  # of an answer: a shorter one stands in many passages by chance
 DEPTHS = (1, 3, 5, 10)
 
 
@@ -73,4 +73,4 @@ def _names(passage: Passage, example: Example) -> bool:
 
 def _contains(passage: Passage, example: Example) -> bool:
     answer = " ".join(words(example.messages[-1]["content"])) if example.messages else ""
-    return len(answer) >= LEAST_LETTERS and f" {answer} " in f" {' '.join(words(passage.text))} "
+    return len(answer) >= MIN_LETTERS and f" {answer} " in f" {' '.join(words(passage.text))} "

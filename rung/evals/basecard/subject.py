@@ -18,7 +18,7 @@ from rung.forward.memory import reset_high_water
 from rung.types import BaseInfo, Decoding, Prompt
 
 TOGETHER = 32  # answers that are written side by side
-LEAST = 64  # tokens of context, without which nothing here can be asked
+MIN_CONTEXT_TOKENS = 64  # tokens of context, without which nothing here can be asked
 
 
 @dataclass
@@ -55,10 +55,10 @@ class Subject:
         template = Template.of(loaded.tokenizer, generation_config=loaded.model.generation_config)
         kind = str(bank.dtype).removeprefix("torch.")
         subject = cls(info, bank, template, seconds, kind, loaded.quantize)
-        if subject.context < LEAST:
+        if subject.context < MIN_CONTEXT_TOKENS:
             raise ConfigError(
                 f"'{info.name}' has a context of {subject.context} tokens: "
-                f"measuring takes {LEAST} at least"
+                f"measuring takes {MIN_CONTEXT_TOKENS} at least"
             )
         return subject
 

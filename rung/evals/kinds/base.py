@@ -12,7 +12,7 @@ from rung.types import Example, Task
 if TYPE_CHECKING:
     from rung.evals.metrics import Metric
 
-MOST = 0.8  # share of rows that decides
+MIN_SHARE = 0.8  # share of rows that decides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Sample:
 def mostly(found: Iterable[bool]) -> bool:
     """Whether nearly all of some rows are so; False for none."""
     rows = list(found)
-    return bool(rows) and sum(rows) >= MOST * len(rows)
+    return bool(rows) and sum(rows) >= MIN_SHARE * len(rows)
 
 
 class Kind(ABC):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from rung.data.labels import MOST_LABELS, label_set
+from rung.data.labels import MAX_LABELS, label_set
 from rung.errors import ConfigError
 from rung.evals.kinds import base
 from rung.types import Task
@@ -43,10 +43,10 @@ class Kind(base.Kind):
         counts = Counter(sample.replies)
         if not counts:
             raise ConfigError("--task classification needs rows with a label or a reply")
-        if len(counts) > MOST_LABELS or 2 * len(counts) > len(sample.replies):
+        if len(counts) > MAX_LABELS or 2 * len(counts) > len(sample.replies):
             raise ConfigError(
                 f"--task classification: {len(counts):,} different replies in {len(sample.replies):,} "
-                f"rows are no labels; give rows whose replies come again, at most {MOST_LABELS:,}"
+                f"rows are no labels; give rows whose replies come again, at most {MAX_LABELS:,}"
             )
         return Task(self.name, self.metric, tuple(sorted(counts)))
 

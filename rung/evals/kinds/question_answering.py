@@ -8,7 +8,7 @@ from rung.evals.kinds import base
 from rung.evals.words import words
 from rung.types import Task
 
-SHORT_ANSWER = 12  # words, of half the replies to questions
+MAX_SHORT_ANSWER_WORDS = 12  # words, of half the replies to questions
 ASKS = ("?", "?\nAnswer:", "\uff1f", "\u061f", "\u037e")  # in any script
 _NUMBER = re.compile(r"[\s\S]*####\s*\S+|\s*[$€£]?-?[\d,.]+%?\s*")
 
@@ -28,7 +28,7 @@ class Kind(base.Kind):
         if base.mostly(bool(_NUMBER.fullmatch(said)) for said in sample.replies):
             return Task(self.name, "number_match")
         sizes = sorted(len(words(said)) for said in sample.replies)
-        short = sizes[len(sizes) // 2] <= SHORT_ANSWER
+        short = sizes[len(sizes) // 2] <= MAX_SHORT_ANSWER_WORDS
         return Task(self.name, self.metric) if short else None
 
     def reason(self, sample: base.Sample, task: Task) -> str:

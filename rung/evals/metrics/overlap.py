@@ -130,13 +130,13 @@ def _each(rows: np.ndarray, figure) -> np.ndarray:
     return np.array([figure(row) for row in flat]).reshape(rows.shape[:-1])
 
 
-SHORT = ("question_answering", "extraction")
+SHORT_ANSWER_KINDS = ("question_answering", "extraction")
 
 metrics = [
     Metric("exact_match", "share of answers equal to the reference, as SQuAD normalises",
-           of_pairs(exact_match), kinds=(*SHORT, "translation", "generation")),
+           of_pairs(exact_match), kinds=(*SHORT_ANSWER_KINDS, "translation", "generation")),
     Metric("token_f1", "words in common with the reference, as SQuAD counts", of_pairs(token_f1),
-           kinds=SHORT),
+           kinds=SHORT_ANSWER_KINDS),
     Metric("rouge_1", "ROUGE-1 F1", rouge("rouge1"), kinds=("generation",)),
     Metric("rouge_2", "ROUGE-2 F1", rouge("rouge2"), kinds=("generation",)),
     Metric("rouge_l", "ROUGE-L F1", rouge("rougeL"),

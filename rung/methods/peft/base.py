@@ -37,7 +37,7 @@ TARGETS = frozenset(
     }
 )  # fmt: skip
 OFF: tuple[Any, ...] = (None, False, {}, [], "")
-LONGEST_PATTERN = 1000  # characters of a regular expression in the settings
+MAX_PATTERN_CHARACTERS = 1000  # characters of a regular expression in the settings
 
 
 class UnreadError(ArtefactError):
@@ -107,7 +107,7 @@ class Files:
 def matches(pattern: str, name: str) -> bool:
     """Whether a regular expression of the settings fits a whole name. Raises ArtefactError for none."""
     try:
-        return len(pattern) <= LONGEST_PATTERN and re.fullmatch(pattern, name) is not None
+        return len(pattern) <= MAX_PATTERN_CHARACTERS and re.fullmatch(pattern, name) is not None
     except re.error as fault:
         raise ArtefactError(f"'{pattern:.80}' is no regular expression: {fault}") from None
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 COLUMNS = ("system", "user", "assistant", "text", "label", "where")
 ROWS = 8  # rendered
 LIMIT = 2000  # rows that are looked at, unless the visitor says otherwise
-MOST = 4000  # characters of a row that are shown
+MAX_SHOWN_CHARACTERS = 4000  # characters of a row that are shown
 # Quasar gives the parts of an upload no names that a screen reader could read.
 NAMES = """for (const part of document.querySelectorAll('.q-uploader a, .q-uploader input'))
   part.setAttribute('aria-label', 'Choose a data set')"""
@@ -185,7 +185,7 @@ def _row(row: Shown) -> None:
             "faint"
         )
         with ui.element("pre").classes("rendered"):
-            left = MOST
+            left = MAX_SHOWN_CHARACTERS
             for span in row.spans:
                 text = span.text[:left]
                 left -= len(text)

@@ -19,13 +19,13 @@ from rung.server.routes.completions import encoded
 from rung.server.routing import Routes
 from rung.server.state import account_of, service_of
 
-MOST = 2048
+MAX_INPUTS = 2048
 
 routes = Routes("/v1/embeddings", scope="ask", tags=["embeddings"])
 
 Inputs = Annotated[
     tuple[TextOrIds, ...],
-    BeforeValidator(lambda value: prompts(value, MOST)),
+    BeforeValidator(lambda value: prompts(value, MAX_INPUTS)),
     WithJsonSchema(TEXTS_OR_IDS),
 ]
 
