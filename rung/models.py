@@ -166,6 +166,8 @@ def _own_base(folder: Path, name: str) -> BaseInfo:
             return bases.resolve(str(told))
     except BaseNotFound:
         pass
+    if not told:
+        raise ConfigError(f"{name} holds an adapter, not a base: name the base it stands on beside it")
     raise ConfigError(f"{name} stands on '{told}', which is not here: name the base beside it")
 
 

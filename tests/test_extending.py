@@ -118,17 +118,26 @@ print(0 <= found["plain"].value <= 1, found["plain"].n)
 found = rung.evaluate("plain", data="rows.jsonl", items=2, reward=["questions", "regex:."])
 print(0 <= found["plain"].value <= 2, found["plain"].metric)
 print(rung.export("plain", "out", to="noted").difference < 1e-3, open("out/NOTE.txt").read().strip())
+from rung.redteam import judges, transforms
+from rung.redteam.judges.base import Judged
+longer = judges.get("longer").configured("longer:1", "1", None)
+print(transforms.get("shout").turns("ask"), longer.scores([Judged("", "a b"), Judged("", "a")]))
+from rung.synthesis import kinds
+from rung.synthesis.kinds.base import Draft
+print(kinds.get("titles").row(Draft(index=0, topic="x", fields=dict(title="On x"))))
 from fastapi.testclient import TestClient
 from rung.models import load_engine
 from rung.server.app import create_app
 with TestClient(create_app(load_engine(["plain"]))) as client:
     print(json.dumps(client.get("/v1/names").json()))
 """
-    read, task, measured, rewarded, exported, names = python(code, installed, studio).splitlines()
+    said = python(code, installed, studio).splitlines()
+    read, task, measured, rewarded, exported, attacked, written, names = said
     assert read == "['Flour, water.', 'Wait a day.']"
     assert task.startswith("Task(kind='summary', metric='rouge_2'") and "ask for a summary" in task
     assert measured == "True 2" and rewarded == "True reward"
     assert exported.startswith("True Made by norms on scratch")
+    assert attacked == "('ASK',) [1.0, 0.0]" and written == "{'text': 'On x'}"
     assert "plain" in json.loads(names) and len(json.loads(names)) == 2
     (lines,) = (studio / "home" / "runs").glob("*/lines.txt")
     assert re.search(r"step 2: .*loss [\d.]+", lines.read_text()), lines.read_text()

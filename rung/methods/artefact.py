@@ -182,10 +182,10 @@ def load(folder: Path, bank: Bank) -> tuple[Adapter, dict[str, Any]]:
     known = about(folder)
     if (folder / folders.MANIFEST).exists():
         folders.verify(folder)
-    elif (folder / CONFIG).exists():
-        source.inspect(folder)
-    else:
+    elif (folder / ABOUT).exists():
         folders.inspect(folder)
+    else:
+        source.inspect(folder)  # of what others wrote, only what is read
     method = method_named(known["method"])
     if (folder / CONFIG).exists():
         adapter = _of_peft(folder, method, bank)

@@ -326,6 +326,10 @@ class EventList(Listing):
 
 
 class CheckpointMetrics(Shape):
+    """What OpenAI names, and whatever else the objective measures."""
+
+    model_config = ConfigDict(extra="allow")
+
     step: Count
     train_loss: float | None = None
     train_mean_token_accuracy: Share | None = None

@@ -223,7 +223,7 @@ def test_exports_that_cannot_be(ask: Ask, studio: Path, tmp_path: Path) -> None:
     assert "not empty: choose another" in ask("export", "coach", tmp_path / "full").refused()
     assert "not empty: choose another" in ask("export", "coach", tmp_path / "full/file").refused()
     unknown = ask("export", "coach", tmp_path / "a", "--to", "onnx").refused()
-    assert "known: gguf, merged, peft" in unknown
+    assert "known: control_vector, gguf, gguf_lora, merged" in unknown
     assert "did you mean" in ask("export", "coach", tmp_path / "a", "--dtype", "flot32").refused()
     half = ask("export", "coach", tmp_path / "a", "--dtype", "float16").refused()
     assert "--to peft writes float32, not float16" in half

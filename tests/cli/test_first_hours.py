@@ -39,7 +39,7 @@ def completed(words: str, tmp_path: Path) -> list[str]:
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_bash_completes_verbs_and_flags(tmp_path):
-    assert set(completed("rung re", tmp_path)) == {"resume", "remove"}
+    assert set(completed("rung re", tmp_path)) == {"redteam", "resume", "remove"}
     offered = completed("rung tune coach --rank", tmp_path)
     assert "--rank" in offered and all(one.startswith("--rank") for one in offered)
 

@@ -16,6 +16,7 @@ from rung.engine.registry import Registry
 from rung.engine.request import GenerationRequest
 from rung.engine.served_model import ServedModel
 from rung.forward.adapter import Adapter
+from rung.forward.findings import Findings
 from rung.types import Decoding, Prompt
 
 VOCABULARY = 5  # few, so that texts repeat themselves and drafts are made
@@ -143,6 +144,7 @@ class FakeBank:
     """What the generation queue and the registry need of a bank."""
 
     vocabulary = VOCABULARY
+    findings = Findings()
 
     def __init__(self, fronts):
         self.adapters = {slot: Adapter(embeddings=torch.zeros(n, 1)) for slot, n in fronts.items()}

@@ -284,7 +284,7 @@ def test_what_does_not_fit_is_told(rung_home, tmp_path):
         ({"beta": 0}, "--beta is 0, must be above 0"),
         ({"loss": "sigmoyd"}, "did you mean 'sigmoid'"),
         ({"objective": "dp"}, "--objective.*did you mean 'dpo'"),
-        ({"objective": "sft", "beta": 0.2}, "--beta belongs to dpo, not to sft"),
+        ({"objective": "sft", "beta": 0.2}, "--beta belongs to dpo, kto, not to sft"),
     ],
 )
 def test_bad_settings_are_named(tmp_path, settings, words):

@@ -180,7 +180,7 @@ def test_a_file_adds_rewards_up(tmp_path):
         ("python:nowhere_at_all:f", "No module named 'nowhere_at_all'"),
         ("python:math:nothing", "no function 'nothing'"),
         ("model:judge", "no model can be loaded"),
-        ("/nowhere.yaml", "cannot read"),
+        ("/nowhere.yaml", "no file '/nowhere.yaml'"),
     ],
 )
 def test_mistakes_are_one_line(spec, said):

@@ -117,7 +117,8 @@ def test_a_chat_template_of_the_clients_never_runs(http):
     endless = "{% for i in range(10**12) %}{{ i }}{% endfor %}"
     for extra in ({"chat_template": endless}, {"chat_template_kwargs": {"x": endless}}):
         began = time.monotonic()
-        assert fault_of(http.post(CHAT, json=chat(**extra)[1]))["code"] == "unknown_parameter"
+        code = fault_of(http.post(CHAT, json=chat(**extra)[1]))["code"]
+        assert code == ("unknown_parameter" if "chat_template" in extra else "not_supported")
         assert http.get("/health").status_code == 200 and time.monotonic() - began < 2
 
 
@@ -307,8 +308,12 @@ def test_keys_guard_every_route_but_health():
             wrong = [{}, {"Authorization": "Bearer no"}, {"Authorization": "Basic first"}]
             for verb, address in [*ways, ("GET", "/nothing"), ("POST", "/v1/files/../chat")]:
                 for headers in wrong:
-                    error = fault_of(http.request(verb, address, headers=headers), 401)
-                    assert error["code"] == "invalid_api_key"
+                    answer = http.request(verb, address, headers=headers)
+                    if address.startswith("/v1/messages"):  # in the words of that API
+                        assert answer.status_code == 401
+                        assert answer.json()["error"]["type"] == "authentication_error"
+                    else:
+                        assert fault_of(answer, 401)["code"] == "invalid_api_key"
             assert http.get("/health").status_code == 200
             for key in ("first", "sécond"):
                 headers = {"Authorization": f"Bearer {key}".encode()}
