@@ -33,7 +33,7 @@ def rung(*arguments: str, **environment: str) -> Answer:
     ("words", "said"),
     [
         (["tun"], "no verb 'tun', did you mean 'tune'?"),
-        (["xyzzy"], "no verb 'xyzzy', known: bases, board,"),
+        (["xyzzy"], "no verb 'xyzzy', known: add, align, bases,"),
         (["--hepl"], "no flag --hepl, did you mean '--help'?"),
         (["tune"], "missing argument 'NAME' (rung tune --help"),
         (["models", "more"], "(more) (rung models --help"),

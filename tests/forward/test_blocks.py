@@ -39,7 +39,7 @@ def sizes(monkeypatch, **to):
 @given(batch=batches(), block=st.integers(1, 20), seed=st.integers(0, 99))
 def test_outputs_and_gradients_follow_the_rule(window, front, dense, together, batch, block, seed):
     with pytest.MonkeyPatch.context() as patch:
-        sizes(patch, BLOCK=block, DENSE=dense, CALL=together)
+        sizes(patch, BLOCK_TOKENS=block, MAX_DENSE_KEYS=dense, CALL_SCORES=together)
         trie = Trie.build(batch, prefix={-1: front})
         generator = torch.Generator().manual_seed(seed)
         ahead = torch.randn(1, 2, front, 2, 8, generator=generator).double()
@@ -95,7 +95,7 @@ def test_texts_of_very_different_lengths_are_not_padded_to_each_other():
 @given(batch=batches(), count=st.integers(1, 9), block=st.integers(1, 20), seed=st.integers(0, 99))
 def test_what_all_see_in_front_is_met_apart_and_gives_the_same(batch, count, block, seed):
     with pytest.MonkeyPatch.context() as patch:
-        sizes(patch, BLOCK=block)
+        sizes(patch, BLOCK_TOKENS=block)
         patch.setattr(shared_prefix_attention, "MIN_KEYS", 1)
         trie = Trie.build([Sequence(row.ids) for row in batch], prefix={-1: count})
         generator = torch.Generator().manual_seed(seed)

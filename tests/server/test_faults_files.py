@@ -209,8 +209,8 @@ def test_a_disk_that_is_full(http, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     before = set(home.folder("files").iterdir())
-    monkeypatch.setattr(shutil, "copyfileobj", no_room)
-    assert "No space left" in fault_of(send(http), 503)["message"]
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:  # what else is patched, such as the home, stays so
+        patch.setattr(shutil, "copyfileobj", no_room)
+        assert "No space left" in fault_of(send(http), 503)["message"]
     assert set(home.folder("files").iterdir()) == before
     assert send(http).status_code == 200

@@ -181,9 +181,9 @@ def test_a_tuning_from_the_form_to_the_answer(page):
     page.get_by_label("batch size", exact=True).fill("4")
     start.click()
     page.get_by_role("button", name="Chat with it").wait_for(timeout=60_000)
-    assert page.get_by_role("img", name=re.compile(r"Loss: [\d.]+ after step 10")).count() == 1
+    page.get_by_role("img", name=re.compile(r"Loss: [\d.]+ after step 10")).wait_for()
     page.locator("canvas").first.wait_for()
-    assert "Step 10/10" in page.get_by_role("log", name="Events").inner_text()
+    page.get_by_role("log", name="Events").get_by_text("Step 10/10").first.wait_for()
     page.get_by_role("button", name="Chat with it").click()
     page.get_by_role("button", name="New chat").click()
     box = page.get_by_label("Message", exact=True)
