@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import Any
 
@@ -11,9 +12,13 @@ CHATML = (
 )
 
 
-@functools.cache
 def tiny_tokenizer() -> Any:
-    """256 bytes and two markers."""
+    """256 bytes and two markers; each caller's own, whose template may be changed."""
+    return copy.deepcopy(_made())
+
+
+@functools.cache
+def _made() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
