@@ -22,6 +22,7 @@ import random
 import statistics
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from bench import report
@@ -160,15 +161,7 @@ def compare(
     run([str(PEER_PYTHON), str(PEERS / "initial.py"), str(path)], folder / "initial.log")
     peer = Side("trl", [str(PEER_PYTHON), str(PEERS / "align_trl.py")])
     ours = Side("rung", [sys.executable, "-m", "bench.align_rung"])
-    for repeat in range(args.repeats):
-        # Who goes first changes, so that neither always meets the warmer machine.
-        for side in (peer, ours) if repeat % 2 == 0 else (ours, peer):
-            result = folder / f"result-{side.name}.json"
-            result.unlink(missing_ok=True)
-            job = folder / f"job-{side.name}.json"
-            job.write_text(json.dumps(content | {"out": str(folder / f"trained-{side.name}")}))
-            run([*side.command, str(job), str(result)], folder / f"{side.name}.log")
-            side.results.append(json.loads(result.read_text()))
+    take_turns((peer, ours), content, folder, args.repeats)
     for side in (peer, ours):
         tokens = sum(
             2 * len(p["prompt_ids"]) + len(p["chosen_ids"]) + len(p["rejected_ids"])
@@ -178,6 +171,19 @@ def compare(
         for result in side.results:
             result["speed"] = tokens / result["seconds"]
     return [peer, ours]
+
+
+def take_turns(sides: tuple[Side, Side], content: dict[str, Any], folder: Path, repeats: int) -> None:
+    """Run both sides on a job, each run in a process of its own, and keep what they found."""
+    for repeat in range(repeats):
+        # Who goes first changes, so that neither always meets the warmer machine.
+        for side in sides if repeat % 2 == 0 else sides[::-1]:
+            result = folder / f"result-{side.name}.json"
+            result.unlink(missing_ok=True)
+            job = folder / f"job-{side.name}.json"
+            job.write_text(json.dumps(content | {"out": str(folder / f"trained-{side.name}")}))
+            run([*side.command, str(job), str(result)], folder / f"{side.name}.log")
+            side.results.append(json.loads(result.read_text()))
 
 
 def told(one: Comparison, sides: list[Side]) -> tuple[list[str], bool]:

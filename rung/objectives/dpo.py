@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rung.config import knob
 from rung.objectives import base
+from rung.objectives.referenced import Referenced, ReferenceKnobs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +38,7 @@ ALONE = ("simpo", "orpo")  # have no reference
 
 
 @dataclasses.dataclass
-class Config:
+class Config(ReferenceKnobs):
     group: ClassVar[str] = "dpo"
 
     beta: float = knob(0.1, "How strongly the reference holds: larger stays nearer to it.", above=0)
@@ -46,15 +47,9 @@ class Config:
         0.0, "Share of pairs that are the wrong way round, for robust.", least=0, most=0.49
     )
     gamma: float = knob(0.5, "The gap that simpo asks for.", least=0, foreign=("simpo_gamma",))
-    reference: str = knob(
-        "parent",
-        "What replies are measured from: parent, which training starts from (a fresh adapter where "
-        "there is none), or the bare base.",
-        choices=("parent", "base"),
-    )
 
 
-class Objective(base.Objective):
+class Objective(Referenced):
     summary = "prefer the chosen reply of a pair to the rejected one"
     paper = "Rafailov et al. 2023, arXiv 2305.18290"
     Config = Config
@@ -68,10 +63,6 @@ class Objective(base.Objective):
         sides = [template.render(one) for one in conversations(item)]
         sequences = tuple(Sequence(s.ids, s.supervised) for s in sides)
         return base.Row(sequences=sequences, weight=1.0, origin=item.origin)
-
-    @property
-    def reference(self):
-        return "base" if getattr(self.config, "reference", "parent") == "base" else "start"
 
     def prepare(self, rows, reference):
         if self.config.loss in ALONE:

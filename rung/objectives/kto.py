@@ -17,37 +17,28 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung.config import knob
 from rung.objectives import base
+from rung.objectives.referenced import Referenced, ReferenceKnobs
 
 if TYPE_CHECKING:
     from rung.objectives.base import Row
 
 
 @dataclasses.dataclass
-class Config:
+class Config(ReferenceKnobs):
     group: ClassVar[str] = "kto"
 
     beta: float = knob(0.1, "How strongly the reference holds: larger stays nearer to it.", above=0)
     desirable_weight: float = knob(1.0, "What a wanted reply counts in the loss.", least=0)
     undesirable_weight: float = knob(1.0, "What an unwanted reply counts in the loss.", least=0)
     wanted_above: float = knob(0.5, "Replies rated above it are wanted, the others unwanted.")
-    reference: str = knob(
-        "parent",
-        "What replies are measured from: parent, which training starts from (a fresh adapter where "
-        "there is none), or the bare base.",
-        choices=("parent", "base"),
-    )
 
 
-class Objective(base.Objective):
+class Objective(Referenced):
     summary = "make wanted replies likelier and unwanted ones less likely"
     paper = "Ethayarajh et al. 2024, arXiv 2402.01306"
     Config = Config
     defaults: ClassVar = {"epochs": 1.0}
     wants = "ratings"
-
-    @property
-    def reference(self):
-        return "base" if self.config.reference == "base" else "start"
 
     def rows(self, examples, template, limit):
         from rung.data.pairs import ratings

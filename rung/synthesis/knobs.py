@@ -26,8 +26,9 @@ class SynthKnobs:
     )
     kinds: str | None = knob(
         None,
-        "What rows are: replies, labels, pairs or prompts; questions where --documents are given.",
-        choices=("replies", "labels", "pairs", "prompts", "questions"),
+        "What rows are: replies, labels, pairs, prompts, or what another package adds; questions where "
+        "--documents are given.",
+        metavar="KIND",
     )
     documents: str | None = knob(
         None, "A folder of txt, md, html and pdf files that questions are asked of.", metavar="FOLDER"

@@ -98,7 +98,7 @@ class _Synthesis:
 
     def __init__(self, description: str, knobs: SynthKnobs, watcher: Watcher, base: terms.Part | None):
         self.description, self.knobs, self.watcher = description, knobs, watcher
-        self.kind = kinds.get(knobs.kinds or ("questions" if knobs.documents else "replies"))
+        self.kind = kinds.get(knobs.kinds or kinds.usual(bool(knobs.documents)))
         self._fit()
         self.seeds = load_data(DataKnobs(data=knobs.seeds), None) if knobs.seeds else None
         self.teachers = [open_teacher(name, knobs) for name in knobs.teacher]

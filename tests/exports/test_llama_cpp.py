@@ -11,7 +11,7 @@ from rung.exports.proof import prove
 from rung.exports.run_proof import prove_by_running
 from tests.exports import test_gguf
 from tests.exports.test_gguf import source_of
-from tests.tokens import CHATML
+from tests.tokens import merging_tokenizer
 
 here = pytest.mark.skipif(llama_cpp.find() is None, reason="llama.cpp's library is not here")
 # Families whose tiny configurations llama.cpp takes: it has kernels for heads of some widths alone.
@@ -27,29 +27,9 @@ def written(source, folder, to, dtype="float32"):
     return chosen
 
 
-def tokenizer():
-    """Bytes, two markers and ten merges: llama.cpp takes no tokenizer without any."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=268,
-        special_tokens=["<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    made.train_from_iterator(["user assistant what is the name of this and that"] * 4, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made, eos_token="<|im_end|>", pad_token="<|im_end|>", chat_template=CHATML
-    )
-
-
 @pytest.fixture
 def places(tmp_path, monkeypatch):
-    monkeypatch.setattr(test_gguf, "tiny_tokenizer", tokenizer)
+    monkeypatch.setattr(test_gguf, "tiny_tokenizer", merging_tokenizer)
     own = tmp_path / "own"
     own.mkdir()
     return own, tmp_path / "made"

@@ -7,3 +7,8 @@ from rung.synthesis.kinds.base import Kind
 
 registry: Registry[Kind] = Registry("rung.synthesis.kinds", "Kind", "kind of rows")
 names, get = registry.names, registry.get
+
+
+def usual(documents: bool) -> str:
+    """Name the kind that is written where none is asked for."""
+    return "questions" if documents else "replies"
