@@ -23,6 +23,7 @@ from rung.errors import ConfigError
 
 SECONDS = 5.0  # for one answer
 START_SECONDS = 60.0  # for imports of the scoring module
+END_SECONDS = 5.0  # between the closing of a process's pipe and its end
 MEGABYTES = 2048  # of address space
 MAX_LINE = 1 << 20  # bytes of a reply
 RUNNER = Path(__file__).with_name("runner.py")
@@ -127,6 +128,8 @@ class Sandbox:
             self._process.stdin.write(json.dumps(message, default=str).encode() + b"\n")
             self._process.stdin.flush()
         except OSError:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_SECONDS)
             return None
         line = self._line(until)
         try:
@@ -145,7 +148,9 @@ class Sandbox:
                 if left <= 0 or len(self._rest) > MAX_LINE or not ready.select(left):
                     return None
                 found = os.read(pipe, 1 << 16)
-                if not found:
+                if not found:  # it ended: wait, so that poll() says so
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        self._process.wait(END_SECONDS)
                     return None
                 self._rest += found
         line, _, self._rest = self._rest.partition(b"\n")
