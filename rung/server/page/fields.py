@@ -43,7 +43,7 @@ def _input(knob: Knob, usual: Any) -> Any:
         made = ui.select(options, label=f"{label} ({_shown(usual)})", clearable=True, value=None)
         made.props("outlined dense options-dense")
     elif knob.type in (int, float) and not knob.many:
-        # No bounds here: a field with bounds changes what was typed when it is left; the API refuses it aloud.
+        # No bounds here: they would change what was typed when the field is left; the API refuses it.
         made = ui.number(label, placeholder=_shown(usual))
         made.props("outlined dense stack-label clearable")
     else:
