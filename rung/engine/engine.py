@@ -222,8 +222,10 @@ class Engine:
         batches: dict[AnyQueue, list] = {queue: [] for queue in self.queues}
         for generation in generations:
             request = generation.request
-            strength = request.decoding.strength if isinstance(request, GenerationRequest) else None
-            model = self.registry.at_strength(request.model, strength)
+            model = self.registry.model(request.model)
+            if isinstance(request, GenerationRequest):
+                said = request.decoding
+                model = self.registry.steered(request.model, said.strength, said.layers)
             queue = next(q for q in self.queues if q.accepts(request, model))
             batches[queue].append(queue.prepare(generation, model))
         try:
