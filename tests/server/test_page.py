@@ -148,7 +148,7 @@ def test_a_steered_model_is_asked_at_the_strength_of_its_slider(page, shop):
         said = page.get_by_text(re.compile(r"^Strength "))
         assert said.inner_text() == "Strength 0.5 (its own)"
         for _ in range(5):
-            slider.press("ArrowRight")
+            slider.locator("[tabindex]").press("ArrowRight")
         page.get_by_text("Strength 1 (its own is 0.5)").wait_for()
         box = page.get_by_label("Message", exact=True)
         box.fill("Say 3")
