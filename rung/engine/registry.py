@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from rung.engine.constraint import Grammars
+from rung.engine.request import GenerationRequest, Request
 from rung.engine.served_model import ServedModel
 from rung.errors import ArtefactError, ConfigError, ModelNotFound, nearest
 from rung.forward.adapter import Adapter
@@ -86,6 +87,12 @@ class Registry:
         if model is None:
             raise ModelNotFound(f"no model '{name}' is served{nearest(name, list(self.models))}")
         return model
+
+    def asked(self, request: Request) -> ServedModel:
+        """Return the model that a request is for, as `steered` says. Call it with `lock` held."""
+        if not isinstance(request, GenerationRequest):
+            return self.model(request.model)
+        return self.steered(request.model, request.decoding.strength, request.decoding.layers)
 
     def steered(self, name: str, strength: float | None, layers: Sequence[int] = ()) -> ServedModel:
         """Return the model with its vectors at another strength or in some of its layers, in a slot of

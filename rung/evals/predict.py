@@ -229,7 +229,7 @@ def _compare(bank, model, examples, task, stopping, progress) -> Answers:
 
 def _generate(bank, model, examples, task, stopping, progress) -> Answers:
     talk = model.conversation
-    samples = 1 if talk is None else talk.samples
+    samples = 1 if talk is None or talk.ranks else talk.samples  # the engine ranks by itself
     decoding = _decoding(model, examples, task)
     requests = []
     for example in examples:
