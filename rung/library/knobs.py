@@ -88,9 +88,14 @@ class EvalKnobs:
         metavar="SPEC", foreign=("reward_funcs", "reward_model"),
     )  # fmt: skip
     judge: str | None = knob(
-        None, "An OpenAI-compatible address that judges pairs of answers.", metavar="URL"
-    )
+        None, "An OpenAI-compatible address that judges pairs of answers; for --metric win_rate also "
+        "model:NAME of a reward model, or another reward.", metavar="SPEC|URL",
+    )  # fmt: skip
     judge_model: str = knob("judge", "The judging model's name.")
+    against: str = knob(
+        "base", "What win_rate holds answers against: the base's own, or the data's better or worse "
+        "reply.", choices=("base", "chosen", "rejected"),
+    )  # fmt: skip
 
 
 @dataclass
