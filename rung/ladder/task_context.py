@@ -129,6 +129,12 @@ class TaskContext:
         return Forecaster.of(self, Machine.of(self.opened.bank))
 
     @property
+    def judged_by_itself(self) -> bool:
+        """Whether a reward that rungs pick answers by is the judge of them too."""
+        picked = self.given.get("reward") or []
+        return self.referee is not None and self.referee.judge in picked
+
+    @property
     def data(self) -> DatasetRecord:
         return data_record(self.dataset)
 

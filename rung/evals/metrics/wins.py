@@ -12,6 +12,7 @@ import numpy as np
 from rung.errors import ConfigError
 from rung.evals.metrics.base import Case, Metric
 
+EQUAL_LENGTH, LONGER = "win_rate_equal_length", "longer"
 MIN_VARIANCE = 1e-9  # of the relative lengths, below which no line is laid
 
 
@@ -61,11 +62,11 @@ metrics = [
         kinds=("preference",), reads="wins",
     ),
     Metric(
-        "win_rate_equal_length", "the same where both answers are as long", beside_length,
+        EQUAL_LENGTH, "the same where both answers are as long", beside_length,
         at_equal_length, kinds=("preference",), reads="wins",
     ),
     Metric(
-        "longer", "how often the answer is the longer one", longer, kinds=("preference",),
+        LONGER, "how often the answer is the longer one", longer, kinds=("preference",),
         reads="wins",
     ),
 ]  # fmt: skip
