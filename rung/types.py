@@ -170,6 +170,7 @@ class Decoding:
             answer hold.
         logit_bias: added to the logits of these tokens.
         strength: of a steered model's vectors; None is the model's own.
+        layers: those that a steered model steers, of its own ones; empty: all of them.
     """
 
     max_tokens: int = 256
@@ -184,6 +185,7 @@ class Decoding:
     repetition_penalty: float = 1.0
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
     strength: float | None = None
+    layers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

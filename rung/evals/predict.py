@@ -6,10 +6,9 @@ measured while it is loaded once.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +17,9 @@ from rung.engine import Engine, GenerationRequest, ServedModel
 from rung.engine.request import ContextExceeded
 from rung.errors import ConfigError, Interrupted
 from rung.evals import kinds, metrics
+from rung.evals.label_text import as_label, plain, told_apart
 from rung.evals.preferences import compared
+from rung.evals.referee import MISSING, Referee
 from rung.evals.scoring import Item, score
 from rung.evals.tasks import question, reply
 from rung.forward.adapter import Adapter
@@ -61,20 +62,28 @@ def predict(
     *,
     stopping: Stopping | None = None,
     progress: Progress | None = None,
+    referee: Referee | None = None,
 ) -> Answers:
     """Ask a model all examples, in the way that suits model and task.
 
     Args:
         bank: holds the model's adapter in `model.slot`.
         stopping: asked between passes. progress: told of items done, and of how many.
+        referee: says what answers win, where the task is measured so.
 
     Raises:
+        ConfigError: where a referee is needed and there is none.
         Interrupted: when `stopping` says so.
         DataError: when an example cannot be rendered. ContextExceeded: when one is too long.
     """
     begun = time.perf_counter()
-    way = next(way for way in WAYS if way.suits(model, task))
-    answers = way.answer(bank, model, list(examples), task, stopping, progress)
+    if metrics.by_wins(task):
+        if referee is None:
+            raise ConfigError(MISSING.format(data="PAIRS"))
+        answers = _contest(bank, model, list(examples), task, stopping, progress, referee)
+    else:
+        way = next(way for way in WAYS if way.suits(model, task))
+        answers = way.answer(bank, model, list(examples), task, stopping, progress)
     return Answers(
         answers.texts, answers.scores, answers.prompt_tokens, answers.completion_tokens,
         time.perf_counter() - begun,
@@ -136,21 +145,6 @@ def _replies(
         example = Example((*messages, {"role": "assistant", "content": label}))
         found[label] = model.template.render(example).ids[start:]
     return found
-
-
-def told_apart(replies: Sequence[tuple[int, ...]], stop: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """Strip the end of turn, unless one reply begins another: then only it tells them apart."""
-    bare = [_without_end(ids, stop) for ids in replies]
-    nested = any(
-        a != b and one == other[: len(one)]
-        for a, one in enumerate(bare)
-        for b, other in enumerate(bare)
-    )
-    return tuple(replies if nested or not all(bare) else bare)
-
-
-def _without_end(ids: tuple[int, ...], stop: Sequence[int]) -> tuple[int, ...]:
-    return ids[:-1] if ids and ids[-1] in stop else ids
 
 
 # --- by the model's classifier --------------------------------------------------------------------
@@ -224,13 +218,44 @@ def _compare(bank, model, examples, task, stopping, progress) -> Answers:
     return Answers(texts, scores, tokens, 0)
 
 
+# --- by what answers win ---------------------------------------------------------------------------
+
+
+def _contest(bank, model, examples, task, stopping, progress, referee: Referee) -> Answers:
+    """Answer each row, and have the referee hold that against another answer."""
+    answers = drawn(bank, model, examples, task, referee, stopping, progress)
+
+    def ask(left: list[Example]) -> list[str]:
+        own, template = referee.seated
+        base = ServedModel("base", -1, template)
+        return drawn(own, base, left, task, referee, stopping).texts
+
+    won = referee.wins(examples, answers.texts, others := referee.opponents(examples, ask), stopping)
+    scores = [
+        {"win": w, "length": float(len(a.strip())), "against": float(len(b.strip()))}
+        for w, a, b in zip(won, answers.texts, others, strict=True)
+    ]
+    return replace(answers, scores=scores)
+
+
+def drawn(
+    bank: Bank, model: ServedModel, examples: Sequence[Example], task: Task, referee: Referee,
+    stopping: Stopping | None = None, progress: Progress | None = None,
+) -> Answers:  # fmt: skip
+    """Answers of a model that are to be judged, all models' at most as long."""
+    if model.remote is not None:
+        return _pass_on(bank, model, examples, task, stopping, progress)
+    return _generate(bank, model, examples, task, stopping, progress, referee.like or examples)
+
+
 # --- by generating --------------------------------------------------------------------------------
 
 
-def _generate(bank, model, examples, task, stopping, progress) -> Answers:
+def _generate(bank, model, examples, task, stopping, progress, like=None) -> Answers:
+    """Draw answers, at most twice as long as the longest reply of `like`, the examples by default."""
     talk = model.conversation
-    samples = 1 if talk is None else talk.samples
-    decoding = _decoding(model, examples, task)
+    samples = 1 if talk is None or talk.ranks else talk.samples  # the engine ranks by itself
+    decoding = _decoding(model, like or examples, task)
     requests = []
     for example in examples:
         prompt = model.prompt(question(example))
@@ -275,22 +300,6 @@ def _decoding(model: ServedModel, examples: Sequence[Example], task: Task) -> De
     return Decoding(min(model.decoding.max_tokens, max(MIN_TOKENS, 2 * longest)), stop=stop)
 
 
-def as_label(text: str, labels: Sequence[str]) -> str:
-    """Find the label that a text gives, in its own spelling; the text itself where it gives none."""
-    told = _plain(text)
-    for label in labels:
-        if _plain(label) == told:
-            return label
-    named = [label for label in labels if re.search(rf"(?<!\w){re.escape(_plain(label))}(?!\w)", told)]
-    # "not sarcastic" names "sarcastic" too: the longest that holds the others is meant.
-    whole = [a for a in named if all(_plain(b) in _plain(a) for b in named)]
-    return whole[0] if whole else text.strip()
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split()).strip(" .!:\"'`*")
-
-
 # --- behind an API ---------------------------------------------------------------------------------
 
 
@@ -307,7 +316,7 @@ def _pass_on(bank, model, examples, task, stopping, progress) -> Answers:
     texts = [s.text if model.conversation is None else model.conversation.answer(s.text) for s in said]
     scores: list[Scores | None] = []
     for i, one in enumerate(said):
-        found = label_scores(one.first, labels, _plain) if labels else None
+        found = label_scores(one.first, labels, plain) if labels else None
         scores.append(found)
         if found:
             texts[i] = max(found, key=lambda label: found[label])

@@ -12,11 +12,12 @@ from rung.data.problem import places
 from rung.errors import ConfigError, DataError, nearest, one_line
 from rung.evals import kinds
 from rung.evals.kinds import Sample
-from rung.types import Example, Message, Task
+from rung.types import Example, Message, RowKind, Task
 
 if TYPE_CHECKING:
-    from rung.data import Splits
+    from rung.data import DataKnobs, Splits
 
+FIRST_ROWS = 50  # that tell what the rows of a data set hold
 MIN_TRAIN_ROWS, MIN_HELD_ROWS = 8, 5  # that models are chosen by, held: of validation and of test
 
 
@@ -29,6 +30,20 @@ def _sample(examples: Iterable[Example]) -> Sample:
     rows = tuple(examples)
     replies = tuple(said for e in rows if (said := reply(e)) is not None)
     return Sample(examples=rows, replies=replies, asked=tuple(_asked(e) for e in rows))
+
+
+def wanted(knobs: DataKnobs, kind: str | None) -> RowKind:
+    """What the rows of some data are to be read as: what the kind that the user names wants, else pairs
+    where the first rows hold preferences."""
+    if kind is not None:
+        return kinds.get(kind).wants if kind in kinds.names() else "replies"
+    from rung.data import load
+
+    try:
+        first = load(replace(knobs, limit=FIRST_ROWS), wants=None)
+    except DataError:  # told when all rows are read
+        return "replies"
+    return "replies" if first.kind == "replies" else "pairs"
 
 
 def settle_task(

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 FIRST = 32  # rows that every candidate sees before any is dropped
 CLEARLY = 2.0  # standard errors of the paired difference
 KEPT = "answers.jsonl"  # in the run's folder
+MAX_DRAWN_TOKENS = 128  # of an answer that is drawn to see what a reward makes of it
 CAUTION = 0.8  # of the characters that the context seems to hold, as scripts differ in tokens
 
 
