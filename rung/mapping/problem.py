@@ -12,6 +12,7 @@ from rung.mapping.knobs import MapKnobs
 from rung.mapping.records import Record, Table, read_pairs, read_table
 from rung.mapping.vectors import Vectors
 
+FOLDS = 5  # of a cross-validation
 MIN_PAIRS = 6  # known left records, for a part each of training, validation and test
 Chooser = Callable[[Sequence[list], Sequence[Sequence[str]]], list[list[float]]]
 Known = Mapping[str, frozenset[str]]
@@ -57,17 +58,17 @@ class Problem:
         return [frozenset(place[key] for key in self.known[self.left[i].id]) for i in rows]
 
 
-def problem_of(left: Table, right: Table, known: Known, knobs: MapKnobs, turn: int = 0) -> Problem:
+def problem_of(left: Table, right: Table, known: Known, knobs: MapKnobs, fold: int | None = None) -> Problem:
     """Put two tables and what is known of them into one problem.
 
     Args:
-        turn: begins the parts at another share of the groups, for cross-validation.
+        fold: take this of `FOLDS` parts of the groups for the test, for cross-validation.
 
     Raises:
         DataError: when so few pairs are known that nothing could be measured.
     """
     ours, theirs = (tuple(sorted(t.records, key=lambda r: r.id)) for t in (left, right))
-    parts = split(ours, known, left.groups, knobs, turn) if known else None
+    parts = split(ours, known, left.groups, knobs, fold) if known else None
     return Problem(
         left=ours, right=theirs, tables=(left, right), knobs=knobs, known=known, parts=parts,
         vectors=Vectors(knobs.encoder),
@@ -82,7 +83,11 @@ def read(left: str, right: str, knobs: MapKnobs) -> Problem:
 
 
 def split(
-    left: Sequence[Record], known: Known, groups: Mapping[str, str], knobs: MapKnobs, turn: int = 0
+    left: Sequence[Record],
+    known: Known,
+    groups: Mapping[str, str],
+    knobs: MapKnobs,
+    fold: int | None = None,
 ) -> Parts:
     """Part the known left records so that no part knows another's answers.
 
@@ -99,17 +104,19 @@ def split(
         )
     together = _components([_keys(left[i], known, groups) for i in places])
     order = np.random.default_rng(knobs.seed).permutation(len(together))
-    order = np.roll(order, -round(turn * len(order) * knobs.test))
     shares = {
         "test": knobs.test, "validation": knobs.validation,
         "train": 1 - knobs.test - knobs.validation,
     }  # fmt: skip
     found: dict[str, list[int]] = {name: [] for name in shares}
-    for at in order:
+    for position, at in enumerate(order):
         members = [places[i] for i in together[at]]
-        # Filled one after the other, the test part first: a turn further it holds other groups.
-        open_parts = [n for n in shares if len(found[n]) + len(members) / 2 <= shares[n] * len(places)]
-        found[open_parts[0] if open_parts else "train"] += members
+        if fold is not None:
+            chosen = ["test"] if position % FOLDS == fold else ["validation", "train"]
+        else:
+            chosen = list(shares)
+        lacking = {name: shares[name] * len(places) - len(found[name]) for name in chosen}
+        found[max(lacking, key=lambda name: lacking[name])] += members
     if empty := [name for name, rows in found.items() if not rows]:
         raise DataError(
             f"the known pairs are too few groups for a {' and a '.join(empty)} part: give more pairs, "

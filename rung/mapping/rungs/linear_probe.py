@@ -1,13 +1,15 @@
-"""A linear probe on pairs: logistic regression on the cheaper rungs' scores and on embeddings.
+"""A linear probe on pairs: the cheaper rungs' scores and the products of embeddings, weighted.
 
-The features of a pair are each cheaper rung's score, by how much that is below the best of the left
-record, and the products of both embeddings, dimension by dimension. Negatives are the highest-scoring
-wrong right records of each training record, and some at random.
+A conditional logit (multinomial logistic regression on the candidates of each left record): the right
+one of a record is to outweigh its other candidates, which are the likeliest wrong ones and some at
+random. The weights begin at, and a ridge holds them near, what one would say without any pairs: each
+dearer rung's score counts twice as much as the one before, and products of embeddings nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,18 +18,18 @@ from rung.mapping.problem import Problem
 from rung.mapping.records import Record
 from rung.mapping.rungs import base, encoder, registry
 
-HARD, RANDOM = 20, 20  # negatives of a training record: the likeliest, and any
-STRENGTHS = (0.01, 0.1, 1.0)  # values of C that are tried on training records held out
-FOLDS = 4
+HARD, RANDOM = 40, 20  # wrong candidates of a training record: the likeliest, and any
+RIDGE = 3.0  # on the weights of scores, and of products
+PRODUCT_SCALE = 10.0  # embeddings are of length 1: their products are small numbers
+STEPS = 100  # iterations of the optimiser at most
 
 
 class Rung(base.Rung):
-    summary = "logistic regression on scores and embeddings of pairs"
+    summary = "cheaper scores and products of embeddings, weighted by known pairs"
     place = 40
     learns = True
 
     def fit(self, problem: Problem, cheaper: Mapping[str, base.Scorer]) -> base.Scorer:
-        assert problem.parts is not None
         inner = {
             name: scorer
             for name, scorer in cheaper.items()
@@ -46,101 +48,99 @@ class Rung(base.Rung):
         }
         scorer = Scorer(right, inner)
         scorer.weights = state.tensors["weights"].astype(np.float64)
-        if len(scorer.weights) != scorer.width:
+        scorer.spread = state.tensors["spread"].astype(np.float64)
+        if len(scorer.weights) != scorer.width or len(scorer.spread) != len(inner):
             raise ValueError("the weights are not those of the features")
         return scorer
 
 
 class Scorer(base.BlockScorer):
-    """Log-odds that a pair is one.
+    """Log-odds of a candidate against others, up to a constant.
 
     Args:
         inner: scorers whose scores are features, an encoder's among them.
+
+    Attributes:
+        weights: of scores in units of `spread`, then of products. spread: of each score.
     """
 
     def __init__(self, right: Sequence[Record], inner: Mapping[str, base.BlockScorer]):
         super().__init__(right)
         self.inner = dict(inner)
         self.encoder = next(s for s in inner.values() if isinstance(s, encoder.Scorer))
-        self.width = 2 * len(inner) + self.encoder.matrix.shape[1] + 1  # scores, leads, products, 1
-        self.weights = np.zeros(self.width)
-
-    def _scores(self, left: Sequence[Record]) -> list[np.ndarray]:
-        """(n, right) of each feature that is no product."""
-        found = []
-        for scorer in self.inner.values():
-            scores = scorer.block(left)
-            found += [scores, scores - scores.max(1, keepdims=True)]
-        return found
+        self.width = len(inner) + self.encoder.matrix.shape[1]
+        self.weights, self.spread = np.zeros(self.width), np.ones(len(inner))
 
     def block(self, left: Sequence[Record]) -> np.ndarray:
-        scores = self._scores(left)
-        products = self.weights[len(scores) : -1].astype(np.float32)
+        count = len(self.inner)
+        products = (PRODUCT_SCALE * self.weights[count:]).astype(np.float32)
         found = (self.encoder.embed(left) * products) @ self.encoder.matrix.T
-        for weight, feature in zip(self.weights, scores, strict=False):
-            found += np.float32(weight) * feature
-        return (found + np.float32(self.weights[-1])).astype(np.float32)
+        for weight, scorer in zip(self.weights / self._spread, self.inner.values(), strict=False):
+            found += np.float32(weight) * scorer.block(left)
+        return found.astype(np.float32)
+
+    @property
+    def _spread(self) -> np.ndarray:
+        return np.concatenate([self.spread, np.ones(self.width - len(self.spread))])
 
     def fit(self, problem: Problem) -> None:
         """Fit the weights to the training part."""
         assert problem.parts is not None
         rows = problem.parts.train
-        gold = problem.gold(rows)
-        left = [problem.left[i] for i in rows]
+        left, gold = [problem.left[i] for i in rows], problem.gold(rows)
+        scores = np.stack([s.block(left) for s in self.inner.values()], axis=-1)
+        self.spread = np.maximum(scores.std((0, 1)), 1e-6).astype(np.float64)
+        scores = scores / self.spread  # (n, right, inner)
+        prior = np.zeros(self.width)
+        prior[: len(self.inner)] = 0.5 ** np.arange(len(self.inner))[::-1]
+        expected = scores @ prior[: len(self.inner)]
+        embedded = self.encoder.embed(left)
         generator = np.random.default_rng(problem.knobs.seed)
-        scores = np.stack(self._scores(left), axis=-1)  # (n, right, features)
-        x, y, of = [], [], []
+        groups = []
         for i, right in enumerate(gold):
-            hardest = np.argsort(-scores[i, :, ::2].mean(-1), kind="stable")[: HARD + len(right)]
+            hardest = np.argsort(-expected[i], kind="stable")[:HARD]
             drawn = generator.integers(0, len(self.right), RANDOM)
-            negatives = sorted({*hardest.tolist(), *drawn.tolist()} - right)
-            places = [*sorted(right), *negatives]
-            products = self.encoder.embed(left[i : i + 1]) * self.encoder.matrix[places]
-            x.append(np.concatenate([scores[i, places], products], axis=1))
-            y += [1] * len(right) + [0] * len(negatives)
-            of += [i] * len(places)
-        self.weights = _fit(np.concatenate(x), np.array(y), np.array(of), scores.shape[-1])
+            if not right:  # a record without a partner has no candidate to prefer
+                continue
+            places = sorted({*hardest.tolist(), *drawn.tolist()} | right)
+            products = PRODUCT_SCALE * embedded[i] * self.encoder.matrix[places]
+            features = np.concatenate([scores[i, places], products], axis=1).astype(np.float64)
+            groups.append(Group(features, np.array([place in right for place in places])))
+        self.weights = fit(groups, prior)
 
     def state(self) -> base.State:
-        found = base.State({"inner": list(self.inner)}, {"weights": self.weights.astype(np.float32)})
+        found = base.State(
+            {"inner": list(self.inner)},
+            {"weights": self.weights.astype(np.float32), "spread": self.spread.astype(np.float32)},
+        )
         for name, scorer in self.inner.items():
             found.put(name, scorer.state())
         return found
 
 
-def _fit(x: np.ndarray, y: np.ndarray, of: np.ndarray, scores: int) -> np.ndarray:
-    """Weights and bias of standardised features, with the C whose first candidates are right most often
-    on training records held out.
+@dataclass(frozen=True)
+class Group:
+    """The candidates of one left record: features (m, width), and which are right (m,)."""
 
-    Args:
-        x: (pairs, features), the first `scores` of them scores. of: the record of each pair.
-    """
-    width = x.shape[1] + 1
-    if not 0 < y.sum() < len(y):
-        return np.zeros(width)
-    spread = np.maximum(x.std(0), 1e-6)
-    spread[scores:] *= np.sqrt(width - 1 - scores)  # products together count as much as one score
-    z = x / spread
-    best, most = STRENGTHS[0], -1.0
-    for c in STRENGTHS:
-        hits = 0.0
-        for fold in range(FOLDS):
-            held = of % FOLDS == fold
-            if not 0 < y[~held].sum() < (~held).sum():
-                continue
-            weight, bias = _logistic(z[~held], y[~held], c)
-            odds = z[held] @ weight + bias
-            for i in np.unique(of[held]):
-                own = of[held] == i
-                hits += y[held][own][odds[own].argmax()]
-        if hits > most:
-            best, most = c, hits
-    weight, bias = _logistic(z, y, best)
-    return np.append(weight / spread, bias)
+    features: np.ndarray
+    right: np.ndarray
 
 
-def _logistic(x: np.ndarray, y: np.ndarray, c: float) -> tuple[np.ndarray, float]:
-    from sklearn.linear_model import LogisticRegression
+def fit(groups: Sequence[Group], prior: np.ndarray) -> np.ndarray:
+    """Weights that minimise the mean of -log p(right) with a ridge around the prior."""
+    from scipy.optimize import minimize
 
-    fitted = LogisticRegression(C=c, class_weight="balanced", max_iter=500).fit(x, y)
-    return fitted.coef_[0].astype(np.float64), float(fitted.intercept_[0])
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        off = weights - prior
+        value, gradient = RIDGE * off @ off / 2, RIDGE * off
+        for group in groups:
+            scores = group.features @ weights
+            odds = np.exp(scores - scores.max())
+            right = np.where(group.right, odds, 0.0)
+            value -= np.log(max(right.sum() / odds.sum(), 1e-300))
+            wanted = right / max(right.sum(), 1e-300)
+            gradient = gradient + group.features.T @ (odds / odds.sum() - wanted)
+        return float(value), gradient
+
+    found = minimize(loss, prior, jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
+    return np.asarray(found.x)
