@@ -134,7 +134,9 @@ def attempt(problem: Problem, rung: Rung, cheaper: dict[str, Scorer], metric: st
     """Fit a rung, map every left record by it, and measure that on validation."""
     started = time.monotonic()
     scorer = rung.fit(problem, cheaper)
-    found = Tried(rung=rung, scorer=scorer, candidates=scorer.top(problem.left, problem.knobs.candidates))
+    found = Tried(
+        rung=rung, scorer=scorer, candidates=scorer.top(problem.left, problem.knobs.candidates)
+    )
     assert found.candidates is not None
     if (parts := problem.parts) is not None:
         rows = parts.validation if rung.learns else np.union1d(parts.train, parts.validation)
@@ -161,9 +163,7 @@ def _choose_threshold(problem: Problem, found: Tried, metric: str) -> None:
         by = metric if metric in ("accuracy", "f1") else "f1"
         columns = found.chosen[rows]
         sure = np.where(columns != NOBODY, found.confidences[rows, np.maximum(columns, 0)], 0.0)
-        found.threshold = threshold(
-            sure, lambda t: Figures.of(found.answers(rows, t), gold).value(by)
-        )
+        found.threshold = threshold(sure, lambda t: Figures.of(found.answers(rows, t), gold).value(by))
     found.validation = Figures.of(found.answers(rows, found.threshold), gold)
 
 
@@ -194,7 +194,9 @@ def _examine(outcome: Outcome, measured: list[Tried]) -> None:
             one.test = Figures.of(one.answers(rows, one.threshold), gold)
     assert winner.test is not None
     outcome.comparisons = {
-        one.name: compare(one.test, winner.test, outcome.metric) for one in others if one.test is not None
+        one.name: compare(one.test, winner.test, outcome.metric)
+        for one in others
+        if one.test is not None
     }
 
 

@@ -74,14 +74,14 @@ def calibrate(candidates: Candidates, gold: Sequence[frozenset[int]]) -> Calibra
 
     bounds = [(0.0, None), (0.0, None), (None, None)]
     start = np.array([1.0, 1.0, -1.0])
-    found = minimize(loss, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": STEPS})
+    found = minimize(
+        loss, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": STEPS}
+    )
     a, b = found.x[:2] / spread
     return Calibration((float(a), float(b)), float(found.x[2]), True)
 
 
-def threshold(
-    confidences: np.ndarray, value: Callable[[float], float], least: float = 0.0
-) -> float:
+def threshold(confidences: np.ndarray, value: Callable[[float], float], least: float = 0.0) -> float:
     """The confidence below which it is none of these: the best on known records, the lowest of equals.
 
     Args:

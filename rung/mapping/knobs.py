@@ -42,9 +42,7 @@ class MapKnobs:
         None, "Confidence below which it is none of these; chosen on validation by default.",
         least=0, most=1,
     )  # fmt: skip
-    encoder: str = knob(
-        "minilm", "The sentence encoder: a name, folder or Hub id.", metavar="SPEC"
-    )
+    encoder: str = knob("minilm", "The sentence encoder: a name, folder or Hub id.", metavar="SPEC")
     reranker: str | None = knob(
         None, "A base or a model that chooses among the best candidates; without it none is asked.",
         metavar="NAME",

@@ -119,6 +119,4 @@ def _says(difference: float, low: float, high: float, p: float, metric: str, n: 
         return f"no difference can be shown with {n} records (p = {p:.2g})"
     word = "better" if difference > 0 else "worse"
     chance = "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
-    return (
-        f"{word} by {abs(difference):.3f} {metric} [{low:+.3f}, {high:+.3f}] ({chance}, {n} records)"
-    )
+    return f"{word} by {abs(difference):.3f} {metric} [{low:+.3f}, {high:+.3f}] ({chance}, {n} records)"

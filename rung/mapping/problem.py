@@ -58,7 +58,9 @@ class Problem:
         return [frozenset(place[key] for key in self.known[self.left[i].id]) for i in rows]
 
 
-def problem_of(left: Table, right: Table, known: Known, knobs: MapKnobs, fold: int | None = None) -> Problem:
+def problem_of(
+    left: Table, right: Table, known: Known, knobs: MapKnobs, fold: int | None = None
+) -> Problem:
     """Put two tables and what is known of them into one problem.
 
     Args:

@@ -71,9 +71,14 @@ def rows_of(outcome: Outcome) -> list[Row]:
         status = NONE if not mapped else SURE if at >= problem.knobs.sure else UNSURE
         rows.append(
             Row(
-                left=record.id, right=right, confidence=at if mapped else 1 - second[1],
-                runner_up=second[0], runner_up_confidence=second[1], status=status,
-                by=found.name, candidates=listed,
+                left=record.id,
+                right=right,
+                confidence=at if mapped else 1 - second[1],
+                runner_up=second[0],
+                runner_up_confidence=second[1],
+                status=status,
+                by=found.name,
+                candidates=listed,
             )  # fmt: skip
         )
     return rows
@@ -85,7 +90,12 @@ def _known(left: str, right: frozenset[str]) -> list[Row]:
     )  # fmt: skip
     found = [
         Row(
-            left=left, right=key, confidence=1.0, runner_up="", runner_up_confidence=0.0, status=SURE,
+            left=left,
+            right=key,
+            confidence=1.0,
+            runner_up="",
+            runner_up_confidence=0.0,
+            status=SURE,
             by=KNOWN,
         )  # fmt: skip
         for key in sorted(right)

@@ -33,7 +33,13 @@ class Scorer(ABC):
 
     Args:
         right: in the order of their places.
+
+    Attributes:
+        asks: whether it asks a language model. chooser: that model, set by whoever has it.
     """
+
+    asks: ClassVar[bool] = False
+    chooser: Chooser | None = None
 
     def __init__(self, right: Sequence[Record]):
         self.right = tuple(right)

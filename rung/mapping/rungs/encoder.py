@@ -101,4 +101,6 @@ class Scorer(base.BlockScorer):
         return self.embed(left) @ self.matrix.T - self.hubs
 
     def state(self) -> base.State:
-        return base.State({"digest": self.vectors.encoder.digest}, {"right": self.matrix, "hubs": self.hubs})
+        return base.State(
+            {"digest": self.vectors.encoder.digest}, {"right": self.matrix, "hubs": self.hubs}
+        )

@@ -100,7 +100,9 @@ def question(record: Record, candidates: Sequence[Record]) -> str:
 def replies(candidates: Sequence[Record]) -> list[str]:
     """The names of candidates, with the id where two are called alike."""
     names = [c.name for c in candidates]
-    return [n if names.count(n) == 1 else f"{n} ({c.id})" for n, c in zip(names, candidates, strict=True)]
+    return [
+        n if names.count(n) == 1 else f"{n} ({c.id})" for n, c in zip(names, candidates, strict=True)
+    ]
 
 
 def _shown(name: str, record: Record) -> str:
@@ -139,6 +141,8 @@ class Scorer(base.Scorer):
     Attributes:
         share: weight of the model's choice. spread: standard deviation of the cheaper scores.
     """
+
+    asks = True
 
     def __init__(self, name: str, inner: base.Scorer, asking: Asking, chooser: Chooser | None):
         super().__init__(inner.right)
