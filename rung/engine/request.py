@@ -16,9 +16,8 @@ from rung.types import Decoding, Prompt
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rung.forward.mapper import Match
-
     from rung.engine.constraint import Constraint
+    from rung.forward.mapper import Match
 
 FinishReason = Literal["stop", "length", "cancelled"]
 

@@ -20,7 +20,8 @@ class Mapper(Protocol):
     """Maps records of one system to those of another, which it keeps.
 
     Attributes:
-        threshold: the confidence below which a record is none of them. sure: that from which it is sure.
+        threshold: the confidence below which a record is none of them.
+        sure: the confidence from which a match is sure.
     """
 
     threshold: float

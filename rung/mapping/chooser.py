@@ -22,7 +22,7 @@ def chooser_of(bank: Bank, model: ServedModel) -> Chooser:
     """
     if model.classifier is not None or model.remote is not None or model.reward is not None:
         raise ConfigError(
-            f"'{model.name}' cannot choose among candidates: --reranker takes a base or a model that writes"
+            f"'{model.name}' cannot choose among candidates: --reranker takes a model that writes"
         )
 
     def choose(

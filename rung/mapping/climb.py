@@ -18,7 +18,7 @@ from rung.mapping.problem import Problem
 from rung.mapping.rungs.base import Candidates, Rung, Scorer
 
 DEFAULT_METRIC = "f1"
-UNMEASURED_THRESHOLD = 0.5  # of a similarity, where no pairs are known
+UNMEASURED_THRESHOLD = 0.25  # of a similarity, where no pairs are known
 
 
 class Bar(Protocol):
@@ -186,9 +186,8 @@ def _examine(outcome: Outcome, measured: list[Tried]) -> None:
     assert problem.parts is not None
     rows, gold = problem.parts.test, problem.gold(problem.parts.test)
     others = [one for one in measured if one is not winner]
-    runner_up = max(
-        others, key=lambda one: one.validation.value(outcome.metric) if one.validation else 0.0, default=None
-    )  # fmt: skip
+    values = {one.name: one.validation.value(outcome.metric) for one in others if one.validation}
+    runner_up = max(others, key=lambda one: values[one.name], default=None)
     for one in measured:
         if one is winner or one is runner_up or one is measured[0]:
             one.test = Figures.of(one.answers(rows, one.threshold), gold)

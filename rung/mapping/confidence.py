@@ -56,9 +56,13 @@ def calibrate(candidates: Candidates, gold: Sequence[frozenset[int]]) -> Calibra
 
     x = features(candidates.scores)[:, :SEEN].reshape(-1, 2)
     y = np.array(
-        [place in right for row, right in zip(candidates.places, gold, strict=True) for place in row[:SEEN]],
+        [
+            int(place) in right
+            for row, right in zip(candidates.places, gold, strict=True)
+            for place in row[:SEEN]
+        ],
         dtype=np.float64,
-    )  # fmt: skip
+    )
     if not 0 < y.sum() < len(y):
         return Calibration()
     spread = np.maximum(x.std(0), 1e-9)

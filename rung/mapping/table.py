@@ -85,22 +85,19 @@ def rows_of(outcome: Outcome) -> list[Row]:
 
 
 def _known(left: str, right: frozenset[str]) -> list[Row]:
-    empty = Row(
-        left=left, right="", confidence=1.0, runner_up="", runner_up_confidence=0.0, status=NONE, by=KNOWN
-    )  # fmt: skip
-    found = [
+    """Rows of what is known: one for each right record, or one that says none."""
+    return [
         Row(
             left=left,
             right=key,
             confidence=1.0,
             runner_up="",
             runner_up_confidence=0.0,
-            status=SURE,
+            status=SURE if key else NONE,
             by=KNOWN,
         )  # fmt: skip
-        for key in sorted(right)
+        for key in sorted(right) or [""]
     ]
-    return found or [empty]
 
 
 def write_table(rows: Sequence[Row], path: Path) -> None:

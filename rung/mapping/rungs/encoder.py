@@ -16,7 +16,6 @@ from rung.mapping.records import Record
 from rung.mapping.rungs import base
 from rung.mapping.vectors import Vectors
 
-
 NEIGHBOURS = 5  # left records whose mean cosine says how much of a hub a right one is
 
 
@@ -49,7 +48,7 @@ def scorer_of(problem: Problem) -> Scorer:
 
 
 def hubness(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """(right,): half the mean cosine with its nearest left records, above the mean of all right ones."""
+    """(right,): half the mean cosine with the nearest left records, less the mean of all right ones."""
     rows = max(1, base.BLOCK_CELLS // max(1, len(left)))
     near = min(NEIGHBOURS, len(left))
     found = [
