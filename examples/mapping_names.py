@@ -4,9 +4,10 @@
 
 writes aws.csv (types of CloudFormation, read from the wheel of cfn-lint) and google.csv (resources of
 Google Cloud's APIs, read from the wheel of google-api-python-client). Both wheels are fetched by pip,
-read without being installed, and nothing of them is kept in this repository. The pairs that are
-known of them are in mapping_pairs.csv beside this file; with --known, aws.csv has only their types. They
-were made by hand from both providers' public documentation: an empty right cell
+read without being installed, and nothing of them is kept in this repository.
+
+The pairs that are known of them are in mapping_pairs.csv beside this file; with --known, aws.csv has
+only their types. They were made by hand from both providers' public documentation: an empty right cell
 says that Google Cloud has no such resource.
 """
 

@@ -15,8 +15,8 @@ def assign(
     """Choose a candidate for each left record.
 
     One-to-one it is the assignment with the largest sum of weights among the candidates, in which a
-    left record may also stay alone at weight 0: `min_weight_full_bipartite_matching` (LAPJVsp, Jonker and
-    Volgenant 1987) on n (k + 1) edges, so that its memory grows with the candidates and not with all
+    left record may also stay alone at weight 0: `min_weight_full_bipartite_matching` (LAPJVsp, Jonker
+    and Volgenant 1987) on n (k + 1) edges, so that memory grows with the candidates and not with all
     pairs. Many-to-one it is each one's heaviest.
 
     Args:

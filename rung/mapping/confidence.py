@@ -86,7 +86,7 @@ def calibrate(candidates: Candidates, gold: Sequence[frozenset[int]]) -> Calibra
 
 
 def threshold(confidences: np.ndarray, value: Callable[[float], float], least: float = 0.0) -> float:
-    """The confidence below which it is none of these: the best on known records, the lowest of equals.
+    """The confidence below which it is none of these: the best on known records, of equals the middle.
 
     Args:
         confidences: (n,) of what each known left record becomes. value: the metric at a threshold.
@@ -94,5 +94,6 @@ def threshold(confidences: np.ndarray, value: Callable[[float], float], least: f
     """
     ordered = np.unique(confidences[confidences > 0])
     between = [least, *((ordered[:-1] + ordered[1:]) / 2)]
-    tried = sorted({float(t) for t in between if t >= least})
-    return max(tried, key=lambda t: (round(value(t), 12), -t))
+    values = {float(t): round(value(float(t)), 12) for t in sorted(between) if t >= least}
+    equals = [t for t, worth in values.items() if worth == max(values.values())]
+    return equals[(len(equals) - 1) // 2]

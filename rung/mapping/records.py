@@ -14,7 +14,8 @@ from rung.errors import DataError, nearest, one_line
 
 MAX_RECORDS = 200_000  # of one side; above, candidates are to be made outside
 MAX_TEXT_CHARACTERS = 2000  # characters of a record that are looked at
-PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_a-zA-Z]+")
+# Letters keep their digits where they are few: S3, EC2, v1.
+PARTS = re.compile(r"(?<![^\W\d_])[^\W\d_]{1,3}\d+|[^\W\d_]+|\d+")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,16 @@ class Record:
 
 def words(name: str) -> str:
     """Split a name where case, digits and marks part it; `name` itself where nothing is left."""
-    return " ".join(PARTS.findall(name)).lower() or name.lower()
+    return " ".join(PARTS.findall(_spaced(name))).lower() or name.lower()
+
+
+def _spaced(name: str) -> str:
+    """Put a space before each capital that begins a word: `HTTPServerName` is `HTTP Server Name`."""
+    found = name[:1]
+    for before, letter, after in zip(name, name[1:], [*name[2:], ""], strict=False):
+        begins = before.islower() or (before.isupper() and after.islower())
+        found += f" {letter}" if letter.isupper() and begins else letter
+    return found
 
 
 @dataclass(frozen=True)
