@@ -6,18 +6,19 @@ measured while it is loaded once.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from rung.engine import Engine, GenerationRequest, ServedModel
+from rung.engine import Engine, ServedModel
 from rung.engine.request import ContextExceeded
+from rung.engine.tool_loop import step_request, take_steps
 from rung.errors import ConfigError, Interrupted
 from rung.evals import kinds, metrics
+from rung.evals.label_text import as_label, plain
 from rung.evals.preferences import compared
 from rung.evals.scoring import Item, score
 from rung.evals.tasks import question, reply
@@ -44,6 +45,7 @@ class Answers:
         scores: per item, the log-probability of each label in nats; of a text that was scored,
             `log_likelihood` and `tokens`. None where answers were generated.
         prompt_tokens, completion_tokens, seconds: what it took, all items together.
+        calls: of tools, all items together.
     """
 
     texts: list[str]
@@ -51,6 +53,7 @@ class Answers:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+    calls: int = 0
 
 
 def predict(
@@ -75,10 +78,7 @@ def predict(
     begun = time.perf_counter()
     way = next(way for way in WAYS if way.suits(model, task))
     answers = way.answer(bank, model, list(examples), task, stopping, progress)
-    return Answers(
-        answers.texts, answers.scores, answers.prompt_tokens, answers.completion_tokens,
-        time.perf_counter() - begun,
-    )  # fmt: skip
+    return replace(answers, seconds=time.perf_counter() - begun)
 
 
 def predict_without_base(adapter: Adapter, examples: Sequence[Example], task: Task) -> Answers:
@@ -231,15 +231,14 @@ def _generate(bank, model, examples, task, stopping, progress) -> Answers:
     talk = model.conversation
     samples = 1 if talk is None else talk.samples
     decoding = _decoding(model, examples, task)
+    engine = _engine(bank, model, samples * len(examples))
     requests = []
     for example in examples:
-        prompt = model.prompt(question(example))
+        one = step_request(engine, model, question(example), decoding)
         for i in range(samples):
             heat = talk.temperature if talk is not None and samples > 1 else 0.0
             drawn = Decoding(decoding.max_tokens, heat, 1.0, i, decoding.stop)
-            requests.append(GenerationRequest(model.name, prompt, drawn))
-    engine = Engine(bank, {model.name: model}, max_batch=max(1, min(len(requests), MAX_BATCH)))
-    engine.arrange()
+            requests.append(replace(one, decoding=drawn))
     done = engine.generate(
         requests, stopping=stopping, progress=_counted(progress, len(examples), len(requests))
     )
@@ -254,6 +253,30 @@ def _generate(bank, model, examples, task, stopping, progress) -> Answers:
         sum(getattr(c, f"{x}_tokens") for c in done) for x in ("prompt", "completion")
     )
     return Answers(texts, None, prompt, completion)
+
+
+def _engine(bank: Bank, model: ServedModel, requests: int) -> Engine:
+    engine = Engine(bank, {model.name: model}, max_batch=max(1, min(requests, MAX_BATCH)))
+    engine.arrange()
+    return engine
+
+
+def _call_tools(bank, model, examples, task, stopping, progress) -> Answers:
+    """Have the model's tools called, all examples side by side; the answer is what it says behind."""
+    talk, decoding = model.conversation, _decoding(model, examples, task)
+    engine = _engine(bank, model, len(examples))
+    found = take_steps(
+        engine, model, [question(e) for e in examples], decoding, stopping=stopping,
+        progress=_counted(progress, len(examples), len(examples)),
+    )  # fmt: skip
+    texts = [talk.answer(one.text) for one in found]
+    if kinds.of(task).chooses:
+        offered = [task.labels or e.choices for e in examples]
+        texts = [as_label(text, labels) for text, labels in zip(texts, offered, strict=True)]
+    return Answers(
+        texts, None, sum(one.prompt_tokens for one in found),
+        sum(one.completion_tokens for one in found), calls=sum(len(one.results) for one in found),
+    )  # fmt: skip
 
 
 def _decoding(model: ServedModel, examples: Sequence[Example], task: Task) -> Decoding:
@@ -275,22 +298,6 @@ def _decoding(model: ServedModel, examples: Sequence[Example], task: Task) -> De
     return Decoding(min(model.decoding.max_tokens, max(MIN_TOKENS, 2 * longest)), stop=stop)
 
 
-def as_label(text: str, labels: Sequence[str]) -> str:
-    """Find the label that a text gives, in its own spelling; the text itself where it gives none."""
-    told = _plain(text)
-    for label in labels:
-        if _plain(label) == told:
-            return label
-    named = [label for label in labels if re.search(rf"(?<!\w){re.escape(_plain(label))}(?!\w)", told)]
-    # "not sarcastic" names "sarcastic" too: the longest that holds the others is meant.
-    whole = [a for a in named if all(_plain(b) in _plain(a) for b in named)]
-    return whole[0] if whole else text.strip()
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split()).strip(" .!:\"'`*")
-
-
 # --- behind an API ---------------------------------------------------------------------------------
 
 
@@ -307,7 +314,7 @@ def _pass_on(bank, model, examples, task, stopping, progress) -> Answers:
     texts = [s.text if model.conversation is None else model.conversation.answer(s.text) for s in said]
     scores: list[Scores | None] = []
     for i, one in enumerate(said):
-        found = label_scores(one.first, labels, _plain) if labels else None
+        found = label_scores(one.first, labels, plain) if labels else None
         scores.append(found)
         if found:
             texts[i] = max(found, key=lambda label: found[label])
@@ -336,21 +343,23 @@ class Way:
     answer: Callable[..., Answers]
 
 
-def _scores_text(model: ServedModel, task: Task) -> bool:
-    return metrics.by_likelihood(task)
-
-
 def _must_generate(model: ServedModel, task: Task) -> bool:
     talk = model.conversation
     return not kinds.of(task).chooses or (talk is not None and talk.max_tokens is not None)
+
+
+def _calls_tools(model: ServedModel, task: Task) -> bool:
+    talk = model.conversation
+    return talk is not None and talk.steps > 0 and not kinds.of(task).calls
 
 
 # The first that suits is taken.
 WAYS = (
     Way(lambda model, task: kinds.of(task).compares, _compare),
     Way(lambda model, task: model.remote is not None, _pass_on),
-    Way(_scores_text, _read),
+    Way(lambda model, task: metrics.by_likelihood(task), _read),
     Way(lambda model, task: bool(model.labels) and kinds.of(task).labelled, _classify),
+    Way(_calls_tools, _call_tools),
     Way(_must_generate, _generate),
     Way(lambda model, task: True, _choose),
 )

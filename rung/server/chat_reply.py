@@ -9,7 +9,8 @@ from rung.data.conversation import Conversation
 from rung.engine import Completion, Token
 from rung.server.generation import Reply, finish_reason
 from rung.server.logprobs import TokenLogprobs
-from rung.server.tools import Call, Holding, parse
+from rung.server.tools import Holding
+from rung.tools.calls import Call, parse
 
 
 class ChatReply(Reply):
