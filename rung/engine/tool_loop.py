@@ -111,6 +111,11 @@ def take_steps(
     return found
 
 
+def has_tools(model: ServedModel) -> bool:
+    """Whether a model calls tools of its own between question and reply."""
+    return model.conversation is not None and model.conversation.steps > 0
+
+
 def follow(model: ServedModel, trajectory: Trajectory) -> bool:
     """Make the calls of the last step -> whether another step is to come."""
     assert model.conversation is not None
@@ -122,9 +127,10 @@ def follow(model: ServedModel, trajectory: Trajectory) -> bool:
 
 
 def summed(trajectory: Trajectory) -> Completion:
-    """A trajectory as one completion: its last step, with the tokens of all of them."""
+    """A trajectory as one completion: the text of its last step, with the tokens of all of them."""
     last = trajectory.completions[-1]
     return dataclasses.replace(
         last, prompt_tokens=trajectory.prompt_tokens,
+        ids=tuple(i for c in trajectory.completions for i in c.ids),
         cached_tokens=sum(c.cached_tokens for c in trajectory.completions),
     )  # fmt: skip

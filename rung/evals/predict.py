@@ -15,7 +15,7 @@ import torch
 
 from rung.engine import Engine, ServedModel
 from rung.engine.request import ContextExceeded
-from rung.engine.tool_loop import step_request, take_steps
+from rung.engine.tool_loop import has_tools, step_request, take_steps
 from rung.errors import ConfigError, Interrupted
 from rung.evals import kinds, metrics
 from rung.evals.label_text import as_label, plain
@@ -348,18 +348,13 @@ def _must_generate(model: ServedModel, task: Task) -> bool:
     return not kinds.of(task).chooses or (talk is not None and talk.max_tokens is not None)
 
 
-def _calls_tools(model: ServedModel, task: Task) -> bool:
-    talk = model.conversation
-    return talk is not None and talk.steps > 0 and not kinds.of(task).calls
-
-
 # The first that suits is taken.
 WAYS = (
     Way(lambda model, task: kinds.of(task).compares, _compare),
     Way(lambda model, task: model.remote is not None, _pass_on),
     Way(lambda model, task: metrics.by_likelihood(task), _read),
     Way(lambda model, task: bool(model.labels) and kinds.of(task).labelled, _classify),
-    Way(_calls_tools, _call_tools),
+    Way(lambda model, task: has_tools(model) and not kinds.of(task).calls, _call_tools),
     Way(_must_generate, _generate),
     Way(lambda model, task: True, _choose),
 )

@@ -227,7 +227,7 @@ def _measured(
     found = {}
     for group in by_base(names):
         with progress.loading(group):
-            loaded = load_models(group, **as_dict(loading))
+            loaded = load_models(group, tools=items[0].tools if items else (), **as_dict(loading))
         for name in group:
             model = loaded.engine.model(name)
             with progress.counting(name, len(items)) as told:

@@ -38,9 +38,7 @@ SYSTEM = ("system", "developer")
 @dataclass
 class Knobs:
     group: ClassVar[str] = "agent"
-    steps: int = knob(
-        5, "How often tools may answer before the reply must come.", least=1, most=50
-    )
+    steps: int = knob(5, "How often tools may answer before the reply must come.", least=1, most=50)
     call_shots: list[int] = knob(
         [0, 2, 4], "Numbers of example calls to choose from.", least=0, most=64
     )
@@ -89,9 +87,7 @@ class Method(choice.PromptMethod):
         shots = sorted({n for n in config.call_shots if n <= len(found)}) or [0]
         few = next((n for n in shots if n), 0)
         ways = [
-            _candidate(plain, name, first, found[:few])
-            for first in (True, False)
-            for name in WORDINGS
+            _candidate(plain, name, first, found[:few]) for first in (True, False) for name in WORDINGS
         ]
         best = race.best([c for c in ways if room.holds(study, c.conversation, rows)] or ways[:1])
         chosen: Any = best.conversation
@@ -111,9 +107,7 @@ class Method(choice.PromptMethod):
 
 def _candidate(plain: Agent, wording: str, first: bool, examples: Sequence[Turns]) -> choice.Candidate:
     way = "a call first" if first else "calls as it likes"
-    agent = replace(
-        plain, system=WORDINGS[wording], calls_first=first, examples=tuple(examples)
-    )
+    agent = replace(plain, system=WORDINGS[wording], calls_first=first, examples=tuple(examples))
     return choice.Candidate(f"{len(examples)} examples, {wording}, {way}", agent)
 
 

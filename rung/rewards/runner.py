@@ -12,7 +12,9 @@ import json
 import os
 import sys
 
-if "limit" not in globals():  # read as a module; where it is run, the text of limits.py stands before it
+if (
+    "limit" not in globals()
+):  # read as a module; where it is run, the text of limits.py stands before it
     from rung.sandbox.limits import limit, pipes, words
 
 

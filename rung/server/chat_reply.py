@@ -90,10 +90,10 @@ class ChatReply(Reply):
         return self.conversation is not None and self.conversation.max_tokens is not None
 
     def _read(self, completion: Completion) -> tuple[str, list[Call]]:
-        text = completion.text
-        if self.conversation is not None:
-            text = self.conversation.answer(text)
-        return self._parsed(text)
+        text, calls = self._parsed(completion.text)
+        if self.conversation is not None and not calls:
+            text, calls = self._parsed(self.conversation.answer(completion.text))
+        return text, calls
 
     def _parsed(self, text: str) -> tuple[str, list[Call]]:
         if not self.functions:

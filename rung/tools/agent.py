@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rung.data.conversation import Conversation
-from rung.data.turns import CLOSE, OPEN, SYSTEM, result_turn, told, turns, with_tools
+from rung.data.turns import CLOSE, OPEN, SYSTEM, result_turn, told, tools_of, turns, with_tools
 from rung.errors import ArtefactError
 from rung.tools import allowed
 from rung.tools.base import Result
@@ -64,6 +64,7 @@ class Agent(Conversation):
         return cls(named, tuple(open_toolbox(named).functions), **settings)
 
     def messages(self, messages: Sequence[Message]) -> list[Message]:
+        functions = tools_of(messages) or self.functions  # those of a client that makes calls itself
         found = [{k: v for k, v in m.items() if k != "tools"} for m in messages]
         if self.system:
             first = [m for m in found if m["role"] in SYSTEM]
@@ -72,7 +73,7 @@ class Agent(Conversation):
             found = [{"role": "system", "content": "\n\n".join([*own, self.system])}, *rest]
         start = next((i for i, m in enumerate(found) if m["role"] not in SYSTEM), len(found))
         shown = [dict(m) for example in self.examples for m in example]
-        return with_tools([*found[:start], *shown, *found[start:]], self.functions)  # type: ignore
+        return with_tools([*found[:start], *shown, *found[start:]], functions)  # type: ignore
 
     def answer(self, text: str) -> str:
         return parse(text, self.names)[0].strip()
@@ -89,7 +90,8 @@ class Agent(Conversation):
             mode = "answer"
         elif self.calls_first and not taken:
             mode = "call"
-        shape = schema([f["function"] for f in self.functions])
+        shown = tools_of(messages) or self.functions
+        shape = schema([f["function"] for f in shown])
         return {"schema": shape, "open": OPEN, "close": CLOSE, "most": MAX_PARALLEL, "mode": mode}
 
     def follow(self, messages: Sequence[Message], text: str) -> list[Message] | None:

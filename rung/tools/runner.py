@@ -15,7 +15,9 @@ import sys
 import types
 import typing
 
-if "limit" not in globals():  # read as a module; where it is run, the text of limits.py stands before it
+if (
+    "limit" not in globals()
+):  # read as a module; where it is run, the text of limits.py stands before it
     from rung.sandbox.limits import limit, pipes, words
 
 PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}

@@ -1,7 +1,7 @@
 """A toolbox: what `--tools` names, opened once in a process, with every function by its name.
 
-    box = open_toolbox(("tools.py", "mcp:npx -y some-server"))
-    box.call("add", {"a": 1, "b": 2}).text
+box = open_toolbox(("tools.py", "mcp:npx -y some-server"))
+box.call("add", {"a": 1, "b": 2}).text
 """
 
 from __future__ import annotations
@@ -136,5 +136,3 @@ def open_toolbox(specs: Sequence[str]) -> Toolbox:
             _open[key] = box = Toolbox(key)
             atexit.register(box.close)
         return _open[key]
-
-
