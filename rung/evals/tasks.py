@@ -23,7 +23,9 @@ MIN_TRAIN_ROWS, MIN_HELD_ROWS = 8, 5  # that models are chosen by, held: of vali
 
 def detect(examples: Iterable[Example]) -> Task:
     """The task of examples, by the first kind of `rung.evals.kinds` that finds itself in them."""
-    return kinds.detect(_sample(examples))
+    rows = tuple(examples)
+    found = kinds.detect(_sample(rows))
+    return replace(found, tools=rows[0].tools) if rows else found
 
 
 def _sample(examples: Iterable[Example]) -> Sample:
@@ -74,7 +76,7 @@ def _of_kind(kind: str, examples: Sequence[Example]) -> Task:
     known = kinds.names()
     if kind not in known:
         raise ConfigError(f"--task is '{kind}'{nearest(kind, known)}; there are {', '.join(known)}")
-    return kinds.get(kind).of(_sample(examples))
+    return replace(kinds.get(kind).of(_sample(examples)), tools=examples[0].tools if examples else ())
 
 
 def _fitting_metric(name: str, task: Task, flag: str) -> str:
@@ -154,7 +156,7 @@ def _too_few(splits: Splits) -> list[str]:
 def question(example: Example) -> tuple[Message, ...]:
     """The conversation up to the reply; of a labelled text, the text as the user's message."""
     if example.messages:
-        return example.messages[:-1]
+        return example.asked
     return ({"role": "user", "content": example.text or ""},)
 
 

@@ -264,7 +264,7 @@ class TaskContext:
             most = own or min(forecast.REPLY_TOKENS, len(reply) + 1)
             decoding = dataclasses.replace(model.decoding, max_tokens=most)
             began = now()
-            prompt = model.prompt(example.messages[:-1])
+            prompt = model.prompt(example.asked)
             done = engine.generate([GenerationRequest(model.name, prompt, decoding)], remember=True)[0]
             return now() - began, done.prompt_tokens + done.completion_tokens
 

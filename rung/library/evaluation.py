@@ -233,7 +233,7 @@ def _measured(
     found = {}
     for group in by_base(names):
         with progress.loading(group):
-            loaded = load_models(group, **as_dict(loading))
+            loaded = load_models(group, tools=items[0].tools if items else (), **as_dict(loading))
         if referee is not None:
             referee.seat(loaded.engine.bank, loaded.engine.model(group[0]).template)
         for name in group:
