@@ -130,7 +130,7 @@ def open_base(
     stage(f"loading {run.base}")
     info = info or find_base(run, splits)
     base = bases.load(info, dtype=run.dtype, device=run.device, quantize=run.quantize)
-    model = launch.get(run.launch).shard(base.model)
+    model = launch.chosen(run.launch).shard(base.model)
     template = Template.of(base.tokenizer, generation_config=model.generation_config)
     bank = Bank(model, info.digest)
     return Prepared(base=info, dataset=dataset, splits=splits, template=template, bank=bank)
