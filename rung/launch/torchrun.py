@@ -3,8 +3,9 @@
 rung tune big --data quotes.jsonl --launch torchrun --processes 2
 torchrun --nproc-per-node 2 -m rung tune big --data quotes.jsonl
 
-Every process holds the trained weights whole, computes its part of a step's rows, and steps by the sum of
-all gradients: data parallel, with the loss and the weights of one process. CPUs talk by gloo, GPUs by nccl.
+Data parallel: every process holds the trained weights whole, computes its part of a step's rows, and
+steps by the sum of all gradients, so that loss and weights are those of one process. CPUs talk by gloo,
+GPUs by nccl.
 """
 
 from __future__ import annotations
