@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from rung.errors import ConfigError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -21,7 +23,7 @@ class Launch:
         rank: of this process, from 0. size: how many there are. neighbours: of them on this machine.
         here: whether the environment says that this process is one of those of this launch.
         watched: whether `start` waits for this process, and tells the user where one is lost.
-        sharded: whether each process holds a part of the base, so that all must make the same passes.
+        sharded: set by `shard`: each process holds a part of the base, so all must make the same passes.
     """
 
     summary: ClassVar[str] = ""
@@ -74,6 +76,10 @@ class Launch:
         """What the process of rank 0 makes, on every process; what it raises is raised on all."""
         return make()
 
-    def shard(self, model: Any) -> Any:
-        """The base as this process holds it: whole, or its part."""
-        return model
+    def shard(self, model: Any, dtype: str, device: str) -> None:
+        """Put a base's weights, mapped as its files have them, on a device: this process's part of them.
+
+        Raises:
+            ConfigError: where the launch is of one process.
+        """
+        raise ConfigError("--shard is for a launch of several processes: add --launch torchrun")

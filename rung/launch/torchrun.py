@@ -86,6 +86,7 @@ class Launch(base.Launch):
                 "--launch torchrun trains in processes that somebody must start: use "
                 "rung tune --launch torchrun --processes N, or torchrun --nproc-per-node N -m rung tune"
             )
+        self.sharded = False
         if dist.is_initialized():
             return
         kind, _, number = device.partition(":")
@@ -130,6 +131,15 @@ class Launch(base.Launch):
         with _peers():
             dist.all_reduce(found, op=dist.ReduceOp.MAX)
         return int(found)
+
+    def shard(self, model: Any, dtype: str, device: str) -> None:
+        import torch
+
+        from rung.launch.sharding import shard
+
+        with _peers():
+            shard(model, getattr(torch, dtype), device, self.size)
+        self.sharded = True
 
     def same(self, make: Callable[[], T]) -> T:
         import torch.distributed as dist

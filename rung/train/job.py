@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import signal
@@ -23,6 +24,7 @@ from rung.errors import (
     PeerLost,
 )
 from rung.evals.tasks import detect
+from rung.forward import feature_cache
 from rung.launch import Launch
 from rung.methods.base import Fitted, Study
 from rung.objectives import Setting
@@ -303,7 +305,9 @@ def _train(
         if together.main:
             store.runs.update(run, config=plan.settings())
     parts = ("train", "validation", "test") if test else ("train", "validation")
-    prepared = with_reference(prepared, plan, adapter, parts, observers, stopping)
+    alone = feature_cache.unused() if together.sharded else contextlib.nullcontext()
+    with alone:  # nobody may find on disk what the others compute together
+        prepared = with_reference(prepared, plan, adapter, parts, observers, stopping)
     source = plan.objective.source(
         Setting(
             bank=prepared.bank, template=prepared.template, adapter=adapter,

@@ -44,6 +44,11 @@ class RunKnobs:
         None, "How many processes a launch starts; by default one for each GPU, or one.", least=1,
         most=1024, foreign=("nproc_per_node", "num_processes"),
     )  # fmt: skip
+    shard: bool = knob(
+        False,
+        "Hold a part of each of the base's layers in each process (FSDP2), for a base too large for one.",
+        foreign=("fsdp",),
+    )
     track: list[str] = knob(
         [], "Where figures go beside the terminal; give it again for more.", metavar="TRACKER",
         foreign=("report_to", "log_with", "reporting_integrations"),

@@ -126,6 +126,8 @@ class Trainer:
         too_low = layer < MIN_FROZEN_SHARE * self.bank.layers.count
         if too_low or not self.source.fixed or self.state.step >= self.steps:
             return
+        if self.launch.sharded:
+            return  # one process would wait for the states that another one keeps on disk
         began = time.perf_counter()
         epoch = range(min(self.steps, self.source.per_epoch))
         used = {id(row): row for step in epoch for row in self.source.rows(step)}

@@ -58,6 +58,7 @@ class Plan:
         if problems:
             raise ConfigError(one_line([p for _, p in problems]))
         _refuse_processes(run)
+        _refuse_sharded(run, objective)
         for tracker in run.track:
             trackers.get(tracker)
         run.base = method.base_spec(config) or run.base
@@ -97,6 +98,23 @@ def _refuse_processes(run: RunKnobs) -> None:
             f"{' or '.join(starting)}"
         )
     launch.get(run.launch)
+
+
+def _refuse_sharded(run: RunKnobs, objective: Objective) -> None:
+    """Refuse a sharded base for what reads its weights in a way of its own.
+
+    Raises:
+        ConfigError: saying what to do instead.
+    """
+    if not run.shard:
+        return
+    if run.quantize != RunKnobs.quantize:
+        raise ConfigError("--shard and --quantize do not go together: choose one of them")
+    if objective.draws:
+        raise ConfigError(
+            f"--objective {objective.name} generates while it trains, which a sharded base cannot: leave "
+            "--shard out"
+        )
 
 
 def _refuse_quantized(run: RunKnobs, method: Method) -> None:

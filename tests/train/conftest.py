@@ -107,10 +107,17 @@ def prepared_of(bank: Bank, **rows: list[Row]) -> Prepared:
     )  # fmt: skip
 
 
-def work_of(path: Path | None, method: str = "lora", **settings: Any) -> Work:
-    """The same work whenever it is asked for, its checkpoints in `path`."""
+def work_of(
+    path: Path | None,
+    method: str = "lora",
+    place: Callable[[Any], None] = lambda model: None,
+    **settings: Any,
+) -> Work:
+    """The same work whenever it is asked for, its checkpoints in `path`; `place` gets the base first."""
     torch.manual_seed(0)
-    bank = Bank(tiny_model())
+    model = tiny_model()
+    place(model)
+    bank = Bank(model)
     if path:
         path.mkdir(exist_ok=True)
     plan = tiny_plan(method, **settings)

@@ -3,7 +3,7 @@
 python -m torch.distributed.run --nproc-per-node 2 -m tests.train.processes FOLDER JSON
 
 JSON lists trainings, one mapping each: `name` of its folder and of the file of its weights, `method`,
-`stop` at a step (or null), and further settings of the plan.
+`stop` at a step (or null), `shard` the base or not, and further settings of the plan.
 """
 
 from __future__ import annotations
@@ -36,7 +36,13 @@ def train(folder: Path, given: dict[str, Any]) -> None:
     name, method, stop = given.pop("name"), given.pop("method"), given.pop("stop", None)
     together = launch.chosen("local")
     together.join("cpu")
-    work = work_of(folder / name, method, patience=0, eval_every=7, save_every=1000, **given)
+    settings = {"patience": 0, "eval_every": 7, "save_every": 1000, **given}
+
+    def place(model: Any) -> None:
+        if settings.get("shard"):
+            together.shard(model, "float32", "cpu")
+
+    work = work_of(folder / name, method, place, **settings)
     if stop is not None:
         work.stopping = Until(work, stop, together.size - 1)
     try:
