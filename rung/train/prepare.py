@@ -130,8 +130,9 @@ def open_base(
     """
     stage(f"loading {run.base}")
     info = info or find_base(run, splits)
-    base = bases.load(info, dtype=run.dtype, device=run.device, quantize=run.quantize)
-    model = launch.get(run.launch).shard(base.model)
+    place = launch.chosen(run.launch).shard if run.shard else None
+    base = bases.load(info, dtype=run.dtype, device=run.device, quantize=run.quantize, place=place)
+    model = base.model
     template = Template.of(base.tokenizer, generation_config=model.generation_config)
     bank = Bank(model, info.digest)
     return Prepared(base=info, dataset=dataset, splits=splits, template=template, bank=bank)
