@@ -20,12 +20,36 @@ LICENCE_ORDER: tuple[LicenceClass, ...] = (
 )
 
 
+class Picture(str):
+    """A picture as a reference: the SHA-256 of its file's bytes, and where they are.
+
+    It compares, hashes and is written as its digest alone, so that equal pictures are equal wherever
+    they lie; `rung.pictures.reading` makes and reads them.
+
+    Attributes:
+        place: a file's path, `ARCHIVE.zip!MEMBER`, or the bytes themselves.
+        name: what messages call it.
+    """
+
+    place: str | bytes
+    name: str
+
+    def __new__(cls, digest: str, place: str | bytes = b"", name: str = "") -> Picture:
+        made = super().__new__(cls, digest)
+        made.place, made.name = place, name
+        return made
+
+    def __getnewargs__(self) -> tuple[str, str | bytes, str]:
+        return str(self), self.place, self.name
+
+
 class Message(TypedDict):
     """One turn of a conversation, as text; `rung.data.turns` makes them of rows and of requests.
 
     `reasoning_content` holds the thoughts in front of a reply, for templates that show them. A reply
     of `weight` 0 is context that is not learnt. `tools` are the functions that may be called in the
-    conversation, in OpenAI's words; its first turn that is no system message has them.
+    conversation, in OpenAI's words; its first turn that is no system message has them. `pictures` stand
+    in front of the text.
     """
 
     role: str
@@ -34,6 +58,7 @@ class Message(TypedDict):
     reasoning_content: NotRequired[str]
     weight: NotRequired[int]
     tools: NotRequired[tuple[Mapping[str, Any], ...]]
+    pictures: NotRequired[tuple[Picture, ...]]
 
 
 @dataclass(frozen=True)
