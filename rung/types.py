@@ -157,11 +157,13 @@ class Task:
     Attributes:
         kind: a name of `rung.evals.kinds`. metric: a name of `rung.evals.metrics`.
         labels: the label set of a classification, as the replies spell them; else empty.
+        pictures: whether rows ask with pictures.
     """
 
     kind: str
     metric: str
     labels: tuple[str, ...] = ()
+    pictures: bool = False
 
 
 @dataclass(frozen=True)

@@ -226,6 +226,8 @@ class Template:
                 raise DataError(f"a message has the role {role!r}, must be one of {', '.join(ROLES)}")
             if not isinstance(content, str):
                 raise DataError(f"a {role} message has no text as its content")
+            if message.get("pictures"):
+                raise DataError("this base reads no pictures: use one such as efficientnet-lite0")
             # What OpenAI's newer models call developer is everywhere else the system.
             role = "system" if role == "developer" else role
             cleaned.append({"role": role, "content": clean(content)})

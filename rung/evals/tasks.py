@@ -22,7 +22,13 @@ MIN_TRAIN_ROWS, MIN_HELD_ROWS = 8, 5  # that models are chosen by, held: of vali
 
 def detect(examples: Iterable[Example]) -> Task:
     """The task of examples, by the first kind of `rung.evals.kinds` that finds itself in them."""
-    return kinds.detect(_sample(examples))
+    sample = _sample(examples)
+    return _shown(kinds.detect(sample), sample)
+
+
+def _shown(task: Task, sample: Sample) -> Task:
+    """The task, with whether its rows ask with pictures."""
+    return replace(task, pictures=any(m.get("pictures") for e in sample.examples for m in e.messages))
 
 
 def _sample(examples: Iterable[Example]) -> Sample:
@@ -59,7 +65,8 @@ def _of_kind(kind: str, examples: Sequence[Example]) -> Task:
     known = kinds.names()
     if kind not in known:
         raise ConfigError(f"--task is '{kind}'{nearest(kind, known)}; there are {', '.join(known)}")
-    return kinds.get(kind).of(_sample(examples))
+    sample = _sample(examples)
+    return _shown(kinds.get(kind).of(sample), sample)
 
 
 def _fitting_metric(name: str, task: Task, flag: str) -> str:

@@ -2,8 +2,8 @@
 
 The numbers are those of the encoder's `preprocessor_config.json`; the arithmetic follows transformers'
 processors with Pillow, to the bit. open_clip and torchvision differ: where the surplus of the longer
-side leaves 3 when divided by 4, open_clip cuts the middle out one column further right, and torchvision's
-resizing differs by up to 2 grey levels. Training and serving both go through here.
+side leaves 3 when divided by 4, open_clip cuts the middle out one column further right, and the resizing
+of torchvision differs by up to 2 grey levels. Training and serving both go through here.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from rung.bases.folder import read_json
 from rung.errors import ArtefactError
 from rung.pictures.reading import GROUND
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
 FILE = "preprocessor_config.json"
@@ -127,6 +126,8 @@ class Preprocessing:
 
     def array(self, image: Image) -> np.ndarray:
         """An RGB picture -> (3, height, width) float32."""
+        import numpy as np
+
         levels = np.array(self.resized(image))  # (height, width, 3)
         # Through float64, as transformers does, so that the result is its to the bit.
         values = levels.astype(np.float32)

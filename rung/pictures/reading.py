@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,10 +142,10 @@ def _open(data: bytes, name: str) -> Any:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
         raise ConfigError(MISSING) from None
-    # Pillow warns of sizes from which we refuse already.
-    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, 2 * MAX_PIXELS)
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a size that is refused here in any case
+            return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         raise DataError(
             f"{name}: is no picture that can be read ({', '.join(FORMATS)}), whatever its name says"
