@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NotRequired, TypedDict
 
+# What a base reads.
+Modality = Literal["text", "pictures"]
+
 LicenceClass = Literal["permissive", "restricted", "non-commercial", "closed", "unknown"]
 
 # From the freest to the tightest; what is built from several parts takes the tightest of theirs.

@@ -11,7 +11,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rung.bases import torch_pickle
 from rung.bases.cache import make_base, sha256_once, telling
 from rung.bases.folder import inspect
 from rung.errors import ArtefactError
@@ -73,6 +72,8 @@ def _usable(folder: Path) -> bool:
 
 def _write(file: Path, target: Path) -> None:
     from safetensors.numpy import save_file
+
+    from rung.bases import torch_pickle
 
     tensors = {
         name: value

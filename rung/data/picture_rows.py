@@ -1,7 +1,7 @@
 """Rows with a picture: which column holds it, which the label or the caption, and how it is read.
 
 A cell is a path (beside the table, unless it is absolute), the bytes of a file, or a mapping with
-`bytes` and `path` as the Hub's data sets have it. Each picture is checked once, and becomes a reference.
+`bytes` and `path` as the Hub's data sets have it. Each one is checked once, and becomes a reference.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rung.data.detokenizer import Decoder
 from rung.data.encoding import Disguise, Encoder, clean, mapped, texts_of
@@ -56,6 +56,7 @@ class Template:
     adds_bos: bool
     encoder: Encoder = field(repr=False)
     settings: Mapping[str, Any] = field(default_factory=dict)  # given to the chat template by name
+    writes: ClassVar[bool] = True  # whether what it renders can be answered with text
 
     @classmethod
     def of(

@@ -9,20 +9,21 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from rung.engine import Engine, GenerationRequest, ServedModel
 from rung.engine.request import ContextExceeded
-from rung.errors import ConfigError, Interrupted
+from rung.errors import ConfigError, Interrupted, MethodMisfit
 from rung.evals import kinds, metrics
 from rung.evals.preferences import compared
 from rung.evals.scoring import Item, score
 from rung.evals.tasks import question, reply
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
+from rung.forward.picture_classifier import Nearest
 from rung.remote.batch import ask_all, label_scores
 from rung.types import Decoding, Example, Message, Prompt, Task
 
@@ -176,6 +177,17 @@ def _label_scores(classifier: Any, bank: Any, slot: int, prompts: Sequence[Promp
         told = classifier.probabilities(bank, slot, prompts)
     rows = told.double().clamp(min=1e-300).log().tolist()
     return [dict(zip(classifier.labels, row, strict=True)) for row in rows]
+
+
+# --- by the names of labels ---------------------------------------------------------------------------
+
+
+def _by_name(bank, model, examples, task, stopping, progress) -> Answers:
+    """Compare pictures with the names of the labels, as a bare encoder with a text tower can."""
+    if not kinds.of(task).labelled:
+        raise MethodMisfit(f"'{model.name}' reads pictures and writes no text: use a task with labels")
+    named = replace(model, classifier=Nearest.by_name(bank.encoder, task.labels))
+    return _classify(bank, named, examples, task, stopping, progress)
 
 
 # --- by reading what stands there -----------------------------------------------------------------
@@ -336,10 +348,6 @@ class Way:
     answer: Callable[..., Answers]
 
 
-def _scores_text(model: ServedModel, task: Task) -> bool:
-    return metrics.by_likelihood(task)
-
-
 def _must_generate(model: ServedModel, task: Task) -> bool:
     talk = model.conversation
     return not kinds.of(task).chooses or (talk is not None and talk.max_tokens is not None)
@@ -349,7 +357,8 @@ def _must_generate(model: ServedModel, task: Task) -> bool:
 WAYS = (
     Way(lambda model, task: kinds.of(task).compares, _compare),
     Way(lambda model, task: model.remote is not None, _pass_on),
-    Way(_scores_text, _read),
+    Way(lambda model, task: not model.labels and not model.template.writes, _by_name),
+    Way(lambda model, task: metrics.by_likelihood(task), _read),
     Way(lambda model, task: bool(model.labels) and kinds.of(task).labelled, _classify),
     Way(_must_generate, _generate),
     Way(lambda model, task: True, _choose),

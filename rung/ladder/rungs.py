@@ -10,7 +10,7 @@ from rung import methods
 from rung.config import declared
 from rung.errors import ConfigError, nearest, one_line
 from rung.methods.base import Method
-from rung.types import Task
+from rung.types import Modality, Task
 
 
 @dataclass(frozen=True)
@@ -27,19 +27,22 @@ class Rung:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def all_rungs(task: Task, only: Sequence[str] = (), skip: Sequence[str] = ()) -> list[Rung]:
+def all_rungs(
+    task: Task, only: Sequence[str] = (), skip: Sequence[str] = (), reads: Modality = "text"
+) -> list[Rung]:
     """Every rung for a task, by name; whether it fits is asked later, so that tables can say why not.
 
     Args:
         only, skip: names of methods or of single rungs.
+        reads: what the base reads.
 
     Raises:
         ConfigError: for a name that is neither, or when nothing is left.
     """
     found = [
-        Rung(_key(name, settings), methods.get(name), dict(settings))
+        Rung(_key(name, settings), methods.get(name).on(reads), dict(settings))
         for name in methods.names()
-        for settings in methods.get(name).rungs(task)
+        for settings in methods.get(name).on(reads).rungs(task)
     ]
     known = {rung.key for rung in found} | set(methods.names())
     unknown = [

@@ -186,7 +186,7 @@ def load(folder: Path, bank: Bank) -> tuple[Adapter, dict[str, Any]]:
         folders.inspect(folder)
     else:
         source.inspect(folder)  # of what others wrote, only what is read
-    method = method_named(known["method"])
+    method = method_named(known["method"]).on(bank.reads)
     if (folder / CONFIG).exists():
         adapter = _of_peft(folder, method, bank)
     else:
@@ -222,6 +222,8 @@ def _reward_head(folder: Path, bank: Bank) -> RewardHead | None:
     """The head of a reward model, on the bank's device."""
     from rung.forward.reward_head import RewardHead
 
+    if bank.reads == "pictures":
+        return None
     head = RewardHead.read(folder, bank.width, bank.vocabulary, bank.layers.count)
     return head and replace(head, weight=head.weight.to(bank.device))
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from rung.bases.folder import inspect, read_json
 from rung.bases.loaded import check_device, quiet, read_tokenizer
+from rung.bases.modality import family_of
 from rung.errors import ArtefactError, Interrupted, MethodMisfit
 from rung.pictures import reading
 from rung.pictures.families import FAMILIES, Family
@@ -228,7 +229,7 @@ def load(info: BaseInfo, *, dtype: str = "float32", device: str = "cpu") -> Pict
     check_device(device)
     path = Path(info.path)
     inspect(path)
-    kind = kind_of(path)
+    kind = family_of(path)
     if kind is None:
         told = read_json(path / "config.json").get("model_type")
         raise ArtefactError(
@@ -239,15 +240,6 @@ def load(info: BaseInfo, *, dtype: str = "float32", device: str = "cpu") -> Pict
     model = _efficientnet(path) if kind == "efficientnet-lite" else _transformers(path)
     model = model.to(device, wanted).eval().requires_grad_(False)
     return PictureEncoder(info, model, FAMILIES[kind], preprocessing)
-
-
-def kind_of(path: Path) -> str | None:
-    """The family of a base's folder; None for one that reads no pictures, or is no base."""
-    if not (path / "config.json").is_file():
-        return None
-    told = str(read_json(path / "config.json").get("model_type"))
-    told = told.removesuffix("_vision_model")
-    return told if told in FAMILIES else None
 
 
 def _efficientnet(path: Path) -> nn.Module:

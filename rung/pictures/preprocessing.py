@@ -2,8 +2,8 @@
 
 The numbers are those of the encoder's `preprocessor_config.json`; the arithmetic follows transformers'
 processors with Pillow, to the bit. open_clip and torchvision differ: where the surplus of the longer
-side leaves 3 when divided by 4, open_clip cuts the middle out one column further right, and the resizing
-of torchvision differs by up to 2 grey levels. Training and serving both go through here.
+side leaves 3 when divided by 4, open_clip cuts the middle out one column further right, and resizing
+by torchvision differs by up to 2 grey levels. Training and serving both go through here.
 """
 
 from __future__ import annotations

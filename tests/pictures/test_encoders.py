@@ -7,7 +7,7 @@ import torch
 
 from rung import bases
 from rung.errors import ArtefactError, MethodMisfit
-from rung.pictures.encoder import kind_of, load
+from rung.pictures.encoder import load
 from tests.pictures.conftest import KINDS, SIDE, made
 
 TOLERANCE = 1e-5
@@ -90,4 +90,17 @@ def test_weights_that_are_missing_are_named(encoder_folder, tmp_path):
 
 def test_a_language_model_is_no_vision_encoder(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    assert kind_of(tmp_path) is None
+    assert bases.reads(tmp_path) == "text"
+
+
+def test_what_a_base_reads_is_known_without_loading_it(encoder_folder):
+    assert bases.reads_spec("efficientnet-lite0") == bases.reads_spec("clip-vit-b32") == "pictures"
+    assert bases.reads_spec(str(encoder_folder("convnext"))) == "pictures"
+    assert bases.reads_spec("smollm2-135m") == bases.reads_spec("no-such-base") == "text"
+
+
+def test_every_family_is_known_by_name_and_by_shape():
+    from rung.bases.modality import VISION
+    from rung.pictures.families import FAMILIES
+
+    assert set(VISION) == set(FAMILIES)
