@@ -4,7 +4,6 @@ What departs from `apply_chat_template`: the prompt and the reply are encoded ap
 the border and the ids a model is trained behind are the ids it is served behind; marker look-alikes in
 content stay plain text (`encoding.py`); there is exactly one beginning-of-text token.
 
-    template = Template.of(tokenizer)
     template.prompt([{"role": "user", "content": "Hello"}])   # ids, up to the generation prompt
     template.render(example).supervised                       # the reply and its end of turn
 """
@@ -229,8 +228,7 @@ class Template:
                 raise DataError(f"a {role} message has no text as its content")
             if message.get("pictures"):
                 raise DataError("this base reads no pictures: use one such as efficientnet-lite0")
-            # What OpenAI's newer models call developer is everywhere else the system.
-            role = "system" if role == "developer" else role
+            role = "system" if role == "developer" else role  # OpenAI's newer name for it
             cleaned.append({"role": role, "content": clean(content)})
             if self.shows_reasoning and (thoughts := message.get("reasoning_content")):
                 cleaned[-1]["reasoning_content"] = clean(thoughts)

@@ -7,6 +7,7 @@ RGB. Of an animation the first frame is read, and a note says so.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import warnings
@@ -64,6 +65,25 @@ def picture(place: str | bytes, name: str = "") -> tuple[Picture, tuple[str, ...
     except Exception as fault:  # Pillow's readers raise whatever struct and zlib raise
         raise DataError(f"{name}: the picture is cut short or damaged: {fault}") from None
     return Picture(hashlib.sha256(data).hexdigest(), place, name), notes
+
+
+def of_url(url: str, name: str) -> bytes:
+    """The bytes of a `data:` URL (RFC 2397) in base64. Nothing is ever fetched.
+
+    Raises:
+        DataError: for any other URL, or one that is damaged or too long.
+    """
+    head, comma, body = url.partition(",")
+    if not head.lower().startswith("data:"):
+        raise DataError(f"{name}: nothing is fetched: send the picture itself, as a data: URL")
+    if not comma or not head.lower().endswith(";base64"):
+        raise DataError(f"{name}: the data: URL must read data:image/png;base64,...")
+    if len(body) > MAX_BYTES * 4 // 3 + 4:
+        raise DataError(f"{name}: has more than {MAX_BYTES >> 20} MB: make it smaller")
+    try:
+        return base64.b64decode(body, validate=True)
+    except ValueError:
+        raise DataError(f"{name}: the data: URL is no valid base64") from None
 
 
 def contents(place: str | bytes, name: str = "") -> bytes:

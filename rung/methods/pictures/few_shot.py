@@ -1,8 +1,8 @@
 """Few-shot on pictures: a prototype of each label, the mean vector of a few of its pictures.
 
 Prototypes as in arXiv 1703.05175, on a frozen encoder and by cosine. How many pictures of each label,
-and how sharp the softmax is, are chosen on validation. Where the encoder has a text tower, prototypes are
-also tried half and half with the names' vectors.
+and how sharp the softmax is, are chosen on validation. Where the encoder has a text tower, prototypes
+are also tried half and half with the names' vectors.
 """
 
 from __future__ import annotations
