@@ -16,7 +16,7 @@ import torch
 from rung.engine import Engine, ServedModel
 from rung.engine.request import ContextExceeded
 from rung.engine.tool_loop import has_tools, step_request, take_steps
-from rung.errors import ConfigError, Interrupted
+from rung.errors import ConfigError, Interrupted, MethodMisfit
 from rung.evals import kinds, metrics
 from rung.evals.label_text import as_label, plain, told_apart
 from rung.evals.preferences import compared
@@ -25,6 +25,7 @@ from rung.evals.scoring import Item, score
 from rung.evals.tasks import question, reply
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
+from rung.forward.picture_classifier import Nearest
 from rung.remote.batch import ask_all, label_scores
 from rung.types import Decoding, Example, Message, Prompt, Task
 
@@ -170,6 +171,17 @@ def _label_scores(classifier: Any, bank: Any, slot: int, prompts: Sequence[Promp
         told = classifier.probabilities(bank, slot, prompts)
     rows = told.double().clamp(min=1e-300).log().tolist()
     return [dict(zip(classifier.labels, row, strict=True)) for row in rows]
+
+
+# --- by the names of labels ---------------------------------------------------------------------------
+
+
+def _by_name(bank, model, examples, task, stopping, progress) -> Answers:
+    """Compare pictures with the names of the labels, as a bare encoder with a text tower can."""
+    if not kinds.of(task).labelled:
+        raise MethodMisfit(f"'{model.name}' reads pictures and writes no text: use a task with labels")
+    named = replace(model, classifier=Nearest.by_name(bank.encoder, task.labels))
+    return _classify(bank, named, examples, task, stopping, progress)
 
 
 # --- by reading what stands there -----------------------------------------------------------------
@@ -377,6 +389,7 @@ def _must_generate(model: ServedModel, task: Task) -> bool:
 WAYS = (
     Way(lambda model, task: kinds.of(task).compares, _compare),
     Way(lambda model, task: model.remote is not None, _pass_on),
+    Way(lambda model, task: not model.labels and not model.template.writes, _by_name),
     Way(lambda model, task: metrics.by_likelihood(task), _read),
     Way(lambda model, task: bool(model.labels) and kinds.of(task).labelled, _classify),
     Way(lambda model, task: has_tools(model) and not kinds.of(task).calls, _call_tools),

@@ -191,7 +191,7 @@ def load(folder: Path, bank: Bank) -> tuple[Adapter, dict[str, Any]]:
     else:
         source.inspect(folder)  # of what others wrote, only what is read
     mapped = mapper.there(folder)
-    method = method_named(known["method"])
+    method = method_named(known["method"]).on(bank.reads)
     if mapped and known["method"] == mapper.METHOD:  # no language model is asked
         adapter = _bare()
     elif (folder / CONFIG).exists():
@@ -237,6 +237,8 @@ def _reward_head(folder: Path, bank: Bank) -> RewardHead | None:
     """The head of a reward model, on the bank's device."""
     from rung.forward.reward_head import RewardHead
 
+    if bank.reads == "pictures":
+        return None
     head = RewardHead.read(folder, bank.width, bank.vocabulary, bank.layers.count)
     return head and replace(head, weight=head.weight.to(bank.device))
 

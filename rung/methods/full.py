@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung.methods import base, layers
 from rung.methods.workload import Shape
+from rung.types import Modality
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +30,13 @@ class Method(base.Method):
     own_weights = True
     defaults = {"lr": 2e-5, "epochs": 2.0}
     search = {"lr": (2e-05, 1e-05, 4e-05)}
+
+    def on(self, reads: Modality) -> base.Method:
+        if reads == self.modality:
+            return self
+        from rung.methods.pictures.blocks import PictureFull
+
+        return PictureFull(self.name, self.Config)
 
     def size(self, bank: Bank, config: Any, shape: Shape) -> int:
         return sum(p.numel() for p in bank.model.parameters())

@@ -275,7 +275,7 @@ def _fit(
 
     study = Study(
         prepared.bank, prepared.template, detect(splits.train), list(splits.train),
-        list(splits.validation), plan.train.seed, folder, observers.note, over,
+        list(splits.validation), plan.train.seed, folder, observers.note, over, plan.train,
     )  # fmt: skip
     began = time.perf_counter()
     fitted = fitted or plan.method.fit(study, plan.config)
