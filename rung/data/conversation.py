@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rung.types import Message
 
@@ -20,12 +20,16 @@ class Conversation:
         temperature: how they are drawn where there are several.
         ranks: whether `rank` says which of them is given, also to who chats with a served model; else
             `vote` does where a model is measured, and a served one draws a single answer.
+        steps: how often tools may answer between the question and the reply; 0 where none is called.
+        functions: what may be called, in OpenAI's words.
     """
 
     max_tokens: int | None = None
     samples: int = 1
     temperature: float = 0.0
     ranks: bool = False
+    steps: int = 0
+    functions: Sequence[Mapping[str, Any]] = ()
 
     def messages(self, messages: Sequence[Message]) -> list[Message]:
         """A conversation that ends before the reply -> what the model is to see instead."""
@@ -49,3 +53,18 @@ class Conversation:
             RungError: where the answers cannot be ranked.
         """
         raise NotImplementedError(f"{type(self).__name__} does not rank")
+
+    def grammar(self, messages: Sequence[Message]) -> Mapping[str, Any] | None:
+        """What the next reply to these turns must look like, as a constraint of kind `tool_calls`.
+
+        None leaves it free.
+        """
+        return None
+
+    def follow(self, messages: Sequence[Message], text: str) -> list[Message] | None:
+        """The turns behind what was generated: its calls, and what the tools gave; None for a reply.
+
+        Args:
+            messages: the conversation so far, as the client would write it.
+        """
+        return None

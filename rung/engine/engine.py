@@ -23,6 +23,7 @@ from rung.engine.queues.base import AnyQueue
 from rung.engine.queues.classify import ClassifyQueue
 from rung.engine.queues.embed import EmbedQueue
 from rung.engine.queues.generate import GenerateQueue
+from rung.engine.queues.map import MapQueue
 from rung.engine.queues.rank import RankQueue
 from rung.engine.queues.remote import RemoteQueue
 from rung.engine.queues.score import ScoreQueue
@@ -93,6 +94,7 @@ class Engine:
         self.queues: tuple[AnyQueue, ...] = (
             EmbedQueue(registry, self.scheduler.running_slots, max_waiting),
             ScoreQueue(registry, self.scheduler.running_slots, max_waiting),
+            MapQueue(registry, self.scheduler.running_slots, max_waiting),
             ClassifyQueue(registry, self.scheduler.running_slots, max_waiting),
             RankQueue(registry, generate),
             generate,
@@ -262,9 +264,7 @@ class Engine:
             Interrupted: when `stopping` says so. RungError: as `submit`, or the first failure.
         """
         asked = list(requests)
-        order = list(range(len(asked)))
-        if throughput:
-            order.sort(key=lambda i: asked[i].prompt.ids)
+        order = sorted(range(len(asked)), key=lambda i: asked[i].prompt.ids if throughput else ())
         sent = self.submit_all([asked[i] for i in order], patient=True, throughput=throughput)
         if throughput and not self.alive:
             self.between(self.scheduler.reserve_waiting)  # the KV cache then grows once

@@ -34,5 +34,5 @@ def as_label(text: str, labels: Sequence[str]) -> str:
 
 
 def plain(text: str) -> str:
-    """A text without case, and without what stands around it."""
+    """A text without case, marks around it, and blanks that come twice."""
     return " ".join(text.casefold().split()).strip(" .!:\"'`*")

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from rung.engine import Engine, GenerationRequest, ServedModel
+from rung.engine import Engine, ServedModel
 from rung.engine.request import ContextExceeded
-from rung.errors import ConfigError, Interrupted
+from rung.engine.tool_loop import has_tools, step_request, take_steps
+from rung.errors import ConfigError, Interrupted, MethodMisfit
 from rung.evals import kinds, metrics
 from rung.evals.label_text import as_label, plain, told_apart
 from rung.evals.preferences import compared
@@ -24,6 +25,7 @@ from rung.evals.scoring import Item, score
 from rung.evals.tasks import question, reply
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
+from rung.forward.picture_classifier import Nearest
 from rung.remote.batch import ask_all, label_scores
 from rung.types import Decoding, Example, Message, Prompt, Task
 
@@ -45,6 +47,7 @@ class Answers:
         scores: per item, the log-probability of each label in nats; of a text that was scored,
             `log_likelihood` and `tokens`. None where answers were generated.
         prompt_tokens, completion_tokens, seconds: what it took, all items together.
+        calls: of tools, all items together.
     """
 
     texts: list[str]
@@ -52,6 +55,7 @@ class Answers:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+    calls: int = 0
 
 
 def predict(
@@ -84,10 +88,7 @@ def predict(
     else:
         way = next(way for way in WAYS if way.suits(model, task))
         answers = way.answer(bank, model, list(examples), task, stopping, progress)
-    return Answers(
-        answers.texts, answers.scores, answers.prompt_tokens, answers.completion_tokens,
-        time.perf_counter() - begun,
-    )  # fmt: skip
+    return replace(answers, seconds=time.perf_counter() - begun)
 
 
 def predict_without_base(adapter: Adapter, examples: Sequence[Example], task: Task) -> Answers:
@@ -170,6 +171,17 @@ def _label_scores(classifier: Any, bank: Any, slot: int, prompts: Sequence[Promp
         told = classifier.probabilities(bank, slot, prompts)
     rows = told.double().clamp(min=1e-300).log().tolist()
     return [dict(zip(classifier.labels, row, strict=True)) for row in rows]
+
+
+# --- by the names of labels ---------------------------------------------------------------------------
+
+
+def _by_name(bank, model, examples, task, stopping, progress) -> Answers:
+    """Compare pictures with the names of the labels, as a bare encoder with a text tower can."""
+    if not kinds.of(task).labelled:
+        raise MethodMisfit(f"'{model.name}' reads pictures and writes no text: use a task with labels")
+    named = replace(model, classifier=Nearest.by_name(bank.encoder, task.labels))
+    return _classify(bank, named, examples, task, stopping, progress)
 
 
 # --- by reading what stands there -----------------------------------------------------------------
@@ -256,15 +268,14 @@ def _generate(bank, model, examples, task, stopping, progress, like=None) -> Ans
     talk = model.conversation
     samples = 1 if talk is None or talk.ranks else talk.samples  # the engine ranks by itself
     decoding = _decoding(model, like or examples, task)
+    engine = _engine(bank, model, samples * len(examples))
     requests = []
     for example in examples:
-        prompt = model.prompt(question(example))
+        one = step_request(engine, model, question(example), decoding)
         for i in range(samples):
             heat = talk.temperature if talk is not None and samples > 1 else 0.0
             drawn = Decoding(decoding.max_tokens, heat, 1.0, i, decoding.stop)
-            requests.append(GenerationRequest(model.name, prompt, drawn))
-    engine = Engine(bank, {model.name: model}, max_batch=max(1, min(len(requests), MAX_BATCH)))
-    engine.arrange()
+            requests.append(replace(one, decoding=drawn))
     done = engine.generate(
         requests, stopping=stopping, progress=_counted(progress, len(examples), len(requests))
     )
@@ -279,6 +290,30 @@ def _generate(bank, model, examples, task, stopping, progress, like=None) -> Ans
         sum(getattr(c, f"{x}_tokens") for c in done) for x in ("prompt", "completion")
     )
     return Answers(texts, None, prompt, completion)
+
+
+def _engine(bank: Bank, model: ServedModel, requests: int) -> Engine:
+    engine = Engine(bank, {model.name: model}, max_batch=max(1, min(requests, MAX_BATCH)))
+    engine.arrange()
+    return engine
+
+
+def _call_tools(bank, model, examples, task, stopping, progress) -> Answers:
+    """Have the model's tools called, all examples side by side; the answer is what it says behind."""
+    talk, decoding = model.conversation, _decoding(model, examples, task)
+    engine = _engine(bank, model, len(examples))
+    found = take_steps(
+        engine, model, [question(e) for e in examples], decoding, stopping=stopping,
+        progress=_counted(progress, len(examples), len(examples)),
+    )  # fmt: skip
+    texts = [talk.answer(one.text) for one in found]
+    if kinds.of(task).chooses:
+        offered = [task.labels or e.choices for e in examples]
+        texts = [as_label(text, labels) for text, labels in zip(texts, offered, strict=True)]
+    return Answers(
+        texts, None, sum(one.prompt_tokens for one in found),
+        sum(one.completion_tokens for one in found), calls=sum(len(one.results) for one in found),
+    )  # fmt: skip
 
 
 def _decoding(model: ServedModel, examples: Sequence[Example], task: Task) -> Decoding:
@@ -345,10 +380,6 @@ class Way:
     answer: Callable[..., Answers]
 
 
-def _scores_text(model: ServedModel, task: Task) -> bool:
-    return metrics.by_likelihood(task)
-
-
 def _must_generate(model: ServedModel, task: Task) -> bool:
     talk = model.conversation
     return not kinds.of(task).chooses or (talk is not None and talk.max_tokens is not None)
@@ -358,8 +389,10 @@ def _must_generate(model: ServedModel, task: Task) -> bool:
 WAYS = (
     Way(lambda model, task: kinds.of(task).compares, _compare),
     Way(lambda model, task: model.remote is not None, _pass_on),
-    Way(_scores_text, _read),
+    Way(lambda model, task: not model.labels and not model.template.writes, _by_name),
+    Way(lambda model, task: metrics.by_likelihood(task), _read),
     Way(lambda model, task: bool(model.labels) and kinds.of(task).labelled, _classify),
+    Way(lambda model, task: has_tools(model) and not kinds.of(task).calls, _call_tools),
     Way(_must_generate, _generate),
     Way(lambda model, task: True, _choose),
 )

@@ -23,7 +23,15 @@ MIN_TRAIN_ROWS, MIN_HELD_ROWS = 8, 5  # that models are chosen by, held: of vali
 
 def detect(examples: Iterable[Example]) -> Task:
     """The task of examples, by the first kind of `rung.evals.kinds` that finds itself in them."""
-    return kinds.detect(_sample(examples))
+    rows = tuple(examples)
+    sample = _sample(rows)
+    return _shown(kinds.detect(sample), sample, rows)
+
+
+def _shown(task: Task, sample: Sample, rows: Sequence[Example]) -> Task:
+    """The task, with the tools of its rows and whether they ask with pictures."""
+    pictures = any(m.get("pictures") for e in sample.examples for m in e.messages)
+    return replace(task, tools=rows[0].tools if rows else (), pictures=pictures)
 
 
 def _sample(examples: Iterable[Example]) -> Sample:
@@ -74,7 +82,8 @@ def _of_kind(kind: str, examples: Sequence[Example]) -> Task:
     known = kinds.names()
     if kind not in known:
         raise ConfigError(f"--task is '{kind}'{nearest(kind, known)}; there are {', '.join(known)}")
-    return kinds.get(kind).of(_sample(examples))
+    sample = _sample(examples)
+    return _shown(kinds.get(kind).of(sample), sample, examples)
 
 
 def _fitting_metric(name: str, task: Task, flag: str) -> str:
@@ -154,7 +163,7 @@ def _too_few(splits: Splits) -> list[str]:
 def question(example: Example) -> tuple[Message, ...]:
     """The conversation up to the reply; of a labelled text, the text as the user's message."""
     if example.messages:
-        return example.messages[:-1]
+        return example.asked
     return ({"role": "user", "content": example.text or ""},)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rung.data.conversation import Conversation
 from rung.forward.classifier import Classifier
+from rung.forward.mapper import Mapper
 from rung.forward.op import LinearOp
 from rung.forward.reward_head import RewardHead
 from rung.remote.model import RemoteModel
@@ -28,6 +29,7 @@ class Adapter:
         classifier: answers with a label in place of the output layer.
         remote: answers behind an API; nothing of the base is asked then.
         reward: scores texts in place of writing them.
+        mapper: maps records in place of writing them; a reranker's seams may stand beside it.
         value: (d + 1,) weights and bias of a value head, trained beside and no part of the model.
     """
 
@@ -39,6 +41,7 @@ class Adapter:
     classifier: Classifier | None = None
     remote: RemoteModel | None = None
     reward: RewardHead | None = None
+    mapper: Mapper | None = None
     value: Tensor | None = None
 
     @property

@@ -315,6 +315,11 @@ class Bank(Backbone):
         """Llama inference, where the base is built for it."""
         return LlamaInference.of(self, self.adapters)
 
+    def dummy_pass(self, tokens: int) -> None:
+        """Read so many tokens of no meaning, whose time is that of any others."""
+        ids = torch.arange(1, tokens + 1) % self.vocabulary
+        self.forward(self.trie([Sequence(tuple(ids.tolist()))]))
+
     def prepare(self, packing: Packing, decoding: bool = False) -> None:
         """Lay weights out for products of so many rows, where the base is built for it.
 

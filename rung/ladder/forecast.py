@@ -69,7 +69,7 @@ def shape_of(template: Template, bank: Bank, task: Task, train: Sequence[Example
     shared = _common(prompts)
     mean = sum(map(len, prompts)) / count
     config: Any = bank.config
-    table = bank.model.get_input_embeddings().weight.numel()
+    table = bank.table_size
     every = sum(p.numel() for p in bank.model.parameters())
     layers = max(1, every - table)
     return Shape(
@@ -141,8 +141,11 @@ class Forecaster:
 
     def misfit(self, rung: Rung, plan: Plan) -> str | None:
         """Why a rung cannot be tried here, or None."""
-        return rung.method.unsuited(self.task, plan.config) or rung.method.refusal(
-            self.bank, plan.config
+        method = rung.method
+        return (
+            method.misread(self.task)
+            or method.unsuited(self.task, plan.config)
+            or method.refusal(self.bank, plan.config)
         )
 
     def base(self, held: int) -> Prediction:

@@ -11,7 +11,7 @@ from rung.config import declared
 from rung.errors import ConfigError, nearest, one_line
 from rung.evals import kinds
 from rung.methods.base import Method
-from rung.types import Task
+from rung.types import Modality, Task
 
 
 @dataclass(frozen=True)
@@ -28,20 +28,24 @@ class Rung:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def all_rungs(task: Task, only: Sequence[str] = (), skip: Sequence[str] = ()) -> list[Rung]:
+def all_rungs(
+    task: Task, only: Sequence[str] = (), skip: Sequence[str] = (), reads: Modality = "text"
+) -> list[Rung]:
     """Every rung for a task, by name; whether it fits is asked later, so that tables can say why not.
 
     Args:
         only, skip: names of methods or of single rungs.
+        reads: what the base reads.
 
     Raises:
         ConfigError: for a name that is neither, or when nothing is left.
     """
     found = [
-        Rung(_key(name, {**settings, **taught}), methods.get(name), {**settings, **taught})
+        Rung(_key(name, {**settings, **taught}), method, {**settings, **taught})
         for name in methods.names()
-        for settings in methods.get(name).rungs(task)
-        for taught in _objectives(methods.get(name), task)
+        for method in [methods.get(name).on(reads)]
+        for settings in method.rungs(task)
+        for taught in _objectives(method, task)
     ]
     known = {rung.key for rung in found} | set(methods.names())
     unknown = [

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from statistics import median
 from typing import Any
 
+from rung import bases
 from rung.config import declared, resolve
 from rung.data import Dataset, Splits
 from rung.data.knobs import DataKnobs
@@ -39,7 +41,7 @@ from rung.train.keeping import data_record
 from rung.train.knobs import RunKnobs, TrainKnobs
 from rung.train.plan import Plan
 from rung.train.prepare import Prepared, find_base, open_base, read
-from rung.types import BaseInfo, Example, Task
+from rung.types import BaseInfo, Example, Modality, Task
 
 MAX_TOKENS = 2048  # of a micro-batch, so that every rung's memory is measured alike
 TIMED = 7  # single requests that are timed, after a first one that warms up
@@ -133,6 +135,11 @@ class TaskContext:
         """Whether a reward that rungs pick answers by is the judge of them too."""
         picked = self.given.get("reward") or []
         return self.referee is not None and self.referee.judge in picked
+
+    @property
+    def reads(self) -> Modality:
+        """What the base reads."""
+        return bases.reads(Path(self.info.path))
 
     @property
     def data(self) -> DatasetRecord:
@@ -258,13 +265,11 @@ class TaskContext:
         own = model.conversation.max_tokens if model.conversation else None
 
         def ask(example: Example) -> tuple[float, int]:
-            reply = opened.template.tokenizer.encode(
-                example.messages[-1]["content"], add_special_tokens=False
-            )
+            reply = opened.template.encoder.encode(example.messages[-1]["content"])[0]
             most = own or min(forecast.REPLY_TOKENS, len(reply) + 1)
             decoding = dataclasses.replace(model.decoding, max_tokens=most)
             began = now()
-            prompt = model.prompt(example.messages[:-1])
+            prompt = model.prompt(example.asked)
             done = engine.generate([GenerationRequest(model.name, prompt, decoding)], remember=True)[0]
             return now() - began, done.prompt_tokens + done.completion_tokens
 

@@ -270,7 +270,9 @@ def _measured(
     found: dict[str, list[Row]] = {}
     for group in by_base(names):
         with asked.progress.loading(group):
-            loaded = load_models(group, **as_dict(loading))
+            loaded = load_models(
+                group, tools=asked.items[0].tools if asked.items else (), **as_dict(loading)
+            )  # fmt: skip
         registry, bank = loaded.engine.registry, loaded.engine.bank
         if asked.referee is not None:
             asked.referee.seat(bank, loaded.engine.model(group[0]).template)

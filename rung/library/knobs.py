@@ -37,6 +37,20 @@ class LoadKnobs:
 
 
 @dataclass
+class ToolKnobs:
+    """What the models may call."""
+
+    group: ClassVar[str] = "tools"
+
+    tools: list[str] = knob(
+        [],
+        "What may be called to answer: a .py file of functions, or mcp:COMMAND, an MCP server; give it "
+        "again for more. What the model was made with by default.",
+        metavar="FILE|mcp:COMMAND",
+    )
+
+
+@dataclass
 class DecodingKnobs:
     """How an answer is drawn; what is not set is the model's own."""
 

@@ -16,6 +16,7 @@ from rung.errors import ConfigError, MethodMisfit
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
 from rung.forward.dry_run import dry_run
+from rung.forward.opening import open_bank
 from rung.methods import artefact
 from rung.methods.base import Start
 from rung.objectives import Objective, Row
@@ -64,9 +65,11 @@ class Prepared:
         for part, examples in self.splits:
             rows[part], found = objective.rows(examples, self.template, limit)
             problems += found
-        untrained = untrained_rows(self.bank.model.get_input_embeddings().weight)
         problems += self.dataset.problems
-        if not objective.draws:
+        if self.bank.reads == "pictures":  # whose rows have no tokens to look at
+            problems += self.splits.problems
+        elif not objective.draws:
+            untrained = untrained_rows(self.bank.model.get_input_embeddings().weight)
             problems += check(
                 _rendered(rows["train"]),
                 self.splits,
@@ -130,11 +133,11 @@ def open_base(
     """
     stage(f"loading {run.base}")
     info = info or find_base(run, splits)
-    base = bases.load(info, dtype=run.dtype, device=run.device, quantize=run.quantize)
-    model = launch.get(run.launch).shard(base.model)
-    template = Template.of(base.tokenizer, generation_config=model.generation_config)
-    bank = Bank(model, info.digest)
-    return Prepared(base=info, dataset=dataset, splits=splits, template=template, bank=bank)
+    place = launch.chosen(run.launch).shard if run.shard else None
+    opened = open_bank(info, dtype=run.dtype, device=run.device, quantize=run.quantize, place=place)
+    return Prepared(
+        base=info, dataset=dataset, splits=splits, template=opened.template, bank=opened.bank
+    )
 
 
 def prepare(plan: Plan, stage: Stage, opened: Prepared | None = None) -> Prepared:

@@ -43,6 +43,7 @@ class Kind(ABC):
         labelled: every row offers the same answers, the task's labels.
         chooses: its answers are one of those offered, and are scored rather than generated.
         free_text: its answers are texts, of which hardly two are equal.
+        calls: its answers are calls of tools, which are measured as they are written and not made.
         compares: its rows say which of two replies is better.
         replies: its rows have replies; else they are texts to continue.
         wants: what its rows hold, as objectives that teach it want them.
@@ -54,6 +55,7 @@ class Kind(ABC):
     labelled: ClassVar[bool] = False
     chooses: ClassVar[bool] = False
     free_text: ClassVar[bool] = False
+    calls: ClassVar[bool] = False
     compares: ClassVar[bool] = False
     replies: ClassVar[bool] = True
     wants: ClassVar[RowKind] = "replies"

@@ -23,7 +23,7 @@ from rung.evals import kinds, metrics
 from rung.methods import base, layers
 from rung.methods.linear_probe.features import CHOOSE_ROWS, POOLINGS, ROOM, SPREAD, Rows, features
 from rung.methods.workload import ENCODER_TOKENS, PASS_TOKENS, Shape, Workload, classifier_fit
-from rung.types import Example, Message, Task
+from rung.types import Example, Message, Modality, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,6 +82,13 @@ class Method(base.Method):
     trained = False
     classifies = True
     scores = True
+
+    def on(self, reads: Modality) -> base.Method:
+        if reads == self.modality:
+            return self
+        from rung.methods.pictures.linear_probe import PictureProbe
+
+        return PictureProbe(self.name, self.Config)
 
     def misfit(self, bank: Bank, config: Knobs) -> str | None:
         count = bank.config.num_hidden_layers
