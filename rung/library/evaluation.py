@@ -18,18 +18,19 @@ from rung.data import DataKnobs, Dataset, load, split
 from rung.errors import ConfigError, DataError, one_line
 from rung.evals import compare as pairwise
 from rung.evals import metrics, tasks
+from rung.evals.answers import NO_JUDGE, Answers
 from rung.evals.compare import Comparison
 from rung.evals.intervals import bootstrap, percentile
 from rung.evals.judge import JUDGE_KEY, Judge
 from rung.evals.measure import Measured, interval, measure
 from rung.evals.metrics.base import mean
 from rung.evals.metrics.reward import statistics_of
-from rung.evals.predict import Answers, predict
-from rung.evals.referee import MISSING, Referee
+from rung.evals.predict import predict
 from rung.library.knobs import EvalKnobs, LoadKnobs
 from rung.models import by_base
 from rung.models import load as load_models
 from rung.rewards import Answer, Context, Reward, make, scored
+from rung.rewards.referee import Referee
 from rung.rewards.scorers import Scorers
 from rung.store import Store
 from rung.train.estimate import device as device_of
@@ -187,7 +188,7 @@ def _judges(
     key = os.environ.get(JUDGE_KEY)
     if metrics.by_wins(task):
         if knobs.judge is None:
-            raise ConfigError(MISSING.format(data=data.data))
+            raise ConfigError(NO_JUDGE.format(data=data.data))
         referee = Referee(
             judge=knobs.judge, model=knobs.judge_model, key=key, against=knobs.against, like=items
         )
@@ -280,7 +281,8 @@ def _measured(
             raise ConfigError(f"--strengths is for steered models, and '{plain[0]}' is none")
         for name in group:
             found[name] = []
-            for strength in sorted(set(strengths)) or [None]:
+            wanted: list[float | None] = [*sorted(set(strengths))] or [None]
+            for strength in wanted:
                 model = registry.steered(name, strength)
                 registry.make_resident(model.slot, ())
                 label = name if strength is None else f"{name} at {strength:g}"
