@@ -267,7 +267,8 @@ def test_every_sentence_is_walked_here():
     """A sentence that is added must be given its evidence in this file."""
     told = {f.__name__ for f in (*verdict.VERDICT, *advise.ADVICE, verdict.nothing_tried)}
     assert told == {
-        "figure_told", "length_told", "part_told", "one_answer_told", "bar_told", "against_told", "baseline_told",
+        "figure_told", "length_told", "part_told", "one_answer_told", "bar_told", "against_told",
+        "baseline_told",
         "data_curve", "perfect_told", "untried_told", "cut_told", "next_rung", "exhausted",
         "nothing_tried",
     }  # fmt: skip
