@@ -18,9 +18,9 @@ from rung.engine.request import ContextExceeded
 from rung.engine.tool_loop import has_tools, step_request, take_steps
 from rung.errors import ConfigError, Interrupted, MethodMisfit
 from rung.evals import kinds, metrics
+from rung.evals.answers import NO_JUDGE, Answers, Contest, Progress, Scores, Stopping
 from rung.evals.label_text import as_label, plain, told_apart
 from rung.evals.preferences import compared
-from rung.evals.referee import MISSING, Referee
 from rung.evals.scoring import Item, score
 from rung.evals.tasks import question, reply
 from rung.forward.adapter import Adapter
@@ -29,33 +29,9 @@ from rung.forward.picture_classifier import Nearest
 from rung.remote.batch import ask_all, label_scores
 from rung.types import Decoding, Example, Message, Prompt, Task
 
-Scores = dict[str, float]
-Stopping = Callable[[], bool]
-Progress = Callable[[int, int], None]  # items done, of how many
-
 MIN_TOKENS = 16  # tokens that an answer may take, however short the references are
 MAX_BATCH = 64  # maximum number of requests that generate side by side
 MAX_CLASSIFIED = 64  # maximum number of prompts that a classifier gets at once
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Answers of a model, item by item.
-
-    Attributes:
-        texts: (n,) the answers; of a classification, labels where one could be read.
-        scores: per item, the log-probability of each label in nats; of a text that was scored,
-            `log_likelihood` and `tokens`. None where answers were generated.
-        prompt_tokens, completion_tokens, seconds: what it took, all items together.
-        calls: of tools, all items together.
-    """
-
-    texts: list[str]
-    scores: list[Scores] | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    seconds: float = 0.0
-    calls: int = 0
 
 
 def predict(
@@ -66,7 +42,7 @@ def predict(
     *,
     stopping: Stopping | None = None,
     progress: Progress | None = None,
-    referee: Referee | None = None,
+    referee: Contest | None = None,
 ) -> Answers:
     """Ask a model all examples, in the way that suits model and task.
 
@@ -83,8 +59,8 @@ def predict(
     begun = time.perf_counter()
     if metrics.by_wins(task):
         if referee is None:
-            raise ConfigError(MISSING.format(data="PAIRS"))
-        answers = _contest(bank, model, list(examples), task, stopping, progress, referee)
+            raise ConfigError(NO_JUDGE.format(data="PAIRS"))
+        answers = referee.contest(bank, model, list(examples), task, stopping, progress)
     else:
         way = next(way for way in WAYS if way.suits(model, task))
         answers = way.answer(bank, model, list(examples), task, stopping, progress)
@@ -230,40 +206,10 @@ def _compare(bank, model, examples, task, stopping, progress) -> Answers:
     return Answers(texts, scores, tokens, 0)
 
 
-# --- by what answers win ---------------------------------------------------------------------------
-
-
-def _contest(bank, model, examples, task, stopping, progress, referee: Referee) -> Answers:
-    """Answer each row, and have the referee hold that against another answer."""
-    answers = drawn(bank, model, examples, task, referee, stopping, progress)
-
-    def ask(left: list[Example]) -> list[str]:
-        own, template = referee.seated
-        base = ServedModel("base", -1, template)
-        return drawn(own, base, left, task, referee, stopping).texts
-
-    won = referee.wins(examples, answers.texts, others := referee.opponents(examples, ask), stopping)
-    scores = [
-        {"win": w, "length": float(len(a.strip())), "against": float(len(b.strip()))}
-        for w, a, b in zip(won, answers.texts, others, strict=True)
-    ]
-    return replace(answers, scores=scores)
-
-
-def drawn(
-    bank: Bank, model: ServedModel, examples: Sequence[Example], task: Task, referee: Referee,
-    stopping: Stopping | None = None, progress: Progress | None = None,
-) -> Answers:  # fmt: skip
-    """Answers of a model that are to be judged, all models' at most as long."""
-    if model.remote is not None:
-        return _pass_on(bank, model, examples, task, stopping, progress)
-    return _generate(bank, model, examples, task, stopping, progress, referee.like or examples)
-
-
 # --- by generating --------------------------------------------------------------------------------
 
 
-def _generate(bank, model, examples, task, stopping, progress, like=None) -> Answers:
+def generated(bank, model, examples, task, stopping, progress, like=None) -> Answers:
     """Draw answers, at most twice as long as the longest reply of `like`, the examples by default."""
     talk = model.conversation
     samples = 1 if talk is None or talk.ranks else talk.samples  # the engine ranks by itself
@@ -338,7 +284,7 @@ def _decoding(model: ServedModel, examples: Sequence[Example], task: Task) -> De
 # --- behind an API ---------------------------------------------------------------------------------
 
 
-def _pass_on(bank, model, examples, task, stopping, progress) -> Answers:
+def passed_on(bank, model, examples, task, stopping, progress) -> Answers:
     """Ask an API: labels by the first token's log-probabilities where told, else as written."""
     if metrics.by_likelihood(task):
         raise ConfigError(f"'{model.name}' is behind an API, which does not say how likely a text is")
@@ -388,12 +334,12 @@ def _must_generate(model: ServedModel, task: Task) -> bool:
 # The first that suits is taken.
 WAYS = (
     Way(lambda model, task: kinds.of(task).compares, _compare),
-    Way(lambda model, task: model.remote is not None, _pass_on),
+    Way(lambda model, task: model.remote is not None, passed_on),
     Way(lambda model, task: not model.labels and not model.template.writes, _by_name),
     Way(lambda model, task: metrics.by_likelihood(task), _read),
     Way(lambda model, task: bool(model.labels) and kinds.of(task).labelled, _classify),
     Way(lambda model, task: has_tools(model) and not kinds.of(task).calls, _call_tools),
-    Way(_must_generate, _generate),
+    Way(_must_generate, generated),
     Way(lambda model, task: True, _choose),
 )
 
