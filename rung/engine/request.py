@@ -178,6 +178,7 @@ class Completion:
             the first, and `ids` are its tokens.
         embedding: (d,) float32 on the CPU, of length 1, where an embedding was asked for.
         reward: of the text, where it was asked for.
+        beside: tokens of other answers that were drawn to the same request and are not given.
         matches: known records that the new one may be, likeliest first, where a mapper answered.
         cached_tokens: tokens of the prompt that had been computed for an earlier request.
     """
@@ -192,11 +193,13 @@ class Completion:
     cached_tokens: int = field(default=0, compare=False)
     embedding: Tensor | None = field(default=None, compare=False)
     reward: float | None = None
+    beside: int = 0
     matches: tuple[Match, ...] = ()
 
     @property
     def completion_tokens(self) -> int:
-        return len(self.ids)
+        """Tokens that were drawn, those of answers that are not given among them."""
+        return len(self.ids) + self.beside
 
 
 Event = Token | Completion | Exception

@@ -68,13 +68,21 @@ class Adapter:
             found["reward.weight"] = self.reward.weight
         return found
 
-    def at_strength(self, strength: float) -> Adapter | None:
-        """The same adapter at another strength; None unless all that it does to the base has one."""
-        ops = {name: op.at_strength(strength) for name, op in self.linear.items()}
-        found = {name: op for name, op in ops.items() if op is not None}
-        if not found or len(found) < len(ops) or self.weights or self.positions:
+    @property
+    def strength(self) -> float | None:
+        """Its strength; None unless all that it does to the base has one."""
+        found = [op.strength for op in self.linear.values()]
+        if not found or None in found or self.weights or self.positions:
             return None
-        return replace(self, linear=found)
+        return found[0]
+
+    def at_strength(self, strength: float | None) -> Adapter | None:
+        """The same adapter at another strength, None for its own; None unless all that it does to the
+        base has one."""
+        if self.strength is None:
+            return None
+        ops = {name: op.at_strength(strength) for name, op in self.linear.items()}
+        return replace(self, linear={name: op for name, op in ops.items() if op is not None})
 
     def trainable(self, on: bool = True) -> Adapter:
         """Set or clear requires_grad on every parameter; returns itself."""

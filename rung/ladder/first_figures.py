@@ -69,7 +69,7 @@ def without_base(
         OutOfTime: when it was. Else whatever the method raises.
     """
     config = bench.plan("planned", rung).config
-    if rung.method.unsuited(bench.task, config) is not None:
+    if (rung.method.misread(bench.task) or rung.method.unsuited(bench.task, config)) is not None:
         return None
     nothing = cast(Any, None)  # a baseline does without bank and template, as `Method.baseline` says
     study = Study(

@@ -22,7 +22,7 @@ from rung.config import as_dict, resolve
 from rung.data.knobs import DataKnobs
 from rung.errors import ConfigError
 from rung.ladder.settings import settle
-from rung.library.knobs import DecodingKnobs, EvalKnobs, LoadKnobs
+from rung.library.knobs import DecodingKnobs, EvalKnobs, LoadKnobs, ToolKnobs
 from rung.mapping.knobs import MapKnobs
 from rung.redteam.knobs import RedteamKnobs
 from rung.train.plan import Plan
@@ -44,17 +44,17 @@ def load(name: str, **settings: Any) -> Model:
     """Load a model of the store, or a base, and start its engine.
 
     Args:
-        settings: `dtype`, `device`, `quantize`, as `rung chat` takes them.
+        settings: `dtype`, `device`, `quantize`, `tools`, as `rung chat` takes them.
 
     Raises:
         ModelNotFound: when the name is neither a model nor a base.
         ArtefactError: when the model's folder is damaged or does not fit its base.
     """
-    knobs = resolve([LoadKnobs], settings)[0]
+    knobs, beside = resolve([LoadKnobs, ToolKnobs], settings)
     from rung.library.model import Model
     from rung.models import load_engine
 
-    return Model(load_engine([name], **as_dict(knobs)), name)
+    return Model(load_engine([name], tools=beside.tools, **as_dict(knobs)), name)
 
 
 def compare(names: Sequence[str], prompts: Sequence[str], **settings: Any) -> dict[str, dict[str, str]]:

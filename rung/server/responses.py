@@ -193,7 +193,7 @@ class Verdict(Shape):
     flagged: bool
     categories: dict[str, bool]
     category_scores: dict[str, Share]
-    category_applied_input_types: dict[str, list[Literal["text"]]]
+    category_applied_input_types: dict[str, list[Literal["text", "image"]]]
 
 
 class Moderation(Shape):
