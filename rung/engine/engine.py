@@ -159,10 +159,8 @@ class Engine:
             self._fail_all()
 
     def _fail_all(self) -> None:
-        fault = EngineStopped("the engine has stopped")
-        for queue in self.queues:
-            queue.fail_all(fault)
-        self._calls.fail_all(fault)
+        for part in (*self.queues, self._calls):
+            part.fail_all(EngineStopped("the engine has stopped"))
 
     def step(self) -> bool:
         """Let every queue do a bounded piece of work -> whether more is to be done here."""

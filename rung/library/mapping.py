@@ -166,7 +166,7 @@ def _keep(
                 if path.name not in NOT_COPIED and path.is_file():
                     shutil.copyfile(path, temporary / path.name)
             told = about | {k: artefact.about(Path(parent.folder))[k] for k in ("method", "config")}
-        mappers.RecordMapper.of(outcome).write(temporary)
+        mapper_of(outcome).write(temporary)
         text = json.dumps(told, indent=2, sort_keys=True) + "\n"
         (temporary / artefact.ABOUT).write_text(text, encoding="utf-8")
         card = Card(
@@ -191,6 +191,17 @@ def _keep(
                 model=name, dataset=datasets[-1], n=outcome.winner.test.n,
             )  # fmt: skip
     return model
+
+
+def mapper_of(outcome: Outcome) -> mappers.RecordMapper:
+    """The mapper that answers as a climb's winner does."""
+    winner, problem = outcome.winner, outcome.problem
+    assert winner.scorer is not None
+    return mappers.RecordMapper(
+        rung=winner.name, scorer=winner.scorer, calibration=winner.calibration,
+        threshold=winner.threshold, sure=problem.knobs.sure, count=problem.knobs.candidates,
+        encoder=problem.knobs.encoder, known={k: sorted(v) for k, v in problem.known.items()},
+    )  # fmt: skip
 
 
 def _datasets(problem: Problem) -> list[DatasetRecord]:

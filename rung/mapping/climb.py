@@ -18,13 +18,15 @@ from rung.mapping.problem import Problem
 from rung.mapping.rungs.base import Candidates, Rung, Scorer
 
 DEFAULT_METRIC = "f1"
+LEAST_THRESHOLD = 0.05  # of a probability: what is less likely is offered to nobody
 UNMEASURED_THRESHOLD = 0.25  # of a similarity, where no pairs are known
 
 
 class Bar(Protocol):
     """What `rung.ladder.bar.Bar` is, which stands above this part."""
 
-    metric: str
+    @property
+    def metric(self) -> str: ...
 
     def cleared(self, value: float) -> bool: ...
 
@@ -163,7 +165,9 @@ def _choose_threshold(problem: Problem, found: Tried, metric: str) -> None:
         by = metric if metric in ("accuracy", "f1") else "f1"
         columns = found.chosen[rows]
         sure = np.where(columns != NOBODY, found.confidences[rows, np.maximum(columns, 0)], 0.0)
-        found.threshold = threshold(sure, lambda t: Figures.of(found.answers(rows, t), gold).value(by))
+        found.threshold = threshold(
+            sure, lambda t: Figures.of(found.answers(rows, t), gold).value(by), LEAST_THRESHOLD
+        )
     found.validation = Figures.of(found.answers(rows, found.threshold), gold)
 
 

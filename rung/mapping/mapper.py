@@ -15,7 +15,6 @@ import numpy as np
 
 from rung.errors import ArtefactError
 from rung.forward.mapper import Match
-from rung.mapping.climb import Outcome
 from rung.mapping.confidence import Calibration
 from rung.mapping.records import MAX_TEXT_CHARACTERS, Record
 from rung.mapping.rungs.base import Scorer, State, Tools
@@ -42,17 +41,6 @@ class RecordMapper:
     count: int
     encoder: str
     known: Mapping[str, Sequence[str]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, outcome: Outcome) -> RecordMapper:
-        """Keep what a climb found."""
-        winner, problem = outcome.winner, outcome.problem
-        assert winner.scorer is not None
-        return cls(
-            rung=winner.name, scorer=winner.scorer, calibration=winner.calibration,
-            threshold=winner.threshold, sure=problem.knobs.sure, count=problem.knobs.candidates,
-            encoder=problem.knobs.encoder, known={k: sorted(v) for k, v in problem.known.items()},
-        )  # fmt: skip
 
     def matches(
         self, bank: Any, model: Any, records: Sequence[tuple[str, str]]

@@ -78,9 +78,9 @@ class Texts:
         for i, character in enumerate(text):
             if character in self._code:
                 masks[self._code[character]] |= np.uint64(1 << i)
-        state = np.full(len(self._lengths), np.iinfo(np.uint64).max, dtype=np.uint64)
+        state: np.ndarray = np.full(len(self._lengths), np.iinfo(np.uint64).max, dtype=np.uint64)
         for column in self._codes:
-            matched = state & masks[column]
+            matched: np.ndarray = state & masks[column]
             state = (state + matched) | (state - matched)  # addition wraps, as it should
         bits = np.uint64((1 << len(text)) - 1)
         common = np.bitwise_count(~state & bits).astype(np.float32)
