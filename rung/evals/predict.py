@@ -73,7 +73,7 @@ def predict(
         Interrupted: when `stopping` says so.
         DataError: when an example cannot be rendered. ContextExceeded: when one is too long.
     """
-    begun = time.perf_counter()
+    begun, model = time.perf_counter(), by_name(bank, model, task)
     way = next(way for way in WAYS if way.suits(model, task))
     answers = way.answer(bank, model, list(examples), task, stopping, progress)
     return Answers(
@@ -182,12 +182,17 @@ def _label_scores(classifier: Any, bank: Any, slot: int, prompts: Sequence[Promp
 # --- by the names of labels ---------------------------------------------------------------------------
 
 
-def _by_name(bank, model, examples, task, stopping, progress) -> Answers:
-    """Compare pictures with the names of the labels, as a bare encoder with a text tower can."""
+def by_name(bank: Any, model: ServedModel, task: Task) -> ServedModel:
+    """Make a classifier by the labels' names of a bare encoder of pictures; other models stay as they are.
+
+    Raises:
+        MethodMisfit: for an encoder without a text tower, or a task without labels.
+    """
+    if model.labels or model.template.writes:
+        return model
     if not kinds.of(task).labelled:
         raise MethodMisfit(f"'{model.name}' reads pictures and writes no text: use a task with labels")
-    named = replace(model, classifier=Nearest.by_name(bank.encoder, task.labels))
-    return _classify(bank, named, examples, task, stopping, progress)
+    return replace(model, classifier=Nearest.by_name(bank.encoder, task.labels))
 
 
 # --- by reading what stands there -----------------------------------------------------------------
@@ -357,7 +362,6 @@ def _must_generate(model: ServedModel, task: Task) -> bool:
 WAYS = (
     Way(lambda model, task: kinds.of(task).compares, _compare),
     Way(lambda model, task: model.remote is not None, _pass_on),
-    Way(lambda model, task: not model.labels and not model.template.writes, _by_name),
     Way(lambda model, task: metrics.by_likelihood(task), _read),
     Way(lambda model, task: bool(model.labels) and kinds.of(task).labelled, _classify),
     Way(_must_generate, _generate),

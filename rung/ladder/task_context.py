@@ -22,7 +22,7 @@ from rung.data.split import place
 from rung.engine import Engine, GenerationRequest, ServedModel
 from rung.evals import tasks
 from rung.evals.measure import Measured, measure
-from rung.evals.predict import Answers, predict, predict_without_base
+from rung.evals.predict import Answers, by_name, predict, predict_without_base
 from rung.forward.adapter import Adapter
 from rung.ladder import forecast
 from rung.ladder.bar import Bar
@@ -184,7 +184,8 @@ class TaskContext:
         """An adapter (or the bare base) as a model that can be asked, for as long as it is needed."""
         slot = opened.bank.add(adapter) if adapter is not None else -1
         try:
-            yield ServedModel.of(name, slot, opened.template, adapter)
+            model = ServedModel.of(name, slot, opened.template, adapter)
+            yield by_name(opened.bank, model, self.task)
         finally:
             opened.bank.remove(slot)
 

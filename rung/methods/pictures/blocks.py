@@ -75,7 +75,7 @@ class PictureBlocks(PictureMethod):
         own = {n: t for n, t in tensors.items() if n.startswith("weights.")}
         head = {n.removeprefix("classifier."): t for n, t in tensors.items() if n not in own}
         classifier = read_linear(labels, head, bank.width)
-        return Adapter(weights=full.fromcopies(own, bank).weights, classifier=classifier)
+        return Adapter(weights=full.from_copies(own, bank).weights, classifier=classifier)
 
 
 class PictureFull(PictureBlocks):
