@@ -9,21 +9,21 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from rung.engine import Engine, GenerationRequest, ServedModel
 from rung.engine.request import ContextExceeded
-from rung.errors import ConfigError, Interrupted, MethodMisfit
+from rung.errors import ConfigError, Interrupted
 from rung.evals import kinds, metrics
+from rung.evals.by_name import by_name
 from rung.evals.preferences import compared
 from rung.evals.scoring import Item, score
 from rung.evals.tasks import question, reply
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
-from rung.forward.picture_classifier import Nearest
 from rung.remote.batch import ask_all, label_scores
 from rung.types import Decoding, Example, Message, Prompt, Task
 
@@ -177,22 +177,6 @@ def _label_scores(classifier: Any, bank: Any, slot: int, prompts: Sequence[Promp
         told = classifier.probabilities(bank, slot, prompts)
     rows = told.double().clamp(min=1e-300).log().tolist()
     return [dict(zip(classifier.labels, row, strict=True)) for row in rows]
-
-
-# --- by the names of labels ---------------------------------------------------------------------------
-
-
-def by_name(bank: Any, model: ServedModel, task: Task) -> ServedModel:
-    """Make a classifier by the labels' names of a bare encoder of pictures; other models stay as they are.
-
-    Raises:
-        MethodMisfit: for an encoder without a text tower, or a task without labels.
-    """
-    if model.labels or model.template.writes:
-        return model
-    if not kinds.of(task).labelled:
-        raise MethodMisfit(f"'{model.name}' reads pictures and writes no text: use a task with labels")
-    return replace(model, classifier=Nearest.by_name(bank.encoder, task.labels))
 
 
 # --- by reading what stands there -----------------------------------------------------------------

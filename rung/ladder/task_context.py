@@ -21,8 +21,9 @@ from rung.data.knobs import DataKnobs
 from rung.data.split import place
 from rung.engine import Engine, GenerationRequest, ServedModel
 from rung.evals import tasks
+from rung.evals.by_name import by_name
 from rung.evals.measure import Measured, measure
-from rung.evals.predict import Answers, by_name, predict, predict_without_base
+from rung.evals.predict import Answers, predict, predict_without_base
 from rung.forward.adapter import Adapter
 from rung.ladder import forecast
 from rung.ladder.bar import Bar
