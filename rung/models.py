@@ -24,6 +24,7 @@ from rung.methods import artefact
 from rung.methods.peft import source
 from rung.store import Store
 from rung.store.records import ModelRecord
+from rung.tools.agent import Agent
 from rung.train.estimate import device as device_of
 from rung.types import BaseInfo, Decoding
 
@@ -66,6 +67,7 @@ def load(
     device: str = "cpu",
     quantize: str | None = None,
     short: bool = False,
+    tools: Sequence[str] = (),
     **settings: Any,
 ) -> Loaded:
     """Load named models and their bare base into an engine, which is not yet started.
@@ -76,6 +78,8 @@ def load(
         dtype, device: of the base, as `bases.load`.
         quantize: int8, nf4 or none; by default what the models were trained on, where all agree.
         short: call an adapter of a folder by the folder's name instead of its path.
+        tools: what the owner of this machine lets models call: an agent its own tools, any other that
+            generates, the base too, these.
         settings: passed to `Engine`.
 
     Raises:
@@ -100,7 +104,18 @@ def load(
             models[one.name] = _adapted(one, bank, bare)
         elif one.name not in models:  # the base under the name that it was asked for by
             models[one.name] = dataclasses.replace(bare, name=one.name)
+    if tools:
+        agent = Agent.of(tools)
+        models = {name: _with_tools(model, agent) for name, model in models.items()}
     return Loaded(Engine(bank, models, **settings), info)
+
+
+def _with_tools(model: ServedModel, agent: Agent) -> ServedModel:
+    """A model that may call tools, where it generates and nothing else rewrites what it is asked."""
+    generates = not model.labels and model.remote is None and model.reward is None
+    if not generates or model.conversation is not None:
+        return model
+    return dataclasses.replace(model, conversation=agent)
 
 
 def reward_model(name: str, bank: Bank | None = None, **settings: Any) -> RewardModel:

@@ -116,6 +116,8 @@ def _read(knobs: DataKnobs, source: str, wants: RowKind | None) -> Dataset:
     if faults:
         raise DataError(one_line(faults))
     found.licence = provenance.licence_of((row for _, row in rows), found.licence)
+    if knobs.tools:
+        kept.examples = [replace(e, tools=tuple(knobs.tools)) for e in kept.examples]
     # Who names conditions chose the rows that are left.
     return _dataset(found, source, form, kept, knobs.limit if cut and not conditions else None)
 

@@ -72,6 +72,12 @@ class DataKnobs:
         "How a reply names its choice, where rows fit several: by its text, its letter, or its place.",
         choices=("text", "letters", "places-from-0", "places-from-1"),
     )
+    tools: list[str] = knob(
+        [],
+        "What may be called to answer: a .py file of functions, or mcp:COMMAND, an MCP server; give it "
+        "again for more.",
+        metavar="FILE|mcp:COMMAND",
+    )
     group_by: str | None = knob(
         None,
         "Rows that fill this format string alike stay in one part; by default those that ask the same.",

@@ -10,6 +10,7 @@ is written into its turn, kept beside it (reasoning, weight), or named by `unrea
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -20,6 +21,7 @@ from rung.types import Message, Picture
 
 SYSTEM = ("system", "developer")
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
+_TAGS = re.compile(r"<(/?\s*tool_(?:call|response))", re.IGNORECASE)
 
 ROLES = {
     "human": "user", "user": "user", "prompter": "user",
@@ -126,13 +128,23 @@ def _weight(value: Any) -> int:
 def _result(message: Mapping[str, Any], key: str, called: Mapping[str, str]) -> Message:
     # Few templates know the role; all know a user who reports.
     name = message.get("name") or called.get(str(message.get("tool_call_id")))
-    named = f" of {name}" if name else ""
     value = message.get(key)
     try:
         said = "" if value is None else content_of(value)
     except Missing:
         said = json.dumps(value, ensure_ascii=False, default=str)
-    return {"role": "user", "content": f"The result{named}:\n<tool_response>{said}</tool_response>"}
+    return result_turn(said, name)
+
+
+def result_turn(said: str, name: str | None = None) -> Message:
+    """The result of a call as a turn. What it says is data: tags of calls and results in it are broken.
+
+    Markers of the chat template are kept plain where the turn is encoded (`rung.data.encoding`).
+    """
+    named = f" of {name}" if name else ""
+    said = _TAGS.sub(lambda found: f"< {found[1]}", said)
+    content = f"The result{named}:\n<tool_response>{said}</tool_response>"
+    return {"role": "user", "content": content, "result": True}
 
 
 def _calls(message: Mapping[str, Any], called: dict[str, str]) -> list[str]:

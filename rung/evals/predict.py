@@ -6,20 +6,22 @@ measured while it is loaded once.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from rung.engine import Engine, GenerationRequest, ServedModel
+from rung.engine import Engine, ServedModel
 from rung.engine.request import ContextExceeded
+from rung.engine.tool_loop import has_tools, step_request, take_steps
 from rung.errors import ConfigError, Interrupted
 from rung.evals import kinds, metrics
 from rung.evals.by_name import by_name
+from rung.evals.label_text import as_label, plain, told_apart
 from rung.evals.preferences import compared
+from rung.evals.referee import MISSING, Referee
 from rung.evals.scoring import Item, score
 from rung.evals.tasks import question, reply
 from rung.forward.adapter import Adapter
@@ -45,6 +47,7 @@ class Answers:
         scores: per item, the log-probability of each label in nats; of a text that was scored,
             `log_likelihood` and `tokens`. None where answers were generated.
         prompt_tokens, completion_tokens, seconds: what it took, all items together.
+        calls: of tools, all items together.
     """
 
     texts: list[str]
@@ -52,6 +55,7 @@ class Answers:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+    calls: int = 0
 
 
 def predict(
@@ -62,24 +66,29 @@ def predict(
     *,
     stopping: Stopping | None = None,
     progress: Progress | None = None,
+    referee: Referee | None = None,
 ) -> Answers:
     """Ask a model all examples, in the way that suits model and task.
 
     Args:
         bank: holds the model's adapter in `model.slot`.
         stopping: asked between passes. progress: told of items done, and of how many.
+        referee: says what answers win, where the task is measured so.
 
     Raises:
+        ConfigError: where a referee is needed and there is none.
         Interrupted: when `stopping` says so.
         DataError: when an example cannot be rendered. ContextExceeded: when one is too long.
     """
     begun, model = time.perf_counter(), by_name(bank, model, task)
-    way = next(way for way in WAYS if way.suits(model, task))
-    answers = way.answer(bank, model, list(examples), task, stopping, progress)
-    return Answers(
-        answers.texts, answers.scores, answers.prompt_tokens, answers.completion_tokens,
-        time.perf_counter() - begun,
-    )  # fmt: skip
+    if metrics.by_wins(task):
+        if referee is None:
+            raise ConfigError(MISSING.format(data="PAIRS"))
+        answers = _contest(bank, model, list(examples), task, stopping, progress, referee)
+    else:
+        way = next(way for way in WAYS if way.suits(model, task))
+        answers = way.answer(bank, model, list(examples), task, stopping, progress)
+    return replace(answers, seconds=time.perf_counter() - begun)
 
 
 def predict_without_base(adapter: Adapter, examples: Sequence[Example], task: Task) -> Answers:
@@ -137,21 +146,6 @@ def _replies(
         example = Example((*messages, {"role": "assistant", "content": label}))
         found[label] = model.template.render(example).ids[start:]
     return found
-
-
-def told_apart(replies: Sequence[tuple[int, ...]], stop: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """Strip the end of turn, unless one reply begins another: then only it tells them apart."""
-    bare = [_without_end(ids, stop) for ids in replies]
-    nested = any(
-        a != b and one == other[: len(one)]
-        for a, one in enumerate(bare)
-        for b, other in enumerate(bare)
-    )
-    return tuple(replies if nested or not all(bare) else bare)
-
-
-def _without_end(ids: tuple[int, ...], stop: Sequence[int]) -> tuple[int, ...]:
-    return ids[:-1] if ids and ids[-1] in stop else ids
 
 
 # --- by the model's classifier --------------------------------------------------------------------
@@ -225,22 +219,52 @@ def _compare(bank, model, examples, task, stopping, progress) -> Answers:
     return Answers(texts, scores, tokens, 0)
 
 
+# --- by what answers win ---------------------------------------------------------------------------
+
+
+def _contest(bank, model, examples, task, stopping, progress, referee: Referee) -> Answers:
+    """Answer each row, and have the referee hold that against another answer."""
+    answers = drawn(bank, model, examples, task, referee, stopping, progress)
+
+    def ask(left: list[Example]) -> list[str]:
+        own, template = referee.seated
+        base = ServedModel("base", -1, template)
+        return drawn(own, base, left, task, referee, stopping).texts
+
+    won = referee.wins(examples, answers.texts, others := referee.opponents(examples, ask), stopping)
+    scores = [
+        {"win": w, "length": float(len(a.strip())), "against": float(len(b.strip()))}
+        for w, a, b in zip(won, answers.texts, others, strict=True)
+    ]
+    return replace(answers, scores=scores)
+
+
+def drawn(
+    bank: Bank, model: ServedModel, examples: Sequence[Example], task: Task, referee: Referee,
+    stopping: Stopping | None = None, progress: Progress | None = None,
+) -> Answers:  # fmt: skip
+    """Answers of a model that are to be judged, all models' at most as long."""
+    if model.remote is not None:
+        return _pass_on(bank, model, examples, task, stopping, progress)
+    return _generate(bank, model, examples, task, stopping, progress, referee.like or examples)
+
+
 # --- by generating --------------------------------------------------------------------------------
 
 
-def _generate(bank, model, examples, task, stopping, progress) -> Answers:
+def _generate(bank, model, examples, task, stopping, progress, like=None) -> Answers:
+    """Draw answers, at most twice as long as the longest reply of `like`, the examples by default."""
     talk = model.conversation
-    samples = 1 if talk is None else talk.samples
-    decoding = _decoding(model, examples, task)
+    samples = 1 if talk is None or talk.ranks else talk.samples  # the engine ranks by itself
+    decoding = _decoding(model, like or examples, task)
+    engine = _engine(bank, model, samples * len(examples))
     requests = []
     for example in examples:
-        prompt = model.prompt(question(example))
+        one = step_request(engine, model, question(example), decoding)
         for i in range(samples):
             heat = talk.temperature if talk is not None and samples > 1 else 0.0
             drawn = Decoding(decoding.max_tokens, heat, 1.0, i, decoding.stop)
-            requests.append(GenerationRequest(model.name, prompt, drawn))
-    engine = Engine(bank, {model.name: model}, max_batch=max(1, min(len(requests), MAX_BATCH)))
-    engine.arrange()
+            requests.append(replace(one, decoding=drawn))
     done = engine.generate(
         requests, stopping=stopping, progress=_counted(progress, len(examples), len(requests))
     )
@@ -255,6 +279,30 @@ def _generate(bank, model, examples, task, stopping, progress) -> Answers:
         sum(getattr(c, f"{x}_tokens") for c in done) for x in ("prompt", "completion")
     )
     return Answers(texts, None, prompt, completion)
+
+
+def _engine(bank: Bank, model: ServedModel, requests: int) -> Engine:
+    engine = Engine(bank, {model.name: model}, max_batch=max(1, min(requests, MAX_BATCH)))
+    engine.arrange()
+    return engine
+
+
+def _call_tools(bank, model, examples, task, stopping, progress) -> Answers:
+    """Have the model's tools called, all examples side by side; the answer is what it says behind."""
+    talk, decoding = model.conversation, _decoding(model, examples, task)
+    engine = _engine(bank, model, len(examples))
+    found = take_steps(
+        engine, model, [question(e) for e in examples], decoding, stopping=stopping,
+        progress=_counted(progress, len(examples), len(examples)),
+    )  # fmt: skip
+    texts = [talk.answer(one.text) for one in found]
+    if kinds.of(task).chooses:
+        offered = [task.labels or e.choices for e in examples]
+        texts = [as_label(text, labels) for text, labels in zip(texts, offered, strict=True)]
+    return Answers(
+        texts, None, sum(one.prompt_tokens for one in found),
+        sum(one.completion_tokens for one in found), calls=sum(len(one.results) for one in found),
+    )  # fmt: skip
 
 
 def _decoding(model: ServedModel, examples: Sequence[Example], task: Task) -> Decoding:
@@ -276,22 +324,6 @@ def _decoding(model: ServedModel, examples: Sequence[Example], task: Task) -> De
     return Decoding(min(model.decoding.max_tokens, max(MIN_TOKENS, 2 * longest)), stop=stop)
 
 
-def as_label(text: str, labels: Sequence[str]) -> str:
-    """Find the label that a text gives, in its own spelling; the text itself where it gives none."""
-    told = _plain(text)
-    for label in labels:
-        if _plain(label) == told:
-            return label
-    named = [label for label in labels if re.search(rf"(?<!\w){re.escape(_plain(label))}(?!\w)", told)]
-    # "not sarcastic" names "sarcastic" too: the longest that holds the others is meant.
-    whole = [a for a in named if all(_plain(b) in _plain(a) for b in named)]
-    return whole[0] if whole else text.strip()
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split()).strip(" .!:\"'`*")
-
-
 # --- behind an API ---------------------------------------------------------------------------------
 
 
@@ -308,7 +340,7 @@ def _pass_on(bank, model, examples, task, stopping, progress) -> Answers:
     texts = [s.text if model.conversation is None else model.conversation.answer(s.text) for s in said]
     scores: list[Scores | None] = []
     for i, one in enumerate(said):
-        found = label_scores(one.first, labels, _plain) if labels else None
+        found = label_scores(one.first, labels, plain) if labels else None
         scores.append(found)
         if found:
             texts[i] = max(found, key=lambda label: found[label])
@@ -348,6 +380,7 @@ WAYS = (
     Way(lambda model, task: model.remote is not None, _pass_on),
     Way(lambda model, task: metrics.by_likelihood(task), _read),
     Way(lambda model, task: bool(model.labels) and kinds.of(task).labelled, _classify),
+    Way(lambda model, task: has_tools(model) and not kinds.of(task).calls, _call_tools),
     Way(_must_generate, _generate),
     Way(lambda model, task: True, _choose),
 )

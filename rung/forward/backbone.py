@@ -59,7 +59,7 @@ class Backbone(ABC):
         self.config = model.config.get_text_config()
         self.base_model: nn.Module = _without_head(model)
         self.modules: dict[str, nn.Module] = dict(model.named_modules())
-        self.layer_names = _layer_names(model, self.config.num_hidden_layers)
+        self.layer_names = layer_names(model, self.config.num_hidden_layers)
         self.plan: Plan | None = None
         self.slots: Slots | None = None
         self.why_not: str | None = None
@@ -313,9 +313,15 @@ def _without_head(model: Any) -> Any:
     return inner
 
 
-def _layer_names(model: Any, count: int) -> list[str]:
+def layer_names(model: Any, count: int) -> list[str]:
     """Names of the decoder layers, first to last; empty where there is no list of that length."""
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return [f"{name}.{i}" for i in range(count)]
     return []
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A parameter with all its values: gathered from all processes where it is sharded."""
+    gather = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()

@@ -300,8 +300,8 @@ class Bank(Backbone):
 
     def _implementation(self, plan: Plan) -> LayerRange | LlamaInference:
         """Pick what computes a pass: Llama inference without gradients, where the base is built for it
-        and all adapters are LoRA or stand in front; else the base's own layers, which train in two
-        steps each where the base is built for that. Padded rows are left: they have no flat row.
+        and all adapters are LoRA, steer or stand in front; else the base's own layers, which train in
+        two steps each where the base is built for that. Padded rows are left: they have no flat row.
         """
         if not torch.is_grad_enabled() and self.inference is not None and self.inference.suits(plan):
             return self.inference

@@ -31,21 +31,21 @@ def open_bank(
     dtype: str = "float32",
     device: str = "cpu",
     quantize: str | None = None,
-    shard: Callable[[Any], Any] = lambda model: model,
+    place: Callable[[Any, str, str], None] | None = None,
 ) -> OpenedBase:
     """Load a resolved base into a bank of its kind: of language models, or of vision encoders.
 
     Args:
         dtype, device, quantize: as `bases.load`; a vision encoder computes in float32 on a CPU.
-        shard: what a launch does to a language model.
+        place: how a launch puts a language model's weights there, as `bases.load`.
 
     Raises:
         ArtefactError, ConfigError: as `bases.load`.
     """
     if bases.reads(Path(info.path)) == "pictures":
         return _vision(info, dtype, device, quantize)
-    base = bases.load(info, dtype=dtype, device=device, quantize=quantize)
-    model = shard(base.model)
+    base = bases.load(info, dtype=dtype, device=device, quantize=quantize, place=place)
+    model = base.model
     generation = model.generation_config.to_dict()
     template = Template.of(base.tokenizer, generation_config=model.generation_config)
     return OpenedBase(Bank(model, info.digest), template, generation)

@@ -108,6 +108,11 @@ def _go(work: ClimbController) -> ClimbRecord:
     bench, id_ = work.bench, work.record.id
     warnings = [p.message for p in bench.dataset.problems]
     held = (("test", len(bench.test)), ("validation", len(bench.validation)))
+    if bench.judged_by_itself:
+        warnings.append(
+            f"answers are picked by {bench.knobs.judge} and judged by it too: what they win says "
+            "nothing of how good they are; name another --judge"
+        )
     told = [verdict.resolution(bench.task, bench.bar, n, part) for part, n in held]
     work.watcher.opened(bench, work.record, [*warnings, *(t for t in told if t)])
     try:

@@ -87,6 +87,9 @@ def _choices(template: Template, task: Task, rows: Sequence[Example]) -> float:
             sum(len(template.encoder.encode(reply(e) or "")[0]) for e in rows) / max(len(rows), 1)
             or 1.0
         )
+    if kinds.of(task).compares and metrics.get(task.metric).reads == "label scores":
+        sides = [m[-1]["content"] for e in rows for m in (e.messages, e.rejected) if m]
+        return sum(len(template.encoder.encode(s)[0]) for s in sides) / max(len(rows), 1) or 1.0
     if not kinds.of(task).chooses:
         return 0.0
     offered = [task.labels or e.choices for e in rows[:1]] if task.labels else [e.choices for e in rows]

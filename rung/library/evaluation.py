@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -17,14 +16,15 @@ from rung.config import as_dict
 from rung.data import DataKnobs, Dataset, load, split
 from rung.errors import ConfigError, DataError, one_line
 from rung.evals import compare as pairwise
-from rung.evals import kinds, metrics, tasks
+from rung.evals import metrics, tasks
 from rung.evals.compare import Comparison
 from rung.evals.intervals import bootstrap, percentile
-from rung.evals.judge import Judge
+from rung.evals.judge import JUDGE_KEY, Judge
 from rung.evals.measure import Measured, interval, measure
 from rung.evals.metrics.base import mean
 from rung.evals.metrics.reward import statistics_of
 from rung.evals.predict import Answers, predict
+from rung.evals.referee import MISSING, Referee
 from rung.library.knobs import EvalKnobs, LoadKnobs
 from rung.models import by_base
 from rung.models import load as load_models
@@ -33,10 +33,7 @@ from rung.rewards.scorers import Scorers
 from rung.store import Store
 from rung.train.estimate import device as device_of
 from rung.train.keeping import data_record
-from rung.types import BaseInfo, Example, RowKind, Task
-
-FIRST_ROWS = 50  # that tell what the rows of a data set hold
-JUDGE_KEY = "RUNG_JUDGE_KEY"  # environment variable with the judge's API key
+from rung.types import BaseInfo, Example, Task
 
 
 class Progress:
@@ -131,14 +128,14 @@ def evaluate(
         ModelNotFound: for a name that is neither a model nor a base.
     """
     progress = progress or Progress()
-    judge = Judge.at(knobs.judge, knobs.judge_model, os.environ.get(JUDGE_KEY)) if knobs.judge else None
     if knobs.reward and knobs.metric:
         raise ConfigError("--reward and --metric exclude each other: ask twice")
     dataset, items, task = _read(data, knobs)
+    judge, referee = _judges(data, knobs, task, items)
     reward = _reward(knobs, loading, progress)
     progress.begun(task, items, dataset)
     try:
-        rows = _measured(names, items, task, dataset, loading, progress, reward)
+        rows = _measured(names, items, task, dataset, loading, progress, reward, referee)
     finally:
         if reward is not None:
             reward.close()
@@ -153,7 +150,7 @@ def evaluate(
 
 def _read(data: DataKnobs, knobs: EvalKnobs) -> tuple[Dataset, list[Example], Task]:
     """Read the items, the same ones every time, and settle their task."""
-    dataset = load(data, _wanted(data, knobs))
+    dataset = load(data, tasks.wanted(data, knobs.task))
     splits = dict(split(dataset, data))
     every = [e for rows in splits.values() for e in rows]
     if knobs.reward:  # whatever is answered is scored, also where rows all have one answer or none
@@ -167,6 +164,25 @@ def _read(data: DataKnobs, knobs: EvalKnobs) -> tuple[Dataset, list[Example], Ta
     if not items:
         raise DataError(f"the {knobs.part} part has no rows: give more rows, or another --part")
     return dataset, items[: knobs.items], task
+
+
+def _judges(
+    data: DataKnobs, knobs: EvalKnobs, task: Task, items: Sequence[Example]
+) -> tuple[Judge | None, Referee | None]:
+    """Who compares models' answers with each other, and who judges what answers win.
+
+    Raises:
+        ConfigError: where a judge is needed and there is none, or it is no address that could compare.
+    """
+    key = os.environ.get(JUDGE_KEY)
+    if metrics.by_wins(task):
+        if knobs.judge is None:
+            raise ConfigError(MISSING.format(data=data.data))
+        referee = Referee(
+            judge=knobs.judge, model=knobs.judge_model, key=key, against=knobs.against, like=items
+        )
+        return None, referee
+    return (Judge.at(knobs.judge, knobs.judge_model, key) if knobs.judge else None), None
 
 
 def _reward(knobs: EvalKnobs, loading: LoadKnobs, progress: Progress) -> Reward | None:
@@ -203,17 +219,6 @@ def rewarded(
     return Measured("reward", value, low, high, len(scores), each, statistics)
 
 
-def _wanted(data: DataKnobs, knobs: EvalKnobs) -> RowKind:
-    """Pairs where rows hold preferences and nothing else is asked of them."""
-    if knobs.task is not None and not (knobs.task in kinds.names() and kinds.get(knobs.task).compares):
-        return "replies"
-    try:
-        first = load(dataclasses.replace(data, limit=FIRST_ROWS), wants=None)
-    except DataError:  # told when all rows are read
-        return "replies"
-    return "replies" if first.kind == "replies" else "pairs"
-
-
 def _measured(
     names: Sequence[str],
     items: list[Example],
@@ -222,16 +227,20 @@ def _measured(
     loading: LoadKnobs,
     progress: Progress,
     reward: Reward | None = None,
+    referee: Referee | None = None,
 ) -> list[Row]:
     """Every model's answers, base by base; each figure is recorded at once."""
     found = {}
     for group in by_base(names):
         with progress.loading(group):
-            loaded = load_models(group, **as_dict(loading))
+            loaded = load_models(group, tools=items[0].tools if items else (), **as_dict(loading))
+        if referee is not None:
+            referee.seat(loaded.engine.bank, loaded.engine.model(group[0]).template)
         for name in group:
             model = loaded.engine.model(name)
             with progress.counting(name, len(items)) as told:
-                answers = predict(loaded.engine.bank, model, items, task, progress=told)
+                bank = loaded.engine.bank
+                answers = predict(bank, model, items, task, progress=told, referee=referee)
             row = Row(
                 name=name,
                 base=loaded.base,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -199,6 +199,10 @@ class Method(ABC):
     def holds(self, bank: Bank, config: Any, rows: int, tokens: int) -> int:
         """Bytes that `fit` holds at once of so many rows that it read, with so many tokens."""
         return 0
+
+    def rates(self, config: Any, names: Iterable[str]) -> dict[str, float]:
+        """Times the learning rate that some of the trained parameters learn with, by their names."""
+        return {}
 
     # --- what it costs, from counts --------------------------------------------------------------
 

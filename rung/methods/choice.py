@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 FIRST = 32  # rows that every candidate sees before any is dropped
 CLEARLY = 2.0  # standard errors of the paired difference
 KEPT = "answers.jsonl"  # in the run's folder
+MAX_DRAWN_TOKENS = 128  # of an answer that is drawn to see what a reward makes of it
 CAUTION = 0.8  # of the characters that the context seems to hold, as scripts differ in tokens
 
 
@@ -143,6 +144,11 @@ class Race:
             found[f"choice_{score.metric} of {name}"] = figure
         return found
 
+    def calls(self, best: Candidate) -> float:
+        """Calls of tools for each answer of a candidate, in the mean."""
+        answers = self._answers[best.name]
+        return answers.calls / len(answers.texts)
+
     def told(self, best: Candidate) -> str:
         """The choice in one line."""
         score, count = self.scores[best.name], len(self.scores)
@@ -178,7 +184,8 @@ class Race:
 
     def _key(self, asking: Conversation, rows: Sequence[Example]) -> str:
         """SHA-256 of what answers follow from: the prompts in the end, and how answers are drawn."""
-        drawn = (type(asking).__name__, asking.max_tokens, asking.samples, asking.temperature)
+        held = [asking.steps, asking.grammar(())]
+        drawn = [type(asking).__name__, asking.max_tokens, asking.samples, asking.temperature, held]
         seen = [[asking.messages(asked(e)), e.messages[-1]["content"]] for e in rows]
         content = json.dumps([drawn, list(self.study.task.labels), seen])
         return hashlib.sha256(content.encode()).hexdigest()
@@ -218,6 +225,7 @@ def _together(one: Answers, other: Answers) -> Answers:
         prompt_tokens=one.prompt_tokens + other.prompt_tokens,
         completion_tokens=one.completion_tokens + other.completion_tokens,
         seconds=one.seconds + other.seconds,
+        calls=one.calls + other.calls,
     )
 
 
@@ -285,7 +293,7 @@ def question(messages: Sequence[Message]) -> str:
 
 def asked(example: Example) -> Sequence[Message]:
     """The conversation up to the reply."""
-    return example.messages[:-1]
+    return example.asked
 
 
 @dataclass(frozen=True)

@@ -56,9 +56,10 @@ def copied(bank: Bank, names: list[str]) -> Adapter:
     import torch
 
     from rung.forward.adapter import Adapter
+    from rung.forward.backbone import whole
 
     own = dict(bank.model.named_parameters())
-    copies = {n: own[n].detach().to(torch.float32, copy=True) for n in names}
+    copies = {n: whole(own[n].detach()).to(torch.float32, copy=True) for n in names}
     return Adapter(weights={n: tensor.contiguous() for n, tensor in copies.items()})
 
 

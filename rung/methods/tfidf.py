@@ -57,6 +57,8 @@ class Method(base.Method):
         kind = kinds.of(task)
         if kind.chooses and not kind.labelled:
             return "each row offers answers of its own, and counts of words do not compare them"
+        if kind.compares:
+            return "counts of words answer alike to all, and say nothing of which reply is better"
         return None
 
     def reads(self, config: Knobs, train: int, validation: int) -> tuple[int, int]:

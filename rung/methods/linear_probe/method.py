@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rung.config import knob
 from rung.data.conversation import Conversation
 from rung.errors import ArtefactError, MethodMisfit
-from rung.evals import kinds
+from rung.evals import kinds, metrics
 from rung.methods import base, layers
 from rung.methods.linear_probe.features import CHOOSE_ROWS, POOLINGS, ROOM, SPREAD, Rows, features
 from rung.methods.workload import ENCODER_TOKENS, PASS_TOKENS, Shape, Workload, classifier_fit
@@ -103,6 +103,8 @@ class Method(base.Method):
     def unsuited(self, task: Task, config: Knobs) -> str | None:
         if not (kinds.of(task).labelled or kinds.of(task).compares):
             return f"it answers with one of a few labels, and this task is {task.kind}"
+        if metrics.by_wins(task):
+            return "its reward model writes no answers that could win: it is for --judge and --reward"
         return None
 
     def reads(self, config: Knobs, train: int, validation: int) -> tuple[int, int]:
