@@ -48,7 +48,7 @@ class PictureBlocks(PictureMethod):
     def size(self, bank: Bank, config: Any, shape: Shape) -> int:
         from rung.methods.pictures.training import copies
 
-        return sum(t.numel() for t in copies(bank, self.first(bank, config)).values())  # type: ignore[arg-type]
+        return sum(t.numel() for t in copies(bank, self.first(bank, config)).values())  # type: ignore
 
     def making(self, config: Any, shape: Shape, schedule: base.Schedule) -> Workload:
         once = super().making(config, shape, schedule)

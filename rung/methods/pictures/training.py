@@ -91,10 +91,7 @@ class Tuning:
                 raise Interrupted
             for group in optimiser.param_groups:
                 group["lr"] = knobs.lr * rate(step, len(order), knobs.warmup)
-            loss = F.cross_entropy(self.logits(rows), self.codes[rows], label_smoothing=SMOOTHING)
-            gradients = torch.autograd.grad(loss, list(self.trained.values()))
-            for tensor, gradient in zip(self.trained.values(), gradients, strict=True):
-                tensor.grad = gradient
+            self._gradients(rows)
             torch.nn.utils.clip_grad_norm_(list(self.trained.values()), knobs.clip)
             optimiser.step()
             if step % every and step < len(order):
@@ -112,6 +109,18 @@ class Tuning:
                 tensor.requires_grad_(False)
                 tensor.grad = None
 
+    def _gradients(self, rows: Tensor) -> None:
+        """The gradients of a step, summed over passes that are as small as is fast."""
+        tensors = list(self.trained.values())
+        for tensor in tensors:
+            tensor.grad = torch.zeros_like(tensor)
+        for part in rows.split(self.bank.encoder.batch if self.first is None else ROWS_AT_ONCE):
+            loss = F.cross_entropy(self.logits(part), self.codes[part], label_smoothing=SMOOTHING)
+            found = torch.autograd.grad(loss * (len(part) / len(rows)), tensors)
+            for tensor, gradient in zip(tensors, found, strict=True):
+                assert tensor.grad is not None
+                tensor.grad += gradient
+
     def _copy(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self.trained.items()}
 
@@ -128,7 +137,8 @@ class Tuning:
     def predicted(self, rows: Tensor) -> Tensor:
         """Logits without gradients, in passes."""
         with torch.no_grad():
-            return torch.cat([self.logits(part) for part in rows.split(ROWS_AT_ONCE)])
+            size = self.bank.encoder.batch if self.first is None else ROWS_AT_ONCE
+            return torch.cat([self.logits(part) for part in rows.split(size)])
 
 
 def tune(study: base.Study, train: Rows, validation: Rows, first: int | None) -> base.Fitted:
