@@ -253,7 +253,7 @@ def load(info: BaseInfo, *, dtype: str = "float32", device: str = "cpu") -> Pict
         )
     preprocessing = Preprocessing.of(path)
     wanted = torch.float32 if dtype == "auto" else getattr(torch, dtype)
-    model = _efficientnet(path) if kind == "efficientnet-lite" else _transformers(path)
+    model: Any = _efficientnet(path) if kind == "efficientnet-lite" else _transformers(path)
     model = model.to(device, wanted).eval().requires_grad_(False)
     if FAMILIES[kind].maps and device == "cpu":  # convolutions are several times faster so
         model = model.to(memory_format=torch.channels_last)

@@ -25,7 +25,6 @@ from rung.methods import base
 from rung.methods.pictures.base import Rows, accuracy, bank_of
 from rung.types import Picture
 
-PATIENCE = 4  # validations without a better loss, after which a training ends
 SMOOTHING = 0.05  # of labels, since rows are few
 ROWS_AT_ONCE = 64  # pictures of a pass without gradients
 
@@ -85,7 +84,7 @@ class Tuning:
         for tensor in self.trained.values():
             tensor.requires_grad_(True)
         best, kept, bad = self._measure(0), self._copy(), 0
-        every = max(1, math.ceil(self.count / knobs.batch_size))
+        every = knobs.eval_every or max(1, math.ceil(self.count / knobs.batch_size))
         for step, rows in enumerate(order, 1):
             if self.study.stopping():
                 raise Interrupted
@@ -101,7 +100,7 @@ class Tuning:
                 best, kept, bad = found, self._copy(), 0
             else:
                 bad += 1
-            if bad >= PATIENCE:
+            if knobs.patience and bad >= knobs.patience:
                 break
         with torch.no_grad():
             for name, tensor in self.trained.items():
