@@ -6,11 +6,11 @@
 
 343 photographs of food in seven labels, fetched from an npm package and split once, on
 EfficientNet-Lite0. The peer fine-tunes the same network with a new last layer by transformers' Trainer,
-its defaults kept but for epochs, batch and rate, on pixels that were prepared for it; that preparation is
-not part of its time. Rung reads, prepares and encodes the pictures into an empty cache as part of its
-own. Each side runs in a process of its own. Accuracies are on the same held-out photographs;
-scikit-learn's logistic regression on the same vectors stands beside. Quality that is worse than a peer's
-by more than the interval fails.
+its defaults kept but for epochs, batch and rate, on pixels that were prepared for it; that preparation
+is not part of its time. Rung reads, prepares and encodes the pictures into an empty cache as part of
+its own. Each side runs in a process of its own. Accuracies are on the same held-out photographs;
+scikit-learn's logistic regression on the same vectors stands beside. Quality that is worse than that of
+a peer by more than the interval fails.
 """
 
 from __future__ import annotations

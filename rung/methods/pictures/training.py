@@ -151,9 +151,10 @@ def tune(study: base.Study, train: Rows, validation: Rows, first: int | None) ->
     labels = tuple(sorted(set(train.labels)))
     place = {label: i for i, label in enumerate(labels)}
     codes = torch.tensor([place.get(n, -1) for n in (*train.labels, *validation.labels)])
+    inputs = _inputs(bank, study, pictures, first)
     tuning = Tuning(
         bank=bank, study=study, first=first, weights=copies(bank, first),
-        head=_probe(bank, study, train), inputs=_inputs(bank, study, pictures, first),
+        head=_probe(bank, _vectors(bank, study, train, first, inputs), train), inputs=inputs,
         codes=codes.to(bank.device), count=count,
     )  # fmt: skip
     tuning.run()
@@ -185,11 +186,24 @@ def copies(bank: PictureBank, first: int | None) -> dict[str, Tensor]:
 UNUSED = ("_fc.weight", "_fc.bias", "pooler.dense.weight", "pooler.dense.bias")
 
 
-def _probe(bank: PictureBank, study: base.Study, train: Rows) -> Linear:
+def _vectors(
+    bank: PictureBank, study: base.Study, train: Rows, first: int | None,
+    inputs: Callable[[Tensor], Tensor],
+) -> Tensor:  # fmt: skip
+    """The frozen encoder's vectors of the training rows, from the states that are kept anyway."""
+    if first is None:
+        return bank.features(train.pictures, keep=True, stopping=study.stopping)
+    found, encoder = [], bank.encoder
+    with torch.no_grad():
+        for part in torch.arange(len(train.labels)).split(ROWS_AT_ONCE):
+            found.append(encoder.finish(encoder.run(inputs(part), first))[1].float().cpu())
+    return torch.cat(found)
+
+
+def _probe(bank: PictureBank, vectors: Tensor, train: Rows) -> Linear:
     """The linear layer that training begins from: a probe of the frozen encoder."""
     from rung.methods.linear_probe.fitting import MIDDLE, Chosen, final
 
-    vectors = bank.features(train.pictures, keep=True, stopping=study.stopping)
     chosen = Chosen("pooled", MIDDLE / len(train.labels), 0.0, 0.0, 0)
     labels, tensors = final(vectors, train.labels, "logistic", chosen)
     return Linear(labels, {n: t.to(bank.device) for n, t in tensors.items()})
