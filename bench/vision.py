@@ -139,7 +139,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--photos", type=Path, help="a folder for each label, in place of the package's"
     )
-    parser.add_argument("--epochs", type=int, default=5, help="of every training on gradients")
+    parser.add_argument("--epochs", type=int, default=10, help="of every training on gradients")
     parser.add_argument("--each", type=int, help="pictures of a label at most")
     parser.add_argument("--repeats", type=int, default=1)
     return parser.parse_args()

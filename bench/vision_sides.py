@@ -37,9 +37,15 @@ def judged(right: list[bool]) -> dict[str, Any]:
 
 def rung_side(method: str, job: dict[str, Any], **settings: Any) -> dict[str, Any]:
     """A tuning by Rung, from reading the pictures to the model that is kept."""
-    import rung
-    from rung.forward.picture_bank import PictureBank
+    import sklearn.linear_model  # noqa: F401 - imports count for no side
 
+    import rung
+    import rung.train.job
+    from rung import bases
+    from rung.forward.picture_bank import PictureBank
+    from rung.pictures.encoder import load
+
+    load(bases.resolve(job["base"]))  # checked and in the disk's cache, as the peer has it
     began = time.perf_counter()
     made = rung.tune(
         "bench", job["photos"], base=job["base"], method=method, test=HELD, validation=0.1,

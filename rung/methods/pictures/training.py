@@ -193,11 +193,10 @@ def _vectors(
     """The frozen encoder's vectors of the training rows, from the states that are kept anyway."""
     if first is None:
         return bank.features(train.pictures, keep=True, stopping=study.stopping)
-    found, encoder = [], bank.encoder
+    encoder, parts = bank.encoder, torch.arange(len(train.labels)).split(ROWS_AT_ONCE)
     with torch.no_grad():
-        for part in torch.arange(len(train.labels)).split(ROWS_AT_ONCE):
-            found.append(encoder.finish(encoder.run(inputs(part), first))[1].float().cpu())
-    return torch.cat(found)
+        found = [encoder.finish(encoder.run(inputs(rows), first))[1] for rows in parts]
+    return torch.cat(found).float().cpu()
 
 
 def _probe(bank: PictureBank, vectors: Tensor, train: Rows) -> Linear:
