@@ -1,7 +1,6 @@
 """Predictions: ask a model examples, by choice among labels, its classifier, or generation.
 
-Everything runs in this process on the bank, without a server, so that many models of one base are
-measured while it is loaded once.
+Everything runs in this process on the bank, so that many models of one base are measured in one go.
 """
 
 from __future__ import annotations
@@ -22,8 +21,9 @@ from rung.evals.by_name import by_name
 from rung.evals.label_text import as_label, plain, told_apart
 from rung.evals.preferences import compared
 from rung.evals.referee import MISSING, Referee
+from rung.evals.reply_length import decoding_for
 from rung.evals.scoring import Item, score
-from rung.evals.tasks import question, reply
+from rung.evals.tasks import question
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
 from rung.remote.batch import ask_all, label_scores
@@ -33,7 +33,6 @@ Scores = dict[str, float]
 Stopping = Callable[[], bool]
 Progress = Callable[[int, int], None]  # items done, of how many
 
-MIN_TOKENS = 16  # tokens that an answer may take, however short the references are
 MAX_BATCH = 64  # maximum number of requests that generate side by side
 MAX_CLASSIFIED = 64  # maximum number of prompts that a classifier gets at once
 
@@ -256,7 +255,7 @@ def _generate(bank, model, examples, task, stopping, progress, like=None) -> Ans
     """Draw answers, at most twice as long as the longest reply of `like`, the examples by default."""
     talk = model.conversation
     samples = 1 if talk is None or talk.ranks else talk.samples  # the engine ranks by itself
-    decoding = _decoding(model, like or examples, task)
+    decoding = decoding_for(model, like or examples)
     engine = _engine(bank, model, samples * len(examples))
     requests = []
     for example in examples:
@@ -289,7 +288,7 @@ def _engine(bank: Bank, model: ServedModel, requests: int) -> Engine:
 
 def _call_tools(bank, model, examples, task, stopping, progress) -> Answers:
     """Have the model's tools called, all examples side by side; the answer is what it says behind."""
-    talk, decoding = model.conversation, _decoding(model, examples, task)
+    talk, decoding = model.conversation, decoding_for(model, examples)
     engine = _engine(bank, model, len(examples))
     found = take_steps(
         engine, model, [question(e) for e in examples], decoding, stopping=stopping,
@@ -305,25 +304,6 @@ def _call_tools(bank, model, examples, task, stopping, progress) -> Answers:
     )  # fmt: skip
 
 
-def _decoding(model: ServedModel, examples: Sequence[Example], task: Task) -> Decoding:
-    """Give room for twice the longest reference; a base without turns ends where references do.
-
-    What an adapter needs to reason comes from the adapter.
-    """
-    references = [reply(e) or "" for e in examples]
-    lines = not model.template.chat and not any("\n" in r.strip() for r in references)
-    stop = model.decoding.stop or (("\n",) if lines else ())
-    if model.conversation is not None and model.conversation.max_tokens is not None:
-        return Decoding(model.conversation.max_tokens, stop=model.decoding.stop)
-    encoded = (
-        model.template.tokenizer(references, add_special_tokens=False)["input_ids"]
-        if references
-        else []
-    )
-    longest = max((len(ids) for ids in encoded), default=0)
-    return Decoding(min(model.decoding.max_tokens, max(MIN_TOKENS, 2 * longest)), stop=stop)
-
-
 # --- behind an API ---------------------------------------------------------------------------------
 
 
@@ -334,7 +314,7 @@ def _pass_on(bank, model, examples, task, stopping, progress) -> Answers:
     labels = task.labels if kinds.of(task).labelled else ()
     asked = [model.messages(question(e)) for e in examples]
     said = ask_all(
-        model.remote, asked, [_decoding(model, examples, task)] * len(asked), first=bool(labels),
+        model.remote, asked, [decoding_for(model, examples)] * len(asked), first=bool(labels),
         stopping=stopping, progress=_counted(progress, len(examples), len(examples)),
     )  # fmt: skip
     texts = [s.text if model.conversation is None else model.conversation.answer(s.text) for s in said]
