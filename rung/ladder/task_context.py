@@ -24,6 +24,7 @@ from rung.engine import Engine, GenerationRequest, ServedModel
 from rung.errors import ConfigError
 from rung.evals import metrics, tasks
 from rung.evals.answers import NO_JUDGE, Answers
+from rung.evals.by_name import by_name
 from rung.evals.judge import JUDGE_KEY
 from rung.evals.measure import Measured, measure
 from rung.evals.predict import predict, predict_without_base
@@ -198,7 +199,8 @@ class TaskContext:
         """An adapter (or the bare base) as a model that can be asked, for as long as it is needed."""
         slot = opened.bank.add(adapter) if adapter is not None else -1
         try:
-            yield ServedModel.of(name, slot, opened.template, adapter)
+            model = ServedModel.of(name, slot, opened.template, adapter)
+            yield by_name(opened.bank, model, self.task)
         finally:
             opened.bank.remove(slot)
 
