@@ -7,7 +7,7 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help env user lint format test test-quick test-faults quickstart bench-train bench-align bench-eval \
-	bench-features bench-vision bench-synth bench-before sweep harness-server soak fuzz steady bench-clients bench-serve clean
+	bench-features bench-map bench-vision bench-synth bench-before sweep harness-server soak fuzz steady bench-clients bench-serve clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ bench-climb-tasks: $(ENV)  ## climbs on eight real tasks beside TF-IDF, SetFit, 
 
 bench-redteam: $(ENV)  ## red team on a package's attacks, before and after mending: ARGS="--budget 2m"
 	@$(BIN)/python -m bench.redteam_real $(ARGS)
+
+bench-map: $(ENV)  ## mapping real names: rungs beside edit distance, and 10,000 x 10,000 records
+	@$(BIN)/python -m bench.mapping $(ARGS)
 
 bench-synth: $(ENV) bench/.peers/.stamp  ## rows written as constrained JSON beside transformers with outlines
 	@$(BIN)/python -m bench.synth $(ARGS)
