@@ -77,6 +77,16 @@ class Interrupted(BaseException):
     """The user asked to stop; what was finished is kept. No fault, so no RungError."""
 
 
+class PeerLost(Interrupted):
+    """Another process of the same training is gone, so that this one cannot go on."""
+
+
+class ProcessLost(RungError):
+    """A process of a training was killed, and the training has ended with it."""
+
+    exit_code = 1
+
+
 class OutOfTime(RungError):
     """Work was not done when its time was over."""
 

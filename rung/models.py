@@ -19,6 +19,7 @@ from rung.engine.reward_model import RewardModel
 from rung.errors import ArtefactError, BaseNotFound, ConfigError, ModelNotFound
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
+from rung.forward.opening import OpenedBase, open_bank
 from rung.methods import artefact
 from rung.methods.peft import source
 from rung.store import Store
@@ -94,9 +95,9 @@ def load(
         raise ConfigError("name a model to serve, or a base with --base")
     _share_base(found)
     quantize = quantize or _trained_on(found)
-    loaded = bases.load(found[0].base, dtype=dtype, device=device_of(device), quantize=quantize)
-    bank = Bank(loaded.model, loaded.info.digest)
-    bare = _bare(loaded)
+    info = found[0].base
+    opened = open_bank(info, dtype=dtype, device=device_of(device), quantize=quantize)
+    bank, bare = opened.bank, _bare(info, opened)
     models = {bare.name: bare}
     for one in found:
         if one.folder is not None:
@@ -106,7 +107,7 @@ def load(
     if tools:
         agent = Agent.of(tools)
         models = {name: _with_tools(model, agent) for name, model in models.items()}
-    return Loaded(Engine(bank, models, **settings), loaded.info)
+    return Loaded(Engine(bank, models, **settings), info)
 
 
 def _with_tools(model: ServedModel, agent: Agent) -> ServedModel:
@@ -239,15 +240,14 @@ def _share_base(found: Sequence[Named]) -> None:
             )
 
 
-def _bare(loaded: bases.LoadedBase) -> ServedModel:
-    settings = loaded.model.generation_config.to_dict()
+def _bare(info: BaseInfo, opened: OpenedBase) -> ServedModel:
     return ServedModel.of(
-        loaded.info.name,
+        info.name,
         -1,
-        Template.of(loaded.tokenizer, generation_config=settings),
-        decoding=decoding_of(settings),
+        opened.template,
+        decoding=decoding_of(opened.generation),
         created=int(time.time()),
-        owned_by=loaded.info.organisation or "rung",
+        owned_by=info.organisation or "rung",
     )
 
 

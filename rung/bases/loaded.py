@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ def load(
     dtype: str = "float32",
     device: str = "cpu",
     quantize: str | None = None,
+    place: Callable[[Any, str, str], None] | None = None,
 ) -> LoadedBase:
     """Load a resolved base into memory.
 
@@ -40,6 +41,8 @@ def load(
         dtype: of the weights: float32, bfloat16, float16, or auto for what the files hold.
         device: where to put them, such as `cpu`, `cuda`, `cuda:1` or `mps`.
         quantize: keep the weights in fewer bits, int8 or nf4, and compute in `dtype`.
+        place: called as `place(model, dtype, device)` to put the weights there, mapped as the files
+            have them; all of them are put there by default.
 
     Raises:
         ArtefactError: the folder is unsafe, damaged, or not a causal language model.
@@ -54,10 +57,13 @@ def load(
     inspect(path)
     with quiet():
         # As the files have them, so that they are mapped and not copied before they are coded.
-        model = read_model(path, dtype if kind == quantizing.NONE else "auto")
+        plain = kind == quantizing.NONE and place is None
+        model = read_model(path, dtype if plain else "auto")
         tokenizer = read_tokenizer(path)
     try:
-        if kind == quantizing.NONE:
+        if place is not None:
+            place(model, dtype, device)
+        elif kind == quantizing.NONE:
             model.to(device)
         else:
             quantizing.quantize(model, kind, dtype, device)

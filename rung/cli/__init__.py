@@ -30,6 +30,7 @@ VERBS = {
     "redteam": ("redteam", "redteam"),
     "eval": ("eval", "eval_"),
     "compare": ("compare", "compare"),
+    "map": ("map", "map_"),
     "chat": ("chat", "chat"),
     "serve": ("serve", "serve"),
     "keys": ("keys", "keys"),
@@ -92,19 +93,21 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run a command and return its exit code."""
-    from rung.cli import usage
+    from rung.cli import launching, usage
     from rung.errors import RungError
 
     command = None
     try:
         usage.check_verb(arguments, VERBS)
+        if arguments and arguments[0] in VERBS:
+            launching.check(arguments[0])
         arguments = usage.filled(arguments)
         command = _command(arguments)
-        result = command(arguments, standalone_mode=False, prog_name="rung")
+        result = command(arguments, standalone_mode=False, prog_name="rung", obj=arguments)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except RungError as fault:
-        return _complain(str(fault), fault.exit_code)
+        return fault.exit_code if launching.silent() else _complain(str(fault), fault.exit_code)
     except typer.Abort:
         return 130
     except KeyboardInterrupt:

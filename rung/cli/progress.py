@@ -44,8 +44,8 @@ def _whole(kind: type) -> Any:
 class Terminal(Observer):
     """Reports to stderr, so that stdout stays free for results."""
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=True)
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=quiet)
         self.bar: Progress | None = None
         self._tokens = self._seconds = 0.0
         self._smooth: float | None = None

@@ -14,6 +14,7 @@ import typer
 from rung import methods, objectives
 from rung.artefacts import hub
 from rung.cli.flags import Given, Panel, panels_of, takes_knobs
+from rung.cli.launching import ended, silent, watched
 from rung.config import Knob, knobs_of, read_yaml
 from rung.data.knobs import DataKnobs
 from rung.train.knobs import RunKnobs, TrainKnobs
@@ -52,6 +53,7 @@ def _by_method(knob: Knob) -> Knob:
 
 @takes_knobs(panels())
 def tune(
+    called: typer.Context,
     name: Annotated[str, typer.Argument(help="What the finished model is called.")],
     given: Given,
     config: Annotated[
@@ -73,44 +75,74 @@ def tune(
     if plan.run.push_to_hub:
         hub.check(plan.run.push_to_hub)
         hub.require_access()
+    if ended(called, plan.run.launch, plan.run.processes, lambda: _newest(name)):
+        return
     from rung.train.job import tune as run
 
     _report(lambda watcher: run(plan, watcher, replace=replace), as_json)
 
 
 def resume(
+    called: typer.Context,
     run: Annotated[
         str | None, typer.Argument(help="The run, as rung runs lists it; asked for by default.")
+    ] = None,
+    launch: Annotated[
+        str | None, typer.Option(help="Which processes train: as the run began by default.")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="How many processes the launch starts.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Go on with a run that was interrupted or killed; the result is the same.
 
-    Without a name it shows what can be gone on with, and asks which.
+    Without a name it shows what can be gone on with, and asks which. The number of processes may be
+    another one than before.
     """
     if run is None:
         from rung.cli.resumable import runs
         from rung.cli.resumable import which as ask
 
         run = ask(runs(), "rung resume RUN")
+    from rung.store import Store
+
+    with Store.open() as store:
+        config = store.runs.get(run).config
+    launch = launch or config.get("launch") or RunKnobs.launch
+    known = run
+    if ended(called, launch, processes or config.get("processes"), lambda: known):
+        return
     from rung.train.job import resume as go_on
 
-    _report(lambda watcher: go_on(run, watcher), as_json)
+    _report(lambda watcher: go_on(run, watcher, launched=launch), as_json)
+
+
+def _newest(name: str) -> str | None:
+    """The newest run of a model that can be gone on with."""
+    from rung.store import Store
+
+    with Store.open() as store:
+        found = store.runs.list(model=name, limit=1)
+    return found[0].id if found and found[0].status != "succeeded" else None
 
 
 def _report(work: Callable[[Terminal], Outcome], as_json: bool) -> None:
     from rung.cli.progress import Terminal
-    from rung.errors import Interrupted
+    from rung.errors import Interrupted, PeerLost
 
-    with Terminal() as terminal:
+    with Terminal(quiet=silent()) as terminal:
         try:
             outcome = work(terminal)
         except Interrupted as stopped:
-            message = f"interrupted; go on with: rung resume {stopped}"
             terminal.__exit__()
-            typer.echo(message, err=True)
+            why = "another process is gone" if isinstance(stopped, PeerLost) else "interrupted"
+            if not (silent() or (isinstance(stopped, PeerLost) and watched())):
+                typer.echo(f"{why}; go on with: rung resume {stopped}", err=True)
             raise typer.Exit(130) from None
         terminal.__exit__()
+        if silent():
+            return
         terminal.done(outcome, outcome.model.name)
     push = outcome.plan.run.push_to_hub
     if push:

@@ -1,9 +1,24 @@
-"""Read a label off what a model wrote."""
+"""Labels as texts: told apart as replies, and read out of what a model writes."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+
+
+def told_apart(replies: Sequence[tuple[int, ...]], stop: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Strip the end of turn, unless one reply begins another: then only it tells them apart."""
+    bare = [_without_end(ids, stop) for ids in replies]
+    nested = any(
+        a != b and one == other[: len(one)]
+        for a, one in enumerate(bare)
+        for b, other in enumerate(bare)
+    )
+    return tuple(replies if nested or not all(bare) else bare)
+
+
+def _without_end(ids: tuple[int, ...], stop: Sequence[int]) -> tuple[int, ...]:
+    return ids[:-1] if ids and ids[-1] in stop else ids
 
 
 def as_label(text: str, labels: Sequence[str]) -> str:

@@ -68,3 +68,22 @@ def pack(ids: Sequence[Ids], budget: int, tokens: Sequence[int] | None = None) -
             groups.append([i])
             used = whole
     return groups
+
+
+def cut(ids: Sequence[Ids], parts: int, tokens: Sequence[int] | None = None) -> list[list[int]]:
+    """Cut rows into parts of about equal work: the largest trie of a part is as small as it can be.
+
+    Parts are pieces of the depth-first order, so that rows that begin alike stay together.
+
+    Args:
+        ids, tokens: as `pack` takes them.
+
+    Returns:
+        the places of the rows of each part; some are empty where there are few rows.
+    """
+    low, high = 0, sum(len(i) for i in ids) + sum(tokens or ())
+    while low < high:  # `pack` is greedy, so a larger budget never takes more groups
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(pack(ids, middle, tokens)) <= parts else (middle + 1, high)
+    groups = pack(ids, low, tokens)
+    return groups + [[] for _ in range(parts - len(groups))]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from rung.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from rung.objectives import Row
 
 T = TypeVar("T")
 
@@ -15,12 +19,21 @@ class Launch:
     """The processes that make one training.
 
     Attributes:
-        rank: of this process, from 0. size: how many there are.
+        starts: whether it can start processes, so that their number may be said.
+        rank: of this process, from 0. size: how many there are. neighbours: of them on this machine.
+        here: whether the environment says that this process is one of those of this launch.
+        watched: whether `start` waits for this process, and tells the user where one is lost.
+        sharded: set by `shard`: each process holds a part of the base, so all must make the same passes.
     """
 
     summary: ClassVar[str] = ""
+    starts: ClassVar[bool] = False
     rank: int = 0
     size: int = 1
+    neighbours: int = 1
+    here: bool = False
+    watched: bool = False
+    sharded: bool = False
 
     def __init__(self, name: str):
         self.name = name
@@ -30,7 +43,21 @@ class Launch:
         """Whether this process writes what is kept: checkpoints, log, store."""
         return self.rank == 0
 
-    def share(self, rows: Sequence[T]) -> Sequence[T]:
+    def start(self, arguments: Sequence[str], processes: int | None = None) -> int | None:
+        """Run `rung ARGUMENTS` in the processes that train together, and wait for their end.
+
+        Returns:
+            the exit code; None where this process is one of them and does the work itself.
+
+        Raises:
+            ProcessLost: when one of them was killed; the others have ended then.
+        """
+        return None
+
+    def join(self, device: str) -> None:
+        """Meet the other processes, before anything is computed on a device of this type."""
+
+    def share(self, rows: Sequence[Row]) -> Sequence[Row]:
         """This process's part of a step's rows; the parts of all make the step."""
         return rows
 
@@ -41,6 +68,18 @@ class Launch:
         """Whether any process says so; every process gets the same answer."""
         return flag
 
-    def shard(self, model: Any) -> Any:
-        """The base as this process holds it: whole, or its part."""
-        return model
+    def most(self, count: int) -> int:
+        """The largest count that any process names."""
+        return count
+
+    def same(self, make: Callable[[], T]) -> T:
+        """What the process of rank 0 makes, on every process; what it raises is raised on all."""
+        return make()
+
+    def shard(self, model: Any, dtype: str, device: str) -> None:
+        """Put a base's weights, mapped as its files have them, on a device: this process's part of them.
+
+        Raises:
+            ConfigError: where the launch is of one process.
+        """
+        raise ConfigError("--shard is for a launch of several processes: add --launch torchrun")

@@ -18,6 +18,7 @@ from rung import bases, methods
 from rung.artefacts import cards, folders
 from rung.config import as_dict
 from rung.errors import ArtefactError
+from rung.mapping import mapper
 from rung.methods import peft
 from rung.methods.base import Method
 from rung.methods.peft import extras, source, through_peft
@@ -189,15 +190,25 @@ def load(folder: Path, bank: Bank) -> tuple[Adapter, dict[str, Any]]:
         folders.inspect(folder)
     else:
         source.inspect(folder)  # of what others wrote, only what is read
-    method = method_named(known["method"])
-    if (folder / CONFIG).exists():
+    mapped = mapper.there(folder)
+    method = method_named(known["method"]).on(bank.reads)
+    if mapped and known["method"] == mapper.METHOD:  # no language model is asked
+        adapter = _bare()
+    elif (folder / CONFIG).exists():
         adapter = _of_peft(folder, method, bank)
     else:
         adapter = method.from_files(*_own(folder), bank)
     method.from_folder(adapter, folder)
+    adapter.mapper = mapper.read(folder) if mapped else None
     adapter.reward = _reward_head(folder, bank)
     adapter.conversation = Agent.read_folder(folder) or adapter.conversation
     return adapter, known
+
+
+def _bare() -> Adapter:
+    from rung.forward.adapter import Adapter
+
+    return Adapter()
 
 
 def _of_peft(folder: Path, method: Method, bank: Bank) -> Adapter:
@@ -226,6 +237,8 @@ def _reward_head(folder: Path, bank: Bank) -> RewardHead | None:
     """The head of a reward model, on the bank's device."""
     from rung.forward.reward_head import RewardHead
 
+    if bank.reads == "pictures":
+        return None
     head = RewardHead.read(folder, bank.width, bank.vocabulary, bank.layers.count)
     return head and replace(head, weight=head.weight.to(bank.device))
 

@@ -28,14 +28,15 @@ from rung.types import Example, Message, last_question
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rung.evals.answers import Answers
     from rung.evals.measure import Measured
-    from rung.evals.predict import Answers
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
 
 FIRST = 32  # rows that every candidate sees before any is dropped
 CLEARLY = 2.0  # standard errors of the paired difference
 KEPT = "answers.jsonl"  # in the run's folder
+MAX_DRAWN_TOKENS = 128  # of an answer that is drawn to see what a reward makes of it
 CAUTION = 0.8  # of the characters that the context seems to hold, as scripts differ in tokens
 
 
@@ -190,7 +191,7 @@ class Race:
         return hashlib.sha256(content.encode()).hexdigest()
 
     def _read(self, key: str) -> Answers | None:
-        from rung.evals.predict import Answers
+        from rung.evals.answers import Answers
 
         lines = self._kept.read_text("utf-8").splitlines() if self._kept.exists() else []
         for line in lines:

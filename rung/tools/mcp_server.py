@@ -74,7 +74,9 @@ class McpServer(Source):
     def _read(self, found: Any) -> Result:
         """The text of a result; parts that are no text are named."""
         parts = [
-            part.text if getattr(part, "type", "") == "text" else f"[{getattr(part, 'type', 'unknown')}]"
+            part.text
+            if getattr(part, "type", "") == "text"
+            else f"[{getattr(part, 'type', 'unknown')}]"
             for part in getattr(found, "content", None) or []
         ]
         text = "\n".join(parts)

@@ -89,16 +89,19 @@ def of(
     rows: Sequence[Row],
     knobs: TrainKnobs,
     resident: int,
+    processes: int = 1,
 ) -> Estimate:
     """Estimate a run on rows (at least one).
 
     Args:
         adapter_size: trained parameters. resident: bytes that the process holds already.
+        processes: that train together on this machine, and share its memory where that is not a GPU's.
     """
     where = str(bank.device)
     per_token = token_bytes(bank)
     optimizer = adapter_size * ADAM * 4
-    room = int((free_bytes(where) - optimizer) * SHARE / per_token)
+    free = free_bytes(where) // (1 if where.startswith("cuda") else processes)
+    room = int((free - optimizer) * SHARE / per_token)
     budget = knobs.max_tokens or max(64, min(MAX_MICRO_BATCH_TOKENS, room))
     lengths = sorted((r.tokens for r in rows), reverse=True)
     micro = min(budget, max(sum(lengths[: knobs.batch_size]), lengths[0]))

@@ -134,6 +134,7 @@ class Gradients:
         # A process without a row of its own computes one that counts for nothing, so that it has the
         # same metrics to add.
         waiting = _packed(mine or rows[:1], self.max_tokens)
+        more = self.launch.most(len(waiting)) - len(waiting) if self.launch.sharded else 0
         while waiting:
             if self.stopping():
                 return None
@@ -141,7 +142,7 @@ class Gradients:
             try:
                 found, gradients = self._micro(micro, weight)
             except (RuntimeError, MemoryError) as fault:
-                if not out_of_memory(fault):
+                if not out_of_memory(fault) or self.launch.sharded:
                     raise
                 waiting = self._halve(micro) + waiting
                 continue
@@ -153,6 +154,8 @@ class Gradients:
             for sum_, gradient in zip(total, gradients, strict=True):
                 if gradient is not None:
                     sum_.add_(gradient, alpha=1 / self.scale)
+        for _ in range(more):  # passes of others need this one's part of the base
+            self._micro(rows[:1], weight)
         total = total or [torch.zeros_like(p) for p in self.parameters]
         sums = torch.tensor(list(metrics.values()), dtype=torch.float64)
         if not mine:
@@ -246,12 +249,28 @@ def _finite(result: Gradient) -> bool:
 
 
 @torch.no_grad()
-def evaluate(passes: Passes, rows: Sequence[Row], max_tokens: int) -> dict[str, float]:
-    """The means of an objective's loss and metrics over rows, {} for none."""
+def evaluate(
+    passes: Passes, rows: Sequence[Row], max_tokens: int, launch: Launch | None = None
+) -> dict[str, float]:
+    """The means of an objective's loss and metrics over rows, {} for none.
+
+    Args:
+        launch: the processes that share the rows, each of which gets the means over all.
+    """
+    launch = launch or Launch("local")
+    if not rows:
+        return {}
+    settled = passes.settled(rows, max_tokens)
+    mine = launch.share(settled)
+    # As in a step: a process without a row computes one that does not count.
+    micros = _packed(mine or settled[:1], max_tokens)
     sums: dict[str, float] = {}
-    weight = 0.0
-    for micro in _packed(passes.settled(rows, max_tokens), max_tokens):
-        found = passes.loss(micro)
-        weight += found.weight
-        _add(sums, {"loss": float(found.total), **found.metrics})
-    return {name: value / max(weight, 1e-9) for name, value in sums.items()}
+    for place in range(launch.most(len(micros)) if launch.sharded else len(micros)):
+        found = passes.loss(micros[place] if place < len(micros) else micros[0])
+        if place < len(micros):
+            named = {"": found.weight, "loss": float(found.total), **found.metrics}
+            _add(sums, named)
+    total = torch.tensor(list(sums.values()), dtype=torch.float64) * bool(mine)
+    launch.add([total])
+    weight, *values = total.tolist()
+    return dict(zip(list(sums)[1:], (v / max(weight, 1e-9) for v in values), strict=True))

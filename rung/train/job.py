@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
 import signal
 import threading
@@ -12,8 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from rung import home, launch, trackers
-from rung.errors import ConfigError, DataError, Interrupted, MethodMisfit, ModelNotFound, OutOfTime
+from rung.errors import (
+    ConfigError,
+    DataError,
+    Interrupted,
+    MethodMisfit,
+    ModelNotFound,
+    OutOfTime,
+    PeerLost,
+)
 from rung.evals.tasks import detect
+from rung.forward import feature_cache
+from rung.launch import Launch
 from rung.methods.base import Fitted, Study
 from rung.objectives import Setting
 from rung.store import Store
@@ -59,8 +71,16 @@ def tune(
     return _kept(make(plan, observer, store, opened=opened, test=test), store)
 
 
-def resume(run_id: str, observer: Observer | None = None, store: Store | None = None) -> Outcome:
+def resume(
+    run_id: str,
+    observer: Observer | None = None,
+    store: Store | None = None,
+    launched: str | None = None,
+) -> Outcome:
     """Go on with a run that was interrupted or killed, and keep the result as a model.
+
+    Args:
+        launched: the launch that it goes on with; the one that it began with by default.
 
     Raises:
         RunNotFound: naming the nearest. ConfigError: for a run that is still going or has ended.
@@ -68,12 +88,20 @@ def resume(run_id: str, observer: Observer | None = None, store: Store | None = 
     """
     store = store or Store.open()
     run = store.runs.get(run_id)
+    if launched is not None:
+        run = dataclasses.replace(run, config={**run.config, "launch": launched, "processes": None})
+    plan = Plan.of(run.model, run.config)
+    together = launch.chosen(plan.run.launch)
+    together.join(estimate.device(plan.run.device))
+    together.same(lambda: _refuse_ended(store.runs.get(run_id)))  # before one of them takes it up
+    return _kept(make(plan, observer, store, run=run, test=True), store)
+
+
+def _refuse_ended(run: RunRecord) -> None:
     if run.status == "succeeded":
         raise ConfigError(f"run {run.id} has finished: its model is '{run.model}'")
     if run.status == "running":
         raise ConfigError(f"run {run.id} is still running in process {run.pid} on {run.host}")
-    plan = Plan.of(run.model, run.config)
-    return _kept(make(plan, observer, store, run=run, test=True), store)
 
 
 def make(
@@ -102,22 +130,26 @@ def make(
     observer, store = observer or Observer(), store or Store.open()
     if run is not None:
         plan = Plan.of(run.model, run.config)
-    _settle(plan)
+    together = launch.chosen(plan.run.launch)
+    observer = observer if together.main else Observer()  # only one process tells and writes
+    _settle(plan, together)
     chosen = [trackers.make(name) for name in plan.run.track]  # what cannot work is told at once
     prepared = prepare(plan, observer.stage, opened)
-    run = _begin(plan, prepared, store) if run is None else _again(run, prepared, store)
+    run = together.same(lambda: _begun(plan, prepared, store, run))
+    if together.size > 1:
+        _compare(run, prepared)
     folder = home.folder("runs") / run.id
     folder.mkdir(parents=True, exist_ok=True)
     heartbeat = Heartbeat(store, run.id)
     about = TrackedRun(name=plan.name, id=run.id, folder=folder, settings=plan.settings())
     tracked = [Tracked(tracker, about) for tracker in chosen]
     observers = Observers.of(RunLog(folder / "log.jsonl"), heartbeat, observer, *tracked)
-    if not launch.get(plan.run.launch).main:
-        observers = Observers()  # only one process writes
-    with stop_signal() as asked, under_way(run.id, store, observers):
+    if not together.main:
+        observers = Observers()
+    with stop_signal() as asked, under_way(run.id, store, observers, together.main):
 
         def stopping() -> bool:
-            return asked() or heartbeat.cancelled()
+            return asked() or (together.main and heartbeat.cancelled())
 
         if not plan.method.trained:
             return _fit(plan, prepared, run.id, folder, observers, stopping, fitted)
@@ -125,14 +157,17 @@ def make(
 
 
 def _kept(made: Made, store: Store) -> Outcome:
-    with under_way(made.run, store, made.observers):
+    together = launch.chosen(made.plan.run.launch)
+    with under_way(made.run, store, made.observers, together.main):
         return keep(made, store)
 
 
 def keep(made: Made, store: Store, metrics: dict[str, Any] | None = None) -> Outcome:
     """Write what was made as a model and record it, with what the caller has measured of it."""
     made.metrics |= metrics or {}
-    outcome = keeping.keep(made, store)
+    together = launch.chosen(made.plan.run.launch)
+    model, cost = together.same(lambda: keeping.keep(made, store))
+    outcome = Outcome(**vars(made), model=model, cost=cost)
     made.observers.finished(outcome)
     return outcome
 
@@ -146,19 +181,24 @@ def drop(made: Made, store: Store, why: str | None = None) -> None:
 
 
 @contextmanager
-def under_way(run: str, store: Store, observers: Observer) -> Iterator[None]:
+def under_way(run: str, store: Store, observers: Observer, main: bool = True) -> Iterator[None]:
     """Note in the store how the work on a run ended, unless it was cancelled there, and tell of it.
 
     A run of which a setting is refused before its first step leaves no record.
+
+    Args:
+        main: whether this process writes; of several that train together, one does.
     """
     try:
         yield
     except (Interrupted, KeyboardInterrupt) as stopped:
-        if store.runs.beat(run) != "cancelled":
+        if main and store.runs.beat(run) != "cancelled":
             store.runs.update(run, status="interrupted")
         observers.failed(stopped)
-        raise Interrupted(run) from None
+        raise (PeerLost if isinstance(stopped, PeerLost) else Interrupted)(run) from None
     except Exception as fault:
+        if not main:
+            raise
         refused = isinstance(fault, (ConfigError, MethodMisfit))
         if refused and not (home.folder("runs") / run / "log.jsonl").exists():
             store.runs.forget(run)  # a setting was refused before the first step: nothing was run
@@ -168,10 +208,12 @@ def under_way(run: str, store: Store, observers: Observer) -> Iterator[None]:
         raise
 
 
-def _settle(plan: Plan) -> None:
-    """Say device and precision where the plan leaves them to the machine."""
+def _settle(plan: Plan, together: Launch) -> None:
+    """Say device and precision where the plan leaves them to the machine, and meet the others there."""
     device = estimate.device(plan.run.device)
-    plan.run.device, plan.run.dtype = device, estimate.dtype(plan.run.dtype, device)
+    together.join(device)
+    plan.run.device = device
+    plan.run.dtype = together.same(lambda: estimate.dtype(plan.run.dtype, device))
 
 
 def _refuse_to_replace(name: str, store: Store) -> None:
@@ -190,6 +232,24 @@ def _begin(plan: Plan, prepared: Prepared, store: Store) -> RunRecord:
         plan.name, plan.method.name, objective=plan.run.objective, config=plan.settings(),
         parent=plan.run.parent, base=prepared.base, data=keeping.data_record(prepared.dataset),
     )  # fmt: skip
+
+
+def _begun(plan: Plan, prepared: Prepared, store: Store, run: RunRecord | None) -> RunRecord:
+    return _begin(plan, prepared, store) if run is None else _again(run, prepared, store)
+
+
+def _compare(run: RunRecord, prepared: Prepared) -> None:
+    """Refuse another base or other data than the process of rank 0 has.
+
+    Raises:
+        DataError: saying which.
+    """
+    for what, own, theirs in (
+        ("data", keeping.data_record(prepared.dataset).digest, run.data),
+        ("base", prepared.base.digest, run.base),
+    ):
+        if own != theirs:
+            raise DataError(f"the {what} of this process is not that of rank 0: give both the same")
 
 
 def _again(run: RunRecord, prepared: Prepared, store: Store) -> RunRecord:
@@ -215,7 +275,7 @@ def _fit(
 
     study = Study(
         prepared.bank, prepared.template, detect(splits.train), list(splits.train),
-        list(splits.validation), plan.train.seed, folder, observers.note, over,
+        list(splits.validation), plan.train.seed, folder, observers.note, over, plan.train,
     )  # fmt: skip
     began = time.perf_counter()
     fitted = fitted or plan.method.fit(study, plan.config)
@@ -234,13 +294,21 @@ def _train(
     rows, knobs = prepared.rows["train"], plan.train
     adapter = adapter_of(plan, prepared)
     expected = [plan.objective.expected(row) for row in rows]
-    guess = estimate.of(prepared.bank, adapter.size, expected, knobs, _resident_bytes())
+    together = launch.chosen(plan.run.launch)
+    guess = together.same(
+        lambda: estimate.of(
+            prepared.bank, adapter.size, expected, knobs, _resident_bytes(), together.neighbours
+        )
+    )
     if knobs.max_tokens is None:
         # Kept for the resumed run: another split into micro-batches would round differently.
         knobs.max_tokens = guess.max_tokens
-        store.runs.update(run, config=plan.settings())
+        if together.main:
+            store.runs.update(run, config=plan.settings())
     parts = ("train", "validation", "test") if test else ("train", "validation")
-    prepared = with_reference(prepared, plan, adapter, parts, observers, stopping)
+    alone = feature_cache.unused() if together.sharded else contextlib.nullcontext()
+    with alone:  # nobody may find on disk what the others compute together
+        prepared = with_reference(prepared, plan, adapter, parts, observers, stopping)
     source = plan.objective.source(
         Setting(
             bank=prepared.bank, template=prepared.template, adapter=adapter,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,13 +16,13 @@ from rung.data import Dataset
 from rung.forward.bank import Bank
 from rung.methods import artefact
 from rung.store import Store
-from rung.store.records import DatasetRecord
-from rung.train.observers import Made, Outcome
+from rung.store.records import DatasetRecord, ModelRecord
+from rung.train.observers import Made
 from rung.types import BaseInfo, LicenceClass
 
 
-def keep(made: Made, store: Store) -> Outcome:
-    """Write the model and record it with what was measured of it."""
+def keep(made: Made, store: Store) -> tuple[ModelRecord, dict[str, Any]]:
+    """Write the model and record it with what was measured of it; returns the record and the cost."""
     plan, prepared, adapter, state = made.plan, made.prepared, made.adapter, made.state
     metrics = made.metrics
     base_bytes, base_bytes_float32 = bases.memory(prepared.bank.model)
@@ -73,7 +74,7 @@ def keep(made: Made, store: Store) -> Outcome:
                 metric=name, value=value, model=plan.name, dataset=data, n=metrics["test_rows"]
             )
     store.runs.update(made.run, status="succeeded", metrics=metrics, cost=cost)
-    return Outcome(**vars(made), model=model, cost=cost)
+    return model, cost
 
 
 def _licence(

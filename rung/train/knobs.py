@@ -39,7 +39,16 @@ class RunKnobs:
     device: str = knob(
         "auto", "Where to run: auto, cpu, cuda, cuda:1 or mps.", foreign=("device_map", "use_cpu=cpu")
     )
-    launch: str = knob("local", "Which processes train: local is this one.")
+    launch: str = knob("local", "Which processes train: local is this one, torchrun starts several.")
+    processes: int | None = knob(
+        None, "How many processes a launch starts; by default one for each GPU, or one.", least=1,
+        most=1024, foreign=("nproc_per_node", "num_processes"),
+    )  # fmt: skip
+    shard: bool = knob(
+        False,
+        "Hold a part of each of the base's layers in each process (FSDP2), for a base too large for one.",
+        foreign=("fsdp",),
+    )
     track: list[str] = knob(
         [], "Where figures go beside the terminal; give it again for more.", metavar="TRACKER",
         foreign=("report_to", "log_with", "reporting_integrations"),

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from rung import launch as launches
-from rung.errors import DataError, Interrupted, TrainingStopped
+from rung.errors import DataError, Interrupted, PeerLost, TrainingStopped
 from rung.forward.adapter import Adapter
 from rung.forward.features import Boundary
 from rung.forward.memory import keep_freed
@@ -59,12 +59,13 @@ class Trainer:
     ):
         self.bank, self.validation = prepared.bank, prepared.rows.get("validation", [])
         self.knobs, self.adapter, self.source = plan.train, adapter, source
-        self.objective, self.launch = plan.objective, launches.get(plan.run.launch)
+        self.objective, self.launch = plan.objective, launches.chosen(plan.run.launch)
         self.observers, self.folder, self.stopping = observers or Observer(), folder, stopping
         self.slot = self.bank.add(adapter)
         self.parameters = adapter.trainable().parameters()
         self.steps = source.steps(self.knobs.epochs, self.knobs.steps)
-        self.optimizer = Optimizer(self.parameters, self.knobs, self.steps)
+        rates = plan.method.rates(plan.config, self.parameters)
+        self.optimizer = Optimizer(self.parameters, self.knobs, self.steps, rates)
         self.max_tokens = self.knobs.max_tokens or NO_LIMIT
         self.passes = Passes(bank=self.bank, objective=self.objective, slot=self.slot)
         # Of several processes each would stop between other micro-batches: they agree between steps.
@@ -102,8 +103,8 @@ class Trainer:
         while self.state.step < self.steps and not self._ended():
             try:
                 event = None if self._asked_to_stop() else self._step()
-            except TrainingStopped:
-                self._save()
+            except (TrainingStopped, PeerLost):
+                self._save()  # of the last step that was whole
                 raise
             if event is None:
                 self._save()
@@ -126,6 +127,8 @@ class Trainer:
         too_low = layer < MIN_FROZEN_SHARE * self.bank.layers.count
         if too_low or not self.source.fixed or self.state.step >= self.steps:
             return
+        if self.launch.sharded:
+            return  # one process would wait for the states that another one keeps on disk
         began = time.perf_counter()
         epoch = range(min(self.steps, self.source.per_epoch))
         used = {id(row): row for step in epoch for row in self.source.rows(step)}
@@ -137,7 +140,7 @@ class Trainer:
 
     def _step(self) -> Step | None:
         began, step = time.perf_counter(), self.state.step
-        gradient = self.gradients.of(self.source.rows(step), step)
+        gradient = self.gradients.of(self._rows(step), step)
         if gradient is None:
             return None
         norm = self.optimizer.step(step, gradient.tensors, gradient.norm)
@@ -155,6 +158,12 @@ class Trainer:
             seconds=seconds,
         )
 
+    def _rows(self, step: int) -> list[Row]:
+        """The rows of a step; where they are drawn, one process draws for all."""
+        if self.source.fixed:
+            return self.source.rows(step)
+        return self.launch.same(lambda: self.source.rows(step))
+
     # --- validation ---------------------------------------------------------------------------
 
     def _validate_at_start(self) -> None:
@@ -164,13 +173,18 @@ class Trainer:
 
     def evaluate(self, rows: list[Row], slot: int) -> dict[str, float]:
         """The objective's metrics over rows, of the adapter's slot or of the bare base (-1)."""
-        rows = list(self.source.measured(rows, slot))
-        return evaluate(replace(self.passes, slot=slot), rows, self.max_tokens)
+        return self._evaluate(self.passes, rows, slot)
 
     def _validate(self, slot: int) -> dict[str, float]:
         """The same over the validation rows, whose states may be kept."""
-        passes = replace(self.gradients.passes, slot=slot)
-        return evaluate(passes, self.source.measured(self.validation, slot), self.max_tokens)
+        return self._evaluate(self.gradients.passes, self.validation, slot)
+
+    def _evaluate(self, passes: Passes, rows: list[Row], slot: int) -> dict[str, float]:
+        if self.source.fixed:
+            measured = self.source.measured(rows, slot)
+        else:
+            measured = self.launch.same(lambda: self.source.measured(rows, slot))
+        return evaluate(replace(passes, slot=slot), measured, self.max_tokens, self.launch)
 
     def _validate_if_due(self) -> None:
         step, state = self.state.step, self.state
@@ -190,7 +204,7 @@ class Trainer:
             state.stale += 1
         state.history.append(event.entry())
         state.seconds += time.perf_counter() - began
-        self.stopped = self.observers.validated(event)
+        self.stopped = self.launch.same(lambda: self.observers.validated(event))
 
     def _ended(self) -> bool:
         """Whether training ends before its last step."""
@@ -200,7 +214,7 @@ class Trainer:
     def _over(self) -> bool:
         """Whether the time that the training may take is over."""
         limit = self.knobs.seconds
-        return limit is not None and self.state.seconds >= limit
+        return limit is not None and self.launch.agree(self.state.seconds >= limit)
 
     def _out_of_time(self) -> bool:
         if not self._over or self.state.step == 0:

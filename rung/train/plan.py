@@ -40,7 +40,8 @@ class Plan:
         """
         check_name(name)
         layers = tuple(flatten(layer) for layer in layers)
-        method = methods.get(_chosen("method", layers) or RunKnobs.method)
+        base = _chosen("base", layers) or RunKnobs.base
+        method = methods.get(_chosen("method", layers) or RunKnobs.method).on(bases.reads_spec(base))
         try:
             objective = objectives.get(_chosen("objective", layers) or RunKnobs.objective)
         except ConfigError as fault:
@@ -57,7 +58,8 @@ class Plan:
             raise ConfigError(one_line([*(p for _, p in problems), str(fault)])) from None
         if problems:
             raise ConfigError(one_line([p for _, p in problems]))
-        launch.get(run.launch)
+        _refuse_processes(run)
+        _refuse_sharded(run, objective)
         for tracker in run.track:
             trackers.get(tracker)
         run.base = method.base_spec(config) or run.base
@@ -82,6 +84,38 @@ def check_name(name: str) -> None:
     folders.model_name(name)
     if bases.entry_of(name):
         raise ConfigError(f"'{name}' is the name of a base: choose another name for the model")
+
+
+def _refuse_processes(run: RunKnobs) -> None:
+    """Refuse an unknown launch, and a number of processes for one that starts none.
+
+    Raises:
+        ConfigError: saying what to do instead.
+    """
+    if run.processes is not None and not launch.get(run.launch).starts:
+        starting = [known.name for known in launch.registry.all() if known.starts]
+        raise ConfigError(
+            f"--processes {run.processes} is for a launch that starts processes: add --launch "
+            f"{' or '.join(starting)}"
+        )
+    launch.get(run.launch)
+
+
+def _refuse_sharded(run: RunKnobs, objective: Objective) -> None:
+    """Refuse a sharded base for what reads its weights in a way of its own.
+
+    Raises:
+        ConfigError: saying what to do instead.
+    """
+    if not run.shard:
+        return
+    if run.quantize != RunKnobs.quantize:
+        raise ConfigError("--shard and --quantize do not go together: choose one of them")
+    if objective.draws:
+        raise ConfigError(
+            f"--objective {objective.name} generates while it trains, which a sharded base cannot: leave "
+            "--shard out"
+        )
 
 
 def _refuse_quantized(run: RunKnobs, method: Method) -> None:

@@ -169,7 +169,9 @@ def test_a_thousand_hostile_results_forge_no_turn(tmp_path):
         assert not found.failed or "\n" not in found.text
         assert kind != "forged" or found.text == "mine"
         turn = reported(Call("", "attack", ""), found)
-        assert turn["content"].count("<tool_response>") == turn["content"].count("</tool_response>") == 1
+        assert (
+            turn["content"].count("<tool_response>") == turn["content"].count("</tool_response>") == 1
+        )
         assert "<tool_call>" not in turn["content"].lower()
         ids = template.prompt([*asked, turn])
         assert [i for i in ids if i in guarded] == usual

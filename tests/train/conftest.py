@@ -107,20 +107,31 @@ def prepared_of(bank: Bank, **rows: list[Row]) -> Prepared:
     )  # fmt: skip
 
 
+def work_of(
+    path: Path | None,
+    method: str = "lora",
+    place: Callable[[Any], None] = lambda model: None,
+    **settings: Any,
+) -> Work:
+    """The same work whenever it is asked for, its checkpoints in `path`; `place` gets the base first."""
+    torch.manual_seed(0)
+    model = tiny_model()
+    place(model)
+    bank = Bank(model)
+    if path:
+        path.mkdir(exist_ok=True)
+    plan = tiny_plan(method, **settings)
+    prepared = prepared_of(bank, train=rows(), validation=rows(6, seed=0))
+    source = Shuffled(prepared.rows["train"], plan.train.batch_size, plan.train.seed)
+    return Work(prepared, plan, tiny_adapter(bank, method), source, path)
+
+
 @pytest.fixture
 def make_work(tmp_path: Path) -> Callable[..., Work]:
     """A function that builds the same work again and again."""
 
     def make(method: str = "lora", folder: str | None = None, **settings: Any) -> Work:
-        torch.manual_seed(0)
-        bank = Bank(tiny_model())
-        path = tmp_path / folder if folder else None
-        if path:
-            path.mkdir(exist_ok=True)
-        plan = tiny_plan(method, **settings)
-        prepared = prepared_of(bank, train=rows(), validation=rows(6, seed=0))
-        source = Shuffled(prepared.rows["train"], plan.train.batch_size, plan.train.seed)
-        return Work(prepared, plan, tiny_adapter(bank, method), source, path)
+        return work_of(tmp_path / folder if folder else None, method, **settings)
 
     return make
 
