@@ -130,9 +130,7 @@ def test_evaluations_ask_in_the_loop_and_count_calls(agent):
     from rung.evals.predict import predict
     from rung.types import Task
 
-    engine, model = engine_with(
-        dataclasses.replace(agent, calls_first=True, steps=1, max_tokens=75)
-    )
+    engine, model = engine_with(dataclasses.replace(agent, calls_first=True, steps=1, max_tokens=75))
     rows = [
         Example(({"role": "user", "content": f"q {i}"}, {"role": "assistant", "content": "a"}))
         for i in range(2)
