@@ -215,7 +215,8 @@ def generated(bank, model, examples, task, stopping, progress, like=None) -> Ans
     )
     texts = []
     for low in range(0, len(done), samples):
-        read = [c.text if talk is None else talk.answer(c.text) for c in done[low : low + samples]]
+        whole = talk is None or kinds.of(task).calls  # calls are the answer
+        read = [c.text if whole else talk.answer(c.text) for c in done[low : low + samples]]
         if kinds.of(task).chooses:
             labels = task.labels or examples[low // samples].choices
             read = [as_label(text, labels) for text in read]

@@ -1,4 +1,4 @@
-"""Calls of tools: their schema for constrained decoding, and how they are read out of what was written.
+"""Calls of tools: their schema for constrained decoding, and how they are read out of a text.
 
 A call is `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, the form that most open models were
 trained on; a bare JSON object of that shape counts too.

@@ -106,12 +106,14 @@ class McpServer(Source):
         @asynccontextmanager
         async def connected() -> AsyncIterator[tuple[Any, Any]]:
             with open(os.devnull, "w", encoding="utf-8") as silent:
-                async with stdio_client(wanted, errlog=silent) as (read, write):
-                    async with ClientSession(read, write) as session:
-                        with anyio.fail_after(START_SECONDS):
-                            await session.initialize()
-                            told = await session.list_tools()
-                        yield session, told
+                async with (
+                    stdio_client(wanted, errlog=silent) as (read, write),
+                    ClientSession(read, write) as session,
+                ):
+                    with anyio.fail_after(START_SECONDS):
+                        await session.initialize()
+                        told = await session.list_tools()
+                    yield session, told
 
         stack = ExitStack()
         try:

@@ -100,8 +100,8 @@ def schema(hint):
         return {"type": PLAIN[hint]}
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        said = {"description": text for text in inner[1:] if isinstance(text, str)}
-        return {**schema(inner[0]), **said}
+        texts = [text for text in inner[1:] if isinstance(text, str)]
+        return {**schema(inner[0]), **({"description": texts[-1]} if texts else {})}
     if origin is typing.Literal:
         return {"enum": list(inner)}
     if origin in (typing.Union, types.UnionType):

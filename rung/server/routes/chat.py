@@ -62,7 +62,8 @@ async def continued(request: Request, asked: ChatRequest, kind: Callable[..., Ch
     most = asked.max_completion_tokens or asked.max_tokens
     usual = model.decoding.max_tokens
     if model.conversation is not None and model.conversation.max_tokens is not None:
-        usual = max(usual, model.conversation.max_tokens)
+        own = model.conversation.max_tokens
+        usual = own if has_tools(model) else max(usual, own)
     usual = max(1, min(usual, service.engine.room(asked.model, len(prompt.ids))))
     logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
     wanted = GenerationRequest(asked.model, prompt, logprobs=logprobs, constraint=constraint)
