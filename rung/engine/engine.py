@@ -159,7 +159,8 @@ class Engine:
             self._fail_all()
 
     def _fail_all(self) -> None:
-        for part in (*self.queues, self._calls):
+        parts: tuple[AnyQueue | BankCalls, ...] = (*self.queues, self._calls)
+        for part in parts:
             part.fail_all(EngineStopped("the engine has stopped"))
 
     def step(self) -> bool:

@@ -1,7 +1,7 @@
 """Calls of tools: their schema for constrained decoding, and how they are read out of a text.
 
-A call is `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, the form that most open models were
-trained on; a bare JSON object of that shape counts too.
+A call is `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, the form that most open models
+were trained on; a bare JSON object of that shape counts too.
 """
 
 from __future__ import annotations
