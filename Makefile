@@ -7,7 +7,8 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help env user lint format test test-quick test-faults quickstart bench-train bench-align bench-eval \
-	bench-features bench-map bench-synth bench-before sweep harness-server soak fuzz steady bench-clients bench-serve clean
+	bench-features bench-vision bench-map bench-synth bench-before sweep harness-server soak fuzz steady bench-clients \
+	bench-serve clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +20,7 @@ env: $(ENV)  ## build .venv with the pinned versions
 $(ENV): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt pip
-	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[documents,hub,page,quantize,tensorboard]' --group dev
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[documents,hub,page,pictures,quantize,tensorboard]' --group dev
 	@touch $@
 
 user: constraints.txt  ## build .venv for a user: rung with its page and the Hub, nothing for developers
@@ -70,6 +71,9 @@ bench-eval: $(ENV) bench/.peers/.stamp  ## evaluation beside lm-evaluation-harne
 bench-features: $(ENV) bench/.peers/.stamp  ## training on kept states beside transformers' Trainer; a climb beside its rungs
 	@$(BIN)/python -m bench.features $(ARGS)
 	@$(BIN)/python -m bench.climb $(CLIMB_ARGS)
+
+bench-vision: $(ENV)  ## pictures: a probe and the last layers beside transformers' Trainer: ARGS="--epochs 1 --each 6"
+	@$(BIN)/python -m bench.vision $(ARGS)
 
 bench-climb-tasks: $(ENV)  ## climbs on eight real tasks beside TF-IDF, SetFit, AutoGluon: ARGS="--tasks laws --budgets 1"
 	@$(BIN)/python -m bench.climb_tasks $(ARGS)

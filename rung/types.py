@@ -42,7 +42,7 @@ class Picture(str):
         made.place, made.name = place, name
         return made
 
-    def __getnewargs__(self) -> tuple[str, str | bytes, str]:
+    def __getnewargs__(self) -> tuple[str, str | bytes, str]:  # type: ignore[override]
         return str(self), self.place, self.name
 
 

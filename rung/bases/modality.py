@@ -36,10 +36,9 @@ def reads_spec(spec: str) -> Modality:
     entry = entry_of(spec.strip())
     if entry is not None:
         return "pictures" if entry.modality == "vision" else "text"
-    place = Path(spec).expanduser()
-    if not place.is_dir() and not hub.ID.fullmatch(spec.strip()):
-        return "text"  # a GGUF file, a fresh model, an API
     try:
+        if not source.local(spec).is_dir() and not hub.ID.fullmatch(spec.strip()):
+            return "text"  # a GGUF file, a fresh model, an API
         return reads(Path(source.resolve(spec).path))
     except (ArtefactError, BaseNotFound):
         return "text"

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rung.types import Message
-
-if TYPE_CHECKING:
-    from rung.forward.bank import Bank
 
 
 class Conversation:
@@ -43,11 +40,11 @@ class Conversation:
         """One answer out of several, each as `answer` read it; the first when nothing else is said."""
         return answers[0]
 
-    def rank(self, bank: Bank, asked: Sequence[Message], answers: Sequence[str]) -> int:
+    def rank(self, bank: Any, asked: Sequence[Message], answers: Sequence[str]) -> int:
         """The place of the best of several answers to a conversation; for those that rank.
 
         Args:
-            bank: the base that is served, for what is computed with it. Called between two passes.
+            bank: `Bank` of the base that is served, for what is computed with it between two passes.
 
         Raises:
             RungError: where the answers cannot be ranked.

@@ -131,8 +131,8 @@ class Registry:
         by_layer = {self.bank.layers.boundary_of(name): name for name in adapter.linear}
         foreign = [n for n in layers if n not in by_layer]
         if foreign:
-            own = ", ".join(map(str, sorted(by_layer)))
-            raise ConfigError(f"'layers' names {foreign[0]}, and '{model.name}' steers {own}")
+            steered = ", ".join(map(str, sorted(by_layer)))
+            raise ConfigError(f"'layers' names {foreign[0]}, and '{model.name}' steers {steered}")
         kept = {by_layer[n]: adapter.linear[by_layer[n]] for n in layers}
         return dataclasses.replace(adapter, linear=kept)
 

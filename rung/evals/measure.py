@@ -18,7 +18,7 @@ from rung.evals.tasks import reply
 from rung.types import Example, Task
 
 if TYPE_CHECKING:
-    from rung.evals.predict import Answers
+    from rung.evals.answers import Answers
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Predictions: ask a model examples, by choice among labels, its classifier, or generation.
 
-Everything runs in this process on the bank, without a server, so that many models of one base are
-measured while it is loaded once.
+Everything runs in this process on the bank, so that many models of one base are measured in one go.
 """
 
 from __future__ import annotations
@@ -16,46 +15,22 @@ import torch
 from rung.engine import Engine, ServedModel
 from rung.engine.request import ContextExceeded
 from rung.engine.tool_loop import has_tools, step_request, take_steps
-from rung.errors import ConfigError, Interrupted, MethodMisfit
+from rung.errors import ConfigError, Interrupted
 from rung.evals import kinds, metrics
+from rung.evals.answers import NO_JUDGE, Answers, Contest, Progress, Scores, Stopping
+from rung.evals.by_name import by_name
 from rung.evals.label_text import as_label, plain, told_apart
 from rung.evals.preferences import compared
-from rung.evals.referee import MISSING, Referee
+from rung.evals.reply_length import decoding_for
 from rung.evals.scoring import Item, score
-from rung.evals.tasks import question, reply
+from rung.evals.tasks import question
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
-from rung.forward.picture_classifier import Nearest
 from rung.remote.batch import ask_all, label_scores
 from rung.types import Decoding, Example, Message, Prompt, Task
 
-Scores = dict[str, float]
-Stopping = Callable[[], bool]
-Progress = Callable[[int, int], None]  # items done, of how many
-
-MIN_TOKENS = 16  # tokens that an answer may take, however short the references are
 MAX_BATCH = 64  # maximum number of requests that generate side by side
 MAX_CLASSIFIED = 64  # maximum number of prompts that a classifier gets at once
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Answers of a model, item by item.
-
-    Attributes:
-        texts: (n,) the answers; of a classification, labels where one could be read.
-        scores: per item, the log-probability of each label in nats; of a text that was scored,
-            `log_likelihood` and `tokens`. None where answers were generated.
-        prompt_tokens, completion_tokens, seconds: what it took, all items together.
-        calls: of tools, all items together.
-    """
-
-    texts: list[str]
-    scores: list[Scores] | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    seconds: float = 0.0
-    calls: int = 0
 
 
 def predict(
@@ -66,7 +41,7 @@ def predict(
     *,
     stopping: Stopping | None = None,
     progress: Progress | None = None,
-    referee: Referee | None = None,
+    referee: Contest | None = None,
 ) -> Answers:
     """Ask a model all examples, in the way that suits model and task.
 
@@ -80,11 +55,11 @@ def predict(
         Interrupted: when `stopping` says so.
         DataError: when an example cannot be rendered. ContextExceeded: when one is too long.
     """
-    begun = time.perf_counter()
+    begun, model = time.perf_counter(), by_name(bank, model, task)
     if metrics.by_wins(task):
         if referee is None:
-            raise ConfigError(MISSING.format(data="PAIRS"))
-        answers = _contest(bank, model, list(examples), task, stopping, progress, referee)
+            raise ConfigError(NO_JUDGE.format(data="PAIRS"))
+        answers = referee.contest(bank, model, list(examples), task, stopping, progress)
     else:
         way = next(way for way in WAYS if way.suits(model, task))
         answers = way.answer(bank, model, list(examples), task, stopping, progress)
@@ -173,17 +148,6 @@ def _label_scores(classifier: Any, bank: Any, slot: int, prompts: Sequence[Promp
     return [dict(zip(classifier.labels, row, strict=True)) for row in rows]
 
 
-# --- by the names of labels ---------------------------------------------------------------------------
-
-
-def _by_name(bank, model, examples, task, stopping, progress) -> Answers:
-    """Compare pictures with the names of the labels, as a bare encoder with a text tower can."""
-    if not kinds.of(task).labelled:
-        raise MethodMisfit(f"'{model.name}' reads pictures and writes no text: use a task with labels")
-    named = replace(model, classifier=Nearest.by_name(bank.encoder, task.labels))
-    return _classify(bank, named, examples, task, stopping, progress)
-
-
 # --- by reading what stands there -----------------------------------------------------------------
 
 
@@ -230,44 +194,14 @@ def _compare(bank, model, examples, task, stopping, progress) -> Answers:
     return Answers(texts, scores, tokens, 0)
 
 
-# --- by what answers win ---------------------------------------------------------------------------
-
-
-def _contest(bank, model, examples, task, stopping, progress, referee: Referee) -> Answers:
-    """Answer each row, and have the referee hold that against another answer."""
-    answers = drawn(bank, model, examples, task, referee, stopping, progress)
-
-    def ask(left: list[Example]) -> list[str]:
-        own, template = referee.seated
-        base = ServedModel("base", -1, template)
-        return drawn(own, base, left, task, referee, stopping).texts
-
-    won = referee.wins(examples, answers.texts, others := referee.opponents(examples, ask), stopping)
-    scores = [
-        {"win": w, "length": float(len(a.strip())), "against": float(len(b.strip()))}
-        for w, a, b in zip(won, answers.texts, others, strict=True)
-    ]
-    return replace(answers, scores=scores)
-
-
-def drawn(
-    bank: Bank, model: ServedModel, examples: Sequence[Example], task: Task, referee: Referee,
-    stopping: Stopping | None = None, progress: Progress | None = None,
-) -> Answers:  # fmt: skip
-    """Answers of a model that are to be judged, all models' at most as long."""
-    if model.remote is not None:
-        return _pass_on(bank, model, examples, task, stopping, progress)
-    return _generate(bank, model, examples, task, stopping, progress, referee.like or examples)
-
-
 # --- by generating --------------------------------------------------------------------------------
 
 
-def _generate(bank, model, examples, task, stopping, progress, like=None) -> Answers:
+def generated(bank, model, examples, task, stopping, progress, like=None) -> Answers:
     """Draw answers, at most twice as long as the longest reply of `like`, the examples by default."""
     talk = model.conversation
     samples = 1 if talk is None or talk.ranks else talk.samples  # the engine ranks by itself
-    decoding = _decoding(model, like or examples, task)
+    decoding = decoding_for(model, like or examples)
     engine = _engine(bank, model, samples * len(examples))
     requests = []
     for example in examples:
@@ -300,7 +234,7 @@ def _engine(bank: Bank, model: ServedModel, requests: int) -> Engine:
 
 def _call_tools(bank, model, examples, task, stopping, progress) -> Answers:
     """Have the model's tools called, all examples side by side; the answer is what it says behind."""
-    talk, decoding = model.conversation, _decoding(model, examples, task)
+    talk, decoding = model.conversation, decoding_for(model, examples)
     engine = _engine(bank, model, len(examples))
     found = take_steps(
         engine, model, [question(e) for e in examples], decoding, stopping=stopping,
@@ -316,36 +250,17 @@ def _call_tools(bank, model, examples, task, stopping, progress) -> Answers:
     )  # fmt: skip
 
 
-def _decoding(model: ServedModel, examples: Sequence[Example], task: Task) -> Decoding:
-    """Give room for twice the longest reference; a base without turns ends where references do.
-
-    What an adapter needs to reason comes from the adapter.
-    """
-    references = [reply(e) or "" for e in examples]
-    lines = not model.template.chat and not any("\n" in r.strip() for r in references)
-    stop = model.decoding.stop or (("\n",) if lines else ())
-    if model.conversation is not None and model.conversation.max_tokens is not None:
-        return Decoding(model.conversation.max_tokens, stop=model.decoding.stop)
-    encoded = (
-        model.template.tokenizer(references, add_special_tokens=False)["input_ids"]
-        if references
-        else []
-    )
-    longest = max((len(ids) for ids in encoded), default=0)
-    return Decoding(min(model.decoding.max_tokens, max(MIN_TOKENS, 2 * longest)), stop=stop)
-
-
 # --- behind an API ---------------------------------------------------------------------------------
 
 
-def _pass_on(bank, model, examples, task, stopping, progress) -> Answers:
+def passed_on(bank, model, examples, task, stopping, progress) -> Answers:
     """Ask an API: labels by the first token's log-probabilities where told, else as written."""
     if metrics.by_likelihood(task):
         raise ConfigError(f"'{model.name}' is behind an API, which does not say how likely a text is")
     labels = task.labels if kinds.of(task).labelled else ()
     asked = [model.messages(question(e)) for e in examples]
     said = ask_all(
-        model.remote, asked, [_decoding(model, examples, task)] * len(asked), first=bool(labels),
+        model.remote, asked, [decoding_for(model, examples)] * len(asked), first=bool(labels),
         stopping=stopping, progress=_counted(progress, len(examples), len(examples)),
     )  # fmt: skip
     texts = [s.text if model.conversation is None else model.conversation.answer(s.text) for s in said]
@@ -388,12 +303,11 @@ def _must_generate(model: ServedModel, task: Task) -> bool:
 # The first that suits is taken.
 WAYS = (
     Way(lambda model, task: kinds.of(task).compares, _compare),
-    Way(lambda model, task: model.remote is not None, _pass_on),
-    Way(lambda model, task: not model.labels and not model.template.writes, _by_name),
+    Way(lambda model, task: model.remote is not None, passed_on),
     Way(lambda model, task: metrics.by_likelihood(task), _read),
     Way(lambda model, task: bool(model.labels) and kinds.of(task).labelled, _classify),
     Way(lambda model, task: has_tools(model) and not kinds.of(task).calls, _call_tools),
-    Way(_must_generate, _generate),
+    Way(_must_generate, generated),
     Way(lambda model, task: True, _choose),
 )
 

@@ -276,8 +276,7 @@ class Bank(Backbone):
             adapter = self.adapters.get(slot)
             if adapter is None or adapter.embeddings is None:
                 continue
-            mine = torch.from_numpy(slots.of_token == slot) & (ids < 0).cpu()
-            at = mine.nonzero()[:, 0]
+            at = (torch.from_numpy(slots.of_token == slot) & (ids < 0).cpu()).nonzero()[:, 0]
             vectors = adapter.embeddings[-ids[at] - 1].to(out.dtype)
             out = out.index_copy(0, at.to(self.device), vectors)
         return out
@@ -317,8 +316,7 @@ class Bank(Backbone):
 
     def dummy_pass(self, tokens: int) -> None:
         """Read so many tokens of no meaning, whose time is that of any others."""
-        ids = torch.arange(1, tokens + 1) % self.vocabulary
-        self.forward(self.trie([Sequence(tuple(ids.tolist()))]))
+        self.forward(self.trie([Sequence((0,) * tokens)]))
 
     def prepare(self, packing: Packing, decoding: bool = False) -> None:
         """Lay weights out for products of so many rows, where the base is built for it.

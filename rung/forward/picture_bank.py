@@ -23,7 +23,7 @@ from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
 from rung.forward.findings import Findings
 from rung.forward.llama.prepacked import Packing
-from rung.pictures.encoder import BATCH, PictureEncoder
+from rung.pictures.encoder import PictureEncoder
 from rung.types import Modality, Picture, Prompt
 
 MAX_PICTURES = 16  # in one prompt
@@ -105,7 +105,8 @@ class PictureBank(Bank):
         """Encode so many black pictures, whose time is that of any others."""
         height, width = self.encoder.size
         pixels = torch.zeros(tokens, 3, height, width, dtype=self.dtype, device=self.device)
-        self.encoder.pooled(pixels)
+        for part in pixels.split(self.encoder.batch):
+            self.encoder.pooled(part)
 
     # --- adapters ---------------------------------------------------------------------------------
 
@@ -221,10 +222,10 @@ class PictureBank(Bank):
         def fill(into: dict[str, Tensor]) -> None:
             self.encoded += len(pictures)
             with torch.no_grad():
-                for first in range(0, len(pictures), BATCH):
+                for first in range(0, len(pictures), self.encoder.batch):
                     if stopping():
                         raise Interrupted
-                    part = pictures[first : first + BATCH]
+                    part = pictures[first : first + self.encoder.batch]
                     pixels = self.encoder.pixels(part)
                     found = self.encoder.between(pixels, block)
                     into["states"][first : first + len(part)] = found.float().cpu()

@@ -23,10 +23,11 @@ from rung.data.split import place
 from rung.engine import Engine, GenerationRequest, ServedModel
 from rung.errors import ConfigError
 from rung.evals import metrics, tasks
+from rung.evals.answers import NO_JUDGE, Answers
+from rung.evals.by_name import by_name
 from rung.evals.judge import JUDGE_KEY
 from rung.evals.measure import Measured, measure
-from rung.evals.predict import Answers, predict, predict_without_base
-from rung.evals.referee import MISSING, Referee
+from rung.evals.predict import predict, predict_without_base
 from rung.forward.adapter import Adapter
 from rung.ladder import forecast
 from rung.ladder.bar import Bar
@@ -35,6 +36,7 @@ from rung.ladder.knobs import ClimbKnobs
 from rung.ladder.machine import Machine
 from rung.ladder.meter import now
 from rung.ladder.rungs import Rung, own_settings
+from rung.rewards.referee import Referee
 from rung.store.records import DatasetRecord
 from rung.train import estimate
 from rung.train.keeping import data_record
@@ -197,7 +199,8 @@ class TaskContext:
         """An adapter (or the bare base) as a model that can be asked, for as long as it is needed."""
         slot = opened.bank.add(adapter) if adapter is not None else -1
         try:
-            yield ServedModel.of(name, slot, opened.template, adapter)
+            model = ServedModel.of(name, slot, opened.template, adapter)
+            yield by_name(opened.bank, model, self.task)
         finally:
             opened.bank.remove(slot)
 
@@ -294,7 +297,7 @@ def _referee(task: Task, knobs: ClimbKnobs, train: Sequence[Example], data: str)
             raise ConfigError("--judge is for win_rate: say --metric win_rate, or --bar win_rate=0.65")
         return None
     if knobs.judge is None:
-        raise ConfigError(MISSING.format(data=data))
+        raise ConfigError(NO_JUDGE.format(data=data))
     return Referee(
         judge=knobs.judge, model=knobs.judge_model, key=os.environ.get(JUDGE_KEY),
         against=knobs.against, like=forecast.spread(train, forecast.SAMPLED),

@@ -101,6 +101,10 @@ class EvalKnobs:
         [], "Score the answers by a reward, in place of a metric; give it again to add rewards up.",
         metavar="SPEC", foreign=("reward_funcs", "reward_model"),
     )  # fmt: skip
+    strengths: list[float] = knob(
+        [], "Measure steered models at each of these strengths, such as 0,0.5,1,2, with the perplexity "
+        "of the rows' replies beside the metric.", least=-100, most=100,
+    )  # fmt: skip
     judge: str | None = knob(
         None, "An OpenAI-compatible address that judges pairs of answers; for --metric win_rate also "
         "model:NAME of a reward model, or another reward.", metavar="SPEC|URL",

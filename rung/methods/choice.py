@@ -28,8 +28,8 @@ from rung.types import Example, Message, last_question
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rung.evals.answers import Answers
     from rung.evals.measure import Measured
-    from rung.evals.predict import Answers
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
 
@@ -191,7 +191,7 @@ class Race:
         return hashlib.sha256(content.encode()).hexdigest()
 
     def _read(self, key: str) -> Answers | None:
-        from rung.evals.predict import Answers
+        from rung.evals.answers import Answers
 
         lines = self._kept.read_text("utf-8").splitlines() if self._kept.exists() else []
         for line in lines:

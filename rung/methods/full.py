@@ -45,7 +45,7 @@ class Method(base.Method):
         return copied(bank, [n for n, _ in bank.model.named_parameters()])
 
     def from_files(self, settings: dict[str, Any], tensors: dict[str, Tensor], bank: Bank):
-        return from_copies(tensors, bank)
+        return layers.from_copies(tensors, bank)
 
 
 def copied(bank: Bank, names: list[str]) -> Adapter:
@@ -61,24 +61,3 @@ def copied(bank: Bank, names: list[str]) -> Adapter:
     own = dict(bank.model.named_parameters())
     copies = {n: whole(own[n].detach()).to(torch.float32, copy=True) for n in names}
     return Adapter(weights={n: tensor.contiguous() for n, tensor in copies.items()})
-
-
-def from_copies(tensors: dict[str, Tensor], bank: Bank) -> Adapter:
-    """An adapter from stored copies, named `weights.PARAMETER`.
-
-    Raises:
-        ArtefactError: for a parameter that the base does not have or has in another shape.
-    """
-    from rung.errors import ArtefactError
-    from rung.forward.adapter import Adapter
-
-    own = dict(bank.model.named_parameters())
-    weights = {}
-    for key in tensors:
-        name = key.removeprefix("weights.")
-        if name not in own:
-            raise ArtefactError(f"the base has no parameter {name}: was it made for another base?")
-        weights[name] = layers.tensor(tensors, key, tuple(own[name].shape))
-    if not weights:
-        raise ArtefactError("the file holds no weights")
-    return Adapter(weights=weights).to(bank.device)

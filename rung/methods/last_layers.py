@@ -67,4 +67,4 @@ class Method(base.Method):
         return full.copied(bank, vectors)
 
     def from_files(self, settings, tensors: dict[str, Tensor], bank: Bank) -> Adapter:
-        return full.from_copies(tensors, bank)
+        return layers.from_copies(tensors, bank)

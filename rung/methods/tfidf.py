@@ -140,9 +140,9 @@ def _labels(study: base.Study, rows: Sequence[Example]) -> base.Fitted:
 
 def _answers(study: base.Study, rows: Sequence[Example]) -> base.Fitted:
     """The most similar question's answer, or the most frequent one, by the task's metric."""
+    from rung.evals.answers import Answers
     from rung.evals.measure import measure
     from rung.evals.metrics import get
-    from rung.evals.predict import Answers
     from rung.forward.adapter import Adapter
     from rung.methods.tfidf_models import NearestAnswer, whole_question
 

@@ -29,6 +29,9 @@ from rung.pictures.preprocessing import Preprocessing
 from rung.types import BaseInfo, Picture
 
 BATCH = 32  # pictures of a pass
+# Of convolutions on a CPU, whose maps then stay in the caches of its cores: 11 ms a picture in place of
+# 29 (EfficientNet-Lite0 on two cores).
+SMALL_BATCH = 4
 TEXT_BATCH = 64  # texts of a pass
 
 
@@ -59,6 +62,15 @@ class PictureEncoder:
     @property
     def dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype
+
+    @property
+    def batch(self) -> int:
+        """Pictures of a pass that is fast."""
+        return SMALL_BATCH if self._channels_last else BATCH
+
+    @property
+    def _channels_last(self) -> bool:
+        return self.family.maps and self.device.type == "cpu"
 
     @property
     def tower(self) -> Any:
@@ -137,11 +149,15 @@ class PictureEncoder:
 
     def between(self, pixels: Tensor, last: int | None = None) -> Tensor:
         """What leaves the block before `last` (None: the last of all)."""
+        if self._channels_last:
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
         states = self.family.stem(self.tower, pixels)
         return self.run(states, 0, last)
 
     def run(self, states: Tensor, first: int = 0, last: int | None = None) -> Tensor:
         """What enters block `first` -> what leaves the block before `last`."""
+        if self._channels_last:
+            states = states.contiguous(memory_format=torch.channels_last)
         for block in self.blocks[first:last]:
             states = _alone(block(states, None) if self._masked else block(states))
         return states
@@ -163,17 +179,17 @@ class PictureEncoder:
     def encode(
         self, pictures: Sequence[Picture], stopping: Callable[[], bool] = lambda: False
     ) -> Tensor:
-        """Pictures -> (n, d) float32 on the CPU, `pooled` in passes of `BATCH`.
+        """Pictures -> (n, d) float32 on the CPU, `pooled` in passes of `batch`.
 
         Raises:
             Interrupted: when `stopping` says so. DataError: for a picture that cannot be read.
         """
         found = torch.empty(len(pictures), self.width)
         with torch.no_grad():
-            for first in range(0, len(pictures), BATCH):
+            for first in range(0, len(pictures), self.batch):
                 if stopping():
                     raise Interrupted
-                part = pictures[first : first + BATCH]
+                part = pictures[first : first + self.batch]
                 found[first : first + len(part)] = self.pooled(self.pixels(part)).float().cpu()
         return found
 
@@ -237,8 +253,10 @@ def load(info: BaseInfo, *, dtype: str = "float32", device: str = "cpu") -> Pict
         )
     preprocessing = Preprocessing.of(path)
     wanted = torch.float32 if dtype == "auto" else getattr(torch, dtype)
-    model = _efficientnet(path) if kind == "efficientnet-lite" else _transformers(path)
+    model: Any = _efficientnet(path) if kind == "efficientnet-lite" else _transformers(path)
     model = model.to(device, wanted).eval().requires_grad_(False)
+    if FAMILIES[kind].maps and device == "cpu":  # convolutions are several times faster so
+        model = model.to(memory_format=torch.channels_last)
     return PictureEncoder(info, model, FAMILIES[kind], preprocessing)
 
 

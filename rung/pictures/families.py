@@ -26,6 +26,7 @@ class Family:
         stem: (tower, pixels (n, 3, h, w)) -> what enters the first block.
         finish: (model, what leaves the last block) -> tokens (n, t, d) and pooled (n, d').
         front: tokens in front of the patches, such as a class token.
+        maps: whether maps pass between blocks, of convolutions, and not tokens.
         texts: whether it has a text tower that shares the space of pooled pictures.
     """
 
@@ -34,6 +35,7 @@ class Family:
     stem: Callable[[Any, Tensor], Tensor]
     finish: Finish
     front: int = 0
+    maps: bool = False
     texts: bool = False
 
 
@@ -105,9 +107,9 @@ FAMILIES = {
     "dinov2": Family(tower=_itself, blocks=lambda t: t.encoder.layer,
                      stem=lambda t, x: t.embeddings(x), finish=_class_token, front=1),
     "convnext": Family(tower=_itself, blocks=lambda t: t.encoder.stages,
-                       stem=lambda t, x: t.embeddings(x), finish=_convnext),
+                       stem=lambda t, x: t.embeddings(x), finish=_convnext, maps=True),
     "resnet": Family(tower=_itself, blocks=lambda t: t.encoder.stages,
-                     stem=lambda t, x: t.embedder(x), finish=_resnet),
+                     stem=lambda t, x: t.embedder(x), finish=_resnet, maps=True),
     "efficientnet-lite": Family(tower=_itself, blocks=lambda t: t._blocks,
-                                stem=lambda t, x: t.stem(x), finish=_efficientnet),
+                                stem=lambda t, x: t.stem(x), finish=_efficientnet, maps=True),
 }  # fmt: skip

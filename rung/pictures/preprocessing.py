@@ -134,7 +134,8 @@ class Preprocessing:
         if self.scale is not None:
             values = (levels.astype(np.float64) * self.scale).astype(np.float32)
         if self.mean is not None and self.std is not None:
-            values = (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+            mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+            values = ((values - mean) / std).astype(np.float32)
         return np.ascontiguousarray(values.transpose(2, 0, 1))
 
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from rung.engine import ServedModel
 from rung.errors import ConfigError, Interrupted
 from rung.evals import metrics
+from rung.evals.answers import Answers
 from rung.evals.measure import measure
 from rung.evals.metrics.base import Case
-from rung.evals.predict import Answers, predict
-from rung.evals.referee import Referee
+from rung.evals.predict import predict
+from rung.rewards.referee import Referee
 from rung.types import Example, Task
 from tests.engine.world import engine_of, tiny_llama
 from tests.models import tiny_adapter
@@ -85,12 +86,12 @@ def test_a_win_that_is_length_alone_is_gone_at_equal_length():
 def test_the_base_ties_with_itself_and_is_asked_each_row_once(monkeypatch):
     engine = engine_of(tiny_llama(), ("lora",))
     asked = []
-    from rung.evals import predict as module
-
-    drawn = module.drawn
+    drawn = Referee._drawn
     monkeypatch.setattr(
-        module, "drawn",
-        lambda bank, m, rows, *a: asked.append((m.name, len(rows))) or drawn(bank, m, rows, *a),
+        Referee, "_drawn",
+        lambda self, bank, m, rows, *a: (
+            asked.append((m.name, len(rows))) or drawn(self, bank, m, rows, *a)
+        ),
     )  # fmt: skip
     referee = Referee(judge="length:20", like=ROWS)
     base = engine.models["base"]

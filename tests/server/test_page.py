@@ -239,6 +239,23 @@ def test_a_tuning_from_the_form_to_the_answer(page):
 
 @nicegui
 @chromium
+def test_a_job_whose_objective_reports_them_shows_rewards_and_divergence(page, shop):
+    store = shop.app.state.service.store
+    made = store.jobs.list(limit=1, kind="tune").items[0]
+    for step, reward in ((11, 0.25), (12, 0.5)):
+        figures = {"step": step, "train_loss": 0.1, "train_reward": reward, "train_kl": 0.01 * step}
+        store.jobs.say(made.id, [("info", "metrics", f"Step {step}", figures)])
+    show(page, "Jobs")
+    page.reload()
+    show(page, "Jobs")
+    page.get_by_text("coach").first.click()
+    page.get_by_role("img", name="Reward: 0.5 after step 12").wait_for()
+    page.get_by_role("img", name="KL: 0.12 after step 12").wait_for()
+    assert page.get_by_role("img", name="Answer length").count() == 0
+
+
+@nicegui
+@chromium
 def test_models_tell_their_lineage_and_licence(page):
     show(page, "Models")
     page.get_by_text(re.compile("^coach-")).first.click()

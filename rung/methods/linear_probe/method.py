@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rung.config import knob
 from rung.data.conversation import Conversation
 from rung.errors import ArtefactError, MethodMisfit
-from rung.evals import kinds, metrics
+from rung.evals import kinds
 from rung.methods import base, layers
 from rung.methods.linear_probe.features import CHOOSE_ROWS, POOLINGS, ROOM, SPREAD, Rows, features
 from rung.methods.workload import ENCODER_TOKENS, PASS_TOKENS, Shape, Workload, classifier_fit
@@ -101,6 +101,8 @@ class Method(base.Method):
         return None
 
     def unsuited(self, task: Task, config: Knobs) -> str | None:
+        from rung.evals import metrics
+
         if not (kinds.of(task).labelled or kinds.of(task).compares):
             return f"it answers with one of a few labels, and this task is {task.kind}"
         if metrics.by_wins(task):

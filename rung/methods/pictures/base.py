@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung.errors import MethodMisfit
 from rung.evals import kinds
@@ -45,7 +45,7 @@ class Rows:
 class PictureMethod(base.Method):
     """A method on pictures. It finds its adapter itself, whose classifier answers with a label."""
 
-    Config = object
+    Config: ClassVar[type] = object
     trained = False
     classifies = True
     modality = "pictures"

@@ -48,7 +48,7 @@ class PictureBlocks(PictureMethod):
     def size(self, bank: Bank, config: Any, shape: Shape) -> int:
         from rung.methods.pictures.training import copies
 
-        return sum(t.numel() for t in copies(bank, self.first(bank, config)).values())  # type: ignore[arg-type]
+        return sum(t.numel() for t in copies(bank, self.first(bank, config)).values())  # type: ignore
 
     def making(self, config: Any, shape: Shape, schedule: base.Schedule) -> Workload:
         once = super().making(config, shape, schedule)
@@ -68,14 +68,14 @@ class PictureBlocks(PictureMethod):
 
     def from_files(self, settings: dict[str, Any], tensors: dict[str, Tensor], bank: Bank) -> Adapter:
         from rung.forward.adapter import Adapter
-        from rung.methods import full
+        from rung.methods import layers
         from rung.methods.pictures.files import read_labels, read_linear
 
         labels = read_labels(settings, bank)
         own = {n: t for n, t in tensors.items() if n.startswith("weights.")}
         head = {n.removeprefix("classifier."): t for n, t in tensors.items() if n not in own}
         classifier = read_linear(labels, head, bank.width)
-        return Adapter(weights=full.fromcopies(own, bank).weights, classifier=classifier)
+        return Adapter(weights=layers.from_copies(own, bank).weights, classifier=classifier)
 
 
 class PictureFull(PictureBlocks):

@@ -25,7 +25,6 @@ from rung.methods import base
 from rung.methods.pictures.base import Rows, accuracy, bank_of
 from rung.types import Picture
 
-PATIENCE = 4  # validations without a better loss, after which a training ends
 SMOOTHING = 0.05  # of labels, since rows are few
 ROWS_AT_ONCE = 64  # pictures of a pass without gradients
 
@@ -85,16 +84,13 @@ class Tuning:
         for tensor in self.trained.values():
             tensor.requires_grad_(True)
         best, kept, bad = self._measure(0), self._copy(), 0
-        every = max(1, math.ceil(self.count / knobs.batch_size))
+        every = knobs.eval_every or max(1, math.ceil(self.count / knobs.batch_size))
         for step, rows in enumerate(order, 1):
             if self.study.stopping():
                 raise Interrupted
             for group in optimiser.param_groups:
                 group["lr"] = knobs.lr * rate(step, len(order), knobs.warmup)
-            loss = F.cross_entropy(self.logits(rows), self.codes[rows], label_smoothing=SMOOTHING)
-            gradients = torch.autograd.grad(loss, list(self.trained.values()))
-            for tensor, gradient in zip(self.trained.values(), gradients, strict=True):
-                tensor.grad = gradient
+            self._gradients(rows)
             torch.nn.utils.clip_grad_norm_(list(self.trained.values()), knobs.clip)
             optimiser.step()
             if step % every and step < len(order):
@@ -104,13 +100,25 @@ class Tuning:
                 best, kept, bad = found, self._copy(), 0
             else:
                 bad += 1
-            if bad >= PATIENCE:
+            if knobs.patience and bad >= knobs.patience:
                 break
         with torch.no_grad():
             for name, tensor in self.trained.items():
                 tensor.copy_(kept[name])
                 tensor.requires_grad_(False)
                 tensor.grad = None
+
+    def _gradients(self, rows: Tensor) -> None:
+        """The gradients of a step, summed over passes that are as small as is fast."""
+        tensors = list(self.trained.values())
+        for tensor in tensors:
+            tensor.grad = torch.zeros_like(tensor)
+        for part in rows.split(self.bank.encoder.batch if self.first is None else ROWS_AT_ONCE):
+            loss = F.cross_entropy(self.logits(part), self.codes[part], label_smoothing=SMOOTHING)
+            found = torch.autograd.grad(loss * (len(part) / len(rows)), tensors)
+            for tensor, gradient in zip(tensors, found, strict=True):
+                assert tensor.grad is not None
+                tensor.grad += gradient
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self.trained.items()}
@@ -128,7 +136,8 @@ class Tuning:
     def predicted(self, rows: Tensor) -> Tensor:
         """Logits without gradients, in passes."""
         with torch.no_grad():
-            return torch.cat([self.logits(part) for part in rows.split(ROWS_AT_ONCE)])
+            size = self.bank.encoder.batch if self.first is None else ROWS_AT_ONCE
+            return torch.cat([self.logits(part) for part in rows.split(size)])
 
 
 def tune(study: base.Study, train: Rows, validation: Rows, first: int | None) -> base.Fitted:
@@ -142,9 +151,10 @@ def tune(study: base.Study, train: Rows, validation: Rows, first: int | None) ->
     labels = tuple(sorted(set(train.labels)))
     place = {label: i for i, label in enumerate(labels)}
     codes = torch.tensor([place.get(n, -1) for n in (*train.labels, *validation.labels)])
+    inputs = _inputs(bank, study, pictures, first)
     tuning = Tuning(
         bank=bank, study=study, first=first, weights=copies(bank, first),
-        head=_probe(bank, study, train), inputs=_inputs(bank, study, pictures, first),
+        head=_probe(bank, _vectors(bank, study, train, first, inputs), train), inputs=inputs,
         codes=codes.to(bank.device), count=count,
     )  # fmt: skip
     tuning.run()
@@ -176,11 +186,23 @@ def copies(bank: PictureBank, first: int | None) -> dict[str, Tensor]:
 UNUSED = ("_fc.weight", "_fc.bias", "pooler.dense.weight", "pooler.dense.bias")
 
 
-def _probe(bank: PictureBank, study: base.Study, train: Rows) -> Linear:
+def _vectors(
+    bank: PictureBank, study: base.Study, train: Rows, first: int | None,
+    inputs: Callable[[Tensor], Tensor],
+) -> Tensor:  # fmt: skip
+    """The frozen encoder's vectors of the training rows, from the states that are kept anyway."""
+    if first is None:
+        return bank.features(train.pictures, keep=True, stopping=study.stopping)
+    encoder, parts = bank.encoder, torch.arange(len(train.labels)).split(ROWS_AT_ONCE)
+    with torch.no_grad():
+        found = [encoder.finish(encoder.run(inputs(rows), first))[1] for rows in parts]
+    return torch.cat(found).float().cpu()
+
+
+def _probe(bank: PictureBank, vectors: Tensor, train: Rows) -> Linear:
     """The linear layer that training begins from: a probe of the frozen encoder."""
     from rung.methods.linear_probe.fitting import MIDDLE, Chosen, final
 
-    vectors = bank.features(train.pictures, keep=True, stopping=study.stopping)
     chosen = Chosen("pooled", MIDDLE / len(train.labels), 0.0, 0.0, 0)
     labels, tensors = final(vectors, train.labels, "logistic", chosen)
     return Linear(labels, {n: t.to(bank.device) for n, t in tensors.items()})

@@ -9,14 +9,17 @@ count half.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rung import rewards
+from rung.engine import ServedModel
 from rung.errors import ConfigError, Interrupted
+from rung.evals.answers import Answers, Progress, Stopping
 from rung.evals.judge import Judge
+from rung.evals.predict import generated, passed_on
 from rung.evals.tasks import question, reply
-from rung.types import Example
+from rung.types import Example, Task
 
 if TYPE_CHECKING:
     from rung.data import Template
@@ -25,10 +28,6 @@ if TYPE_CHECKING:
 AGAINST = ("base", "chosen", "rejected")
 CLOSE = 1e-9  # scores that differ by less are equal
 MAX_JUDGED = 64  # rows that are judged between two looks at `stopping`
-MISSING = (
-    "win_rate needs somebody who judges: say --judge model:NAME, another reward, or an address; "
-    "rung tune judge --data {data} --objective reward --method linear_probe makes one"
-)
 
 
 @dataclass(kw_only=True)
@@ -65,6 +64,40 @@ class Referee:
         """Give the base whose answers others are held against, and beside which reward models load."""
         if self._bank is None:
             self._bank, self._template = bank, template
+
+    def contest(
+        self, bank: Bank, model: ServedModel, examples: list[Example], task: Task,
+        stopping: Stopping | None = None, progress: Progress | None = None,
+    ) -> Answers:  # fmt: skip
+        """Answer each row by a model, and hold that against another answer.
+
+        Returns:
+            answers with scores: `win`, and characters of the answer (`length`) and of the other one
+            (`against`).
+        """
+        answers = self._drawn(bank, model, examples, task, stopping, progress)
+
+        def ask(left: list[Example]) -> list[str]:
+            own, template = self.seated
+            return self._drawn(own, ServedModel("base", -1, template), left, task, stopping).texts
+
+        others = self.opponents(examples, ask)
+        won = self.wins(examples, answers.texts, others, stopping)
+        scores = [
+            {"win": w, "length": float(len(a.strip())), "against": float(len(b.strip()))}
+            for w, a, b in zip(won, answers.texts, others, strict=True)
+        ]
+        return replace(answers, scores=scores)
+
+    def _drawn(
+        self, bank: Bank, model: ServedModel, examples: list[Example], task: Task,
+        stopping: Stopping | None, progress: Progress | None = None,
+    ) -> Answers:  # fmt: skip
+        """Answers that are to be judged, those of all models at most as long."""
+        if model.remote is not None:
+            return passed_on(bank, model, examples, task, stopping, progress)
+        like = self.like or examples
+        return generated(bank, model, examples, task, stopping, progress, like)
 
     @property
     def seated(self) -> tuple[Bank, Template]:
