@@ -7,7 +7,8 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help env user lint format test test-quick test-faults quickstart bench-train bench-align bench-eval \
-	bench-features bench-map bench-vision bench-synth bench-before bench-distributed sweep harness-server soak fuzz steady bench-clients bench-serve clean
+	bench-features bench-vision bench-map bench-synth bench-before bench-distributed sweep harness-server soak \
+	fuzz steady bench-clients bench-serve clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

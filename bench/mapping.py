@@ -56,10 +56,10 @@ def main() -> None:
         stdout=subprocess.PIPE, text=True, check=True,
     )  # fmt: skip
     found = json.loads(told.stdout.splitlines()[-1])
+    peak, before = found["peak_bytes"] / 2**30, found["before_bytes"] / 2**30
     print(
         f"\n{found['left']:,} x {found['right']:,} records by the encoder: {found['seconds']:.0f} s, "
-        f"peak memory {found['peak_bytes'] / 2**30:.2f} GiB, "
-        f"{found['before_bytes'] / 2**30:.2f} GiB of it before the records; "
+        f"peak memory {peak:.2f} GiB, {before:.2f} GiB of it before the records; "
         f"{found['mapped']:,} mapped one-to-one"
     )
     share = found["seconds"] / 60 / MAX_MINUTES

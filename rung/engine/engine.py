@@ -159,9 +159,9 @@ class Engine:
             self._fail_all()
 
     def _fail_all(self) -> None:
-        parts: tuple[AnyQueue | BankCalls, ...] = (*self.queues, self._calls)
-        for part in parts:
-            part.fail_all(EngineStopped("the engine has stopped"))
+        fault = EngineStopped("the engine has stopped")
+        for fail_all in (*(queue.fail_all for queue in self.queues), self._calls.fail_all):
+            fail_all(fault)
 
     def step(self) -> bool:
         """Let every queue do a bounded piece of work -> whether more is to be done here."""

@@ -18,7 +18,6 @@ from rung import bases, methods
 from rung.artefacts import cards, folders
 from rung.config import as_dict
 from rung.errors import ArtefactError
-from rung.mapping import mapper
 from rung.methods import peft
 from rung.methods.base import Method
 from rung.methods.peft import extras, source, through_peft
@@ -190,6 +189,8 @@ def load(folder: Path, bank: Bank) -> tuple[Adapter, dict[str, Any]]:
         folders.inspect(folder)
     else:
         source.inspect(folder)  # of what others wrote, only what is read
+    from rung.mapping import mapper
+
     mapped = mapper.there(folder)
     method = method_named(known["method"]).on(bank.reads)
     if mapped and known["method"] == mapper.METHOD:  # no language model is asked
