@@ -1,35 +1,28 @@
-"""Tools of `bench/agents.py`: a calculator for systems of linear equations, in exact arithmetic."""
+"""Tool of `bench/agents.py`: the determinant of a matrix, in exact arithmetic."""
 
 from __future__ import annotations
 
 from fractions import Fraction
 
 
-def solve(a: list[list[int]], b: list[int]) -> str:
-    """Solve the linear equation a x = b.
+def determinant(matrix: list[list[float]]) -> str:
+    """Calculate the determinant of a matrix, to 2 decimals.
 
     Args:
-        a: the matrix, row by row.
-        b: the right-hand side, one number for each row.
+        matrix: the matrix, row by row.
     """
-    size = len(a)
-    if len(b) != size or any(len(row) != size for row in a):
-        raise ValueError(f"a must be {size} x {size}, and b must have {size} numbers")
-    rows = [[Fraction(n) for n in (*row, right)] for row, right in zip(a, b, strict=True)]
+    size = len(matrix)
+    if any(len(row) != size for row in matrix):
+        raise ValueError(f"matrix must have {size} numbers in each of its {size} rows")
+    rows, found = [[Fraction(str(n)) for n in row] for row in matrix], Fraction(1)
     for i in range(size):
         pivot = next((r for r in range(i, size) if rows[r][i]), None)
         if pivot is None:
-            raise ValueError("the matrix has no inverse")
-        rows[i], rows[pivot] = rows[pivot], rows[i]
-        rows[i] = [n / rows[i][i] for n in rows[i]]
-        for r in range(size):
-            if r != i:
-                rows[r] = [x - rows[r][i] * y for x, y in zip(rows[r], rows[i], strict=True)]
-    return _column([str(row[-1]) for row in rows])
-
-
-def _column(numbers: list[str]) -> str:
-    """A column as the questions write it: right-aligned, one number a line."""
-    width = max(map(len, numbers))
-    lines = [f"[{number:>{width}}]" for number in numbers]
-    return "x = [" + "\n ".join(lines) + "]"
+            return "0.00"
+        if pivot != i:
+            rows[i], rows[pivot], found = rows[pivot], rows[i], -found
+        found *= rows[i][i]
+        for r in range(i + 1, size):
+            share = rows[r][i] / rows[i][i]
+            rows[r] = [x - share * y for x, y in zip(rows[r], rows[i], strict=True)]
+    return f"{float(found):.2f}"
