@@ -7,7 +7,7 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help env user lint format test test-quick test-faults quickstart bench-train bench-align bench-eval \
-	bench-features bench-vision bench-map bench-synth bench-before bench-distributed sweep harness-server soak \
+	bench-features bench-vision bench-map bench-synth bench-before bench-agents bench-distributed sweep harness-server soak \
 	fuzz steady bench-clients bench-serve clean
 
 help:  ## show this list
@@ -86,6 +86,9 @@ bench-map: $(ENV)  ## mapping real names: rungs beside edit distance, and 10,000
 
 bench-synth: $(ENV) bench/.peers/.stamp  ## rows written as constrained JSON beside transformers with outlines
 	@$(BIN)/python -m bench.synth $(ARGS)
+
+bench-agents: $(ENV)  ## an agent with a calculator beside the rungs around it, by one climb
+	@$(BIN)/python -m bench.agents $(ARGS)
 
 bench-distributed: $(ENV)  ## training on several processes: what the launcher costs, what sharding saves
 	@$(BIN)/python -m bench.distributed $(ARGS)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rung.data import DataKnobs, Splits
 
 FIRST_ROWS = 50  # that tell what the rows of a data set hold
+RIGHT = ("exact_match", "number_match")  # metrics that are the share of right answers without labels
 MIN_TRAIN_ROWS, MIN_HELD_ROWS = 8, 5  # that models are chosen by, held: of validation and of test
 
 
@@ -100,10 +101,15 @@ def _fitting_metric(name: str, task: Task, flag: str) -> str:
     if not kind.replies:
         hint = f": plain texts have no replies to compare with, use {kind.metric}"
     elif labelled:
-        hint = f", which needs labels: set --task {labelled[0]}"
+        hint = f", which needs labels: use {_matches(fitting)}, or set --task {labelled[0]}"
     else:
         hint = nearest(name, fitting)
     raise ConfigError(f"{flag}: {what}{hint}")
+
+
+def _matches(fitting: Sequence[str]) -> str:
+    """Those of a kind's metrics that count right answers, which is what accuracy is asked for."""
+    return " or ".join(m for m in fitting if m in RIGHT) or fitting[0]
 
 
 def reason(task: Task, examples: Sequence[Example]) -> str:

@@ -1,4 +1,4 @@
-"""The method agent: fitted by a climb's and a tuning's own way, kept, asked again; examples that hold."""
+"""The method agent: fitted by a tuning, kept, asked again; which examples it may show."""
 
 from __future__ import annotations
 
@@ -44,10 +44,8 @@ def test_it_is_tuned_evaluated_and_asked_with_its_tools_alone(place, capsys):
     told = ["--step-tokens", "48", "--steps", "1", "--call-shots", "1"]
     assert run(["tune", "clerk", "--method", "agent", *words, *told]) == 0
     assert "calls for an answer" in (said := capsys.readouterr()).out + said.err
-    assert (
-        run(["eval", "clerk", "--data", str(data), "--tools", str(tools), "--items", "4", "--json"])
-        == 0
-    )
+    asked = ["--data", str(data), "--tools", str(tools), "--items", "4", "--json"]
+    assert run(["eval", "clerk", *asked]) == 0
     assert json.loads(capsys.readouterr().out)["models"][0]["name"] == "clerk"
     assert run(["chat", "clerk", "-p", "Light the red lamp.", "--tools", str(tools), "--trace"]) == 0
     assert run(["show", "clerk"]) == 0
