@@ -88,6 +88,8 @@ def resume(
     """
     store = store or Store.open()
     run = store.runs.get(run_id)
+    if launch.here() is None:  # of several processes one may have taken it up already
+        _refuse_ended(run)
     if launched is not None:
         run = dataclasses.replace(run, config={**run.config, "launch": launched, "processes": None})
     plan = Plan.of(run.model, run.config)
