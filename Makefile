@@ -7,7 +7,7 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help env user lint format test test-quick test-faults quickstart bench-train bench-align bench-eval \
-	bench-features bench-synth bench-before sweep harness-server soak fuzz steady bench-clients bench-serve clean
+	bench-features bench-synth bench-before bench-distributed sweep harness-server soak fuzz steady bench-clients bench-serve clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,9 @@ bench-synth: $(ENV) bench/.peers/.stamp  ## rows written as constrained JSON bes
 
 bench-before: $(ENV)  ## Rung's own speeds beside another checkout: ARGS="../before"
 	@$(BIN)/python -m bench.before $(ARGS)
+
+bench-distributed: $(ENV)  ## training on several processes: what the launcher costs, what sharding saves
+	@$(BIN)/python -m bench.distributed $(ARGS)
 
 harness-server: $(ENV) bench/.peers/.stamp  ## lm-evaluation-harness through the server and without it
 	@$(BIN)/python -m bench.harness_server $(ARGS)

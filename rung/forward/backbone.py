@@ -311,6 +311,7 @@ def layer_names(model: Any, count: int) -> list[str]:
             return [f"{name}.{i}" for i in range(count)]
     return []
 
+
 def whole(tensor: Tensor) -> Tensor:
     """A parameter with all its values: gathered from all processes where it is sharded."""
     gather = getattr(tensor, "full_tensor", None)

@@ -108,6 +108,8 @@ def _refuse_sharded(run: RunKnobs, objective: Objective) -> None:
     """
     if not run.shard:
         return
+    if not (launch.here() or launch.get(run.launch).starts):
+        raise ConfigError("--shard is for a launch of several processes: add --launch torchrun")
     if run.quantize != RunKnobs.quantize:
         raise ConfigError("--shard and --quantize do not go together: choose one of them")
     if objective.draws:
