@@ -7,7 +7,8 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help env user lint format test test-quick test-faults quickstart bench-train bench-align bench-eval \
-	bench-features bench-synth bench-before bench-distributed sweep harness-server soak fuzz steady bench-clients bench-serve clean
+	bench-features bench-vision bench-map bench-synth bench-before bench-agents bench-distributed sweep harness-server soak \
+	fuzz steady bench-clients bench-serve clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +20,7 @@ env: $(ENV)  ## build .venv with the pinned versions
 $(ENV): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt pip
-	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[documents,hub,page,quantize,tensorboard]' --group dev
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[documents,hub,page,pictures,quantize,tensorboard]' --group dev
 	@touch $@
 
 user: constraints.txt  ## build .venv for a user: rung with its page and the Hub, nothing for developers
@@ -71,20 +72,29 @@ bench-features: $(ENV) bench/.peers/.stamp  ## training on kept states beside tr
 	@$(BIN)/python -m bench.features $(ARGS)
 	@$(BIN)/python -m bench.climb $(CLIMB_ARGS)
 
+bench-vision: $(ENV)  ## pictures: a probe and the last layers beside transformers' Trainer: ARGS="--epochs 1 --each 6"
+	@$(BIN)/python -m bench.vision $(ARGS)
+
 bench-climb-tasks: $(ENV)  ## climbs on eight real tasks beside TF-IDF, SetFit, AutoGluon: ARGS="--tasks laws --budgets 1"
 	@$(BIN)/python -m bench.climb_tasks $(ARGS)
 
 bench-redteam: $(ENV)  ## red team on a package's attacks, before and after mending: ARGS="--budget 2m"
 	@$(BIN)/python -m bench.redteam_real $(ARGS)
 
+bench-map: $(ENV)  ## mapping real names: rungs beside edit distance, and 10,000 x 10,000 records
+	@$(BIN)/python -m bench.mapping $(ARGS)
+
 bench-synth: $(ENV) bench/.peers/.stamp  ## rows written as constrained JSON beside transformers with outlines
 	@$(BIN)/python -m bench.synth $(ARGS)
 
-bench-before: $(ENV)  ## Rung's own speeds beside another checkout: ARGS="../before"
-	@$(BIN)/python -m bench.before $(ARGS)
+bench-agents: $(ENV)  ## an agent with a calculator beside the rungs around it, by one climb
+	@$(BIN)/python -m bench.agents $(ARGS)
 
 bench-distributed: $(ENV)  ## training on several processes: what the launcher costs, what sharding saves
 	@$(BIN)/python -m bench.distributed $(ARGS)
+
+bench-before: $(ENV)  ## Rung's own speeds beside another checkout: ARGS="../before"
+	@$(BIN)/python -m bench.before $(ARGS)
 
 harness-server: $(ENV) bench/.peers/.stamp  ## lm-evaluation-harness through the server and without it
 	@$(BIN)/python -m bench.harness_server $(ARGS)

@@ -79,8 +79,8 @@ class Texts:
 
     def judged(self, answers: Sequence[str]) -> tuple[float, float, float]:
         """(figure, low, high) of answers to the test rows, by the climb's metric."""
+        from rung.evals.answers import Answers
         from rung.evals.measure import measure
-        from rung.evals.predict import Answers
 
         found = measure(Answers(list(answers)), self.splits.test, self.task)
         return found.value, found.low, found.high

@@ -38,12 +38,13 @@ MOST = 0.6  # of the peak of one process
 LOOK = 0.05  # seconds between two looks at the processes
 BOTH = ["--launch", "torchrun", "--processes"]
 SIDES = {"local": [], "torchrun 1": [*BOTH, "1"], "torchrun 2": [*BOTH, "2"]}
-WORDS = "the rungs of a ladder are counted from the ground to the window that is open".split()
+SENTENCE = "the rungs of a ladder are counted from the ground to the window that is open"
+WORDS = SENTENCE.split(" ")
 
 
 @dataclass
 class Seen:
-    """Of one command: seconds of all and of its steps, and the peak bytes of each process by its rank."""
+    """Of one command: seconds of all and of its steps, and the peak bytes of each process by rank."""
 
     whole: float
     steps: float

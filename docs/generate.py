@@ -107,7 +107,7 @@ def flags_of(verb: str) -> list[Flag]:
     )
     found = []
     for parameter in signature.parameters.values():
-        kind, *notes = typing.get_args(parameter.annotation)
+        kind, *notes = typing.get_args(parameter.annotation) or (None, None)  # typer's own context
         option = notes[-1]
         if not isinstance(option, OptionInfo):
             continue  # an argument

@@ -18,13 +18,24 @@ from rung.version import __version__
 if TYPE_CHECKING:
     from rung.engine import Engine
     from rung.errors import RungError
-    from rung.library import climb, compare, evaluate, export, load, plan, red_team, tune
+    from rung.library import (
+        climb,
+        compare,
+        evaluate,
+        export,
+        load,
+        map_records,
+        plan,
+        red_team,
+        tune,
+    )
     from rung.library.model import Model
     from rung.store import Store
 
 _PARTS = {
     **dict.fromkeys(
-        ("climb", "compare", "evaluate", "export", "load", "plan", "red_team", "tune"), "rung.library"
+        ("climb", "compare", "evaluate", "export", "load", "map_records", "plan", "red_team", "tune"),
+        "rung.library",
     ),
     "Engine": "rung.engine",
     "Model": "rung.library.model",
@@ -43,6 +54,7 @@ __all__ = [
     "evaluate",
     "export",
     "load",
+    "map_records",
     "plan",
     "red_team",
     "tune",

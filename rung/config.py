@@ -160,6 +160,8 @@ def coerce(knob: Knob, value: Any) -> Any:
         raise ValueError("needs a value")
     if knob.many:
         values = list(value) if isinstance(value, (list, tuple)) else [value]
+        if knob.type in (int, float):  # numbers may also stand in one text, as 0,0.5,1
+            values = [p for v in values for p in (v.split(",") if isinstance(v, str) else [v])]
         return [_coerce_one(knob, v) for v in values]
     return _coerce_one(knob, value)
 

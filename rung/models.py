@@ -19,10 +19,12 @@ from rung.engine.reward_model import RewardModel
 from rung.errors import ArtefactError, BaseNotFound, ConfigError, ModelNotFound
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
+from rung.forward.opening import OpenedBase, open_bank
 from rung.methods import artefact
 from rung.methods.peft import source
 from rung.store import Store
 from rung.store.records import ModelRecord
+from rung.tools.agent import Agent
 from rung.train.estimate import device as device_of
 from rung.types import BaseInfo, Decoding
 
@@ -65,6 +67,7 @@ def load(
     device: str = "cpu",
     quantize: str | None = None,
     short: bool = False,
+    tools: Sequence[str] = (),
     **settings: Any,
 ) -> Loaded:
     """Load named models and their bare base into an engine, which is not yet started.
@@ -75,6 +78,8 @@ def load(
         dtype, device: of the base, as `bases.load`.
         quantize: int8, nf4 or none; by default what the models were trained on, where all agree.
         short: call an adapter of a folder by the folder's name instead of its path.
+        tools: what the owner of this machine lets models call: an agent its own tools, any other that
+            generates, the base too, these.
         settings: passed to `Engine`.
 
     Raises:
@@ -90,16 +95,27 @@ def load(
         raise ConfigError("name a model to serve, or a base with --base")
     _share_base(found)
     quantize = quantize or _trained_on(found)
-    loaded = bases.load(found[0].base, dtype=dtype, device=device_of(device), quantize=quantize)
-    bank = Bank(loaded.model, loaded.info.digest)
-    bare = _bare(loaded)
+    info = found[0].base
+    opened = open_bank(info, dtype=dtype, device=device_of(device), quantize=quantize)
+    bank, bare = opened.bank, _bare(info, opened)
     models = {bare.name: bare}
     for one in found:
         if one.folder is not None:
             models[one.name] = _adapted(one, bank, bare)
         elif one.name not in models:  # the base under the name that it was asked for by
             models[one.name] = dataclasses.replace(bare, name=one.name)
-    return Loaded(Engine(bank, models, **settings), loaded.info)
+    if tools:
+        agent = Agent.of(tools)
+        models = {name: _with_tools(model, agent) for name, model in models.items()}
+    return Loaded(Engine(bank, models, **settings), info)
+
+
+def _with_tools(model: ServedModel, agent: Agent) -> ServedModel:
+    """A model that may call tools, where it generates and nothing else rewrites what it is asked."""
+    generates = not model.labels and model.remote is None and model.reward is None
+    if not generates or model.conversation is not None:
+        return model
+    return dataclasses.replace(model, conversation=agent)
 
 
 def reward_model(name: str, bank: Bank | None = None, **settings: Any) -> RewardModel:
@@ -224,15 +240,14 @@ def _share_base(found: Sequence[Named]) -> None:
             )
 
 
-def _bare(loaded: bases.LoadedBase) -> ServedModel:
-    settings = loaded.model.generation_config.to_dict()
+def _bare(info: BaseInfo, opened: OpenedBase) -> ServedModel:
     return ServedModel.of(
-        loaded.info.name,
+        info.name,
         -1,
-        Template.of(loaded.tokenizer, generation_config=settings),
-        decoding=decoding_of(settings),
+        opened.template,
+        decoding=decoding_of(opened.generation),
         created=int(time.time()),
-        owned_by=loaded.info.organisation or "rung",
+        owned_by=info.organisation or "rung",
     )
 
 

@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NotRequired, TypedDict
 
+# What a base reads.
+Modality = Literal["text", "pictures"]
+
 LicenceClass = Literal["permissive", "restricted", "non-commercial", "closed", "unknown"]
 
 # From the freest to the tightest; what is built from several parts takes the tightest of theirs.
@@ -20,12 +23,36 @@ LICENCE_ORDER: tuple[LicenceClass, ...] = (
 )
 
 
+class Picture(str):
+    """A picture as a reference: the SHA-256 of its file's bytes, and where they are.
+
+    It compares, hashes and is written as its digest alone, so that equal pictures are equal wherever
+    they lie; `rung.pictures.reading` makes and reads them.
+
+    Attributes:
+        place: a file's path, `ARCHIVE.zip!MEMBER`, or the bytes themselves.
+        name: what messages call it.
+    """
+
+    place: str | bytes
+    name: str
+
+    def __new__(cls, digest: str, place: str | bytes = b"", name: str = "") -> Picture:
+        made = super().__new__(cls, digest)
+        made.place, made.name = place, name
+        return made
+
+    def __getnewargs__(self) -> tuple[str, str | bytes, str]:  # type: ignore[override]
+        return str(self), self.place, self.name
+
+
 class Message(TypedDict):
     """One turn of a conversation, as text; `rung.data.turns` makes them of rows and of requests.
 
     `reasoning_content` holds the thoughts in front of a reply, for templates that show them. A reply
     of `weight` 0 is context that is not learnt. `tools` are the functions that may be called in the
-    conversation, in OpenAI's words; its first turn that is no system message has them.
+    conversation, in OpenAI's words; its first turn that is no system message has them. A turn of the
+    user that is a `result` reports what a tool gave. `pictures` stand in front of the text.
     """
 
     role: str
@@ -34,6 +61,8 @@ class Message(TypedDict):
     reasoning_content: NotRequired[str]
     weight: NotRequired[int]
     tools: NotRequired[tuple[Mapping[str, Any], ...]]
+    result: NotRequired[bool]
+    pictures: NotRequired[tuple[Picture, ...]]
 
 
 @dataclass(frozen=True)
@@ -49,6 +78,8 @@ class Example:
         rating: how good the reply is, where the row says it; 1 and 0 for wanted and unwanted.
         group: rows of one group fall into the same part; no part of the content.
         columns: of a prompt, what stands beside it in the row, for rewards.
+        tools: what the user names that may be called to answer it, as `--tools` does; no part of the
+            content.
     """
 
     messages: tuple[Message, ...] = ()
@@ -62,6 +93,24 @@ class Example:
     rating: float | None = None
     group: str | None = None
     columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    tools: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> tuple[Message, ...]:
+        """The conversation up to the reply.
+
+        Where tools can be called, what the row's own calls gave is part of the answer: it is left out,
+        and so are the functions, which whoever calls them is told of.
+        """
+        if not self.tools:
+            return self.messages[:-1]
+        end = len(self.messages) - 1
+        while end > 1 and self.messages[end - 1].get("result"):
+            while self.messages[end - 1].get("result"):
+                end -= 1
+            end -= 1  # the turn that made the calls
+        left = ({k: v for k, v in m.items() if k != "tools"} for m in self.messages[:end])
+        return tuple(left)  # type: ignore[arg-type]
 
     @property
     def digest(self) -> str:
@@ -97,8 +146,12 @@ class Pair:
 
 
 def last_question(messages: Sequence[Message]) -> str:
-    """Return the content of the user's last message; empty where the user has said nothing."""
-    return next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
+    """Return the content of the user's last message; empty where the user has said nothing.
+
+    Results of tools are not the user's.
+    """
+    said = (m for m in reversed(messages) if m["role"] == "user" and not m.get("result"))
+    return next((m["content"] for m in said), "")
 
 
 @dataclass(frozen=True)
@@ -132,11 +185,15 @@ class Task:
     Attributes:
         kind: a name of `rung.evals.kinds`. metric: a name of `rung.evals.metrics`.
         labels: the label set of a classification, as the replies spell them; else empty.
+        tools: what may be called to do it, as `--tools` names it.
+        pictures: whether rows ask with pictures.
     """
 
     kind: str
     metric: str
     labels: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    pictures: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,6 +227,7 @@ class Decoding:
             answer hold.
         logit_bias: added to the logits of these tokens.
         strength: of a steered model's vectors; None is the model's own.
+        layers: those that a steered model steers, of its own ones; empty: all of them.
     """
 
     max_tokens: int = 256
@@ -184,6 +242,7 @@ class Decoding:
     repetition_penalty: float = 1.0
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
     strength: float | None = None
+    layers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

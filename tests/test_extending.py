@@ -125,6 +125,11 @@ print(transforms.get("shout").turns("ask"), longer.scores([Judged("", "a b"), Ju
 from rung.synthesis import kinds
 from rung.synthesis.kinds.base import Draft
 print(kinds.get("titles").row(Draft(index=0, topic="x", fields=dict(title="On x"))))
+with open("ours.csv", "w") as ours, open("theirs.csv", "w") as theirs:
+    ours.write("id,name\\n1,invoice_total\\n2,city\\n")
+    theirs.write("id,name\\na,Illegible Text\\nb,Customer\\n")
+mapped = rung.map_records("ours.csv", "theirs.csv", only=["initials"])
+print([(row.left, row.right) for row in mapped.rows], mapped.outcome.winner.name)
 from fastapi.testclient import TestClient
 from rung.models import load_engine
 from rung.server.app import create_app
@@ -132,12 +137,13 @@ with TestClient(create_app(load_engine(["plain"]))) as client:
     print(json.dumps(client.get("/v1/names").json()))
 """
     said = python(code, installed, studio).splitlines()
-    read, task, measured, rewarded, exported, attacked, written, names = said
+    read, task, measured, rewarded, exported, attacked, written, mapped, names = said
     assert read == "['Flour, water.', 'Wait a day.']"
     assert task.startswith("Task(kind='summary', metric='rouge_2'") and "ask for a summary" in task
     assert measured == "True 2" and rewarded == "True reward"
     assert exported.startswith("True Made by norms on scratch")
     assert attacked == "('ASK',) [1.0, 0.0]" and written == "{'text': 'On x'}"
+    assert mapped == "[('1', 'a'), ('2', 'b')] initials"
     assert "plain" in json.loads(names) and len(json.loads(names)) == 2
     (lines,) = (studio / "home" / "runs").glob("*/lines.txt")
     assert re.search(r"step 2: .*loss [\d.]+", lines.read_text()), lines.read_text()

@@ -36,6 +36,16 @@ class CardDataset(Protocol):
 
 
 @dataclass(frozen=True)
+class Part:
+    """What a model was made from: a base, a model, or data. `licence_class` counts in all its parts."""
+
+    kind: str
+    name: str
+    licence: str
+    licence_class: LicenceClass
+
+
+@dataclass(frozen=True)
 class Card:
     """What a card says. A metric is a number, or `{"value", "low", "high", "n"}` with an interval.
 
@@ -56,6 +66,7 @@ class Card:
     licence: str | None = None
     licence_class: LicenceClass = "unknown"
     licence_reasons: Sequence[str] = ()
+    made_from: Sequence[Part] = ()  # everything in the lineage of a model that is written whole
     metrics: Mapping[str, Any] = field(default_factory=dict)
     cost: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -170,6 +181,10 @@ def _body(card: Card) -> str:
         "## Settings\n\n" + _table(("setting", "value"), card.settings),
         "## Licence\n\n" + _terms(card),
     ]
+    if card.made_from:
+        rows = [(p.kind, p.name, p.licence, p.licence_class) for p in card.made_from]
+        head = ("what", "name", "licence", "class of use")
+        sections.append("## Made from\n\n" + _rows(head, dict.fromkeys(rows)))
     return "\n\n".join(sections) + "\n"
 
 

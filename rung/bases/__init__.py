@@ -13,6 +13,7 @@ from rung.bases import wheel
 from rung.bases.cache import cached
 from rung.bases.entries import DEFAULT, CatalogueEntry, catalogue, entry_of
 from rung.bases.loaded import LoadedBase, load
+from rung.bases.modality import reads, reads_spec
 from rung.bases.quantize import check as check_quantize
 from rung.bases.quantize import memory
 from rung.bases.source import resolve, standing_alone
@@ -27,6 +28,8 @@ __all__ = [
     "entry_of",
     "load",
     "memory",
+    "reads",
+    "reads_spec",
     "resolve",
     "standing_alone",
     "wheel",

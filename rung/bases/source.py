@@ -9,7 +9,7 @@ from typing import Any
 
 from rung.artefacts.folders import model_folder
 from rung.artefacts.licences import classify
-from rung.bases import gguf, hub, wheel
+from rung.bases import efficientnet, gguf, hub, wheel
 from rung.bases.cache import RECORD, read_record
 from rung.bases.entries import CatalogueEntry, catalogue, entry_of
 from rung.bases.folder import digest_of, inspect
@@ -85,7 +85,7 @@ def of_path_or_hub(place: str, entry: CatalogueEntry | None) -> BaseInfo:
     if path.is_dir():
         return of_folder(path.resolve(), entry)
     if path.is_file():
-        if path.suffix != ".gguf":
+        if path.suffix != ".gguf" and not efficientnet.names_one(path):
             raise ArtefactError(
                 f"{place} is a file but no GGUF: give the folder with config.json and safetensors"
             )
@@ -141,11 +141,15 @@ def of_folder(path: Path, entry: CatalogueEntry | None = None) -> BaseInfo:
 
 
 def of_file(file: Path, spec: str, entry: CatalogueEntry | None) -> BaseInfo:
-    """A GGUF file, converted into the cache.
+    """A GGUF file, or the weights of an EfficientNet-Lite, converted into the cache.
 
     Raises:
         ArtefactError: it cannot be.
     """
+    if efficientnet.names_one(file):
+        licence = entry.licence if entry else "unknown"
+        folder, digest = efficientnet.convert(file, spec=spec, licence=licence)
+        return told(file.stem, spec, folder, digest, licence, entry)
     folder, digest = gguf.convert(file, spec=spec)
     licence = str(read_record(folder / RECORD).get("licence", "unknown"))
     return told(file.stem, spec, folder, digest, licence, entry)

@@ -30,6 +30,7 @@ VERBS = {
     "redteam": ("redteam", "redteam"),
     "eval": ("eval", "eval_"),
     "compare": ("compare", "compare"),
+    "map": ("map", "map_"),
     "chat": ("chat", "chat"),
     "serve": ("serve", "serve"),
     "keys": ("keys", "keys"),

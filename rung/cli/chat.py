@@ -12,17 +12,20 @@ import typer
 from rung.cli.flags import Given, panels_of, takes_knobs
 from rung.config import as_dict, resolve
 from rung.errors import ConfigError
-from rung.library.knobs import DecodingKnobs, LoadKnobs
+from rung.library.knobs import DecodingKnobs, LoadKnobs, ToolKnobs
 
 
-@takes_knobs(panels_of([("answers", DecodingKnobs), ("loading", LoadKnobs)]))
+@takes_knobs(panels_of([("answers", DecodingKnobs), ("tools", ToolKnobs), ("loading", LoadKnobs)]))
 def chat(
     name: Annotated[str, typer.Argument(help="A model, or a base.")],
     given: Given,
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Ask this once and end.")] = None,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Show each call of a tool and its result, on stderr.")
+    ] = False,
 ) -> None:
     """Ask a model: once with -p or a text on stdin, else as a conversation."""
-    answers, loading = resolve([DecodingKnobs, LoadKnobs], given)
+    answers, beside, loading = resolve([DecodingKnobs, ToolKnobs, LoadKnobs], given)
     from rung.models import check_name, load_engine
 
     check_name(name)  # before anything else is asked for
@@ -36,8 +39,10 @@ def chat(
     from rung.cli.conversation import Conversation
 
     with status():
-        engine = load_engine([name], **as_dict(loading), max_batch=1)
-    talk = Conversation(engine, name, answers.over(engine.model(name).decoding), answers.system)
+        engine = load_engine([name], tools=beside.tools, **as_dict(loading), max_batch=1)
+    own = engine.model(name).decoding
+    told = (lambda text: typer.echo(text, err=True)) if trace else None
+    talk = Conversation(engine, name, answers.over(own), answers.system, told)
     try:
         if prompt is not None:
             talk.ask(prompt)

@@ -18,9 +18,21 @@ if TYPE_CHECKING:
 
 
 class Conversation:
-    """The turns so far, and how the next answer is drawn."""
+    """The turns so far, and how the next answer is drawn.
 
-    def __init__(self, engine: Engine, name: str, decoding: Decoding, system: str | None):
+    Args:
+        traced: told each call of a model's tools and what it gave, as text.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        name: str,
+        decoding: Decoding,
+        system: str | None,
+        traced: Callable[[str], Any] | None = None,
+    ):
+        self.traced = traced
         self.engine, self.decoding, self.system = engine.start(), decoding, system
         self.use_model(name)
         self.clear()
@@ -84,9 +96,12 @@ class Conversation:
             RungError: when it cannot be answered; the turn is then forgotten.
         """
         from rung.engine import GenerationRequest
+        from rung.engine.tool_loop import has_tools
 
         write = write or _to_stdout
         asked: list[Message] = [*self.turns, {"role": "user", "content": text}]
+        if has_tools(self.model):
+            return self._ask_with_tools(asked, write, end)
         request = GenerationRequest(self.name, self.model.prompt(asked), self.decoding)
         generation = self.engine.submit(request)
         try:
@@ -102,6 +117,25 @@ class Conversation:
             typer.echo(f"(cut after {count} tokens: raise --max-tokens)", err=True)
         self.turns = [*asked, {"role": "assistant", "content": answer.text}]
         return answer
+
+    def _ask_with_tools(
+        self, asked: list[Message], write: Callable[[str], Any], end: Callable[[], None]
+    ) -> Completion:
+        """Have tools called until the model replies, and remember all of it."""
+        from dataclasses import replace
+
+        from rung.engine.tool_loop import summed, take_steps
+
+        own = self.model.conversation.max_tokens if self.model.conversation else None
+        drawn = replace(self.decoding, max_tokens=own or self.decoding.max_tokens)
+        found = take_steps(self.engine, self.model, [asked], drawn)[0]
+        for turn in found.turns if self.traced else ():
+            self.traced(f"  {' '.join(turn['content'].split())}")  # type: ignore[misc]
+        write(found.text)
+        end()
+        sys.stdout.write("\n")
+        self.turns = [*found.now, {"role": "assistant", "content": found.text}]
+        return summed(found)
 
 
 def _to_stdout(text: str) -> None:

@@ -44,6 +44,8 @@ def show_data(
 
     console = console or Console()
     dataset = load(knobs, wants=None)
+    if any(m.get("pictures") for e in dataset.examples for m in e.messages):
+        template = None  # pictures are rendered by no template of words
     found = report(
         dataset, split(dataset, knobs), template, max_length=max_length, vocabulary=vocabulary
     )
@@ -146,7 +148,7 @@ def data(
 
     (knobs,) = resolve([DataKnobs], given, {"data": source})
     path = Path(bases.resolve(base or bases.DEFAULT).path)
-    template = Template.of(read_tokenizer(path))
+    template = Template.of(read_tokenizer(path)) if bases.reads(path) == "text" else None
     code = show_data(
         knobs, template, max_length=max_length, vocabulary=vocabulary_of(path), as_json=as_json
     )

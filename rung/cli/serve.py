@@ -67,7 +67,7 @@ def _application(names: list[str], knobs: ServeKnobs) -> tuple[Loaded, Any]:
         loaded = load(
             [*names, *judges], base=knobs.base, dtype=knobs.dtype, device=knobs.device,
             quantize=knobs.quantize, max_batch=knobs.max_batch, max_waiting=knobs.max_waiting,
-            short=True, memory=knobs.cache_bytes,
+            short=True, memory=knobs.cache_bytes, tools=knobs.tools,
         )  # fmt: skip
     for name in {*around, *knobs.guard} - {"*", *loaded.engine.models}:
         typer.echo(f"rung: stages are set for '{name}', which is not served yet", err=True)

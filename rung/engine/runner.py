@@ -98,7 +98,8 @@ def runner_of(bank: Bank, max_lanes: int, budget: int) -> Runner:
     """
     if bank.carries_trie:
         return CachedRunner(bank, max_lanes, budget)
-    log.warning("every step recomputes its whole sequences: %s", bank.why_not)
+    if bank.reads == "text":  # others take no step at all
+        log.warning("every step recomputes its whole sequences: %s", bank.why_not)
     return UncachedRunner(bank)
 
 

@@ -10,6 +10,7 @@ from rung.data.conversation import Conversation
 from rung.data.template import Template
 from rung.forward.adapter import Adapter
 from rung.forward.classifier import Classifier
+from rung.forward.mapper import Mapper
 from rung.forward.reward_head import RewardHead
 from rung.remote.model import RemoteModel
 from rung.types import Decoding, Example, Message, Prompt
@@ -29,6 +30,7 @@ class ServedModel:
         classifier: answers with a label in place of generating; None for models that generate.
         remote: answers behind an API, in place of the bank.
         reward: scores texts in place of writing them.
+        mapper: maps records in place of writing them.
         root: the base an adapter stands on; None for a base.
         parent: the model it was tuned from; None for a base.
         created: seconds since 1970. owned_by: the organisation behind it.
@@ -43,6 +45,7 @@ class ServedModel:
     classifier: Classifier | None = None
     remote: RemoteModel | None = None
     reward: RewardHead | None = None
+    mapper: Mapper | None = None
     root: str | None = None
     parent: str | None = None
     created: int = 0
@@ -67,6 +70,7 @@ class ServedModel:
                 "classifier": adapter.classifier,
                 "remote": adapter.remote,
                 "reward": adapter.reward,
+                "mapper": adapter.mapper,
             }
         return cls(name, slot, template, **about)
 

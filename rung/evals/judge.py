@@ -17,6 +17,7 @@ from rung.errors import ConfigError, RungError
 if TYPE_CHECKING:
     from rung.types import Message
 
+JUDGE_KEY = "RUNG_JUDGE_KEY"  # environment variable with the judge's API key
 AT_ONCE = 8  # requests on their way
 PROMPT = """Compare two answers to the same request. Judge whether they are right, complete, to the \
 point and in the form asked for; their length and order do not count.

@@ -18,7 +18,7 @@ from rung.evals.tasks import reply
 from rung.types import Example, Task
 
 if TYPE_CHECKING:
-    from rung.evals.predict import Answers
+    from rung.evals.answers import Answers
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,8 @@ def _more(case: Case, task: Task) -> dict[str, float]:
     if metrics.by_likelihood(task):
         return {}
     readable = {"answers"} | ({"label scores"} if case.scores is not None else set())
+    if metrics.by_wins(task):
+        readable = {"wins"}
     found = {}
     for name in metrics.suited(task):
         metric = metrics.get(name)

@@ -1,56 +1,36 @@
 """Predictions: ask a model examples, by choice among labels, its classifier, or generation.
 
-Everything runs in this process on the bank, without a server, so that many models of one base are
-measured while it is loaded once.
+Everything runs in this process on the bank, so that many models of one base are measured in one go.
 """
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from rung.engine import Engine, GenerationRequest, ServedModel
+from rung.engine import Engine, ServedModel
 from rung.engine.request import ContextExceeded
+from rung.engine.tool_loop import has_tools, step_request, take_steps
 from rung.errors import ConfigError, Interrupted
 from rung.evals import kinds, metrics
+from rung.evals.answers import NO_JUDGE, Answers, Contest, Progress, Scores, Stopping
+from rung.evals.by_name import by_name
+from rung.evals.label_text import as_label, plain, told_apart
 from rung.evals.preferences import compared
+from rung.evals.reply_length import decoding_for
 from rung.evals.scoring import Item, score
-from rung.evals.tasks import question, reply
+from rung.evals.tasks import question
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
 from rung.remote.batch import ask_all, label_scores
 from rung.types import Decoding, Example, Message, Prompt, Task
 
-Scores = dict[str, float]
-Stopping = Callable[[], bool]
-Progress = Callable[[int, int], None]  # items done, of how many
-
-MIN_TOKENS = 16  # tokens that an answer may take, however short the references are
 MAX_BATCH = 64  # maximum number of requests that generate side by side
 MAX_CLASSIFIED = 64  # maximum number of prompts that a classifier gets at once
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Answers of a model, item by item.
-
-    Attributes:
-        texts: (n,) the answers; of a classification, labels where one could be read.
-        scores: per item, the log-probability of each label in nats; of a text that was scored,
-            `log_likelihood` and `tokens`. None where answers were generated.
-        prompt_tokens, completion_tokens, seconds: what it took, all items together.
-    """
-
-    texts: list[str]
-    scores: list[Scores] | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    seconds: float = 0.0
 
 
 def predict(
@@ -61,24 +41,29 @@ def predict(
     *,
     stopping: Stopping | None = None,
     progress: Progress | None = None,
+    referee: Contest | None = None,
 ) -> Answers:
     """Ask a model all examples, in the way that suits model and task.
 
     Args:
         bank: holds the model's adapter in `model.slot`.
         stopping: asked between passes. progress: told of items done, and of how many.
+        referee: says what answers win, where the task is measured so.
 
     Raises:
+        ConfigError: where a referee is needed and there is none.
         Interrupted: when `stopping` says so.
         DataError: when an example cannot be rendered. ContextExceeded: when one is too long.
     """
-    begun = time.perf_counter()
-    way = next(way for way in WAYS if way.suits(model, task))
-    answers = way.answer(bank, model, list(examples), task, stopping, progress)
-    return Answers(
-        answers.texts, answers.scores, answers.prompt_tokens, answers.completion_tokens,
-        time.perf_counter() - begun,
-    )  # fmt: skip
+    begun, model = time.perf_counter(), by_name(bank, model, task)
+    if metrics.by_wins(task):
+        if referee is None:
+            raise ConfigError(NO_JUDGE.format(data="PAIRS"))
+        answers = referee.contest(bank, model, list(examples), task, stopping, progress)
+    else:
+        way = next(way for way in WAYS if way.suits(model, task))
+        answers = way.answer(bank, model, list(examples), task, stopping, progress)
+    return replace(answers, seconds=time.perf_counter() - begun)
 
 
 def predict_without_base(adapter: Adapter, examples: Sequence[Example], task: Task) -> Answers:
@@ -136,21 +121,6 @@ def _replies(
         example = Example((*messages, {"role": "assistant", "content": label}))
         found[label] = model.template.render(example).ids[start:]
     return found
-
-
-def told_apart(replies: Sequence[tuple[int, ...]], stop: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """Strip the end of turn, unless one reply begins another: then only it tells them apart."""
-    bare = [_without_end(ids, stop) for ids in replies]
-    nested = any(
-        a != b and one == other[: len(one)]
-        for a, one in enumerate(bare)
-        for b, other in enumerate(bare)
-    )
-    return tuple(replies if nested or not all(bare) else bare)
-
-
-def _without_end(ids: tuple[int, ...], stop: Sequence[int]) -> tuple[int, ...]:
-    return ids[:-1] if ids and ids[-1] in stop else ids
 
 
 # --- by the model's classifier --------------------------------------------------------------------
@@ -227,25 +197,26 @@ def _compare(bank, model, examples, task, stopping, progress) -> Answers:
 # --- by generating --------------------------------------------------------------------------------
 
 
-def _generate(bank, model, examples, task, stopping, progress) -> Answers:
+def generated(bank, model, examples, task, stopping, progress, like=None) -> Answers:
+    """Draw answers, at most twice as long as the longest reply of `like`, the examples by default."""
     talk = model.conversation
-    samples = 1 if talk is None else talk.samples
-    decoding = _decoding(model, examples, task)
+    samples = 1 if talk is None or talk.ranks else talk.samples  # the engine ranks by itself
+    decoding = decoding_for(model, like or examples)
+    engine = _engine(bank, model, samples * len(examples))
     requests = []
     for example in examples:
-        prompt = model.prompt(question(example))
+        one = step_request(engine, model, question(example), decoding)
         for i in range(samples):
             heat = talk.temperature if talk is not None and samples > 1 else 0.0
             drawn = Decoding(decoding.max_tokens, heat, 1.0, i, decoding.stop)
-            requests.append(GenerationRequest(model.name, prompt, drawn))
-    engine = Engine(bank, {model.name: model}, max_batch=max(1, min(len(requests), MAX_BATCH)))
-    engine.arrange()
+            requests.append(replace(one, decoding=drawn))
     done = engine.generate(
         requests, stopping=stopping, progress=_counted(progress, len(examples), len(requests))
     )
     texts = []
     for low in range(0, len(done), samples):
-        read = [c.text if talk is None else talk.answer(c.text) for c in done[low : low + samples]]
+        whole = talk is None or kinds.of(task).calls  # calls are the answer
+        read = [c.text if whole else talk.answer(c.text) for c in done[low : low + samples]]
         if kinds.of(task).chooses:
             labels = task.labels or examples[low // samples].choices
             read = [as_label(text, labels) for text in read]
@@ -256,58 +227,47 @@ def _generate(bank, model, examples, task, stopping, progress) -> Answers:
     return Answers(texts, None, prompt, completion)
 
 
-def _decoding(model: ServedModel, examples: Sequence[Example], task: Task) -> Decoding:
-    """Give room for twice the longest reference; a base without turns ends where references do.
-
-    What an adapter needs to reason comes from the adapter.
-    """
-    references = [reply(e) or "" for e in examples]
-    lines = not model.template.chat and not any("\n" in r.strip() for r in references)
-    stop = model.decoding.stop or (("\n",) if lines else ())
-    if model.conversation is not None and model.conversation.max_tokens is not None:
-        return Decoding(model.conversation.max_tokens, stop=model.decoding.stop)
-    encoded = (
-        model.template.tokenizer(references, add_special_tokens=False)["input_ids"]
-        if references
-        else []
-    )
-    longest = max((len(ids) for ids in encoded), default=0)
-    return Decoding(min(model.decoding.max_tokens, max(MIN_TOKENS, 2 * longest)), stop=stop)
+def _engine(bank: Bank, model: ServedModel, requests: int) -> Engine:
+    engine = Engine(bank, {model.name: model}, max_batch=max(1, min(requests, MAX_BATCH)))
+    engine.arrange()
+    return engine
 
 
-def as_label(text: str, labels: Sequence[str]) -> str:
-    """Find the label that a text gives, in its own spelling; the text itself where it gives none."""
-    told = _plain(text)
-    for label in labels:
-        if _plain(label) == told:
-            return label
-    named = [label for label in labels if re.search(rf"(?<!\w){re.escape(_plain(label))}(?!\w)", told)]
-    # "not sarcastic" names "sarcastic" too: the longest that holds the others is meant.
-    whole = [a for a in named if all(_plain(b) in _plain(a) for b in named)]
-    return whole[0] if whole else text.strip()
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split()).strip(" .!:\"'`*")
+def _call_tools(bank, model, examples, task, stopping, progress) -> Answers:
+    """Have the model's tools called, all examples side by side; the answer is what it says behind."""
+    talk, decoding = model.conversation, decoding_for(model, examples)
+    engine = _engine(bank, model, len(examples))
+    found = take_steps(
+        engine, model, [question(e) for e in examples], decoding, stopping=stopping,
+        progress=_counted(progress, len(examples), len(examples)),
+    )  # fmt: skip
+    texts = [talk.answer(one.text) for one in found]
+    if kinds.of(task).chooses:
+        offered = [task.labels or e.choices for e in examples]
+        texts = [as_label(text, labels) for text, labels in zip(texts, offered, strict=True)]
+    return Answers(
+        texts, None, sum(one.prompt_tokens for one in found),
+        sum(one.completion_tokens for one in found), calls=sum(len(one.results) for one in found),
+    )  # fmt: skip
 
 
 # --- behind an API ---------------------------------------------------------------------------------
 
 
-def _pass_on(bank, model, examples, task, stopping, progress) -> Answers:
+def passed_on(bank, model, examples, task, stopping, progress) -> Answers:
     """Ask an API: labels by the first token's log-probabilities where told, else as written."""
     if metrics.by_likelihood(task):
         raise ConfigError(f"'{model.name}' is behind an API, which does not say how likely a text is")
     labels = task.labels if kinds.of(task).labelled else ()
     asked = [model.messages(question(e)) for e in examples]
     said = ask_all(
-        model.remote, asked, [_decoding(model, examples, task)] * len(asked), first=bool(labels),
+        model.remote, asked, [decoding_for(model, examples)] * len(asked), first=bool(labels),
         stopping=stopping, progress=_counted(progress, len(examples), len(examples)),
     )  # fmt: skip
     texts = [s.text if model.conversation is None else model.conversation.answer(s.text) for s in said]
     scores: list[Scores | None] = []
     for i, one in enumerate(said):
-        found = label_scores(one.first, labels, _plain) if labels else None
+        found = label_scores(one.first, labels, plain) if labels else None
         scores.append(found)
         if found:
             texts[i] = max(found, key=lambda label: found[label])
@@ -336,10 +296,6 @@ class Way:
     answer: Callable[..., Answers]
 
 
-def _scores_text(model: ServedModel, task: Task) -> bool:
-    return metrics.by_likelihood(task)
-
-
 def _must_generate(model: ServedModel, task: Task) -> bool:
     talk = model.conversation
     return not kinds.of(task).chooses or (talk is not None and talk.max_tokens is not None)
@@ -348,10 +304,11 @@ def _must_generate(model: ServedModel, task: Task) -> bool:
 # The first that suits is taken.
 WAYS = (
     Way(lambda model, task: kinds.of(task).compares, _compare),
-    Way(lambda model, task: model.remote is not None, _pass_on),
-    Way(_scores_text, _read),
+    Way(lambda model, task: model.remote is not None, passed_on),
+    Way(lambda model, task: metrics.by_likelihood(task), _read),
     Way(lambda model, task: bool(model.labels) and kinds.of(task).labelled, _classify),
-    Way(_must_generate, _generate),
+    Way(lambda model, task: has_tools(model) and not kinds.of(task).calls, _call_tools),
+    Way(_must_generate, generated),
     Way(lambda model, task: True, _choose),
 )
 

@@ -12,23 +12,47 @@ from rung.data.problem import places
 from rung.errors import ConfigError, DataError, nearest, one_line
 from rung.evals import kinds
 from rung.evals.kinds import Sample
-from rung.types import Example, Message, Task
+from rung.types import Example, Message, RowKind, Task
 
 if TYPE_CHECKING:
-    from rung.data import Splits
+    from rung.data import DataKnobs, Splits
 
+FIRST_ROWS = 50  # that tell what the rows of a data set hold
+RIGHT = ("exact_match", "number_match")  # metrics that are the share of right answers without labels
 MIN_TRAIN_ROWS, MIN_HELD_ROWS = 8, 5  # that models are chosen by, held: of validation and of test
 
 
 def detect(examples: Iterable[Example]) -> Task:
     """The task of examples, by the first kind of `rung.evals.kinds` that finds itself in them."""
-    return kinds.detect(_sample(examples))
+    rows = tuple(examples)
+    sample = _sample(rows)
+    return _shown(kinds.detect(sample), sample, rows)
+
+
+def _shown(task: Task, sample: Sample, rows: Sequence[Example]) -> Task:
+    """The task, with the tools of its rows and whether they ask with pictures."""
+    pictures = any(m.get("pictures") for e in sample.examples for m in e.messages)
+    return replace(task, tools=rows[0].tools if rows else (), pictures=pictures)
 
 
 def _sample(examples: Iterable[Example]) -> Sample:
     rows = tuple(examples)
     replies = tuple(said for e in rows if (said := reply(e)) is not None)
     return Sample(examples=rows, replies=replies, asked=tuple(_asked(e) for e in rows))
+
+
+def wanted(knobs: DataKnobs, kind: str | None) -> RowKind:
+    """What the rows of some data are to be read as: what the kind that the user names wants, else pairs
+    where the first rows hold preferences."""
+    if kind is not None:
+        return kinds.get(kind).wants if kind in kinds.names() else "replies"
+    from rung.data import load
+
+    try:
+        first = load(replace(knobs, limit=FIRST_ROWS), wants=None)
+    except DataError:  # told when all rows are read
+        return "replies"
+    return "replies" if first.kind == "replies" else "pairs"
 
 
 def settle_task(
@@ -59,7 +83,8 @@ def _of_kind(kind: str, examples: Sequence[Example]) -> Task:
     known = kinds.names()
     if kind not in known:
         raise ConfigError(f"--task is '{kind}'{nearest(kind, known)}; there are {', '.join(known)}")
-    return kinds.get(kind).of(_sample(examples))
+    sample = _sample(examples)
+    return _shown(kinds.get(kind).of(sample), sample, examples)
 
 
 def _fitting_metric(name: str, task: Task, flag: str) -> str:
@@ -76,10 +101,15 @@ def _fitting_metric(name: str, task: Task, flag: str) -> str:
     if not kind.replies:
         hint = f": plain texts have no replies to compare with, use {kind.metric}"
     elif labelled:
-        hint = f", which needs labels: set --task {labelled[0]}"
+        hint = f", which needs labels: use {_matches(fitting)}, or set --task {labelled[0]}"
     else:
         hint = nearest(name, fitting)
     raise ConfigError(f"{flag}: {what}{hint}")
+
+
+def _matches(fitting: Sequence[str]) -> str:
+    """Those of a kind's metrics that count right answers, which is what accuracy is asked for."""
+    return " or ".join(m for m in fitting if m in RIGHT) or fitting[0]
 
 
 def reason(task: Task, examples: Sequence[Example]) -> str:
@@ -139,7 +169,7 @@ def _too_few(splits: Splits) -> list[str]:
 def question(example: Example) -> tuple[Message, ...]:
     """The conversation up to the reply; of a labelled text, the text as the user's message."""
     if example.messages:
-        return example.messages[:-1]
+        return example.asked
     return ({"role": "user", "content": example.text or ""},)
 
 

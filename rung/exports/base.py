@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
     from rung.methods.base import Method
+    from rung.store.records import Node
 
 
 @dataclass(kw_only=True)
@@ -26,6 +27,7 @@ class Source:
         folder: the model's own, with adapter, tokenizer, card and `generation_config.json`.
         about: what its `rung.json` says.
         bank: holds the base; the adapter is not in it yet.
+        lineage: the model with everything that it was made from; None of one that no store knows.
     """
 
     folder: Path
@@ -34,6 +36,7 @@ class Source:
     bank: Bank
     method: Method
     adapter: Adapter
+    lineage: Node | None = None
 
 
 class Export(ABC):

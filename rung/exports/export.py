@@ -107,4 +107,7 @@ def _open(name: str, store: Store) -> Source:
         raise ArtefactError(f"the base of '{name}' has changed: {about['base']['spec']} is another now")
     bank = Bank(base.model)
     adapter, _ = artefact.load(folder, bank)
-    return Source(folder=folder, about=about, base=base, bank=bank, method=method, adapter=adapter)
+    return Source(
+        folder=folder, about=about, base=base, bank=bank, method=method, adapter=adapter,
+        lineage=store.lineage(name),
+    )  # fmt: skip

@@ -6,12 +6,11 @@ rung export coach folder --to gguf --dtype q8_0
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rung.errors import ArtefactError, ConfigError
-from rung.exports import base
+from rung.exports import base, whole_card
 from rung.methods import merging
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ class Export(base.Export):
 
     def write(self, source: base.Source, folder: Path, dtype: str) -> None:
         write_model(source, folder / FILE, dtype, merged_of(source))
-        shutil.copy2(source.folder / "README.md", folder / "README.md")
+        whole_card.write(source, folder)
 
     def logits(self, source: base.Source, folder: Path, dtype: str) -> Tensor:
         from rung.bases import gguf as reader

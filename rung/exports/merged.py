@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rung import bases
-from rung.exports import base
+from rung.exports import base, whole_card
 from rung.methods import merging
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Export(base.Export):
                 shutil.copy2(path, folder / path.name)
         # The stop tokens travel too: without them the merged model would never end its turn.
         shutil.copy2(source.folder / "generation_config.json", folder / "generation_config.json")
-        shutil.copy2(source.folder / "README.md", folder / "README.md")
+        whole_card.write(source, folder)
 
     def logits(self, source: base.Source, folder: Path, dtype: str) -> Tensor:
         from rung.exports import proof

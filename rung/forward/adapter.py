@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rung.data.conversation import Conversation
 from rung.forward.classifier import Classifier
+from rung.forward.mapper import Mapper
 from rung.forward.op import LinearOp
 from rung.forward.reward_head import RewardHead
 from rung.remote.model import RemoteModel
@@ -28,6 +29,7 @@ class Adapter:
         classifier: answers with a label in place of the output layer.
         remote: answers behind an API; nothing of the base is asked then.
         reward: scores texts in place of writing them.
+        mapper: maps records in place of writing them; a reranker's seams may stand beside it.
         value: (d + 1,) weights and bias of a value head, trained beside and no part of the model.
     """
 
@@ -39,6 +41,7 @@ class Adapter:
     classifier: Classifier | None = None
     remote: RemoteModel | None = None
     reward: RewardHead | None = None
+    mapper: Mapper | None = None
     value: Tensor | None = None
 
     @property
@@ -65,13 +68,21 @@ class Adapter:
             found["reward.weight"] = self.reward.weight
         return found
 
-    def at_strength(self, strength: float) -> Adapter | None:
-        """The same adapter at another strength; None unless all that it does to the base has one."""
-        ops = {name: op.at_strength(strength) for name, op in self.linear.items()}
-        found = {name: op for name, op in ops.items() if op is not None}
-        if not found or len(found) < len(ops) or self.weights or self.positions:
+    @property
+    def strength(self) -> float | None:
+        """Its strength; None unless all that it does to the base has one."""
+        found = [op.strength for op in self.linear.values()]
+        if not found or None in found or self.weights or self.positions:
             return None
-        return replace(self, linear=found)
+        return found[0]
+
+    def at_strength(self, strength: float | None) -> Adapter | None:
+        """The same adapter at another strength, None for its own; None unless all that it does to the
+        base has one."""
+        if self.strength is None:
+            return None
+        ops = {name: op.at_strength(strength) for name, op in self.linear.items()}
+        return replace(self, linear={name: op for name, op in ops.items() if op is not None})
 
     def trainable(self, on: bool = True) -> Adapter:
         """Set or clear requires_grad on every parameter; returns itself."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from rung.forward.attention import Plan, TriePlan
 from rung.forward.findings import Findings
 from rung.forward.slots import Slots
 from rung.forward.trie import Sequence, Trie
+from rung.types import Modality
 
 DEFAULT_CONTEXT = 2048  # tokens, for a base whose config names no longest sequence (ALiBi, say)
 
@@ -36,6 +37,7 @@ class Backbone(ABC):
         digest: of the base, by which what is computed of it is kept; "" keeps nothing on disk.
 
     Attributes:
+        reads: what is asked of it.
         base_model: the model without its output layer, as transformers calls it.
         config: of the text model.
         modules: by name.
@@ -48,6 +50,8 @@ class Backbone(ABC):
     Raises:
         ConfigError: when another backbone holds the model; `close` that one first.
     """
+
+    reads: ClassVar[Modality] = "text"
 
     def __init__(self, model: Any, digest: str = ""):
         self.digest = digest
@@ -86,6 +90,11 @@ class Backbone(ABC):
     def vocabulary(self) -> int:
         """Number of token ids that can be embedded."""
         return self._embeddings.weight.shape[0]
+
+    @property
+    def table_size(self) -> int:
+        """Weights of the table of embeddings."""
+        return self._embeddings.weight.numel()
 
     @property
     def width(self) -> int:

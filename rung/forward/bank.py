@@ -276,8 +276,7 @@ class Bank(Backbone):
             adapter = self.adapters.get(slot)
             if adapter is None or adapter.embeddings is None:
                 continue
-            mine = torch.from_numpy(slots.of_token == slot) & (ids < 0).cpu()
-            at = mine.nonzero()[:, 0]
+            at = (torch.from_numpy(slots.of_token == slot) & (ids < 0).cpu()).nonzero()[:, 0]
             vectors = adapter.embeddings[-ids[at] - 1].to(out.dtype)
             out = out.index_copy(0, at.to(self.device), vectors)
         return out
@@ -300,8 +299,8 @@ class Bank(Backbone):
 
     def _implementation(self, plan: Plan) -> LayerRange | LlamaInference:
         """Pick what computes a pass: Llama inference without gradients, where the base is built for it
-        and all adapters are LoRA or stand in front; else the base's own layers, which train in two
-        steps each where the base is built for that. Padded rows are left: they have no flat row.
+        and all adapters are LoRA, steer or stand in front; else the base's own layers, which train in
+        two steps each where the base is built for that. Padded rows are left: they have no flat row.
         """
         if not torch.is_grad_enabled() and self.inference is not None and self.inference.suits(plan):
             return self.inference
@@ -314,6 +313,10 @@ class Bank(Backbone):
     def inference(self) -> LlamaInference | None:
         """Llama inference, where the base is built for it."""
         return LlamaInference.of(self, self.adapters)
+
+    def dummy_pass(self, tokens: int) -> None:
+        """Read so many tokens of no meaning, whose time is that of any others."""
+        self.forward(self.trie([Sequence((0,) * tokens)]))
 
     def prepare(self, packing: Packing, decoding: bool = False) -> None:
         """Lay weights out for products of so many rows, where the base is built for it.

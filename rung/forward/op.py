@@ -16,7 +16,12 @@ class LinearOp:
 
     All adapters of a batch that share a subclass go through `before_all` and `after_all` once per
     projection. The defaults work on each slot's tokens in turn; a subclass can stack them.
+
+    Attributes:
+        strength: how much of the change is applied, None for what has no such figure.
     """
+
+    strength: float | None = None
 
     def parameters(self) -> dict[str, Tensor]:
         """What training changes, by a name that is unique within the projection."""
@@ -38,8 +43,8 @@ class LinearOp:
         """x (n, d_in) and the projection's output y (n, d_out) -> the new output."""
         return y
 
-    def at_strength(self, strength: float) -> LinearOp | None:
-        """The same change at another strength; None for what has none."""
+    def at_strength(self, strength: float | None) -> LinearOp | None:
+        """The same change at another strength, None for its own; None for what has none."""
         return None
 
     def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:

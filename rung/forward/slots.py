@@ -16,6 +16,7 @@ class Slots:
     def __init__(self, of_token: Iterable[int] | np.ndarray | Tensor):
         self.of_token = np.asarray(of_token, dtype=np.int64)  # (T,)
         self._masks: dict[tuple, Tensor] = {}
+        self._places: dict[torch.device, Tensor] = {}
 
     @cached_property
     def present(self) -> tuple[int, ...]:
@@ -40,6 +41,13 @@ class Slots:
     def rows(self, slot: int) -> slice | Tensor:
         """The tokens of one slot: a slice where they stand together, else their indices."""
         return self._rows[slot]
+
+    def places(self, device: torch.device) -> Tensor:
+        """(T,): where each token's slot stands in `present`."""
+        if device not in self._places:
+            found = torch.from_numpy(np.searchsorted(self.present, self.of_token))
+            self._places[device] = found.to(device)
+        return self._places[device]
 
     def column_mask(self, columns: tuple[tuple[int, int, float], ...], like: Tensor) -> Tensor:
         """(T, sum of widths): for each (slot, width, value) its value in its tokens' rows, else 0."""

@@ -26,6 +26,8 @@ LAST = (
 class SteerOp(LinearOp):
     """Adds `strength` times a vector (d,) to a module's output."""
 
+    strength: float
+
     def __init__(self, vector: Tensor, strength: float = 1.0):
         self.vector, self.strength = vector, strength
 
@@ -35,8 +37,8 @@ class SteerOp(LinearOp):
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         return y + (self.strength * self.vector).to(y.dtype)
 
-    def at_strength(self, strength: float) -> SteerOp:
-        return SteerOp(self.vector.detach().clone(), strength)
+    def at_strength(self, strength: float | None) -> SteerOp:
+        return SteerOp(self.vector.detach().clone(), self.strength if strength is None else strength)
 
     def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if bias is None:

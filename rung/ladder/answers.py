@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rung.evals import kinds, metrics
+from rung.evals.answers import Answers
 from rung.evals.measure import Measured
-from rung.evals.predict import Answers
 from rung.types import Task
 
 DIGITS = 3  # of a kept probability

@@ -171,14 +171,17 @@ class Arms:
         """Settings to try beside the rung's own, as many as `trials` allows."""
         knobs = self.bench.knobs
         fixed = {key.rpartition(".")[2] for key in self.bench.given} | rung.settings.keys()
-        space = {k: v for k, v in rung.method.search.items() if k not in fixed}
+        search = {**rung.method.search, **self.plan(rung.key).objective.search}
+        space = {k: v for k, v in search.items() if k not in fixed}
         if not rung.method.trained or not space:
             return []
         names = sorted(space)
         every = itertools.product(*(space[name] for name in names))
         own = tuple(space[name][0] for name in names)
-        others = [tuple(zip(names, values, strict=True)) for values in every if values != own]
-        return others[: knobs.trials - 1]
+        others = [values for values in every if values != own]
+        # One change at a time first.
+        others.sort(key=lambda values: sum(a != b for a, b in zip(values, own, strict=True)))
+        return [tuple(zip(names, values, strict=True)) for values in others[: knobs.trials - 1]]
 
     def outlook(self, attempts: Mapping[str, Sequence[Attempt]]) -> list[Outlook]:
         """What each rung may still come to."""

@@ -59,7 +59,7 @@ def climb(
     began = now() if began is None else began
     with _stopped_by_terminate():
         bench = TaskContext.open(given, knobs, watcher.stage)
-        rungs = {r.key: r for r in all_rungs(bench.task, knobs.only, knobs.skip)}
+        rungs = {r.key: r for r in all_rungs(bench.task, knobs.only, knobs.skip, bench.reads)}
         task = dataclasses.asdict(bench.task)
         record = store.climbs.create(
             name, task=task, base=bench.info, data=bench.data, bar=knobs.bar,
@@ -96,7 +96,7 @@ def resume(
         if bench.data.digest != record.data:
             raise DataError(f"the data of climb {record.id} has changed since it began: climb anew")
         record = store.climbs.update(record.id, status="running")
-        rungs = {r.key: r for r in all_rungs(bench.task, knobs.only, knobs.skip)}
+        rungs = {r.key: r for r in all_rungs(bench.task, knobs.only, knobs.skip, bench.reads)}
         records = {r.key: r for r in store.climbs.rungs(record.id)}
         spent, working = (record.settings.get(k) or 0.0 for k in ("spent", "working"))
         return _go(
@@ -108,6 +108,11 @@ def _go(work: ClimbController) -> ClimbRecord:
     bench, id_ = work.bench, work.record.id
     warnings = [p.message for p in bench.dataset.problems]
     held = (("test", len(bench.test)), ("validation", len(bench.validation)))
+    if bench.judged_by_itself:
+        warnings.append(
+            f"answers are picked by {bench.knobs.judge} and judged by it too: what they win says "
+            "nothing of how good they are; name another --judge"
+        )
     told = [verdict.resolution(bench.task, bench.bar, n, part) for part, n in held]
     work.watcher.opened(bench, work.record, [*warnings, *(t for t in told if t)])
     try:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from rung import home
+from rung.evals.answers import Answers
 from rung.evals.measure import Measured, measure
-from rung.evals.predict import Answers, predict_without_base
+from rung.evals.predict import predict_without_base
 from rung.ladder.answers import kept_items, one_answer
 from rung.ladder.attempts import Attempt, stopping_at
 from rung.ladder.bar import BASE
@@ -69,7 +70,7 @@ def without_base(
         OutOfTime: when it was. Else whatever the method raises.
     """
     config = bench.plan("planned", rung).config
-    if rung.method.unsuited(bench.task, config) is not None:
+    if (rung.method.misread(bench.task) or rung.method.unsuited(bench.task, config)) is not None:
         return None
     nothing = cast(Any, None)  # a baseline does without bank and template, as `Method.baseline` says
     study = Study(

@@ -69,7 +69,7 @@ def shape_of(template: Template, bank: Bank, task: Task, train: Sequence[Example
     shared = _common(prompts)
     mean = sum(map(len, prompts)) / count
     config: Any = bank.config
-    table = bank.model.get_input_embeddings().weight.numel()
+    table = bank.table_size
     every = sum(p.numel() for p in bank.model.parameters())
     layers = max(1, every - table)
     return Shape(
@@ -87,6 +87,9 @@ def _choices(template: Template, task: Task, rows: Sequence[Example]) -> float:
             sum(len(template.encoder.encode(reply(e) or "")[0]) for e in rows) / max(len(rows), 1)
             or 1.0
         )
+    if kinds.of(task).compares and metrics.get(task.metric).reads == "label scores":
+        sides = [m[-1]["content"] for e in rows for m in (e.messages, e.rejected) if m]
+        return sum(len(template.encoder.encode(s)[0]) for s in sides) / max(len(rows), 1) or 1.0
     if not kinds.of(task).chooses:
         return 0.0
     offered = [task.labels or e.choices for e in rows[:1]] if task.labels else [e.choices for e in rows]
@@ -138,8 +141,11 @@ class Forecaster:
 
     def misfit(self, rung: Rung, plan: Plan) -> str | None:
         """Why a rung cannot be tried here, or None."""
-        return rung.method.unsuited(self.task, plan.config) or rung.method.refusal(
-            self.bank, plan.config
+        method = rung.method
+        return (
+            method.misread(self.task)
+            or method.unsuited(self.task, plan.config)
+            or method.refusal(self.bank, plan.config)
         )
 
     def base(self, held: int) -> Prediction:

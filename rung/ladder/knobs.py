@@ -46,6 +46,15 @@ class ClimbKnobs:
     metric: str | None = knob(
         None, "What rungs are judged by; the bar's, or the task's own by default.", metavar="METRIC"
     )
+    judge: str | None = knob(
+        None, "Who judges answers for win_rate: model:NAME of a reward model or another reward, or the "
+        "address of an OpenAI-compatible API.", metavar="SPEC|URL",
+    )  # fmt: skip
+    judge_model: str = knob("judge", "The judging model's name behind such an address.")
+    against: str = knob(
+        "base", "What answers are held against: the base's own, or the data's better or worse reply.",
+        choices=("base", "chosen", "rejected"),
+    )  # fmt: skip
     validation_rows: int = knob(300, "Validation rows that rungs are chosen by, at most.", least=2)
 
     def __post_init__(self) -> None:

@@ -49,7 +49,7 @@ def plan(
         RungError: for data, settings or a base on which nothing can be planned.
     """
     bench = TaskContext.open(given, knobs, stage)
-    rungs = {r.key: r for r in all_rungs(bench.task, knobs.only, knobs.skip)}
+    rungs = {r.key: r for r in all_rungs(bench.task, knobs.only, knobs.skip, bench.reads)}
     stage("counting what each rung computes")
     arms = Arms(bench, rungs)
     rows = [

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rung import methods
+from rung import methods, objectives
 from rung.config import declared
 from rung.errors import ConfigError, nearest, one_line
+from rung.evals import kinds
 from rung.methods.base import Method
-from rung.types import Task
+from rung.types import Modality, Task
 
 
 @dataclass(frozen=True)
@@ -27,19 +28,24 @@ class Rung:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def all_rungs(task: Task, only: Sequence[str] = (), skip: Sequence[str] = ()) -> list[Rung]:
+def all_rungs(
+    task: Task, only: Sequence[str] = (), skip: Sequence[str] = (), reads: Modality = "text"
+) -> list[Rung]:
     """Every rung for a task, by name; whether it fits is asked later, so that tables can say why not.
 
     Args:
         only, skip: names of methods or of single rungs.
+        reads: what the base reads.
 
     Raises:
         ConfigError: for a name that is neither, or when nothing is left.
     """
     found = [
-        Rung(_key(name, settings), methods.get(name), dict(settings))
+        Rung(_key(name, {**settings, **taught}), method, {**settings, **taught})
         for name in methods.names()
-        for settings in methods.get(name).rungs(task)
+        for method in [methods.get(name).on(reads)]
+        for settings in method.rungs(task)
+        for taught in _objectives(method, task)
     ]
     known = {rung.key for rung in found} | set(methods.names())
     unknown = [
@@ -55,6 +61,16 @@ def all_rungs(task: Task, only: Sequence[str] = (), skip: Sequence[str] = ()) ->
     if not kept:
         raise ConfigError("--only and --skip leave no method to try")
     return kept
+
+
+def _objectives(method: Method, task: Task) -> list[dict[str, Any]]:
+    """The settings of each objective by which a method is taught such a task; one that is not trained
+    goes by its own."""
+    if not method.trained:
+        return [{}]
+    wanted = kinds.of(task).wants
+    every = [o for o in objectives.registry.all() if o.wants == wanted]
+    return [settings for objective in every for settings in objective.rungs(method)]
 
 
 def check_names(only: Sequence[str] = (), skip: Sequence[str] = ()) -> None:

@@ -6,21 +6,28 @@ The test rows are kept apart from what rungs see: `opened` has none, and `answer
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from statistics import median
 from typing import Any
 
+from rung import bases
 from rung.config import declared, resolve
 from rung.data import Dataset, Splits
 from rung.data.knobs import DataKnobs
 from rung.data.split import place
 from rung.engine import Engine, GenerationRequest, ServedModel
-from rung.evals import tasks
+from rung.errors import ConfigError
+from rung.evals import metrics, tasks
+from rung.evals.answers import NO_JUDGE, Answers
+from rung.evals.by_name import by_name
+from rung.evals.judge import JUDGE_KEY
 from rung.evals.measure import Measured, measure
-from rung.evals.predict import Answers, predict, predict_without_base
+from rung.evals.predict import predict, predict_without_base
 from rung.forward.adapter import Adapter
 from rung.ladder import forecast
 from rung.ladder.bar import Bar
@@ -29,13 +36,14 @@ from rung.ladder.knobs import ClimbKnobs
 from rung.ladder.machine import Machine
 from rung.ladder.meter import now
 from rung.ladder.rungs import Rung, own_settings
+from rung.rewards.referee import Referee
 from rung.store.records import DatasetRecord
 from rung.train import estimate
 from rung.train.keeping import data_record
 from rung.train.knobs import RunKnobs, TrainKnobs
 from rung.train.plan import Plan
 from rung.train.prepare import Prepared, find_base, open_base, read
-from rung.types import BaseInfo, Example, Task
+from rung.types import BaseInfo, Example, Modality, Task
 
 MAX_TOKENS = 2048  # of a micro-batch, so that every rung's memory is measured alike
 TIMED = 7  # single requests that are timed, after a first one that warms up
@@ -66,6 +74,7 @@ class TaskContext:
         dataset, splits: what rungs see: training rows, and validation rows to choose by.
         test: the rows that nobody has seen yet.
         run, info: the base as the user asked for it; `opened` loads it when it is first needed.
+        referee: says what answers win, where the task is measured so.
         touched: who was measured on the test rows.
     """
 
@@ -80,6 +89,7 @@ class TaskContext:
     info: BaseInfo
     stage: Callable[[str], None]
     reason: str = ""
+    referee: Referee | None = None
     touched: list[str] = field(default_factory=list)
     _others: dict[tuple, Prepared] = field(default_factory=dict)
     _parts: dict[tuple, Prepared] = field(default_factory=dict)
@@ -95,9 +105,10 @@ class TaskContext:
         """
         bar = None if knobs.bar is None else Bar.parse(knobs.bar)
         run, data, _ = resolve([RunKnobs, DataKnobs, TrainKnobs], shared_settings(given))
-        dataset, splits = read(data, stage)
+        dataset, splits = read(data, stage, tasks.wanted(data, knobs.task))
         task = judged_by(tasks.detect(splits.train), splits.train, knobs, bar)
         tasks.check(task, splits)
+        referee = _referee(task, knobs, splits.train, data.data)
         device = estimate.device(run.device)
         run = dataclasses.replace(run, device=device, dtype=estimate.dtype(run.dtype, device))
         kept = Splits(splits.train, ranked(splits.validation, knobs.validation_rows))
@@ -107,7 +118,7 @@ class TaskContext:
         why = tasks.reason(task, splits.train) if knobs.task is None else "as --task says"
         return cls(
             given=settled, knobs=knobs, task=task, bar=bar, dataset=dataset, splits=kept,
-            test=splits.test, run=run, info=info, stage=stage, reason=why,
+            test=splits.test, run=run, info=info, stage=stage, reason=why, referee=referee,
         )  # fmt: skip
 
     @cached_property
@@ -120,6 +131,17 @@ class TaskContext:
         """What rungs will take here; measures the machine's speed where it is not known."""
         self.stage("measuring the machine's speed")
         return Forecaster.of(self, Machine.of(self.opened.bank))
+
+    @property
+    def judged_by_itself(self) -> bool:
+        """Whether a reward that rungs pick answers by is the judge of them too."""
+        picked = self.given.get("reward") or []
+        return self.referee is not None and self.referee.judge in picked
+
+    @property
+    def reads(self) -> Modality:
+        """What the base reads."""
+        return bases.reads(Path(self.info.path))
 
     @property
     def data(self) -> DatasetRecord:
@@ -177,7 +199,8 @@ class TaskContext:
         """An adapter (or the bare base) as a model that can be asked, for as long as it is needed."""
         slot = opened.bank.add(adapter) if adapter is not None else -1
         try:
-            yield ServedModel.of(name, slot, opened.template, adapter)
+            model = ServedModel.of(name, slot, opened.template, adapter)
+            yield by_name(opened.bank, model, self.task)
         finally:
             opened.bank.remove(slot)
 
@@ -189,7 +212,11 @@ class TaskContext:
         stopping: Callable[[], bool] | None = None,
     ) -> tuple[Answers, Measured]:
         """What a model answers, and what that is worth."""
-        answers = predict(opened.bank, model, examples, self.task, stopping=stopping)
+        if self.referee is not None:
+            self.referee.seat(self.opened.bank, self.opened.template)
+        answers = predict(
+            opened.bank, model, examples, self.task, stopping=stopping, referee=self.referee
+        )
         return answers, measure(answers, examples, self.task)
 
     def answer_test(
@@ -241,13 +268,11 @@ class TaskContext:
         own = model.conversation.max_tokens if model.conversation else None
 
         def ask(example: Example) -> tuple[float, int]:
-            reply = opened.template.tokenizer.encode(
-                example.messages[-1]["content"], add_special_tokens=False
-            )
+            reply = opened.template.encoder.encode(example.messages[-1]["content"])[0]
             most = own or min(forecast.REPLY_TOKENS, len(reply) + 1)
             decoding = dataclasses.replace(model.decoding, max_tokens=most)
             began = now()
-            prompt = model.prompt(example.messages[:-1])
+            prompt = model.prompt(example.asked)
             done = engine.generate([GenerationRequest(model.name, prompt, decoding)], remember=True)[0]
             return now() - began, done.prompt_tokens + done.completion_tokens
 
@@ -259,6 +284,24 @@ def shared_settings(
 ) -> dict[str, Any]:
     """What of the user's settings is a knob of some classes: by default, what is no method's own."""
     return declared(classes, given)
+
+
+def _referee(task: Task, knobs: ClimbKnobs, train: Sequence[Example], data: str) -> Referee | None:
+    """Who judges the answers of a task that is measured by what they win.
+
+    Raises:
+        ConfigError: where nobody does, or nobody could, or a judge is named and nothing is to judge.
+    """
+    if not metrics.by_wins(task):
+        if knobs.judge is not None:
+            raise ConfigError("--judge is for win_rate: say --metric win_rate, or --bar win_rate=0.65")
+        return None
+    if knobs.judge is None:
+        raise ConfigError(NO_JUDGE.format(data=data))
+    return Referee(
+        judge=knobs.judge, model=knobs.judge_model, key=os.environ.get(JUDGE_KEY),
+        against=knobs.against, like=forecast.spread(train, forecast.SAMPLED),
+    )  # fmt: skip
 
 
 def _way(run: RunKnobs) -> tuple:

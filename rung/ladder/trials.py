@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rung.evals.answers import Answers
 from rung.evals.measure import Measured
-from rung.evals.predict import Answers
 from rung.ladder.answers import kept_items, one_answer
 from rung.ladder.attempts import Attempt, attempts_of, best_of, stopping_at, surpasses
 from rung.ladder.cost import Cost

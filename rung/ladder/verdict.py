@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from rung.evals import metrics
 from rung.evals.compare import compare
 from rung.evals.intervals import detectable
 from rung.evals.measure import Measured
+from rung.evals.metrics.wins import EQUAL_LENGTH, LONGER
 from rung.ladder.arms import Outlook
 from rung.ladder.bar import Bar
 from rung.store.climbs import RungRecord
 from rung.types import Task
+
+LENGTH_GAIN = 0.02  # of a win rate, by which the one at equal length must be less to be told
 
 
 @dataclass(frozen=True)
@@ -204,6 +208,20 @@ def one_answer_told(seen: Evidence) -> str | None:
     return f"It answers '{_short(only)}' to every row: it has learned nothing that could be used."
 
 
+def length_told(seen: Evidence) -> str | None:
+    """Needs: answers were judged, and the winner's win less where they are as long as the others."""
+    shown = seen.own or seen.winner.measured
+    equal, longer = shown.more.get(EQUAL_LENGTH), shown.more.get(LONGER)
+    if equal is None or longer is None or not metrics.by_wins(seen.task):
+        return None
+    if shown.value - equal < LENGTH_GAIN:
+        return None
+    return (
+        f"Length explains part of that: its answers are longer in {longer:.0%} of the rows, and at "
+        f"equal length it would be {equal:.3f}."
+    )
+
+
 def bar_told(seen: Evidence) -> str | None:
     """Needs: a bar."""
     bar, own = seen.bar, seen.own
@@ -262,7 +280,7 @@ def baseline_told(seen: Evidence) -> str | None:
 
 
 VERDICT: tuple[Sentence, ...] = (
-    figure_told, part_told, one_answer_told, bar_told, against_told, baseline_told,
+    figure_told, length_told, part_told, one_answer_told, bar_told, against_told, baseline_told,
 )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ class Launch:
         rank: of this process, from 0. size: how many there are. neighbours: of them on this machine.
         here: whether the environment says that this process is one of those of this launch.
         watched: whether `start` waits for this process, and tells the user where one is lost.
-        sharded: set by `shard`: each process holds a part of the base, so all must make the same passes.
+        sharded: set by `shard`: each process holds a part of the base, so all make the same passes.
     """
 
     summary: ClassVar[str] = ""
@@ -77,7 +77,7 @@ class Launch:
         return make()
 
     def shard(self, model: Any, dtype: str, device: str) -> None:
-        """Put a base's weights, mapped as its files have them, on a device: this process's part of them.
+        """Put a base's weights, mapped as its files have them, on a device: this process's part.
 
         Raises:
             ConfigError: where the launch is of one process.

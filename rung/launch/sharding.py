@@ -36,8 +36,8 @@ def shard(model: Any, dtype: torch.dtype, device: str, processes: int) -> None:
     names = layer_names(model, model.config.get_text_config().num_hidden_layers)
     if not names:
         raise ConfigError(
-            f"--shard needs a base with a list of decoder layers, which {type(model).__name__} has not: "
-            "leave it out"
+            f"--shard needs a base with a list of decoder layers, which {type(model).__name__} "
+            "has not: leave it out"
         )
     model.requires_grad_(False)
     mesh = init_device_mesh(torch.device(device).type, (processes,))

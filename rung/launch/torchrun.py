@@ -21,7 +21,6 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rung.errors import ConfigError, PeerLost, ProcessLost, RungError
-from rung.forward.packing import cut
 from rung.launch import base
 
 if TYPE_CHECKING:
@@ -103,6 +102,8 @@ class Launch(base.Launch):
     # --- training together ----------------------------------------------------------------------
 
     def share(self, rows: Sequence[Row]) -> Sequence[Row]:
+        from rung.forward.packing import cut
+
         parts = cut([r.ids for r in rows], self.size, [r.tokens for r in rows])
         return [rows[i] for i in parts[self.rank]]
 

@@ -22,7 +22,8 @@ from rung.config import as_dict, resolve
 from rung.data.knobs import DataKnobs
 from rung.errors import ConfigError
 from rung.ladder.settings import settle
-from rung.library.knobs import DecodingKnobs, EvalKnobs, LoadKnobs
+from rung.library.knobs import DecodingKnobs, EvalKnobs, LoadKnobs, ToolKnobs
+from rung.mapping.knobs import MapKnobs
 from rung.redteam.knobs import RedteamKnobs
 from rung.train.plan import Plan
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from rung.ladder.plan import Planned
     from rung.ladder.scorecard import Scorecard
     from rung.library.evaluation import Evaluation
+    from rung.library.mapping import Mapped
     from rung.library.model import Model
     from rung.redteam.run import Finished
     from rung.train.job import Outcome
@@ -42,17 +44,17 @@ def load(name: str, **settings: Any) -> Model:
     """Load a model of the store, or a base, and start its engine.
 
     Args:
-        settings: `dtype`, `device`, `quantize`, as `rung chat` takes them.
+        settings: `dtype`, `device`, `quantize`, `tools`, as `rung chat` takes them.
 
     Raises:
         ModelNotFound: when the name is neither a model nor a base.
         ArtefactError: when the model's folder is damaged or does not fit its base.
     """
-    knobs = resolve([LoadKnobs], settings)[0]
+    knobs, beside = resolve([LoadKnobs, ToolKnobs], settings)
     from rung.library.model import Model
     from rung.models import load_engine
 
-    return Model(load_engine([name], **as_dict(knobs)), name)
+    return Model(load_engine([name], tools=beside.tools, **as_dict(knobs)), name)
 
 
 def compare(names: Sequence[str], prompts: Sequence[str], **settings: Any) -> dict[str, dict[str, str]]:
@@ -168,6 +170,34 @@ def red_team(name: str, *, replace: bool = False, **settings: Any) -> Finished:
     from rung.redteam.run import Run
 
     return Run(name, knobs, as_dict(loading), lambda done, total: None, replace).work()
+
+
+def map_records(
+    left: str | Path,
+    right: str | Path,
+    *,
+    name: str | None = None,
+    base: str = "smollm2-135m",
+    replace: bool = False,
+    **settings: Any,
+) -> Mapped:
+    """Say which record of one table is which of another, by the cheapest rung that is good enough.
+
+    Args:
+        left, right: tables with a row for each record.
+        name: keep the mapper as a model of that name, which stands on `base` so that it can be served.
+        replace: take the place of a model of that name.
+        settings: as `rung map` takes them: `pairs`, `bar`, `many_to_one`, `only`, ...
+
+    Raises:
+        ConfigError: for an unknown setting. DataError: for tables or pairs that cannot be used.
+    """
+    knobs, loading = resolve([MapKnobs, LoadKnobs], settings)
+    from rung.library.mapping import Keeping
+    from rung.library.mapping import map_records as work
+
+    keeping = Keeping(name, base, replace) if name is not None else None
+    return work(str(left), str(right), knobs, loading, keeping)
 
 
 def export(name: str, folder: str | Path, to: str = "peft", dtype: str | None = None) -> Proof:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from math import isfinite, isnan
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,26 +17,29 @@ from rung.config import as_dict
 from rung.data import DataKnobs, Dataset, load, split
 from rung.errors import ConfigError, DataError, one_line
 from rung.evals import compare as pairwise
-from rung.evals import kinds, metrics, tasks
+from rung.evals import metrics, tasks
+from rung.evals.answers import NO_JUDGE, Answers
 from rung.evals.compare import Comparison
 from rung.evals.intervals import bootstrap, percentile
-from rung.evals.judge import Judge
+from rung.evals.judge import JUDGE_KEY, Judge
 from rung.evals.measure import Measured, interval, measure
 from rung.evals.metrics.base import mean
 from rung.evals.metrics.reward import statistics_of
-from rung.evals.predict import Answers, predict
+from rung.evals.predict import predict
 from rung.library.knobs import EvalKnobs, LoadKnobs
 from rung.models import by_base
 from rung.models import load as load_models
 from rung.rewards import Answer, Context, Reward, make, scored
+from rung.rewards.referee import Referee
 from rung.rewards.scorers import Scorers
 from rung.store import Store
 from rung.train.estimate import device as device_of
 from rung.train.keeping import data_record
-from rung.types import BaseInfo, Example, RowKind, Task
+from rung.types import BaseInfo, Example, Task
 
-FIRST_ROWS = 50  # that tell what the rows of a data set hold
-JUDGE_KEY = "RUNG_JUDGE_KEY"  # environment variable with the judge's API key
+if TYPE_CHECKING:
+    from rung.engine import ServedModel
+    from rung.forward.bank import Bank
 
 
 class Progress:
@@ -63,9 +66,12 @@ class Row:
 
     Attributes:
         bare: whether it is the base without an adapter.
+        model: whom it is of. strength: at which it was steered; None is its own.
     """
 
     name: str
+    model: str
+    strength: float | None = None
     base: BaseInfo
     bare: bool
     answers: Answers
@@ -97,6 +103,7 @@ class Evaluation:
         models = [
             {
                 "name": row.name,
+                "strength": row.strength,
                 "base": row.base.name,
                 **row.measured.as_dict(),
                 "items": [None if isnan(v) else v for v in row.measured.items.tolist()],
@@ -131,14 +138,15 @@ def evaluate(
         ModelNotFound: for a name that is neither a model nor a base.
     """
     progress = progress or Progress()
-    judge = Judge.at(knobs.judge, knobs.judge_model, os.environ.get(JUDGE_KEY)) if knobs.judge else None
     if knobs.reward and knobs.metric:
         raise ConfigError("--reward and --metric exclude each other: ask twice")
     dataset, items, task = _read(data, knobs)
+    judge, referee = _judges(data, knobs, task, items)
     reward = _reward(knobs, loading, progress)
     progress.begun(task, items, dataset)
     try:
-        rows = _measured(names, items, task, dataset, loading, progress, reward)
+        asked = _Asked(items=items, task=task, reward=reward, referee=referee, progress=progress)
+        rows = _measured(names, asked, knobs.strengths, dataset, loading)
     finally:
         if reward is not None:
             reward.close()
@@ -153,7 +161,7 @@ def evaluate(
 
 def _read(data: DataKnobs, knobs: EvalKnobs) -> tuple[Dataset, list[Example], Task]:
     """Read the items, the same ones every time, and settle their task."""
-    dataset = load(data, _wanted(data, knobs))
+    dataset = load(data, tasks.wanted(data, knobs.task))
     splits = dict(split(dataset, data))
     every = [e for rows in splits.values() for e in rows]
     if knobs.reward:  # whatever is answered is scored, also where rows all have one answer or none
@@ -167,6 +175,25 @@ def _read(data: DataKnobs, knobs: EvalKnobs) -> tuple[Dataset, list[Example], Ta
     if not items:
         raise DataError(f"the {knobs.part} part has no rows: give more rows, or another --part")
     return dataset, items[: knobs.items], task
+
+
+def _judges(
+    data: DataKnobs, knobs: EvalKnobs, task: Task, items: Sequence[Example]
+) -> tuple[Judge | None, Referee | None]:
+    """Who compares models' answers with each other, and who judges what answers win.
+
+    Raises:
+        ConfigError: where a judge is needed and there is none, or it is no address that could compare.
+    """
+    key = os.environ.get(JUDGE_KEY)
+    if metrics.by_wins(task):
+        if knobs.judge is None:
+            raise ConfigError(NO_JUDGE.format(data=data.data))
+        referee = Referee(
+            judge=knobs.judge, model=knobs.judge_model, key=key, against=knobs.against, like=items
+        )
+        return None, referee
+    return (Judge.at(knobs.judge, knobs.judge_model, key) if knobs.judge else None), None
 
 
 def _reward(knobs: EvalKnobs, loading: LoadKnobs, progress: Progress) -> Reward | None:
@@ -203,48 +230,74 @@ def rewarded(
     return Measured("reward", value, low, high, len(scores), each, statistics)
 
 
-def _wanted(data: DataKnobs, knobs: EvalKnobs) -> RowKind:
-    """Pairs where rows hold preferences and nothing else is asked of them."""
-    if knobs.task is not None and not (knobs.task in kinds.names() and kinds.get(knobs.task).compares):
-        return "replies"
-    try:
-        first = load(dataclasses.replace(data, limit=FIRST_ROWS), wants=None)
-    except DataError:  # told when all rows are read
-        return "replies"
-    return "replies" if first.kind == "replies" else "pairs"
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What every model is asked, and how its answers are judged."""
+
+    items: list[Example]
+    task: Task
+    reward: Reward | None
+    referee: Referee | None
+    progress: Progress
+
+    def measure(self, bank: Bank, model: ServedModel, what: str) -> tuple[Answers, Measured]:
+        """What a model answers, and what that is worth."""
+        with self.progress.counting(what, len(self.items)) as told:
+            answers = predict(
+                bank, model, self.items, self.task, progress=told, referee=self.referee
+            )  # fmt: skip
+        if self.reward is not None:
+            return answers, rewarded(answers, self.items, self.reward, self.progress.note)
+        return answers, measure(answers, self.items, self.task)
+
+    def perplexity(self, bank: Bank, model: ServedModel) -> float:
+        """Of the replies of the items, per token."""
+        reading = Task("language_modelling", "perplexity")
+        return measure(predict(bank, model, self.items, reading), self.items, reading).value
 
 
 def _measured(
     names: Sequence[str],
-    items: list[Example],
-    task: Task,
+    asked: _Asked,
+    strengths: Sequence[float],
     dataset: Dataset,
     loading: LoadKnobs,
-    progress: Progress,
-    reward: Reward | None = None,
 ) -> list[Row]:
-    """Every model's answers, base by base; each figure is recorded at once."""
-    found = {}
+    """Every model's answers, base by base, at each strength; each figure is recorded at once.
+
+    Raises:
+        ConfigError: for strengths of a model that is not steered.
+    """
+    found: dict[str, list[Row]] = {}
     for group in by_base(names):
-        with progress.loading(group):
-            loaded = load_models(group, **as_dict(loading))
+        with asked.progress.loading(group):
+            loaded = load_models(
+                group, tools=asked.items[0].tools if asked.items else (), **as_dict(loading)
+            )  # fmt: skip
+        registry, bank = loaded.engine.registry, loaded.engine.bank
+        if asked.referee is not None:
+            asked.referee.seat(bank, loaded.engine.model(group[0]).template)
+        if strengths and (plain := [n for n in group if registry.strength(n) is None]):
+            raise ConfigError(f"--strengths is for steered models, and '{plain[0]}' is none")
         for name in group:
-            model = loaded.engine.model(name)
-            with progress.counting(name, len(items)) as told:
-                answers = predict(loaded.engine.bank, model, items, task, progress=told)
-            row = Row(
-                name=name,
-                base=loaded.base,
-                bare=model.slot == -1,
-                answers=answers,
-                measured=rewarded(answers, items, reward, progress.note)
-                if reward
-                else measure(answers, items, task),
-            )
-            _record(row, dataset)
-            found[name] = row
-        del loaded
-    return [found[name] for name in dict.fromkeys(names)]
+            found[name] = []
+            wanted: list[float | None] = [*sorted(set(strengths))] or [None]
+            for strength in wanted:
+                model = registry.steered(name, strength)
+                registry.make_resident(model.slot, ())
+                label = name if strength is None else f"{name} at {strength:g}"
+                answers, measured = asked.measure(bank, model, label)
+                if strength is not None and measured.metric != "perplexity":
+                    more = {**measured.more, "perplexity": asked.perplexity(bank, model)}
+                    measured = dataclasses.replace(measured, more=more)
+                row = Row(
+                    name=label, model=name, strength=strength, base=loaded.base,
+                    bare=model.slot == -1, answers=answers, measured=measured,
+                )  # fmt: skip
+                _record(row, dataset)
+                found[name].append(row)
+        del loaded, registry, bank
+    return [row for name in dict.fromkeys(names) for row in found[name]]
 
 
 def _record(row: Row, dataset: Dataset) -> None:
@@ -252,11 +305,11 @@ def _record(row: Row, dataset: Dataset) -> None:
     m = row.measured
     if not isfinite(m.value):
         return
-    subject: dict[str, Any] = {"base": row.base} if row.bare else {"model": row.name}
+    subject: dict[str, Any] = {"base": row.base} if row.bare else {"model": row.model}
     with Store.open() as store:
         store.evaluations.add(
-            metric=m.metric, value=m.value, low=m.low, high=m.high, n=m.n,
-            dataset=data_record(dataset), **subject,
+            metric=m.metric if row.strength is None else f"{m.metric}_at_{row.strength:g}",
+            value=m.value, low=m.low, high=m.high, n=m.n, dataset=data_record(dataset), **subject,
         )  # fmt: skip
 
 

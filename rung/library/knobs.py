@@ -37,6 +37,20 @@ class LoadKnobs:
 
 
 @dataclass
+class ToolKnobs:
+    """What the models may call."""
+
+    group: ClassVar[str] = "tools"
+
+    tools: list[str] = knob(
+        [],
+        "What may be called to answer: a .py file of functions, or mcp:COMMAND, an MCP server; give it "
+        "again for more. What the model was made with by default.",
+        metavar="FILE|mcp:COMMAND",
+    )
+
+
+@dataclass
 class DecodingKnobs:
     """How an answer is drawn; what is not set is the model's own."""
 
@@ -58,6 +72,9 @@ class DecodingKnobs:
     strength: float | None = knob(
         None, "Of a steered model's vectors; the model's own by default.", least=-100, most=100
     )
+    layers: list[int] = knob(
+        [], "Layers in which a steered model steers; all of its own by default.", least=0
+    )
 
     def __post_init__(self) -> None:
         if not -(2**63) <= (self.seed or 0) < 2**63:
@@ -66,6 +83,7 @@ class DecodingKnobs:
     def over(self, own: Decoding) -> Decoding:
         """A model's own decoding with what is set here."""
         said = {k: v for k, v in as_dict(self).items() if k != "system" and v is not None}
+        said["layers"] = tuple(self.layers) or own.layers
         return replace(own, **said)
 
 
@@ -83,10 +101,19 @@ class EvalKnobs:
         [], "Score the answers by a reward, in place of a metric; give it again to add rewards up.",
         metavar="SPEC", foreign=("reward_funcs", "reward_model"),
     )  # fmt: skip
+    strengths: list[float] = knob(
+        [], "Measure steered models at each of these strengths, such as 0,0.5,1,2, with the perplexity "
+        "of the rows' replies beside the metric.", least=-100, most=100,
+    )  # fmt: skip
     judge: str | None = knob(
-        None, "An OpenAI-compatible address that judges pairs of answers.", metavar="URL"
-    )
+        None, "An OpenAI-compatible address that judges pairs of answers; for --metric win_rate also "
+        "model:NAME of a reward model, or another reward.", metavar="SPEC|URL",
+    )  # fmt: skip
     judge_model: str = knob("judge", "The judging model's name.")
+    against: str = knob(
+        "base", "What win_rate holds answers against: the base's own, or the data's better or worse "
+        "reply.", choices=("base", "chosen", "rejected"),
+    )  # fmt: skip
 
 
 @dataclass

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rung.config import resolve
-from rung.engine import Completion, Engine, GenerationRequest
+from rung.engine import Completion, Engine, GenerationRequest, ServedModel
+from rung.engine.tool_loop import Trajectory, has_tools, summed, take_steps
 from rung.errors import ConfigError
 from rung.library.knobs import DecodingKnobs
-from rung.types import Message
+from rung.types import Decoding, Message
 
 Asked = str | Sequence[Message]
 
@@ -40,10 +42,28 @@ class Model:
 
     def complete(self, asked: Asked, **settings: Any) -> Completion:
         """Return the answer with its counts of tokens and why it ended. Raises as `ask`."""
+        if has_tools(self.engine.model(self.name)):
+            return summed(self.trajectory(asked, **settings))
         return self.engine.submit(self._request(asked, settings)).result()
 
+    def trajectory(self, asked: Asked, **settings: Any) -> Trajectory:
+        """Return every step of a model with tools: its calls, what they gave, and the reply.
+
+        Raises:
+            ConfigError: as `ask`, and for tools that nobody has named on this machine.
+        """
+        knobs = resolve([DecodingKnobs], settings)[0]
+        model, turns = self.engine.model(self.name), turns_of(asked, knobs)
+        return take_steps(self.engine, model, [turns], step_decoding(model, knobs))[0]
+
     def stream(self, asked: Asked, **settings: Any) -> Iterator[str]:
-        """Yield the answer's text in pieces, as they are drawn. Raises as `ask`."""
+        """Yield the answer's text in pieces, as they are drawn. Raises as `ask`.
+
+        That of a model with tools comes whole, once they have been called.
+        """
+        if has_tools(self.engine.model(self.name)):
+            yield self.complete(asked, **settings).text
+            return
         generation = self.engine.submit(self._request(asked, settings))
         try:
             for token in generation:
@@ -85,9 +105,22 @@ def request(engine: Engine, name: str, asked: Asked, knobs: DecodingKnobs) -> Ge
         ModelNotFound: naming the nearest.
     """
     model = engine.model(name)
+    turns = turns_of(asked, knobs)
+    return GenerationRequest(name, model.prompt(turns), knobs.over(model.decoding))
+
+
+def turns_of(asked: Asked, knobs: DecodingKnobs) -> list[Message]:
+    """The conversation to answer. Raises ConfigError when there is nothing to ask."""
     turns: list[Message] = [{"role": "user", "content": asked}] if isinstance(asked, str) else [*asked]
     if not turns or not turns[-1]["content"].strip():
         raise ConfigError("there is nothing to ask: the message is empty")
     if knobs.system:
         turns = [{"role": "system", "content": knobs.system}, *turns]
-    return GenerationRequest(name, model.prompt(turns), knobs.over(model.decoding))
+    return turns
+
+
+def step_decoding(model: ServedModel, knobs: DecodingKnobs) -> Decoding:
+    """How a step of a model with tools is drawn: as long as its adapter says, unless the user does."""
+    own = model.conversation.max_tokens if model.conversation is not None else None
+    usual = replace(model.decoding, max_tokens=own) if own else model.decoding
+    return knobs.over(usual)

@@ -2,9 +2,9 @@
 
 Files: `adapter_config.json` and `adapter_model.safetensors`, or `settings.json` and
 `weights.safetensors` for methods that PEFT does not know (whichever of the two they have); what a
-method's `to_folder` adds, such as the index of its documents; the head of a reward model; `rung.json`
-with what else is needed to understand them; tokenizer and template; `generation_config.json`. The
-manifest and the card come from the store.
+method's `to_folder` adds, such as the index of its documents; the head of a reward model; `tools.json`,
+with the tools that it was trained to call; `rung.json` with what else is needed to understand them;
+tokenizer and template; `generation_config.json`. The manifest and the card come from the store.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from rung.methods.base import Method
 from rung.methods.peft import extras, source, through_peft
 from rung.methods.peft.base import WAY_OUT, Files, UnreadError
 from rung.methods.peft.source import CONFIG
+from rung.tools.agent import Agent
 from rung.version import __version__
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def save(
     method.to_folder(adapter, folder)
     if adapter.reward is not None:
         adapter.reward.write(folder)
+    if isinstance(adapter.conversation, Agent) and not method.weightless:
+        adapter.conversation.write(folder)
     template.save(folder)
     if method.own_base:
         method.to_base(adapter, bank, folder)
@@ -186,14 +189,27 @@ def load(folder: Path, bank: Bank) -> tuple[Adapter, dict[str, Any]]:
         folders.inspect(folder)
     else:
         source.inspect(folder)  # of what others wrote, only what is read
-    method = method_named(known["method"])
-    if (folder / CONFIG).exists():
+    from rung.mapping import mapper
+
+    mapped = mapper.there(folder)
+    method = method_named(known["method"]).on(bank.reads)
+    if mapped and known["method"] == mapper.METHOD:  # no language model is asked
+        adapter = _bare()
+    elif (folder / CONFIG).exists():
         adapter = _of_peft(folder, method, bank)
     else:
         adapter = method.from_files(*_own(folder), bank)
     method.from_folder(adapter, folder)
+    adapter.mapper = mapper.read(folder) if mapped else None
     adapter.reward = _reward_head(folder, bank)
+    adapter.conversation = Agent.read_folder(folder) or adapter.conversation
     return adapter, known
+
+
+def _bare() -> Adapter:
+    from rung.forward.adapter import Adapter
+
+    return Adapter()
 
 
 def _of_peft(folder: Path, method: Method, bank: Bank) -> Adapter:
@@ -222,6 +238,8 @@ def _reward_head(folder: Path, bank: Bank) -> RewardHead | None:
     """The head of a reward model, on the bank's device."""
     from rung.forward.reward_head import RewardHead
 
+    if bank.reads == "pictures":
+        return None
     head = RewardHead.read(folder, bank.width, bank.vocabulary, bank.layers.count)
     return head and replace(head, weight=head.weight.to(bank.device))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rung.data import Template
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
-    from rung.types import Example, RowKind, Task
+    from rung.types import Example, Modality, RowKind, Task
 
 
 @dataclass
@@ -44,6 +44,7 @@ class Study:
         folder: of the run, for what is dear to compute twice.
         note: tells the user something in one line.
         stopping: asked now and then; True means to raise Interrupted soon.
+        training: the run's `TrainKnobs`, for those who train by themselves; None where there are none.
     """
 
     bank: Bank
@@ -55,6 +56,7 @@ class Study:
     folder: Path
     note: Callable[[str], None]
     stopping: Callable[[], bool] = lambda: False
+    training: Any = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Method(ABC):
         wants: the kind of rows that `fit` learns from, None for what the objective wants.
         baseline: whether it does without the base and so is what every other method has to beat. A
             climb fits it before the base is loaded: its study has neither bank nor template.
+        modality: what its bases read; see `on` for those that do the same idea on pictures.
         defaults: values for the training knobs that suit this method better than the general ones.
         search: knobs worth trying at other values, the default first, for a climb that has the time.
     """
@@ -120,11 +123,23 @@ class Method(ABC):
     scores: ClassVar[bool] = False
     wants: ClassVar[RowKind | None] = None
     baseline: ClassVar[bool] = False
+    modality: ClassVar[Modality] = "text"
     defaults: ClassVar[dict[str, Any]] = {}
     search: ClassVar[dict[str, tuple[Any, ...]]] = {}
 
     def __init__(self, name: str):
         self.name = name
+
+    def on(self, reads: Modality) -> Method:
+        """This method, or its variant for bases that read something else, where it has one."""
+        return self
+
+    def misread(self, task: Task) -> str | None:
+        """Why it cannot read what the rows of a task ask, or None."""
+        asked = "pictures" if task.pictures else "text"
+        return (
+            None if asked == self.modality else f"it reads {self.modality}, and rows ask with {asked}"
+        )
 
     def misfit(self, bank: Bank, config: Any) -> str | None:
         """Why this method cannot be used on this base with these knobs, or None."""
@@ -135,6 +150,8 @@ class Method(ABC):
 
     def refusal(self, bank: Bank, config: Any) -> str | None:
         """Why this method cannot be used on this base: what `misfit` says, or no generation."""
+        if bank.reads != self.modality:
+            return f"it is a method for {self.modality}, and this base reads {bank.reads}"
         if bank.findings.causal is not None and not (self.classifies or self.baseline):
             return f"{bank.findings.causal}; linear_probe can read it"
         return self.misfit(bank, config)
@@ -182,6 +199,10 @@ class Method(ABC):
     def holds(self, bank: Bank, config: Any, rows: int, tokens: int) -> int:
         """Bytes that `fit` holds at once of so many rows that it read, with so many tokens."""
         return 0
+
+    def rates(self, config: Any, names: Iterable[str]) -> dict[str, float]:
+        """Times the learning rate that some of the trained parameters learn with, by their names."""
+        return {}
 
     # --- what it costs, from counts --------------------------------------------------------------
 

@@ -28,14 +28,15 @@ from rung.types import Example, Message, last_question
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rung.evals.answers import Answers
     from rung.evals.measure import Measured
-    from rung.evals.predict import Answers
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
 
 FIRST = 32  # rows that every candidate sees before any is dropped
 CLEARLY = 2.0  # standard errors of the paired difference
 KEPT = "answers.jsonl"  # in the run's folder
+MAX_DRAWN_TOKENS = 128  # of an answer that is drawn to see what a reward makes of it
 CAUTION = 0.8  # of the characters that the context seems to hold, as scripts differ in tokens
 
 
@@ -143,6 +144,11 @@ class Race:
             found[f"choice_{score.metric} of {name}"] = figure
         return found
 
+    def calls(self, best: Candidate) -> float:
+        """Calls of tools for each answer of a candidate, in the mean."""
+        answers = self._answers[best.name]
+        return answers.calls / len(answers.texts)
+
     def told(self, best: Candidate) -> str:
         """The choice in one line."""
         score, count = self.scores[best.name], len(self.scores)
@@ -178,13 +184,14 @@ class Race:
 
     def _key(self, asking: Conversation, rows: Sequence[Example]) -> str:
         """SHA-256 of what answers follow from: the prompts in the end, and how answers are drawn."""
-        drawn = (type(asking).__name__, asking.max_tokens, asking.samples, asking.temperature)
+        held = [asking.steps, asking.grammar(())]
+        drawn = [type(asking).__name__, asking.max_tokens, asking.samples, asking.temperature, held]
         seen = [[asking.messages(asked(e)), e.messages[-1]["content"]] for e in rows]
         content = json.dumps([drawn, list(self.study.task.labels), seen])
         return hashlib.sha256(content.encode()).hexdigest()
 
     def _read(self, key: str) -> Answers | None:
-        from rung.evals.predict import Answers
+        from rung.evals.answers import Answers
 
         lines = self._kept.read_text("utf-8").splitlines() if self._kept.exists() else []
         for line in lines:
@@ -218,6 +225,7 @@ def _together(one: Answers, other: Answers) -> Answers:
         prompt_tokens=one.prompt_tokens + other.prompt_tokens,
         completion_tokens=one.completion_tokens + other.completion_tokens,
         seconds=one.seconds + other.seconds,
+        calls=one.calls + other.calls,
     )
 
 
@@ -285,7 +293,7 @@ def question(messages: Sequence[Message]) -> str:
 
 def asked(example: Example) -> Sequence[Message]:
     """The conversation up to the reply."""
-    return example.messages[:-1]
+    return example.asked
 
 
 @dataclass(frozen=True)

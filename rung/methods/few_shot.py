@@ -20,7 +20,7 @@ from rung.data.conversation import Conversation
 from rung.errors import MethodMisfit
 from rung.methods import base, choice
 from rung.methods.workload import Shape, Workload, scoring
-from rung.types import Example, Message
+from rung.types import Example, Message, Modality
 
 if TYPE_CHECKING:
     from rung.data.retrieval import Lexical
@@ -109,6 +109,13 @@ class Method(choice.PromptMethod):
     paper = "arXiv 2005.14165"
     Config = Knobs
     speaks = Shots
+
+    def on(self, reads: Modality) -> base.Method:
+        if reads == self.modality:
+            return self
+        from rung.methods.pictures.few_shot import PicturePrototypes
+
+        return PicturePrototypes(self.name, self.Config)
 
     def unsuited(self, task: Any, config: Knobs) -> str | None:
         if config.pick == "balanced" and not task.labels:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung.methods import base, layers
 from rung.methods.workload import Shape
+from rung.types import Modality
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +31,13 @@ class Method(base.Method):
     defaults = {"lr": 2e-5, "epochs": 2.0}
     search = {"lr": (2e-05, 1e-05, 4e-05)}
 
+    def on(self, reads: Modality) -> base.Method:
+        if reads == self.modality:
+            return self
+        from rung.methods.pictures.blocks import PictureFull
+
+        return PictureFull(self.name, self.Config)
+
     def size(self, bank: Bank, config: Any, shape: Shape) -> int:
         return sum(p.numel() for p in bank.model.parameters())
 
@@ -37,7 +45,7 @@ class Method(base.Method):
         return copied(bank, [n for n, _ in bank.model.named_parameters()])
 
     def from_files(self, settings: dict[str, Any], tensors: dict[str, Tensor], bank: Bank):
-        return from_copies(tensors, bank)
+        return layers.from_copies(tensors, bank)
 
 
 def copied(bank: Bank, names: list[str]) -> Adapter:
@@ -53,24 +61,3 @@ def copied(bank: Bank, names: list[str]) -> Adapter:
     own = dict(bank.model.named_parameters())
     copies = {n: whole(own[n].detach()).to(torch.float32, copy=True) for n in names}
     return Adapter(weights={n: tensor.contiguous() for n, tensor in copies.items()})
-
-
-def from_copies(tensors: dict[str, Tensor], bank: Bank) -> Adapter:
-    """An adapter from stored copies, named `weights.PARAMETER`.
-
-    Raises:
-        ArtefactError: for a parameter that the base does not have or has in another shape.
-    """
-    from rung.errors import ArtefactError
-    from rung.forward.adapter import Adapter
-
-    own = dict(bank.model.named_parameters())
-    weights = {}
-    for key in tensors:
-        name = key.removeprefix("weights.")
-        if name not in own:
-            raise ArtefactError(f"the base has no parameter {name}: was it made for another base?")
-        weights[name] = layers.tensor(tensors, key, tuple(own[name].shape))
-    if not weights:
-        raise ArtefactError("the file holds no weights")
-    return Adapter(weights=weights).to(bank.device)

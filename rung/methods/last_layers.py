@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from rung.config import knob
 from rung.methods import base, full, layers
 from rung.methods.workload import PASS_TOKENS, Shape, Workload, training
+from rung.types import Modality
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +32,13 @@ class Method(base.Method):
     own_weights = True
     defaults = {"lr": 3e-4, "epochs": 3.0}
     search = {"lr": (0.0003, 0.00015, 0.0006)}
+
+    def on(self, reads: Modality) -> base.Method:
+        if reads == self.modality:
+            return self
+        from rung.methods.pictures.blocks import PictureBlocks
+
+        return PictureBlocks(self.name, self.Config)
 
     def misfit(self, bank: Bank, config: Knobs) -> str | None:
         there = bank.config.num_hidden_layers
@@ -59,4 +67,4 @@ class Method(base.Method):
         return full.copied(bank, vectors)
 
     def from_files(self, settings, tensors: dict[str, Tensor], bank: Bank) -> Adapter:
-        return full.from_copies(tensors, bank)
+        return layers.from_copies(tensors, bank)

@@ -9,6 +9,7 @@ from rung.errors import ArtefactError, MethodMisfit
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
 
 PEFT_PREFIX = "base_model.model."
@@ -114,3 +115,23 @@ def tensor(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Ten
     if not bool(found.isfinite().all()):
         raise ArtefactError(f"tensor {name} holds values that are not finite")
     return found.float()
+
+
+def from_copies(tensors: dict[str, Tensor], bank: Bank) -> Adapter:
+    """An adapter from stored copies, named `weights.PARAMETER`.
+
+    Raises:
+        ArtefactError: for a parameter that the base does not have or has in another shape.
+    """
+    from rung.forward.adapter import Adapter
+
+    own = dict(bank.model.named_parameters())
+    weights = {}
+    for key in tensors:
+        name = key.removeprefix("weights.")
+        if name not in own:
+            raise ArtefactError(f"the base has no parameter {name}: was it made for another base?")
+        weights[name] = tensor(tensors, key, tuple(own[name].shape))
+    if not weights:
+        raise ArtefactError("the file holds no weights")
+    return Adapter(weights=weights).to(bank.device)

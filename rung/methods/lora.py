@@ -9,6 +9,7 @@ values, and the scale is `alpha / rank`, or `alpha / sqrt(rank)` with `--rslora`
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -41,6 +42,13 @@ class Knobs:
         False,
         "Train the length of each row of a weight apart from its direction (DoRA).",
         foreign=("use_dora",),
+    )
+    plus: float = knob(
+        1.0,
+        "Times the learning rate that the outer matrix B learns with; 16 in the paper (LoRA+).",
+        above=0,
+        most=1000,
+        foreign=("loraplus_lr_ratio",),
     )
     targets: list[str] = knob(
         ["all-linear"],
@@ -84,6 +92,11 @@ class Method(base.Method):
             else:
                 ops[name] = LoraOp(a, b, config.scale)
         return Adapter(linear=ops).to(bank.device)
+
+    def rates(self, config: Knobs, names: Iterable[str]) -> dict[str, float]:
+        """LoRA+ (Hayou et al., arXiv 2402.12354): B learns faster than A."""
+        outer = (".lora_B", ".lora_B_bias")
+        return {name: config.plus for name in names if config.plus != 1 and name.endswith(outer)}
 
     def untrainable(self, adapter: Adapter) -> str | None:
         from rung.forward.dora import DoraOp

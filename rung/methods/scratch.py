@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rung.config import knob
 from rung.methods import base, full
 from rung.methods.workload import Shape, Workload
+from rung.types import Modality
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +47,13 @@ class Method(base.Method):
     own_weights = True
     own_base = True
     defaults = {"lr": 2e-3, "epochs": 10.0, "weight_decay": 0.1, "beta2": 0.95}
+
+    def on(self, reads: Modality) -> base.Method:
+        if reads == self.modality:
+            return self
+        from rung.methods.pictures.scratch import PictureScratch
+
+        return PictureScratch(self.name, self.Config)
 
     def base_spec(self, config: Knobs) -> str:
         shape = {

@@ -57,6 +57,8 @@ class Method(base.Method):
         kind = kinds.of(task)
         if kind.chooses and not kind.labelled:
             return "each row offers answers of its own, and counts of words do not compare them"
+        if kind.compares:
+            return "counts of words answer alike to all, and say nothing of which reply is better"
         return None
 
     def reads(self, config: Knobs, train: int, validation: int) -> tuple[int, int]:
@@ -138,9 +140,9 @@ def _labels(study: base.Study, rows: Sequence[Example]) -> base.Fitted:
 
 def _answers(study: base.Study, rows: Sequence[Example]) -> base.Fitted:
     """The most similar question's answer, or the most frequent one, by the task's metric."""
+    from rung.evals.answers import Answers
     from rung.evals.measure import measure
     from rung.evals.metrics import get
-    from rung.evals.predict import Answers
     from rung.forward.adapter import Adapter
     from rung.methods.tfidf_models import NearestAnswer, whole_question
 

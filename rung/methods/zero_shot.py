@@ -20,7 +20,7 @@ from rung.data.conversation import Conversation
 from rung.errors import ConfigError
 from rung.evals import kinds
 from rung.methods import base, choice
-from rung.types import Example, Message, Task
+from rung.types import Example, Message, Modality, Task
 
 FILES = (".txt", ".json", ".yaml", ".yml")
 
@@ -31,7 +31,8 @@ class Knobs:
     system_prompts: list[str] = knob(
         [],
         "System prompts to choose from: texts, or a .txt (one a line), .json or .yaml file of them; "
-        "{labels} stands for the labels. Own ones by default.",
+        "{labels} stands for the labels. Own ones by default. On pictures: sentences with {} for a "
+        "label's name.",
         metavar="TEXT|FILE",
     )
     choose_rows: int | None = choice.choose_rows()
@@ -65,6 +66,13 @@ class Method(choice.PromptMethod):
     summary = "the best of a few system prompts"
     Config = Knobs
     speaks = SystemPrompt
+
+    def on(self, reads: Modality) -> base.Method:
+        if reads == self.modality:
+            return self
+        from rung.methods.pictures.zero_shot import PictureNames
+
+        return PictureNames(self.name, self.Config)
 
     def find(self, study: base.Study, config: Knobs) -> base.Fitted:
         from rung.forward.adapter import Adapter

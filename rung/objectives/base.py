@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rung.forward.bank import Bank
     from rung.forward.policy import Loss, Policy
     from rung.forward.trie import Sequence as Tokens
+    from rung.methods.base import Method
     from rung.types import Example, Pair
 
 
@@ -142,6 +143,7 @@ class Objective(ABC):
         reads_states: whether `loss` asks for states, which takes a whole pass.
         scores: whether its models score texts in place of writing them.
         draws: rows are prompts at first, whose answers are drawn while training.
+        search: knobs worth trying at other values, the default first, for a climb that has the time.
     """
 
     summary: ClassVar[str]
@@ -153,6 +155,7 @@ class Objective(ABC):
     reads_states: ClassVar[bool] = False
     scores: ClassVar[bool] = False
     draws: ClassVar[bool] = False
+    search: ClassVar[dict[str, tuple[Any, ...]]] = {}
 
     def __init__(self, name: str):
         self.name = name
@@ -168,6 +171,11 @@ class Objective(ABC):
         other = copy(self)
         other.config = config
         return other
+
+    def rungs(self, method: Method) -> list[dict[str, Any]]:
+        """The settings of each rung that it makes of a trained method on a ladder whose rows it wants;
+        none for an objective that does not teach what the ladder measures."""
+        return []
 
     def better(self, value: float, than: float | None) -> bool:
         """Whether a value of the metric `best` is better than another one, or than none."""

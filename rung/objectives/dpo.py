@@ -55,6 +55,11 @@ class Objective(Referenced):
     Config = Config
     defaults: ClassVar = {"epochs": 1.0}
     wants = "pairs"
+    search: ClassVar = {"loss": ("sigmoid", "orpo")}
+
+    def rungs(self, method):
+        # A base that begins from nothing has no replies to prefer.
+        return [] if method.own_base else [{"objective": self.name}]
 
     def row(self, item, template):
         from rung.data.pairs import conversations

@@ -33,10 +33,7 @@ class DrawingKnobs:
 
     group: ClassVar[str] = "drawing"
 
-    reward: list[str] = knob(
-        [], "What answers are scored by; give it again to add rewards up.", metavar="SPEC",
-        foreign=("reward_funcs", "reward_model_path", "reward_fn"),
-    )  # fmt: skip
+    reward: list[str] = rewards.specs_knob()
     answers: int | None = knob(
         None, "Answers drawn to each prompt; grpo 8, rloo 4, ppo 1 by default.", least=1, most=1024,
         foreign=("num_generations", "n_samples_per_prompt", "rloo_k"),

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 class Objective(base.Objective):
     summary = "predict the replies of the data"
 
+    def rungs(self, method):
+        return [{}]
+
     def rows(self, examples, template, limit):
         """Conversations that fit, and plain texts in windows so that nothing of them is lost."""
         rendered, problems = template.render_all(examples, limit)

@@ -10,18 +10,29 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from rung.config import knob
 from rung.errors import ConfigError, DataError
 from rung.registry import Registry
 from rung.rewards.base import Answer, Context, Reward, Scorer
 
 __all__ = [
-    "Answer", "Context", "Reward", "Scorer", "check", "get", "make", "names", "registry", "scored",
+    "Answer", "Context", "Reward", "Scorer", "check", "comparing", "get", "make", "names", "registry",
+    "scored", "specs_knob",
 ]  # fmt: skip
 
 registry: Registry[Reward] = Registry("rung.rewards", "Reward", "reward")
 names, get = registry.names, registry.get
 FILES = (".yaml", ".yml")
+
+
+def specs_knob() -> Any:
+    """The knob that says what answers are scored by."""
+    return knob(
+        [], "What answers are scored by; give it again to add rewards up.", metavar="SPEC",
+        foreign=("reward_funcs", "reward_model_path", "reward_fn"),
+    )  # fmt: skip
 
 
 def make(specs: Sequence[str], context: Context | None = None) -> Reward:
@@ -83,3 +94,11 @@ def scored(reward: Reward, answers: Sequence[Answer]) -> list[float | None]:
         if value is not None and not math.isfinite(value):
             raise DataError(f"reward {reward.name} gave {value}: it must be finite, or None")
     return found
+
+
+def comparing(reward: Reward) -> list[str]:
+    """Names of the rewards, of a sum each part, that compare with the answer that the data gives."""
+    from rung.rewards.weighted import Weighted
+
+    parts = [part for part, _ in reward.parts] if isinstance(reward, Weighted) else [reward]
+    return [part.name for part in parts if part.needs_gold]

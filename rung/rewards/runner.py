@@ -1,32 +1,28 @@
 """Score answers in a process apart: read calls as lines of JSON and answer each with one line.
 
-Its text is run by `sandbox.py`; nothing of Rung is imported here.
+Its text is run by `rung/sandbox/process.py` behind that of `limits.py`; nothing of Rung is imported.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import importlib
 import importlib.util
 import inspect
 import json
 import os
-import resource
 import sys
 
-NEW_USER, NEW_NETWORK = 0x10000000, 0x40000000  # of Linux's unshare
-REFUSED = ("socket.", "subprocess.", "os.system", "os.exec", "os.fork", "os.posix_spawn", "ctypes.")
+if (
+    "limit" not in globals()
+):  # read as a module; where it is run, the text of limits.py stands before it
+    from rung.sandbox.limits import limit, pipes, words
 
 
 def main():
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what the function prints must not come among the replies
-    calls = os.fdopen(os.dup(0), encoding="utf-8")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    calls, replies = pipes()
 
-    def reply(**content):
-        replies.write(json.dumps(content) + "\n")
+    def reply(call, **content):
+        replies.write(json.dumps({"id": call["id"], **content}) + "\n")
         replies.flush()
 
     setup = json.loads(calls.readline())
@@ -35,40 +31,16 @@ def main():
         function = load(setup)
         names = accepted(function)
     except BaseException as fault:
-        reply(fault=words(fault))
+        reply(setup, fault=words(fault))
         return
-    reply(ready=True)
+    reply(setup, ready=True)
     for line in calls:
-        arguments = json.loads(line)
+        call = json.loads(line)
         try:
-            given = {k: v for k, v in arguments["named"].items() if names is None or k in names}
-            reply(reward=figure(function(*arguments["plain"], **given)))
+            given = {k: v for k, v in call["named"].items() if names is None or k in names}
+            reply(call, reward=figure(function(*call["plain"], **given)))
         except BaseException as fault:
-            reply(fault=words(fault))
-
-
-def limit(setup):
-    size = setup["megabytes"] << 20
-    resource.setrlimit(resource.RLIMIT_AS, (size, size))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if setup["closed"]:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-        close()
-
-
-def close():
-    """Take the network away where the system lets us, and refuse sockets and processes in any case."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).unshare(NEW_USER | NEW_NETWORK)
-
-    def refuse(event, arguments):
-        writes = event == "open" and (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR)
-        if writes or event.startswith(REFUSED):
-            raise PermissionError(f"a grader may not use {event}")
-
-    sys.addaudithook(refuse)
+            reply(call, fault=words(fault))
 
 
 def load(setup):
@@ -108,10 +80,6 @@ def figure(value):
     if number != number or number in (float("inf"), float("-inf")):
         raise ValueError(f"gave {number}, which is not finite")
     return number
-
-
-def words(fault):
-    return f"{type(fault).__name__}: {fault}".replace("\n", " ")[:300]
 
 
 if __name__ == "__main__":

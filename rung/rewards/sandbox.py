@@ -1,30 +1,17 @@
 """A process that scores answers with somebody's Python, with limits on time and memory.
 
-The process reads one JSON line for each answer and writes one line back. It is started anew after an
-answer that took too long or too much memory; that answer is not scored. Rung itself is not imported
-there.
+It is started anew after an answer that took too long or too much memory; that answer is not scored.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import selectors
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rung.errors import ConfigError
+from rung.sandbox.process import MEGABYTES, Process
 
 SECONDS = 5.0  # for one answer
-START_SECONDS = 60.0  # for imports of the scoring module
-MEGABYTES = 2048  # of address space
-MAX_LINE = 1 << 20  # bytes of a reply
 RUNNER = Path(__file__).with_name("runner.py")
 
 
@@ -47,13 +34,11 @@ class Sandbox:
         closed: bool = False,
         note: Callable[[str], None] = lambda text: None,
     ):
-        self.setup = {**setup, "megabytes": megabytes, "closed": closed}
         self.seconds, self.note = seconds, note
         self.faults: list[str] = []
-        self._process: subprocess.Popen[bytes] | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        called = "the reward's Python"
+        self._process = Process(RUNNER, setup, called, megabytes=megabytes, closed=closed)
         self._told: set[str] = set()
-        self._rest = b""
 
     def score(self, calls: Sequence[dict[str, Any]]) -> list[float | None]:
         """Score each call's arguments; None where the function gave none, failed, or took too long.
@@ -66,46 +51,18 @@ class Sandbox:
 
     def start(self) -> None:
         """Start the process and load the function. Raises ConfigError saying why it cannot be."""
-        if self._process is not None and self._process.poll() is None:
-            return
-        self.close()
-        self._folder = tempfile.TemporaryDirectory(prefix="rung-reward-")
-        closed = self.setup["closed"]
-        flags = ["-I"] if closed else []
-        self._process = subprocess.Popen(
-            [sys.executable, *flags, "-c", RUNNER.read_text(encoding="utf-8")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            cwd=self._folder.name if closed else None, env={} if closed else dict(os.environ),
-            start_new_session=True,
-        )  # fmt: skip
-        self._rest = b""
-        reply = self._ask(self.setup, START_SECONDS)
-        if reply is None or "fault" in reply:
-            self.close()
-            why = reply["fault"] if reply else "its process ended or took too long to start"
-            raise ConfigError(f"the reward's Python cannot be loaded: {why}")
+        self._process.start()
 
     def close(self) -> None:
         """End the process."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
-            for stream in (process.stdin, process.stdout):
-                if stream is not None:
-                    with contextlib.suppress(OSError):
-                        stream.close()
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        self._process.close()
 
     def _one(self, call: dict[str, Any]) -> float | None:
-        self.start()
-        reply = self._ask(call, self.seconds)
+        self._process.start()
+        reply = self._process.ask(call, self.seconds)
         if reply is None:
-            ended = self._process is None or self._process.poll() is not None
-            self.close()
-            self._tell("died" if ended else f"took longer than {self.seconds:g} s")
+            self._process.close()
+            self._tell(f"took longer than {self.seconds:g} s" if self._process.late else "died")
             return None
         if "fault" in reply:
             self._tell(f"failed: {reply['fault']}")
@@ -118,35 +75,3 @@ class Sandbox:
         if kind not in self._told:
             self._told.add(kind)
             self.note(f"the reward's Python {what}; such answers are not scored")
-
-    def _ask(self, message: dict[str, Any], seconds: float) -> dict[str, Any] | None:
-        """Send a line and read the one that answers it; None where none comes in time."""
-        assert self._process is not None and self._process.stdin is not None
-        until = time.monotonic() + seconds
-        try:
-            self._process.stdin.write(json.dumps(message, default=str).encode() + b"\n")
-            self._process.stdin.flush()
-        except OSError:
-            return None
-        line = self._line(until)
-        try:
-            found = json.loads(line) if line else None
-        except ValueError:
-            return None
-        return found if isinstance(found, dict) else None
-
-    def _line(self, until: float) -> bytes | None:
-        assert self._process is not None and self._process.stdout is not None
-        pipe = self._process.stdout.fileno()
-        with selectors.DefaultSelector() as ready:
-            ready.register(pipe, selectors.EVENT_READ)
-            while b"\n" not in self._rest:
-                left = until - time.monotonic()
-                if left <= 0 or len(self._rest) > MAX_LINE or not ready.select(left):
-                    return None
-                found = os.read(pipe, 1 << 16)
-                if not found:
-                    return None
-                self._rest += found
-        line, _, self._rest = self._rest.partition(b"\n")
-        return line

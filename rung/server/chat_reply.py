@@ -9,7 +9,8 @@ from rung.data.conversation import Conversation
 from rung.engine import Completion, Token
 from rung.server.generation import Reply, finish_reason
 from rung.server.logprobs import TokenLogprobs
-from rung.server.tools import Call, Holding, parse
+from rung.server.tools import Holding
+from rung.tools.calls import Call, parse
 
 
 class ChatReply(Reply):
@@ -89,10 +90,10 @@ class ChatReply(Reply):
         return self.conversation is not None and self.conversation.max_tokens is not None
 
     def _read(self, completion: Completion) -> tuple[str, list[Call]]:
-        text = completion.text
-        if self.conversation is not None:
-            text = self.conversation.answer(text)
-        return self._parsed(text)
+        text, calls = self._parsed(completion.text)
+        if self.conversation is not None and not calls:
+            text, calls = self._parsed(self.conversation.answer(completion.text))
+        return text, calls
 
     def _parsed(self, text: str) -> tuple[str, list[Call]]:
         if not self.functions:

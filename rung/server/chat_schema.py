@@ -15,6 +15,14 @@ MAX_TOOLS = 128
 URI = "#/%$&'()*+,;=:@?!~"  # what stands in a reference as it is
 
 
+class PictureUrl(BaseModel):
+    """A picture as a data: URL; `detail` asks for what there is one way of."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    url: str
+    detail: Literal["auto", "low", "high"] | None = None
+
+
 class Part(BaseModel):
     """A piece of a message's content."""
 
@@ -22,12 +30,13 @@ class Part(BaseModel):
     type: Literal["text", "image_url", "input_audio", "file", "refusal"]
     text: str | None = None
     refusal: str | None = None
+    image_url: PictureUrl | None = None
 
     @model_validator(mode="after")
-    def _has_text(self) -> Part:
-        if self.type not in ("text", "refusal"):
+    def _has_what_it_says(self) -> Part:
+        if self.type not in ("text", "refusal", "image_url"):
             raise ValueError(f"content of type '{self.type}' is not supported yet")
-        if (self.text if self.type == "text" else self.refusal) is None:
+        if getattr(self, self.type) is None:
             raise ValueError(f"content of type '{self.type}' needs '{self.type}'")
         return self
 
@@ -93,7 +102,7 @@ class ChatMessage(BaseModel):
             return self.refusal or ""
         if isinstance(self.content, str):
             return self.content
-        return "".join((p.text if p.type == "text" else p.refusal) or "" for p in self.content)
+        return "".join((p.text or "") + (p.refusal or "") for p in self.content)
 
 
 def _quoted(schema: dict[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ COLUMNS = ("system", "user", "assistant", "text", "label")
 # What the job itself decides, or what would read or write where the client says.
 OURS = frozenset(
     {"base", "method", "objective", "parent", "dtype", "device", "push_to_hub", "quantize",
-     "data", "validation_data", "test_data", "seed"}
+     "data", "validation_data", "test_data", "seed", "tools"}
 )  # fmt: skip
 WORD = re.compile(r"[\w.,*|() \[\]-]{0,200}")
 

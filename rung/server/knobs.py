@@ -40,6 +40,12 @@ class ServeKnobs:
         False, "Run Python of clients who order reinforcement jobs, in a process with limits."
     )
     organisation: str = knob("rung", "Who makes the tuned models: a part of their names.")
+    tools: list[str] = knob(
+        [],
+        "Tools that models may call here, beside those that were named when they were made: a .py file "
+        "or mcp:COMMAND; may be repeated.",
+        metavar="FILE|mcp:COMMAND",
+    )
     stages: str | None = knob(
         None, "YAML that says which model has which checks, documents, moderation.", metavar="FILE"
     )

@@ -1,4 +1,4 @@
-"""Moderation: whether a text is harmful, by a classifier of the engine or any callable.
+"""Moderation: whether a text or a picture is harmful, by a classifier of the engine or any callable.
 
 A classifier that `linear_probe` trained answers with a label for each text. A label that is one of
 OpenAI's 13 categories counts as that category, `safe`, `ok`, `none`, `neutral`, `0` and the like as
@@ -7,6 +7,7 @@ none of them, and any other label as flagged without a category.
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from rung.engine.request import GenerationRequest
 from rung.errors import ConfigError
 from rung.server.errors import ApiError
 from rung.server.streaming import Answers
-from rung.types import Decoding
+from rung.types import Decoding, Message
 
 CATEGORIES = (
     "harassment", "harassment/threatening", "hate", "hate/threatening", "illicit", "illicit/violent",
@@ -39,6 +40,7 @@ class Verdict:
 
     flagged: bool
     scores: dict[str, float] = field(default_factory=dict)  # by category
+    kind: str = "text"  # or image
 
     def shown(self) -> dict[str, Any]:
         """As OpenAI writes it."""
@@ -46,7 +48,7 @@ class Verdict:
             "flagged": self.flagged,
             "categories": {c: self.scores.get(c, 0.0) >= THRESHOLD for c in CATEGORIES},
             "category_scores": {c: self.scores.get(c, 0.0) for c in CATEGORIES},
-            "category_applied_input_types": {c: ["text"] for c in CATEGORIES},
+            "category_applied_input_types": {c: [self.kind] for c in CATEGORIES},
         }
 
 
@@ -80,12 +82,15 @@ class Moderator:
     def there(self) -> bool:
         return self._judge is not None
 
-    async def judge(self, texts: Sequence[str]) -> list[Verdict]:
-        """A verdict on each text.
+    async def judge(self, asked: Sequence[str | Message]) -> list[Verdict]:
+        """A verdict on each text, or message with a picture.
 
         Raises:
-            ApiError: 501 where nothing was set up to judge.
+            ApiError: 501 where nothing was set up to judge; 400 for a picture where texts are judged.
         """
+        messages: list[Message] = [
+            {"role": "user", "content": one} if isinstance(one, str) else one for one in asked
+        ]
         if self._judge is None:
             raise ApiError(
                 "this server judges no texts: start it with --moderation NAME, a classifier made by "
@@ -96,20 +101,23 @@ class Moderator:
             from anyio.to_thread import run_sync
 
             judge = self._judge
-            return [verdict(await run_sync(judge, text)) for text in texts]
+            if any(m.get("pictures") for m in messages):
+                raise ApiError(f"'{self.name}' judges texts, not pictures", param="input")
+            return [verdict(await run_sync(judge, m["content"])) for m in messages]
         model = self._engine.model(self._judge)
         requests = [
             GenerationRequest(
                 self._judge,
-                model.prompt([{"role": "user", "content": text}]),
+                model.prompt([message]),
                 Decoding(max_tokens=1),
             )
-            for text in texts
+            for message in messages
         ]
         found = await Answers(self._engine, requests).completions()
-        import math
-
-        return [verdict({label: math.exp(p) for label, p in c.labels}) for c in found]
+        verdicts = [verdict({label: math.exp(p) for label, p in c.labels}) for c in found]
+        for one, message in zip(verdicts, messages, strict=True):
+            one.kind = "image" if message.get("pictures") else "text"
+        return verdicts
 
 
 def verdict(labels: Mapping[str, float]) -> Verdict:

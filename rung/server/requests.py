@@ -18,6 +18,7 @@ MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 1024  # characters
 MAX_ANSWERS = 256  # of one request
 MAX_BIASES = 2048
+MAX_LAYERS = 1024  # that a request may name
 INT64 = 2**63
 
 
@@ -117,7 +118,9 @@ class Asked(Strict):
     top_k: int | None = Field(None, ge=-1, lt=2**31)  # 0 and -1: no limit
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0, le=10)
-    strength: float | None = Field(None, ge=-100, le=100)  # Rung's own, for steered models
+    # Rung's own, for steered models: how much, and in which of the layers that they steer.
+    strength: float | None = Field(None, ge=-100, le=100)
+    layers: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1, max_length=MAX_LAYERS)
     # Accepted without effect: they say who asks, not what is to be answered. Prompts that begin alike
     # are found in the cache whatever their key.
     user: str | None = None
@@ -164,6 +167,7 @@ class Asked(Strict):
             "stop": self.stop, "top_k": self.top_k and max(self.top_k, 0), "min_p": self.min_p,
             "presence_penalty": self.presence_penalty, "frequency_penalty": self.frequency_penalty,
             "repetition_penalty": self.repetition_penalty, "strength": self.strength,
+            "layers": self.layers and tuple(self.layers),
             "logit_bias": self.logit_bias and {int(k): v for k, v in self.logit_bias.items()},
         }  # fmt: skip
         values = {name: getattr(own, name) for name in Decoding.__dataclass_fields__}

@@ -167,11 +167,33 @@ class Scores(Shape):
     usage: ReadTokens
 
 
+class MapCandidate(Shape):
+    id: str
+    name: str
+    confidence: Share
+
+
+class MappedRecord(Shape):
+    index: Count
+    object: Literal["map"]
+    match: str | None
+    confidence: Share
+    status: Literal["sure", "unsure", "none"]
+    candidates: list[MapCandidate]
+
+
+class Mapped(Shape):
+    object: Literal["list"]
+    model: str
+    data: Annotated[list[MappedRecord], Field(min_length=1)]
+    usage: ReadTokens
+
+
 class Verdict(Shape):
     flagged: bool
     categories: dict[str, bool]
     category_scores: dict[str, Share]
-    category_applied_input_types: dict[str, list[Literal["text"]]]
+    category_applied_input_types: dict[str, list[Literal["text", "image"]]]
 
 
 class Moderation(Shape):

@@ -158,7 +158,7 @@ class Service:
     @cached_property
     def fingerprint(self) -> str:
         """What answers to one seed depend on beside the request: Rung, base and number format."""
-        parts = (__version__, self.catalogue.bare.name, str(self.engine.bank.model.dtype))
+        parts = (__version__, self.catalogue.bare.name, str(self.engine.bank.dtype))
         return "fp_" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:10]
 
     @property

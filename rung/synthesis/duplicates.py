@@ -12,7 +12,10 @@ from collections import defaultdict
 import numpy as np
 
 SHINGLE = 5  # characters; works in scripts without blanks too
-BANDS, ROWS = 32, 2  # of the signature: a pair of similarity s shares a band with 1 - (1 - s^2)^32
+BANDS, ROWS = (
+    96,
+    2,
+)  # of the signature: a pair of similarity s is missed with (1 - s^2)^96, 1e-12 at 0.5
 MULTIPLIERS = np.random.default_rng(1997).integers(1, 2**63, BANDS * ROWS, dtype=np.uint64) | np.uint64(
     1
 )

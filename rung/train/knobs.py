@@ -46,7 +46,7 @@ class RunKnobs:
     )  # fmt: skip
     shard: bool = knob(
         False,
-        "Hold a part of each of the base's layers in each process (FSDP2), for a base too large for one.",
+        "Hold a part of each layer of the base in each process (FSDP2), if it is too large for one.",
         foreign=("fsdp",),
     )
     track: list[str] = knob(

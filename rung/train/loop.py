@@ -64,7 +64,8 @@ class Trainer:
         self.slot = self.bank.add(adapter)
         self.parameters = adapter.trainable().parameters()
         self.steps = source.steps(self.knobs.epochs, self.knobs.steps)
-        self.optimizer = Optimizer(self.parameters, self.knobs, self.steps)
+        rates = plan.method.rates(plan.config, self.parameters)
+        self.optimizer = Optimizer(self.parameters, self.knobs, self.steps, rates)
         self.max_tokens = self.knobs.max_tokens or NO_LIMIT
         self.passes = Passes(bank=self.bank, objective=self.objective, slot=self.slot)
         # Of several processes each would stop between other micro-batches: they agree between steps.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,17 +18,27 @@ class Optimizer:
     Args:
         parameters: by stable name.
         steps: how many there will be; the schedule ends at zero after the last one.
+        rates: times the learning rate that a parameter learns with, by name; 1 where it is not named.
     """
 
-    def __init__(self, parameters: dict[str, Tensor], knobs: TrainKnobs, steps: int):
+    def __init__(
+        self,
+        parameters: dict[str, Tensor],
+        knobs: TrainKnobs,
+        steps: int,
+        rates: Mapping[str, float] | None = None,
+    ):
         self.parameters, self.knobs, self.steps = parameters, knobs, steps
+        groups: dict[float, list[Tensor]] = {}
+        for name, parameter in parameters.items():
+            groups.setdefault((rates or {}).get(name, 1.0), []).append(parameter)
+        self._rates = list(groups)
         # The fused step goes through memory as it lies, whatever the order of a gradient's.
         self.fused = all(
             p.device.type in ("cpu", "cuda") and p.is_contiguous() for p in parameters.values()
         )
         self.adamw = torch.optim.AdamW(
-            list(parameters.values()),
-            lr=knobs.lr,
+            [{"params": group, "lr": knobs.lr * rate} for rate, group in groups.items()],
             betas=(knobs.beta1, knobs.beta2),
             weight_decay=knobs.weight_decay,
             fused=self.fused,
@@ -52,8 +63,8 @@ class Optimizer:
             parameter.grad = gradient
         norm = torch.nn.utils.get_total_norm(gradients) if norm is None else norm
         torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.knobs.clip, norm)
-        for group in self.adamw.param_groups:
-            group["lr"] = self.rate(step)
+        for group, rate in zip(self.adamw.param_groups, self._rates, strict=True):
+            group["lr"] = rate * self.rate(step)
         self.adamw.step()
         self.adamw.zero_grad(set_to_none=True)
         return float(norm)

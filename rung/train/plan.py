@@ -40,7 +40,8 @@ class Plan:
         """
         check_name(name)
         layers = tuple(flatten(layer) for layer in layers)
-        method = methods.get(_chosen("method", layers) or RunKnobs.method)
+        base = _chosen("base", layers) or RunKnobs.base
+        method = methods.get(_chosen("method", layers) or RunKnobs.method).on(bases.reads_spec(base))
         try:
             objective = objectives.get(_chosen("objective", layers) or RunKnobs.objective)
         except ConfigError as fault:
@@ -114,8 +115,8 @@ def _refuse_sharded(run: RunKnobs, objective: Objective) -> None:
         raise ConfigError("--shard and --quantize do not go together: choose one of them")
     if objective.draws:
         raise ConfigError(
-            f"--objective {objective.name} generates while it trains, which a sharded base cannot: leave "
-            "--shard out"
+            f"--objective {objective.name} generates while it trains, which a sharded base cannot: "
+            "leave --shard out"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ from rung.errors import ConfigError, MethodMisfit
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
 from rung.forward.dry_run import dry_run
+from rung.forward.opening import open_bank
 from rung.methods import artefact
 from rung.methods.base import Start
 from rung.objectives import Objective, Row
@@ -63,9 +65,11 @@ class Prepared:
         for part, examples in self.splits:
             rows[part], found = objective.rows(examples, self.template, limit)
             problems += found
-        untrained = untrained_rows(self.bank.model.get_input_embeddings().weight)
         problems += self.dataset.problems
-        if not objective.draws:
+        if self.bank.reads == "pictures":  # whose rows have no tokens to look at
+            problems += self.splits.problems
+        elif not objective.draws:
+            untrained = untrained_rows(self.bank.model.get_input_embeddings().weight)
             problems += check(
                 _rendered(rows["train"]),
                 self.splits,
@@ -130,11 +134,10 @@ def open_base(
     stage(f"loading {run.base}")
     info = info or find_base(run, splits)
     place = launch.chosen(run.launch).shard if run.shard else None
-    base = bases.load(info, dtype=run.dtype, device=run.device, quantize=run.quantize, place=place)
-    model = base.model
-    template = Template.of(base.tokenizer, generation_config=model.generation_config)
-    bank = Bank(model, info.digest)
-    return Prepared(base=info, dataset=dataset, splits=splits, template=template, bank=bank)
+    opened = open_bank(info, dtype=run.dtype, device=run.device, quantize=run.quantize, place=place)
+    return Prepared(
+        base=info, dataset=dataset, splits=splits, template=opened.template, bank=opened.bank
+    )
 
 
 def prepare(plan: Plan, stage: Stage, opened: Prepared | None = None) -> Prepared:
@@ -179,6 +182,9 @@ def _parent_or_fresh(plan: Plan, prepared: Prepared) -> Adapter:
     bank = prepared.bank
     if plan.run.parent:
         folder = folders.model_folder(plan.run.parent)
+        about = artefact.about(folder)
+        if why := _foreign_base(about, prepared.base):
+            raise ConfigError(f"--parent {plan.run.parent} {why}")
         adapter, about = artefact.load(folder, bank)
         if about["method"] != plan.method.name:
             raise ConfigError(
@@ -206,6 +212,20 @@ def _parent_or_fresh(plan: Plan, prepared: Prepared) -> Adapter:
         return tokenizer.encode(text, add_special_tokens=False)
 
     return plan.method.build(bank, plan.config, Start(generator, replies, encode))
+
+
+def _foreign_base(about: dict[str, Any], own: BaseInfo) -> str | None:
+    """Why what was made on the base that `about` names cannot go on with another one; None where it is
+    the same. An adapter of other weights fits where shapes are equal, and answers nonsense."""
+    made_on = about.get("base") or {}
+    digest = made_on.get("digest")
+    if not digest or digest == own.digest:
+        return None
+    return (
+        f"was made on the base {made_on.get('name') or 'that it names'} ({digest[:8]}), not on "
+        f"{own.name} ({own.digest[:8]}): use --base {made_on.get('spec') or made_on.get('name')}, or "
+        "another parent"
+    )
 
 
 def _texts(splits: Splits) -> Iterator[str]:

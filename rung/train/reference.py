@@ -16,6 +16,7 @@ from rung.forward.adapter import Adapter
 from rung.forward.packing import pack
 from rung.forward.policy import Policy
 from rung.objectives import Row
+from rung.objectives.base import Objective
 from rung.train.observers import Observer
 from rung.train.plan import Plan
 from rung.train.prepare import Prepared
@@ -37,6 +38,8 @@ def with_reference(
     Raises:
         Interrupted: when `stopping` says so between two passes.
     """
+    if type(plan.objective).prepare is Objective.prepare:  # needs no reference
+        return prepared
     bare = plan.objective.reference == "base"
     if bare and (adapter.positions or plan.run.parent):
         observer.note(

@@ -96,3 +96,64 @@ def test_answers_are_scored_by_rewards(studio, ask, monkeypatch, good):
     assert nothing.code == 2 and nothing.err.endswith("rung: reward length scored none of 3 answers\n")
     assert "did you mean 'number'" in ask(*shown, "--reward", "numbr").refused()
     assert "exclude each other" in ask(*shown, "--reward", "exact", "--metric", "chrf").refused()
+
+
+@pytest.fixture
+def calm(studio, ask, monkeypatch, tmp_path):
+    """A steered model, and the pairs that it was made of."""
+    monkeypatch.setenv("RUNG_HOME", str(studio))
+    path = tmp_path / "pairs.jsonl"
+    rows = [
+        {"prompt": f"say {i}", "chosen": f"yes gladly {i}", "rejected": f"no never {i}"}
+        for i in range(40)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    made = ask(
+        "tune", "calm", "--data", path, "--base", SCRATCH.replace("layers=2", "layers=3"), "--dtype",
+        "float32", "--method", "steering", "--replace", "--validation", "0.3",
+    )  # fmt: skip
+    assert made.code == 0, made.err
+    return path
+
+
+def test_a_steered_model_is_measured_at_each_strength(calm, ask):
+    found = ask("eval", "calm", "--data", calm, "--part", "all", "--strengths", "0,0.5,1,40", "--json")
+    assert found.code == 0, found.err
+    models = json.loads(found.out)["models"]
+    assert [m["name"] for m in models] == [f"calm at {s}" for s in ("0", "0.5", "1", "40")]
+    assert [m["strength"] for m in models] == [0.0, 0.5, 1.0, 40.0]
+    perplexities = [m["more"]["perplexity"] for m in models]
+    assert len(set(perplexities)) == 4 and all(p >= 1 for p in perplexities)
+    assert perplexities[-1] > perplexities[0]  # forty times the shift damages any base
+    plain = ask("eval", "calm", "--data", calm, "--part", "all", "--json")
+    own = json.loads(plain.out)["models"][0]
+    assert own["value"] == models[2]["value"]  # its own strength is 1
+    table = ask("eval", "calm", "--data", calm, "--part", "all", "--strengths", "0", "--strengths", "1")
+    head, first, second = table.out.strip().splitlines()
+    assert head.split("\t")[:2] == ["model", "preference_accuracy"] and "perplexity" in head
+    assert first.startswith("calm at 0\t") and second.startswith("calm at 1\t")
+    from rung.store import Store
+
+    with Store.open() as store:
+        kept = {k.metric for k in store.evaluations.list(model="calm")}
+    assert {"preference_accuracy_at_0", "preference_accuracy_at_40"} <= kept
+
+
+def test_strengths_of_a_model_that_is_not_steered_are_refused(calm, ask):
+    said = ask("eval", "coach", "--data", calm, "--part", "all", "--strengths", "0,1").err
+    assert "--strengths is for steered models, and 'coach' is none" in said
+    assert (
+        "--strengths is '0;1', must be a number"
+        in ask("eval", "calm", "--data", calm, "--strengths", "0;1").refused()
+    )
+
+
+def test_win_rate_is_measured_against_the_base_and_the_data(calm, ask):
+    flags = ("--data", calm, "--part", "all", "--items", "8", "--metric", "win_rate")
+    assert "say --judge model:NAME" in ask("eval", "calm", *flags).refused()
+    for against in ("base", "chosen"):
+        found = ask("eval", "calm", *flags, "--judge", "length:90-99", "--against", against, "--json")
+        assert found.code == 0, found.err
+        (row,) = json.loads(found.out)["models"]
+        assert row["metric"] == "win_rate" and 0 <= row["low"] <= row["value"] <= row["high"] <= 1
+        assert {"win_rate_equal_length", "longer"} == set(row["more"])

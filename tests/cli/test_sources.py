@@ -117,7 +117,7 @@ def test_mappings_and_names(
 def test_paths(ask: Ask, rung_home: Path, good: Path) -> None:
     mistyped = good.with_name("god.jsonl")
     assert "did you mean 'good.jsonl'?" in ask("tune", "x", "--data", mistyped, *FAST).refused()
-    assert "is a folder" in ask("tune", "x", "--data", good.parent, *FAST).refused()
+    assert "name a file in it" in ask("tune", "x", "--data", good.parent, *FAST).refused()
 
 
 def test_wheels_that_cannot_be_had(ask: Ask, rung_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@ def test_a_result_names_the_function_that_was_called():
 @pytest.mark.parametrize(
     ("message", "told"),
     [
-        ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "image_url"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "nothing is"),
         ({"role": "user", "content": None}, "no text"),
         ({"role": "narrator", "content": "x"}, "narrator"),
         ({"role": "assistant", "content": "x", "weight": 0.5}, "weight"),

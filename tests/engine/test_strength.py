@@ -34,8 +34,8 @@ def world(strength=1.0):
     return engine
 
 
-def asked(name="calm", strength=None):
-    decoding = Decoding(max_tokens=8, strength=strength)
+def asked(name="calm", strength=None, layers=()):
+    decoding = Decoding(max_tokens=8, strength=strength, layers=layers)
     return GenerationRequest(name, Prompt(PROMPT), decoding, stop_ids=(), logprobs=0)
 
 
@@ -74,3 +74,33 @@ def test_other_models_refuse_a_strength_by_name():
     for name in ("lora", "base"):
         with pytest.raises(ConfigError, match=f"'{name}' is none"):
             world().generate([asked(name, 0.5)])
+
+
+def test_the_layers_of_each_request_steer_alone():
+    """In one batch: both layers, each of the two at its own strength, and one at another."""
+    asks = [((), None), ((0,), None), ((1,), None), ((1, 0), 0.5), ((1,), 0.5)]
+    found = world().generate([asked(layers=layers, strength=s) for layers, s in asks])
+    for (layers, strength), one in zip(asks, found, strict=True):
+        engine = world(1.0 if strength is None else strength)
+        slot = engine.models["calm"].slot
+        modules = last_modules(engine.bank)
+        whole = engine.bank.adapters[slot]
+        kept = {modules[n]: whole.linear[modules[n]] for n in layers or (0, 1)}
+        engine.bank.put(slot, Adapter(linear=kept))
+        alone = engine.generate([asked()])[0]
+        assert one.ids == alone.ids
+        assert logprobs(one) == pytest.approx(logprobs(alone), abs=1e-4)
+    assert len({tuple(one.ids) for one in found}) > 1
+
+
+def test_layers_that_a_model_does_not_steer_are_refused_by_name():
+    with pytest.raises(ConfigError, match="'layers' names 2, and 'calm' steers 0, 1"):
+        world().generate([asked(layers=(2,))])
+    with pytest.raises(ConfigError, match="'layers' is for steered models, and 'lora' is none"):
+        world().generate([asked("lora", layers=(0,))])
+
+
+def test_the_own_strength_of_a_model_is_known():
+    engine = world(1.5)
+    assert engine.registry.strength("calm") == 1.5
+    assert engine.registry.strength("lora") is engine.registry.strength("base") is None

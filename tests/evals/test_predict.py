@@ -189,7 +189,7 @@ def test_it_stops_when_asked(engine, task):
     ],
 )  # fmt: skip
 def test_labels_are_read_out_of_texts(text, label):
-    from rung.evals.predict import as_label
+    from rung.evals.label_text import as_label
 
     assert as_label(text, LABELS) == label
 

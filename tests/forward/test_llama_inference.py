@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rung.engine import Engine, GenerationRequest
+from rung.forward.adapter import Adapter
+from rung.forward.attention import TriePlan
 from rung.forward.llama import lora_lanes
 from rung.forward.llama.inference import LlamaInference
+from rung.forward.steer import SteerOp, last_modules
 from rung.forward.trie import Sequence
 from rung.types import Decoding, Prompt
 from tests.engine.world import engine_of, tiny_llama
@@ -127,3 +133,116 @@ def test_a_base_that_differs_keeps_its_own_forward(monkeypatch):
     engine = engine_of(tiny_llama(), ())
     assert arranged(engine) == []
     assert engine.bank.inference is None
+
+
+def steered(engine, layers, strength, seed=0, beside=None):
+    """Vectors on the outputs of layers, in an adapter that may have LoRA elsewhere."""
+    modules, generator = last_modules(engine.bank), torch.Generator().manual_seed(seed)
+    ops = {
+        modules[n]: SteerOp(torch.randn(engine.bank.width, generator=generator), strength)
+        for n in layers
+    }
+    return Adapter(linear={**(beside.linear if beside else {}), **ops})
+
+
+def with_steering(engine, count=3):
+    """Steered models of other layers and strengths; the last one has LoRA on its attention too."""
+    lora = tiny_adapter(engine.bank, "lora", seed=9, targets=["q_proj"])
+    for i in range(count):
+        last = i == count - 1
+        adapter = steered(engine, [[1], [0, 2], [0]][i % 3], 2.0 - i, i, lora if last else None)
+        engine.load(dataclasses.replace(engine.models["base"], name=f"s{i}"), adapter)
+    return [f"s{i}" for i in range(count)]
+
+
+@pytest.mark.parametrize("others", [("base",), ("base", "lora", "prompt_tuning"), ()])
+def test_steered_models_are_lean_beside_others(others):
+    """Prefill, decoding and the prefix cache; alone, and in one batch with other adapters."""
+    engine = engine_of(tiny_llama(), tuple(n for n in others if n != "base"))
+    names = [*with_steering(engine), *others]
+    requests = [asked(n, range(3 + i, 20 + 2 * i)) for i, n in enumerate(names * 2)]
+    alone = [asked("s1", range(5, 30))]
+    inference = engine.bank.inference
+    by_own_layers(engine)
+    expected = engine.generate(requests), engine.generate(alone)
+    assert len({tuple(c.ids) for c in expected[0]}) > len(names)
+    engine.bank.inference = inference
+    passes = arranged(engine)
+    assert (engine.generate(requests), engine.generate(alone)) == expected
+    assert len(passes) == 24  # the prompts, then a token each; twice
+
+
+@pytest.mark.parametrize("room", [lora_lanes.MAX_BYTES, 0])
+def test_more_steered_models_and_loras_than_are_multiplied_together(room, monkeypatch):
+    held = lora_lanes.LaneWeights.__init__
+    monkeypatch.setattr(
+        lora_lanes.LaneWeights, "__init__", lambda self, *a: held(self, *a, max_bytes=room)
+    )
+    engine = engine_of(tiny_llama(), ())
+    names = with_steering(engine, 9)
+    for i in range(6):
+        adapter = tiny_adapter(engine.bank, "lora", seed=i, rank=1 + i % 3)
+        engine.load(dataclasses.replace(engine.models["base"], name=f"m{i}"), adapter)
+        names.append(f"m{i}")
+    requests = [asked(n, range(4, 14 + i), 8) for i, n in enumerate(names)]
+    expected = by_own_layers(engine).generate(requests)
+    passes = arranged(engine)
+    assert engine.generate(requests) == expected
+    assert passes
+
+
+@cache
+def mixed():
+    return engine_of(tiny_llama(), ())
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(st.lists(st.integers(3, 60), min_size=2, max_size=9), st.integers(0, 4)),
+        min_size=1, max_size=7,
+    ),
+    strengths=st.tuples(st.floats(-3, 3, width=32), st.floats(-3, 3, width=32)),
+)  # fmt: skip
+def test_states_are_those_of_the_bases_own_layers(rows, strengths):
+    """At every boundary, for random mixes of steering, LoRA, both in one adapter, and the base."""
+    engine = mixed()
+    bank = engine.bank
+    lora = tiny_adapter(bank, "lora", seed=1)
+    both = tiny_adapter(bank, "lora", seed=2, targets=["q_proj", "up_proj"])
+    made = [
+        steered(engine, [1], strengths[0]), steered(engine, [0, 2], strengths[1], 1), lora,
+        steered(engine, [1], strengths[0], 2, both),
+    ]  # fmt: skip
+    slots = [*(bank.add(a) for a in made), -1]
+    trie = bank.trie([Sequence(tuple(ids), slot=slots[which]) for ids, which in rows])
+    wanted = range(len(bank.layer_names) + 1)
+    try:
+        with torch.inference_mode():
+            plan = TriePlan(trie, bank.front(trie))
+            assert bank.inference.suits(plan)
+            entering, places = bank.embed(trie.ids, plan.slots), trie.positions
+            ours = bank.inference.states(entering, places, plan, wanted)
+            own = bank.layers.states(entering, places, TriePlan(trie, bank.front(trie)), wanted)
+    finally:
+        for slot in slots[:-1]:
+            bank.remove(slot)
+    for boundary in wanted:
+        torch.testing.assert_close(ours[boundary], own[boundary], atol=2e-4, rtol=2e-4)
+
+
+def test_a_vector_in_training_is_used_as_it_is_now():
+    engine = engine_of(tiny_llama(), ())
+    bank = engine.bank
+    slot = bank.add(steered(engine, [0, 1], 1.0).trainable())
+    trie = bank.trie([Sequence((5, 6, 7), slot=slot)])
+    with torch.no_grad():
+        for _ in range(2):
+            assert bank.inference.suits(TriePlan(trie))
+            found = bank.forward(trie)
+            own = bank.layers.run(
+                bank.embed(trie.ids, TriePlan(trie).slots), trie.positions, TriePlan(trie)
+            )
+            torch.testing.assert_close(found, own, atol=1e-4, rtol=1e-4)
+            for tensor in bank.adapters[slot].parameters().values():
+                tensor.mul_(-2.0)

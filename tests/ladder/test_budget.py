@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from rung.errors import OutOfTime
+from rung.evals.answers import Answers
 from rung.evals.measure import measure
-from rung.evals.predict import Answers
 from rung.evals.tasks import reply
 from rung.ladder import attempts as attempts_module
 from rung.ladder import controller, examination, first_figures, trials

@@ -249,11 +249,26 @@ def test_a_larger_base_is_advised_only_when_every_rung_was_tried_whole():
         assert not any("larger base" in s for s in advice(other))
 
 
+def test_length_is_told_where_it_explains_a_win():
+    wins = Task("preference", "win_rate")
+
+    def told(equal: float, task: Task = wins, longer: float = 0.8) -> str:
+        more = {"win_rate_equal_length": equal, "longer": longer}
+        own = replace(measured(70), metric="win_rate", more=more)
+        return says(evidence(standing("lora", 70), task=task, test={"lora": own}))
+
+    assert "longer in 80% of the rows, and at equal length it would be 0.550" in told(0.55)
+    assert "Length explains" not in told(0.69)  # too little to be told
+    assert "Length explains" not in told(0.75)  # it would be more
+    assert "Length explains" not in told(0.5, YES_NO)
+
+
 def test_every_sentence_is_walked_here():
     """A sentence that is added must be given its evidence in this file."""
     told = {f.__name__ for f in (*verdict.VERDICT, *advise.ADVICE, verdict.nothing_tried)}
     assert told == {
-        "figure_told", "part_told", "one_answer_told", "bar_told", "against_told", "baseline_told",
+        "figure_told", "length_told", "part_told", "one_answer_told", "bar_told", "against_told",
+        "baseline_told",
         "data_curve", "perfect_told", "untried_told", "cut_told", "next_rung", "exhausted",
         "nothing_tried",
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import re
@@ -10,9 +11,12 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import torch
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from rung.forward.adapter import Adapter
+from rung.forward.steer import SteerOp, last_modules
 from rung.server.page.mount import Front, Page
 from rung.store.climbs import RungRecord
 from tests.server.browser import CHROMIUM, browsing
@@ -124,6 +128,43 @@ def test_two_models_answer_side_by_side(page):
 
 @nicegui
 @chromium
+def test_a_steered_model_is_asked_at_the_strength_of_its_slider(page, shop):
+    engine = shop.engine
+    base = next(m for m in engine.models.values() if m.root is None)
+    modules = last_modules(engine.bank)
+    vector = torch.randn(engine.bank.width, generator=torch.Generator().manual_seed(0))
+    adapter = Adapter(linear={modules[1]: SteerOp(vector, 0.5)})
+    engine.load(dataclasses.replace(base, name="calm", root=base.name), adapter)
+    model = page.get_by_role("combobox", name="Right model")
+    before = model.input_value()
+    slider = page.get_by_role("slider", name="Strength of the right model")
+    assert slider.count() == 0  # the base has none
+    try:
+        show(page, "Models")
+        show(page, "Chat")
+        model.click()
+        page.get_by_role("option", name="calm").click()
+        slider.wait_for()
+        said = page.get_by_text(re.compile(r"^Strength "))
+        assert said.inner_text() == "Strength 0.5 (its own)"
+        for _ in range(5):
+            slider.locator("[tabindex]").press("ArrowRight")
+        page.get_by_text("Strength 1 (its own is 0.5)").wait_for()
+        box = page.get_by_label("Message", exact=True)
+        box.fill("Say 3")
+        box.press("Enter")
+        log = page.get_by_role("log", name="Right conversation")
+        log.get_by_text(re.compile(r"\d+ tokens")).wait_for()
+        assert 1.0 in {a.strength for a in engine.bank.adapters.values()}
+    finally:
+        model.click()
+        page.get_by_role("option", name=before, exact=True).click()
+        slider.wait_for(state="hidden")
+        engine.unload("calm")
+
+
+@nicegui
+@chromium
 def test_escape_stops(page, shop, monkeypatch):
     step = shop.engine.step
     monkeypatch.setattr(shop.engine, "step", lambda: time.sleep(0.02) or step())  # time to press it
@@ -194,6 +235,23 @@ def test_a_tuning_from_the_form_to_the_answer(page):
         chosen = page.get_by_label(f"{side} model", exact=True).locator("visible=true").first
         field = page.locator(".q-field").filter(has=chosen).first
         assert model in field.inner_text()
+
+
+@nicegui
+@chromium
+def test_a_job_whose_objective_reports_them_shows_rewards_and_divergence(page, shop):
+    store = shop.app.state.service.store
+    made = store.jobs.list(limit=1, kind="tune").items[0]
+    for step, reward in ((11, 0.25), (12, 0.5)):
+        figures = {"step": step, "train_loss": 0.1, "train_reward": reward, "train_kl": 0.01 * step}
+        store.jobs.say(made.id, [("info", "metrics", f"Step {step}", figures)])
+    show(page, "Jobs")
+    page.reload()
+    show(page, "Jobs")
+    page.get_by_text("coach").first.click()
+    page.get_by_role("img", name="Reward: 0.5 after step 12").wait_for()
+    page.get_by_role("img", name="KL: 0.12 after step 12").wait_for()
+    assert page.get_by_role("img", name="Answer length").count() == 0
 
 
 @nicegui

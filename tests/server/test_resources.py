@@ -133,7 +133,8 @@ def test_a_conversation_with_calls_goes_on(client):
 
 
 def test_calls_are_read_from_text():
-    from rung.server.tools import Holding, parse
+    from rung.server.tools import Holding
+    from rung.tools.calls import parse
 
     call = '<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
     text, calls = parse(f"Let me look. {call}\n{call}", ["f"])

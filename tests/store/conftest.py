@@ -1,4 +1,4 @@
-"""Stores to test against: SQLite always, PostgreSQL too where RUNG_TEST_POSTGRES holds a URL."""
+"""Stores to test against: SQLite, and a real PostgreSQL server (tests/postgres.py)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 
 from rung.store import Store
 from rung.store.records import BaseRecord, DatasetRecord
+from tests import postgres
 
-POSTGRES = os.environ.get("RUNG_TEST_POSTGRES")
+MISSING = "no PostgreSQL server: install Debian's postgresql, or set RUNG_TEST_POSTGRES"
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +24,17 @@ def rung_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-@pytest.fixture(params=["sqlite", "postgresql"] if POSTGRES else ["sqlite"])
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """The URL of a PostgreSQL server's database. CI may not go without."""
+    if not postgres.AVAILABLE:
+        assert not os.environ.get("CI"), MISSING
+        pytest.skip(MISSING)
+    with postgres.serving() as found:
+        yield found
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of an empty database."""
     if request.param == "sqlite":
@@ -33,13 +44,13 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
     from rung.store.database import parse_url
 
-    assert POSTGRES
-    engine = sa.create_engine(parse_url(POSTGRES))
+    found = request.getfixturevalue("server")
+    engine = sa.create_engine(parse_url(found))
     with engine.begin() as connection:
         connection.exec_driver_sql("DROP SCHEMA public CASCADE")
         connection.exec_driver_sql("CREATE SCHEMA public")
     engine.dispose()
-    yield POSTGRES
+    yield found
 
 
 @pytest.fixture

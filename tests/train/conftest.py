@@ -113,7 +113,7 @@ def work_of(
     place: Callable[[Any], None] = lambda model: None,
     **settings: Any,
 ) -> Work:
-    """The same work whenever it is asked for, its checkpoints in `path`; `place` gets the base first."""
+    """The same work whenever it is asked for, its checkpoints in `path`; `place` has the base first."""
     torch.manual_seed(0)
     model = tiny_model()
     place(model)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from rung.artefacts import folders
+from rung.artefacts import cards, folders
 from rung.errors import ArtefactError, ConfigError, DataError, Interrupted, MethodMisfit
 from rung.exports.export import export
 from rung.methods import artefact
@@ -84,6 +84,40 @@ def test_a_child_goes_on_from_its_parent(rung_home, quotes):
     assert "parent" in [node.name for node in tree.walk()]
     with pytest.raises(ConfigError, match="--method lora"):
         tune(plan("other", quotes, method="ia3", parent="parent"))
+
+
+def test_a_parent_of_another_base_of_the_same_shapes_is_refused_in_one_line(rung_home, quotes):
+    tune(plan("parent", quotes, method="lora"))
+    other = f"{SCRATCH},seed=7"
+    with pytest.raises(ConfigError, match=r"--parent parent was made on the base .*use --base") as told:
+        tune(plan("child", quotes, method="lora", parent="parent", base=other))
+    assert "\n" not in str(told.value)
+    spec = json.loads((folders.model_folder("parent") / "rung.json").read_text())["base"]["spec"]
+    assert spec in str(told.value)
+    outcome = tune(plan("child", quotes, method="lora", parent="parent", base=spec))
+    assert outcome.model.parent == "parent"
+
+
+def test_the_card_of_a_merged_model_names_all_parents_and_their_licences(rung_home, quotes, tmp_path):
+    others = tmp_path / "others.jsonl"
+    others.write_text(quotes.read_text().replace("a", "e"))
+    tune(plan("first", quotes, method="lora"))
+    spec = json.loads((folders.model_folder("first") / "rung.json").read_text())["base"]["spec"]
+    tune(plan("second", others, method="lora", parent="first", base=spec))
+    tune(plan("third", quotes, method="lora", parent="second", base=spec))
+    export("third", tmp_path / "out", "merged")
+    card = (tmp_path / "out" / "README.md").read_text()
+    front = cards.read_card(tmp_path / "out")
+    assert front["library_name"] == "transformers" and "PeftModel" not in card
+    parts = card.split("## Made from")[1]
+    for name in ("| model | second |", "| model | first |", "| base | ", f"| data | {quotes.stem}",
+                 "| data | others"):  # fmt: skip
+        assert name in parts, (name, parts)
+    lineage = Store.open().lineage("third")
+    for node in lineage.walk():
+        assert node is lineage or node.licence_class in parts
+    assert f"Class of use: **{lineage.licence_class}**" in card
+    assert "\n# third\n" in card
 
 
 @pytest.mark.parametrize(("method", "to"), [("lora", "peft"), ("lora", "merged"), ("full", "merged"),

@@ -1,6 +1,7 @@
 """Sources: from what the user wrote to rows with a name each.
 
     rows = read("quotes.json")            # .csv .tsv .json .jsonl .parquet .txt
+    rows = read("photos/")                # a folder of pictures for each label, or a .zip of them
     rows = read("hf:openai/gsm8k:main:train")      # hf:NAME[:SPLIT] or hf:NAME:CONFIG:SPLIT
     rows = read("wheel:PACKAGE/MEMBER")
 
@@ -69,8 +70,6 @@ def read_file(path: Path, source: str) -> Rows:
     Raises:
         DataError: when it does not exist or is of no known kind.
     """
-    if path.is_dir():
-        raise DataError(f"'{source}' is a folder; name a file in it")
     if not path.exists():
         folder = path.parent
         siblings = [p.name for p in folder.iterdir()] if folder.is_dir() else []
@@ -78,6 +77,8 @@ def read_file(path: Path, source: str) -> Rows:
         raise DataError(f"no file '{source}'{hint if 'did you mean' in hint else ''}")
     known = suffixes()
     kind = known.get(path.suffix.lower())
+    if path.is_dir():
+        kind = next((k for k in registry.all() if isinstance(k, FileKind) and k.folders), None)
     if kind is None:
         raise DataError(f"'{source}' is of no known kind: {', '.join(known)} can be read")
     faults: list[str] = []

@@ -59,9 +59,11 @@ class FileKind(ABC):
 
     Attributes:
         suffixes: how the names of such files end, in lower case.
+        folders: whether it also reads folders, which are no files of one kind.
     """
 
     suffixes: ClassVar[tuple[str, ...]]
+    folders: ClassVar[bool] = False
 
     def __init__(self, name: str):
         self.name = name

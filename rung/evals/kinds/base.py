@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from rung.types import Example, Task
+from rung.types import Example, RowKind, Task
 
 if TYPE_CHECKING:
     from rung.evals.metrics import Metric
@@ -43,8 +43,10 @@ class Kind(ABC):
         labelled: every row offers the same answers, the task's labels.
         chooses: its answers are one of those offered, and are scored rather than generated.
         free_text: its answers are texts, of which hardly two are equal.
+        calls: its answers are calls of tools, which are measured as they are written and not made.
         compares: its rows say which of two replies is better.
         replies: its rows have replies; else they are texts to continue.
+        wants: what its rows hold, as objectives that teach it want them.
         prompts: system prompts to choose from, the shortest first, by a short name.
     """
 
@@ -53,8 +55,10 @@ class Kind(ABC):
     labelled: ClassVar[bool] = False
     chooses: ClassVar[bool] = False
     free_text: ClassVar[bool] = False
+    calls: ClassVar[bool] = False
     compares: ClassVar[bool] = False
     replies: ClassVar[bool] = True
+    wants: ClassVar[RowKind] = "replies"
     prompts: ClassVar[dict[str, str]] = {
         "plain": "Do what is asked, briefly and directly.",
         "careful": "You are a careful assistant. Follow the request to the letter, keep to its form "

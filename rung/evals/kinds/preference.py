@@ -15,6 +15,7 @@ class Kind(base.Kind):
     metric = "preference_accuracy"
     place = 5
     compares = True
+    wants = "pairs"
     free_text = True
     prompts = {
         "plain": "Reply as a helpful, honest and harmless assistant would.",

@@ -12,7 +12,7 @@ from rung.evals.metrics.base import Case, Metric
 from rung.registry import Registry
 from rung.types import Task
 
-__all__ = ["Case", "Metric", "by_likelihood", "get", "names", "registry", "suited"]
+__all__ = ["Case", "Metric", "by_likelihood", "by_wins", "get", "names", "registry", "suited"]
 
 registry: Registry[list[Metric]] = Registry("rung.evals.metrics", "metrics", "family of metrics")
 
@@ -47,6 +47,11 @@ def suited(task: Task) -> list[str]:
     """The metrics that are shown for a kind of task, its own first."""
     found = [name for name, metric in _all().items() if task.kind in metric.kinds]
     return list(dict.fromkeys([task.metric, *found]))
+
+
+def by_wins(task: Task) -> bool:
+    """Whether a task is measured by what answers win against others, which a referee says."""
+    return get(task.metric).reads == "wins"
 
 
 def by_likelihood(task: Task) -> bool:

@@ -51,8 +51,9 @@ class Metric:
         kinds: the task kinds that it suits; empty means all with replies.
         lower: whether less is better. bounds: the least and the greatest figure there can be.
         item: statistics (n, k) -> (n,), one figure per item; `finish` of each unless given.
-        reads: what of a model it reads: its answers, the log-probabilities of labels, or the
-            log-likelihood of the texts, for which the model answers nothing.
+        reads: what of a model it reads: its answers, the log-probabilities of labels, the
+            log-likelihood of the texts, for which the model answers nothing, or what its answers win
+            against others.
     """
 
     name: str
@@ -63,7 +64,7 @@ class Metric:
     lower: bool = False
     bounds: tuple[float, float] = (0.0, 1.0)
     item: Callable[[np.ndarray], np.ndarray] | None = None
-    reads: Literal["answers", "label scores", "likelihood"] = "answers"
+    reads: Literal["answers", "label scores", "likelihood", "wins"] = "answers"
 
     def items(self, statistics: np.ndarray) -> np.ndarray:
         """(n, k) -> (n,)."""

@@ -10,7 +10,8 @@ multiplies faster at few rows. Until then the projections are used as they are. 
 the weights that oneDNN multiplies faster.
 
 Whether a base is built that way is seen from its modules, and then tried by the self-check. Passes with
-adapters that are more than LoRA or something in front of the prompt go through the base's own layers.
+adapters that are more than LoRA, steering or something in front of the prompt go through the base's
+own layers.
 """
 
 from __future__ import annotations

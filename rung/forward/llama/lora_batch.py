@@ -1,4 +1,5 @@
-"""The LoRA adapters of a step, arranged once for as long as the same ones decode together."""
+"""The LoRA adapters and steering vectors of a step, arranged once for as long as the same ones decode
+together."""
 
 from __future__ import annotations
 
@@ -13,9 +14,11 @@ from torch import Tensor
 from rung.forward.adapter import Adapter
 from rung.forward.backbone import Backbone
 from rung.forward.llama.detect import GROUPS
-from rung.forward.llama.lora_lanes import Group, LaneWeights
+from rung.forward.llama.lora_lanes import Group, LaneWeights, loras
+from rung.forward.llama.steering import SteeringTables
 from rung.forward.lora import LoraOp
 from rung.forward.slots import Slots
+from rung.forward.steer import SteerOp
 
 MAX_TOGETHER = 12  # adapters multiplied as one; with more, most of that product is thrown away
 MAX_ARRANGEMENTS = 2  # kept, by the slots that are present
@@ -59,17 +62,19 @@ class LoraStacks:
         widths = {n: (m.in_features, m.out_features) for n, m in modules.items()}
         self._fitting: dict[int, Any] = {}  # of the last step, those that were found to fit
         self._lanes = LaneWeights(self._names, widths, backbone.dtype, backbone.device)
+        self._steering = SteeringTables(self._names, widths, backbone.dtype, backbone.device)
 
     def clear(self) -> None:
         """Forget all arrangements."""
         self._kept.clear()
         self._fitting.clear()
         self._lanes.clear()
+        self._steering.clear()
 
     def suits(self, slots: Slots) -> bool:
-        """Whether all that these adapters do to layers is LoRA on known projections."""
+        """Whether all that these adapters do to layers is LoRA or steering on known projections."""
         if self._as_they_are(slots):
-            return self._are_lora(slots.present)
+            return self._are_known(slots.present)
         return self._arranged(slots)[1] is not None
 
     def _as_they_are(self, slots: Slots) -> bool:
@@ -84,6 +89,9 @@ class LoraStacks:
         Args:
             by_lane: each token is a lane, and will mostly be its adapter's in the next step too.
         """
+        return self._steering.add_to(self._of_loras(slots, by_lane), self.adapters, slots)
+
+    def _of_loras(self, slots: Slots, by_lane: bool) -> Sequence[Any]:
         if by_lane and len(slots.present) > MAX_TOGETHER:
             adapters = [self.adapters.get(s) for s in slots.of_token.tolist()]
             if not any(map(_in_training, adapters)) and self._lanes.hold(adapters):
@@ -96,8 +104,8 @@ class LoraStacks:
         return [Added(stacks, slots) if stacks else None for stacks in layers]
 
     def _linear(self, slots: Slots) -> list[tuple[Rows, Mapping[str, Any]]]:
-        known = ((s, self.adapters.get(s)) for s in slots.present)
-        return [(slots.rows(s), a.linear) for s, a in known if a is not None and a.linear]
+        known = ((s, loras(self.adapters.get(s))) for s in slots.present)
+        return [(slots.rows(s), linear) for s, linear in known if linear]
 
     def _arranged(self, slots: Slots) -> tuple[list[Any], list[dict[str, Stack]] | None]:
         adapters = [self.adapters.get(s) for s in slots.present]
@@ -113,18 +121,16 @@ class LoraStacks:
     def _arrange(
         self, present: Sequence[int], adapters: Sequence[Any]
     ) -> list[dict[str, Stack]] | None:
-        mine = {
-            s: a.linear for s, a in zip(present, adapters, strict=True) if a is not None and a.linear
-        }
-        if not self._are_lora(present):
+        if not self._are_known(present):
             return None
+        mine = {s: linear for s, a in zip(present, adapters, strict=True) if (linear := loras(a))}
         return [
             {g: stack for g, names in layer.items() if (stack := self._stack(mine, names)) is not None}
             for layer in self._names
         ]
 
-    def _are_lora(self, present: Sequence[int]) -> bool:
-        """Whether adapters do nothing to layers but LoRA on known projections."""
+    def _are_known(self, present: Sequence[int]) -> bool:
+        """Whether adapters do nothing to layers but LoRA or steering on known projections."""
         adapters = {s: self.adapters.get(s) for s in present}
         known = self._fitting
         self._fitting = {
@@ -135,7 +141,7 @@ class LoraStacks:
     def _fits(self, adapter: Any) -> bool:
         # The head is asked for its own weights elsewhere; a layer's would be missed here.
         return not adapter.weights and all(
-            type(op) is LoraOp and name in self._known for name, op in adapter.linear.items()
+            type(op) in (LoraOp, SteerOp) and name in self._known for name, op in adapter.linear.items()
         )
 
     def _stack(self, mine: dict[int, Any], names: Sequence[str]) -> Stack | None:

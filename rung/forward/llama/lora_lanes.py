@@ -7,12 +7,14 @@ lane's weights are copied when another adapter comes into it, which is about onc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from rung.forward.lora import LoraOp
 
 MAX_BYTES = 1 << 30  # of the buffers
 Names = Sequence[dict[str, list[str]]]  # per layer and group the modules' names
@@ -78,10 +80,8 @@ class LaneWeights:
         coming = [a for i, a in enumerate(lanes) if i >= len(self._held) or self._held[i] is not a]
         if not coming and self.layers:
             return True
-        changed = self._changed.union(*(_changed(a) for a in coming))
-        rank = max(
-            [self._rank, *(len(op.a) for a in coming if a is not None for op in a.linear.values())]
-        )
+        changed = self._changed.union(*(loras(a) for a in coming))
+        rank = max([self._rank, *(len(op.a) for a in coming for op in loras(a).values())])
         if (changed, rank) != (self._changed, self._rank) or len(lanes) > len(self._held):
             room = max(len(self._held), 1 << (len(lanes) - 1).bit_length())
             if not self._allocate(room, rank, changed):
@@ -115,7 +115,7 @@ class LaneWeights:
     @torch.no_grad()
     def _fill(self, lane: int, adapter: Any) -> None:
         """Put an adapter's weights into a lane, and zeros where it has none."""
-        linear = {} if adapter is None else adapter.linear
+        linear = loras(adapter)
         for names, groups in zip(self._names, self.layers, strict=True):
             for kind, group in groups.items():
                 first = 0
@@ -134,5 +134,8 @@ class LaneWeights:
                     first = last
 
 
-def _changed(adapter: Any) -> Iterable[str]:
-    return () if adapter is None else adapter.linear
+def loras(adapter: Any) -> dict[str, LoraOp]:
+    """The LoRA of an adapter by module; none of None."""
+    if adapter is None:
+        return {}
+    return {name: op for name, op in adapter.linear.items() if isinstance(op, LoraOp)}

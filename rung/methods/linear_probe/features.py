@@ -59,7 +59,7 @@ class Rows:
 def _prompt(example: Example) -> Sequence[Message]:
     """The conversation before the label."""
     if example.messages:
-        return example.messages[:-1]
+        return example.asked
     return [{"role": "user", "content": example.text or ""}]
 
 

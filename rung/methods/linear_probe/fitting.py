@@ -130,10 +130,13 @@ def final(
     Returns:
         the labels, and what `Probe` needs: weight (L, d), bias (L,), mean and scale (d,).
     """
+    from threadpoolctl import threadpool_limits
+
     codes, names = _codes(labels, ())
     rows = x.float().numpy()
     mean, scale = _standard(rows)
-    fitted = _fit((rows - mean) / scale, codes, kind, chosen.c * len(labels))
+    with threadpool_limits(limits=1):  # as in `choose`
+        fitted = _fit((rows - mean) / scale, codes, kind, chosen.c * len(labels))
     weight, bias = _linear(fitted, len(names))
     tensors = {
         "weight": weight * chosen.sharpness, "bias": bias * chosen.sharpness,

@@ -23,7 +23,7 @@ from rung.evals import kinds
 from rung.methods import base, layers
 from rung.methods.linear_probe.features import CHOOSE_ROWS, POOLINGS, ROOM, SPREAD, Rows, features
 from rung.methods.workload import ENCODER_TOKENS, PASS_TOKENS, Shape, Workload, classifier_fit
-from rung.types import Example, Message, Task
+from rung.types import Example, Message, Modality, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,6 +83,13 @@ class Method(base.Method):
     classifies = True
     scores = True
 
+    def on(self, reads: Modality) -> base.Method:
+        if reads == self.modality:
+            return self
+        from rung.methods.pictures.linear_probe import PictureProbe
+
+        return PictureProbe(self.name, self.Config)
+
     def misfit(self, bank: Bank, config: Knobs) -> str | None:
         count = bank.config.num_hidden_layers
         if config.layer is not None and config.layer > count:
@@ -94,8 +101,12 @@ class Method(base.Method):
         return None
 
     def unsuited(self, task: Task, config: Knobs) -> str | None:
+        from rung.evals import metrics
+
         if not (kinds.of(task).labelled or kinds.of(task).compares):
             return f"it answers with one of a few labels, and this task is {task.kind}"
+        if metrics.by_wins(task):
+            return "its reward model writes no answers that could win: it is for --judge and --reward"
         return None
 
     def reads(self, config: Knobs, train: int, validation: int) -> tuple[int, int]:

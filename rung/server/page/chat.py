@@ -9,6 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
+from anyio.to_thread import run_sync
 from nicegui import ui
 
 from rung.errors import RungError
@@ -54,11 +55,19 @@ class Side:
                 "outlined dense options-dense"
             )
             self.model.on_value_change(self.clear)
+            self.model.on_value_change(self.show_strength)
+            self.strength = Strength(self.place)
             self.log = (
                 ui.column()
                 .classes("log")
                 .props(f'role=log aria-live=polite tabindex=0 aria-label="{self.place} conversation"')
             )
+
+    async def show_strength(self) -> None:
+        """Offer a strength where the model that was picked is steered."""
+        async with told():
+            name, registry = self.model.value, self.visit.service.engine.registry
+            self.strength.show(None if name is None else await run_sync(registry.strength, name))
 
     @property
     def answering(self) -> bool:
@@ -86,7 +95,10 @@ class Side:
             note = ui.label("").classes("faint note")
         self.messages.append({"role": "user", "content": question})
         system = [{"role": "system", "content": settings.system}] if settings.system.strip() else []
-        body = {"model": self.model.value, "messages": [*system, *self.messages], **settings.body()}
+        body = {
+            "model": self.model.value, "messages": [*system, *self.messages], **settings.body(),
+            **self.strength.body(),
+        }  # fmt: skip
         self.task = asyncio.create_task(self._answer(body, answer, note))
         self.task.add_done_callback(lambda _: self.changed())
 
@@ -130,6 +142,39 @@ class Side:
     def _follow(self) -> None:
         """Keep the end of the conversation in sight."""
         self.log.run_method("scrollTo", 0, 1_000_000)
+
+
+class Strength:
+    """The slider of a steered model: how much its vectors add, from their reverse to twice its own."""
+
+    def __init__(self, place: str):
+        self.own: float | None = None
+        with ui.row().classes("strength") as self.row:
+            self.label = ui.label("").classes("faint")
+            self.slider = ui.slider(min=-2, max=2, step=0.1, value=0).props(
+                f'label aria-label="Strength of the {place.lower()} model"'
+            )
+            self.slider.on_value_change(self._tell)
+        self.show(None)
+
+    def show(self, own: float | None) -> None:
+        """Begin at a model's own strength; None hides the slider."""
+        self.own = own
+        self.row.set_visibility(own is not None)
+        if own is not None:
+            reach = 2 * max(1.0, abs(own))
+            self.slider.props(f"min={-reach:g} max={reach:g}")
+            self.slider.value = own
+            self._tell()
+
+    def body(self) -> dict[str, Any]:
+        """As a parameter of a chat completion; nothing where the model answers as it is."""
+        moved = self.own is not None and self.slider.value != self.own
+        return {"strength": float(self.slider.value)} if moved else {}
+
+    def _tell(self) -> None:
+        said = "its own" if self.slider.value == self.own else f"its own is {self.own or 0:g}"
+        self.label.text = f"Strength {self.slider.value:g} ({said})"
 
 
 @dataclass

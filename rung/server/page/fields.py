@@ -43,10 +43,9 @@ def _input(knob: Knob, usual: Any) -> Any:
         made = ui.select(options, label=f"{label} ({_shown(usual)})", clearable=True, value=None)
         made.props("outlined dense options-dense")
     elif knob.type in (int, float) and not knob.many:
-        whole = 0 if knob.type is int else None
-        made = ui.number(
-            label, placeholder=_shown(usual), min=knob.least, max=knob.most, precision=whole
-        ).props("outlined dense stack-label clearable")
+        # No bounds here: they would change what was typed when the field is left; the API refuses it.
+        made = ui.number(label, placeholder=_shown(usual))
+        made.props("outlined dense stack-label clearable")
     else:
         made = ui.input(label, placeholder=_shown(usual)).props("outlined dense stack-label clearable")
     return made.props(f'hint="{attribute(knob.help)}"').classes("field")

@@ -1,4 +1,4 @@
-"""One tuning as it goes on: how far it is, its loss, what it is made of, what it says."""
+"""One tuning as it goes on: how far it is, its curves, what it is made of, what it says."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import PurePath
-from typing import Any
 
 from nicegui import ui
 
+from rung.server.page.curves import Charts
 from rung.server.page.models import pairs
 from rung.server.page.session import Visit, told
 from rung.store import Store
@@ -110,7 +110,7 @@ class View:
         self.head = ui.column().classes("wide job-head")
         self.bar = ui.linear_progress(0, show_value=False).props('size=6px aria-label="Progress"')
         self.told = ui.label("").classes("faint").props("role=status")
-        self.chart = ui.echart(_chart([], [])).classes("chart").props('role=img aria-label="Loss"')
+        self.charts = Charts()
         self.facts = ui.column().classes("wide")
         with ui.expansion("What it says", icon="terminal", value=True).classes("wide"):
             self.log = ui.column().classes("lines").props("role=log aria-label=Events tabindex=0")
@@ -171,15 +171,7 @@ class View:
         self.told.text = seen.progress()
 
     def _draw(self) -> None:
-        said = [e.data for e in self.watch.events.values() if e.kind == "metrics" and e.data]
-        train = [[d["step"], d["train_loss"]] for d in said if "train_loss" in d]
-        held = [[d["step"], d["valid_loss"]] for d in said if "valid_loss" in d]
-        self.chart.options.clear()
-        self.chart.options.update(_chart(train, held))
-        self.chart.update()
-        if train:
-            self.chart.props["aria-label"] = f"Loss: {train[-1][1]:.4g} after step {train[-1][0]}"
-        self.chart.set_visibility(bool(train))
+        self.charts.draw([e.data for e in self.watch.events.values() if e.kind == "metrics" and e.data])
 
     def _heading(self, seen: Seen) -> None:
         job = seen.job
@@ -220,22 +212,3 @@ def _facts(seen: Seen) -> None:
         facts["made"] = job.fine_tuned_model
     facts["job"] = job.id
     pairs(facts)
-
-
-def _chart(train: list, held: list) -> dict[str, Any]:
-    """Options of ECharts; colours that stand out on light and on dark."""
-    line = {"type": "line", "showSymbol": len(train) < 2, "animation": False}
-    series = [{**line, "name": "training", "data": train, "itemStyle": {"color": "#3f83c9"}}]
-    if held:
-        dots = {"showSymbol": True, "itemStyle": {"color": "#d9822b"}}
-        series.append({**line, "name": "validation", "data": held, **dots})
-    grey = {"color": "#808a94"}
-    axis = {"axisLabel": grey, "nameTextStyle": grey, "splitLine": {"lineStyle": {"opacity": 0.25}}}
-    return {
-        "grid": {"left": 50, "right": 16, "top": 34, "bottom": 40},
-        "legend": {"textStyle": grey, "top": 4},
-        "tooltip": {"trigger": "axis"},
-        "xAxis": {"type": "value", "name": "step", "nameLocation": "middle", "nameGap": 24, **axis},
-        "yAxis": {"type": "value", "name": "loss", "scale": True, **axis},
-        "series": series,
-    }

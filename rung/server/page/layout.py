@@ -36,19 +36,29 @@ NARROW = 700  # CSS pixels of a window below which two conversations do not stan
 AWAY = 60.0  # seconds that a phone may sleep before its page begins anew
 
 
-def build(service: Service, api: FastAPI) -> FastAPI:
-    """NiceGUI's application with the page of a service at its root."""
+_shown: tuple[Service, FastAPI] | None = None  # whose page it is
 
+
+def build(service: Service, api: FastAPI) -> FastAPI:
+    """NiceGUI's application with the page of a service at its root; once built, of the next service."""
+    global _shown
+    first, _shown = _shown is None, (service, api)
+    if first:
+        _build()
+    return nicegui_app
+
+
+def _build() -> None:
     @ui.page("/")
     async def page() -> None:
-        await _show(Visit(service, api))
+        assert _shown is not None
+        await _show(Visit(*_shown))
 
     holder = FastAPI()  # only carries the settings: requests go straight to NiceGUI's application
     ui.run_with(
         holder, title="Rung", dark=None, tailwind=False, favicon="🪜", reconnect_timeout=AWAY,
         show_welcome_message=False, language="en-GB",
     )  # fmt: skip
-    return nicegui_app
 
 
 async def _show(visit: Visit) -> None:

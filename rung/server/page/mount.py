@@ -28,8 +28,8 @@ log = logging.getLogger("rung.server")
 class Page:
     """The page of one service, asleep until somebody opens it.
 
-    NiceGUI knows one application per process, so only the first service of a process that is
-    looked at has a page.
+    NiceGUI knows one application per process, so of several services at a time only the first that is
+    looked at has a page; one that begins after that has ended has it next.
     """
 
     _owner: Page | None = None
@@ -74,6 +74,7 @@ class Page:
         """End what the page has begun."""
         if self._running is not None:
             await self._life.aclose()
+            self._running, Page._owner = None, None
 
 
 class Front:

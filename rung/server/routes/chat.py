@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from anyio.to_thread import run_sync
 from fastapi import Request
@@ -12,6 +12,7 @@ from fastapi.responses import Response
 from rung.engine import GenerationRequest, ServedModel
 from rung.engine.constraint import Constraint
 from rung.engine.patterns import ConstraintError
+from rung.engine.tool_loop import has_tools
 from rung.server import tools
 from rung.server.chat_reply import ChatReply
 from rung.server.chat_schema import ChatRequest, ChoiceFormat, ObjectFormat, RegexFormat, SchemaFormat
@@ -22,6 +23,8 @@ from rung.server.pipeline import PipelineRun, begin_pipeline
 from rung.server.responses import ChatCompletion, answers
 from rung.server.routing import Routes
 from rung.server.state import Service, account_of, service_of
+from rung.server.tool_loop import looped
+from rung.tools.calls import schema
 from rung.types import Message
 
 routes = Routes("/v1/chat", scope="ask", tags=["chat"])
@@ -50,12 +53,17 @@ async def continued(request: Request, asked: ChatRequest, kind: Callable[..., Ch
     await run.check([m.text for m in asked.messages if m.role != "assistant"])
     model = set_template(service, model, asked)
     turns = await run_sync(turns_of, model, asked, run)
+    if has_tools(model) and not asked.offered and asked.response_format is None:
+        reply = kind(asked.model, [], asked.includes_usage, account_of(request).spend)
+        reply.conversation, reply.stops = model.conversation, frozenset(model.stop_ids)
+        return await looped(request, asked, model, turns, reply, run)
     prompt = await run_sync(model.prompt, turns)
-    constraint = await run_sync(constraint_of, service, asked)
+    constraint = await run_sync(constraint_of, service, asked, model, turns)
     most = asked.max_completion_tokens or asked.max_tokens
     usual = model.decoding.max_tokens
     if model.conversation is not None and model.conversation.max_tokens is not None:
-        usual = max(usual, model.conversation.max_tokens)
+        own = model.conversation.max_tokens
+        usual = own if has_tools(model) else max(usual, own)
     usual = max(1, min(usual, service.engine.room(asked.model, len(prompt.ids))))
     logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
     wanted = GenerationRequest(asked.model, prompt, logprobs=logprobs, constraint=constraint)
@@ -93,8 +101,10 @@ def turns_of(model: ServedModel, asked: ChatRequest, run: PipelineRun) -> list[M
     return turns
 
 
-def constraint_of(service: Service, asked: ChatRequest) -> Constraint | None:
-    """What the answer must look like.
+def constraint_of(
+    service: Service, asked: ChatRequest, model: ServedModel, turns: Sequence[Message]
+) -> Constraint | None:
+    """What the answer must look like: what the request says, else what the model's tools take.
 
     Raises:
         ApiError: naming `response_format` or `tools`, for what cannot be followed.
@@ -104,7 +114,8 @@ def constraint_of(service: Service, asked: ChatRequest) -> Constraint | None:
     try:
         if asked.forced:
             param = "tools"
-            return made(name, "json_schema", tools.schema(asked.callable, asked.forced))
+            chosen = [f for f in asked.callable if asked.forced is True or f.name == asked.forced]
+            return made(name, "json_schema", schema([f.model_dump() for f in chosen]))
         if asked.callable:
             param = "tools"
             for function in asked.callable:  # a bad schema is told whether it is called or not
@@ -118,6 +129,9 @@ def constraint_of(service: Service, asked: ChatRequest) -> Constraint | None:
             return made(name, "regex", form.regex)
         if isinstance(form, ChoiceFormat):
             return made(name, "choice", form.choice)
+        talk = model.conversation
+        if asked.callable and talk is not None and (held := talk.grammar(turns)) is not None:
+            return made(name, "tool_calls", held)
     except ConstraintError as fault:
         raise ApiError(str(fault), param=param, code="invalid_schema") from None
     return None

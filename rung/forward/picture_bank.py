@@ -1,0 +1,259 @@
+"""One frozen vision encoder, many adapters: the bank of bases that read pictures.
+
+A prompt has one token for each picture in it, so that what counts and bounds tokens counts pictures.
+An adapter has a classifier, and weights of its own in place of the encoder's. Vectors of the bare
+encoder are computed once for each picture, whoever asks: kept in memory by the picture's digest, and on
+disk for each set of pictures that was encoded together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from rung.errors import ArtefactError, DataError, Interrupted
+from rung.forward import feature_cache
+from rung.forward.adapter import Adapter
+from rung.forward.bank import Bank
+from rung.forward.findings import Findings
+from rung.forward.llama.prepacked import Packing
+from rung.pictures.encoder import PictureEncoder
+from rung.types import Modality, Picture, Prompt
+
+MAX_PICTURES = 16  # in one prompt
+KEPT_BYTES = 256 << 20  # of vectors in memory; the one not used for longest goes first
+MUTE = "it reads pictures and writes no text"
+Stopping = Callable[[], bool]
+
+
+class PictureBank(Bank):
+    """A vision encoder with its resident adapters.
+
+    Attributes:
+        encoder: the frozen encoder. encoded: pictures that it has encoded so far, for the trace.
+    """
+
+    reads: ClassVar[Modality] = "pictures"
+
+    def __init__(self, encoder: PictureEncoder):
+        # Nothing of a language model's bank is set up: there are no tokens, attention or tries.
+        self.encoder = encoder
+        self.model = encoder.model
+        self.digest = encoder.digest
+        self.adapters: dict[int, Adapter] = {}
+        self.config = SimpleNamespace(
+            num_hidden_layers=len(encoder.blocks), hidden_size=encoder.width, intermediate_size=0
+        )
+        self.modules = dict(self.model.named_modules())
+        self.layer_names = []
+        self.findings = Findings(causal=MUTE)
+        self.why_not = MUTE
+        self.plan = self.slots = None
+        self.inference = None
+        self.encoded = 0
+        self._seams = {}
+        self._next = 0
+        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+
+    def close(self) -> None:
+        """Forget the adapters and the vectors."""
+        self.adapters.clear()
+        self._kept.clear()
+
+    # --- facts ------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return self.encoder.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.encoder.dtype
+
+    @property
+    def vocabulary(self) -> int:
+        """One token, which stands for a picture."""
+        return 1
+
+    @property
+    def table_size(self) -> int:
+        return 0
+
+    @property
+    def width(self) -> int:
+        """Numbers of a picture's vector."""
+        return self.encoder.width
+
+    @property
+    def context(self) -> int:
+        """The most pictures of one prompt."""
+        return MAX_PICTURES
+
+    def prepare(self, packing: Packing, decoding: bool = False) -> None:
+        """Nothing is laid out anew for pictures."""
+
+    def join(self) -> None:
+        """Nothing is joined for pictures."""
+
+    def dummy_pass(self, tokens: int) -> None:
+        """Encode so many black pictures, whose time is that of any others."""
+        height, width = self.encoder.size
+        pixels = torch.zeros(tokens, 3, height, width, dtype=self.dtype, device=self.device)
+        for part in pixels.split(self.encoder.batch):
+            self.encoder.pooled(part)
+
+    # --- adapters ---------------------------------------------------------------------------------
+
+    def put(self, slot: int, adapter: Adapter) -> None:
+        self._check(adapter)
+        self.adapters[slot] = adapter
+
+    def remove(self, slot: int) -> None:
+        self.adapters.pop(slot, None)
+
+    def frozen_below(self, adapter: Adapter) -> int:
+        """The first block that an adapter changes."""
+        blocks = {id(p): n for n, block in enumerate(self.encoder.blocks) for p in block.parameters()}
+        own = dict(self.model.named_parameters())
+        return min((blocks.get(id(own[name]), self._outside(name)) for name in adapter.weights),
+                   default=len(self.encoder.blocks))  # fmt: skip
+
+    def _outside(self, name: str) -> int:
+        """0 for a parameter of the stem, the number of blocks for one behind them."""
+        names = list(dict(self.model.named_parameters()))
+        own = {id(p) for p in self.encoder.blocks.parameters()}
+        first = next(n for n, (_, p) in enumerate(self.model.named_parameters()) if id(p) in own)
+        return 0 if names.index(name) < first else len(self.encoder.blocks)
+
+    def _check(self, adapter: Adapter) -> None:
+        if adapter.linear or adapter.positions or adapter.reward is not None:
+            raise ArtefactError("this base reads pictures: was it made for a language model?")
+        own = dict(self.model.named_parameters())
+        for name, tensor in adapter.weights.items():
+            if name not in own or own[name].shape != tensor.shape:
+                raise ArtefactError(f"the base has no parameter {name} of shape {tuple(tensor.shape)}")
+
+    @contextlib.contextmanager
+    def own_weights(self, slot: int) -> Iterator[None]:
+        """Put a slot's own weights in the place of the encoder's, for a pass of that slot alone."""
+        adapter = self.adapters.get(slot)
+        with self.replaced({} if adapter is None else adapter.weights):
+            yield
+
+    @contextlib.contextmanager
+    def replaced(self, weights: dict[str, Tensor]) -> Iterator[None]:
+        """Put weights in the place of the encoder's parameters of those names."""
+        before: list[tuple[Any, str, Any]] = []
+        for name, tensor in weights.items():
+            module, _, leaf = name.rpartition(".")
+            owner = self.modules[module]
+            before.append((owner, leaf, owner._parameters[leaf]))
+            owner._parameters[leaf] = tensor  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            for owner, leaf, own in before:
+                owner._parameters[leaf] = own
+
+    # --- vectors ----------------------------------------------------------------------------------
+
+    def features(
+        self, pictures: Sequence[Picture], slot: int = -1, *, keep: bool = False,
+        stopping: Stopping = lambda: False,
+    ) -> Tensor:  # fmt: skip
+        """Vectors of pictures: (n, d) float32 on the CPU.
+
+        Args:
+            slot: whose weights are used; what changes the encoder is computed anew.
+            keep: on disk, for whoever asks the same again.
+
+        Raises:
+            Interrupted: when `stopping` says so. DataError: for a picture that cannot be read.
+        """
+        adapter = self.adapters.get(slot)
+        if adapter is not None and adapter.weights:
+            with self.own_weights(slot):
+                return self._encode(pictures, stopping)
+        wanted = list(dict.fromkeys(pictures))
+        missing = [p for p in wanted if p not in self._kept]
+        found = {p: self._kept[p] for p in wanted if p in self._kept}
+        if missing:
+            found |= zip(missing, self._made(missing, keep, stopping), strict=True)
+        for picture in wanted:
+            self._kept[picture] = found[picture]
+            self._kept.move_to_end(picture)
+        while len(self._kept) * self.width * 4 > KEPT_BYTES:
+            self._kept.popitem(last=False)
+        return torch.stack([found[p] for p in pictures]) if pictures else torch.empty(0, self.width)
+
+    def _made(self, pictures: list[Picture], keep: bool, stopping: Stopping) -> Tensor:
+        def fill(into: dict[str, Tensor]) -> None:
+            into["vectors"].copy_(self._encode(pictures, stopping))
+
+        name = self.key("pooled", *map(str, pictures)) if keep else None
+        if name is None:
+            return self._encode(pictures, stopping)
+        shape = ((len(pictures), self.width), torch.float32)
+        kept = feature_cache.keep(name, {"vectors": shape}, fill)
+        return self._encode(pictures, stopping) if kept is None else kept["vectors"]
+
+    def _encode(self, pictures: Sequence[Picture], stopping: Stopping) -> Tensor:
+        self.encoded += len(pictures)
+        return self.encoder.encode(pictures, stopping)
+
+    def states(  # type: ignore[override]
+        self, pictures: Sequence[Picture], block: int, stopping: Stopping = lambda: False
+    ) -> Tensor:
+        """What enters a block, for pictures: (n, ...) float32 on the CPU, kept on disk.
+
+        Raises:
+            Interrupted: when `stopping` says so. MemoryError: neither disk nor memory has room.
+        """
+        with torch.no_grad():
+            one = self.encoder.between(self.encoder.pixels(pictures[:1]), block)
+        shape = ((len(pictures), *one.shape[1:]), torch.float32)
+
+        def fill(into: dict[str, Tensor]) -> None:
+            self.encoded += len(pictures)
+            with torch.no_grad():
+                for first in range(0, len(pictures), self.encoder.batch):
+                    if stopping():
+                        raise Interrupted
+                    part = pictures[first : first + self.encoder.batch]
+                    pixels = self.encoder.pixels(part)
+                    found = self.encoder.between(pixels, block)
+                    into["states"][first : first + len(part)] = found.float().cpu()
+
+        found = feature_cache.keep(
+            self.key("states", block, *map(str, pictures)), {"states": shape}, fill
+        )
+        if found is None:
+            raise MemoryError("the states of all pictures fit neither on disk nor into memory")
+        return found["states"]
+
+    def key(self, *parts: Any) -> str | None:
+        """What identifies what is computed of pictures: encoder, preprocessing, precision, `parts`."""
+        if not self.digest:
+            return None
+        prepared = self.encoder.preprocessing.as_dict()
+        return feature_cache.named(
+            self.digest, prepared, str(self.dtype), str(self.device.type), *parts
+        )
+
+
+def picture_of(prompt: Prompt) -> Picture:
+    """The picture that a prompt asks about, the last one of its last question with one.
+
+    Raises:
+        DataError: when it has none.
+    """
+    for message in reversed(prompt.messages):
+        if message.get("pictures"):
+            return message["pictures"][-1]
+    raise DataError("this model reads a picture, and the request has none")

@@ -1,0 +1,61 @@
+"""Picture classifiers in a model's folder: settings, tensors, and what is refused in reading them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rung.errors import ArtefactError
+from rung.forward.picture_bank import PictureBank
+from rung.forward.picture_classifier import Linear, Nearest
+from rung.methods import layers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rung.forward.bank import Bank
+
+
+def written(labels: Sequence[str], bank: Bank) -> dict[str, Any]:
+    """Settings that every picture classifier is kept with."""
+    assert isinstance(bank, PictureBank)
+    return {"labels": list(labels), "preprocessing": bank.encoder.preprocessing.as_dict()}
+
+
+def read_labels(settings: dict[str, Any], bank: Bank) -> tuple[str, ...]:
+    """The labels of a kept classifier.
+
+    Raises:
+        ArtefactError: for labels that are none, or pictures that the base prepares otherwise.
+    """
+    assert isinstance(bank, PictureBank)
+    labels = settings.get("labels")
+    plain = isinstance(labels, list) and all(isinstance(n, str) for n in labels)
+    if not plain or len(labels) < 2 or len(set(labels)) < len(labels):  # type: ignore[arg-type]
+        raise ArtefactError("settings.json: 'labels' must name two different labels at least")
+    if settings.get("preprocessing") != bank.encoder.preprocessing.as_dict():
+        raise ArtefactError(
+            "settings.json: this model was made of pictures prepared in another way than its base "
+            "prepares them now: use the base it was made from"
+        )
+    return tuple(labels)  # type: ignore[arg-type]
+
+
+def read_linear(labels: Sequence[str], tensors: dict[str, Tensor], width: int) -> Linear:
+    """A kept linear classifier. Raises ArtefactError naming the tensor that is wrong."""
+    shapes = {
+        "weight": (len(labels), width),
+        "bias": (len(labels),),
+        "mean": (width,),
+        "scale": (width,),
+    }
+    read = {name: layers.tensor(tensors, name, shape) for name, shape in shapes.items()}
+    if not bool((read["scale"] > 0).all()):
+        raise ArtefactError("tensor scale holds values that are not above zero")
+    return Linear(labels, read)
+
+
+def read_nearest(labels: Sequence[str], tensors: dict[str, Tensor], width: int) -> Nearest:
+    """A kept classifier by nearness. Raises ArtefactError naming the tensor that is wrong."""
+    shapes = {"vectors": (len(labels), width), "sharpness": (1,)}
+    return Nearest(labels, {name: layers.tensor(tensors, name, s) for name, s in shapes.items()})

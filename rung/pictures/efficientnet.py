@@ -1,0 +1,90 @@
+"""EfficientNet-Lite: inverted bottlenecks without squeeze and excitation, ReLU6 (arXiv 1905.11946).
+
+Parameters are named as in the weights that packages hold, so that they are read without renaming.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SameConv(nn.Conv2d):
+    """Convolution padded as TensorFlow's `SAME`: an odd pixel of padding goes right and below."""
+
+    def __init__(self, channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1):
+        super().__init__(channels, out, kernel, stride, bias=False, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding = []
+        for size, kernel, stride in zip(x.shape[:-3:-1], self.kernel_size, self.stride, strict=True):
+            missing = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+            padding += [missing // 2, missing - missing // 2]
+        if padding[0] == padding[1] == padding[2] == padding[3]:
+            return F.conv2d(x, self.weight, None, self.stride, padding[0], 1, self.groups)
+        return F.conv2d(F.pad(x, padding), self.weight, None, self.stride, 0, 1, self.groups)
+
+
+class Block(nn.Module):
+    """Inverted bottleneck: a wide layer (unless `expansion` is 1), a depthwise and a narrow one."""
+
+    def __init__(self, kernel: int, stride: int, expansion: int, channels: int, out: int, eps: float):
+        super().__init__()
+        wide = channels * expansion
+        self.expands, self.adds = expansion != 1, stride == 1 and channels == out
+        if self.expands:
+            self._expand_conv = SameConv(channels, wide, 1)
+            self._bn0 = nn.BatchNorm2d(wide, eps)
+        self._depthwise_conv = SameConv(wide, wide, kernel, stride, wide)
+        self._bn1 = nn.BatchNorm2d(wide, eps)
+        self._project_conv = SameConv(wide, out, 1)
+        self._bn2 = nn.BatchNorm2d(out, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, channels, h, w) -> (n, out, h / stride, w / stride)."""
+        inner = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
+        inner = F.relu6(self._bn1(self._depthwise_conv(inner)))
+        inner = self._bn2(self._project_conv(inner))
+        return inner + x if self.adds else inner
+
+
+class EfficientNetLite(nn.Module):
+    """The network, its last layer for ImageNet's classes included.
+
+    Args:
+        config: `stem` channels, `groups` of blocks as [repeats, kernel, stride, expansion, channels,
+            out], `hidden_size`, `batch_norm_eps`, `num_labels`.
+    """
+
+    def __init__(self, config: dict[str, Any]):
+        super().__init__()
+        eps, stem, width = config["batch_norm_eps"], config["stem"], config["hidden_size"]
+        self._conv_stem = SameConv(3, stem, 3, 2)
+        self._bn0 = nn.BatchNorm2d(stem, eps)
+        self._blocks = nn.ModuleList()
+        out = stem
+        for repeats, kernel, stride, expansion, channels, out in config["groups"]:
+            for n in range(repeats):
+                step, enters = (stride, channels) if n == 0 else (1, out)
+                self._blocks.append(Block(kernel, step, expansion, enters, out, eps))
+        self._conv_head = SameConv(out, width, 1)
+        self._bn1 = nn.BatchNorm2d(width, eps)
+        self._fc = nn.Linear(width, config["num_labels"])
+
+    def stem(self, pixels: Tensor) -> Tensor:
+        """(n, 3, h, w) -> what enters the first block."""
+        return F.relu6(self._bn0(self._conv_stem(pixels)))
+
+    def finish(self, x: Tensor) -> Tensor:
+        """What leaves the last block -> (n, hidden_size, h, w)."""
+        return F.relu6(self._bn1(self._conv_head(x)))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(n, 3, h, w) -> (n, num_labels) logits of ImageNet's classes."""
+        x = self.stem(pixels)
+        for block in self._blocks:
+            x = block(x)
+        return self._fc(torch.mean(self.finish(x), dim=(2, 3)))

@@ -1,0 +1,104 @@
+"""Calls of tools: their schema for constrained decoding, and how they are read out of a text.
+
+A call is `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, the form that most open models
+were trained on; a bare JSON object of that shape counts too.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rung.data.turns import CLOSE, OPEN
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that the model made; `arguments` is JSON as text."""
+
+    id: str
+    name: str
+    arguments: str
+
+    def shown(self, index: int | None = None) -> dict[str, Any]:
+        """As OpenAI writes it; `index` in a stream's delta."""
+        function = {"name": self.name, "arguments": self.arguments}
+        call = {"id": self.id, "type": "function", "function": function}
+        return call if index is None else {"index": index, **call}
+
+    @property
+    def values(self) -> Any:
+        """The arguments as data; None where they are no JSON."""
+        try:
+            return json.loads(self.arguments)
+        except (ValueError, RecursionError):
+            return None
+
+
+def schema(functions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a call of one of these functions must look like.
+
+    Args:
+        functions: name, and parameters as a JSON schema or None for a function that takes nothing.
+    """
+    shapes = [
+        {
+            "type": "object",
+            "properties": {
+                "name": {"const": f["name"]},
+                "arguments": f.get("parameters") or {"type": "object", "additionalProperties": False},
+            },
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        for f in functions
+    ]
+    # Definitions that parameters refer to must stand where `#/$defs` looks for them.
+    shared: dict[str, Any] = {}
+    for f in functions:
+        for key in ("$defs", "definitions"):
+            shared.setdefault(key, {}).update((f.get("parameters") or {}).get(key) or {})
+    shared = {key: value for key, value in shared.items() if value}
+    return {**(shapes[0] if len(shapes) == 1 else {"anyOf": shapes}), **shared}
+
+
+def parse(text: str, names: Sequence[str] | None = None) -> tuple[str, list[Call]]:
+    """What a model wrote -> (the text beside its calls, its calls).
+
+    Args:
+        names: functions that there are, None for any; a call of another one is text.
+    """
+    plain, calls, rest = [], [], text
+    while (at := rest.find(OPEN)) >= 0:
+        body, closed, after = rest[at + len(OPEN) :].partition(CLOSE)
+        found = _read(body, names)
+        if found is None:
+            break
+        plain.append(rest[:at])
+        calls.append(found)
+        rest = after if closed else ""
+    plain.append(rest)
+    if not calls and (whole := _read(text, names)) is not None:
+        return "", [whole]
+    left = "".join(plain)
+    return (left.strip() if calls else left), calls
+
+
+def _read(text: str, names: Sequence[str] | None) -> Call | None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        return None
+    if names is not None and value["name"] not in names:
+        return None
+    if names is None and not {"arguments", "parameters"} & set(value):
+        return None  # any object may have a name
+    arguments = value.get("arguments", value.get("parameters", {}))
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return Call(f"call_{secrets.token_hex(12)}", value["name"], arguments)

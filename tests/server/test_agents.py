@@ -1,0 +1,94 @@
+"""A served agent: the loop behind the API, and the same trajectory where the client runs it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.server.conftest import serve
+from tests.tools.world import switches
+
+ASKED = [{"role": "user", "content": "Which lamp is on?"}]
+
+
+@pytest.fixture(scope="module")
+def clerk(tmp_path_factory):
+    from rung.tools.agent import Agent
+    from tests.tools.test_agent import engine_with
+
+    folder = tmp_path_factory.mktemp("agents")
+    agent = Agent.of([switches(folder)], steps=1, calls_first=True, max_tokens=75, system="Call.")
+    engine, _ = engine_with(agent)
+    served = serve(engine)
+    served.agent = agent
+    yield served
+    served.stop()
+
+
+@pytest.fixture
+def asking(clerk):
+    from openai import OpenAI
+
+    with OpenAI(base_url=f"{clerk.url}/v1", api_key="none", max_retries=0) as made:
+        yield made
+
+
+def driven(client, agent, box, **settings):
+    """OpenAI's loop as its clients write it -> every message behind the question."""
+    messages = list(ASKED)
+    while True:
+        answer = client.chat.completions.create(
+            model="clerk", messages=messages, tools=list(agent.functions), temperature=0, **settings
+        )
+        said = answer.choices[0].message
+        messages.append(said.model_dump(exclude_none=True))
+        if not said.tool_calls:
+            return messages[1:]
+        for call in said.tool_calls:
+            gave = box.call(call.function.name, json.loads(call.function.arguments)).text
+            messages.append({"role": "tool", "tool_call_id": call.id, "content": gave})
+
+
+def test_client_and_server_go_the_same_way(clerk, asking):
+    from rung.data.turns import turns
+    from rung.tools.toolbox import open_toolbox
+
+    whole = asking.chat.completions.create(
+        model="clerk", messages=ASKED, temperature=0, extra_body={"trace": True}
+    )
+    stage = next(s for s in whole.trace["stages"] if s["stage"] == "tools")
+    assert stage["calls"][0] >= 1 and whole.choices[0].finish_reason in ("stop", "length")
+    assert whole.choices[0].message.tool_calls is None
+    own = driven(asking, clerk.agent, open_toolbox(clerk.agent.tools))
+    assert [dict(t) for t in turns(own[:-1])] == stage["steps"][0]
+    assert own[-1]["content"] == whole.choices[0].message.content
+
+
+def test_a_stream_ends_with_the_reply_of_the_loop(asking):
+    whole = asking.chat.completions.create(model="clerk", messages=ASKED, temperature=0)
+    chunks = asking.chat.completions.create(
+        model="clerk", messages=ASKED, temperature=0, stream=True,
+        stream_options={"include_usage": True},
+    )  # fmt: skip
+    found = list(chunks)
+    text = "".join(c.choices[0].delta.content or "" for c in found if c.choices)
+    assert text == whole.choices[0].message.content
+    assert found[-1].usage.total_tokens == whole.usage.total_tokens
+
+
+def test_every_step_counts(clerk, asking):
+    prompt = len(clerk.engine.model("clerk").prompt(ASKED).ids)
+    used = asking.chat.completions.create(model="clerk", messages=ASKED, temperature=0).usage
+    assert used.prompt_tokens >= 2 * prompt
+
+
+def test_a_client_may_call_tools_of_its_own(clerk, asking):
+    """They are told and called in the place of the owner's, which then do not run."""
+    own = {"type": "function", "function": {
+        "name": "ring", "parameters": {
+            "type": "object", "properties": {"bell": {"enum": ["a", "b"]}},
+            "required": ["bell"], "additionalProperties": False}}}  # fmt: skip
+    answer = asking.chat.completions.create(model="clerk", messages=ASKED, tools=[own], temperature=0)
+    calls = answer.choices[0].message.tool_calls
+    assert {c.function.name for c in calls} == {"ring"}
