@@ -99,6 +99,23 @@ def test_every_count_makes_the_weights_of_one_and_goes_on_with_another(tmp_path)
     check(tmp_path, list(METHODS), [2, 3], [1, 3])
 
 
+@pytest.mark.slow
+def test_a_base_that_is_sharded_over_two_makes_the_weights_of_one(tmp_path):
+    for method in METHODS:
+        train(tmp_path, training(f"{method}-whole", method))
+    together(2, tmp_path, [training(f"{m}-parts", m, shard=True) for m in METHODS])
+    for method in METHODS:
+        own, other = (tmp_path / f"{method}-{kind}.safetensors" for kind in ("whole", "parts"))
+        assert furthest(own, other) <= CLOSE, method
+
+
+def test_a_base_is_sharded_by_a_launch_of_several_processes_alone():
+    with pytest.raises(ConfigError, match="--shard is for .* add --launch torchrun"):
+        Plan.of("a", {"data": "rows", "shard": True})
+    with pytest.raises(ConfigError, match="--shard and --quantize do not go together"):
+        Plan.of("a", {"data": "rows", "shard": True, "launch": "torchrun", "quantize": "int8"})
+
+
 words = st.lists(st.integers(0, 2), min_size=1, max_size=8)
 
 
