@@ -64,7 +64,7 @@ def climbed(data: Path, home: Path, budget: str) -> dict[str, Any]:
         "--test", "0.3", "--validation", "0.2",
     ]  # fmt: skip
     environment = {**os.environ, "RUNG_HOME": str(home)}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, env=environment, cwd=home.parent, stdout=subprocess.PIPE, text=True)
     if done.returncode not in (0, 1):  # 1: the bar was not cleared
         sys.exit(done.returncode)
     return json.loads(done.stdout)

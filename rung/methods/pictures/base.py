@@ -43,12 +43,20 @@ class Rows:
 
 
 class PictureMethod(base.Method):
-    """A method on pictures. It finds its adapter itself, whose classifier answers with a label."""
+    """A method on pictures. It finds its adapter itself, whose classifier answers with a label.
+
+    Args:
+        name, config: of the method that it is the variant of.
+    """
 
     Config: ClassVar[type] = object
     trained = False
     classifies = True
     modality = "pictures"
+
+    def __init__(self, name: str, config: type):
+        super().__init__(name)
+        self.Config = config  # type: ignore[misc]
 
     def unsuited(self, task: Task, config: Any) -> str | None:
         if not kinds.of(task).labelled:

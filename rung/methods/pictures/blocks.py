@@ -26,10 +26,6 @@ class PictureBlocks(PictureMethod):
     own_weights = True
     defaults = {"lr": 3e-4, "epochs": 12.0, "batch_size": 32, "weight_decay": 0.01, "warmup": 0.1}
 
-    def __init__(self, name: str, config: type):
-        super().__init__(name)
-        self.Config = config  # type: ignore[misc]
-
     def misfit(self, bank: Bank, config: Any) -> str | None:
         there = bank.config.num_hidden_layers
         if config.layers > there:

@@ -46,10 +46,6 @@ class PictureProbe(PictureMethod):
     summary = "a linear classifier on the encoder's vectors"
     paper = "arXiv 1610.01644"
 
-    def __init__(self, name: str, config: type):
-        super().__init__(name)
-        self.Config = config  # type: ignore[misc]
-
     def misfit(self, bank: Bank, config: Any) -> str | None:
         if config.encoder or config.layer is not None or config.pooling != "auto":
             return "--encoder, --layer and --pooling are of text: leave them out for pictures"

@@ -26,10 +26,6 @@ class PictureScratch(PictureMethod):
     summary = "a small convolutional network of your own, from random weights"
     defaults = {"lr": 2e-3, "epochs": 40.0, "batch_size": 32, "weight_decay": 0.05, "warmup": 0.1}
 
-    def __init__(self, name: str, config: type):
-        super().__init__(name)
-        self.Config = config  # type: ignore[misc]
-
     def misfit(self, bank: Bank, config: Any) -> str | None:
         if config.depth is not None or config.heads is not None or config.vocabulary is not None:
             return "--depth, --heads and --vocabulary are of text: leave them out for pictures"

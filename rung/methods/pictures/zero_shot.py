@@ -33,10 +33,6 @@ class PictureNames(PictureMethod):
     summary = "labels by their names"
     paper = "arXiv 2103.00020"
 
-    def __init__(self, name: str, config: type):
-        super().__init__(name)
-        self.Config = config  # type: ignore[misc]
-
     def misfit(self, bank: Bank, config: Any) -> str | None:
         if not bank.encoder.speaks:  # type: ignore[attr-defined]
             return "it has no text tower, so labels mean nothing to it: use CLIP or SigLIP"
