@@ -19,7 +19,7 @@ from itertools import combinations
 from typing import Any
 
 from rung.data.format_strings import Missing, Nothing, written
-from rung.data.turns import functions, turns, unread, with_tools
+from rung.data.turns import SYSTEM_COLUMNS, functions, listed, system_of, turns, unread, with_tools
 from rung.types import Example, Message
 
 Row = Mapping[str, Any]
@@ -112,7 +112,7 @@ def is_compared(row: Row) -> bool:
 
 def used(row: Row) -> set[str]:
     """The columns that some reading of preferences takes up."""
-    found = {"tools", "system", "system_prompt", *(sides(row) or ()), *(_twins(row) or ())}
+    found = {"tools", *SYSTEM_COLUMNS, *(sides(row) or ()), *(_twins(row) or ())}
     reply = reply_column(row)
     prompt = prompt_column(row, *(sides(row) or ()), *(_twins(row) or ()), reply)
     found |= {c for c in (prompt, reply, rating_column(row) if is_rated(row) else None) if c}
@@ -253,7 +253,7 @@ def _prompt(row: Row, *besides: str) -> list[Message]:
     column = prompt_column(row, *besides)
     if column is None:
         return []
-    value = row[column]
+    value = listed(row[column])
     if isinstance(value, (list, tuple)):
         messages = _turns(value)
     else:
@@ -262,7 +262,7 @@ def _prompt(row: Row, *besides: str) -> list[Message]:
         if isinstance(extra, str) and extra.strip():
             text = f"{text}\n\n{extra}"
         messages = _transcript(text) or [{"role": "user", "content": text}]
-    system = next((row[s] for s in ("system", "system_prompt") if isinstance(row.get(s), str)), "")
+    system = system_of(row)
     if system and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
     return messages
@@ -278,6 +278,7 @@ def _turns(value: Any) -> list[Message]:
 
 def _whole(prompt: list[Message], side: Any) -> list[Message]:
     """Prompt and one side, which may repeat the prompt."""
+    side = listed(side)
     if isinstance(side, str):
         said: list[Message] = [{"role": "assistant", "content": side}]
     elif isinstance(side, Mapping):
@@ -293,6 +294,7 @@ def _whole(prompt: list[Message], side: Any) -> list[Message]:
 
 def _implicit(better: Any, worse: Any) -> list[list[Message]]:
     """Two whole conversations, or two texts whose common beginning is the prompt."""
+    better, worse = listed(better), listed(worse)
     if not (isinstance(better, str) and isinstance(worse, str)):
         return [_whole([], better), _whole([], worse)]
     told = [_transcript(better), _transcript(worse)]
