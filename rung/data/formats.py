@@ -7,16 +7,29 @@ comes before all of them.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rung.data import picture_rows, preferences, proposals
 from rung.data.format_strings import Format, Missing, Nothing, written
 from rung.data.knobs import DataKnobs
-from rung.data.turns import SYSTEM_COLUMNS, functions, listed, system_of, turns, unread, with_tools
+from rung.data.turns import (
+    ROLES,
+    SYSTEM_COLUMNS,
+    functions,
+    listed,
+    system_of,
+    turns,
+    unread,
+    with_tools,
+)
 from rung.errors import ConfigError, DataError, one_line
 from rung.types import Example, Message, RowKind
+
+MAX_LIST_CHARACTERS = 10_000  # of a label that is looked at as a list
 
 Row = Mapping[str, Any]
 Read = Callable[[Row, str], list[Example]]
@@ -63,7 +76,30 @@ def detect(rows: Sequence[Row], knobs: DataKnobs) -> DataFormat:
     for candidate in FORMATS:
         if sample and sum(candidate.fits(row) for row in sample) > len(sample) / 2:
             return candidate
+    plain = [_lowered(row) for row in sample]
+    for candidate in FORMATS:
+        if sample and sum(candidate.fits(row) for row in plain) > len(plain) / 2:
+            return _in_any_case(candidate)
     raise DataError(proposals.undetected(rows, knobs.data))
+
+
+def _lowered(row: Row) -> dict[str, Any]:
+    """A row with the names of its columns in small letters, where that keeps them apart."""
+    found = {str(c).strip().casefold().replace(" ", "_"): v for c, v in row.items()}
+    return found if len(found) == len(row) else dict(row)
+
+
+def _in_any_case(form: DataFormat) -> DataFormat:
+    """A format of rows whose columns are spelled with capitals or blanks."""
+
+    def unread_of(row: Row) -> set[str]:
+        spelled = dict(zip(_lowered(row), row, strict=True))
+        return {spelled.get(name, name) for name in form.unread(_lowered(row))}
+
+    return replace(
+        form, fits=lambda row: form.fits(_lowered(row)),
+        read=lambda row, origin: form.read(_lowered(row), origin), unread=unread_of,
+    )  # fmt: skip
 
 
 def mapping(knobs: DataKnobs) -> DataFormat | None:
@@ -188,7 +224,10 @@ def _in_either_words(value: Any) -> list[Message]:
 def _column_of_turns(row: Row) -> str | None:
     """The one column, whatever its name, that holds a conversation."""
     found = [c for c in row if c not in SYSTEM_COLUMNS and _holds_turns(c, "role", "from")(row)]
-    return found[0] if len(found) == 1 else None
+    if len(found) != 1:
+        return None
+    said = {ROLES.get(str(m.get("role", m.get("from"))).lower()) for m in listed(row[found[0]])}
+    return found[0] if "assistant" in said else None
 
 
 def _other_turns(row: Row, origin: str) -> list[Example]:
@@ -231,13 +270,21 @@ def _pair(question: str, answer: str) -> Read:
     return read
 
 
+NO_LABEL = "no label; fill it in, or leave such rows out with --where 'label!='"
+
+
 def _one_class(form: Format, row: Row) -> None:
     """Raises Missing for a label that is a list: Rung learns one class of each row."""
     if len(form.pieces) == 1 and not isinstance(form.pieces[0], str):
         value = form.pieces[0].of(row)
+        if isinstance(value, str) and value.strip()[:1] == "[":  # as a cell of CSV holds it
+            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                value = ast.literal_eval(value.strip()[:MAX_LIST_CHARACTERS])
         if isinstance(value, (list, tuple, Mapping)):
             ones = [v for v in value if v in (0, 1)] if isinstance(value, (list, tuple)) else []
-            what = "one-hot" if ones and len(ones) == len(value) and sum(ones) == 1 else "a list"
+            what = "an object" if isinstance(value, Mapping) else "a list"
+            if ones and len(ones) == len(value) and sum(ones) == 1:
+                what = "one-hot"
             name = form.pieces[0].text
             raise Missing(
                 f"the label '{name}' is {what}, and Rung learns one class of each row: write its name "
@@ -248,6 +295,8 @@ def _one_class(form: Format, row: Row) -> None:
 def _labelled(row: Row, origin: str) -> list[Example]:
     _one_class(Format.parse("{label}"), row)
     label = _text(row, "label")
+    if not label.strip():
+        raise Missing(NO_LABEL)
     messages = conversation(None, _text(row, "text"), label)
     return [Example(messages=messages, label=label, origin=origin)]
 

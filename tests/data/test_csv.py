@@ -1,4 +1,4 @@
-"""CSV as people and programs write it: other quoting, lines above the table, headers that come again."""
+"""CSV as people and programs write it: rarer quoting, lines above the table, repeated headers."""
 
 from __future__ import annotations
 
