@@ -23,8 +23,6 @@ HOLDERS = ("data", "rows", "examples", "records", "items", "results", "train")
 PARTS = ("train", "training", "validation", "valid", "val", "dev", "test", "eval")  # of a data set
 MAX_HOLDERS = 4  # objects that hold one another
 BETWEEN = re.compile(r"[\s,]*")
-# An escape of half a surrogate pair; whole pairs are not told apart from halves by it.
-HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read(path: Path, faults: list[str], notes: list[str]) -> Iterator[Named]:
@@ -68,12 +66,9 @@ def loads(text: str) -> Any:
 
     Raises:
         json.JSONDecodeError: for what is no JSON.
-        ValueError: for a key that stands twice, or half a character.
+        ValueError: for a key that stands twice.
     """
-    found = json.loads(text, parse_constant=_constant, object_pairs_hook=_once)
-    if HALF.search(text):
-        _refuse_halves(found)
-    return found
+    return json.loads(text, parse_constant=_constant, object_pairs_hook=_once)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -83,14 +78,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [k for k, _ in pairs]
         raise ValueError(f"the key '{next(k for k in keys if keys.count(k) > 1)[:40]}' stands twice")
     return found
-
-
-def _refuse_halves(value: Any) -> None:
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError as fault:
-        half = ascii(fault.object[fault.start])[1:-1]
-        raise ValueError(f"{half} is half of a surrogate pair, which is no character") from None
 
 
 def _told(fault: ValueError) -> str:
@@ -198,8 +185,6 @@ def _values(text: str) -> list[tuple[int, Any]] | ValueError:
             return found
         try:
             value, at = decoder.raw_decode(text, start)
-            if HALF.search(text, start, at):
-                _refuse_halves(value)
         except ValueError as fault:
             return fault
         except RecursionError:

@@ -7,6 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from decimal import Decimal, InvalidOperation
 
 from rung.data.keys import plain, several_answers
 from rung.data.problem import Problem, places
@@ -86,8 +87,8 @@ def _bare(label: str) -> str:
     """A label without marks around it and with blanks for hyphens; numbers by their value."""
     seen = _seen(label)
     if _NUMBER.fullmatch(seen):
-        with suppress(ValueError):
-            return repr(float(seen.replace(",", ".")))
+        with suppress(InvalidOperation):
+            return f"{Decimal(seen.replace(',', '.')).normalize():f}"
     return plain(re.sub(r"[-_]", " ", seen.strip(MARKS_AROUND))) or seen
 
 

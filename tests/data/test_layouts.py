@@ -119,7 +119,6 @@ def test_a_cell_that_a_column_by_index_leaves_out_is_empty(write):
         (json.dumps({"validation": TABLE, "test": TABLE}), "under validation and test"),
         ("[" + ",\n".join(map(json.dumps, TABLE)), "never closed"),
         ('{"text": "a", "text": "b"}\n' * 2, "rows.json:1: the key 'text' stands twice"),
-        ('{"text": "a"}\n{"text": "\\ud800"}\n', r"rows.json:2: \\ud800 is half of a surrogate pair"),
         ('{"text": "a"}\n{"text": ' + "9" * 5000 + "}\n", "rows.json:2: a number has too many digits"),
         (json.dumps([{"text": "a"}])[:-1] + ', {"text": 1, "text": 2}]', "'text' stands twice"),
     ],
@@ -128,12 +127,6 @@ def test_json_that_would_lose_something_is_told(write, text, told):
     found = read(write("rows.json", text))
     list(found.rows)
     assert len(found.faults) in (1, 2) and re.search(told, found.faults[0]), found.faults
-
-
-def test_whole_surrogate_pairs_are_characters(write):
-    assert rows_of(write("rows.jsonl", '{"text": "\\ud83e\\ude81 kite"}\n')) == [
-        {"text": "\U0001fa81 kite"}
-    ]
 
 
 def test_a_lone_example_is_no_table(write):
@@ -371,7 +364,10 @@ def test_classes_have_their_names(tmp_path, monkeypatch, hub):
 
 @given(st.one_of(st.dates(), st.datetimes(), st.decimals(allow_nan=False), st.timedeltas(), st.text()))
 def test_no_value_is_written_in_quotation_marks(value):
-    assert written(value) == str(value)
+    if isinstance(value, Decimal) and value.is_finite():
+        assert Decimal(written(value)) == value
+    else:
+        assert written(value) == str(value)
 
 
 @given(st.binary(max_size=8))
