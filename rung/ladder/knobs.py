@@ -51,6 +51,10 @@ class ClimbKnobs:
         "address of an OpenAI-compatible API.", metavar="SPEC|URL",
     )  # fmt: skip
     judge_model: str = knob("judge", "The judging model's name behind such an address.")
+    second_judge: str | None = knob(
+        None, "Another judge of the same answers, which no rung was trained or picked by: the verdict "
+        "says where the two disagree.", metavar="SPEC|URL",
+    )  # fmt: skip
     against: str = knob(
         "base", "What answers are held against: the base's own, or the data's better or worse reply.",
         choices=("base", "chosen", "rejected"),
