@@ -37,29 +37,29 @@ def loader(source: str) -> Callable[..., Any]:
 
 def of_parquet(path: Path, faults: list[str]) -> Iterator[Named]:
     """Rows of a .parquet file; what cannot be read is told in `faults`."""
-    pyarrow = _pyarrow(path.name)
+    arrow = _pyarrow(path.name)
     try:
-        import pyarrow.parquet
+        from pyarrow.parquet import ParquetFile
 
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with ParquetFile(path) as file:
             yield from _arrow_rows(path.name, file.schema_arrow, file.iter_batches(), faults)
-    except (pyarrow.ArrowException, OSError, ValueError) as fault:
+    except (arrow.ArrowException, OSError, ValueError) as fault:
         faults.append(f"{path.name}: cannot be read as parquet ({fault})")
 
 
 def of_arrow(path: Path, faults: list[str]) -> Iterator[Named]:
     """Rows of a file in Arrow's own format, a file's or a stream's; faults are told in `faults`."""
-    pyarrow = _pyarrow(path.name)
+    arrow = _pyarrow(path.name)
     try:
-        with pyarrow.memory_map(str(path)) as raw:
+        with arrow.memory_map(str(path)) as raw:
             try:
-                file = pyarrow.ipc.open_file(raw)
+                file = arrow.ipc.open_file(raw)
                 batches = (file.get_batch(i) for i in range(file.num_record_batches))
-            except pyarrow.ArrowInvalid:
+            except arrow.ArrowInvalid:
                 raw.seek(0)
-                file = batches = pyarrow.ipc.open_stream(raw)
+                file = batches = arrow.ipc.open_stream(raw)
             yield from _arrow_rows(path.name, file.schema, batches, faults)
-    except (pyarrow.ArrowException, OSError, ValueError) as fault:
+    except (arrow.ArrowException, OSError, ValueError) as fault:
         faults.append(f"{path.name}: cannot be read as Arrow ({fault})")
 
 

@@ -7,12 +7,13 @@ import gzip
 import lzma
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from rung.data.sources import base
 
-OPEN = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+OPEN: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 PIECE_BYTES = 1 << 20
 MAX_UNPACKED_BYTES = 1 << 33  # 8 GB: what unpacks to more is no data set but a bomb
 
