@@ -20,6 +20,7 @@ MAX_UNPACKED_BYTES = 1 << 33  # 8 GB: what unpacks to more is no data set but a 
 
 class Source(base.FileKind):
     suffixes = tuple(OPEN)
+    packed = True
 
     def rows(self, path: Path, faults: list[str], notes: list[str]) -> Iterator[base.Named]:
         from rung.data.sources import suffixes
