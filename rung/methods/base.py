@@ -172,8 +172,20 @@ class Method(ABC):
         """Why training cannot go on from an adapter of this method that somebody else made, or None."""
         return None
 
+    def go_on(self, adapter: Adapter, bank: Bank, config: Any, start: Start) -> Adapter:
+        """What training goes on with from a parent's adapter, which may be changed.
+
+        Raises:
+            MethodMisfit: when the knobs do not fit it.
+        """
+        return adapter
+
     def positions(self, config: Any) -> int:
         """How many positions of the context the adapter takes for itself."""
+        return 0
+
+    def picture_tokens(self, config: Any) -> int:
+        """Tokens of a prompt that a picture takes, for methods whose language models see; else 0."""
         return 0
 
     def build(self, bank: Bank, config: Any, start: Start) -> Adapter:

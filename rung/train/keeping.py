@@ -41,7 +41,8 @@ def keep(made: Made, store: Store) -> tuple[ModelRecord, dict[str, Any]]:
         "data": asdict(data), "metrics": metrics, "cost": cost, "history": state.history,
     }  # fmt: skip
     folder = folders.model_folder(plan.name)
-    licence_class, reasons = _licence(prepared.base, data, plan.run.parent, store)
+    sight = None if adapter.sight is None else adapter.sight.encoder.encoder.info
+    licence_class, reasons = _licence(prepared.base, data, plan.run.parent, store, sight)
 
     base = prepared.base
 
@@ -67,6 +68,7 @@ def keep(made: Made, store: Store) -> tuple[ModelRecord, dict[str, Any]]:
     model = store.models.put(
         plan.name, method=plan.method.name, base=base, datasets=[data],
         parent=plan.run.parent, run=made.run, folder=folder, metrics=metrics, cost=cost,
+        further=[sight] if sight else [],
     )  # fmt: skip
     for name, value in metrics.items():
         if name.startswith("test_") and not name.endswith("_rows"):
@@ -78,10 +80,12 @@ def keep(made: Made, store: Store) -> tuple[ModelRecord, dict[str, Any]]:
 
 
 def _licence(
-    base: BaseInfo, data: DatasetRecord, parent: str | None, store: Store
+    base: BaseInfo, data: DatasetRecord, parent: str | None, store: Store, sight: BaseInfo | None
 ) -> tuple[LicenceClass, list[str]]:
     """The class that results from the parts, and what each part says."""
     parts = [("base", base.name, base.licence, base.licence_class)]
+    if sight is not None:
+        parts.append(("vision encoder", sight.name, sight.licence, sight.licence_class))
     parts.append(("data", data.name, data.licence, classify(data.licence)))
     if parent:
         parts.append(("parent", parent, "its own", store.licence(parent)[0]))
