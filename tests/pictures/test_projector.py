@@ -5,26 +5,22 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 import torch
 
 import rung
 from rung import bases, methods
 from rung.data import Template
-from rung.engine import Engine, GenerationRequest, ServedModel
-from rung.errors import ArtefactError, ConfigError, DataError, MethodMisfit
-from rung.forward.adapter import Adapter
+from rung.errors import ArtefactError, DataError, MethodMisfit
 from rung.forward.bank import Bank
-from rung.forward.sight import Sight
 from rung.forward.trie import Sequence
-from rung.forward.vision import open_vision
 from rung.methods import artefact
 from rung.methods.base import Start
 from rung.pictures import picture, tokens
-from rung.types import Decoding, Example
+from rung.types import Example
 from tests.conftest import _prepare
 from tests.engine.world import tiny_llama
-from tests.models import tiny_adapter
 from tests.pictures.conftest import as_bytes, drawn
 from tests.pictures.test_server import part, url
 from tests.server.conftest import serve
@@ -244,3 +240,166 @@ def test_lineage_and_card_name_both_bases(seer, encoder_folder):
     assert len(bases_of) == 2 and bases.resolve(str(encoder_folder("dinov2"))).name in bases_of
     card = (Path(seer.model.folder) / "README.md").read_text()
     assert "vision encoder" in card
+
+
+# --- served -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def names(seer, captions, language_model, encoder_folder, tmp_path_factory):
+    """Two projectors with encoders of their own, LoRA, and a classifier of pictures."""
+    tuned("second", captions, language_model, encoder_folder("clip"), seed=3)
+    rung.tune(
+        "words", [{"prompt": f"Say {i}", "completion": f"It is {i}."} for i in range(20)],
+        base=str(language_model), method="lora", replace=True, dtype="float32", device="cpu",
+    )  # fmt: skip
+    root = tmp_path_factory.mktemp("labels")
+    for name, colour in COLOURS.items():
+        (root / name).mkdir()
+        for i in range(8):
+            (root / name / f"{i}.png").write_bytes(as_bytes(drawn(colour, seed=i)))
+    rung.tune(
+        "classifier", str(root), base=str(encoder_folder("dinov2")), method="linear_probe",
+        replace=True, dtype="float32", device="cpu",
+    )  # fmt: skip
+    return ["seer", "second", "words", "classifier"]
+
+
+@pytest.fixture(scope="module")
+def server(names):
+    from rung.models import load
+
+    served = serve(load(names, memory=1 << 28).engine)
+    yield served
+    served.stop()
+
+
+def shows(colour, seed=0):
+    return part(url(as_bytes(drawn(COLOURS[colour], seed=seed))))
+
+
+def ask(server, model, content, **more):
+    body = {"model": model, "messages": [{"role": "user", "content": content}], "max_tokens": 8, **more}
+    with httpx.Client(base_url=server.url, timeout=60) as http:
+        return http.post("/v1/chat/completions", json=body)
+
+
+def says(answer):
+    assert answer.status_code == 200, answer.text
+    return answer.json()["choices"][0]["message"]["content"]
+
+
+def test_two_projectors_text_adapters_and_a_classifier_answer_together_as_alone(server):
+    text = {"type": "text", "text": "Which is it?"}
+    asked = [
+        (model, [*(shows(c) for c in colours), text])
+        for model, colours in [
+            ("seer", ["red"]), ("second", ["red"]), ("seer", ["red", "blue"]),
+            ("seer", ["blue", "red"]), ("second", ["green"]), ("seer", []), ("words", []),
+            ("classifier", ["red"]),
+            ("classifier", ["blue"]), ("second", ["blue", "green", "red"]), ("words", []),
+        ]
+    ]  # fmt: skip
+    alone = [says(ask(server, *one)) for one in asked]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        together = list(pool.map(lambda one: says(ask(server, *one)), asked))
+    assert together == alone
+    assert alone[7:9] == ["red", "blue"]
+    assert alone[2] != alone[3], "the order of two pictures makes no difference"
+
+
+def test_a_picture_asked_about_five_times_is_encoded_once(server):
+    stages = []
+    for i in range(5):
+        content = [shows("red", seed=77), {"type": "text", "text": f"Question {i}?"}]
+        stages.append(ask(server, "seer", content, trace=True).json()["trace"])
+    found = [next(s for s in t["stages"] if s["stage"] == "pictures") for t in stages]
+    assert [s["shown"] for s in found] == [1] * 5
+    assert [s["encoded"] for s in found] == [1, 0, 0, 0, 0]
+    assert stages[0]["cached_tokens"] < SIDE**2 <= stages[4]["cached_tokens"], (
+        "its tokens are not shared"
+    )
+
+
+def test_the_answer_to_two_pictures_is_that_of_transformers(server, seer, shown):
+    adapter = server.engine.bank.adapters[server.engine.model("seer").slot]
+    model = tiny_llama()
+    content = [shows("green"), shows("blue"), {"type": "text", "text": "Which?"}]
+    answer = ask(server, "seer", content, max_tokens=3, logprobs=True, top_logprobs=5).json()
+    told = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+    prompt = seer.prepared.template.prompt([user("Which?", shown["green"], shown["blue"])])
+    expected = reference(model, adapter.sight, prompt)[-1].log_softmax(-1).topk(5).values
+    assert [t["logprob"] for t in told] == pytest.approx(expected.tolist(), abs=1e-4)
+    assert answer["usage"]["prompt_tokens"] == len(prompt)
+
+
+def test_ids_of_somebody_elses_picture_are_refused(server, shown):
+    ids = list(tokens.ids_of(shown["red"], SIDE**2))
+    with httpx.Client(base_url=server.url, timeout=60) as http:
+        for path, key in (("completions", "prompt"), ("embeddings", "input")):
+            answer = http.post(f"/v1/{path}", json={"model": "seer", key: [5, *ids]})
+            assert answer.status_code == 400 and "outside 0 to" in answer.json()["error"]["message"]
+
+
+def test_what_a_model_cannot_see_is_refused_in_one_line(server):
+    answer = ask(server, "words", [shows("red")])
+    assert answer.status_code == 400 and "projector" in answer.json()["error"]["message"]
+    answer = ask(server, "classifier", "no picture")
+    assert answer.status_code == 400 and "there is none" in answer.json()["error"]["message"]
+    answer = ask(server, "seer", [part("https://example.org/a.png")])
+    assert answer.status_code == 400 and "nothing is fetched" in answer.json()["error"]["message"]
+    answer = ask(server, "seer", [shows("red")] * 16 + [{"type": "text", "text": "x" * 600}])
+    assert answer.status_code == 400 and "context" in answer.json()["error"]["message"]
+
+
+def test_penalties_and_seeds_take_prompts_with_pictures(server):
+    content = [shows("red"), {"type": "text", "text": "Go"}]
+    more = {"temperature": 1.0, "seed": 4, "repetition_penalty": 1.2, "presence_penalty": 0.5}
+    assert says(ask(server, "seer", content, **more)) == says(ask(server, "seer", content, **more))
+
+
+def test_rung_chat_shows_a_picture(seer, captions, capsys):
+    from rung.cli import run
+
+    shown, asked = str(captions.parent / "red0.png"), ["chat", "seer", "-p", "Which?", "--picture"]
+    assert run([*asked, shown]) == 0
+    capsys.readouterr()
+    assert run([*asked, str(captions)]) == 2
+    assert "no picture that can be read" in capsys.readouterr().err
+
+
+def test_a_conversation_with_a_picture_is_saved_as_a_row_that_is_read_again(seer, shown, tmp_path):
+    from rung.cli.conversation import as_parts
+    from rung.data.turns import turns
+
+    told = [user("Which?", shown["red"], shown["blue"]), {"role": "assistant", "content": "Red."}]
+    assert turns([as_parts(turn) for turn in told]) == told
+
+
+def test_the_second_stage_trains_lora_too(seer, captions, language_model, encoder_folder):
+    settings = {"parent": "seer", "sight_rank": 2, "epochs": 1.0}
+    made = tuned("stage-two", captions, language_model, encoder_folder("dinov2"), **settings)
+    assert made.adapter.linear and made.adapter.sight is not None
+    assert made.metrics["validation_loss"] <= seer.metrics["validation_loss"] + 0.05
+    for wrong, told in (
+        ({"picture_side": 3}, "use --picture-side 2"),
+        ({"vision": str(encoder_folder("clip"))}, "another encoder"),
+    ):
+        wrong = {"vision": str(encoder_folder("dinov2")), **settings, **wrong}
+        with pytest.raises(MethodMisfit, match=told):
+            tuned("no", captions, language_model, **wrong)
+
+
+def test_a_changed_encoder_or_a_damaged_folder_is_refused(seer, encoder_folder, tmp_path):
+    import shutil
+
+    from rung.artefacts import folders
+
+    folder = tmp_path / "seer"
+    shutil.copytree(seer.model.folder, folder)
+    settings = json.loads((folder / "settings.json").read_text())
+    settings["vision"]["digest"] = "0" * 64
+    (folder / "settings.json").write_text(json.dumps(settings))
+    (folder / folders.MANIFEST).unlink()
+    with pytest.raises(ArtefactError, match="other weights"):
+        artefact.load(folder, seer.prepared.bank)
