@@ -66,6 +66,49 @@ def projector(rows: list[dict[str, Any]], folder: Path, args: argparse.Namespace
     return failed
 
 
+def towers(rows: list[dict[str, Any]], folder: Path, args: argparse.Namespace) -> int:
+    """Naming unseen drawings among all unseen names, and recall both ways; 1 where chance is as good."""
+    import torch
+
+    import rung
+    from rung.data import DataKnobs, load
+    from rung.evals.retrieval import recall
+    from rung.methods.pictures.contrastive import Pairs
+
+    seen, unseen = (
+        write([r for r in rows if r["seen"] is half], folder, f"{half}.jsonl") for half in (True, False)
+    )
+    began = time.perf_counter()
+    made = rung.tune(
+        "bench-pair", str(seen), method="towers", vision="efficientnet-lite0", text="minilm",
+        assistant="{caption}", validation=0.15, test=0.0, replace=True,
+    )  # fmt: skip
+    print(
+        f"towers     learnt in {time.perf_counter() - began:.0f} s, {made.metrics['steps']:.0f} steps"
+    )
+    examples = list(load(DataKnobs(data=str(unseen), assistant="{caption}")).examples)
+    pictures = [e.messages[0]["pictures"][0] for e in examples]
+    captions = [e.messages[-1]["content"] for e in examples]
+    names = sorted(set(captions))
+    both = made.adapter.towers
+    assert both is not None
+    with torch.no_grad():
+        shown, said, told = both.of_pictures(pictures), both.of_texts(captions), both.of_texts(names)
+    named = torch.tensor([[float(c == n) for n in names] for c in captions])
+    alike = Pairs.of(shown, said, captions, [str(p) for p in pictures]).alike
+    failed = 0
+    for what, found in (
+        ("name of a picture", recall(shown, told, named)),
+        ("text of a picture", recall(shown, said, alike)),
+        ("picture of a text", recall(said, shown, alike)),
+    ):
+        for one in found:
+            gap = f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}], by chance {one.chance:.4f}"
+            print(f"towers     {what:18} recall@{one.k} {gap}, {one.n} unseen of {len(names)} names")
+            failed |= one.low <= one.chance
+    return failed
+
+
 def _shown(example: Any, pictures: tuple[Any, ...]) -> Any:
     """An example that shows other pictures."""
     from dataclasses import replace
@@ -90,7 +133,7 @@ def main() -> int:
         (Path(temporary) / "cache").symlink_to(cache, target_is_directory=True)
         os.environ["RUNG_HOME"] = temporary
         for part in args.parts:
-            failed |= {"projector": projector}[part](rows, folder, args)
+            failed |= {"projector": projector, "towers": towers}[part](rows, folder, args)
     return failed
 
 
@@ -102,7 +145,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="of the projector's training at most")
     parser.add_argument("--side", type=int, default=4, help="tokens on each side of a picture")
     parser.add_argument("--judged", type=int, help="unseen drawings that a projector is judged by")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["projector"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     return parser.parse_args()
 
 

@@ -255,7 +255,7 @@ def _share_base(found: Sequence[Named]) -> tuple[list[Named], list[Named]]:
 
 
 def _beside(named: Named, bank: Bank) -> ServedModel:
-    """Put a classifier of pictures into the bank of a language model, beside which it is served."""
+    """Put a model of pictures into the bank of a language model, beside which it is served."""
     from rung.forward.picture_classifier import Beside
     from rung.forward.vision import open_vision
 
@@ -268,6 +268,8 @@ def _beside(named: Named, bank: Bank) -> ServedModel:
         root=named.base.name, parent=(record and record.parent) or named.base.name,
         created=int(time.time()) if record is None else record.created_unix,
     )  # fmt: skip
+    if adapter.towers is not None:
+        return dataclasses.replace(model, slot=bank.add(adapter))
     classifier = Beside(encoder, adapter)
     return dataclasses.replace(
         model, slot=bank.add(Adapter(classifier=classifier)), classifier=classifier

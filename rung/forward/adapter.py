@@ -14,6 +14,7 @@ from rung.forward.mapper import Mapper
 from rung.forward.op import LinearOp
 from rung.forward.reward_head import RewardHead
 from rung.forward.sight import Sight
+from rung.forward.towers import Towers
 from rung.remote.model import RemoteModel
 
 
@@ -27,6 +28,7 @@ class Adapter:
         linear: operations on projections, by the module's name in the base.
         weights: own copies of the base's parameters, by parameter name.
         sight: turns the ids of pictures into embeddings.
+        towers: gives vectors of pictures and of texts, in place of the base.
         conversation: rewrites the messages before they are rendered.
         classifier: answers with a label in place of the output layer.
         remote: answers behind an API; nothing of the base is asked then.
@@ -40,6 +42,7 @@ class Adapter:
     linear: Mapping[str, LinearOp] = field(default_factory=dict)
     weights: dict[str, Tensor] = field(default_factory=dict)
     sight: Sight | None = None
+    towers: Towers | None = None
     conversation: Conversation | None = None
     classifier: Classifier | None = None
     remote: RemoteModel | None = None
@@ -67,6 +70,9 @@ class Adapter:
         if self.sight is not None:
             for name, tensor in self.sight.tensors.items():
                 found[f"sight.{name}"] = tensor
+        if self.towers is not None:
+            for name, tensor in self.towers.tensors.items():
+                found[f"towers.{name}"] = tensor
         if self.classifier is not None:
             for name, tensor in self.classifier.parameters().items():
                 found[f"classifier.{name}"] = tensor

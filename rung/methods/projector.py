@@ -20,7 +20,7 @@ from rung.config import knob
 from rung.errors import ArtefactError, MethodMisfit
 from rung.methods import base, layers
 from rung.methods.workload import Shape
-from rung.types import Task
+from rung.types import BaseInfo, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,6 +65,9 @@ class Method(base.Method):
         if bank.findings.virtual is not None:
             return f"it takes no picture tokens: {bank.findings.virtual}"
         return super().misfit(bank, config)
+
+    def further_bases(self, adapter: Adapter) -> list[BaseInfo]:
+        return [] if adapter.sight is None else [adapter.sight.encoder.encoder.info]
 
     def picture_tokens(self, config: Knobs) -> int:
         return config.picture_side**2
