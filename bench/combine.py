@@ -67,7 +67,7 @@ def projector(rows: list[dict[str, Any]], folder: Path, args: argparse.Namespace
 
 
 def towers(rows: list[dict[str, Any]], folder: Path, args: argparse.Namespace) -> int:
-    """Naming unseen drawings among all unseen names, and recall both ways; 1 where chance is as good."""
+    """Naming unseen drawings among unseen names, and recall both ways; 1 where chance is as good."""
     import torch
 
     import rung

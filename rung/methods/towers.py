@@ -37,8 +37,8 @@ class Knobs:
     vision: str = knob("efficientnet-lite0", "The vision encoder: a base that reads pictures.")
     text_encoder: str = knob("minilm", "The text encoder, also as --text: minilm, a folder, a Hub id.")
     shared_width: int = knob(128, "Numbers of a vector in the shared space.", least=2, most=4096)
-    contrastive_steps: int = knob(1000, "Steps at most; validation ends it earlier.", least=1)
-    contrastive_batch: int = knob(512, "Rows of a step, each told from all the others.", least=2)
+    contrastive_steps: int = knob(600, "Steps at most; validation ends it earlier.", least=1)
+    contrastive_batch: int = knob(256, "Rows of a step, each told from all the others.", least=2)
     contrastive_lr: float = knob(3e-3, "Learning rate.", above=0)
 
 
