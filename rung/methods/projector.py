@@ -61,6 +61,9 @@ class Method(base.Method):
     def misread(self, task: Task) -> str | None:
         return None if task.pictures else "it learns to see, and no row shows a picture"
 
+    def unsuited(self, task: Task, config: Knobs) -> str | None:
+        return "its base sees nothing that it could be compared with: use rung tune"
+
     def misfit(self, bank: Bank, config: Knobs) -> str | None:
         if bank.findings.virtual is not None:
             return f"it takes no picture tokens: {bank.findings.virtual}"
