@@ -314,8 +314,7 @@ class Engine:
         return self.registry.grammars(name).compile(kind, value)
 
     def embed(self, name: str, texts: Sequence[tuple[int, ...] | Prompt]) -> Tensor:
-        """Embed texts: the mean of the final hidden states, or what towers give of the last message; of
-        length 1, (N, d) on the CPU.
+        """Embed texts, or messages for towers: (N, d) on the CPU, each of length 1.
 
         From any thread; waits. Long lists are done in batches, between which others are served.
 
