@@ -33,7 +33,7 @@ def open_vision(spec: str, device: str = "cpu", digest: str | None = None) -> Pi
         if known is None:
             if bases.reads(Path(info.path)) != "pictures":
                 raise ConfigError(f"--vision {spec} reads no pictures: name an encoder that does")
-            known = open_bank(info, device=device).bank
-            assert isinstance(known, PictureBank)
-            _opened[info.digest, device] = known
+            bank = open_bank(info, device=device).bank
+            assert isinstance(bank, PictureBank)
+            _opened[info.digest, device] = known = bank
     return known

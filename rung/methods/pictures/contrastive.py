@@ -83,7 +83,7 @@ def train(
         rows = torch.randperm(n, generator=generator)[: how.batch]
         with torch.enable_grad():
             seen = [_projected(v[rows], w, generator) for v, w in zip(given, weights, strict=True)]
-            value = loss(*seen, pairs.alike[rows][:, rows], log_sharpness.exp())
+            value = loss(seen[0], seen[1], pairs.alike[rows][:, rows], log_sharpness.exp())
             optimiser.zero_grad()
             value.backward()
         optimiser.step()
@@ -107,7 +107,8 @@ def train(
 
 def _fresh(pairs: Pairs, width: int, generator: Generator) -> tuple[dict[str, Tensor], list[Tensor]]:
     """Tensors to begin from, and the standardised vectors of both sides."""
-    tensors, given = {}, []
+    tensors: dict[str, Tensor] = {}
+    given = []
     for side, vectors in zip(SIDES, (pairs.pictures, pairs.texts), strict=True):
         mean, scale = vectors.mean(0), vectors.std(0, correction=0).clamp(min=1e-6)
         d = vectors.shape[1]
@@ -129,4 +130,4 @@ def _held_loss(held: Pairs, tensors: dict[str, Tensor], log_sharpness: Tensor) -
             towers.project(side, vectors)
             for side, vectors in zip(SIDES, (held.pictures, held.texts), strict=True)
         ]
-        return float(loss(*seen, held.alike, log_sharpness.exp()))
+        return float(loss(seen[0], seen[1], held.alike, log_sharpness.exp()))
