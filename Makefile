@@ -7,7 +7,7 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help env user lint format test test-quick test-faults quickstart bench-train bench-align bench-eval \
-	bench-features bench-vision bench-map bench-synth bench-before bench-agents bench-distributed sweep harness-server soak \
+	bench-features bench-vision bench-combine bench-map bench-synth bench-before bench-agents bench-distributed sweep harness-server soak \
 	fuzz steady bench-clients bench-serve clean
 
 help:  ## show this list
@@ -74,6 +74,9 @@ bench-features: $(ENV) bench/.peers/.stamp  ## training on kept states beside tr
 
 bench-vision: $(ENV)  ## pictures: a probe and the last layers beside transformers' Trainer: ARGS="--epochs 1 --each 6"
 	@$(BIN)/python -m bench.vision $(ARGS)
+
+bench-combine: $(ENV)  ## what a projector and towers learn of 1,412 drawings: ARGS="--rows 60 --epochs 1"
+	@$(BIN)/python -m bench.combine $(ARGS)
 
 bench-climb-tasks: $(ENV)  ## climbs on eight real tasks beside TF-IDF, SetFit, AutoGluon: ARGS="--tasks laws --budgets 1"
 	@$(BIN)/python -m bench.climb_tasks $(ARGS)

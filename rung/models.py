@@ -14,6 +14,7 @@ from rung import bases
 from rung.bases.loaded import quiet, read_tokenizer
 from rung.bases.quantize import NONE
 from rung.data import Template
+from rung.data.picture_template import PictureTemplate
 from rung.engine import Engine, ServedModel
 from rung.engine.reward_model import RewardModel
 from rung.errors import ArtefactError, BaseNotFound, ConfigError, ModelNotFound
@@ -93,7 +94,7 @@ def load(
         found.append(Named(base, bases.resolve(base)))
     if not found:
         raise ConfigError("name a model to serve, or a base with --base")
-    _share_base(found)
+    found, beside = _share_base(found)
     quantize = quantize or _trained_on(found)
     info = found[0].base
     opened = open_bank(info, dtype=dtype, device=device_of(device), quantize=quantize)
@@ -104,6 +105,7 @@ def load(
             models[one.name] = _adapted(one, bank, bare)
         elif one.name not in models:  # the base under the name that it was asked for by
             models[one.name] = dataclasses.replace(bare, name=one.name)
+    models |= {one.name: _beside(one, bank) for one in beside}
     if tools:
         agent = Agent.of(tools)
         models = {name: _with_tools(model, agent) for name, model in models.items()}
@@ -230,14 +232,48 @@ def _trained_on(found: Sequence[Named]) -> str:
     return kinds.pop() if len(kinds) == 1 else NONE
 
 
-def _share_base(found: Sequence[Named]) -> None:
-    first = found[0]
-    for other in found[1:]:
+def _share_base(found: Sequence[Named]) -> tuple[list[Named], list[Named]]:
+    """Find the models of the one base that is served, and the classifiers of pictures beside it, where
+    that is a language model.
+
+    Raises:
+        ConfigError: for models that stand on other bases.
+    """
+    pictures = [bases.reads(Path(one.base.path)) == "pictures" for one in found]
+    texts = [one for one, reads in zip(found, pictures, strict=True) if not reads]
+    beside = [one for one, reads in zip(found, pictures, strict=True) if reads and one.folder]
+    if not texts or len(texts) + len(beside) < len(found):
+        texts, beside = list(found), []
+    first = texts[0]
+    for other in texts[1:]:
         if other.base.digest != first.base.digest:
             raise ConfigError(
                 f"'{first.name}' stands on {first.base.name} and '{other.name}' on {other.base.name}: "
                 "one process serves models of one base"
             )
+    return texts, beside
+
+
+def _beside(named: Named, bank: Bank) -> ServedModel:
+    """Put a model of pictures into the bank of a language model, beside which it is served."""
+    from rung.forward.picture_classifier import Beside
+    from rung.forward.vision import open_vision
+
+    record, folder = named.record, named.folder
+    assert folder is not None
+    encoder = open_vision(named.base.spec, bank.device.type, named.base.digest)
+    template = PictureTemplate.of(encoder.encoder.preprocessing.as_dict())
+    model, adapter = read_model(
+        folder, encoder, named.name, ServedModel.of(named.base.name, -1, template),
+        root=named.base.name, parent=(record and record.parent) or named.base.name,
+        created=int(time.time()) if record is None else record.created_unix,
+    )  # fmt: skip
+    if adapter.towers is not None:
+        return dataclasses.replace(model, slot=bank.add(adapter))
+    classifier = Beside(encoder, adapter)
+    return dataclasses.replace(
+        model, slot=bank.add(Adapter(classifier=classifier)), classifier=classifier
+    )
 
 
 def _bare(info: BaseInfo, opened: OpenedBase) -> ServedModel:

@@ -17,6 +17,7 @@ from rung.engine.sampler import Draw, Told
 from rung.engine.served_model import ServedModel
 from rung.engine.stop_strings import StopStrings
 from rung.errors import ConfigError
+from rung.pictures import tokens
 
 
 def check_request(request: GenerationRequest, model: ServedModel, registry: Registry) -> int:
@@ -26,7 +27,8 @@ def check_request(request: GenerationRequest, model: ServedModel, registry: Regi
         ConfigError, ContextExceeded: as `Engine.submit`.
     """
     prompt, decoding, vocabulary = request.prompt.ids, request.decoding, registry.vocabulary
-    registry.check_ids(prompt, "the prompt")
+    shown = tokens.of_messages(request.prompt.messages, model.template.picture_tokens)
+    registry.check_ids([i for i in prompt if i not in shown] if shown else prompt, "the prompt")
     if not all(0 <= i < vocabulary for i in decoding.logit_bias):
         raise ConfigError(f"logit_bias holds a token id outside 0 to {vocabulary - 1}")
     if decoding.seed is not None and not -(2**63) <= decoding.seed < 2**64:
@@ -73,8 +75,12 @@ class RequestState:
         self.prompt = len(self.ids)
         self.end = self.prompt + max_tokens
         self.draw = Draw(
-            request.decoding, request.prompt.ids, request.constraint, request.logprobs, request.as_drawn
-        )
+            request.decoding,
+            tokens.words(request.prompt.ids),
+            request.constraint,
+            request.logprobs,
+            request.as_drawn,
+        )  # fmt: skip
         self.prompt_logprobs = request.prompt_logprobs
         self.stop_ids = frozenset(model.stop_ids if request.stop_ids is None else request.stop_ids)
         self.speculation = NgramSpeculation()

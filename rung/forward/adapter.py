@@ -13,6 +13,8 @@ from rung.forward.classifier import Classifier
 from rung.forward.mapper import Mapper
 from rung.forward.op import LinearOp
 from rung.forward.reward_head import RewardHead
+from rung.forward.sight import Sight
+from rung.forward.towers import Towers
 from rung.remote.model import RemoteModel
 
 
@@ -25,6 +27,8 @@ class Adapter:
         keys_values: (layers, 2, P, kv_heads, head_dim) in front of every layer's keys and values.
         linear: operations on projections, by the module's name in the base.
         weights: own copies of the base's parameters, by parameter name.
+        sight: turns the ids of pictures into embeddings.
+        towers: gives vectors of pictures and of texts, in place of the base.
         conversation: rewrites the messages before they are rendered.
         classifier: answers with a label in place of the output layer.
         remote: answers behind an API; nothing of the base is asked then.
@@ -37,6 +41,8 @@ class Adapter:
     keys_values: Tensor | None = None
     linear: Mapping[str, LinearOp] = field(default_factory=dict)
     weights: dict[str, Tensor] = field(default_factory=dict)
+    sight: Sight | None = None
+    towers: Towers | None = None
     conversation: Conversation | None = None
     classifier: Classifier | None = None
     remote: RemoteModel | None = None
@@ -61,6 +67,12 @@ class Adapter:
                 found[f"linear.{module}.{name}"] = tensor
         for name, tensor in self.weights.items():
             found[f"weights.{name}"] = tensor
+        if self.sight is not None:
+            for name, tensor in self.sight.tensors.items():
+                found[f"sight.{name}"] = tensor
+        if self.towers is not None:
+            for name, tensor in self.towers.tensors.items():
+                found[f"towers.{name}"] = tensor
         if self.classifier is not None:
             for name, tensor in self.classifier.parameters().items():
                 found[f"classifier.{name}"] = tensor
@@ -72,7 +84,7 @@ class Adapter:
     def strength(self) -> float | None:
         """Its strength; None unless all that it does to the base has one."""
         found = [op.strength for op in self.linear.values()]
-        if not found or None in found or self.weights or self.positions:
+        if not found or None in found or self.weights or self.positions or self.sight:
             return None
         return found[0]
 

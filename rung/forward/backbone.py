@@ -140,6 +140,10 @@ class Backbone(ABC):
         self.slots = slots
         return self._embeddings(ids.clamp(min=0).to(self.device)[None])[0]
 
+    def mean_embedding(self) -> Tensor:
+        """The mean of all embeddings, (d,): what stands for a picture where nobody sees it."""
+        return self._embeddings.weight.float().mean(0)
+
     @abstractmethod
     def run(
         self,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from rung.errors import ArtefactError
-from rung.forward import padded, probe
+from rung.forward import padded, probe, sight
 from rung.forward.adapter import Adapter
 from rung.forward.attention import Plan, TriePlan, register
 from rung.forward.backbone import Backbone, Head, ModelHead, Record
@@ -114,7 +114,7 @@ class Bank(Backbone):
     def frozen_below(self, adapter: Adapter) -> int:
         """The boundary below which an adapter changes nothing; 0 where it changes something at the
         bottom, or where that cannot be told."""
-        if adapter.positions:
+        if adapter.positions or adapter.sight is not None:
             return 0
         touched = [*adapter.linear, *(n.rpartition(".")[0] for n in self._spelled(adapter))]
         return min((self.layers.boundary_of(name) for name in touched), default=0)
@@ -140,15 +140,13 @@ class Bank(Backbone):
         return [ops[slot] for ops in seam.ops.values() if slot in ops], seam.weights.get(slot, {})
 
     def _check(self, adapter: Adapter) -> None:
-        missing = [n for n in adapter.linear if n not in self.modules]
-        if missing:
+        if missing := [n for n in adapter.linear if n not in self.modules]:
             raise ArtefactError(f"the base has no module {missing[0]}: was it made for another base?")
         own = dict(self.model.named_parameters(remove_duplicate=False))
         for name, tensor in adapter.weights.items():
             if name not in own or own[name].shape != tensor.shape:
                 raise ArtefactError(f"the base has no parameter {name} of shape {tuple(tensor.shape)}")
-        read = [n for n in adapter.weights if self.carries_trie and self.read_by_others(n)]
-        if read:
+        if read := [n for n in adapter.weights if self.carries_trie and self.read_by_others(n)]:
             raise ArtefactError(f"{read[0]} is read in a way that cannot be told apart by adapter")
         if adapter.embeddings is not None and self.findings.virtual is not None:
             raise ArtefactError(f"this base takes no virtual tokens: {self.findings.virtual}")
@@ -156,6 +154,8 @@ class Bank(Backbone):
             raise ArtefactError(
                 f"virtual tokens are {adapter.embeddings.shape[1]} wide, the base's {self.width}"
             )
+        if adapter.sight:
+            adapter.sight.check(self.width, self.findings.virtual)
 
     @contextlib.contextmanager
     def own_weights(self, slot: int) -> Iterator[None]:
@@ -263,22 +263,22 @@ class Bank(Backbone):
 
     def front(self, trie: Trie) -> dict[int, Tensor]:
         """Keys and values in front, of the slots that a trie uses."""
-        here = set(trie.slots.unique().tolist())
-        kept = {s: a.keys_values for s, a in self.adapters.items() if s in here}
-        return {s: kv for s, kv in kept.items() if kv is not None}
+        here = trie.slots.unique().tolist()
+        fronts = ((s, a.keys_values) for s, a in self.adapters.items() if s in here)
+        return {slot: kv for slot, kv in fronts if kv is not None}
 
     # --- a pass over a flat row -----------------------------------------------------------------
 
     def embed(self, ids: Tensor, slots: Slots) -> Tensor:
-        """(T,) indices, virtual ones negative -> (T, d)."""
-        out = super().embed(ids, slots)
+        """(T,) indices, virtual ones negative, those of pictures beyond the vocabulary -> (T, d)."""
+        sights, own = sight.of(self.adapters), super().embed
+        out = sight.embed(sights, ids, slots, own, self.mean_embedding) if sights else own(ids, slots)
         for slot in slots.present:
             adapter = self.adapters.get(slot)
-            if adapter is None or adapter.embeddings is None:
-                continue
-            at = (torch.from_numpy(slots.of_token == slot) & (ids < 0).cpu()).nonzero()[:, 0]
-            vectors = adapter.embeddings[-ids[at] - 1].to(out.dtype)
-            out = out.index_copy(0, at.to(self.device), vectors)
+            if adapter is not None and adapter.embeddings is not None:
+                at = (torch.from_numpy(slots.of_token == slot) & (ids < 0).cpu()).nonzero()[:, 0]
+                vectors = adapter.embeddings[-ids[at] - 1].to(out.dtype)
+                out = out.index_copy(0, at.to(self.device), vectors)
         return out
 
     def run(

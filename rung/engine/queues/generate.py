@@ -39,6 +39,10 @@ class GenerateQueue:
         return isinstance(request, GenerationRequest) and generates
 
     def prepare(self, generation: Generation, model: ServedModel) -> RequestState:
+        if model.towers is not None:
+            raise ConfigError(
+                f"'{model.name}' gives vectors of pictures and texts (/v1/embeddings) and writes none"
+            )
         if why := self.registry.bank.findings.causal:
             raise ConfigError(f"'{model.name}' cannot generate: {why}")
         return RequestState.of(generation, model, self.registry)
