@@ -79,24 +79,25 @@ MADE: dict[str, dict | None] = {
 NATIVE = {k.peft_type for k in kinds.registry.all()}
 
 
-def made(config, folder, family="llama", seed=1):
+def made(config, folder, family="llama", seed=1, model=tiny_model, scale=0.2):
     """Write an adapter as PEFT does, moved away from where it starts -> the adapter's logits."""
     torch.manual_seed(seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        theirs = peft.get_peft_model(tiny_model(family), config)
+        theirs = peft.get_peft_model(model(family), config)
         with torch.no_grad():
             for parameter in theirs.parameters():
                 if parameter.requires_grad:
-                    parameter += 0.2 * torch.randn_like(parameter)
+                    parameter += scale * torch.randn_like(parameter)
         theirs.save_pretrained(folder)
-    return reference(folder, family)
+        del theirs
+    return reference(folder, family, model)
 
 
-def reference(folder, family="llama"):
+def reference(folder, family="llama", model=tiny_model):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        theirs = peft.PeftModel.from_pretrained(tiny_model(family), folder).eval()
+        theirs = peft.PeftModel.from_pretrained(model(family), folder).eval()
         with torch.no_grad():
             out = theirs(input_ids=IDS, attention_mask=torch.ones_like(IDS), use_cache=False)
     return out.logits[0, -IDS.shape[1] :]
@@ -140,7 +141,7 @@ def test_every_kind_of_this_peft_is_here():
 def test_every_setting_of_lora_is_read_or_refused():
     known = Lora.read_keys | Lora.passed | SHARED | TARGETS
     held = {
-        "megatron_config", "velora_config", "alora_invocation_tokens", "use_qalora",
+        "megatron_config", "velora_config", "use_qalora",
         "monteclora_config", "layer_replication", "target_parameters", "use_bdlora", "arrow_config",
         "kasa_config", "ensure_weight_tying",
     }  # fmt: skip
