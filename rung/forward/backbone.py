@@ -201,7 +201,7 @@ class Backbone(ABC):
         return parameter.rpartition(".")[0] in self.uncalled
 
     def unread(self, parameters: Iterable[str]) -> frozenset[str]:
-        """Those of some parameters that a text goes past, such as what reads pictures in a base: of modules
+        """Those of some parameters that a text goes past, as what reads pictures: of modules
         that no text calls, without a gradient in a small pass."""
         named = dict(self.model.named_parameters())
         asked = {n: named[n] for n in parameters if self.read_by_others(n)}
