@@ -1,10 +1,10 @@
-"""Adapters of six kinds by TRL's and transformers' own trainers, served by `rung serve` from where those left
-them and asked through OpenAI's client: the answers are PEFT's.
+"""Adapters of six kinds by TRL's and transformers' own trainers, served from where those left them.
 
     make bench-adapters
 
-On a tiny random base, whose answers move with every weight. The server runs in a process of its own; all
-six are asked at once, so that they stand in one batch.
+`rung serve` serves them from a process of its own on a tiny random base, whose answers move with every
+weight; all six are asked at once through OpenAI's client, so that they stand in one batch, and answer
+what PEFT answers.
 """
 
 from __future__ import annotations

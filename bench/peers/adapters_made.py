@@ -57,8 +57,9 @@ def sft(config: Any) -> Callable[[str, Any], None]:
     def make(base: str, tokenizer: Any) -> None:
         from trl import SFTConfig, SFTTrainer
 
+        rows = [{"messages": m} for m in chats()]
         SFTTrainer(
-            base, SFTConfig(**common()), train_dataset=Dataset.from_list([{"messages": m} for m in chats()]),
+            base, SFTConfig(**common()), train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer, peft_config=config,
         ).train()  # fmt: skip
 
@@ -99,8 +100,9 @@ def plain(config: Any) -> Callable[[str, Any], None]:
 
 def common() -> dict[str, Any]:
     return {
-        "max_steps": STEPS, "per_device_train_batch_size": 4, "learning_rate": 0.05, "report_to": "none",
-        "use_cpu": True, "bf16": False, "fp16": False, "logging_strategy": "no", "disable_tqdm": True,
+        "max_steps": STEPS, "per_device_train_batch_size": 4, "learning_rate": 0.05,
+        "report_to": "none", "use_cpu": True, "bf16": False, "fp16": False, "logging_strategy": "no",
+        "disable_tqdm": True,
     }  # fmt: skip
 
 

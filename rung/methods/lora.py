@@ -99,6 +99,11 @@ class Method(base.Method):
         if config.dora and (config.lora_init in FORMED or config.activated):
             other = "activated" if config.activated else "lora_init"
             return f"PEFT has no DoRA with --{other.replace('_', '-')}: leave one of the two out"
+        if config.activated and config.lora_init in FORMED:
+            return (
+                f"--lora-init {config.lora_init} takes a part out of the base, which with --activated "
+                "stays as it is in front of the call: leave one of the two out"
+            )
         if config.lora_init == "olora" and any(
             layers.transposed(m) for m, _, _ in layers.chosen(bank, config.targets).values()
         ):

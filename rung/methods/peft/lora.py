@@ -99,6 +99,9 @@ def _activation(settings: dict[str, Any]) -> tuple[int, ...]:
     if not isinstance(told, list) or not all(type(i) is int and i >= 0 for i in told):
         raise ArtefactError("alora_invocation_tokens is no list of token ids")
     more = ("use_dora", "lora_bias", "trainable_token_indices", "modules_to_save")
+    start = settings.get("init_lora_weights", True)
+    if isinstance(start, str) and start.lower() in lora_start.FORMED:
+        raise UnreadError(f"activated LoRA that begins as {start} changes the base: {WAY_OUT}")
     if mixed := [key for key in more if settings.get(key)]:
         raise UnreadError(f"activated LoRA with {mixed[0]}: {WAY_OUT}")
     if settings.get("bias", "none") != "none":
