@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rung.forward.op import LinearOp
 
 MAX_RANK = 1024
+CHANGED = "it changes more than what stands behind its call; use PEFT itself"
 DEFAULT_RANK = DEFAULT_ALPHA = 8  # PEFT's, for settings that leave them out
 # Starts after which the base is what it was; pissa and olora take away what they begin from.
 PLAIN_STARTS: tuple[Any, ...] = (True, False, None, "gaussian", "eva", "orthogonal", "true")
@@ -57,7 +58,7 @@ class Kind(Base):
         adapter.linear = ops
         _head(files, adapter)
         if adapter.activation and adapter.weights:
-            raise UnreadError(f"activated LoRA on embeddings or the output layer: {WAY_OUT}")
+            raise ArtefactError(f"activated LoRA on embeddings or output layer is not served: {CHANGED}")
         return adapter
 
     def _op(self, files: Files, name: str) -> LinearOp:
@@ -91,7 +92,7 @@ def _activation(settings: dict[str, Any]) -> tuple[int, ...]:
     """The tokens from which on activated LoRA acts (arXiv 2504.12397).
 
     Raises:
-        UnreadError: for a combination that PEFT has no meaning for either, or reads otherwise.
+        ArtefactError: for what changes the base in front of the call too, or PEFT has no meaning for.
     """
     told = settings.get("alora_invocation_tokens")
     if not told:
@@ -101,11 +102,11 @@ def _activation(settings: dict[str, Any]) -> tuple[int, ...]:
     more = ("use_dora", "lora_bias", "trainable_token_indices", "modules_to_save")
     start = settings.get("init_lora_weights", True)
     if isinstance(start, str) and start.lower() in lora_start.FORMED:
-        raise UnreadError(f"activated LoRA that begins as {start} changes the base: {WAY_OUT}")
+        raise ArtefactError(f"activated LoRA that begins as {start} is not served: {CHANGED}")
     if mixed := [key for key in more if settings.get(key)]:
-        raise UnreadError(f"activated LoRA with {mixed[0]}: {WAY_OUT}")
+        raise ArtefactError(f"activated LoRA with {mixed[0]} is not served: {CHANGED}")
     if settings.get("bias", "none") != "none":
-        raise UnreadError(f"activated LoRA with biases: {WAY_OUT}")
+        raise ArtefactError(f"activated LoRA with biases is not served: {CHANGED}")
     return tuple(told)
 
 
