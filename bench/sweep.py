@@ -19,28 +19,17 @@ import sys
 import tempfile
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench.sweep_pages import (
-    CRASH,
-    DIFFERS,
-    SAME,
-    Row,
-    adapters_page,
-    architectures_page,
-    class_of,
-    counts_of,
-)
+from bench import sweep_adapters
+from bench.sweep_pages import CRASH, DIFFERS, DOCS, SAME, Row, architectures_page, counts_of, told
 
-TOLERANCE = 1e-4  # of the largest logit
 GRADIENT_TOLERANCE = 1e-3  # of a gradient's length: it gathers rounding from all layers
 SECONDS = 120  # of one architecture at most
-DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
 class _TimeUpError(Exception):
@@ -73,10 +62,6 @@ def _quiet() -> None:
 
 def _apart(ours: Any, own: Any) -> float:
     return float((ours - own).abs().max() / own.abs().max().clamp(min=1e-9))
-
-
-def _told(apart: float, tolerance: float = TOLERANCE) -> str:
-    return SAME if apart <= tolerance else f"{DIFFERS} {apart:.1e}"
 
 
 # --- architectures --------------------------------------------------------------------------------
@@ -179,7 +164,7 @@ def _base(bank: Any, bare: Any, fresh: Callable[[], Any]) -> str:
     whole = _reference(fresh(), long)
     alone = _ours(bank, -1, short)[0]
     beside = _ours(bank, -1, long, short)
-    return _told(max(_apart(alone, bare), _apart(beside[1], bare), _apart(beside[0], whole)))
+    return told(max(_apart(alone, bare), _apart(beside[1], bare), _apart(beside[0], whole)))
 
 
 def _method(method: Any, bank: Any, fresh: Callable[[], Any]) -> str:
@@ -205,10 +190,10 @@ def _method(method: Any, bank: Any, fresh: Callable[[], Any]) -> str:
     slot = bank.add(adapter)
     try:
         wanted, reference = _with(adapter, bank, fresh())
-        told = _told(_apart(_ours(bank, slot, _ids())[0], wanted.detach()))
-        if told != SAME:
-            return told
-        return _told(_gradient(adapter, bank, slot, reference), GRADIENT_TOLERANCE).replace(
+        cell = told(_apart(_ours(bank, slot, _ids())[0], wanted.detach()))
+        if cell != SAME:
+            return cell
+        return told(_gradient(adapter, bank, slot, reference), GRADIENT_TOLERANCE).replace(
             DIFFERS, f"{DIFFERS} gradient"
         )
     finally:
@@ -280,68 +265,6 @@ def _gradient(adapter: Any, bank: Any, slot: int, reference: dict[str, Any]) -> 
     return (off / max(length, 1e-12)) ** 0.5
 
 
-# --- adapters ---------------------------------------------------------------------------------------
-
-
-def adapter_kind(kind: str, world: World) -> tuple[str, str]:
-    """How one of PEFT's kinds is read, and what came of it, alone and in one batch with others."""
-    from rung.errors import ArtefactError
-    from rung.methods import artefact
-    from tests.methods import test_peft_kinds as kinds
-
-    if kinds.MADE.get(kind) is None:
-        return "no", "not made here: it needs more than a configuration"
-    config = next(c for t, c in kinds.CONFIGS.items() if t.value == kind)
-    with tempfile.TemporaryDirectory() as place:
-        settings = {**kinds.MADE[kind], **world.settings.get(kind, {})}
-        config = config(**kinds.TASK, **settings)
-        wanted = kinds.made(config, Path(place), model=world.fresh, scale=world.scale)
-        try:
-            adapter, _ = artefact.load(Path(place), world.bank)
-        except ArtefactError as fault:
-            return "no", str(fault).replace(place, "the adapter")
-        slot = world.bank.add(adapter)
-        try:
-            alone = kinds.logits(world.bank, [slot])[0]
-            beside = kinds.logits(world.bank, [*world.others, slot])[-1]
-        finally:
-            world.bank.remove(slot)
-    how = "by Rung" if kind in kinds.NATIVE else "through PEFT, as weights of its own"
-    return how, _told(max(kinds.apart(alone, wanted), kinds.apart(beside, wanted)))
-
-
-class World:
-    """A base with nine adapters of Rung's own in it, beside which each kind is asked.
-
-    Args:
-        real: SmolLM2-135M in place of a tiny random model.
-    """
-
-    def __init__(self, real: bool):
-        from rung.forward.bank import Bank
-        from tests.models import tiny_adapter, tiny_model
-
-        self.fresh: Callable[[str], Any] = _smollm2 if real else tiny_model
-        self.scale = 0.02 if real else 0.2  # real weights are smaller than a tiny model's
-        self.settings: dict[str, Any] = REAL_SETTINGS if real else {}
-        self.bank = Bank(self.fresh("llama"))
-        kinds = ("lora", "ia3", "prompt_tuning", "prefix_tuning", "last_layers") * 2
-        self.others = [self.bank.add(tiny_adapter(self.bank, m, i)) for i, m in enumerate(kinds[:9])]
-
-
-# Sizes that must divide a width: SmolLM2's is 576, of its feed-forward layers 1536.
-REAL_SETTINGS: dict[str, Any] = {
-    "VBLORA": {"vector_length": 64, "num_vectors": 8}, "LN_TUNING": {}, "OFT": {"oft_block_size": 32},
-    "BOFT": {"boft_block_size": 9}, "C3A": {"block_size": 64}, "ROAD": {"group_size": 64},
-}  # fmt: skip
-
-
-def _smollm2(family: str) -> Any:
-    from rung import bases
-
-    return bases.load(bases.resolve("smollm2-135m")).model
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="architectures or kinds, with commas between them")
@@ -358,7 +281,7 @@ def main() -> None:
     if given.part != "adapters":
         bad += _sweep_architectures(only, given.kept, given.seconds)
     if given.part != "architectures":
-        bad += _sweep_adapters(only, World(given.real))
+        bad += sweep_adapters.sweep(only, given.real)
     sys.exit(1 if bad else 0)
 
 
@@ -386,20 +309,6 @@ def _sweep_architectures(only: set[str], kept: Path | None, seconds: float) -> i
     print(f"{len(rows)} architectures, {sum('made' in r.cells for r in rows)} not made: {counts}")
     if not only:
         (DOCS / "architectures.md").write_text(architectures_page(rows), encoding="utf-8")
-    return counts["differ"] + counts["traceback"]
-
-
-def _sweep_adapters(only: set[str], world: World) -> int:
-    from tests.methods import test_peft_kinds as kinds
-
-    found = {}
-    for kind in sorted(k for k in kinds.MADE if not only or k in only):
-        found[kind] = adapter_kind(kind, world)
-        print(kind, *found[kind], flush=True)
-    counts = Counter(class_of(told) if how != "no" else "refused" for how, told in found.values())
-    print(f"{len(found)} kinds: {dict(counts)}")
-    if not only and not world.settings:
-        (DOCS / "adapters.md").write_text(adapters_page(found), encoding="utf-8")
     return counts["differ"] + counts["traceback"]
 
 

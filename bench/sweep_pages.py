@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+TOLERANCE = 1e-4  # of the largest logit
 SAME, DIFFERS, CRASH = "same", "DIFFERS", "TRACEBACK"
+
+
+def told(apart: float, tolerance: float = TOLERANCE) -> str:
+    """A cell: whether a difference is rounding."""
+    return SAME if apart <= tolerance else f"{DIFFERS} {apart:.1e}"
 
 
 @dataclass
@@ -99,8 +107,8 @@ def class_of(cell: str) -> str:
 def adapters_page(found: dict[str, tuple[str, str]]) -> str:
     """docs/adapters.md."""
     lines = [
-        f"| {kind} | {how} | {'answers as PEFT does' if told == SAME else _plain(told)} |"
-        for kind, (how, told) in found.items()
+        f"| {kind} | {how} | {'answers as PEFT does' if cell == SAME else _plain(cell)} |"
+        for kind, (how, cell) in found.items()
     ]
     return "\n".join(
         [

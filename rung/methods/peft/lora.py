@@ -58,7 +58,9 @@ class Kind(Base):
         adapter.linear = ops
         _head(files, adapter)
         if adapter.activation and adapter.weights:
-            raise ArtefactError(f"activated LoRA on embeddings or output layer is not served: {CHANGED}")
+            raise ArtefactError(
+                f"activated LoRA on embeddings or output layer is not served: {CHANGED}"
+            )
         return adapter
 
     def _op(self, files: Files, name: str) -> LinearOp:
