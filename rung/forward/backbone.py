@@ -167,6 +167,13 @@ class Backbone(ABC):
         called = self._called
         return frozenset(n for n in self.modules if n not in called and n.rpartition(".")[0] in called)
 
+    @cached_property
+    def beside_text(self) -> tuple[str, ...]:
+        """Modules that no text calls, nor anything in them, such as a tower that reads pictures."""
+        called = self._called
+        quiet = (n for n in self.uncalled if next(self.modules[n].children(), None) is not None)
+        return tuple(n for n in quiet if not any(c.startswith(f"{n}.") for c in called))
+
     @property
     def many_valued(self) -> frozenset[str]:
         """Modules that answer with several things in place of one tensor, such as routers, or with
@@ -204,7 +211,8 @@ class Backbone(ABC):
         """Those of some parameters that a text goes past, as what reads pictures: of modules
         that no text calls, without a gradient in a small pass."""
         named = dict(self.model.named_parameters())
-        asked = {n: named[n] for n in parameters if self.read_by_others(n)}
+        inside = tuple(f"{name}." for name in self.beside_text)
+        asked = {n: named[n] for n in parameters if self.read_by_others(n) or n.startswith(inside)}
         asked = {n: p for n, p in asked.items() if p.is_floating_point()}
         before = [p.requires_grad for p in asked.values()]
         plan, slots = self.plan, self.slots

@@ -182,3 +182,23 @@ def test_findings_are_kept_by_digest_and_version(rung_home, monkeypatch):
     assert Bank(model_of("phimoe"), digest="d" * 64).findings == first
     with pytest.raises(TypeError):
         Bank(model_of("phimoe"), digest="e" * 64)
+
+
+def test_weights_that_the_base_reads_all_the_same_are_refused():
+    """DBRX hands its experts' weights to a module that does not have them."""
+    from rung.forward.dry_run import dry_run
+
+    bank = Bank(model_of("dbrx"))
+    assert "cannot be told apart" in dry_run(bank, tiny_adapter(bank, "last_layers"))
+    assert dry_run(bank, tiny_adapter(bank, "lora")) is None
+    for parameter in bank.model.parameters():
+        assert parameter.requires_grad  # as it was
+
+
+def test_what_reads_pictures_is_left_out():
+    bank = Bank(model_of("git"))
+    assert bank.beside_text
+    for method in ("lora", "full"):
+        adapter = tiny_adapter(bank, method)
+        named = [*adapter.linear, *adapter.weights]
+        assert named and not any(n.startswith(b) for n in named for b in bank.beside_text)
