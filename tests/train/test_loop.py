@@ -148,7 +148,7 @@ def test_a_poisoned_run_keeps_its_last_good_weights(make_work, monkeypatch):
 
 
 def test_training_stops_early_and_takes_the_best_weights(make_work):
-    work = make_work("lora", lr=3.0, epochs=20.0, eval_every=1, patience=3, schedule="constant")
+    work = make_work("lora", lr=1.0, epochs=20.0, eval_every=1, patience=3, schedule="constant")
     work.observer = Notes()
     state = work.run()
     assert state.step < 120 and any("stopped early" in n for n in work.observer.notes)
