@@ -7,8 +7,8 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help env user lint format test test-quick test-faults quickstart bench-train bench-align bench-eval \
-	bench-features bench-vision bench-combine bench-map bench-synth bench-before bench-agents bench-distributed sweep harness-server soak \
-	fuzz steady bench-clients bench-serve clean
+	bench-features bench-vision bench-combine bench-map bench-synth bench-before bench-agents bench-distributed \
+	sweep harness-server soak fuzz steady bench-clients bench-adapters bench-serve clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -116,6 +116,9 @@ steady: $(ENV)  ## 200 clients for ten minutes: memory by minute, p99
 
 bench-clients: $(ENV)  ## other people's clients against rung serve: CLIENTS="langchain vercel"
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bench/clients/run.sh $(CLIENTS)
+
+bench-adapters: $(ENV) bench/.peers/.stamp  ## six adapters by TRL's and PEFT's trainers, served and asked
+	@$(BIN)/python -m bench.others_adapters $(ARGS)
 
 bench-serve: $(ENV) bench/.peers/.stamp bench/.vllm/.stamp  ## serving beside vLLM and PEFT
 	@$(BIN)/python -m bench.serve $(ARGS)

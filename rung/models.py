@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,13 +167,27 @@ def find_models(
             if not source.is_one(name):
                 raise
             adapters[name] = source.find_or_refuse(name)
+    called = _called(adapters, taken=found) if short else {}
     for name, folder in adapters.items():
         beside = next((one.base for one in found.values() if one.folder is None), None)
         if base is not None:
             beside = bases.resolve(base)
-        called = folder.name if short and Path(name).expanduser().exists() else name
-        found[name] = Named(called, beside or _own_base(folder, name), adapter=folder)
+        base_of = beside or _own_base(folder, name)
+        found[name] = Named(called.get(name, name), base_of, adapter=folder)
     return [found[name] for name in dict.fromkeys(names)]
+
+
+def _called(adapters: Mapping[str, Path], taken: Collection[str]) -> dict[str, str]:
+    """What adapters in folders are called: by as much of the end of the path as tells them apart."""
+    here = {name: folder for name, folder in adapters.items() if Path(name).expanduser().exists()}
+    called: dict[str, str] = {}
+    for name, folder in here.items():
+        tails = ["/".join(folder.parts[-n:]) for n in range(1, len(folder.parts))]
+        others = [*(f.as_posix() for f in here.values() if f != folder), *taken]
+        called[name] = next(
+            (t for t in tails if not any(f"/{o}".endswith(f"/{t}") for o in others)), name
+        )
+    return called
 
 
 def _own_base(folder: Path, name: str) -> BaseInfo:

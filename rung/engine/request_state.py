@@ -56,6 +56,7 @@ class RequestState:
         model: who answers.
         front: positions that the model's adapter takes in front of the prompt.
         max_tokens: maximum number of tokens to draw, already bounded by the context.
+        begins: token at which the model's adapter begins to act; None: it acts everywhere.
 
     Attributes:
         lane: the KV cache's lane that it owns; -1 while it waits.
@@ -65,15 +66,24 @@ class RequestState:
         told: log-probabilities of the prompt's tokens from the second on.
     """
 
-    def __init__(self, generation: Generation, model: ServedModel, front: int, max_tokens: int):
+    def __init__(
+        self,
+        generation: Generation,
+        model: ServedModel,
+        front: int,
+        max_tokens: int,
+        begins: int | None = None,
+    ):
         request = generation.request
         assert isinstance(request, GenerationRequest)
         self.generation, self.model, self.front = generation, model, front
-        self.name, self.slot = model.name, model.slot
+        self.name, self.slot, self.begins = model.name, model.slot, begins
         self.lane, self.admitted, self.read, self.cached = -1, 0, 0, 0
         self.ids = list(request.prompt.ids)  # the prompt and what was drawn
         self.prompt = len(self.ids)
         self.end = self.prompt + max_tokens
+        if begins is not None and begins >= self.prompt:
+            self.begins = self.end  # what is drawn calls no adapter
         self.draw = Draw(
             request.decoding,
             tokens.words(request.prompt.ids),
@@ -99,7 +109,13 @@ class RequestState:
         """
         assert isinstance(generation.request, GenerationRequest)
         max_tokens = check_request(generation.request, model, registry)
-        return cls(generation, model, registry.hold(model.slot), max_tokens)
+        begins = registry.begins(model.slot, generation.request.prompt.ids)
+        return cls(generation, model, registry.hold(model.slot), max_tokens, begins)
+
+    @property
+    def decodes_as(self) -> int:
+        """The slot of what it draws: the base's where the prompt does not call the adapter."""
+        return -1 if self.begins is not None and self.begins >= self.end else self.slot
 
     @property
     def positions(self) -> int:

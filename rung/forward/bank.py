@@ -188,13 +188,11 @@ class Bank(Backbone):
 
     def trie(self, sequences: Iterable[Sequence], prune: bool = False) -> Trie:
         """A trie of sequences, with what their adapters put in front; see `Trie.build`."""
-        soft, prefix = {}, {}
-        for slot, adapter in self.adapters.items():
-            if adapter.embeddings is not None:
-                soft[slot] = len(adapter.embeddings)
-            if adapter.keys_values is not None:
-                prefix[slot] = adapter.keys_values.shape[2]
-        return Trie.build(sequences, soft, prefix, prune, self.shares)
+        known = self.adapters.items()
+        soft = {s: len(a.embeddings) for s, a in known if a.embeddings is not None}
+        prefix = {s: a.keys_values.shape[2] for s, a in known if a.keys_values is not None}
+        begun = (a.begun(s) if (a := self.adapters.get(s.slot)) else s for s in sequences)
+        return Trie.build(begun, soft, prefix, prune, self.shares)
 
     def forward(
         self,

@@ -175,10 +175,29 @@ def adapter_of(plan: Plan, prepared: Prepared) -> Adapter:
     )
     if fault is not None:
         raise MethodMisfit(f"{plan.method.name} does not fit {prepared.base.name}: {fault}")
+    _require_calls(adapter, prepared)
     plan.objective.equip(adapter, prepared.bank, prepared.template)
     if fault := dry_run(prepared.bank, adapter):
         raise MethodMisfit(f"{plan.method.name} does not fit {prepared.base.name}: {fault}")
     return adapter.to(prepared.bank.device)
+
+
+def _require_calls(adapter: Adapter, prepared: Prepared) -> None:
+    """Refuse an adapter that is called by a text which no training row holds: it would learn nothing.
+
+    Raises:
+        MethodMisfit: showing the tokens.
+    """
+    if not adapter.activation:
+        return
+    rows = (s.ids for row in prepared.rows["train"] for s in row.sequences)
+    if any(adapter.begins(ids) < len(ids) for ids in rows):  # type: ignore[operator]
+        return
+    text = prepared.template.tokenizer.decode(adapter.activation)
+    raise MethodMisfit(
+        f"the adapter acts from '{text}' on, and no training row holds its tokens "
+        f"{list(adapter.activation)} as rows are rendered: see them with `rung data`"
+    )
 
 
 def _parent_or_fresh(plan: Plan, prepared: Prepared) -> Adapter:
