@@ -31,6 +31,7 @@ def serve(
     """
     keys = {"api_key": os.environ.get("RUNG_API_KEY", "").split()}
     (knobs,) = resolve([ServeKnobs], keys if keys["api_key"] else {}, given)
+    from rung.library.status import announced
     from rung.server.serve import bind
 
     with bind(
@@ -48,7 +49,8 @@ def serve(
             _log_requests()
         shown = knobs.page and app.state.page.installed
         greeting = _greeting(loaded.engine, address, locked, shown)
-        run(app, taken, lambda: typer.echo(greeting), knobs.tls)
+        with announced(address, sorted(loaded.engine.models)):
+            run(app, taken, lambda: typer.echo(greeting), knobs.tls)
 
 
 def _application(names: list[str], knobs: ServeKnobs) -> tuple[Loaded, Any]:
