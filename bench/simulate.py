@@ -11,9 +11,9 @@ system prompt of its own, and most requests go on with an earlier conversation; 
 replicas without a cache would be busy for `--load` of their time.
 
 A replica steps as the engine does: it admits requests while lanes are free, reads chunks of prompts,
-and draws a token for each other lane. What a step takes follows from constants that are measured first, on
-this machine: seconds of a pass, of a token that is read, and of a lane that decodes. A replica keeps so
-many tokens of keys and values, and the least recently used go first.
+and draws a token for each other lane. What a step takes follows from constants that are measured first,
+on this machine: seconds of a pass, of a token that is read, and of a lane that decodes. A replica keeps
+so many tokens of keys and values, and the least recently used go first.
 """
 
 from __future__ import annotations
