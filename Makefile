@@ -8,7 +8,7 @@ WORKERS ?= 2
 .DEFAULT_GOAL := help
 .PHONY: help env user lint format test test-quick test-faults quickstart bench-train bench-align bench-eval \
 	bench-features bench-vision bench-combine bench-map bench-synth bench-before bench-agents bench-distributed \
-	sweep harness-server soak fuzz steady bench-clients bench-adapters bench-serve clean
+	bench-simulate sweep harness-server soak fuzz steady bench-clients bench-adapters bench-serve clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +95,9 @@ bench-agents: $(ENV)  ## an agent with a calculator beside the rungs around it, 
 
 bench-distributed: $(ENV)  ## training on several processes: what the launcher costs, what sharding saves
 	@$(BIN)/python -m bench.distributed $(ARGS)
+
+bench-simulate: $(ENV)  ## requests routed to replicas by simulation: warm adapters beside random and least-loaded
+	@$(BIN)/python -m bench.simulate $(ARGS)
 
 bench-before: $(ENV)  ## Rung's own speeds beside another checkout: ARGS="../before"
 	@$(BIN)/python -m bench.before $(ARGS)

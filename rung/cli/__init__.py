@@ -39,6 +39,7 @@ VERBS = {
     "show": ("models", "show"),
     "remove": ("models", "remove"),
     "runs": ("models", "runs"),
+    "status": ("status", "status"),
     "data": ("data", "data"),
     "bases": ("bases", "bases"),
     "measure": ("measure", "measure"),

@@ -72,7 +72,8 @@ def climb(
             began = time.perf_counter()  # what a person took to choose is not the budget's
         from rung.ladder.climb import resume as go_on
 
-        _run(lambda watcher: go_on(resume, watcher, began=began), report, as_json)
+        where = {name: given[name] for name in ("workers", "cluster") if name in given}
+        _run(lambda watcher: go_on(resume, watcher, began=began, changed=where), report, as_json)
         return
     knobs, rest = settle(read_yaml(config) if config else {}, given, {"data": data} if data else {})
     source = rest.get("data")

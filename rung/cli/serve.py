@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+from contextlib import nullcontext as nothing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from rung.engine import Engine
     from rung.models import Loaded
 
+REPLICA = "RUNG_REPLICA"  # set for a replica's process, which its router announces
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -31,24 +34,55 @@ def serve(
     """
     keys = {"api_key": os.environ.get("RUNG_API_KEY", "").split()}
     (knobs,) = resolve([ServeKnobs], keys if keys["api_key"] else {}, given)
+    from rung.library.status import announced
     from rung.server.serve import bind
 
     with bind(
         knobs.host, knobs.port
     ) as taken:  # before the base is loaded: a busy port is told at once
+        if knobs.replicas > 1:
+            _replicated(names or [], given, knobs, taken)
+            return
         from rung.server.serve import run
 
         loaded, app = _application(names or [], knobs)
         locked = bool(knobs.api_key) or bool(app.state.service.store.keys.list())
-        if knobs.host not in LOOPBACK and not locked:
-            typer.echo(f"rung: anybody who reaches {knobs.host} can ask: set --api-key", err=True)
-        scheme = "https" if knobs.tls else "http"
-        address = f"{scheme}://{_shown(knobs.host)}:{taken.getsockname()[1]}"
+        _warn(knobs, locked)
+        address = _address(knobs, taken)
         if knobs.log:
             _log_requests()
         shown = knobs.page and app.state.page.installed
         greeting = _greeting(loaded.engine, address, locked, shown)
-        run(app, taken, lambda: typer.echo(greeting), knobs.tls)
+        with (
+            announced(address, sorted(loaded.engine.models)) if REPLICA not in os.environ else nothing()
+        ):
+            run(app, taken, lambda: typer.echo(greeting), knobs.tls)
+
+
+def _replicated(
+    names: list[str], given: dict[str, Any], knobs: ServeKnobs, taken: socket.socket
+) -> None:
+    """Serve by several processes of `rung serve`, and a router in front of them."""
+    from rung.library.status import announced
+    from rung.server.replicas.serve import run
+    from rung.store import Store
+
+    with Store.open() as store:
+        _warn(knobs, bool(knobs.api_key) or bool(store.keys.list()))
+    address = _address(knobs, taken)
+    greeting = f"serving at {address}/v1 by {knobs.replicas} replicas"
+    with announced(address, names, knobs.replicas):
+        run(names, given, knobs, taken, lambda: typer.echo(greeting))
+
+
+def _warn(knobs: ServeKnobs, locked: bool) -> None:
+    if knobs.host not in LOOPBACK and not locked:
+        typer.echo(f"rung: anybody who reaches {knobs.host} can ask: set --api-key", err=True)
+
+
+def _address(knobs: ServeKnobs, taken: socket.socket) -> str:
+    scheme = "https" if knobs.tls else "http"
+    return f"{scheme}://{_shown(knobs.host)}:{taken.getsockname()[1]}"
 
 
 def _application(names: list[str], knobs: ServeKnobs) -> tuple[Loaded, Any]:

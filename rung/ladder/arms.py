@@ -103,6 +103,12 @@ class Arms:
             return forecaster.base(level.held)
         return forecaster.of_rung(self.rungs[key], self.plan(key, params), level.share, level.held)
 
+    def predicted(self, key: str) -> dict[str, Any]:
+        """The same of all of a rung, as plain data for tables."""
+        found, knobs = self.prediction(key), self.bench.knobs
+        about = {"steps": found.steps, "tokens": found.tokens, "parameters": found.parameters}
+        return {**found.cost.as_dict(knobs.requests, knobs.price), **about}
+
     def seconds(self, key: str, level: Level, params: Params = ()) -> float:
         """What an attempt will take, single requests timed."""
         found = self.prediction(key, level, params).cost

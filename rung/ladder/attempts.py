@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rung.errors import OutOfTime
+from rung.errors import ConfigError, MethodMisfit, OutOfTime, RungError
 from rung.evals.compare import compare
 from rung.evals.measure import Measured
 from rung.ladder.meter import now
 from rung.ladder.scheme import Level
 from rung.store.climbs import RungRecord
+from rung.train.gradient import out_of_memory
 
 PATIENCE = 2.5  # times what an attempt was expected to take: then it ends with what is there
 LEAST_SHARE, MOST_SHARE = 0.15, 0.4  # of the time that is left: within them it may be late
@@ -107,3 +108,12 @@ def limit_of(seconds: float, left: float) -> float:
     """Seconds after which an attempt that should take `seconds` ends, within those that are left."""
     patient = min(PATIENCE * seconds, max(seconds, MOST_SHARE * left))
     return max(1.0, min(max(patient, LEAST_SHARE * left), left))
+
+
+def how_it_ended(fault: Exception) -> dict[str, Any]:
+    """How a rung that raised ends: skipped when it does not fit, else failed, with the reason."""
+    if out_of_memory(fault):
+        return {"status": "failed", "reason": "out of memory: lower --max-tokens or --max-length"}
+    said = str(fault) if isinstance(fault, RungError) else f"{type(fault).__name__}: {fault}"
+    skipped = isinstance(fault, (MethodMisfit, ConfigError, OutOfTime))
+    return {"status": "cancelled" if skipped else "failed", "reason": " ".join(said.split())[:300]}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import re
-import signal
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from rung.artefacts import folders
 from rung.config import as_dict, resolve
@@ -20,8 +19,12 @@ from rung.ladder.controller import ClimbController
 from rung.ladder.knobs import ClimbKnobs
 from rung.ladder.meter import now
 from rung.ladder.observer import ClimbObserver
+from rung.ladder.parallel import ParallelClimb
 from rung.ladder.rungs import all_rungs
+from rung.ladder.stopping import stopped_by_terminate
 from rung.ladder.task_context import TaskContext
+from rung.launch import ray_cluster
+from rung.launch.torchrun import threads
 from rung.store import Store
 from rung.store.climbs import ClimbRecord
 
@@ -57,7 +60,8 @@ def climb(
     if taken:
         raise ConfigError(f"there is {taken[0]} already: say --replace, or choose another --name")
     began = now() if began is None else began
-    with _stopped_by_terminate():
+    kind = _kind(knobs)
+    with stopped_by_terminate():
         bench = TaskContext.open(given, knobs, watcher.stage)
         rungs = {r.key: r for r in all_rungs(bench.task, knobs.only, knobs.skip, bench.reads)}
         task = dataclasses.asdict(bench.task)
@@ -65,7 +69,7 @@ def climb(
             name, task=task, base=bench.info, data=bench.data, bar=knobs.bar,
             settings={"given": bench.given, "knobs": as_dict(knobs), "spent": 0.0},
         )  # fmt: skip
-        return _go(ClimbController(bench, store, record, rungs, watcher, {}, began))
+        return _go(kind(bench, store, record, rungs, watcher, {}, began))
 
 
 def resume(
@@ -73,10 +77,12 @@ def resume(
     watcher: ClimbObserver | None = None,
     store: Store | None = None,
     began: float | None = None,
+    changed: Mapping[str, Any] | None = None,
 ) -> ClimbRecord:
     """Go on with a climb; rungs that are finished are not repeated.
 
     Args:
+        changed: knobs that differ from those it began with: `workers`, `cluster`.
         began: seconds of `time.perf_counter` from which the budget counts; from now on by default.
 
     Raises:
@@ -89,9 +95,10 @@ def resume(
         raise ConfigError(f"climb {record.id} has finished: rung board shows it")
     if record.status == "running":
         raise ConfigError(f"climb {record.id} is still running in process {record.pid}")
-    knobs = resolve([ClimbKnobs], record.settings["knobs"])[0]
+    knobs = resolve([ClimbKnobs], {**record.settings["knobs"], **(changed or {})})[0]
+    kind = _kind(knobs)
     began = now() if began is None else began
-    with _stopped_by_terminate():
+    with stopped_by_terminate():
         bench = TaskContext.open(record.settings["given"], knobs, watcher.stage)
         if bench.data.digest != record.data:
             raise DataError(f"the data of climb {record.id} has changed since it began: climb anew")
@@ -99,9 +106,22 @@ def resume(
         rungs = {r.key: r for r in all_rungs(bench.task, knobs.only, knobs.skip, bench.reads)}
         records = {r.key: r for r in store.climbs.rungs(record.id)}
         spent, working = (record.settings.get(k) or 0.0 for k in ("spent", "working"))
-        return _go(
-            ClimbController(bench, store, record, rungs, watcher, records, began, spent, working)
-        )
+        return _go(kind(bench, store, record, rungs, watcher, records, began, spent, working))
+
+
+def _kind(knobs: ClimbKnobs) -> type[ClimbController]:
+    """How attempts are made: one after another here, or side by side by workers.
+
+    Raises:
+        ConfigError: where there can be no workers, before anything is read.
+    """
+    if knobs.workers == 1:
+        return ClimbController
+    ray_cluster.check_address(knobs.cluster)
+    ray_cluster.imported(f"--workers {knobs.workers}")
+    if knobs.cluster == ray_cluster.LOCAL:  # times are those of a worker, which has a part of the cores
+        torch.set_num_threads(max(1, threads(knobs.workers)))
+    return ParallelClimb
 
 
 def _go(work: ClimbController) -> ClimbRecord:
@@ -124,24 +144,6 @@ def _go(work: ClimbController) -> ClimbRecord:
     except Exception:
         work.store.climbs.update(id_, status="failed")
         raise
-
-
-@contextlib.contextmanager
-def _stopped_by_terminate() -> Iterator[None]:
-    """Let SIGTERM act as Ctrl-C does. Outside the main thread signals are not ours to take."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def taken_by(name: str, store: Store) -> list[str]:

@@ -7,14 +7,15 @@ base as it is.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from rung.errors import ConfigError, Interrupted, MethodMisfit, OutOfTime, RungError
+from rung.errors import Interrupted, OutOfTime
 from rung.evals.measure import Measured
 from rung.ladder.arms import Arms, Outlook, Scale
-from rung.ladder.attempts import Attempt, attempts_of, limit_of
+from rung.ladder.attempts import Attempt, attempts_of, how_it_ended, limit_of
 from rung.ladder.bar import BASE
 from rung.ladder.chooser import Chooser
 from rung.ladder.examination import Examination
@@ -31,7 +32,6 @@ from rung.ladder.trials import Trial
 from rung.ladder.verdict import Standing
 from rung.store import Store
 from rung.store.climbs import ClimbRecord, RungRecord
-from rung.train.gradient import out_of_memory
 
 DONE = ("succeeded", "failed", "cancelled")
 TESTING = 0.25  # of the budget at most, for the test rows
@@ -87,11 +87,16 @@ class ClimbController:
             return self._end_without_base()
         self._load()
         self._list()
-        while not self._examined and (step := self._next()) is not None:
-            self._attempt(step)
+        if not self._examined:
+            self._climb()
         if not self._examined:
             self._repeat_seeds()
         return self._conclude()
+
+    def _climb(self) -> None:
+        """Attempt after attempt while time is left."""
+        while (step := self._next()) is not None:
+            self._attempt(step)
 
     @property
     def _examined(self) -> bool:
@@ -172,14 +177,9 @@ class ClimbController:
             if why:
                 record = dataclasses.replace(record, status="cancelled", reason=why)
             else:
-                record = dataclasses.replace(record, predicted=self._predicted(key))
+                record = dataclasses.replace(record, predicted=self.arms.predicted(key))
             self.records[key] = self.store.climbs.put(record)
         self._place()
-
-    def _predicted(self, key: str) -> dict[str, Any]:
-        found = self.arms.prediction(key)
-        about = {"steps": found.steps, "tokens": found.tokens, "parameters": found.parameters}
-        return {**found.cost.as_dict(self.knobs.requests, self.knobs.price), **about}
 
     def _place(self) -> None:
         """Rows in the order of what they cost in all; the baseline and the base stand first."""
@@ -197,18 +197,21 @@ class ClimbController:
                 )
         self.watcher.table(list(self.records.values()))
 
-    def _next(self) -> Step | None:
+    def _next(self, busy: Collection[str] = (), workers: int = 1) -> Step | None:
+        """The next attempt, at none of the rungs that workers are busy with."""
         for key, record in self.records.items():  # what was under way when the climb was interrupted
-            if record.trials.get("now") and record.status in ("running", "interrupted"):
-                kept = record.trials["now"]
-                params = tuple(sorted(kept["params"].items()))
-                return Step(key, params, Level(*kept["level"]), kept["seconds"], kept["why"])
+            under_way = record.trials.get("now") and record.status in ("running", "interrupted")
+            if under_way and key not in busy:
+                return Step.of(key, record.trials["now"])
         found = {key: attempts_of(r) for key, r in self.records.items()}
         left = self.left - self._reserve()
         return next_step(
             self.arms.of(found, self.left),
-            Now(left, self._cleared(), self.knobs.all, self.chooser.scale.best_possible),
-        )
+            Now(
+                left, self._cleared(), self.knobs.all, self.chooser.scale.best_possible,
+                frozenset(busy), workers,
+            ),
+        )  # fmt: skip
 
     def _cleared(self) -> float | None:
         """What the cheapest rung that clears the bar costs in all."""
@@ -234,18 +237,20 @@ class ClimbController:
 
     # --- attempt by attempt -------------------------------------------------------------------------
 
-    def _attempt(self, step: Step) -> None:
-        began = now()
+    def _begin(self, step: Step) -> float:
+        """Note that an attempt is under way; returns seconds after which it ends."""
         left = self.left - min(self._reserve(), 0.5 * self.left)
         # Nothing can be said without the baseline: it alone may take all the time there is.
         limit = left if step.why == BASELINE else limit_of(step.seconds, left)
         record = self.records[step.key]
-        under_way = {"params": dict(step.params), "level": [step.level.share, step.level.held],
-                     "seconds": step.seconds, "why": step.why}  # fmt: skip
-        trials = {**record.trials, "now": under_way}
+        trials = {**record.trials, "now": step.as_dict()}
         self._put(dataclasses.replace(record, status="running", reason=None, trials=trials))
-        settle_threads(str(self.bench.opened.bank.device))
         self.watcher.stage(f"{step.key}: beginning")
+        return limit
+
+    def _attempt(self, step: Step) -> None:
+        began, limit = now(), self._begin(step)
+        settle_threads(str(self.bench.opened.bank.device))
         try:
             done = self._measure_base(step) if step.key == BASE else self._try(step, limit)
             self._put(dataclasses.replace(done, status="succeeded", reason=None))
@@ -258,6 +263,10 @@ class ClimbController:
             self.working += now() - began
             self.bench.close_others()
             self._note_spent()
+        self._settle()
+
+    def _settle(self) -> None:
+        """What an attempt that has ended changes: the order of rows, the best so far."""
         self._place()
         self._keep_verdict()
 
@@ -277,7 +286,7 @@ class ClimbController:
     def _failed(self, step: Step, fault: Exception, took: float) -> None:
         """Note an attempt that gave nothing; what an earlier one gave stands."""
         record = self._newest(step.key)
-        ended = _ended(fault)
+        ended = how_it_ended(fault)
         attempt = Attempt(
             params=dict(step.params), level=step.level, making=took, fault=ended["reason"],
             late=isinstance(fault, OutOfTime),
@@ -388,12 +397,3 @@ class ClimbController:
         found = examination.run({key: self.arms.answer_seconds(key) for key in keys}, room)
         self.working += now() - began
         return found
-
-
-def _ended(fault: Exception) -> dict[str, Any]:
-    """How a rung that raised ends: skipped when it does not fit, else failed, with the reason."""
-    if out_of_memory(fault):
-        return {"status": "failed", "reason": "out of memory: lower --max-tokens or --max-length"}
-    said = str(fault) if isinstance(fault, RungError) else f"{type(fault).__name__}: {fault}"
-    skipped = isinstance(fault, (MethodMisfit, ConfigError, OutOfTime))
-    return {"status": "cancelled" if skipped else "failed", "reason": " ".join(said.split())[:300]}

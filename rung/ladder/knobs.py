@@ -59,6 +59,14 @@ class ClimbKnobs:
         "base", "What answers are held against: the base's own, or the data's better or worse reply.",
         choices=("base", "chosen", "rejected"),
     )  # fmt: skip
+    workers: int = knob(
+        1, "Attempts side by side, each in a process of its own that holds the base; more than one "
+        "needs the extra 'cluster'.", least=1, most=1000,
+    )  # fmt: skip
+    cluster: str = knob(
+        "local", "Where those processes are: on this machine, or ray://HOST:PORT of a Ray cluster.",
+        metavar="local|ADDRESS",
+    )  # fmt: skip
     validation_rows: int = knob(300, "Validation rows that rungs are chosen by, at most.", least=2)
 
     def __post_init__(self) -> None:

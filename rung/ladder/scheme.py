@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 FACTOR = 4  # rows of a level over those of the level below
 MIN_ROWS, MIN_STEPS, MIN_HELD = 64, 6, 24  # of the lowest level
@@ -137,6 +138,19 @@ class Step:
     seconds: float
     why: str
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for a store, without the key."""
+        level = [self.level.share, self.level.held]
+        return {
+            "params": dict(self.params), "level": level, "seconds": self.seconds, "why": self.why,
+        }  # fmt: skip
+
+    @classmethod
+    def of(cls, key: str, kept: Mapping[str, Any]) -> Step:
+        """From what `as_dict` gave."""
+        params = tuple(sorted(kept["params"].items()))
+        return cls(key, params, Level(*kept["level"]), kept["seconds"], kept["why"])
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -147,12 +161,16 @@ class Standing:
         cleared: total cost of the cheapest rung that clears the bar; None where none does.
         everything: whether to go on until all arms are whole.
         best_possible: of the metric, its sign turned.
+        busy: rungs that are being tried elsewhere, of which nothing else is tried meanwhile.
+        workers: how many attempts are made side by side.
     """
 
     left: float
     cleared: float | None = None
     everything: bool = False
     best_possible: float | None = 1.0
+    busy: frozenset[str] = frozenset()
+    workers: int = 1
 
 
 def levels(
@@ -189,12 +207,13 @@ def next_step(arms: Sequence[Arm], now: Standing) -> Step | None:
     """The attempt to make next, None where nothing is left that is worth the time or fits it."""
     live = [a for a in arms if not a.failed]
     for arm in live:
-        if arm.baseline and not arm.outcomes:
+        if arm.baseline and not arm.outcomes and arm.key not in now.busy:
             level = arm.levels[-1]
             return Step(arm.key, arm.params, level, arm.cost(level), BASELINE)
     wanted = [a for a in live if now.everything or now.cleared is None or a.total < now.cleared]
     options = [*_first(wanted, now), *_more(wanted, now), *_settings(wanted, now)]
-    fitting = [o for o in options if o.seconds <= now.left] or _samples(wanted, now)
+    fitting = [o for o in options if o.seconds <= now.left and o.key not in now.busy]
+    fitting = fitting or [o for o in _samples(wanted, now) if o.key not in now.busy]
     return min(fitting, key=lambda o: (o.seconds, o.key)) if fitting else None
 
 
@@ -210,7 +229,9 @@ def first_levels(arms: Sequence[Arm], now: Standing) -> dict[str, Level | None]:
     fits."""
     waiting = [a for a in arms if a.default and not a.figures and not a.failed]
     reserve = _reserve(arms, now)
-    part = shares({a.key: a.cost(a.levels[-1]) for a in waiting}, FIRST * (now.left - reserve))
+    part = shares(
+        {a.key: a.cost(a.levels[-1]) for a in waiting}, FIRST * now.workers * (now.left - reserve)
+    )
     found: dict[str, Level | None] = {}
     for arm in waiting:
         fitting = [v for v in arm.begins if arm.cost(v) <= part[arm.key]]

@@ -35,6 +35,10 @@ class ServeKnobs:
         None, "For keys and values, such as 4GB or 512MB; two fifths of what is free by default.",
         metavar="SIZE",
     )  # fmt: skip
+    replicas: int = knob(
+        1, "Processes that answer side by side behind this address, each with the base in memory.",
+        least=1, most=64,
+    )  # fmt: skip
     jobs: int = knob(1, "Tuning jobs and climbs that run at once; 0 takes none.", least=0, most=64)
     python_graders: bool = knob(
         False, "Run Python of clients who order reinforcement jobs, in a process with limits."

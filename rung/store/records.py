@@ -54,6 +54,11 @@ def moment(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
+def age(text: str) -> float:
+    """Seconds since the moment that a record's text means."""
+    return (datetime.now(UTC) - moment(text)).total_seconds()
+
+
 class Record:
     """What all records share."""
 

@@ -1,0 +1,222 @@
+"""The router: one OpenAI-compatible address over several replicas.
+
+A request whose body names a model goes where the policy says; everything else (files, jobs, keys, the
+page) to the first replica, which alone runs jobs. A question to a replica that is gone is asked of
+another as long as nothing of the answer was sent; a stream that has begun ends with an error event.
+What may have changed something, such as ordering a job, is not asked twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from rung.server.replicas.children import Child
+from rung.server.replicas.metrics import summed
+from rung.server.replicas.policy import Warm
+
+ANSWERING = (
+    "/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/embeddings", "/v1/moderations",
+    "/v1/responses", "/v1/score", "/v1/map",
+)  # fmt: skip
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+# Of one connection alone (RFC 9110, 7.6.1), and what the client library says anew.
+HOP = {
+    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
+    "transfer-encoding", "upgrade", "host", "content-length",
+}  # fmt: skip
+REPLICAS = "# HELP rung_replicas Replicas that answer.\n# TYPE rung_replicas gauge\nrung_replicas {}\n"
+TEXTS = ("system", "tools", "messages", "prompt", "input")  # of a body, in the order of a prompt
+GONE = "the replica that answered has ended: ask again"
+GONE_WITH_IT = "the replica ended with this request: look whether it was done before asking again"
+NOBODY = "no replica answers now: try again in some seconds"
+ASKS = 4  # replicas that one request is asked of at most, restarted ones among them
+PATIENCE_SECONDS = 0.5  # before a replica is looked for again where none is alive
+
+
+class Router:
+    """Replicas by their places, and requests on their way to them.
+
+    Attributes:
+        addresses: of each replica; None while it is down. children: their processes.
+    """
+
+    def __init__(self, count: int, max_body: int):
+        self.policy = Warm(count)
+        for place in range(count):
+            self.policy.lost(place)  # until it answers
+        self.addresses: list[str | None] = [None] * count
+        self.children: list[Child] = []
+        self.max_body = max_body
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+        self.client = httpx.AsyncClient(timeout=httpx.Timeout(None, connect=10.0), limits=limits)
+
+    def came(self, place: int, address: str) -> None:
+        """A replica answers."""
+        self.addresses[place] = address
+        self.policy.back(place)
+
+    def went(self, place: int) -> None:
+        """A replica has ended."""
+        self.addresses[place] = None
+        self.policy.lost(place)
+
+    # --- one request ------------------------------------------------------------------------------
+
+    async def answer(self, request: Request) -> Response:
+        """Ask a replica, another one where it is gone, and pass the answer on."""
+        body = await self._body(request)
+        if body is None:
+            return _error(
+                413, f"the body is larger than {self.max_body:,} bytes", "invalid_request_error"
+            )
+        model, text = _about(request.url.path, body)
+        tried: set[int] = set()
+        for _ in range(ASKS):
+            place = self._place(model, text, tried)
+            if place is None:
+                tried.clear()
+                await asyncio.sleep(PATIENCE_SECONDS)
+                continue
+            try:
+                asked = await self._ask(request, body, place)
+            except httpx.HTTPError as fault:
+                self.policy.done(place)
+                if model is None and not isinstance(fault, httpx.ConnectError):
+                    return _error(502, GONE_WITH_IT, "server_error")
+                tried.add(place)
+                continue
+            answered = await self._pass_on(asked, place)
+            if answered is not None:
+                return answered
+            if model is None:
+                return _error(502, GONE_WITH_IT, "server_error")
+            tried.add(place)
+        return _error(503, NOBODY, "server_error")
+
+    def _place(self, model: str | None, text: str, tried: set[int]) -> int | None:
+        if model is not None:
+            return self.policy.choose(model, text, frozenset(tried))
+        if self.addresses[0] is None:
+            return None
+        self.policy.replicas[0].in_flight += 1
+        return 0
+
+    async def _body(self, request: Request) -> bytes | None:
+        """The body, bounded; uploads are bounded by the replica as they pass."""
+        if int(request.headers.get("content-length") or 0) > self.max_body:
+            return None
+        found = bytearray()
+        async for part in request.stream():
+            found += part
+            if len(found) > self.max_body:
+                return None
+        return bytes(found)
+
+    async def _ask(self, request: Request, body: bytes, place: int) -> httpx.Response:
+        url = f"{self.addresses[place]}{request.url.path}"
+        if request.url.query:
+            url += f"?{request.url.query}"
+        headers = [(k, v) for k, v in request.headers.items() if k.lower() not in HOP]
+        asked = self.client.build_request(request.method, url, headers=headers, content=body)
+        return await self.client.send(asked, stream=True)
+
+    async def _pass_on(self, asked: httpx.Response, place: int) -> Response | None:
+        """The answer, whole or as a stream; None where the replica ended before anything was sent."""
+        headers = {k: v for k, v in asked.headers.items() if k.lower() not in HOP}
+        if asked.headers.get("content-type", "").startswith("text/event-stream"):
+            stream = self._stream(asked, place)
+            return StreamingResponse(stream, asked.status_code, headers)
+        try:
+            content = b"".join([part async for part in asked.aiter_raw()])
+        except httpx.HTTPError:
+            return None
+        finally:
+            self.policy.done(place)
+            await asked.aclose()
+        return Response(content, asked.status_code, headers)
+
+    async def _stream(self, asked: httpx.Response, place: int) -> AsyncIterator[bytes]:
+        try:
+            async for part in asked.aiter_raw():
+                yield part
+        except httpx.HTTPError:
+            said = {"error": {"message": GONE, "type": "server_error", "code": "replica_lost"}}
+            yield f"\n\nevent: error\ndata: {json.dumps(said)}\n\n".encode()
+        finally:
+            self.policy.done(place)
+            await asked.aclose()
+
+    # --- of all replicas --------------------------------------------------------------------------
+
+    async def metrics(self, request: Request) -> Response:
+        """Figures of all replicas, summed."""
+        found = [await self._text(request, address) for address in self.addresses if address]
+        refused = next((r for r in found if r is not None and r.status_code != 200), None)
+        if refused is not None:
+            return Response(refused.content, refused.status_code, media_type="application/json")
+        alive = sum(address is not None for address in self.addresses)
+        text = summed([r.text for r in found if r is not None]) + REPLICAS.format(alive)
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def _text(self, request: Request, address: str) -> httpx.Response | None:
+        headers = [(k, v) for k, v in request.headers.items() if k.lower() not in HOP]
+        with contextlib.suppress(httpx.HTTPError):
+            return await self.client.get(f"{address}/metrics", headers=headers)
+        return None
+
+    async def health(self, request: Request) -> Response:
+        """Whether any replica answers."""
+        if any(self.addresses):
+            return JSONResponse({"status": "ok"})
+        return _error(503, NOBODY, "server_error")
+
+
+def application(router: Router, children: Sequence[Child]) -> Starlette:
+    """The application over replicas, which it starts and stops."""
+    router.children = list(children)
+
+    @asynccontextmanager
+    async def life(app: Starlette) -> AsyncIterator[None]:
+        yield
+        await asyncio.gather(*(child.stop() for child in router.children))
+        await router.client.aclose()
+
+    return Starlette(
+        lifespan=life,
+        routes=[
+            Route("/metrics", router.metrics),
+            Route("/health", router.health),
+            Route("/{path:path}", router.answer, methods=METHODS),
+        ],
+    )
+
+
+def _about(path: str, body: bytes) -> tuple[str | None, str]:
+    """(the model that is asked, the text in its order), or (None, "") for what is no question."""
+    if path.rstrip("/") not in ANSWERING:
+        return None, ""
+    try:
+        said: Any = json.loads(body)
+        model = said.get("model")
+    except (ValueError, AttributeError):
+        return "", ""  # any replica refuses it
+    parts = [
+        said.get(key) for key in ("system", "tools", "messages", "prompt", "input") if said.get(key)
+    ]
+    return str(model), json.dumps(parts, ensure_ascii=False)
+
+
+def _error(status: int, message: str, kind: str) -> JSONResponse:
+    headers = {"retry-after": "5"} if status == 503 else {}
+    return JSONResponse({"error": {"message": message, "type": kind, "code": None}}, status, headers)

@@ -1,0 +1,102 @@
+"""`rung serve --replicas N`: replicas and the router in front of them, until told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import psutil
+import uvicorn
+
+from rung.engine.engine import MEMORY_SHARE
+from rung.errors import ConfigError
+from rung.server.knobs import ServeKnobs
+from rung.server.protocol import MAX_HEADERS, protocol_with
+from rung.server.replicas.children import Child, command, environment
+from rung.server.replicas.router import Router, application
+from rung.server.serve import GRACE
+from rung.server.state import Limits
+
+
+def run(
+    names: Sequence[str],
+    given: Mapping[str, Any],
+    knobs: ServeKnobs,
+    on: socket.socket,
+    ready: Callable[[], None],
+) -> None:
+    """Start replicas of the engine, and serve all of them at one address.
+
+    Args:
+        names: of the models. given: settings by knob, as the user said them. ready: called once
+            requests are taken.
+
+    Raises:
+        ConfigError: where a replica cannot be started, or certificate or key cannot be used.
+    """
+    asyncio.run(_run(names, given, knobs, on, ready))
+
+
+async def _run(
+    names: Sequence[str],
+    given: Mapping[str, Any],
+    knobs: ServeKnobs,
+    on: socket.socket,
+    ready: Callable[[], None],
+) -> None:
+    count = knobs.replicas
+    router = Router(count, int(max(knobs.max_body, knobs.max_file) * 1e6))
+    if knobs.memory is None:  # each by itself would take two fifths of what is free
+        each = int(MEMORY_SHARE * psutil.virtual_memory().available / count)
+        given = {**given, "memory": f"{each}B"}
+    children = [
+        Child(
+            command(names, given, place), environment(count), partial(router.came, place),
+            partial(router.went, place),
+        )
+        for place in range(count)
+    ]  # fmt: skip
+    try:
+        await asyncio.gather(*(child.start() for child in children))
+        await _Server(_config(application(router, children), knobs), ready).serve(sockets=[on])
+    finally:
+        for child in children:
+            child.kill()
+
+
+def _config(app: Any, knobs: ServeKnobs) -> uvicorn.Config:
+    tls = knobs.tls
+    config = uvicorn.Config(
+        app, http=protocol_with(Limits.of(knobs).patience), ws="none", log_level="warning",
+        access_log=False, server_header=False, h11_max_incomplete_event_size=MAX_HEADERS,
+        timeout_graceful_shutdown=int(knobs.timeout or knobs.max_wait) + GRACE,
+        ssl_certfile=tls[0] if tls else None, ssl_keyfile=tls[1] if tls else None,
+    )  # fmt: skip
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as fault:
+        raise ConfigError(f"--tls-certificate and --tls-key cannot be used: {fault}") from None
+    return config
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which says when it takes requests; ending after a drain is no failure."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]):
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        """A signal arrived. Not kept for raising again."""
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True

@@ -1,0 +1,273 @@
+"""Several replicas behind one address: which of them is asked, and what a client sees of one's end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.testclient import TestClient
+
+import rung
+from rung.server.replicas.children import command
+from rung.server.replicas.metrics import summed
+from rung.server.replicas.policy import BOUND, Balanced, Random, Warm, blocks
+from rung.server.replicas.router import Router, application
+
+# --- the policy -------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 3), st.booleans()), max_size=60),
+       st.integers(1, 4))  # fmt: skip
+def test_nobody_has_more_than_the_bounded_share_and_counts_are_kept(asked, count):
+    policy, sent = Warm(count, block=4), []
+    for model, length, ends in asked:
+        place = policy.choose(model, model * 4 * length)
+        assert place is not None
+        sent.append(place)
+        loads = [r.in_flight for r in policy.replicas]
+        assert max(loads) <= -(-BOUND * sum(loads) // count)
+        assert loads == [sent.count(p) for p in range(count)]
+        if ends:
+            policy.done(sent.pop(0))
+
+
+def test_a_text_goes_where_its_beginning_is_known():
+    policy = Warm(3, block=4)
+    first = policy.choose("a", "systemquestion1")
+    policy.done(first)
+    for other in ("b", "c"):
+        policy.done(policy.choose(other, "something else"))
+    again = policy.choose("a", "systemquestion2")
+    policy.done(again)
+    assert again == first
+    assert policy.choose("a", "unknown text") == first, "its adapter is warm there"
+
+
+def test_the_same_text_of_another_model_is_another_text():
+    assert not set(blocks("a", "x" * 256)) & set(blocks("b", "x" * 256))
+    assert blocks("a", "x" * 128) == blocks("a", "x" * 150)[:2]
+
+
+def test_adapters_spread_over_replicas():
+    policy = Warm(2)
+    for name in "abcdefgh":
+        policy.done(policy.choose(name, "hello"))
+    assert sorted(len(r.models) for r in policy.replicas) == [4, 4]
+
+
+@pytest.mark.parametrize("policy", [Warm(3), Balanced(3), Random(3)])
+def test_nobody_is_sent_to_a_replica_that_is_gone(policy):
+    policy.lost(1)
+    places = {policy.choose("a", "text") for _ in range(20)}
+    assert places == {0, 2}
+    assert policy.choose("a", "text", frozenset({0, 2})) is None
+    policy.back(1)
+    assert policy.choose("a", "text", frozenset({0, 2})) == 1
+
+
+def test_figures_are_added_up():
+    one = '# HELP a Things.\n# TYPE a counter\na{x="1"} 2.0\nrung_engine_alive 1.0\nrung_models 3.0\n'
+    two = '# HELP a Things.\n# TYPE a counter\na{x="1"} 5.0\na{x="2"} 1.0\nrung_engine_alive 0.0\nrung_models 3.0\n'  # noqa: E501
+    lines = summed([one, two]).splitlines()
+    assert lines.count("# TYPE a counter") == 1
+    assert {'a{x="1"} 7.0', 'a{x="2"} 1.0', "rung_engine_alive 0.0", "rung_models 3.0"} <= set(lines)
+
+
+def test_a_replica_gets_what_the_server_was_given():
+    given = {"base": "x", "api_key": ["k1", "k2"], "page": False, "replicas": 3, "port": 80, "jobs": 2}
+    first, second = (command(["coach"], given, place)[3:] for place in (0, 1))
+    assert first[:2] == ["serve", "coach"] and "--base=x" in first and "--no-page" in first
+    assert first.count("--api-key=k1") == first.count("--api-key=k2") == 1
+    assert "--port=0" in first and "--port=80" not in first and "--jobs=2" in first
+    assert "--jobs=0" in second and not [w for w in first if "replicas" in w]
+
+
+# --- the router, over replicas that are played ------------------------------------------------------
+
+
+class Played(httpx.AsyncBaseTransport):
+    """Replicas at http://0, http://1 and so on.
+
+    Args:
+        dead: places that do not answer. cut: that end within their answer.
+    """
+
+    def __init__(self, dead: set[str], cut: set[str]):
+        self.dead, self.cut, self.asked = dead, cut, []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        place = request.url.host
+        self.asked.append(place)
+        if place in self.dead:
+            raise httpx.ConnectError("refused")
+        streamed = b'"stream":true' in request.content.replace(b" ", b"")
+        kind = "text/event-stream" if streamed else "application/json"
+        parts = _Parts(place in self.cut, place)
+        return httpx.Response(200, headers={"content-type": kind}, stream=parts)
+
+
+class _Parts(httpx.AsyncByteStream):
+    def __init__(self, cut: bool, place: str):
+        self.cut, self.place = cut, place
+
+    async def __aiter__(self):
+        yield b'data: {"from": "' + self.place.encode()
+        if self.cut:
+            raise httpx.ReadError("reset")
+        yield b'"}\n\n'
+
+
+def routed(dead: Any = (), cut: Any = ()) -> tuple[Router, Played, TestClient]:
+    router, played = Router(2, 1 << 20), Played(set(dead), set(cut))
+    router.client = httpx.AsyncClient(transport=played)
+    for place in range(2):
+        router.came(place, f"http://{place}")
+    return router, played, TestClient(application(router, []))
+
+
+def ask(client: TestClient, **more: Any) -> httpx.Response:
+    said = {"model": "coach", "messages": [{"role": "user", "content": "hello"}], **more}
+    return client.post("/v1/chat/completions", json=said)
+
+
+def test_a_request_to_a_replica_that_is_gone_is_asked_of_another():
+    for fault in ({"dead": {"0"}}, {"cut": {"0"}}):
+        router, played, client = routed(**fault)
+        answered = ask(client)
+        assert answered.status_code == 200 and '"1"' in answered.text
+        assert played.asked == ["0", "1"]
+        assert [r.in_flight for r in router.policy.replicas] == [0, 0]
+
+
+def test_a_stream_that_has_begun_ends_with_an_error_event():
+    router, _, client = routed(cut={"0"})
+    answered = ask(client, stream=True)
+    last = answered.text.strip().splitlines()[-1]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "replica_lost"
+    assert [r.in_flight for r in router.policy.replicas] == [0, 0]
+
+
+def test_everything_but_questions_goes_to_the_first_replica():
+    _, played, client = routed()
+    for _ in range(3):
+        assert client.get("/v1/models").status_code == 200
+        assert client.post("/v1/files", content=b"x").status_code == 200
+    assert set(played.asked) == {"0"}
+
+
+def test_what_may_have_changed_something_is_not_asked_twice():
+    _, played, client = routed(cut={"0"})
+    answered = client.post("/v1/fine_tuning/jobs", content=b"{}")
+    assert answered.status_code == 502 and played.asked == ["0"]
+
+
+def test_without_replicas_it_says_so_and_bodies_are_bounded(monkeypatch):
+    monkeypatch.setattr("rung.server.replicas.router.PATIENCE_SECONDS", 0.0)
+    router, _, client = routed()
+    assert client.post("/v1/files", content=b"x" * ((1 << 20) + 1)).status_code == 413
+    assert client.get("/health").status_code == 200
+    for place in range(2):
+        router.went(place)
+    assert client.get("/health").status_code == 503
+    answered = ask(client)
+    assert answered.status_code == 503 and "no replica" in answered.json()["error"]["message"]
+
+
+# --- real replicas ----------------------------------------------------------------------------------
+
+SCRATCH = "scratch:layers=2,width=32,heads=2,vocab=300,context=256"
+CLIENTS, ADAPTERS = 32, 8
+
+
+@pytest.fixture
+def coached(tmp_path: Path, rung_home: Path) -> list[str]:
+    """Adapters of a tiny base, made through the command line."""
+    rows = [{"prompt": f"say {w}", "completion": w * 3} for w in ("ha", "ho", "hi", "hu") * 12]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    names = [f"coach{i}" for i in range(ADAPTERS)]
+    for i, name in enumerate(names):
+        rung.tune(name, data=str(data), base=SCRATCH, method="lora", steps=3, seed=i, lr=0.05,
+                  device="cpu", dtype="float32")  # fmt: skip
+    return names
+
+
+class Serving:
+    """`rung serve` in a process of its own."""
+
+    def __init__(self, names: list[str], *flags: str):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "rung", "serve", *names, "--port=0", "--device=cpu", "--no-page",
+             *flags],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        found = next((line for line in self.process.stdout if "serving at" in line), "")
+        self.address = found.split()[2].removesuffix("/v1")
+
+    def __enter__(self) -> Serving:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        assert self.process.wait(60) == 0
+
+    def ask(self, name: str, i: int, stream: bool = False) -> str | None:
+        """An answer; None where the stream ended with an error event."""
+        said = {"model": name, "messages": [{"role": "user", "content": f"say ho {i % 5}"}], "seed": i,
+                "max_tokens": 24, "temperature": 0.8, "stream": stream}  # fmt: skip
+        answered = httpx.post(f"{self.address}/v1/chat/completions", json=said, timeout=120)
+        assert answered.status_code == 200, answered.text
+        if not stream:
+            return answered.json()["choices"][0]["message"]["content"]
+        lines = [
+            line.removeprefix("data: ") for line in answered.text.splitlines() if line[:5] == "data:"
+        ]
+        if "error" in json.loads(lines[-1] if lines[-1] != "[DONE]" else "{}"):
+            return None
+        parts = [json.loads(line)["choices"] for line in lines if line != "[DONE]"]
+        return "".join(c[0]["delta"].get("content") or "" for c in parts if c)
+
+    def ask_all(self, count: int, names: list[str], stream: bool = False) -> list[str | None]:
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            every = [pool.submit(self.ask, names[i % len(names)], i, stream) for i in range(count)]
+            return [one.result() for one in every]
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_two_replicas_answer_as_one_and_the_end_of_one_is_no_wrong_answer(coached):
+    count = 96
+    with Serving(coached) as one:
+        wanted = one.ask_all(count, coached)
+    with Serving(coached, "--replicas=2") as two:
+        assert two.ask_all(count, coached) == wanted
+        figures = httpx.get(f"{two.address}/metrics").text
+        assert "rung_replicas 2" in figures
+        replicas = psutil.Process(two.process.pid).children()
+        assert len(replicas) == 2
+        for stream in (False, True):
+            killer = threading.Timer(0.3, replicas[int(stream)].kill)
+            killer.start()
+            found = two.ask_all(count, coached, stream)
+            killer.join()
+            wrong = [(a, b) for a, b in zip(found, wanted, strict=True) if a is not None and a != b]
+            assert wrong == []
+            assert found.count(None) <= (CLIENTS if stream else 0)
+            until = time.monotonic() + 120
+            while "rung_replicas 2" not in httpx.get(f"{two.address}/metrics", timeout=60).text:
+                assert time.monotonic() < until, "the replica was not started again"
+                time.sleep(0.5)
+            replicas = psutil.Process(two.process.pid).children()
