@@ -40,7 +40,7 @@ def load(
         info: what `resolve` returned.
         dtype: of the weights: float32, bfloat16, float16, or auto for what the files hold.
         device: where to put them, such as `cpu`, `cuda`, `cuda:1` or `mps`.
-        quantize: keep the weights in fewer bits, int8 or nf4, and compute in `dtype`.
+        quantize: keep the weights in fewer bits, int8, int4 or nf4, and compute in `dtype`.
         place: called as `place(model, dtype, device)` to put the weights there, mapped as the files
             have them; all of them are put there by default.
 
