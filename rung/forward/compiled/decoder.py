@@ -137,7 +137,7 @@ class CompiledDecoder:
     def run(
         self, entering: Tensor, positions: Tensor, plan: Any, *, first: Any = None, read: Any = None
     ) -> Tensor:
-        """As `LayerRange.run`, from the bottom and for all rows: (B, d) -> (B, d) after the final norm."""
+        """As `LayerRange.run`, from the bottom, for all rows: (B, d) -> (B, d) after the final norm."""
         assert first is None and read is None
         rows, cache = len(entering), plan.cache
         entering, leaving = entering.contiguous(), torch.empty_like(entering)
@@ -160,7 +160,7 @@ class CompiledDecoder:
     # --- the output layer -------------------------------------------------------------------------
 
     def logits(self, hidden: Tensor) -> Tensor | None:
-        """(N, d) -> (N, vocabulary) through the base's own output layer; None where it is not read here."""
+        """(N, d) -> (N, vocabulary) by the base's own output layer; None where it is not read here."""
         weight = self._head_weight() if len(hidden) <= MAX_ROWS else None
         if weight is None:
             return None
@@ -197,7 +197,7 @@ class CompiledDecoder:
         return fault is None
 
     def _compare(self, vocabulary: int) -> tuple[Tensor, Tensor]:
-        """The states of two last tokens: by a step behind what the base's own forward left, and by it."""
+        """The states of two last tokens: by a step behind what the base's own forward left; its own."""
         texts = [[(100 + 37 * i) % vocabulary for i in range(n)] for n in (5, 8)]
         trie = Trie.build([Row(tuple(text)) for text in texts], share=False)
         keys: list[Tensor] = []
