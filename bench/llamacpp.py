@@ -87,7 +87,8 @@ def theirs(kind: str, job: dict[str, Any], repeats: int) -> Figures:
     path, answer = FOLDER / f"peer-{kind}.json", FOLDER / f"peer-{kind}-answer.json"
     about = {
         "place": str(library()), "model": str(gguf_of(kind, job["base"])),
-        "prompts": job["prompts"][:STREAMS], "long": job["long"], "tokens": TOKENS, "streams": STREAMS, "repeats": repeats,
+        "prompts": job["prompts"][:STREAMS], "long": job["long"],
+        "tokens": TOKENS, "streams": STREAMS, "repeats": repeats,
         "threads": int(os.environ.get("OMP_NUM_THREADS") or psutil.cpu_count(logical=False) or 1),
     }  # fmt: skip
     path.write_text(json.dumps(about))
@@ -115,7 +116,8 @@ def gguf_of(kind: str, base: str) -> Path:
     folder = FOLDER / f"{base.replace('/', '+')}-{KINDS[kind][1]}"
     if not (folder / FILE).exists():
         command = [
-            sys.executable, "-m", "rung", "export", base, str(folder), "--to", "gguf", "--dtype", KINDS[kind][1]
+            sys.executable, "-m", "rung", "export", base, str(folder), "--to", "gguf",
+            "--dtype", KINDS[kind][1],
         ]  # fmt: skip
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     return folder / FILE
