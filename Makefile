@@ -20,7 +20,7 @@ env: $(ENV)  ## build .venv with the pinned versions
 $(ENV): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt pip
-	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[documents,hub,page,pictures,quantize,tensorboard]' --group dev
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[documents,hub,page,pictures,quantize,remote,tensorboard]' --group dev
 	@touch $@
 
 user: constraints.txt  ## build .venv for a user: rung with its page and the Hub, nothing for developers

@@ -57,6 +57,7 @@ def knob(
     most: float | None = None,
     above: float | None = None,
     metavar: str | None = None,
+    names: bool = False,
     foreign: Iterable[str] = (),
 ) -> Any:
     """Declare a dataclass field with what help and checks need.
@@ -67,6 +68,7 @@ def knob(
         choices: the only values allowed.
         least, most: inclusive bounds. above: exclusive lower bound.
         metavar: how the value is shown in help.
+        names: of a list, that its texts are names, of which one text may hold several, as `lora,full`.
         foreign: names of the same setting in other libraries, which are answered with this one; with
             the value that they mean where they are switches, as `load_in_4bit=nf4`.
     """
@@ -77,6 +79,7 @@ def knob(
         "most": most,
         "above": above,
         "metavar": metavar,
+        "names": names,
         "foreign": tuple(foreign),
     }
     if isinstance(default, list):
@@ -100,6 +103,7 @@ class Knob:
     most: float | None
     above: float | None
     metavar: str | None
+    names: bool
     foreign: tuple[str, ...]
 
     @property
@@ -144,7 +148,7 @@ def _knob_of(f: dataclasses.Field, hint: Any, group: str) -> Knob:
     m = f.metadata
     return Knob(
         f.name, hint, many, optional, default, m["help"], group,
-        m["choices"], m["least"], m["most"], m["above"], m["metavar"], m["foreign"],
+        m["choices"], m["least"], m["most"], m["above"], m["metavar"], m["names"], m["foreign"],
     )  # fmt: skip
 
 
@@ -160,8 +164,9 @@ def coerce(knob: Knob, value: Any) -> Any:
         raise ValueError("needs a value")
     if knob.many:
         values = list(value) if isinstance(value, (list, tuple)) else [value]
-        if knob.type in (int, float):  # numbers may also stand in one text, as 0,0.5,1
+        if knob.names or knob.type in (int, float):  # several may stand in one text, as 0,0.5,1
             values = [p for v in values for p in (v.split(",") if isinstance(v, str) else [v])]
+            values = [v.strip() if knob.names and isinstance(v, str) else v for v in values]
         return [_coerce_one(knob, v) for v in values]
     return _coerce_one(knob, value)
 

@@ -21,6 +21,7 @@ class Oven:
     minutes: int | None = knob(None, "How long; until done by default.", least=1)
     mode: str = knob("fan", "How it heats.", choices=("fan", "grill"))
     trays: list[str] = knob([], "What goes in.")
+    shelves: list[str] = knob([], "Where it goes.", names=True)
     preheat: bool = knob(False, "Heat it first.")
 
 
@@ -32,7 +33,7 @@ class Timer:
 
 
 def test_a_field_says_everything() -> None:
-    heat, minutes, mode, trays, preheat = knobs_of(Oven)
+    heat, minutes, mode, trays, _, preheat = knobs_of(Oven)
     assert heat.flag == "--heat" and heat.bounds == "above 0 and at most 300" and heat.group == "oven"
     assert minutes.optional and minutes.type is int and minutes.default is None
     assert mode.choices == ("fan", "grill")
@@ -44,7 +45,8 @@ def test_a_field_says_everything() -> None:
 def test_later_layers_win_and_a_shared_knob_is_set_in_each() -> None:
     oven, timer = resolve([Oven, Timer], {"heat": 1, "minutes": 2}, {"heat": "2.5", "trays": "bun"})
     assert as_dict(oven) == {
-        "heat": 2.5, "minutes": 2, "mode": "fan", "trays": ["bun"], "preheat": False
+        "heat": 2.5, "minutes": 2, "mode": "fan", "trays": ["bun"], "shelves": [],
+        "preheat": False,
     }  # fmt: skip
     assert timer.minutes == 2
     assert resolve([Oven])[0].trays is not resolve([Oven])[0].trays
@@ -114,6 +116,9 @@ def test_every_fault_is_told_at_once() -> None:
         ("mode", "grill", "grill"),
         ("trays", ("a", "b"), ["a", "b"]),
         ("trays", 5, ["5"]),
+        ("trays", "buns, rolls", ["buns, rolls"]),
+        ("shelves", "top, middle", ["top", "middle"]),
+        ("shelves", ["top,middle", "low"], ["top", "middle", "low"]),
         ("preheat", "yes", True),
         ("preheat", False, False),
     ],

@@ -35,7 +35,8 @@ def panels() -> list[Panel]:
 def climb(
     given: Given,
     data: Annotated[
-        str | None, typer.Argument(help="The data: a file, hf:NAME or wheel:PACKAGE/MEMBER.")
+        str | None,
+        typer.Argument(help="The data: a file, hf:NAME, https://... or wheel:PACKAGE/MEMBER."),
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="Begins the names of the models; the data's own by default.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rung.errors import DataError
+from rung.errors import ConfigError, DataError
 from rung.evals import kinds, metrics
 from rung.evals.intervals import bootstrap, percentile, wilson
 from rung.evals.metrics.base import Case, Metric, mean
@@ -115,6 +115,8 @@ def measure(answers: Answers, examples: Sequence[Example], task: Task) -> Measur
     statistics = metric.statistics(case)
     items = metric.items(statistics)
     value = float(metric.finish(statistics.sum(0)))
+    if math.isnan(value):
+        raise ConfigError(f"{metric.name} cannot be told of these answers: {metric.summary}")
     low, high = interval(metric, statistics, items)
     shown = confusion(case) if kinds.of(task).labelled else ((), None)
     return Measured(

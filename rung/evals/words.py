@@ -29,6 +29,13 @@ def words(text: str) -> list[str]:
     return spaced(kept).split()
 
 
+def repeated(text: str, size: int = 3) -> float:
+    """Share of a text's sequences of `size` words that stand in it before; 0.0 of a shorter text."""
+    told = words(text)
+    every = list(zip(*(told[i:] for i in range(size)), strict=False))
+    return 1 - len(set(every)) / len(every) if every else 0.0
+
+
 def _part(char: str) -> str:
     kind = unicodedata.category(char)
     if kind == "So":

@@ -123,6 +123,7 @@ class Forecaster:
     task: Task
     tokenizer_bytes: int
     resident: int
+    misfits: dict[str, str | None] = field(default_factory=dict)  # by rung, asked once
     sizes: dict[str, int] = field(default_factory=dict)  # parameters by rung, counted once
     slower: dict[str, float] = field(default_factory=dict)  # times that rungs are slower than counted
 
@@ -141,12 +142,14 @@ class Forecaster:
 
     def misfit(self, rung: Rung, plan: Plan) -> str | None:
         """Why a rung cannot be tried here, or None."""
-        method = rung.method
-        return (
-            method.misread(self.task)
-            or method.unsuited(self.task, plan.config)
-            or method.refusal(self.bank, plan.config)
-        )
+        if rung.key not in self.misfits:
+            method = rung.method
+            self.misfits[rung.key] = (
+                method.misread(self.task)
+                or method.unsuited(self.task, plan.config)
+                or method.refusal(self.bank, plan.config)
+            )
+        return self.misfits[rung.key]
 
     def base(self, held: int) -> Prediction:
         """What the base as it is takes to be measured."""

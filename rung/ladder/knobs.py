@@ -38,8 +38,8 @@ class ClimbKnobs:
     )
     seeds: int = knob(1, "Repeat each rung's best settings with so many seeds.", least=1, most=20)
     trials: int = knob(3, "Settings to try on a rung, at most, where time allows.", least=1, most=100)
-    only: list[str] = knob([], "Try these methods alone.", metavar="METHOD")
-    skip: list[str] = knob([], "Leave these methods out.", metavar="METHOD")
+    only: list[str] = knob([], "Try these methods alone.", metavar="METHOD", names=True)
+    skip: list[str] = knob([], "Leave these methods out.", metavar="METHOD", names=True)
     task: str | None = knob(
         None, "The kind of task; found from the replies by default.", metavar="KIND"
     )
@@ -51,6 +51,10 @@ class ClimbKnobs:
         "address of an OpenAI-compatible API.", metavar="SPEC|URL",
     )  # fmt: skip
     judge_model: str = knob("judge", "The judging model's name behind such an address.")
+    second_judge: str | None = knob(
+        None, "Another judge of the same answers, which no rung was trained or picked by: the verdict "
+        "says where the two disagree.", metavar="SPEC|URL",
+    )  # fmt: skip
     against: str = knob(
         "base", "What answers are held against: the base's own, or the data's better or worse reply.",
         choices=("base", "chosen", "rejected"),

@@ -293,7 +293,7 @@ def _referee(task: Task, knobs: ClimbKnobs, train: Sequence[Example], data: str)
         ConfigError: where nobody does, or nobody could, or a judge is named and nothing is to judge.
     """
     if not metrics.by_wins(task):
-        if knobs.judge is not None:
+        if knobs.judge is not None or knobs.second_judge is not None:
             raise ConfigError("--judge is for win_rate: say --metric win_rate, or --bar win_rate=0.65")
         return None
     if knobs.judge is None:
@@ -301,6 +301,7 @@ def _referee(task: Task, knobs: ClimbKnobs, train: Sequence[Example], data: str)
     return Referee(
         judge=knobs.judge, model=knobs.judge_model, key=os.environ.get(JUDGE_KEY),
         against=knobs.against, like=forecast.spread(train, forecast.SAMPLED),
+        second=knobs.second_judge,
     )  # fmt: skip
 
 

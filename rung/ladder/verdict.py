@@ -9,13 +9,14 @@ from rung.evals import metrics
 from rung.evals.compare import compare
 from rung.evals.intervals import detectable
 from rung.evals.measure import Measured
-from rung.evals.metrics.wins import EQUAL_LENGTH, LONGER
+from rung.evals.metrics.wins import EQUAL_LENGTH, LONGER, OTHER_REPEATS, REPEATS, SECOND
 from rung.ladder.arms import Outlook
 from rung.ladder.bar import Bar
 from rung.store.climbs import RungRecord
 from rung.types import Task
 
 LENGTH_GAIN = 0.02  # of a win rate, by which the one at equal length must be less to be told
+REPEATS_MORE = 0.1  # of an answer's word sequences, by which it must repeat itself more to be told
 
 
 @dataclass(frozen=True)
@@ -222,6 +223,30 @@ def length_told(seen: Evidence) -> str | None:
     )
 
 
+def repeats_told(seen: Evidence) -> str | None:
+    """Needs: answers were judged, and the winner's repeat themselves more than those they beat."""
+    shown = seen.own or seen.winner.measured
+    own, other = shown.more.get(REPEATS), shown.more.get(OTHER_REPEATS)
+    if own is None or other is None or own - other < REPEATS_MORE:
+        return None
+    return (
+        f"Its answers repeat themselves: {own:.0%} of their three-word sequences stand in them before, "
+        f"{other:.0%} in the others. Read some before you trust the judge."
+    )
+
+
+def second_judge_told(seen: Evidence) -> str | None:
+    """Needs: a second judge saw the winner's answers, and its win rate lies below the interval."""
+    shown = seen.own or seen.winner.measured
+    second = shown.more.get(SECOND)
+    if second is None or second >= shown.low:
+        return None
+    return (
+        f"The second judge does not see it: by that one it wins {second:.3f}, below the interval. What "
+        "the first judge alone likes may be no better answer."
+    )
+
+
 def bar_told(seen: Evidence) -> str | None:
     """Needs: a bar."""
     bar, own = seen.bar, seen.own
@@ -280,7 +305,8 @@ def baseline_told(seen: Evidence) -> str | None:
 
 
 VERDICT: tuple[Sentence, ...] = (
-    figure_told, length_told, part_told, one_answer_told, bar_told, against_told, baseline_told,
+    figure_told, length_told, repeats_told, second_judge_told, part_told, one_answer_told, bar_told,
+    against_told, baseline_told,
 )  # fmt: skip
 
 

@@ -190,7 +190,12 @@ def _judges(
         if knobs.judge is None:
             raise ConfigError(NO_JUDGE.format(data=data.data))
         referee = Referee(
-            judge=knobs.judge, model=knobs.judge_model, key=key, against=knobs.against, like=items
+            judge=knobs.judge,
+            model=knobs.judge_model,
+            key=key,
+            against=knobs.against,
+            like=items,
+            second=knobs.second_judge,
         )
         return None, referee
     return (Judge.at(knobs.judge, knobs.judge_model, key) if knobs.judge else None), None

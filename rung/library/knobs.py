@@ -110,6 +110,9 @@ class EvalKnobs:
         "model:NAME of a reward model, or another reward.", metavar="SPEC|URL",
     )  # fmt: skip
     judge_model: str = knob("judge", "The judging model's name.")
+    second_judge: str | None = knob(
+        None, "Another judge of the same answers for --metric win_rate.", metavar="SPEC|URL"
+    )
     against: str = knob(
         "base", "What win_rate holds answers against: the base's own, or the data's better or worse "
         "reply.", choices=("base", "chosen", "rejected"),

@@ -23,7 +23,7 @@ class MapKnobs:
         None, "Stop at the cheapest rung that reaches it: accuracy, f1, precision, recall or coverage, "
         "as in f1=0.8.", metavar="METRIC=FIGURE",
     )  # fmt: skip
-    only: list[str] = knob([], "Try these rungs alone.", metavar="RUNG")
+    only: list[str] = knob([], "Try these rungs alone.", metavar="RUNG", names=True)
     all: bool = knob(False, "Try every rung, also above the first that clears the bar.")
     many_to_one: bool = knob(False, "Let several left records have the same right one.")
     left_id: str | None = knob(None, "Column of the left ids; id, else the first, by default.")

@@ -27,8 +27,12 @@ INPUTS = ("down_proj", "mlp.c_proj", "dense_4h_to_h", "fc2")
 @dataclass
 class Knobs:
     group: ClassVar[str] = "ia3"
-    outputs: list[str] = knob([], "Projections whose output is scaled; keys and values by default.")
-    inputs: list[str] = knob([], "Projections whose input is scaled; the feed-forward's by default.")
+    outputs: list[str] = knob(
+        [], "Projections whose output is scaled; keys and values by default.", names=True
+    )
+    inputs: list[str] = knob(
+        [], "Projections whose input is scaled; the feed-forward's by default.", names=True
+    )
 
 
 class Method(base.Method):

@@ -53,6 +53,7 @@ class Knobs:
     targets: list[str] = knob(
         ["all-linear"],
         "Projections to adapt: all-linear, attention, mlp, or names such as q_proj.",
+        names=True,
         foreign=("target_modules", "lora_target_modules", "lora_target"),
     )
 

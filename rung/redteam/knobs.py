@@ -22,7 +22,10 @@ class RedteamKnobs:
         "wheel:PACKAGE/MEMBER; give it again to add sets.", metavar="SOURCE",
     )  # fmt: skip
     transforms: list[str] = knob(
-        [], "How attacks are wrapped; every way that is known by default.", metavar="NAME"
+        [],
+        "How attacks are wrapped; every way that is known by default.",
+        metavar="NAME",
+        names=True,
     )
     judge: list[str] = knob(
         ["refusal"], "Who says that an answer is a hit: refusal, words:FILE, regex:PATTERN, "

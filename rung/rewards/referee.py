@@ -3,7 +3,7 @@
 A reward (a reward model, a function, any of `rung.rewards`) scores both answers, and the higher score
 wins. A judge behind an API sees each pair in both orders, and only a verdict that survives the swap
 counts. Equal texts, equal scores, answers that cannot be scored and unsure verdicts are ties, which
-count half.
+count half. A second judge looks at the same pairs: what the first alone likes is no better answer.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from rung.engine import ServedModel
 from rung.errors import ConfigError, Interrupted
 from rung.evals.answers import Answers, Progress, Stopping
 from rung.evals.judge import Judge
+from rung.evals.metrics.wins import OTHER_REPEATS, REPEATS
 from rung.evals.predict import generated, passed_on
 from rung.evals.tasks import question, reply
+from rung.evals.words import repeated
 from rung.types import Example, Task
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class Referee:
         judge: a spec of a reward, or an address that begins with http. model: the judge's name there.
         against: the base's own answers, or the data's chosen or rejected replies.
         like: rows whose replies say how long an answer may get.
+        second: another judge's spec or address, whose wins stand beside the first one's.
     """
 
     judge: str
@@ -45,6 +48,7 @@ class Referee:
     key: str | None = None
     against: str = "base"
     like: Sequence[Example] = ()
+    second: str | None = None
     _bank: Bank | None = None
     _template: Template | None = None
     _reward: rewards.Reward | None = None
@@ -59,11 +63,16 @@ class Referee:
                 rewards.check([self.judge])
             except ConfigError as fault:
                 raise ConfigError(str(fault).replace("--reward", "--judge")) from None
+        self._other = None
+        if self.second is not None:
+            self._other = Referee(judge=self.second, model=self.model, key=self.key)
 
     def seat(self, bank: Bank, template: Template) -> None:
         """Give the base whose answers others are held against, and beside which reward models load."""
         if self._bank is None:
             self._bank, self._template = bank, template
+        if self._other is not None:
+            self._other.seat(bank, template)
 
     def contest(
         self, bank: Bank, model: ServedModel, examples: list[Example], task: Task,
@@ -72,8 +81,8 @@ class Referee:
         """Answer each row by a model, and hold that against another answer.
 
         Returns:
-            answers with scores: `win`, and characters of the answer (`length`) and of the other one
-            (`against`).
+            answers with scores: `win`, characters of the answer (`length`) and of the other one
+            (`against`), how much each repeats itself, and `second`, the win by a second judge.
         """
         answers = self._drawn(bank, model, examples, task, stopping, progress)
 
@@ -84,9 +93,13 @@ class Referee:
         others = self.opponents(examples, ask)
         won = self.wins(examples, answers.texts, others, stopping)
         scores = [
-            {"win": w, "length": float(len(a.strip())), "against": float(len(b.strip()))}
+            {"win": w, "length": float(len(a.strip())), "against": float(len(b.strip())),
+             REPEATS: repeated(a), OTHER_REPEATS: repeated(b)}
             for w, a, b in zip(won, answers.texts, others, strict=True)
-        ]
+        ]  # fmt: skip
+        if self._other is not None:
+            seen = self._other.wins(examples, answers.texts, others, stopping)
+            scores = [{**noted, "second": w} for noted, w in zip(scores, seen, strict=True)]
         return replace(answers, scores=scores)
 
     def _drawn(

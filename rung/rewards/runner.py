@@ -8,39 +8,25 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-import json
 import os
 import sys
 
 if (
-    "limit" not in globals()
+    "answer_calls" not in globals()
 ):  # read as a module; where it is run, the text of limits.py stands before it
-    from rung.sandbox.limits import limit, pipes, words
+    from rung.sandbox.limits import answer_calls
 
 
-def main():
-    calls, replies = pipes()
+def begin(setup):
+    """Find the function: (that it is ready, a function that scores one answer)."""
+    function = load(setup)
+    names = accepted(function)
 
-    def reply(call, **content):
-        replies.write(json.dumps({"id": call["id"], **content}) + "\n")
-        replies.flush()
+    def answer(call):
+        given = {k: v for k, v in call["named"].items() if names is None or k in names}
+        return {"reward": figure(function(*call["plain"], **given))}
 
-    setup = json.loads(calls.readline())
-    try:
-        limit(setup)
-        function = load(setup)
-        names = accepted(function)
-    except BaseException as fault:
-        reply(setup, fault=words(fault))
-        return
-    reply(setup, ready=True)
-    for line in calls:
-        call = json.loads(line)
-        try:
-            given = {k: v for k, v in call["named"].items() if names is None or k in names}
-            reply(call, reward=figure(function(*call["plain"], **given)))
-        except BaseException as fault:
-            reply(call, fault=words(fault))
+    return {"ready": True}, answer
 
 
 def load(setup):
@@ -83,4 +69,4 @@ def figure(value):
 
 
 if __name__ == "__main__":
-    main()
+    answer_calls(begin)

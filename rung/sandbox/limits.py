@@ -7,12 +7,42 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import resource
 import sys
 
 NEW_USER, NEW_NETWORK = 0x10000000, 0x40000000  # of Linux's unshare
 REFUSED = ("socket.", "subprocess.", "os.system", "os.exec", "os.fork", "os.posix_spawn", "ctypes.")
+
+
+def answer_calls(begin):
+    """Read calls as lines of JSON, the setup first, and answer each with one line.
+
+    Args:
+        begin: takes the setup within its limits; gives what is answered to it, and a function from a
+            call to what is answered to that. What either raises is answered as `fault`.
+    """
+    calls, replies = pipes()
+
+    def reply(call, **content):
+        replies.write(json.dumps({"id": call["id"], **content}) + "\n")
+        replies.flush()
+
+    setup = json.loads(calls.readline())
+    try:
+        limit(setup)
+        ready, answer = begin(setup)
+    except BaseException as fault:
+        reply(setup, fault=words(fault))
+        return
+    reply(setup, **ready)
+    for line in calls:
+        call = json.loads(line)
+        try:
+            reply(call, **answer(call))
+        except BaseException as fault:
+            reply(call, fault=words(fault))
 
 
 def limit(setup):

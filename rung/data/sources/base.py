@@ -31,11 +31,12 @@ class Source(ABC):
     """One place that data comes from, named as `scheme:...`. Instances hold no state.
 
     Attributes:
-        scheme: begins what the user writes, such as `hf`.
+        scheme: begins what the user writes, such as `hf`. also: others that mean the same.
         form: the whole of it, for messages, such as `hf:NAME[:SPLIT]`.
     """
 
     scheme: ClassVar[str]
+    also: ClassVar[tuple[str, ...]] = ()
     form: ClassVar[str]
 
     def __init__(self, name: str):

@@ -3,6 +3,7 @@
 `win_rate` counts a win as 1 and a tie as a half. `win_rate_equal_length` controls for length as
 AlpacaEval 2 does (arXiv 2404.04475), by a line in place of a logistic curve: wins are regressed on how
 much longer the answer is, as a share of both together, and the line is read where both are as long.
+`repeats` and a second judge's win rate show what a judge may be pleased by for the wrong reason.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import numpy as np
 
 from rung.errors import ConfigError
-from rung.evals.metrics.base import Case, Metric
+from rung.evals.metrics.base import Case, Metric, Statistics
 
-EQUAL_LENGTH, LONGER = "win_rate_equal_length", "longer"
+EQUAL_LENGTH, LONGER, SECOND = "win_rate_equal_length", "longer", "win_rate_second_judge"
+REPEATS, OTHER_REPEATS = "repeats", "other_repeats"
 MIN_VARIANCE = 1e-9  # of the relative lengths, below which no line is laid
 
 
@@ -44,6 +46,17 @@ def longer(case: Case) -> np.ndarray:
     return np.stack([(np.sign(apart) + 1) / 2, np.ones(len(apart))], axis=1)
 
 
+def beside(name: str) -> Statistics:
+    """(n, 2): a figure that the referee noted beside each win, and 1; NaN where it noted none."""
+
+    def statistics(case: Case) -> np.ndarray:
+        _column(case, "win")
+        found = np.array([s.get(name, np.nan) for s in case.scores or ()], dtype=np.float64)
+        return np.stack([found, np.ones(len(found))], axis=1)
+
+    return statistics
+
+
 def _column(case: Case, name: str) -> np.ndarray:
     if case.scores is None or any(name not in s for s in case.scores):
         raise ConfigError("win_rate holds answers against others: say --judge, by whom they are judged")
@@ -68,5 +81,17 @@ metrics = [
     Metric(
         LONGER, "how often the answer is the longer one", longer, kinds=("preference",),
         reads="wins",
+    ),
+    Metric(
+        SECOND, "the same by another judge (--second-judge)", beside("second"),
+        kinds=("preference",), reads="wins",
+    ),
+    Metric(
+        REPEATS, "share of an answer's three-word sequences that stand in it before",
+        beside(REPEATS), kinds=("preference",), lower=True, reads="wins",
+    ),
+    Metric(
+        OTHER_REPEATS, "the same of the answers that it is held against", beside(OTHER_REPEATS),
+        kinds=("preference",), lower=True, reads="wins",
     ),
 ]  # fmt: skip
