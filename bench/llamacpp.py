@@ -151,9 +151,9 @@ def start_up(before: Path, base: str, repeats: int) -> float:
 def told(side: str, figures: Figures) -> str:
     """One side's figures in words."""
     return (
-        f"  {side:12} one stream {figures['one']:6.1f} tokens/s, {STREAMS} streams {figures['many']:6.1f}, "
-        f"prompt {figures['prefill']:6.0f}, start {figures['start']:5.1f} s, "
-        f"peak {figures['peak'] / 1e9:.2f} GB"
+        f"  {side:12} one stream {figures['one']:6.1f} tokens/s, "
+        f"{STREAMS} streams {figures['many']:6.1f}, prompt {figures['prefill']:6.0f}, "
+        f"start {figures['start']:5.1f} s, peak {figures['peak'] / 1e9:.2f} GB"
     )
 
 

@@ -3,7 +3,8 @@
     python -m bench.serve_rung JOB.json PORT
 
 The job says `base` (a spec), `adapters` (name -> folder), `serve` (names; `base` is the bare one),
-`lanes`, `quantize` (none unless said), and `copies`: so many LoRA adapters beside them, random ones that no file holds.
+`lanes`, `quantize` (none unless said), and `copies`: so many LoRA adapters beside them, random ones
+that no file holds.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python -m bench.peers.llamacpp_speed JOB.json ANSWER.json
 
-The job says `place` (the library's folder), `model` (a GGUF file), `prompts` (rows of token ids), `long`
-(a row of 1,000), `tokens`, `streams` and `threads`. Its settings are the library's own, so keys and values
-are in halves; tokens are drawn greedily and end nothing.
+The job says `place` (the library's folder), `model` (a GGUF file), `prompts` (rows of token ids),
+`long` (a row of 1,000), `tokens`, `streams` and `threads`. Its settings are the library's own, so keys
+and values are in halves; tokens are drawn greedily and end nothing.
 """
 
 from __future__ import annotations

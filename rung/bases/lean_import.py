@@ -1,8 +1,8 @@
 """Importing transformers' models without the packages that only other uses of them need.
 
 transformers imports SciPy for the matching in a loss of object detectors, torch's DTensor for models
-that are divided among processes, and torch's compiler to keep it away from some functions. Together they
-are a third of what a command imports before its first token. One of several processes imports them all.
+that are divided among processes, and torch's compiler to keep it away from some functions. Together
+they take a command much of the time before its first token. One of several processes imports them all.
 """
 
 from __future__ import annotations

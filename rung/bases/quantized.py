@@ -171,10 +171,12 @@ class Int4(Quantized):
         return cls(weight.shape, dtype, codes, steps, least)
 
     def rows(self, first: int, last: int, dtype: torch.dtype) -> Tensor:
-        return self._numbers(*(held[first:last] for held in self.held), dtype)
+        codes, steps, least = self.held
+        return self._numbers(codes[first:last], steps[first:last], least[first:last], dtype)
 
     def take(self, ids: Tensor) -> Tensor:
-        return self._numbers(*(held[ids] for held in self.held), self.dtype)
+        codes, steps, least = self.held
+        return self._numbers(codes[ids], steps[ids], least[ids], self.dtype)
 
     def _numbers(self, codes: Tensor, steps: Tensor, least: Tensor, dtype: torch.dtype) -> Tensor:
         halves = codes.unflatten(-1, (-1, GROUP // 2))

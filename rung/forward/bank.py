@@ -285,8 +285,8 @@ class Bank(Backbone):
         front; else the base's own layers, which train in two steps each where the base is built for
         that. Padded rows are left: they have no flat row.
         """
-        if self._decodes(plan):
-            assert self.compiled is not None
+        decodes = plan.one_token_per_lane and not torch.is_grad_enabled()
+        if decodes and self.compiled is not None and self.compiled.suits(plan):
             return self.compiled
         if not torch.is_grad_enabled() and self.inference is not None and self.inference.suits(plan):
             return self.inference
@@ -294,12 +294,6 @@ class Bank(Backbone):
             self._training = False
             self._training = training.attach(self, self._changes)
         return self.layers
-
-    def _decodes(self, plan: Plan) -> bool:
-        """Whether a pass is a step of decoding that compiled code computes."""
-        if torch.is_grad_enabled() or not plan.one_token_per_lane:
-            return False
-        return self.compiled is not None and self.compiled.suits(plan)
 
     @cached_property
     def compiled(self) -> CompiledDecoder | None:
@@ -321,9 +315,13 @@ class Bank(Backbone):
         Args:
             decoding: join the base's weights too, for steps of few tokens, and pack its output layer.
         """
-        if decoding and packing.rows <= MAX_ROWS and self.compiled is not None:
-            return  # it reads the weights as they are
-        if self.inference is None:
+        # Compiled steps read the weights as they are.
+        if (
+            decoding
+            and packing.rows <= MAX_ROWS
+            and self.compiled is not None
+            or self.inference is None
+        ):
             return
         if decoding:
             self.inference.join()
