@@ -63,8 +63,6 @@ class Bank(Backbone):
         self.model.set_attn_implementation(self.own_attention)
         super().close()
 
-    # --- adapters -----------------------------------------------------------------------------
-
     def add(self, adapter: Adapter) -> int:
         """Make an adapter resident.
 
@@ -166,8 +164,6 @@ class Bank(Backbone):
             if spelled == name or spelled not in adapter.weights
         }
 
-    # --- a pass over a trie ---------------------------------------------------------------------
-
     def trie(self, sequences: Iterable[Sequence], prune: bool = False) -> Trie:
         """A trie of sequences, with what their adapters put in front; see `Trie.build`."""
         soft, prefix = {}, {}
@@ -248,8 +244,6 @@ class Bank(Backbone):
         here = set(trie.slots.unique().tolist())
         kept = {s: a.keys_values for s, a in self.adapters.items() if s in here}
         return {s: kv for s, kv in kept.items() if kv is not None}
-
-    # --- a pass over a flat row -----------------------------------------------------------------
 
     def embed(self, ids: Tensor, slots: Slots) -> Tensor:
         """(T,) indices, virtual ones negative -> (T, d)."""
@@ -350,8 +344,6 @@ class Bank(Backbone):
             inference.stacks.clear()
         if (compiled := self.__dict__.get("compiled")) is not None:
             compiled.changes.clear()
-
-    # --- the output layer -----------------------------------------------------------------------
 
     def logits(self, hidden: Tensor, slots: Slots | Iterable[int]) -> Tensor:
         """(N, d) and each row's slot -> (N, vocabulary), each through its own adapter's head."""
