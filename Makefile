@@ -7,8 +7,8 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help env user lint format test test-quick test-faults quickstart bench-train bench-align bench-eval \
-	bench-features bench-vision bench-map bench-synth bench-before bench-agents bench-distributed sweep harness-server soak \
-	fuzz steady bench-clients bench-serve bench-llamacpp clean
+	bench-features bench-vision bench-combine bench-map bench-synth bench-before bench-agents bench-distributed \
+	sweep harness-server soak fuzz steady bench-clients bench-adapters bench-serve bench-llamacpp clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ bench-features: $(ENV) bench/.peers/.stamp  ## training on kept states beside tr
 bench-vision: $(ENV)  ## pictures: a probe and the last layers beside transformers' Trainer: ARGS="--epochs 1 --each 6"
 	@$(BIN)/python -m bench.vision $(ARGS)
 
+bench-combine: $(ENV)  ## what a projector and towers learn of 1,412 drawings: ARGS="--rows 60 --epochs 1"
+	@$(BIN)/python -m bench.combine $(ARGS)
+
 bench-climb-tasks: $(ENV)  ## climbs on eight real tasks beside TF-IDF, SetFit, AutoGluon: ARGS="--tasks laws --budgets 1"
 	@$(BIN)/python -m bench.climb_tasks $(ARGS)
 
@@ -113,6 +116,9 @@ steady: $(ENV)  ## 200 clients for ten minutes: memory by minute, p99
 
 bench-clients: $(ENV)  ## other people's clients against rung serve: CLIENTS="langchain vercel"
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bench/clients/run.sh $(CLIENTS)
+
+bench-adapters: $(ENV) bench/.peers/.stamp  ## six adapters by TRL's and PEFT's trainers, served and asked
+	@$(BIN)/python -m bench.others_adapters $(ARGS)
 
 bench-serve: $(ENV) bench/.peers/.stamp bench/.vllm/.stamp  ## serving beside vLLM and PEFT
 	@$(BIN)/python -m bench.serve $(ARGS)

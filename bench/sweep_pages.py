@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+TOLERANCE = 1e-4  # of the largest logit
 SAME, DIFFERS, CRASH = "same", "DIFFERS", "TRACEBACK"
+
+
+def told(apart: float, tolerance: float = TOLERANCE) -> str:
+    """A cell: whether a difference is rounding."""
+    return SAME if apart <= tolerance else f"{DIFFERS} {apart:.1e}"
 
 
 @dataclass
@@ -36,8 +44,14 @@ as the weights that it changes. What is refused can be merged with PEFT (`merge_
 PEFT can, and used as a base.
 
 Of LoRA are read: rank and alpha by module, rsLoRA, DoRA, biases, `lora_bias`, embeddings and output
-layer, `modules_to_save`, `trainable_token_indices`, PiSSA and OLoRA. Any setting that is neither
-read nor at its default refuses the adapter by its name.
+layer, `modules_to_save`, `trainable_token_indices`, PiSSA, OLoRA and activated LoRA
+(`alora_invocation_tokens`), which acts from the last call in the prompt on; what the base computed in
+front of it is shared with the base. Any setting that is neither read nor at its default refuses the
+adapter by its name.
+
+Folders that trainers call alike, such as `trainer_output/checkpoint-3`, are served under as much of
+their paths as tells them apart. `make bench-adapters` has TRL and transformers make six kinds in their
+default folders and holds the answers of `rung serve` against PEFT's.
 """
 
 
@@ -93,8 +107,8 @@ def class_of(cell: str) -> str:
 def adapters_page(found: dict[str, tuple[str, str]]) -> str:
     """docs/adapters.md."""
     lines = [
-        f"| {kind} | {how} | {'answers as PEFT does' if told == SAME else _plain(told)} |"
-        for kind, (how, told) in found.items()
+        f"| {kind} | {how} | {'answers as PEFT does' if cell == SAME else _plain(cell)} |"
+        for kind, (how, cell) in found.items()
     ]
     return "\n".join(
         [

@@ -42,6 +42,7 @@ SMALL: dict[str, Any] = {
 ZERO = ("dropout", "_pdrop", "dropout_prob", "layerdrop", "resid_drop", "attn_drop", "embd_drop")
 # Lists with an entry per layer are cut to what the tiny model has.
 BY_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers", "block_types", "layers_block_type")
+KEPT = ("hidden_act", "chunk_size", "window_size", "vocab_size")  # of towers, whose shapes hang on them
 ALTERNATING = ["sliding_attention", "full_attention"] * 2
 OWN: dict[str, dict[str, Any]] = {
     "gpt2": {"n_inner": None}, "gpt-sw3": {"n_inner": None}, "gpt_bigcode": {"n_inner": None},
@@ -58,6 +59,15 @@ OWN: dict[str, dict[str, Any]] = {
     "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 8, "mamba_d_head": 8},
     "minicpm3": {"logits_scaling": None}, "zaya": {"num_experts_per_tok": 1},
     "reformer": {"is_decoder": True},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "prophetnet": {"num_hidden_layers": None, "num_encoder_layers": 2, "num_decoder_layers": 2},
+    "qwen4_exp_text": {"indexer_budget": 64, "indexer_compress_ratio": 4, "indexer_n_heads": 2,
+                       "indexer_kv_heads": 1, "indexer_head_dim": 8},
+    "cohere_compass_text": {"layer_types": ["sliding_attention", "full_attention"],
+                            "rope_parameters": {k: {"rope_type": "default", "rope_theta": 10000.0}
+                                                for k in ("sliding_attention", "full_attention")}},
+    "dbrx": {"attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
+             "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2}},
     "gemma4_assistant": {"hidden_size_per_layer_input": 0}, "roc_bert": {"pronunciation_vocab_size": 40,
     "shape_vocab_size": 40},
     "gemma3n_text": {"num_hidden_layers": 4, "num_kv_shared_layers": 2, "layer_types": ALTERNATING,
@@ -72,6 +82,8 @@ OWN: dict[str, dict[str, Any]] = {
                     "num_hidden_layers": 4},
     "qwen2": {"use_sliding_window": False},
 }  # fmt: skip
+
+OWN["gemma4"], OWN["qwen4_exp"] = OWN["gemma4_text"], OWN["qwen4_exp_text"]
 
 
 def names() -> list[str]:
@@ -104,6 +116,12 @@ def config_of(name: str, **more: Any) -> Any:
     else:
         for key, value in values.items():
             setattr(inner, key, value)
+    for key in getattr(made, "sub_configs", {}):
+        part = getattr(made, key, None)
+        if part is not None and part is not inner:  # towers of pictures or sound, which no text enters
+            for size, value in SMALL.items():
+                if hasattr(part, size) and size not in KEPT:
+                    setattr(part, size, value)
     for one in (made, made.get_text_config()):
         one.bos_token_id, one.eos_token_id = 1, 2
         if getattr(one, "pad_token_id", None) is None or one.pad_token_id >= VOCABULARY:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from rung import bases
 from rung.bases.loaded import quiet, read_tokenizer
 from rung.bases.quantize import NONE
 from rung.data import Template
+from rung.data.picture_template import PictureTemplate
 from rung.engine import Engine, ServedModel
 from rung.engine.reward_model import RewardModel
 from rung.errors import ArtefactError, BaseNotFound, ConfigError, ModelNotFound
@@ -93,7 +94,7 @@ def load(
         found.append(Named(base, bases.resolve(base)))
     if not found:
         raise ConfigError("name a model to serve, or a base with --base")
-    _share_base(found)
+    found, beside = _share_base(found)
     quantize = quantize or _trained_on(found)
     info = found[0].base
     opened = open_bank(info, dtype=dtype, device=device_of(device), quantize=quantize)
@@ -104,6 +105,7 @@ def load(
             models[one.name] = _adapted(one, bank, bare)
         elif one.name not in models:  # the base under the name that it was asked for by
             models[one.name] = dataclasses.replace(bare, name=one.name)
+    models |= {one.name: _beside(one, bank) for one in beside}
     if tools:
         agent = Agent.of(tools)
         models = {name: _with_tools(model, agent) for name, model in models.items()}
@@ -165,13 +167,27 @@ def find_models(
             if not source.is_one(name):
                 raise
             adapters[name] = source.find_or_refuse(name)
+    called = _called(adapters, taken=found) if short else {}
     for name, folder in adapters.items():
         beside = next((one.base for one in found.values() if one.folder is None), None)
         if base is not None:
             beside = bases.resolve(base)
-        called = folder.name if short and Path(name).expanduser().exists() else name
-        found[name] = Named(called, beside or _own_base(folder, name), adapter=folder)
+        base_of = beside or _own_base(folder, name)
+        found[name] = Named(called.get(name, name), base_of, adapter=folder)
     return [found[name] for name in dict.fromkeys(names)]
+
+
+def _called(adapters: Mapping[str, Path], taken: Collection[str]) -> dict[str, str]:
+    """What adapters in folders are called: by as much of the end of the path as tells them apart."""
+    here = {name: folder for name, folder in adapters.items() if Path(name).expanduser().exists()}
+    called: dict[str, str] = {}
+    for name, folder in here.items():
+        tails = ["/".join(folder.parts[-n:]) for n in range(1, len(folder.parts))]
+        others = [*(f.as_posix() for f in here.values() if f != folder), *taken]
+        called[name] = next(
+            (t for t in tails if not any(f"/{o}".endswith(f"/{t}") for o in others)), name
+        )
+    return called
 
 
 def _own_base(folder: Path, name: str) -> BaseInfo:
@@ -230,14 +246,48 @@ def _trained_on(found: Sequence[Named]) -> str:
     return kinds.pop() if len(kinds) == 1 else NONE
 
 
-def _share_base(found: Sequence[Named]) -> None:
-    first = found[0]
-    for other in found[1:]:
+def _share_base(found: Sequence[Named]) -> tuple[list[Named], list[Named]]:
+    """Find the models of the one base that is served, and the classifiers of pictures beside it, where
+    that is a language model.
+
+    Raises:
+        ConfigError: for models that stand on other bases.
+    """
+    pictures = [bases.reads(Path(one.base.path)) == "pictures" for one in found]
+    texts = [one for one, reads in zip(found, pictures, strict=True) if not reads]
+    beside = [one for one, reads in zip(found, pictures, strict=True) if reads and one.folder]
+    if not texts or len(texts) + len(beside) < len(found):
+        texts, beside = list(found), []
+    first = texts[0]
+    for other in texts[1:]:
         if other.base.digest != first.base.digest:
             raise ConfigError(
                 f"'{first.name}' stands on {first.base.name} and '{other.name}' on {other.base.name}: "
                 "one process serves models of one base"
             )
+    return texts, beside
+
+
+def _beside(named: Named, bank: Bank) -> ServedModel:
+    """Put a model of pictures into the bank of a language model, beside which it is served."""
+    from rung.forward.picture_classifier import Beside
+    from rung.forward.vision import open_vision
+
+    record, folder = named.record, named.folder
+    assert folder is not None
+    encoder = open_vision(named.base.spec, bank.device.type, named.base.digest)
+    template = PictureTemplate.of(encoder.encoder.preprocessing.as_dict())
+    model, adapter = read_model(
+        folder, encoder, named.name, ServedModel.of(named.base.name, -1, template),
+        root=named.base.name, parent=(record and record.parent) or named.base.name,
+        created=int(time.time()) if record is None else record.created_unix,
+    )  # fmt: skip
+    if adapter.towers is not None:
+        return dataclasses.replace(model, slot=bank.add(adapter))
+    classifier = Beside(encoder, adapter)
+    return dataclasses.replace(
+        model, slot=bank.add(Adapter(classifier=classifier)), classifier=classifier
+    )
 
 
 def _bare(info: BaseInfo, opened: OpenedBase) -> ServedModel:

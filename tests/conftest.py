@@ -23,12 +23,18 @@ if _workers > 1:
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+# Parts of the cache that follow from content alone and outlive the run. What depends on an address
+# that another server may have tomorrow, or on how busy the machine was, is each test's own.
+SHARED = ("bases", "digests", "features", "npm", "probes", "vectors", "wheels")
+
+
 def _prepare(folder: Path) -> Path:
-    """A home whose cache (wheels and converted bases) outlives the test run."""
+    """A home whose cache shares what is dear with other tests and later runs."""
     cache = Path(os.environ.get("RUNG_TEST_CACHE") or ROOT / "build" / "test-cache")
-    cache.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "cache").symlink_to(cache, target_is_directory=True)
+    (folder / "cache").mkdir(parents=True, exist_ok=True)
+    for name in SHARED:
+        (cache / name).mkdir(parents=True, exist_ok=True)
+        (folder / "cache" / name).symlink_to(cache / name, target_is_directory=True)
     return folder
 
 

@@ -20,6 +20,10 @@ def chat(
     name: Annotated[str, typer.Argument(help="A model, or a base.")],
     given: Given,
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Ask this once and end.")] = None,
+    picture: Annotated[
+        list[str] | None,
+        typer.Option("--picture", help="Show this picture with -p, for models that see; repeatable."),
+    ] = None,
     trace: Annotated[
         bool, typer.Option("--trace", help="Show each call of a tool and its result, on stderr.")
     ] = False,
@@ -33,8 +37,10 @@ def chat(
         prompt = sys.stdin.read().strip()
         if not prompt:
             raise ConfigError("there is nothing to ask: give -p TEXT, or a text on stdin")
-    elif prompt is not None and not prompt.strip():
+    elif prompt is not None and not prompt.strip() and not picture:
         raise ConfigError("there is nothing to ask: -p is empty")
+    if picture and prompt is None:
+        raise ConfigError("--picture goes with -p TEXT; in a conversation write /picture FILE")
     from rung.cli import terminal
     from rung.cli.conversation import Conversation
 
@@ -45,6 +51,8 @@ def chat(
     talk = Conversation(engine, name, answers.over(own), answers.system, told)
     try:
         if prompt is not None:
+            for path in picture or ():
+                talk.show(path)
             talk.ask(prompt)
         else:
             terminal.converse(talk)

@@ -14,7 +14,7 @@ from rung.errors import ConfigError
 
 if TYPE_CHECKING:
     from rung.engine import Completion, Engine
-    from rung.types import Decoding, Message
+    from rung.types import Decoding, Message, Picture
 
 
 class Conversation:
@@ -40,8 +40,22 @@ class Conversation:
     def clear(self) -> None:
         """Forget the turns; the system message stays."""
         self.turns: list[Message] = []
+        self.shown: tuple[Picture, ...] = ()
         if self.system:
             self.turns.append({"role": "system", "content": self.system})
+
+    def show(self, path: str) -> None:
+        """Show a picture with the next question.
+
+        Raises:
+            ConfigError: for a model that sees none. DataError: for what is no picture.
+        """
+        from rung.pictures import picture
+
+        model = self.model
+        if model.sight is None and model.template.writes:
+            raise ConfigError(f"'{self.name}' sees no pictures: make a model with --method projector")
+        self.shown = (*self.shown, picture(str(Path(path).expanduser()))[0])
 
     def use_system(self, text: str | None) -> None:
         """Begin anew with another system message, None for none."""
@@ -77,7 +91,8 @@ class Conversation:
             raise ConfigError("there is nothing to save yet: ask something first")
         try:
             with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"messages": self.turns}, ensure_ascii=False) + "\n")
+                messages = [as_parts(turn) for turn in self.turns]
+                file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
         except OSError as fault:
             raise ConfigError(f"cannot write {path}: {fault.strerror}") from None
 
@@ -99,7 +114,11 @@ class Conversation:
         from rung.engine.tool_loop import has_tools
 
         write = write or _to_stdout
-        asked: list[Message] = [*self.turns, {"role": "user", "content": text}]
+        turn: Message = {"role": "user", "content": text}
+        if self.shown:
+            turn["pictures"] = self.shown
+            self.shown = ()
+        asked = [*self.turns, turn]
         if has_tools(self.model):
             return self._ask_with_tools(asked, write, end)
         request = GenerationRequest(self.name, self.model.prompt(asked), self.decoding)
@@ -141,3 +160,15 @@ class Conversation:
 def _to_stdout(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def as_parts(turn: Message) -> dict[str, Any]:
+    """A turn as rows of messages have it: pictures as parts of its content, in data: URLs."""
+    from rung.pictures import reading
+
+    written: dict[str, Any] = {k: v for k, v in turn.items() if k != "pictures"}
+    if pictures := turn.get("pictures"):
+        urls = [reading.as_url(picture) for picture in pictures]
+        parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+        written["content"] = [*parts, {"type": "text", "text": turn["content"]}]
+    return written

@@ -212,6 +212,13 @@ def _save(talk: Conversation, name: str) -> str:
     return f"Saved to {path}: one row of messages, as rung data reads them."
 
 
+def _picture(talk: Conversation, rest: str) -> str | None:
+    if not rest:
+        raise ConfigError("name the picture: /picture FILE")
+    talk.show(rest)
+    return None
+
+
 COMMANDS = {
     "help": Command("list the commands", _help),
     "clear": Command("forget the conversation", _clear),
@@ -220,6 +227,7 @@ COMMANDS = {
     "strength": Command(
         "NUMBER: of a steered model's vectors (own: its own); alone: show it", _strength
     ),
+    "picture": Command("FILE: show a picture with the next question, to a model that sees", _picture),
     "save": Command("FILE: add the conversation to a file of JSON lines", _save),
 }
 

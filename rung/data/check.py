@@ -9,6 +9,7 @@ from rung.data import template_check
 from rung.data.problem import Problem, places
 from rung.data.split import Splits
 from rung.errors import DataError, one_line
+from rung.pictures.tokens import FIRST_ID
 from rung.types import Rendered
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def _begins(rendered: Sequence[Rendered], template: Template) -> list[Problem]:
 def _beyond(rendered: Sequence[Rendered], template: Template, vocabulary: int) -> list[Problem]:
     """Tokens that the base has no embedding for."""
     used = {i for r in rendered for i in r.ids} | set(template.stop_ids)
-    lost = sorted(i for i in used if i >= vocabulary)
+    lost = sorted(i for i in used if vocabulary <= i < FIRST_ID)  # those beyond are of pictures
     if not lost:
         return []
     names = ", ".join(str(t) for t in template.tokenizer.convert_ids_to_tokens(lost[:5]))

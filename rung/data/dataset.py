@@ -81,7 +81,7 @@ def load(knobs: DataKnobs, wants: RowKind | None = "replies") -> Dataset:
 
 def _read(knobs: DataKnobs, source: str, wants: RowKind | None) -> Dataset:
     conditions = _conditions(knobs.where)
-    if knobs.user or knobs.text or knobs.assistant:  # pictures need a label alone
+    if knobs.text or (knobs.user and knobs.assistant):  # pictures need neither, or one
         formats.mapping(knobs)  # a malformed mapping is told before a long download
     named = {
         "gold": knobs.gold, "choices": knobs.choices, "group": knobs.group_by, "rating": knobs.score,

@@ -18,6 +18,7 @@ from rung.errors import DataError
 # Two planes of private-use characters: no template and hardly any content uses them, and those that
 # a conversation does use are left out.
 FIRST_STAND_IN = 0x100000
+PICTURE_MARK = "\U000ffffd"  # where a picture stands; content that holds it loses it
 
 
 def clean(text: str) -> str:
@@ -68,6 +69,7 @@ class Disguise:
             self._stand_ins[marker] = chr(code)
             code += 1
         self._originals = {c: marker for marker, c in self._stand_ins.items()}
+        self.pictures: list[range] = []  # ids of each picture, in the order of their marks
 
     def hide(self, text: str) -> str:
         """The text with every marker look-alike as one stand-in character."""

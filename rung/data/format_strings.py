@@ -15,11 +15,13 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from rung.errors import ConfigError, nearest
 
 PATH = re.compile(r"([^\[\]]+)((?:\[[^\[\]]+\])*)")
+MAX_DIGITS = 60  # of a decimal that is written without an exponent
 KEY = re.compile(r"\[([^\[\]]+)\]")
 
 
@@ -97,6 +99,8 @@ def _plain(value: Any) -> str:
             return bytes(value).decode()
         except UnicodeDecodeError:
             raise Missing("a column of bytes that are no text") from None
+    if isinstance(value, Decimal) and value.is_finite() and abs(value.adjusted()) < MAX_DIGITS:
+        return f"{value:f}"
     return str(value)
 
 

@@ -7,16 +7,29 @@ comes before all of them.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rung.data import picture_rows, preferences, proposals
 from rung.data.format_strings import Format, Missing, Nothing, written
 from rung.data.knobs import DataKnobs
-from rung.data.turns import functions, turns, unread, with_tools
+from rung.data.turns import (
+    ROLES,
+    SYSTEM_COLUMNS,
+    functions,
+    listed,
+    system_of,
+    turns,
+    unread,
+    with_tools,
+)
 from rung.errors import ConfigError, DataError, one_line
 from rung.types import Example, Message, RowKind
+
+MAX_LIST_CHARACTERS = 10_000  # of a label that is looked at as a list
 
 Row = Mapping[str, Any]
 Read = Callable[[Row, str], list[Example]]
@@ -63,7 +76,30 @@ def detect(rows: Sequence[Row], knobs: DataKnobs) -> DataFormat:
     for candidate in FORMATS:
         if sample and sum(candidate.fits(row) for row in sample) > len(sample) / 2:
             return candidate
+    plain = [_lowered(row) for row in sample]
+    for candidate in FORMATS:
+        if sample and sum(candidate.fits(row) for row in plain) > len(plain) / 2:
+            return _in_any_case(candidate)
     raise DataError(proposals.undetected(rows, knobs.data))
+
+
+def _lowered(row: Row) -> dict[str, Any]:
+    """A row with the names of its columns in small letters, where that keeps them apart."""
+    found = {str(c).strip().casefold().replace(" ", "_"): v for c, v in row.items()}
+    return found if len(found) == len(row) else dict(row)
+
+
+def _in_any_case(form: DataFormat) -> DataFormat:
+    """A format of rows whose columns are spelled with capitals or blanks."""
+
+    def unread_of(row: Row) -> set[str]:
+        spelled = dict(zip(_lowered(row), row, strict=True))
+        return {spelled.get(name, name) for name in form.unread(_lowered(row))}
+
+    return replace(
+        form, fits=lambda row: form.fits(_lowered(row)),
+        read=lambda row, origin: form.read(_lowered(row), origin), unread=unread_of,
+    )  # fmt: skip
 
 
 def mapping(knobs: DataKnobs) -> DataFormat | None:
@@ -132,8 +168,8 @@ def _learnt(messages: Sequence[Message], row: Row, origin: str) -> list[Example]
         Missing: when it ends with no reply. Nothing: when every reply has the weight 0.
     """
     found = list(messages)
-    system = row.get("system") or row.get("system_prompt")
-    if isinstance(system, str) and system.strip() and found[0]["role"] != "system":
+    system = system_of(row)
+    if system and found[0]["role"] != "system":
         found.insert(0, {"role": "system", "content": system})
     if found[-1]["role"] != "assistant":
         raise Missing(f"the conversation ends with a {found[-1]['role']} message, not a reply")
@@ -142,18 +178,20 @@ def _learnt(messages: Sequence[Message], row: Row, origin: str) -> list[Example]
     # What follows the last reply that is learnt changes nothing.
     while found[-1]["role"] != "assistant" or found[-1].get("weight") == 0:
         found.pop()
-    listed = functions(row.get("tools") or row.get("functions"))
-    return [Example(messages=tuple(with_tools(found, listed)), origin=origin)]
+    tools = functions(row.get("tools") or row.get("functions"))
+    return [Example(messages=tuple(with_tools(found, tools)), origin=origin)]
 
 
 def _is_turns(value: Any, role_key: str) -> bool:
-    return isinstance(value, list) and bool(value) and all(
+    value = listed(value)
+    return isinstance(value, (list, tuple)) and bool(value) and all(
         isinstance(m, Mapping) and role_key in m for m in value
     )  # fmt: skip
 
 
 def _turns_or(value: Any, role: str) -> list[Message]:
     """A list of messages as it is, or a plain value as the content of one turn."""
+    value = listed(value)
     if isinstance(value, (list, tuple)) and value and all(isinstance(m, Mapping) for m in value):
         return turns(value)
     return [{"role": role, "content": written(value)}]
@@ -173,11 +211,27 @@ def _messages(row: Row, origin: str) -> list[Example]:
 
 
 def _sharegpt(row: Row, origin: str) -> list[Example]:
-    value = row.get("conversations")
-    messages = turns(value) if _is_turns(value, "role") else turns(value, "from", "value")
+    messages = _in_either_words(row.get("conversations"))
     while messages[-1]["role"] != "assistant" and len(messages) > 1:
         messages.pop()  # ShareGPT logs often end with a question nobody answered
     return _learnt(messages, row, origin)
+
+
+def _in_either_words(value: Any) -> list[Message]:
+    return turns(value) if _is_turns(value, "role") else turns(value, "from", "value")
+
+
+def _column_of_turns(row: Row) -> str | None:
+    """The one column, whatever its name, that holds a conversation."""
+    found = [c for c in row if c not in SYSTEM_COLUMNS and _holds_turns(c, "role", "from")(row)]
+    if len(found) != 1:
+        return None
+    said = {ROLES.get(str(m.get("role", m.get("from"))).lower()) for m in listed(row[found[0]])}
+    return found[0] if "assistant" in said else None
+
+
+def _other_turns(row: Row, origin: str) -> list[Example]:
+    return _learnt(_in_either_words(row.get(_column_of_turns(row) or "messages")), row, origin)
 
 
 def _evals(row: Row, origin: str) -> list[Example]:
@@ -208,7 +262,7 @@ def _pair(question: str, answer: str) -> Read:
         before = _turns_or(row[question], "user") if row.get(question) else [
             {"role": "user", "content": _text(row, question)}
         ]  # fmt: skip
-        if isinstance(row.get(answer), (list, tuple)) and _is_turns(row[answer], "role"):
+        if _is_turns(row.get(answer), "role"):
             return _learnt([*before, *turns(row[answer])], row, origin)
         reply: Message = {"role": "assistant", "content": _reply(row, answer)}
         return _learnt([*before, reply], row, origin)
@@ -216,13 +270,21 @@ def _pair(question: str, answer: str) -> Read:
     return read
 
 
+NO_LABEL = "no label; fill it in, or leave such rows out with --where 'label!='"
+
+
 def _one_class(form: Format, row: Row) -> None:
     """Raises Missing for a label that is a list: Rung learns one class of each row."""
     if len(form.pieces) == 1 and not isinstance(form.pieces[0], str):
         value = form.pieces[0].of(row)
+        if isinstance(value, str) and value.strip()[:1] == "[":  # as a cell of CSV holds it
+            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                value = ast.literal_eval(value.strip()[:MAX_LIST_CHARACTERS])
         if isinstance(value, (list, tuple, Mapping)):
             ones = [v for v in value if v in (0, 1)] if isinstance(value, (list, tuple)) else []
-            what = "one-hot" if ones and len(ones) == len(value) and sum(ones) == 1 else "a list"
+            what = "an object" if isinstance(value, Mapping) else "a list"
+            if ones and len(ones) == len(value) and sum(ones) == 1:
+                what = "one-hot"
             name = form.pieces[0].text
             raise Missing(
                 f"the label '{name}' is {what}, and Rung learns one class of each row: write its name "
@@ -233,6 +295,8 @@ def _one_class(form: Format, row: Row) -> None:
 def _labelled(row: Row, origin: str) -> list[Example]:
     _one_class(Format.parse("{label}"), row)
     label = _text(row, "label")
+    if not label.strip():
+        raise Missing(NO_LABEL)
     messages = conversation(None, _text(row, "text"), label)
     return [Example(messages=messages, label=label, origin=origin)]
 
@@ -261,13 +325,13 @@ def _holds_turns(column: str, *role_keys: str) -> Callable[[Row], bool]:
 
 def _beside(*columns: str) -> Callable[[Row], set[str]]:
     """What a reading of these columns leaves out."""
-    read = {*columns, "system", "system_prompt", "tools", "functions"}
+    read = {*columns, *SYSTEM_COLUMNS, "tools", "functions"}
 
     def unread_of(row: Row) -> set[str]:
         found = {c for c in row if c not in read}
         if row.get("parallel_tool_calls") is True:  # as it is anyway
             found.discard("parallel_tool_calls")
-        fields = {f for c in columns if isinstance(row.get(c), (list, tuple)) for f in unread(row[c])}
+        fields = {f for c in columns for f in unread(row.get(c))}
         return found | {f"{field} of messages" for field in fields}
 
     return unread_of
@@ -308,6 +372,8 @@ FORMATS: tuple[DataFormat, ...] = (
       for q, a in _PAIRS),
     DataFormat("text/label", "text, answered by its label", _has("text", "label"), _labelled,
                _beside("text", "label")),
+    DataFormat("messages", "the column of messages", lambda row: _column_of_turns(row) is not None,
+               _other_turns, lambda row: _beside(_column_of_turns(row) or "messages")(row)),
     # Only where text is all there is: other columns beside it may hold the reply.
     DataFormat("text", "the text column", lambda r: "text" in r and len(r) == 1, _plain,
                _beside("text")),

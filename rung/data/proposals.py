@@ -42,7 +42,7 @@ def index_columns(rows: Sequence[Row]) -> set[str]:
 
 def _numbers(values: Sequence[Any]) -> bool:
     texts = [written(v) if isinstance(v, (str, int, float)) else "" for v in values]
-    return all(re.fullmatch(r"\d+", t) for t in texts) and len(set(texts)) == len(texts)
+    return all(re.fullmatch(r"\d+(\.0+)?", t) for t in texts) and len(set(texts)) == len(texts)
 
 
 def undetected(rows: Sequence[Row], source: str) -> str:
@@ -79,7 +79,8 @@ def _candidates(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[dict[st
     """Flags to try: a question and a reply where two columns hold something, else a text."""
     beside = index_columns(rows)
     sizes = {c: _size(rows, c) for c in columns if c not in beside}
-    plain = [c for c, size in sizes.items() if size is not None]
+    plain = [c for c, n in sizes.items() if n is not None and not preferences.is_worse(c)]
+    yield from _first_of_several(rows)
     reply = _reply(rows, plain)
     others = sorted((c for c in plain if c != reply), key=lambda c: -(sizes[c] or 0.0))
     if reply is not None and others:
@@ -88,6 +89,19 @@ def _candidates(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[dict[st
             yield {"user": f"{{{user}}}", "assistant": f"{{{reply}}}"}
     for column in plain:
         yield {"text": f"{{{column}}}"}
+
+
+def _first_of_several(rows: Sequence[Row]) -> Iterator[dict[str, str]]:
+    """A question and the first of its answers, also as SQuAD holds them."""
+    reply = preferences.reply_column(rows[0])
+    prompt = preferences.prompt_column(rows[0], reply)
+    held = rows[0].get(reply or "")
+    if reply is None or prompt is None or not held:
+        return
+    if isinstance(held, Mapping) and isinstance(held.get("text"), (list, tuple)):
+        yield {"user": f"{{{prompt}}}", "assistant": f"{{{reply}[text][0]}}"}
+    elif isinstance(held, (list, tuple)) and isinstance(held[0], str):
+        yield {"user": f"{{{prompt}}}", "assistant": f"{{{reply}[0]}}"}
 
 
 def _reply(rows: Sequence[Row], columns: Sequence[str]) -> str | None:

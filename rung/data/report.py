@@ -138,6 +138,10 @@ def _compared(dataset: Dataset, template: Template | None, limit: int | None) ->
     try:
         found, problems = pairs(dataset.examples)
     except DataError as fault:
+        if dataset.kind == "ratings":  # which are learnt one by one
+            wanted = sum((e.rating or 0) > 0 for e in dataset.examples)
+            told = f"{len(dataset)} rated replies, of which {wanted} are wanted"
+            return [Problem("warning", told)]
         return [Problem("warning", str(fault))]
     margins = sorted(p.margin for p in found if p.margin is not None)
     told = f"{len(found)} pairs of a better and a worse reply"

@@ -1,14 +1,18 @@
-"""Tables of the `datasets` library: loaded quietly, their cells as plain values.
+"""Tables of Arrow, in files or from the `datasets` library: read quietly, their cells as plain values.
 
 Classes are given by name in place of their numbers, and a cell that is NaN is empty.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from rung.data.sources.base import Named, Row
@@ -29,6 +33,81 @@ def loader(source: str) -> Callable[..., Any]:
     except ImportError:
         raise DataError(f"reading {source} needs datasets: pip install 'rung[hub]'") from None
     return load_dataset
+
+
+def of_parquet(path: Path, faults: list[str]) -> Iterator[Named]:
+    """Rows of a .parquet file; what cannot be read is told in `faults`."""
+    arrow = _pyarrow(path.name)
+    try:
+        from pyarrow.parquet import ParquetFile
+
+        with ParquetFile(path) as file:
+            yield from _arrow_rows(path.name, file.schema_arrow, file.iter_batches(), faults)
+    except (arrow.ArrowException, OSError, ValueError) as fault:
+        faults.append(f"{path.name}: cannot be read as parquet ({fault})")
+
+
+def of_arrow(path: Path, faults: list[str]) -> Iterator[Named]:
+    """Rows of a file in Arrow's own format, a file's or a stream's; faults are told in `faults`."""
+    arrow = _pyarrow(path.name)
+    try:
+        with arrow.memory_map(str(path)) as raw:
+            try:
+                file = arrow.ipc.open_file(raw)
+                batches = (file.get_batch(i) for i in range(file.num_record_batches))
+            except arrow.ArrowInvalid:
+                raw.seek(0)
+                file = batches = arrow.ipc.open_stream(raw)
+            yield from _arrow_rows(path.name, file.schema, batches, faults)
+    except (arrow.ArrowException, OSError, ValueError) as fault:
+        faults.append(f"{path.name}: cannot be read as Arrow ({fault})")
+
+
+def _pyarrow(source: str) -> Any:
+    """Raises DataError when the library is not installed."""
+    try:
+        import pyarrow
+        import pyarrow.ipc
+    except ImportError:
+        raise DataError(f"reading {source} needs pyarrow: pip install 'rung[hub]'") from None
+    return pyarrow
+
+
+def _arrow_rows(name: str, schema: Any, batches: Iterable[Any], faults: list[str]) -> Iterator[Named]:
+    if double := sorted(c for c, n in Counter(schema.names).items() if n > 1):
+        faults.append(f"{name}: several columns named {', '.join(double)}")
+        return
+    decode = decoder(_features(schema))
+    narrow = [f.name for f in schema if str(f.type) in ("halffloat", "float")]
+    number = count(1)
+    for batch in batches:
+        for row in batch.to_pylist():
+            for column in narrow:
+                row[column] = _shortest(row[column])
+            yield f"{name}:{next(number)}", decode(row)
+
+
+def _features(schema: Any) -> dict[str, Any]:
+    """What the `datasets` library noted of the columns: the names of classes."""
+    with suppress(ValueError, KeyError, TypeError, AttributeError):
+        noted = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: _feature(told) for name, told in noted.items()}
+    return {}
+
+
+def _feature(told: Any) -> Any:
+    if isinstance(told, list):
+        return [_feature(one) for one in told]
+    if not isinstance(told, Mapping):
+        return None
+    return SimpleNamespace(names=told.get("names"), feature=_feature(told.get("feature")))
+
+
+def _shortest(value: float | None) -> float | None:
+    """A number of 32 or 16 bits as it is written: 0.1, and not 0.10000000149."""
+    import numpy as np
+
+    return None if value is None else float(str(np.float32(value)))
 
 
 @contextmanager

@@ -18,11 +18,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from rung.data import row_lengths
 from rung.data.detokenizer import Decoder
-from rung.data.encoding import Disguise, Encoder, clean, mapped, texts_of
+from rung.data.encoding import PICTURE_MARK, Disguise, Encoder, clean, mapped, texts_of
 from rung.data.problem import Problem, places
 from rung.data.turns import instructed, tools_of, with_tools
-from rung.errors import DataError, one_line
+from rung.errors import DataError
+from rung.pictures import tokens
 from rung.types import Example, Message, Rendered
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -55,6 +57,7 @@ class Template:
     adds_bos: bool
     encoder: Encoder = field(repr=False)
     settings: Mapping[str, Any] = field(default_factory=dict)  # given to the chat template by name
+    picture_tokens: int = 0  # tokens of a picture, for adapters that see; 0: pictures are refused
     writes: ClassVar[bool] = True  # whether what it renders can be answered with text
 
     @classmethod
@@ -168,10 +171,10 @@ class Template:
                 kept.append(row)
             elif example.text is not None:
                 split.append(row.origin)
-                kept.extend(_windows(row, max_length))
+                kept.extend(row_lengths.windows(row, max_length))
             else:
                 long.append(row.origin)
-        problems = _length_problems(long, split, refused, max_length)
+        problems = row_lengths.problems(long, split, refused, max_length)
         if thoughtless:
             told = (
                 f"{len(thoughtless)} rows have thoughts (reasoning_content) that this base's chat "
@@ -220,16 +223,22 @@ class Template:
         """
         tools = tools_of(messages) if self.shows_tools else []
         cleaned: list[dict[str, Any]] = []
+        shown: list[range] = []
         for message in messages if self.shows_tools else instructed(messages):
             role, content = message.get("role"), message.get("content")
             if role not in ROLES:
                 raise DataError(f"a message has the role {role!r}, must be one of {', '.join(ROLES)}")
             if not isinstance(content, str):
                 raise DataError(f"a {role} message has no text as its content")
-            if message.get("pictures"):
-                raise DataError("this base reads no pictures: use one such as efficientnet-lite0")
+            pictures = message.get("pictures", ())
+            if pictures and not self.picture_tokens:
+                raise DataError(
+                    "this base reads no pictures: use one such as efficientnet-lite0, or a model "
+                    "that was made with --method projector"
+                )
+            shown += [tokens.ids_of(p, self.picture_tokens) for p in pictures]
             role = "system" if role == "developer" else role  # OpenAI's newer name for it
-            cleaned.append({"role": role, "content": clean(content)})
+            cleaned.append({"role": role, "content": self._marked(clean(content), len(pictures))})
             if self.shows_reasoning and (thoughts := message.get("reasoning_content")):
                 cleaned[-1]["reasoning_content"] = clean(thoughts)
             if message.get("weight") is not None:
@@ -238,11 +247,18 @@ class Template:
             raise DataError("a conversation needs at least one message")
         beside = mapped(tools, clean)
         disguise = self.encoder.disguise([*texts_of(cleaned), *texts_of(beside)])
+        disguise.pictures = shown
         for m in cleaned:
             m |= {k: disguise.hide(v) for k, v in m.items() if k in ("content", "reasoning_content")}
         if self.folds_system:
             cleaned = _fold_system(cleaned)
         return cleaned, disguise, mapped(beside, disguise.hide)
+
+    def _marked(self, content: str, pictures: int) -> str:
+        """A message's text behind the marks of its pictures."""
+        if not self.picture_tokens:
+            return content
+        return PICTURE_MARK * pictures + content.replace(PICTURE_MARK, "\N{REPLACEMENT CHARACTER}")
 
     def _text(
         self, messages: list[dict[str, Any]], *, generate: bool, tools: Sequence[Any] = ()
@@ -335,13 +351,28 @@ class Template:
         ids: list[int] = []
         mask: list[bool] = []
         edges = [0, *(t.start for t in turns), len(text)]
+        waiting = list(disguise.pictures)
         for i, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
-            piece, cuts = disguise.reveal(text[low:high])
             learnt = i > 0 and turns[i - 1].learnt
-            until = len(disguise.reveal(text[low : turns[i - 1].end])[0]) if learnt else 0
-            numbers, starts = self.encoder.encode(piece, cuts, begins=low == 0)
-            ids += numbers
-            mask += [start < until for start in starts]
+            begins = low == 0
+            piece = text[low:high]
+            for n, part in enumerate(piece.split(PICTURE_MARK) if disguise.pictures else [piece]):
+                if n:  # a picture stands in front of this part
+                    if not waiting:
+                        raise DataError("the chat template writes a picture twice")
+                    shown = waiting.pop(0)
+                    ids += shown
+                    mask += [False] * len(shown)
+                piece, cuts = disguise.reveal(part)
+                until = len(disguise.reveal(part[: max(0, turns[i - 1].end - low)])[0]) if learnt else 0
+                numbers, starts = self.encoder.encode(piece, cuts, begins=begins)
+                ids += numbers
+                mask += [start < until for start in starts]
+                low, begins = low + len(part) + 1, False
+        if waiting:
+            raise DataError(
+                "the chat template leaves out a message with a picture: it takes none there"
+            )
         bos = self.tokenizer.bos_token_id
         if self.adds_bos and ids[:1] != [bos]:
             ids, mask = [bos, *ids], [False, *mask]
@@ -358,42 +389,3 @@ def _fold_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         rest[0]["content"] = "\n\n".join([*system, rest[0]["content"]])
         return rest
     return [{"role": "user", "content": "\n\n".join(system)}, *rest]
-
-
-def _windows(row: Rendered, size: int) -> list[Rendered]:
-    """Consecutive windows of a text; nothing predicts the first token of one."""
-    windows = []
-    for low in range(0, len(row.ids), size):
-        ids = row.ids[low : low + size]
-        if len(ids) > 1:
-            windows.append(Rendered(ids, (False,) + (True,) * (len(ids) - 1), row.origin))
-    return windows
-
-
-def _length_problems(
-    long: list[str], split: list[str], refused: dict[str, list[str]], max_length: int | None
-) -> list[Problem]:
-    problems = []
-    if refused:
-        reasons = [f"{places(origins)}: {why}" for why, origins in refused.items()]
-        rows = tuple(origin for origins in refused.values() for origin in origins)
-        problems.append(Problem("error", f"cannot be rendered: {one_line(reasons, 5)}", rows))
-    if long:
-        problems.append(
-            Problem(
-                "warning",
-                f"{len(long)} conversations are longer than {max_length} tokens and were left out "
-                f"({places(long)}): raise --max-length",
-                tuple(long),
-            )
-        )
-    if split:
-        problems.append(
-            Problem(
-                "warning",
-                f"{len(split)} texts are longer than {max_length} tokens and were split "
-                f"into windows ({places(split)})",
-                tuple(split),
-            )
-        )
-    return problems

@@ -9,45 +9,57 @@ is written into its turn, kept beside it (reasoning, weight), or named by `unrea
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from rung.data.contents import content_of, pictures_of, thoughts_of
 from rung.data.format_strings import Missing
-from rung.errors import DataError
-from rung.types import Message, Picture
+from rung.types import Message
 
 SYSTEM = ("system", "developer")
+# Columns that hold a row's system message; the first that holds something is read.
+SYSTEM_COLUMNS = (
+    "system",
+    "system_prompt",
+    "system_message",
+    "systemInstruction",
+    "system_instruction",
+)
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _TAGS = re.compile(r"<(/?\s*tool_(?:call|response))", re.IGNORECASE)
 
 ROLES = {
     "human": "user", "user": "user", "prompter": "user",
     "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "bing": "assistant",
-    "bard": "assistant", "model": "assistant", "bot": "assistant",
+    "bard": "assistant", "model": "assistant", "bot": "assistant", "ai": "assistant",
     "system": "system", "developer": "system",
     "tool": "tool", "function": "tool", "observation": "tool", "tool_response": "tool",
     "ipython": "tool",
     "function_call": "call", "function-call": "call", "tool_call": "call",
     "function_response": "tool", "function-response": "tool",
 }  # fmt: skip
-PICTURES = ("image_url", "input_image")  # types of parts, in OpenAI's two APIs
-MAX_PICTURES = 16  # of one message
 # Thoughts in front of a reply, in the words of several vendors.
 REASONING = ("reasoning_content", "reasoning", "thinking", "thought")
-# What a turn of each role is made of; any other field that holds something is told. A reply's author
-# is no part of what is learnt.
-_ANY = {"role", "from", "content", "value"}
+# Whether a reply is learnt, in the words of several trainers: 0 or false says that it is context.
+LEARNT = ("weight", "train", "training", "trainable", "loss")
+# What holds a message's content, in the words of several vendors; the first that is there is read.
+CONTENTS = ("content", "value", "parts", "text", "message")
+# What a turn of each role is made of, beside its content; any other field that holds something is told.
+# A reply's author is no part of what is learnt.
+_ANY = {"role", "from"}
 _SAID = {*_ANY, "name", "refusal"}
 READ = {
     "system": _SAID,
     "user": _SAID,
-    "assistant": {*_ANY, "refusal", "tool_calls", "function_call", "weight", *REASONING},
+    "assistant": {*_ANY, "refusal", "tool_calls", "function_call", *LEARNT, *REASONING},
     "tool": {*_ANY, "name", "tool_call_id"},
     "call": _ANY,
 }
+MAX_QUOTED_CHARACTERS = 1 << 20  # of messages that are written as Python writes lists
 
 
 def turns(value: Any, role_key: str = "role", content_key: str = "content") -> list[Message]:
@@ -59,6 +71,7 @@ def turns(value: Any, role_key: str = "role", content_key: str = "content") -> l
     Raises:
         Missing: naming the message that cannot be read.
     """
+    value = listed(value)
     if not isinstance(value, (list, tuple)) or not value:
         raise Missing("no list of messages")
     called: dict[str, str] = {}  # id of a call -> its function
@@ -77,19 +90,74 @@ def turns(value: Any, role_key: str = "role", content_key: str = "content") -> l
     return result
 
 
+def listed(value: Any) -> Any:
+    """A list of messages out of JSON, of what Python writes for a list, or of a list for each field.
+
+    Cells of CSV hold the first two, tables the third. Anything else is given back as it is.
+    """
+    if isinstance(value, str) and re.match(r"\s*\[\s*\{", value):
+        found: Any = None
+        with suppress(ValueError, RecursionError):
+            found = json.loads(value)
+        if found is None and len(value) <= MAX_QUOTED_CHARACTERS:
+            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                found = ast.literal_eval(value.strip())
+        # A text may well be a list of something else.
+        said = isinstance(found, list) and all(
+            isinstance(m, Mapping) and ("role" in m or "from" in m) for m in found
+        )
+        return found if said else value
+    if isinstance(value, Mapping) and ("role" in value or "from" in value):
+        cells = list(value.values())
+        if all(isinstance(c, (list, tuple)) and len(c) == len(cells[0]) for c in cells):
+            return [dict(zip(value, row, strict=True)) for row in zip(*cells, strict=True)]
+    return value
+
+
 def unread(value: Any) -> set[str]:
     """The fields of messages that hold something and that no turn takes up."""
     found: set[str] = set()
+    value = listed(value)
     for message in value if isinstance(value, (list, tuple)) else ():
         if isinstance(message, Mapping):
             role = ROLES.get(str(message.get("role", message.get("from"))).strip().lower(), "user")
-            taken = READ[role]
-            empty: tuple[Any, ...] = (None, "", [], {}, False)
-            found |= {str(k) for k, v in message.items() if k not in taken and v not in empty}
+            taken = {*READ[role], _content_key(message, "content")}
+            found |= {str(k) for k, v in message.items() if k not in taken and not _is_empty(v)}
     return found
 
 
+def _is_empty(value: Any) -> bool:
+    # 0 and false say something.
+    return value is None or (isinstance(value, (str, list, tuple, Mapping)) and not value)
+
+
+def _content_key(message: Mapping[str, Any], key: str) -> str:
+    """What holds the content of a message: `key`, or the first of the known names that it has."""
+    return next((k for k in (key, *CONTENTS) if k in message), key)
+
+
+def system_of(row: Mapping[str, Any]) -> str:
+    """The system message that a row's column holds, as a text or in parts; "" where there is none.
+
+    Raises:
+        Missing: for a column that holds something else.
+    """
+    for name in SYSTEM_COLUMNS:
+        value = row.get(name)
+        if isinstance(value, Mapping):
+            value = value.get(_content_key(value, "content"))
+        if not _is_empty(value):
+            try:
+                said = content_of(value)
+            except Missing as fault:
+                raise Missing(f"'{name}': {fault.args[0]}") from None
+            if said.strip():
+                return said
+    return ""
+
+
 def _turn(role: str, message: Mapping[str, Any], key: str, called: dict[str, str]) -> Message:
+    key = _content_key(message, key)
     if role == "tool":
         return _result(message, key, called)
     if role == "call":  # ShareGPT's turn that is one call, written as JSON
@@ -101,27 +169,34 @@ def _turn(role: str, message: Mapping[str, Any], key: str, called: dict[str, str
     if isinstance(message.get("refusal"), str):
         parts.append(message["refusal"])
     parts += calls
+    if key not in message and not any(parts):
+        raise Missing(f"no '{key}'; its fields are {', '.join(map(str, message))}")
     if message.get(key) is None and not any(parts):
         raise Missing("a message whose content is no text: null")
+    thoughts = thoughts_of(message.get(key))
+    if thoughts and role != "assistant":
+        raise Missing(f"a {role} message holds thoughts")
     turn: Message = {"role": role, "content": "\n".join(p for p in parts if p)}
     if shown := pictures_of(message.get(key)):
         if role != "user":
             raise Missing(f"a {role} message shows a picture, and only users can")
         turn["pictures"] = shown
     if role == "assistant":
-        thought = next((message[k] for k in REASONING if message.get(k)), None)
+        thought = next((message[k] for k in REASONING if message.get(k)), thoughts or None)
         if thought is not None:
             turn["reasoning_content"] = content_of(thought)
-        if message.get("weight") is not None:
-            turn["weight"] = _weight(message["weight"])
+        weights = [_weight(k, message[k]) for k in LEARNT if message.get(k) is not None]
+        if weights:
+            turn["weight"] = min(weights)
     elif message.get("name"):  # no template shows who of several speaks
         turn["content"] = f"{message['name']}: {turn['content']}"
     return turn
 
 
-def _weight(value: Any) -> int:
-    if isinstance(value, bool) or value not in (0, 1):
-        raise Missing(f"weight is {json.dumps(value, default=str)}, must be 0 or 1")
+def _weight(name: str, value: Any) -> int:
+    said = "0 or 1" if name == "weight" else "true or false"
+    if (name == "weight" and isinstance(value, bool)) or value not in (0, 1):
+        raise Missing(f"{name} is {json.dumps(value, default=str)}, must be {said}")
     return int(value)
 
 
@@ -148,11 +223,14 @@ def result_turn(said: str, name: str | None = None) -> Message:
 
 
 def _calls(message: Mapping[str, Any], called: dict[str, str]) -> list[str]:
-    listed = message.get("tool_calls") or []
-    if not isinstance(listed, (list, tuple)):
+    calls = message.get("tool_calls") or []
+    if isinstance(calls, str):  # tables hold calls of several shapes as JSON
+        with suppress(ValueError, RecursionError):
+            calls = json.loads(calls)
+    if not isinstance(calls, (list, tuple)):
         raise Missing("tool_calls is no list")
     written = []
-    for call in listed:
+    for call in calls:
         inner = call.get("function", call) if isinstance(call, Mapping) else None
         if isinstance(inner, Mapping) and isinstance(call, Mapping) and call.get("id"):
             called[str(call["id"])] = str(inner.get("name"))
@@ -186,61 +264,6 @@ def _call(function: Any) -> str:
             arguments = json.loads(arguments)
     shown = {"name": function["name"], "arguments": {} if arguments is None else arguments}
     return f"{OPEN}{json.dumps(shown, ensure_ascii=False, default=str)}{CLOSE}"
-
-
-def content_of(value: Any) -> str:
-    """The text of a message's content: a string, or a list of parts as in OpenAI's API.
-
-    Raises:
-        Missing: when there is no text in it, or something beside text.
-    """
-    if isinstance(value, str):
-        return value
-    if isinstance(value, (list, tuple)):
-        return "".join(_part(p) for p in value)
-    raise Missing(f"a message whose content is no text: {json.dumps(value, default=str)[:60]}")
-
-
-def _part(part: Any) -> str:
-    if isinstance(part, str):
-        return part
-    if isinstance(part, Mapping):
-        kind = str(part.get("type", "text"))
-        if kind in PICTURES:
-            return ""
-        text = part.get("refusal") if kind == "refusal" else part.get("text")
-        if kind in ("text", "input_text", "output_text", "refusal") and isinstance(text, str):
-            return text
-        if kind not in ("text", "refusal"):
-            raise Missing(f"content of type '{kind[:40]}', and only text can be read")
-    raise Missing(f"a message whose content is no text: {json.dumps(part, default=str)[:60]}")
-
-
-def pictures_of(value: Any) -> tuple[Picture, ...]:
-    """The pictures of a message's content, which are `data:` URLs; nothing is ever fetched.
-
-    Raises:
-        Missing: for another address, or a picture that cannot be read.
-    """
-    parts = value if isinstance(value, (list, tuple)) else ()
-    found = [p for p in parts if isinstance(p, Mapping) and str(p.get("type")) in PICTURES]
-    if len(found) > MAX_PICTURES:
-        raise Missing(f"{len(found)} pictures in one message, at most {MAX_PICTURES} are read")
-    return tuple(_picture(part, n) for n, part in enumerate(found, 1))
-
-
-def _picture(part: Mapping[str, Any], number: int) -> Picture:
-    from rung.pictures import reading
-
-    told = part.get("image_url")
-    url = told.get("url") if isinstance(told, Mapping) else told
-    name = f"picture {number}"
-    if not isinstance(url, str):
-        raise Missing(f"{name} has no 'image_url' with a data: URL")
-    try:
-        return reading.picture(reading.of_url(url, name), name)[0]
-    except DataError as fault:
-        raise Missing(str(fault)) from None
 
 
 def functions(value: Any) -> tuple[Mapping[str, Any], ...]:

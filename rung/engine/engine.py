@@ -313,15 +313,16 @@ class Engine:
         """
         return self.registry.grammars(name).compile(kind, value)
 
-    def embed(self, name: str, texts: Sequence[tuple[int, ...]]) -> Tensor:
-        """Embed texts: the mean of the final hidden states, of length 1; (N, d) on the CPU.
+    def embed(self, name: str, texts: Sequence[tuple[int, ...] | Prompt]) -> Tensor:
+        """Embed texts, or messages for towers: (N, d) on the CPU, each of length 1.
 
         From any thread; waits. Long lists are done in batches, between which others are served.
 
         Raises:
             RungError: as `submit`. EngineFault: when values are not finite.
         """
-        requests = [EmbeddingRequest(name, Prompt(tuple(ids))) for ids in texts]
+        prompts = [one if isinstance(one, Prompt) else Prompt(tuple(one)) for one in texts]
+        requests = [EmbeddingRequest(name, prompt) for prompt in prompts]
         found = self.generate(requests, remember=True)
         return torch.stack([one.embedding for one in found if one.embedding is not None])
 

@@ -28,6 +28,7 @@ class PrefillChunk:
 
     Attributes:
         front: positions that the slot's adapter takes in front of the text.
+        begins: token of the text at which the slot's adapter begins to act; None: it acts everywhere.
     """
 
     lane: int
@@ -36,6 +37,13 @@ class PrefillChunk:
     begin: int
     end: int
     front: int
+    begins: int | None = None
+
+    @property
+    def cached(self) -> tuple[int, int]:
+        """The slot under which what is computed of the text may be kept, and of how many tokens: what
+        stands in front of where an adapter begins to act is the base's."""
+        return (self.slot, self.end) if self.begins is None else (-1, min(self.begins, self.end))
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ def prefill_plan(bank: Bank, cache: KVCache, chunks: Items[PrefillChunk]) -> tup
     sequences = []
     for chunk in chunks:
         held = int(cache.lengths[chunk.lane])
-        key = (chunk.slot, held, tuple(chunk.ids[: chunk.begin]))
+        key = (chunk.slot, held, chunk.begins, tuple(chunk.ids[: chunk.begin]))
         group = groups.setdefault(key, len(groups))
         if group == len(slots):
             slots.append(chunk.slot)
@@ -77,8 +85,10 @@ def prefill_plan(bank: Bank, cache: KVCache, chunks: Items[PrefillChunk]) -> tup
                 front[group] = LaneFront(cache, chunk.lane, held)
             elif chunk.front:
                 soft[group] = chunk.front
-        sequences.append(Sequence(tuple(chunk.ids[chunk.begin : chunk.end]), slot=group))
+        begins = None if chunk.begins is None else max(0, chunk.begins - chunk.begin)
+        sequences.append(Sequence(tuple(chunk.ids[chunk.begin : chunk.end]), slot=group, begins=begins))
     trie = Trie.build(sequences, soft, {g: f.n for g, f in front.items()})
     plan = TriePlan(trie, front)
-    plan.slots = Slots(np.array(slots)[trie.slots.numpy()])  # the seams go by adapter, not by group
+    # The seams go by adapter, not by group; -1 stands last, and so for itself.
+    plan.slots = Slots(np.array([*slots, -1])[trie.acting.numpy()])
     return trie, plan

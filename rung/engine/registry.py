@@ -168,6 +168,11 @@ class Registry:
             known.read()
             return known.positions
 
+    def begins(self, slot: int, prompt: Sequence[int]) -> int | None:
+        """The token of a prompt at which a slot's adapter begins to act, see `Adapter.begins`."""
+        adapter = self._adapter(slot)
+        return None if adapter is None else adapter.begins(prompt)
+
     def make_resident(self, slot: int, in_use: Collection[int]) -> None:
         """Put a slot's adapter into the bank, between two steps, and move idle ones out.
 

@@ -17,6 +17,7 @@ from rung.engine.sampler import Draw, Told
 from rung.engine.served_model import ServedModel
 from rung.engine.stop_strings import StopStrings
 from rung.errors import ConfigError
+from rung.pictures import tokens
 
 
 def check_request(request: GenerationRequest, model: ServedModel, registry: Registry) -> int:
@@ -26,7 +27,8 @@ def check_request(request: GenerationRequest, model: ServedModel, registry: Regi
         ConfigError, ContextExceeded: as `Engine.submit`.
     """
     prompt, decoding, vocabulary = request.prompt.ids, request.decoding, registry.vocabulary
-    registry.check_ids(prompt, "the prompt")
+    shown = tokens.of_messages(request.prompt.messages, model.template.picture_tokens)
+    registry.check_ids([i for i in prompt if i not in shown] if shown else prompt, "the prompt")
     if not all(0 <= i < vocabulary for i in decoding.logit_bias):
         raise ConfigError(f"logit_bias holds a token id outside 0 to {vocabulary - 1}")
     if decoding.seed is not None and not -(2**63) <= decoding.seed < 2**64:
@@ -54,6 +56,7 @@ class RequestState:
         model: who answers.
         front: positions that the model's adapter takes in front of the prompt.
         max_tokens: maximum number of tokens to draw, already bounded by the context.
+        begins: token at which the model's adapter begins to act; None: it acts everywhere.
 
     Attributes:
         lane: the KV cache's lane that it owns; -1 while it waits.
@@ -63,18 +66,31 @@ class RequestState:
         told: log-probabilities of the prompt's tokens from the second on.
     """
 
-    def __init__(self, generation: Generation, model: ServedModel, front: int, max_tokens: int):
+    def __init__(
+        self,
+        generation: Generation,
+        model: ServedModel,
+        front: int,
+        max_tokens: int,
+        begins: int | None = None,
+    ):
         request = generation.request
         assert isinstance(request, GenerationRequest)
         self.generation, self.model, self.front = generation, model, front
-        self.name, self.slot = model.name, model.slot
+        self.name, self.slot, self.begins = model.name, model.slot, begins
         self.lane, self.admitted, self.read, self.cached = -1, 0, 0, 0
         self.ids = list(request.prompt.ids)  # the prompt and what was drawn
         self.prompt = len(self.ids)
         self.end = self.prompt + max_tokens
+        if begins is not None and begins >= self.prompt:
+            self.begins = self.end  # what is drawn calls no adapter
         self.draw = Draw(
-            request.decoding, request.prompt.ids, request.constraint, request.logprobs, request.as_drawn
-        )
+            request.decoding,
+            tokens.words(request.prompt.ids),
+            request.constraint,
+            request.logprobs,
+            request.as_drawn,
+        )  # fmt: skip
         self.prompt_logprobs = request.prompt_logprobs
         self.stop_ids = frozenset(model.stop_ids if request.stop_ids is None else request.stop_ids)
         self.speculation = NgramSpeculation()
@@ -93,7 +109,13 @@ class RequestState:
         """
         assert isinstance(generation.request, GenerationRequest)
         max_tokens = check_request(generation.request, model, registry)
-        return cls(generation, model, registry.hold(model.slot), max_tokens)
+        begins = registry.begins(model.slot, generation.request.prompt.ids)
+        return cls(generation, model, registry.hold(model.slot), max_tokens, begins)
+
+    @property
+    def decodes_as(self) -> int:
+        """The slot of what it draws: the base's where the prompt does not call the adapter."""
+        return -1 if self.begins is not None and self.begins >= self.end else self.slot
 
     @property
     def positions(self) -> int:

@@ -220,19 +220,20 @@ class CachedRunner:
 
     def keep(self, chunk: PrefillChunk) -> None:
         page_bytes = PAGE * self.cache.position_bytes
-        whole = chunk.end // PAGE
+        slot, count = chunk.cached
+        whole = count // PAGE
         most = min(int(self.budget * PREFIX_SHARE), self.budget - self.cache.size)
-        known = len(self.prefixes.find(chunk.slot, chunk.ids[: whole * PAGE])) - 1
+        known = len(self.prefixes.find(slot, chunk.ids[: whole * PAGE])) - 1
         front = chunk.front * self.cache.position_bytes if known < 0 else 0
         fresh = (whole - max(known, 0)) * page_bytes + front
         if whole - max(known, 0) < 1 or fresh > most:
             return
         self.prefixes.shrink(most - fresh)
-        first = max(0, len(self.prefixes.find(chunk.slot, chunk.ids[: whole * PAGE])) - 1)
+        first = max(0, len(self.prefixes.find(slot, chunk.ids[: whole * PAGE])) - 1)
         begin, end = (chunk.front + n * PAGE for n in (first, whole))
         pages = self.cache.copy_out(chunk.lane, begin, end, PAGE)
         ahead = self.cache.copy_out(chunk.lane, 0, chunk.front, chunk.front) if chunk.front else [[]]
-        self.prefixes.add(chunk.slot, chunk.ids, first, pages, ahead[0])
+        self.prefixes.add(slot, chunk.ids, first, pages, ahead[0])
 
     # --- one token each -------------------------------------------------------------------------
 

@@ -136,7 +136,10 @@ class Scheduler:
     def _resume(self, request: RequestState) -> None:
         """Begin a lane, with cached pages unless the prompt's own log-probabilities are wanted."""
         known = () if request.wants_prompt else request.ids
-        request.read = self.runner.resume(request.lane, request.slot, known)
+        slot, count = _chunk(request, len(known)).cached
+        # One token at least is read again, for its logits; in front of an adapter none need be.
+        ahead = known if request.begins is None else known[: min(count + 1, len(known))]
+        request.read = self.runner.resume(request.lane, slot, ahead)
         request.cached = request.cached or min(request.read, request.prompt)
 
     def _share(self, readers: list[RequestState]) -> list[int]:
@@ -243,7 +246,9 @@ class Scheduler:
 
 def _chunk(request: RequestState, count: int) -> PrefillChunk:
     begin = request.read
-    return PrefillChunk(request.lane, request.slot, request.ids, begin, begin + count, request.front)
+    return PrefillChunk(
+        request.lane, request.slot, request.ids, begin, begin + count, request.front, request.begins
+    )
 
 
 def _too_big(request: RequestState) -> RungError:

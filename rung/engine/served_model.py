@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rung.data.conversation import Conversation
@@ -12,6 +12,8 @@ from rung.forward.adapter import Adapter
 from rung.forward.classifier import Classifier
 from rung.forward.mapper import Mapper
 from rung.forward.reward_head import RewardHead
+from rung.forward.sight import Sight
+from rung.forward.towers import Towers
 from rung.remote.model import RemoteModel
 from rung.types import Decoding, Example, Message, Prompt
 
@@ -31,6 +33,8 @@ class ServedModel:
         remote: answers behind an API, in place of the bank.
         reward: scores texts in place of writing them.
         mapper: maps records in place of writing them.
+        sight: turns pictures into tokens; None for models that see none, or nothing else.
+        towers: gives vectors of pictures and texts in place of the base's.
         root: the base an adapter stands on; None for a base.
         parent: the model it was tuned from; None for a base.
         created: seconds since 1970. owned_by: the organisation behind it.
@@ -46,6 +50,8 @@ class ServedModel:
     remote: RemoteModel | None = None
     reward: RewardHead | None = None
     mapper: Mapper | None = None
+    sight: Sight | None = None
+    towers: Towers | None = None
     root: str | None = None
     parent: str | None = None
     created: int = 0
@@ -71,7 +77,11 @@ class ServedModel:
                 "remote": adapter.remote,
                 "reward": adapter.reward,
                 "mapper": adapter.mapper,
+                "sight": adapter.sight,
+                "towers": adapter.towers,
             }
+            if adapter.sight is not None:
+                template = replace(template, picture_tokens=adapter.sight.count)
         return cls(name, slot, template, **about)
 
     @property

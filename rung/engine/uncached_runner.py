@@ -31,7 +31,7 @@ class UncachedRunner:
         return 0
 
     def read(self, chunks: Items[PrefillChunk]) -> Read:
-        sequences = [Sequence(tuple(c.ids[: c.end]), slot=c.slot) for c in chunks]
+        sequences = [Sequence(tuple(c.ids[: c.end]), slot=c.slot, begins=c.begins) for c in chunks]
         self._ids.update(zip((c.lane for c in chunks), sequences, strict=True))
         trie = self.bank.trie(sequences)
         rows = [torch.from_numpy(r).to(self.bank.device) for r in trie.rows]
@@ -43,7 +43,7 @@ class UncachedRunner:
     def decode(self, ids: Items[int], slots: Items[int]) -> Tensor:
         for lane, token in enumerate(ids):
             before = self._ids[lane]
-            self._ids[lane] = Sequence((*before.ids, token), slot=before.slot)
+            self._ids[lane] = Sequence((*before.ids, token), slot=before.slot, begins=before.begins)
         return self._forward(range(len(ids)))
 
     def decode_again(self, lanes: Items[int], ids: Items[int], slots: Items[int]) -> Tensor:
@@ -70,7 +70,7 @@ class UncachedRunner:
 
     def cut(self, lane: int, front: int, count: int) -> None:
         whole = self._ids[lane]
-        self._ids[lane] = Sequence(whole.ids[:count], slot=whole.slot)
+        self._ids[lane] = Sequence(whole.ids[:count], slot=whole.slot, begins=whole.begins)
 
     def clear(self, lane: int) -> None:
         self._ids.pop(lane, None)

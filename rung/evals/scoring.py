@@ -175,8 +175,9 @@ class _Walk:
 
     def _usable(self, path: _Path) -> int:
         """How much of the front a path can stand behind."""
-        if self.front.keys_values is None:
-            return 0
+        adapter = self.bank.adapters.get(self.slot)
+        if self.front.keys_values is None or (adapter is not None and adapter.activation):
+            return 0  # where an adapter begins to act differs from path to path
         return min(common_prefix(self.front.ids, path.ids), path.most)
 
     def run(self, paths: Sequence[_Path], following: _Path | None) -> list[float]:

@@ -1,7 +1,8 @@
 """Words of any script: what metrics of words in common count.
 
 Letters, digits and their marks make words. Scripts that put no blanks between words (Chinese, Japanese,
-Thai and others) are counted by character, as is usual for them; so are pictographs.
+Thai and others) are counted by character, as is usual for them; so are pictographs and signs of
+mathematics.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def repeated(text: str, size: int = 3) -> float:
 
 def _part(char: str) -> str:
     kind = unicodedata.category(char)
-    if kind == "So":
+    if kind == "So" or (kind[0] == "S" and char > "\x7f"):
         return f" {char} "
     return char if kind[0] in "LNM" else " "
 

@@ -35,7 +35,8 @@ class Export(base.Export):
         from rung.exports import proof
 
         if through_peft.installed():
-            return through_peft.logits(folder, source.bank, list(proof.row(source.bank.vocabulary)))
+            ids = proof.row(source.bank.vocabulary, source.adapter)
+            return through_peft.logits(folder, source.bank, list(ids))
         adapter, _ = artefact.load(folder, source.bank)
         return proof.logits(source.bank, source.bank.add(adapter))
 

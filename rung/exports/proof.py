@@ -35,10 +35,17 @@ class Proof:
     ran: str | None = None
 
 
-def row(vocabulary: int) -> tuple[int, ...]:
-    """Draw the token ids that are compared: the same ones for every export of a base."""
+def row(vocabulary: int, adapter: Adapter | None = None) -> tuple[int, ...]:
+    """Draw the token ids that are compared: the same ones for every export of a base.
+
+    Args:
+        adapter: one that acts only where it is called is called in the middle.
+    """
     generator = torch.Generator().manual_seed(0)
-    return tuple(torch.randint(vocabulary, (TOKENS,), generator=generator).tolist())
+    ids = torch.randint(vocabulary, (TOKENS,), generator=generator).tolist()
+    call = [] if adapter is None else adapter.activation[: TOKENS // 2]
+    ids[TOKENS // 4 : TOKENS // 4 + len(call)] = call
+    return tuple(ids)
 
 
 @torch.no_grad()
@@ -48,7 +55,7 @@ def logits(bank: Bank, slot: int) -> Tensor:
     Args:
         slot: of the adapter in the bank; -1 is the bare base.
     """
-    return logits_of(bank, slot, row(bank.vocabulary))
+    return logits_of(bank, slot, row(bank.vocabulary, bank.adapters.get(slot)))
 
 
 @torch.no_grad()
@@ -73,7 +80,7 @@ def against_peft(folder: Path, bank: Bank, adapter: Adapter) -> float:
         ours = logits(bank, slot)
     finally:
         bank.remove(slot)
-    theirs = through_peft.logits(folder, bank, list(row(bank.vocabulary)))
+    theirs = through_peft.logits(folder, bank, list(row(bank.vocabulary, adapter)))
     apart = float((ours - theirs).abs().max() / theirs.abs().max())
     if not apart <= PEFT_TOLERANCE.get(bank.dtype, HALF_TOLERANCE):
         raise ArtefactError(

@@ -60,9 +60,9 @@ class TriePlan:
     one_token_per_lane = False
 
     def __init__(self, trie: Trie, front: dict[int, Tensor] | None = None, record: Any = None):
-        self.slots = Slots(trie.slots)
+        self.slots, self._owners = Slots(trie.acting), Slots(trie.slots)
         self.trie, self.record = trie, record
-        self.front = {s: f for s, f in (front or {}).items() if s in self.slots.present}
+        self.front = {s: f for s, f in (front or {}).items() if s in self._owners.present}
         self._lay_keys(trie)
         self._together: list[Any] | None = None
         self._masks: dict[tuple, list[Tensor | None]] = {}
@@ -71,7 +71,7 @@ class TriePlan:
     def _lay_keys(self, trie: Trie) -> None:
         starts, ends, depths = [], [], []
         for slot, keys_values in self.front.items():
-            rows = self.slots.rows(slot)
+            rows = self._owners.rows(slot)
             if not isinstance(rows, slice):
                 raise ValueError("a trie keeps the tokens of one slot together")  # noqa: TRY004
             n = keys_values.shape[2]

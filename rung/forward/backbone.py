@@ -6,7 +6,7 @@ What needs the base and not the adapters takes a `Backbone`; `Bank` is one with 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from functools import cached_property
@@ -140,6 +140,10 @@ class Backbone(ABC):
         self.slots = slots
         return self._embeddings(ids.clamp(min=0).to(self.device)[None])[0]
 
+    def mean_embedding(self) -> Tensor:
+        """The mean of all embeddings, (d,): what stands for a picture where nobody sees it."""
+        return self._embeddings.weight.float().mean(0)
+
     @abstractmethod
     def run(
         self,
@@ -167,19 +171,28 @@ class Backbone(ABC):
         called = self._called
         return frozenset(n for n in self.modules if n not in called and n.rpartition(".")[0] in called)
 
+    @cached_property
+    def beside_text(self) -> tuple[str, ...]:
+        """Modules that no text calls, nor anything in them, such as a tower that reads pictures."""
+        called = self._called
+        quiet = (n for n in self.uncalled if next(self.modules[n].children(), None) is not None)
+        return tuple(n for n in quiet if not any(c.startswith(f"{n}.") for c in called))
+
     @property
     def many_valued(self) -> frozenset[str]:
-        """Modules that answer with several things in place of one tensor, such as routers."""
+        """Modules that answer with several things in place of one tensor, such as routers, or with
+        another width than they name, such as projections in groups."""
         return frozenset(n for n, one in self._called.items() if not one)
 
     @cached_property
     def _called(self) -> dict[str, bool]:
-        """Modules that are called in a small pass, and whether they answer with one tensor."""
+        """Modules that are called in a small pass, and whether they answer with one row for a row."""
         called: dict[str, bool] = {}
 
         def noting(name: str) -> Callable[..., None]:
             def note(module: Any, args: Any, out: Any) -> None:
-                called[name] = isinstance(out, Tensor)
+                width = getattr(module, "out_features", None)
+                called[name] = isinstance(out, Tensor) and (width is None or out.shape[-1] == width)
 
             return note
 
@@ -197,6 +210,31 @@ class Backbone(ABC):
     def read_by_others(self, parameter: str) -> bool:
         """Whether a pass reads a parameter without calling the module that has it."""
         return parameter.rpartition(".")[0] in self.uncalled
+
+    def unread(self, parameters: Iterable[str]) -> frozenset[str]:
+        """Those of some parameters that a text goes past, as what reads pictures: of modules
+        that no text calls, without a gradient in a small pass."""
+        named = dict(self.model.named_parameters())
+        inside = tuple(f"{name}." for name in self.beside_text)
+        asked = {n: named[n] for n in parameters if self.read_by_others(n) or n.startswith(inside)}
+        asked = {n: p for n, p in asked.items() if p.is_floating_point()}
+        before = [p.requires_grad for p in asked.values()]
+        plan, slots = self.plan, self.slots
+        try:
+            with torch.enable_grad():
+                for parameter in asked.values():
+                    parameter.requires_grad_(True)
+                out = self.run_tiny().float().sum()
+                found = (
+                    torch.autograd.grad(out, list(asked.values()), allow_unused=True)
+                    if asked and out.requires_grad
+                    else [None] * len(asked)
+                )
+        finally:
+            self.plan, self.slots = plan, slots
+            for parameter, wanted in zip(asked.values(), before, strict=True):
+                parameter.requires_grad_(wanted)
+        return frozenset(n for n, gradient in zip(asked, found, strict=True) if gradient is None)
 
     def own_weights(self, slot: int) -> AbstractContextManager[None]:
         """Put a slot's own weights in the place of the base's while a pass of that slot runs."""

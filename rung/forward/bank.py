@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rung.forward import fits, padded, probe
+from rung.forward import fits, padded, probe, sight
 from rung.forward.adapter import Adapter
 from rung.forward.attention import Plan, TriePlan, register
 from rung.forward.backbone import Backbone, Head, ModelHead, Record
@@ -112,7 +112,7 @@ class Bank(Backbone):
     def frozen_below(self, adapter: Adapter) -> int:
         """The boundary below which an adapter changes nothing; 0 where it changes something at the
         bottom, or where that cannot be told."""
-        if adapter.positions:
+        if adapter.positions or adapter.sight is not None:
             return 0
         touched = [*adapter.linear, *(n.rpartition(".")[0] for n in self._spelled(adapter))]
         return min((self.layers.boundary_of(name) for name in touched), default=0)
@@ -166,13 +166,11 @@ class Bank(Backbone):
 
     def trie(self, sequences: Iterable[Sequence], prune: bool = False) -> Trie:
         """A trie of sequences, with what their adapters put in front; see `Trie.build`."""
-        soft, prefix = {}, {}
-        for slot, adapter in self.adapters.items():
-            if adapter.embeddings is not None:
-                soft[slot] = len(adapter.embeddings)
-            if adapter.keys_values is not None:
-                prefix[slot] = adapter.keys_values.shape[2]
-        return Trie.build(sequences, soft, prefix, prune, self.shares)
+        known = self.adapters.items()
+        soft = {s: len(a.embeddings) for s, a in known if a.embeddings is not None}
+        prefix = {s: a.keys_values.shape[2] for s, a in known if a.keys_values is not None}
+        begun = (a.begun(s) if (a := self.adapters.get(s.slot)) else s for s in sequences)
+        return Trie.build(begun, soft, prefix, prune, self.shares)
 
     def forward(
         self,
@@ -241,20 +239,20 @@ class Bank(Backbone):
 
     def front(self, trie: Trie) -> dict[int, Tensor]:
         """Keys and values in front, of the slots that a trie uses."""
-        here = set(trie.slots.unique().tolist())
-        kept = {s: a.keys_values for s, a in self.adapters.items() if s in here}
-        return {s: kv for s, kv in kept.items() if kv is not None}
+        here = trie.slots.unique().tolist()
+        fronts = ((s, a.keys_values) for s, a in self.adapters.items() if s in here)
+        return {slot: kv for slot, kv in fronts if kv is not None}
 
     def embed(self, ids: Tensor, slots: Slots) -> Tensor:
-        """(T,) indices, virtual ones negative -> (T, d)."""
-        out = super().embed(ids, slots)
+        """(T,) indices, virtual ones negative, those of pictures beyond the vocabulary -> (T, d)."""
+        sights, own = sight.of(self.adapters), super().embed
+        out = sight.embed(sights, ids, slots, own, self.mean_embedding) if sights else own(ids, slots)
         for slot in slots.present:
             adapter = self.adapters.get(slot)
-            if adapter is None or adapter.embeddings is None:
-                continue
-            at = (torch.from_numpy(slots.of_token == slot) & (ids < 0).cpu()).nonzero()[:, 0]
-            vectors = adapter.embeddings[-ids[at] - 1].to(out.dtype)
-            out = out.index_copy(0, at.to(self.device), vectors)
+            if adapter is not None and adapter.embeddings is not None:
+                at = (torch.from_numpy(slots.of_token == slot) & (ids < 0).cpu()).nonzero()[:, 0]
+                vectors = adapter.embeddings[-ids[at] - 1].to(out.dtype)
+                out = out.index_copy(0, at.to(self.device), vectors)
         return out
 
     def run(

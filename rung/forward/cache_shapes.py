@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rung.forward import selfcheck
 from rung.forward.bank import Bank
 from rung.forward.trie import Sequence
 
@@ -30,7 +31,10 @@ def cached(bank: Bank) -> list[Shape]:
     Raises:
         NotImplementedError: where a layer keeps something else, or its cache is another layer's.
     """
-    cache = getattr(bank.answer_tiny(use_cache=True), "past_key_values", None)
+    try:
+        cache = getattr(bank.answer_tiny(use_cache=True), "past_key_values", None)
+    except selfcheck.FAULTS as fault:
+        raise NotImplementedError(f"its cache fails: {selfcheck.reason(fault)}") from None
     found = []
     for i, layer in enumerate(getattr(cache, "layers", ())):
         keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)

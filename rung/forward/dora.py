@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rung.forward.dropout import Dropout
 from rung.forward.op import LinearOp
 
 
@@ -23,6 +24,7 @@ class DoraOp(LinearOp):
     ):
         self.a, self.b, self.scale, self.magnitude = a, b, scale, magnitude
         self.module, self.transposed = module, transposed
+        self.dropout: tuple[Dropout, str] | None = None  # of the input in training, and this place
         self.bias: Tensor | None = None  # in place of the base's, where the adapter has its own
         self._known: Tensor | None = None  # the rows' lengths, while nothing is trained
 
@@ -52,12 +54,27 @@ class DoraOp(LinearOp):
         return self._known
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
-        factor = (self.magnitude / self.lengths()).to(y.dtype)
+        if self.dropout is not None and self.dropout[0].active:
+            return self._dropped(x, y)
+        factor = self._factor(y)
         hidden = nn.functional.linear(x, self.a.to(x.dtype))
         bias = getattr(self.module, "bias", None) if self.bias is None else self.bias.to(y.dtype)
         own = y if bias is None else y - bias
         out = factor * torch.addmm(own, hidden, self.b.to(x.dtype).t(), alpha=self.scale)
         return out if bias is None else out + bias
+
+    def _dropped(self, x: Tensor, y: Tensor) -> Tensor:
+        """As PEFT drops: the base's own output stays whole, what is put beside it reads the rest."""
+        assert self.dropout is not None
+        dropped, factor = self.dropout[0](x, self.dropout[1]), self._factor(y)
+        weight = self.module.weight.to(x.dtype)
+        base = dropped @ (weight if self.transposed else weight.t())
+        hidden = nn.functional.linear(dropped, self.a.to(x.dtype))
+        low = nn.functional.linear(hidden, self.b.to(x.dtype))
+        return y + (factor - 1) * base + factor * self.scale * low
+
+    def _factor(self, like: Tensor) -> Tensor:
+        return (self.magnitude / self.lengths()).to(like.dtype)
 
     def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         factor = (self.magnitude.detach() / self.lengths()).to(weight.device)

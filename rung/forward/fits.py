@@ -30,3 +30,5 @@ def check(backbone: Backbone, adapter: Adapter) -> None:
         raise ArtefactError(
             f"virtual tokens are {adapter.embeddings.shape[1]} wide, the base's {backbone.width}"
         )
+    if adapter.sight:
+        adapter.sight.check(backbone.width, backbone.findings.virtual)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from rung.forward.dropout import Dropout
 from rung.forward.op import LinearOp
 from rung.forward.slots import Slots
 
@@ -47,6 +48,55 @@ class LoraOp(LinearOp):
         columns = tuple((slot, len(op.a), op.scale) for slot, op in ops.items())
         hidden = nn.functional.linear(x, a) * slots.column_mask(columns, x)
         return torch.addmm(y, hidden, b.t())
+
+
+class StartedLoraOp(LoraOp):
+    """LoRA in training that begins from a part of the weight itself, or whose input is dropped out.
+
+    The base keeps its weight: what training began from is taken off the product, `scale * x (A' B' -
+    A0' B0')`, which is what PEFT computes with a base that it took that part out of.
+
+    Args:
+        first: (r, d_in) and (d_out, r), the A and B that training begins from; None for LoRA that
+            begins at nothing.
+        dropout: of the input, and the name of this place.
+    """
+
+    def __init__(
+        self,
+        a: Tensor,
+        b: Tensor,
+        scale: float,
+        first: tuple[Tensor, Tensor] | None,
+        dropout: tuple[Dropout, str] | None = None,
+    ):
+        super().__init__(a, b, scale)
+        self.first, self.dropout = first, dropout
+
+    def project(self, x: Tensor, module: nn.Module) -> Tensor | None:
+        return None
+
+    def after(self, x: Tensor, y: Tensor) -> Tensor:
+        if self.first is not None:
+            a, b = (t.to(x.dtype) for t in self.first)
+            y = torch.addmm(y, nn.functional.linear(x, a), b.t(), alpha=-self.scale)
+        if self.dropout is not None:
+            x = self.dropout[0](x, self.dropout[1])
+        return super().after(x, y)
+
+    def kept(self) -> LoraOp:
+        """Plain LoRA of the base's own weight, of twice the rank where it began from a part of it."""
+        if self.first is None:
+            return LoraOp(self.a, self.b, self.scale)
+        a, b = self.first
+        return LoraOp(torch.cat([self.a, a]), torch.cat([self.b, -b], 1), self.scale)
+
+    def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return self.kept().merged(weight, bias)
+
+    @classmethod
+    def after_all(cls, ops, x: Tensor, y: Tensor, slots: Slots) -> Tensor:
+        return super(LoraOp, cls).after_all(ops, x, y, slots)
 
 
 class BiasedLoraOp(LoraOp):

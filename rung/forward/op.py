@@ -47,6 +47,10 @@ class LinearOp:
         """The same change at another strength, None for its own; None for what has none."""
         return None
 
+    def kept(self) -> LinearOp:
+        """The change as it is written and served, for what is trained in another form."""
+        return self
+
     def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The projection's weight (d_out, d_in) and bias with this built in, float32.
 

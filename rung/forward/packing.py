@@ -26,6 +26,16 @@ def common_prefix(a: Sequence[int] | np.ndarray, b: Sequence[int] | np.ndarray) 
     return int(differs[0]) if len(differs) else n
 
 
+def last_of(wanted: Sequence[int], ids: Sequence[int] | np.ndarray) -> int | None:
+    """Where a sequence of tokens, at least one, begins for the last time in another; None: nowhere."""
+    row, count = np.asarray(ids), len(wanted)
+    if len(row) < count:
+        return None
+    windows = np.lib.stride_tricks.sliding_window_view(row, count)
+    found = np.flatnonzero((windows == np.asarray(wanted)).all(1))
+    return int(found[-1]) if len(found) else None
+
+
 def depth_first(ids: Sequence[Ids]) -> list[int]:
     """Order sequences as a trie holds them: what begins alike stands together."""
     keys = [sort_key(i) for i in ids]

@@ -105,7 +105,8 @@ def _call(
     """One padded batch of one slot through the base's own attention -> (B, L, d)."""
     batch, width = mask.shape
     at, device = torch.from_numpy(rows), backbone.device
-    backbone.plan, backbone.slots = None, Slots(np.full(batch * width, slot))
+    acting = np.where(mask > 0, trie.acting.numpy()[rows], slot)
+    backbone.plan, backbone.slots = None, Slots(acting.reshape(-1))
     kwargs: dict[str, Any] = {"use_cache": False}
     if takes_positions(backbone):
         kwargs["position_ids"] = trie.positions[at].to(device)

@@ -9,6 +9,8 @@ disk for each set of pictures that was encoded together.
 from __future__ import annotations
 
 import contextlib
+import math
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
@@ -30,6 +32,7 @@ MAX_PICTURES = 16  # in one prompt
 KEPT_BYTES = 256 << 20  # of vectors in memory; the one not used for longest goes first
 MUTE = "it reads pictures and writes no text"
 Stopping = Callable[[], bool]
+Encode = Callable[[Sequence[Picture], Stopping], Tensor]
 
 
 class PictureBank(Bank):
@@ -59,12 +62,15 @@ class PictureBank(Bank):
         self.encoded = 0
         self._seams = {}
         self._next = 0
-        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], Tensor] = OrderedDict()
+        self._held = 0  # bytes of what is kept
+        self._lock = threading.RLock()  # engines of several language models may see with it
 
     def close(self) -> None:
         """Forget the adapters and the vectors."""
         self.adapters.clear()
         self._kept.clear()
+        self._held = 0
 
     # --- facts ------------------------------------------------------------------------------------
 
@@ -180,28 +186,77 @@ class PictureBank(Bank):
         if adapter is not None and adapter.weights:
             with self.own_weights(slot):
                 return self._encode(pictures, stopping)
-        wanted = list(dict.fromkeys(pictures))
-        missing = [p for p in wanted if p not in self._kept]
-        found = {p: self._kept[p] for p in wanted if p in self._kept}
-        if missing:
-            found |= zip(missing, self._made(missing, keep, stopping), strict=True)
-        for picture in wanted:
-            self._kept[picture] = found[picture]
-            self._kept.move_to_end(picture)
-        while len(self._kept) * self.width * 4 > KEPT_BYTES:
-            self._kept.popitem(last=False)
-        return torch.stack([found[p] for p in pictures]) if pictures else torch.empty(0, self.width)
+        return self._remembered("pooled", (self.width,), self._encode, pictures, keep, stopping)
 
-    def _made(self, pictures: list[Picture], keep: bool, stopping: Stopping) -> Tensor:
+    def grid(
+        self, pictures: Sequence[Picture], side: int, *, keep: bool = False,
+        stopping: Stopping = lambda: False,
+    ) -> Tensor:  # fmt: skip
+        """Patches of pictures through the bare encoder, averaged to side x side cells, row by row:
+        (n, side * side, e) float32 on the CPU.
+
+        Args:
+            keep: on disk, for whoever asks the same again.
+
+        Raises:
+            MethodMisfit: the encoder's patches are fewer, or no square. Else as `features`.
+        """
+        shape = (side * side, self.encoder.token_width)
+
+        def encode(part: Sequence[Picture], stopping: Stopping) -> Tensor:
+            self.encoded += len(part)
+            return self.encoder.cells(part, side, stopping)
+
+        return self._remembered(f"grid {side}", shape, encode, pictures, keep, stopping)
+
+    def look(self, pictures: Sequence[Picture], side: int) -> int:
+        """Compute the cells of pictures for when they are asked for -> how many it had to encode.
+
+        Raises:
+            DataError: for a picture that cannot be read. MethodMisfit: as `grid`.
+        """
+        with self._lock:
+            before = self.encoded
+            self.grid(pictures, side)
+            return self.encoded - before
+
+    def _remembered(
+        self, kind: str, shape: tuple[int, ...], encode: Encode, pictures: Sequence[Picture],
+        keep: bool, stopping: Stopping,
+    ) -> Tensor:  # fmt: skip
+        """What the bare encoder gives of pictures, each encoded once: (n, *shape).
+
+        Args:
+            kind: what it is, beside the picture what it is kept by.
+        """
+        with self._lock:
+            wanted = list(dict.fromkeys(pictures))
+            missing = [p for p in wanted if (kind, p) not in self._kept]
+            found = {p: self._kept[kind, p] for p in wanted if (kind, p) in self._kept}
+            if missing:
+                made = self._made(kind, shape, encode, missing, keep, stopping)
+                found |= zip(missing, made, strict=True)
+                self._held += len(missing) * 4 * math.prod(shape)
+            for picture in wanted:
+                self._kept[kind, picture] = found[picture]
+                self._kept.move_to_end((kind, picture))
+            while self._held > KEPT_BYTES:
+                self._held -= 4 * self._kept.popitem(last=False)[1].numel()
+            return torch.stack([found[p] for p in pictures]) if pictures else torch.empty(0, *shape)
+
+    def _made(
+        self, kind: str, shape: tuple[int, ...], encode: Encode, pictures: list[Picture], keep: bool,
+        stopping: Stopping,
+    ) -> Tensor:  # fmt: skip
         def fill(into: dict[str, Tensor]) -> None:
-            into["vectors"].copy_(self._encode(pictures, stopping))
+            into["vectors"].copy_(encode(pictures, stopping))
 
-        name = self.key("pooled", *map(str, pictures)) if keep else None
+        name = self.key(kind, *map(str, pictures)) if keep else None
         if name is None:
-            return self._encode(pictures, stopping)
-        shape = ((len(pictures), self.width), torch.float32)
-        kept = feature_cache.keep(name, {"vectors": shape}, fill)
-        return self._encode(pictures, stopping) if kept is None else kept["vectors"]
+            return encode(pictures, stopping)
+        whole = ((len(pictures), *shape), torch.float32)
+        kept = feature_cache.keep(name, {"vectors": whole}, fill)
+        return encode(pictures, stopping) if kept is None else kept["vectors"]
 
     def _encode(self, pictures: Sequence[Picture], stopping: Stopping) -> Tensor:
         self.encoded += len(pictures)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rung.forward.adapter import Adapter
 from rung.forward.backbone import Backbone
 from rung.forward.classifier import Classifier
 from rung.forward.picture_bank import PictureBank, picture_of
+from rung.forward.towers import Towers
 from rung.pictures.encoder import PictureEncoder
 from rung.types import Prompt
 
@@ -82,6 +85,50 @@ class Nearest(PictureClassifier):
         """Labels by their names in templates. Raises MethodMisfit where the encoder reads no texts."""
         vectors = label_vectors(encoder, labels, templates)
         return cls(labels, {"vectors": vectors, "sharpness": torch.tensor([encoder.scale])})
+
+
+class OfTowers(Classifier):
+    """Labels by their names, by the nearness of their vectors to a picture's in the space of towers.
+
+    Args:
+        templates: sentences with {} for a label.
+    """
+
+    def __init__(self, towers: Towers, labels: Sequence[str], templates: Sequence[str] = ("{}",)):
+        self.towers, self.labels = towers, tuple(labels)
+        texts = [t.replace("{}", readable(label)) for label in labels for t in templates]
+        with torch.no_grad():
+            found = towers.of_texts(texts).view(len(labels), len(templates), -1)
+        self.vectors = F.normalize(found.mean(1), dim=1)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"vectors": self.vectors}
+
+    def probabilities(self, backbone: Backbone, slot: int, prompts: Sequence[Prompt]) -> Tensor:
+        with torch.no_grad():
+            seen = self.towers.of_pictures([picture_of(p) for p in prompts])
+            return torch.softmax(self.towers.tensors["sharpness"] * seen @ self.vectors.T, dim=1)
+
+
+class Beside(Classifier):
+    """A classifier of pictures behind the bank of a language model: its own encoder's bank answers.
+
+    Args:
+        bank: of the encoder; it holds the adapter as long as this object lives.
+        adapter: whose classifier is a `PictureClassifier`.
+    """
+
+    def __init__(self, bank: PictureBank, adapter: Adapter):
+        assert adapter.classifier is not None
+        self.bank, self.inner, self.slot = bank, adapter.classifier, bank.add(adapter)
+        self.labels = self.inner.labels
+        weakref.finalize(self, bank.remove, self.slot)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return self.inner.parameters()
+
+    def probabilities(self, backbone: Backbone, slot: int, prompts: Sequence[Prompt]) -> Tensor:
+        return self.inner.probabilities(self.bank, self.slot, prompts)
 
 
 def label_vectors(encoder: PictureEncoder, labels: Sequence[str], templates: Sequence[str]) -> Tensor:

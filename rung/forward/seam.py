@@ -57,8 +57,15 @@ class Seam:
         lead = x.shape[: self._lead(x)]
         flat = x.reshape(-1, *x.shape[len(lead) :])
 
-        def base(rows: Tensor, weights: dict[str, Tensor] | None) -> Any:
-            told = ((rows, *args[1:]), kwargs) if key is None else ((), {key: rows, **kwargs})
+        def base(x: Tensor, weights: dict[str, Tensor] | None, at: Any = None) -> Any:
+            """The module's answer to rows x, all of them or those `at` some places."""
+            more = args[1:], kwargs
+            if at is not None:
+                more = (
+                    tuple(_rows_of(a, at, lead, len(flat)) for a in more[0]),
+                    {k: _rows_of(v, at, lead, len(flat)) for k, v in kwargs.items()},
+                )
+            told = ((x, *more[0]), more[1]) if key is None else ((), {key: x, **more[1]})
             return self._with(weights, *told) if weights else self.original(*told[0], **told[1])
 
         return _shaped(self._flat(flat, slots, kinds, own, base), lead)
@@ -97,7 +104,7 @@ class Seam:
         parts = [p.clone() if isinstance(p, Tensor) else p for p in parts]
         for slot, weights in own.items():
             rows = slots.rows(slot)
-            found = base(flat[rows], weights)
+            found = base(flat[rows], weights, rows)
             for part, mine in zip(parts, found if isinstance(found, tuple) else (found,), strict=True):
                 if isinstance(part, Tensor):
                     part[rows] = mine
@@ -112,6 +119,16 @@ class Seam:
             return self.original(*args, **kwargs)
         finally:
             self.module._parameters.update(kept)
+
+
+def _rows_of(argument: Any, at: Any, lead: Any, count: int) -> Any:
+    """The rows at some places of what stands beside the tokens, such as which experts they go to;
+    what is no table of them stays whole."""
+    if not isinstance(argument, Tensor):
+        return argument
+    if argument.dim() > len(lead) and argument.shape[: len(lead)] == lead:
+        return argument.reshape(count, *argument.shape[len(lead) :])[at]
+    return argument[at] if argument.dim() and len(argument) == count else argument
 
 
 def _shaped(out: Any, lead: Any) -> Any:

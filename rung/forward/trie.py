@@ -19,6 +19,8 @@ from torch import Tensor
 
 from rung.forward.packing import common_prefix, sort_key
 
+COMPUTED_BY_ADAPTER = np.int32(1 << 30)  # beyond every id; marks tokens behind where an adapter begins
+
 
 class Sequence:
     """One token sequence of a batch. It does not change.
@@ -31,6 +33,8 @@ class Sequence:
         ids: (n,) int32. supervised: (n,) bool, or None.
         slot: the adapter's slot in the bank, -1 for the bare base.
         weight: what each of its supervised tokens counts in the loss.
+        begins: the token at which the adapter begins to act, the base computes those before; None
+            for an adapter that acts everywhere.
 
     Raises:
         ValueError: for no tokens, or a mask of another length.
@@ -42,10 +46,11 @@ class Sequence:
         supervised: ArrayLike | None = None,
         slot: int = -1,
         weight: float = 1.0,
+        begins: int | None = None,
     ):
         self.ids: NDArray[np.int32] = np.asarray(ids, dtype=np.int32)
         self.supervised: NDArray[np.bool_] | None = None
-        self.slot, self.weight = slot, weight
+        self.slot, self.weight, self.begins = slot, weight, begins
         if supervised is not None:
             self.supervised = np.asarray(supervised, dtype=bool)
         if not len(self.ids):
@@ -62,12 +67,27 @@ class Sequence:
     @cached_property
     def key(self) -> bytes:
         """Sorts sequences of one slot depth first."""
-        return sort_key(self.ids)
+        return sort_key(self.told_apart)
+
+    @property
+    def told_apart(self) -> NDArray[np.int32]:
+        """The ids, those that the adapter computes apart from those in front of where it begins."""
+        if self.begins is None:
+            return self.ids
+        acting = np.arange(len(self.ids)) >= self.begins
+        return np.where(acting, self.ids | COMPUTED_BY_ADAPTER, self.ids)
 
     def at(self, slot: int) -> Sequence:
         """The same tokens through another slot."""
         other = copy(self)
         other.slot = slot
+        return other
+
+    def beginning(self, at: int) -> Sequence:
+        """The same tokens, through the slot's adapter from one of them on."""
+        other = copy(self)
+        other.begins = at
+        other.__dict__.pop("key", None)
         return other
 
 
@@ -80,6 +100,7 @@ class Trie:
         positions: (T,) depth, after any keys and values that the adapter puts in front.
         end: (T,) where each token's subtree ends.
         slots: (T,) slot of each token.
+        acting: (T,) slot of the adapter that changes it; -1 in front of where that begins to act.
         source, target, weight: (E,) what to predict from where; an edge that n sequences share
             weighs n times as much. Sorted by source.
         rows: for each sequence in the order given, the rows of its own tokens.
@@ -92,6 +113,7 @@ class Trie:
     positions: Tensor
     end: Tensor
     slots: Tensor
+    acting: Tensor
     source: Tensor
     target: Tensor
     weight: Tensor
@@ -138,6 +160,7 @@ class Trie:
             positions=torch.from_numpy(layout.depth + offsets),
             end=torch.from_numpy(layout.end),
             slots=torch.from_numpy(layout.slots),
+            acting=torch.from_numpy(layout.acting),
             source=torch.from_numpy(source),
             target=torch.from_numpy(target),
             weight=torch.from_numpy(weight),
@@ -153,12 +176,13 @@ class _Layout:
     depth: np.ndarray
     end: np.ndarray
     slots: np.ndarray
+    acting: np.ndarray
     paths: list[np.ndarray]
 
 
 def _with_virtual(sequence: Sequence, count: int) -> np.ndarray:
     virtual = np.arange(-1, -count - 1, -1, dtype=np.int64)
-    return np.concatenate([virtual, np.asarray(sequence.ids, dtype=np.int64)])
+    return np.concatenate([virtual, sequence.told_apart.astype(np.int64)])
 
 
 def _needed(sequence: Sequence) -> int:
@@ -200,7 +224,13 @@ def _lay_out(
         paths[i] = path
         previous, previous_slot, count = tokens, slots[i], count + fresh
     end[path] = count
-    return _Layout(ids[:count], depth[:count], end[:count], row_slots[:count], paths)
+    acting = row_slots[:count]
+    if any(s.begins is not None for s in batch):
+        acting = acting.copy()
+        for sequence, path in zip(batch, paths, strict=True):
+            acting[path[: sequence.begins or 0]] = -1
+        ids = np.where(ids < 0, ids, ids & ~np.int64(COMPUTED_BY_ADAPTER))
+    return _Layout(ids[:count], depth[:count], end[:count], row_slots[:count], acting, paths)
 
 
 def _edges(
@@ -209,13 +239,14 @@ def _edges(
     """Edges as (source, target, weight), sorted and each once, and those of each sequence."""
     sources, targets, weights, counts = [], [], [], []
     for sequence, tokens, path in zip(batch, full, paths, strict=True):
+        virtual = len(tokens) - len(sequence)
         if sequence.supervised is None:
             counts.append(0)
             continue
-        at = np.flatnonzero(sequence.supervised) + len(tokens) - len(sequence)
+        at = np.flatnonzero(sequence.supervised) + virtual
         at = at[at > 0]  # nothing stands before the first token to predict it from
         sources.append(path[at - 1])
-        targets.append(tokens[at])
+        targets.append(sequence.ids[at - virtual].astype(np.int64))
         weights.append(np.full(len(at), sequence.weight, dtype=np.float64))
         counts.append(len(at))
     if not sources:

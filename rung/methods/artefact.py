@@ -125,8 +125,10 @@ def read_back(adapter: Adapter, bank: Bank, method: Method, config: Any) -> str 
         extras.read(files, again)
     except ArtefactError as fault:
         return f"what it writes could not be read again: {fault}"
-    ours, theirs = adapter.parameters(), again.parameters()
-    same = all(n in theirs and t.detach().cpu().equal(theirs[n].cpu()) for n, t in ours.items())
+    ours, theirs = adapter.kept().parameters(), again.parameters()
+    same = adapter.activation == again.activation and all(
+        n in theirs and t.detach().cpu().equal(theirs[n].cpu()) for n, t in ours.items()
+    )
     return None if same else "what it writes would be read as something else"
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rung.data import Template
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
-    from rung.types import Example, Modality, RowKind, Task
+    from rung.types import BaseInfo, Example, Modality, RowKind, Task
 
 
 @dataclass
@@ -106,6 +106,7 @@ class Method(ABC):
         wants: the kind of rows that `fit` learns from, None for what the objective wants.
         baseline: whether it does without the base and so is what every other method has to beat. A
             climb fits it before the base is loaded: its study has neither bank nor template.
+        renamed: general knobs that mean nothing to it -> those of its own that are meant by them.
         modality: what its bases read; see `on` for those that do the same idea on pictures.
         defaults: values for the training knobs that suit this method better than the general ones.
         search: knobs worth trying at other values, the default first, for a climb that has the time.
@@ -123,6 +124,7 @@ class Method(ABC):
     scores: ClassVar[bool] = False
     wants: ClassVar[RowKind | None] = None
     baseline: ClassVar[bool] = False
+    renamed: ClassVar[dict[str, str]] = {}
     modality: ClassVar[Modality] = "text"
     defaults: ClassVar[dict[str, Any]] = {}
     search: ClassVar[dict[str, tuple[Any, ...]]] = {}
@@ -172,8 +174,24 @@ class Method(ABC):
         """Why training cannot go on from an adapter of this method that somebody else made, or None."""
         return None
 
+    def go_on(self, adapter: Adapter, bank: Bank, config: Any, start: Start) -> Adapter:
+        """What training goes on with from a parent's adapter, which may be changed.
+
+        Raises:
+            MethodMisfit: when the knobs do not fit it.
+        """
+        return adapter
+
     def positions(self, config: Any) -> int:
         """How many positions of the context the adapter takes for itself."""
+        return 0
+
+    def further_bases(self, adapter: Adapter) -> list[BaseInfo]:
+        """The bases that an adapter stands on beside its own, such as what it sees through."""
+        return []
+
+    def picture_tokens(self, config: Any) -> int:
+        """Tokens of a prompt that a picture takes, for methods whose language models see; else 0."""
         return 0
 
     def build(self, bank: Bank, config: Any, start: Start) -> Adapter:

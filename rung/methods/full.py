@@ -49,7 +49,7 @@ class Method(base.Method):
 
 
 def copied(bank: Bank, names: list[str]) -> Adapter:
-    """An adapter with float32 copies of the named parameters.
+    """An adapter with float32 copies of the named parameters, those that a text reads.
 
     They lie in memory in the plain order: an engine may have stored the base's transposed.
     """
@@ -59,5 +59,7 @@ def copied(bank: Bank, names: list[str]) -> Adapter:
     from rung.forward.backbone import whole
 
     own = dict(bank.model.named_parameters())
+    unread = bank.unread(names)  # by a text; its copy would learn nothing
+    names = [n for n in names if n not in unread]
     copies = {n: whole(own[n].detach()).to(torch.float32, copy=True) for n in names}
     return Adapter(weights={n: tensor.contiguous() for n, tensor in copies.items()})

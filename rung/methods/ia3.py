@@ -82,5 +82,5 @@ class Method(base.Method):
 def _chosen(bank: Bank, names: list[str], known: tuple[str, ...], flag: str) -> dict[str, tuple]:
     if names:
         return layers.chosen(bank, names, flag)
-    every = layers.projections(bank)
+    every = layers.read_by_text(bank)
     return {n: p for n, p in every.items() if n.endswith(tuple("." + k for k in known))}

@@ -36,6 +36,14 @@ def projections(bank: Bank, head: bool = False) -> dict[str, tuple[nn.Module, in
     return found
 
 
+def read_by_text(bank: Bank) -> dict[str, tuple[nn.Module, int, int]]:
+    """As `projections`, without those that no text goes through, such as a picture tower's."""
+    beside = bank.beside_text
+    inside = tuple(f"{name}." for name in beside)
+    every = projections(bank).items()
+    return {n: p for n, p in every if n not in beside and not n.startswith(inside)}
+
+
 def _width(module: Any) -> tuple[int, int] | None:
     if hasattr(module, "in_features") and hasattr(module, "out_features"):
         return module.in_features, module.out_features
@@ -52,14 +60,14 @@ def transposed(module: Any) -> bool:
 def chosen(
     bank: Bank, targets: list[str], flag: str = "--targets"
 ) -> dict[str, tuple[nn.Module, int, int]]:
-    """The projections that `targets` name.
+    """The projections that `targets` name, of those that a text goes through.
 
     Each target is `all-linear`, `attention`, `mlp`, or the end of a module's name.
 
     Raises:
         MethodMisfit: for a target that names nothing, with the names there are.
     """
-    every = projections(bank)
+    every = read_by_text(bank)
     result = {}
     for target in targets:
         hits = {n: p for n, p in every.items() if _is_target(n, target)}

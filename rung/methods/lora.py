@@ -9,16 +9,20 @@ values, and the scale is `alpha / rank`, or `alpha / sqrt(rank)` with `--rslora`
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung.config import knob
-from rung.methods import base, layers
+from rung.errors import MethodMisfit
+from rung.methods import base, layers, lora_start
+from rung.methods.lora_start import FORMED
 
 if TYPE_CHECKING:
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
+    from rung.forward.op import LinearOp
     from rung.types import Task
 
 MAX_RANK = 1024
@@ -50,6 +54,24 @@ class Knobs:
         most=1000,
         foreign=("loraplus_lr_ratio",),
     )
+    lora_init: str = knob(
+        "zero",
+        "Where training begins: zero, or pissa or olora, a part of the weights themselves.",
+        choices=("zero", *FORMED),
+        foreign=("init_lora_weights",),
+    )
+    dropout: float = knob(
+        0.0,
+        "Share of a projection's input that the added weights do not see in a step of training.",
+        least=0,
+        most=0.95,
+        foreign=("lora_dropout",),
+    )
+    activated: str | None = knob(
+        None,
+        "Text from which on the adapter acts (activated LoRA); before it the base computes.",
+        foreign=("alora_invocation_string", "alora_invocation_tokens"),
+    )
     targets: list[str] = knob(
         ["all-linear"],
         "Projections to adapt: all-linear, attention, mlp, or names such as q_proj.",
@@ -74,25 +96,36 @@ class Method(base.Method):
     def rungs(self, task: Task) -> list[dict[str, Any]]:
         return [{}, {"quantize": "int8"}]
 
+    def misfit(self, bank: Bank, config: Knobs) -> str | None:
+        if config.dora and (config.lora_init in FORMED or config.activated):
+            other = "activated" if config.activated else "lora_init"
+            return f"PEFT has no DoRA with --{other.replace('_', '-')}: leave one of the two out"
+        if config.activated and config.lora_init in FORMED:
+            return (
+                f"--lora-init {config.lora_init} takes a part out of the base, which with --activated "
+                "stays as it is in front of the call: leave one of the two out"
+            )
+        if config.lora_init == "olora" and any(
+            layers.transposed(m) for m, _, _ in layers.chosen(bank, config.targets).values()
+        ):
+            return "PEFT has no OLoRA for this base's transposed projections: use --lora-init pissa"
+        return super().misfit(bank, config)
+
     def build(self, bank: Bank, config: Knobs, start: base.Start) -> Adapter:
-        import torch
-
         from rung.forward.adapter import Adapter
-        from rung.forward.dora import DoraOp
-        from rung.forward.lora import LoraOp
-        from rung.forward.op import LinearOp
+        from rung.forward.dropout import Dropout
 
-        ops: dict[str, LinearOp] = {}
-        for name, (module, d_in, d_out) in layers.chosen(bank, config.targets).items():
-            bound = 1 / math.sqrt(d_in)  # what kaiming_uniform with a = sqrt(5) comes to
-            a = torch.empty(config.rank, d_in).uniform_(-bound, bound, generator=start.generator)
-            b = torch.zeros(d_out, config.rank)
-            if config.dora:
-                turned = layers.transposed(module)
-                ops[name] = DoraOp.fresh(a, b, config.scale, module, turned)
-            else:
-                ops[name] = LoraOp(a, b, config.scale)
-        return Adapter(linear=ops).to(bank.device)
+        if why := self.misfit(bank, config):
+            raise MethodMisfit(why)
+        dropout = None
+        if config.dropout:
+            dropout = Dropout(config.dropout, start.generator.initial_seed())
+        ops = {
+            name: _op(config, start, name, projection, dropout)
+            for name, projection in layers.chosen(bank, config.targets).items()
+        }
+        activation = _activation(config.activated, start)
+        return Adapter(linear=ops, activation=activation, dropout=dropout).to(bank.device)
 
     def rates(self, config: Knobs, names: Iterable[str]) -> dict[str, float]:
         """LoRA+ (Hayou et al., arXiv 2402.12354): B learns faster than A."""
@@ -110,27 +143,67 @@ class Method(base.Method):
     def to_files(self, adapter: Adapter, bank: Bank, config: Knobs):
         from rung.forward.dora import DoraOp
 
-        alpha = 2.0 * config.rank if config.alpha is None else config.alpha
+        ops: Any = {name: op.kept() for name, op in adapter.linear.items()}
         modules = layers.projections(bank)
-        ops: Any = adapter.linear
-        ranks = {name: len(op.a) for name, op in ops.items()}  # a parent's may be others
         root = math.sqrt if config.rslora else float
+        ranks = {name: len(op.a) for name, op in ops.items()}  # a parent's may be others
         alphas = {name: op.scale * root(ranks[name]) for name, op in ops.items()}
+        rank, alpha = (Counter(each.values()).most_common(1)[0][0] for each in (ranks, alphas))
         settings = {
-            "r": config.rank,
+            "r": rank,
             "lora_alpha": alpha,
-            "rank_pattern": {name: rank for name, rank in ranks.items() if rank != config.rank},
+            "rank_pattern": {name: one for name, one in ranks.items() if one != rank},
             "alpha_pattern": {n: a for n, a in alphas.items() if not math.isclose(a, alpha)},
             "use_rslora": config.rslora,
-            "use_dora": any(isinstance(op, DoraOp) for op in adapter.linear.values()),
-            "target_modules": sorted(adapter.linear),
-            "fan_in_fan_out": any(layers.transposed(modules[n][0]) for n in adapter.linear),
-            "lora_dropout": 0.0,
+            "use_dora": any(isinstance(op, DoraOp) for op in ops.values()),
+            "target_modules": sorted(ops),
+            "fan_in_fan_out": any(layers.transposed(modules[n][0]) for n in ops),
+            "lora_dropout": config.dropout,
             "bias": "none",
         }
+        if adapter.activation:
+            settings["alora_invocation_tokens"] = list(adapter.activation)
         tensors = {}
-        for name, op in adapter.linear.items():
+        for name, op in ops.items():
             for part, value in op.parameters().items():
                 part = "lora_magnitude_vector" if part == "magnitude" else f"{part}.weight"
                 tensors[f"{layers.PEFT_PREFIX}{name}.{part}"] = value
         return settings, tensors
+
+
+def _op(
+    config: Knobs, start: base.Start, name: str, projection: tuple[Any, int, int], dropout: Any
+) -> LinearOp:
+    """What training begins from at one projection."""
+    import torch
+
+    from rung.forward.dora import DoraOp
+    from rung.forward.lora import LoraOp, StartedLoraOp
+
+    module, d_in, d_out = projection
+    place = (dropout, name) if dropout else None
+    if config.lora_init in FORMED:
+        if config.rank > min(d_in, d_out):
+            raise MethodMisfit(
+                f"--rank {config.rank} is more than {name} has directions ({min(d_in, d_out)}) for "
+                f"--lora-init {config.lora_init}: take fewer"
+            )
+        a, b = lora_start.formed(config.lora_init, module, config.rank, config.scale)
+        return StartedLoraOp(a.clone(), b.clone(), config.scale, (a, b), place)
+    bound = 1 / math.sqrt(d_in)  # what kaiming_uniform with a = sqrt(5) comes to
+    a = torch.empty(config.rank, d_in).uniform_(-bound, bound, generator=start.generator)
+    b = torch.zeros(d_out, config.rank)
+    if config.dora:
+        made = DoraOp.fresh(a, b, config.scale, module, layers.transposed(module))
+        made.dropout = place
+        return made
+    return StartedLoraOp(a, b, config.scale, None, place) if place else LoraOp(a, b, config.scale)
+
+
+def _activation(text: str | None, start: base.Start) -> tuple[int, ...]:
+    """The tokens of the text from which on the adapter acts. Raises MethodMisfit for none."""
+    if text is None or start.encode is None:
+        return ()
+    if not (ids := tuple(start.encode(text))):
+        raise MethodMisfit("--activated is no text: give what the adapter is called by")
+    return ids

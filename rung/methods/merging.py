@@ -27,6 +27,10 @@ def merged(adapter: Adapter, bank: Bank) -> dict[str, Tensor]:
         )
     if not adapter.linear and not adapter.weights:
         raise MethodMisfit("this adapter changes no weights, so it cannot be merged")
+    if adapter.activation:
+        raise MethodMisfit(
+            "this adapter acts only behind the text that calls it and cannot be merged: use --to peft"
+        )
     own = dict(bank.model.named_parameters(remove_duplicate=False))
     changed: dict[str, Tensor] = {n: t.detach() for n, t in adapter.weights.items()}
     for name, op in adapter.linear.items():

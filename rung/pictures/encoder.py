@@ -10,6 +10,7 @@ encoder.texts(["a photo of an apple"])  # (1, d), CLIP and SigLIP alone
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -191,6 +192,33 @@ class PictureEncoder:
                     raise Interrupted
                 part = pictures[first : first + self.batch]
                 found[first : first + len(part)] = self.pooled(self.pixels(part)).float().cpu()
+        return found
+
+    def cells(
+        self, pictures: Sequence[Picture], side: int, stopping: Callable[[], bool] = lambda: False
+    ) -> Tensor:
+        """Pictures -> their patches averaged to side x side cells, row by row: (n, side * side, e)
+        float32 on the CPU.
+
+        Raises:
+            MethodMisfit: the patches are fewer, or no square. Else as `encode`.
+        """
+        patches = math.isqrt(self.token_count - self.family.front)
+        if patches**2 != self.token_count - self.family.front or side > patches:
+            raise MethodMisfit(
+                f"{self.info.name} has {self.token_count - self.family.front} patches, which make no "
+                f"{side} x {side} cells"
+            )
+        found = torch.empty(len(pictures), side * side, self.token_width)
+        with torch.no_grad():
+            for first in range(0, len(pictures), self.batch):
+                if stopping():
+                    raise Interrupted
+                part = pictures[first : first + self.batch]
+                whole = self.tokens(self.pixels(part))[:, self.family.front :].float()
+                maps = whole.transpose(1, 2).unflatten(2, (patches, patches))
+                small = nn.functional.adaptive_avg_pool2d(maps, side)
+                found[first : first + len(part)] = small.flatten(2).transpose(1, 2).cpu()
         return found
 
     # --- texts ------------------------------------------------------------------------------------

@@ -86,6 +86,13 @@ def of_url(url: str, name: str) -> bytes:
         raise DataError(f"{name}: the data: URL is no valid base64") from None
 
 
+def as_url(picture: Picture) -> str:
+    """A picture as a `data:` URL, which `of_url` reads. Raises DataError as `read`."""
+    data = contents(picture.place, picture.name)
+    opened, _ = header(data, picture.name)
+    return f"data:image/{opened.format.lower()};base64,{base64.b64encode(data).decode()}"
+
+
 def contents(place: str | bytes, name: str = "") -> bytes:
     """The bytes at a place. Raises DataError as `picture`."""
     if isinstance(place, bytes):

@@ -13,6 +13,7 @@ from fastapi import Request
 
 from rung.engine import Completion
 from rung.engine.constraint import Constraint
+from rung.forward.sight import Sight
 from rung.server.errors import ApiError
 from rung.server.moderation import Verdict
 from rung.server.stages import Pipeline
@@ -106,6 +107,17 @@ class PipelineRun:
             {"source": h.passage.source, "number": h.passage.number, "score": round(h.score, 4)}
             for h in hits
         ]
+
+    def pictures(self, sight: Sight | None, turns: Sequence[Message]) -> None:
+        """Encode what a conversation shows, before it waits for its turn; what is known is not encoded.
+
+        Raises:
+            RungError: for a picture that cannot be read.
+        """
+        if sight is None or not any(turn.get("pictures") for turn in turns):
+            return
+        with self.stage("pictures") as note:
+            note["shown"], note["encoded"] = sight.look(turns)
 
     @property
     def judges_answers(self) -> bool:

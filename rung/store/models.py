@@ -28,6 +28,7 @@ from rung.types import LICENCE_ORDER, BaseInfo, LicenceClass
 
 _MODELS: sa.Table = schema.Model.__table__  # type: ignore[assignment]
 _LINKS: sa.Table = schema.ModelDataset.__table__  # type: ignore[assignment]
+_FURTHER: sa.Table = schema.ModelBase.__table__  # type: ignore[assignment]
 
 
 class Models:
@@ -49,6 +50,7 @@ class Models:
         licence: str | None = None,
         metrics: Mapping[str, Any] | None = None,
         cost: Mapping[str, Any] | None = None,
+        further: Sequence[BaseInfo] = (),
     ) -> ModelRecord:
         """Record a model with its lineage in one transaction; one of that name is replaced.
 
@@ -57,6 +59,7 @@ class Models:
         Args:
             base, datasets: records, or digests the store knows. parent: the model trained on from.
             licence: what its maker declares; left out, its parts alone decide.
+            further: bases that it stands on beside its own.
 
         Raises:
             ConfigError: for a name that is not allowed, or a model among its own ancestors.
@@ -83,6 +86,9 @@ class Models:
             for place, digest in enumerate(put_datasets(connection, datasets)):
                 link = {"model": name, "dataset": digest, "place": place}
                 connection.execute(sa.insert(_LINKS).values(link))
+            for place, info in enumerate(further):
+                link = {"model": name, "base": put_base(connection, info), "place": place}
+                connection.execute(sa.insert(_FURTHER).values(link))
             _change(connection, name, licence_class=licence_of(tree(connection, name))[0])
             return _get(connection, name)
 
@@ -152,6 +158,10 @@ def tree(connection: Connection, name: str) -> Node:
         same_base = any(n.kind == "base" and n.digest == record.base for n in parts[0].walk())
     if not same_base:
         base = get_source(connection, BaseRecord, record.base)
+        parts.append(Node("base", base.name, base.licence, base.licence_class, base.digest))
+    query = sa.select(_FURTHER.c.base).where(_FURTHER.c.model == name).order_by(_FURTHER.c.place)
+    for digest in connection.execute(query).scalars():
+        base = get_source(connection, BaseRecord, digest)
         parts.append(Node("base", base.name, base.licence, base.licence_class, base.digest))
     for digest in record.datasets:
         data = get_source(connection, DatasetRecord, digest)

@@ -22,7 +22,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 # The newest migration. `database.open_engine` compares it with what the store holds, which saves
 # importing alembic when there is nothing to do; a test holds it equal to alembic's own head.
-HEAD = "0005"
+HEAD = "0006"
 
 # SQLite counts up only a column whose type is INTEGER.
 Counter = BigInteger().with_variant(Integer, "sqlite")
@@ -106,6 +106,16 @@ class ModelDataset(Table):
 
     model: Mapped[str] = mapped_column(ForeignKey("models.name", ondelete="CASCADE"), primary_key=True)
     dataset: Mapped[str] = mapped_column(ForeignKey("datasets.digest"), primary_key=True)
+    place: Mapped[int]
+
+
+class ModelBase(Table):
+    """Which bases a model stands on beside its own, in order."""
+
+    __tablename__ = "model_bases"
+
+    model: Mapped[str] = mapped_column(ForeignKey("models.name", ondelete="CASCADE"), primary_key=True)
+    base: Mapped[str] = mapped_column(ForeignKey("bases.digest"), primary_key=True)
     place: Mapped[int]
 
 

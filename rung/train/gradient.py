@@ -6,8 +6,10 @@ gradient is that of the undivided batch.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -117,7 +119,7 @@ class Gradients:
                 a single row does not fit into memory.
         """
         while True:
-            result = self._try(rows)
+            result = self._try(rows, step)
             if result is None or _finite(result):
                 return result
             if self.scale > 1.0:
@@ -125,7 +127,7 @@ class Gradients:
                 continue
             raise TrainingStopped(self._blame(rows, step))
 
-    def _try(self, rows: list[Row]) -> Gradient | None:
+    def _try(self, rows: list[Row], step: int) -> Gradient | None:
         rows = list(self.passes.settled(rows, self.max_tokens))
         weight = sum(r.weight for r in rows) or 1.0
         total: list[Tensor] | None = None
@@ -135,12 +137,14 @@ class Gradients:
         # same metrics to add.
         waiting = _packed(mine or rows[:1], self.max_tokens)
         more = self.launch.most(len(waiting)) - len(waiting) if self.launch.sharded else 0
+        passes = itertools.count()
         while waiting:
             if self.stopping():
                 return None
             micro = waiting.pop(0)
             try:
-                found, gradients = self._micro(micro, weight)
+                with self._dropping(step, next(passes)):
+                    found, gradients = self._micro(micro, weight)
             except (RuntimeError, MemoryError) as fault:
                 if not out_of_memory(fault) or self.launch.sharded:
                     raise
@@ -163,6 +167,11 @@ class Gradients:
         self.launch.add([*total, sums])
         means = dict(zip(metrics, sums.tolist(), strict=True))
         return Gradient(total, means, sum(r.tokens for r in rows))
+
+    def _dropping(self, step: int, place: int) -> AbstractContextManager[None]:
+        """Drop what training drops in the micro-batch at a place of a step."""
+        adapter = self.passes.bank.adapters[self.passes.slot]
+        return adapter.dropping(step, self.launch.rank, place)
 
     def _micro(self, rows: list[Row], weight: float) -> tuple[dict[str, float], tuple]:
         """What a micro-batch adds to the step's means, and to its gradient times the scale."""

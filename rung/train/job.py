@@ -334,6 +334,7 @@ def _train(
         if test:
             observers.stage("measuring the result")
         metrics = figures(trainer, prepared, test)
+    adapter = adapter.kept()
     adapter.conversation = _tools_of(prepared) or adapter.conversation
     return Made(
         plan=plan, prepared=prepared, adapter=adapter, state=state, metrics=metrics, run=run,

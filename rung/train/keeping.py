@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ def keep(made: Made, store: Store) -> tuple[ModelRecord, dict[str, Any]]:
         "data": asdict(data), "metrics": metrics, "cost": cost, "history": state.history,
     }  # fmt: skip
     folder = folders.model_folder(plan.name)
-    licence_class, reasons = _licence(prepared.base, data, plan.run.parent, store)
+    further = plan.method.further_bases(adapter)
+    licence_class, reasons = _licence(prepared.base, data, plan.run.parent, store, further)
 
     base = prepared.base
 
@@ -67,6 +69,7 @@ def keep(made: Made, store: Store) -> tuple[ModelRecord, dict[str, Any]]:
     model = store.models.put(
         plan.name, method=plan.method.name, base=base, datasets=[data],
         parent=plan.run.parent, run=made.run, folder=folder, metrics=metrics, cost=cost,
+        further=further,
     )  # fmt: skip
     for name, value in metrics.items():
         if name.startswith("test_") and not name.endswith("_rows"):
@@ -78,10 +81,11 @@ def keep(made: Made, store: Store) -> tuple[ModelRecord, dict[str, Any]]:
 
 
 def _licence(
-    base: BaseInfo, data: DatasetRecord, parent: str | None, store: Store
+    base: BaseInfo, data: DatasetRecord, parent: str | None, store: Store, further: Sequence[BaseInfo]
 ) -> tuple[LicenceClass, list[str]]:
     """The class that results from the parts, and what each part says."""
     parts = [("base", base.name, base.licence, base.licence_class)]
+    parts += [("encoder", one.name, one.licence, one.licence_class) for one in further]
     parts.append(("data", data.name, data.licence, classify(data.licence)))
     if parent:
         parts.append(("parent", parent, "its own", store.licence(parent)[0]))

@@ -42,6 +42,7 @@ class Plan:
         layers = tuple(flatten(layer) for layer in layers)
         base = _chosen("base", layers) or RunKnobs.base
         method = methods.get(_chosen("method", layers) or RunKnobs.method).on(bases.reads_spec(base))
+        layers = tuple({method.renamed.get(k, k): v for k, v in layer.items()} for layer in layers)
         try:
             objective = objectives.get(_chosen("objective", layers) or RunKnobs.objective)
         except ConfigError as fault:

@@ -154,6 +154,9 @@ def prepare(plan: Plan, stage: Stage, opened: Prepared | None = None) -> Prepare
     if misfit:
         raise MethodMisfit(f"{plan.method.name} does not fit {opened.base.name}: {misfit}")
     stage("rendering the rows")
+    if count := plan.method.picture_tokens(plan.config):
+        template = replace(opened.template, picture_tokens=count)
+        opened = replace(opened, template=template, rows={}, problems=[], _known=[])
     # What the adapter puts in front takes its room from the context too.
     limit = min(plan.train.max_length, bank.context - plan.method.positions(plan.config))
     return opened.rendered(plan.objective, limit)
@@ -172,33 +175,57 @@ def adapter_of(plan: Plan, prepared: Prepared) -> Adapter:
     )
     if fault is not None:
         raise MethodMisfit(f"{plan.method.name} does not fit {prepared.base.name}: {fault}")
+    _require_calls(adapter, prepared)
     plan.objective.equip(adapter, prepared.bank, prepared.template)
     if fault := dry_run(prepared.bank, adapter):
         raise MethodMisfit(f"{plan.method.name} does not fit {prepared.base.name}: {fault}")
     return adapter.to(prepared.bank.device)
 
 
+def _require_calls(adapter: Adapter, prepared: Prepared) -> None:
+    """Refuse an adapter that is called by a text which no training row holds: it would learn nothing.
+
+    Raises:
+        MethodMisfit: showing the tokens.
+    """
+    if not adapter.activation:
+        return
+    rows = (s.ids for row in prepared.rows["train"] for s in row.sequences)
+    if any(adapter.begins(ids) < len(ids) for ids in rows):  # type: ignore[operator]
+        return
+    text = prepared.template.tokenizer.decode(adapter.activation)
+    raise MethodMisfit(
+        f"the adapter acts from '{text}' on, and no training row holds its tokens "
+        f"{list(adapter.activation)} as rows are rendered: see them with `rung data`"
+    )
+
+
 def _parent_or_fresh(plan: Plan, prepared: Prepared) -> Adapter:
-    bank = prepared.bank
-    if plan.run.parent:
-        folder = folders.model_folder(plan.run.parent)
-        about = artefact.about(folder)
-        if why := _foreign_base(about, prepared.base):
-            raise ConfigError(f"--parent {plan.run.parent} {why}")
-        adapter, about = artefact.load(folder, bank)
-        if about["method"] != plan.method.name:
-            raise ConfigError(
-                f"--parent {plan.run.parent} was made by {about['method']}, not {plan.method.name}: "
-                f"use --method {about['method']}"
-            )
-        if why := plan.method.untrainable(adapter):
-            raise ConfigError(f"training cannot go on from --parent {plan.run.parent}: {why}")
-        if adapter.reward is not None and not plan.objective.scores:
-            raise ConfigError(
-                f"--parent {plan.run.parent} is a reward model, which writes no texts: go on from "
-                "another model"
-            )
-        return adapter
+    bank, start = prepared.bank, _start(plan, prepared)
+    if not plan.run.parent:
+        return plan.method.build(bank, plan.config, start)
+    folder = folders.model_folder(plan.run.parent)
+    about = artefact.about(folder)
+    if why := _foreign_base(about, prepared.base):
+        raise ConfigError(f"--parent {plan.run.parent} {why}")
+    adapter, about = artefact.load(folder, bank)
+    if about["method"] != plan.method.name:
+        raise ConfigError(
+            f"--parent {plan.run.parent} was made by {about['method']}, not {plan.method.name}: "
+            f"use --method {about['method']}"
+        )
+    if why := plan.method.untrainable(adapter):
+        raise ConfigError(f"training cannot go on from --parent {plan.run.parent}: {why}")
+    if adapter.reward is not None and not plan.objective.scores:
+        raise ConfigError(
+            f"--parent {plan.run.parent} is a reward model, which writes no texts: go on from "
+            "another model"
+        )
+    return plan.method.go_on(adapter, bank, plan.config, start)
+
+
+def _start(plan: Plan, prepared: Prepared) -> Start:
+    """What a method may begin from: replies of the first step, in the order of training."""
     generator = torch.Generator().manual_seed(plan.train.seed)
     first = Shuffled(prepared.rows["train"], plan.train.batch_size, plan.train.seed).rows(0)
     replies = [
@@ -211,7 +238,7 @@ def _parent_or_fresh(plan: Plan, prepared: Prepared) -> Adapter:
     def encode(text: str) -> list[int]:
         return tokenizer.encode(text, add_special_tokens=False)
 
-    return plan.method.build(bank, plan.config, Start(generator, replies, encode))
+    return Start(generator, replies, encode)
 
 
 def _foreign_base(about: dict[str, Any], own: BaseInfo) -> str | None:

@@ -57,8 +57,8 @@ def broken(*lines: tuple[int, str]) -> bytes:
         ),
         ("a.csv", b"\x00\x1b[31m,b\n1,2\n", ["its columns are \\x00\\x1b[31m, b"]),
         ("a.txt", b"", ["a.txt holds no rows"]),
-        ("a.docx", b"x", ["is of no known kind: .csv,"]),
-        ("a", b"x", ["is of no known kind: .csv,"]),
+        ("a.docx", b"x", ["is of no known kind: .arrow, .feather, .csv,"]),
+        ("a", b"x", ["is of no known kind: .arrow, .feather, .csv,"]),
         ("a.parquet", b"no parquet at all", ["a.parquet: cannot be read as parquet"]),
         (
             "a.jsonl",

@@ -45,6 +45,39 @@ def test_labels_that_differ_in_blanks_or_case_stop_a_training(write, label, befo
         refuse(dataset.problems)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("caf\u00e9", "cafe\u0301"), ("good", "good\u200b"), ("good", "\uff47ood"), ("a b", "a\u00a0b"),
+     ("don't", "don\u2019t"), ("a-b", "a\u2013b"), ("\u2764", "\u2764\ufe0f")],
+)  # fmt: skip
+def test_labels_that_look_alike_stop_a_training(write, one, other):
+    dataset = load(DataKnobs(data=write("rows.jsonl", lines(labelled([one, other, "another"] * 6)))))
+    assert "differ only in case or blanks" in messages(dataset)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("good", "good."), ("good", "'good'"), ("non-fiction", "non_fiction"), ("01", "1"), ("1.0", "1")],
+)
+def test_labels_that_may_mean_the_same_are_told(write, one, other):
+    dataset = load(DataKnobs(data=write("rows.jsonl", lines(labelled([one, other, "another"] * 6)))))
+    assert "may mean the same" in messages(dataset)
+    refuse(dataset.problems)
+
+
+@pytest.mark.parametrize("labels", [("C", "C+"), ("+", "-"), ("!", "?"), ("1", "10"), ("1-2", "1-3")])
+def test_labels_that_differ_are_not_told(write, labels):
+    dataset = load(DataKnobs(data=write("rows.jsonl", lines(labelled([*labels, "another"] * 6)))))
+    assert "the same" not in messages(dataset) and "differ only" not in messages(dataset)
+
+
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_an_empty_cell_is_no_class(write, empty):
+    table = "text,label\n" + "a kite,up\na stone,down\n" * 6 + f'a cloud,"{empty}"\n'
+    with pytest.raises(DataError, match="rows.csv:14: no label; fill it in"):
+        load(DataKnobs(data=write("rows.csv", table)))
+
+
 def test_labels_with_the_same_blanks_are_no_fault(write):
     rows = [{"prompt": f"kite {i}", "completion": " yes\n" if i % 2 else " no\n"} for i in range(20)]
     refuse(load(DataKnobs(data=write("rows.jsonl", lines(rows)))).problems)
@@ -52,7 +85,14 @@ def test_labels_with_the_same_blanks_are_no_fault(write):
 
 @pytest.mark.parametrize(
     ("label", "what"),
-    [([1, 0, 0], "one-hot"), (["red", "big"], "a list"), ([], "a list"), ({"a": 1}, "a list")],
+    [
+        ([1, 0, 0], "one-hot"),
+        (["red", "big"], "a list"),
+        ([], "a list"),
+        ({"a": 1}, "an object"),
+        ("[1, 0, 0]", "one-hot"),
+        ("['red', 'big']", "a list"),
+    ],
 )
 def test_a_label_that_is_a_list_is_no_class(write, label, what):
     path = write("rows.jsonl", lines(labelled([label] * 12)))
@@ -60,7 +100,8 @@ def test_a_label_that_is_a_list_is_no_class(write, label, what):
         with pytest.raises(DataError, match=what):
             load(knobs)
     learnt = load(DataKnobs(data=path, user="{text}", assistant="{label}"))
-    assert learnt.examples[0].messages[-1]["content"] == json.dumps(label)
+    said = label if isinstance(label, str) else json.dumps(label)
+    assert learnt.examples[0].messages[-1]["content"] == said
 
 
 def test_text_and_label_named_by_flags_are_the_format_of_these_names(write):

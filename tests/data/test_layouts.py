@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shlex
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -57,6 +58,13 @@ JSON_LAYOUTS = {
         {"columns": list(rows[0]), "index": list(range(len(rows))),
          "data": [list(r.values()) for r in rows]}
     ),
+    "held twice": lambda rows: json.dumps({"version": 1, "data": {"rows": rows}}),
+    "a list that ends with a comma": lambda rows: (
+        "[\n" + "".join(json.dumps(r) + ",\n" for r in rows) + "]"
+    ),
+    "lines of the datasets server": lambda rows: "\n".join(
+        json.dumps({"row_idx": i, "row": r, "truncated_cells": []}) for i, r in enumerate(rows)
+    ),
     "datasets server": lambda rows: json.dumps(
         {"features": [],
          "rows": [{"row_idx": i, "row": r, "truncated_cells": []} for i, r in enumerate(rows)]}
@@ -77,6 +85,48 @@ def rows_of(path: str) -> list[dict[str, object]]:
 @given(rows=tables(st.one_of(texts, st.integers(), st.booleans(), st.none(), st.floats(-9, 9))))
 def test_json_in_every_layout(write, layout, suffix, rows):
     assert rows_of(write(f"rows.{suffix}", JSON_LAYOUTS[layout](rows))) == rows
+
+
+CELLS = [["text", "label"], ["a kite", "up"], ["a stone", "down"]]
+TABLE = [{"text": "a kite", "label": "up"}, {"text": "a stone", "label": "down"}]
+ASKED = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_lists_of_cells_have_the_names_of_the_first_or_numbers(write, suffix):
+    written_out = json.dumps if suffix == "json" else lambda v: "\n".join(map(json.dumps, v))
+    assert rows_of(write(f"rows.{suffix}", written_out(CELLS))) == TABLE
+    numbered = [dict(zip(("column 1", "column 2"), cells, strict=True)) for cells in CELLS[1:]]
+    assert rows_of(write(f"rows.{suffix}", written_out(CELLS[1:]))) == numbered
+    assert rows_of(write(f"rows.{suffix}", written_out([ASKED] * 2))) == [{"messages": ASKED}] * 2
+
+
+def test_rows_under_names_of_their_own(write):
+    assert rows_of(write("rows.json", json.dumps({"k1": TABLE[0], "k2": TABLE[1]}))) == TABLE
+
+
+def test_a_cell_that_a_column_by_index_leaves_out_is_empty(write):
+    whole = {"text": {"0": "a", "1": "b"}, "label": {"1": "x"}}
+    assert rows_of(write("rows.json", json.dumps(whole))) == [
+        {"text": "a", "label": None}, {"text": "b", "label": "x"},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (json.dumps({"text": ["a", "b", "c"], "label": ["x", "y"]}), "'text' 3, 'label' 2"),
+        (json.dumps({"validation": TABLE, "test": TABLE}), "under validation and test"),
+        ("[" + ",\n".join(map(json.dumps, TABLE)), "never closed"),
+        ('{"text": "a", "text": "b"}\n' * 2, "rows.json:1: the key 'text' stands twice"),
+        ('{"text": "a"}\n{"text": ' + "9" * 5000 + "}\n", "rows.json:2: a number has too many digits"),
+        (json.dumps([{"text": "a"}])[:-1] + ', {"text": 1, "text": 2}]', "'text' stands twice"),
+    ],
+)
+def test_json_that_would_lose_something_is_told(write, text, told):
+    found = read(write("rows.json", text))
+    list(found.rows)
+    assert len(found.faults) in (1, 2) and re.search(told, found.faults[0]), found.faults
 
 
 def test_a_lone_example_is_no_table(write):
@@ -314,7 +364,10 @@ def test_classes_have_their_names(tmp_path, monkeypatch, hub):
 
 @given(st.one_of(st.dates(), st.datetimes(), st.decimals(allow_nan=False), st.timedeltas(), st.text()))
 def test_no_value_is_written_in_quotation_marks(value):
-    assert written(value) == str(value)
+    if isinstance(value, Decimal) and value.is_finite():
+        assert Decimal(written(value)) == value
+    else:
+        assert written(value) == str(value)
 
 
 @given(st.binary(max_size=8))

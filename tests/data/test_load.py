@@ -346,12 +346,14 @@ def test_rows_in_a_wheel():
     assert dataset.examples[0].messages[-1]["content"] == "Ilka Chase"
 
 
-@pytest.mark.parametrize("source", ["table.parquet", "hf:someone/something"])
-def test_what_needs_the_extra_says_so(source, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "datasets", None)  # as where it is not installed
+@pytest.mark.parametrize(
+    ("source", "needed"), [("table.parquet", "pyarrow"), ("hf:someone/something", "datasets")]
+)
+def test_what_needs_the_extra_says_so(source, needed, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, needed, None)  # as where it is not installed
     monkeypatch.chdir(tmp_path)
     Path("table.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DataError, match=r"needs datasets: pip install 'rung\[hub\]'"):
+    with pytest.raises(DataError, match=rf"needs {needed}: pip install 'rung\[hub\]'"):
         load(DataKnobs(data=source))
 
 

@@ -40,6 +40,17 @@ PAIRS = {
     "a winner": {"prompt": "q", "response_a": "bad", "response_b": "good", "winner": "b"},
     "a winner by model": {"conversation_a": [USER, GOOD], "conversation_b": [USER, BAD],
                           "winner": "model_a"},
+    "a winner and a loser": {"prompt": "q", "winner": "good", "loser": "bad"},
+    "y_w and y_l": {"prompt": "q", "y_w": "good", "y_l": "bad"},
+    "best and worst": {"question": "q", "best_answer": "good", "worst_answer": "bad"},
+    "good and bad": {"prompt": "q", "response_good": "good", "response_bad": "bad"},
+    "capitals": {"Prompt": "q", "Chosen": "good", "Rejected": "bad"},
+    "sides as JSON": {"prompt": "q", "chosen": json.dumps([USER, GOOD]),
+                      "rejected": str([USER, BAD])},
+    "texts with ranks": {"prompt": "q", "answers": [
+        {"text": "bad", "rank": 2}, {"text": "good", "rank": 1}]},
+    "the number of the better": {"prompt": "q", "response_0": "bad", "response_1": "good",
+                                 "better_response_id": 1},
     "SHP": {"history": "q", "human_ref_A": "good", "human_ref_B": "bad", "labels": 1},
 }  # fmt: skip
 MARGINS = {"a question": 2.0, "scores beside": 2.0, "scored in another order": 3.0,
@@ -227,3 +238,38 @@ def test_the_report_counts_pairs_margins_and_prompts_that_leave_no_room(write):
         "1 pairs have a reply that does not fit --max-length 100 (a.jsonl:4)",
     ):
         assert words in told
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("Question", "Kept", "Rejected"), ("q", "a", "loser"), ("q", "a", "worst_answer"),
+     ("q", "a", "response_bad"), ("q", "a", "non_preferred"), ("q", "a", "incorrect_answer")],
+)  # fmt: skip
+def test_a_reply_that_nobody_wants_is_never_proposed(write, names):
+    rows = [
+        dict(zip(names, (f"what is {i}", f"kite {i}", f"stone {i}"), strict=True)) for i in range(9)
+    ]
+    with pytest.raises(DataError) as refused:
+        load(DataKnobs(data=write("rows.jsonl", lines(*rows))))
+    assert "--user" in str(refused.value) and f"{{{names[2]}}}" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [{"prompt": "q", "completions": ["a", "b"], "labels": [True, False]},  # steps of one answer
+     {"question": "q", "answers": ["a", "b"]},
+     {"question": "q", "context": "c", "answers": {"text": ["a"], "answer_start": [0]}}],
+)  # fmt: skip
+def test_what_is_listed_without_an_order_is_no_ranking(write, row):
+    with pytest.raises(DataError, match=r"--assistant '\{\w+(\[text\])?\[0\]\}'"):
+        load(DataKnobs(data=write("rows.jsonl", lines(*[row] * 9))), None)
+
+
+@pytest.mark.parametrize("names", [("Text", "Label"), ("TEXT", "LABEL"), (" text", "label ")])
+def test_names_of_columns_in_capitals(write, names):
+    rows = [
+        dict(zip(names, (f"kite {i}", "ab"[i % 2]), strict=True)) | {"Source": "x"} for i in range(20)
+    ]
+    found = load(DataKnobs(data=write("rows.jsonl", lines(*rows))))
+    assert found.labels == ("a", "b")
+    assert any("Source (20 rows)" in p.message for p in found.problems)

@@ -283,3 +283,101 @@ def test_formats_by_columns_name_what_they_leave_out(write):
 def test_a_list_of_replies_is_not_learnt_as_text(write):
     with pytest.raises(DataError, match="list of replies"):
         rows_of(write, {"instruction": "q", "output": ["a"]})
+
+
+ASKED, REPLIED = {"role": "user", "content": "Boat?"}, {"role": "assistant", "content": "Yes."}
+
+
+def one(write, name: str, *rows: object):
+    """The data set of rows, twenty of each, so that nothing is said of their number."""
+    return load(DataKnobs(data=write(name, "\n".join(json.dumps(r) for r in rows for _ in range(20)))))
+
+
+@pytest.mark.parametrize("value", [0, False, 0.5, 1])
+def test_what_says_nothing_is_empty_and_not_false(value):
+    assert unread([{**ASKED, "loss_weight": value}]) == {"loss_weight"}
+    assert unread([{**ASKED, "loss_weight": None, "tags": [], "id": ""}]) == set()
+
+
+@pytest.mark.parametrize("name", ["weight", "train", "training", "trainable", "loss"])
+def test_a_reply_that_a_trainer_would_leave_out_is_context(write, name):
+    beside = 0 if name == "weight" else False
+    said = [ASKED, {**REPLIED, name: beside}, ASKED, REPLIED]
+    example = one(write, "rows.jsonl", {"messages": said}).examples[0]
+    assert [m.get("weight", 1) for m in example.messages] == [1, 0, 1, 1]
+
+
+@pytest.mark.parametrize(("name", "value"), [("train", "no"), ("loss", 0.5), ("weight", True)])
+def test_a_weight_that_is_neither_is_refused(name, value):
+    with pytest.raises(Missing, match=f"{name} is "):
+        turns([ASKED, {**REPLIED, name: value}])
+
+
+@pytest.mark.parametrize("name", ["messages", "conversation", "dialog", "chat", "contents"])
+def test_one_column_of_messages_is_found_by_what_it_holds(write, name):
+    found = one(write, "rows.jsonl", {name: [ASKED, REPLIED], "source": "web"})
+    assert [m["content"] for m in found.examples[0].messages] == ["Boat?", "Yes."]
+    assert any("source (20 rows)" in p.message for p in found.problems)
+
+
+@pytest.mark.parametrize("quoted", [json.dumps, str])
+def test_messages_in_a_cell_are_messages(write, quoted):
+    cell = quoted([ASKED, REPLIED]).replace('"', '""')
+    found = load(DataKnobs(data=write("rows.csv", "messages\n" + f'"{cell}"\n' * 20)))
+    assert [m["role"] for m in found.examples[0].messages] == ["user", "assistant"]
+
+
+def test_messages_by_field_are_messages(write):
+    held = {"role": ["user", "assistant"], "content": ["Boat?", "Yes."]}
+    assert one(write, "rows.jsonl", {"messages": held}).examples[0].messages == (ASKED, REPLIED)
+
+
+def test_a_text_that_is_a_list_of_objects_stays_a_text(write):
+    text = '[{"name": "kite"}]'
+    assert one(write, "rows.jsonl", {"prompt": text, "completion": text}).examples[0].messages == (
+        {"role": "user", "content": text}, {"role": "assistant", "content": text},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["content", "value", "parts", "text", "message"])
+def test_content_under_other_names(key):
+    assert turns([{"role": "user", key: "q"}]) == [{"role": "user", "content": "q"}]
+
+
+def test_a_second_content_is_told_and_none_names_what_is_there():
+    assert unread([{"role": "user", "content": "q", "text": "t"}]) == {"text"}
+    with pytest.raises(Missing, match="no 'content'; its fields are role, says"):
+        turns([{"role": "user", "says": "q"}])
+
+
+@pytest.mark.parametrize(
+    "held", ["Be kind.", [{"text": "Be kind."}], {"role": "system", "parts": [{"text": "Be kind."}]}]
+)
+@pytest.mark.parametrize("name", ["system", "system_prompt", "systemInstruction"])
+@pytest.mark.parametrize(
+    "row", [{"messages": [ASKED, REPLIED]}, {"prompt": "q", "chosen": "a", "rejected": "b"}]
+)
+def test_the_system_message_of_a_row_in_every_form(write, row, name, held):
+    path = write("rows.jsonl", json.dumps({**row, name: held}))
+    (example,) = load(DataKnobs(data=path), None).examples
+    assert example.messages[0] == {"role": "system", "content": "Be kind."}
+
+
+def test_a_system_column_of_something_else_is_refused(write):
+    with pytest.raises(DataError, match="'system': a message whose content is no text"):
+        one(write, "rows.jsonl", {"messages": [ASKED, REPLIED], "system": 3})
+
+
+@pytest.mark.parametrize("kind", ["thinking", "reasoning"])
+def test_thoughts_among_parts_are_reasoning(kind):
+    parts = [{"type": kind, kind: "Hm."}, {"type": "text", "text": "Yes."}]
+    (turn,) = turns([{"role": "assistant", "content": parts}])
+    assert turn == {"role": "assistant", "content": "Yes.", "reasoning_content": "Hm."}
+    with pytest.raises(Missing, match="a user message holds thoughts"):
+        turns([{"role": "user", "content": parts}])
+
+
+def test_calls_as_text_are_calls():
+    call = {"id": "c", "type": "function", "function": {"name": "tide", "arguments": "{}"}}
+    listed = turns([{"role": "assistant", "content": None, "tool_calls": [call]}])
+    assert turns([{"role": "assistant", "content": None, "tool_calls": json.dumps([call])}]) == listed

@@ -310,3 +310,21 @@ def test_no_text_upsets_a_metric(pairs):
         except DataError:
             continue  # a reference that is no number, pattern or JSON
         assert 0 <= found <= 100 + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1 234,5", 1234.5), ("1234,5", 1234.5), ("1\u202f234,5", 1234.5), ("1'234", 1234),
+     ("1\u2019234.5", 1234.5),
+     ("\u0663\u066b\u0665", 3.5), ("\u096b", 5), ("\u00bd", 0.5), ("3 \u00bd", 3.5), ("3 1/2", 3.5),
+     ("-3 1/2", -3.5), ("1.000.000", 1e6), ("1 000 000", 1e6), ("1,23,456", 123456),
+     ("\\boxed{1{,}000}", 1000), ("1.000", 1.0), ("10 300", 300), ("1/2", 0.5), ("4 8/2", 4)],
+)  # fmt: skip
+def test_numbers_as_they_are_written_elsewhere(text, value):
+    assert parsing_metrics.number(text) == pytest.approx(value)
+
+
+def test_equal_texts_are_equal_in_every_encoding_and_script():
+    assert overlap.exact_match("caf\u00e9", "cafe\u0301") == 1.0
+    signs = "\u2211 \u222b \u2202"
+    assert overlap.words(signs) == signs.split()

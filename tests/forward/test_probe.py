@@ -79,6 +79,41 @@ def test_rows_are_what_they_are_alone(name, data):
         assert close(found, alone(name, ids)), len(ids)
 
 
+@functools.cache
+def lodgers(name):
+    """Slots of a base: none's, and of adapters of three kinds, one of which acts only when called."""
+    bank = made(name)
+    called = tiny_adapter(bank, "lora", 2)
+    called.activation = (7, 8)
+    kinds = [tiny_adapter(bank, m, i) for i, m in enumerate(("lora", "last_layers"))]
+    return [-1, *(bank.add(adapter) for adapter in (*kinds, called))]
+
+
+@pytest.mark.parametrize("name", ["dynamic", "longrope", "experts", "hybrid"])
+@settings(max_examples=5, deadline=None)
+@given(data=st.data())
+def test_mixes_of_adapters_and_lengths_are_what_they_are_alone(name, data):
+    bank, slots = made(name), lodgers(name)
+    asked = data.draw(
+        st.lists(st.tuples(st.integers(0, 3), st.integers(2, 40)), min_size=2, max_size=4)
+    )
+    batch = []
+    for place, count in asked:
+        ids = [5 + (11 * k + place * 3) % 60 for k in range(count)]
+        ids[count // 2 : count // 2 + 2] = (7, 8)
+        batch.append(Sequence(ids, slot=slots[place]))
+
+    def answers(rows):
+        trie = bank.trie(rows)
+        with torch.no_grad():
+            hidden = bank.forward(trie)
+            own = zip(trie.rows, rows, strict=True)
+            return [bank.logits(hidden[torch.from_numpy(r)], [s.slot] * len(r)) for r, s in own]
+
+    for row, found in zip(batch, answers(batch), strict=True):
+        assert close(found, answers([row])[0])
+
+
 @pytest.mark.parametrize("name", [n for n in BASES if n not in ("dynamic", "longrope")])
 @pytest.mark.parametrize("method", ["lora", "last_layers", "full"])
 def test_adapters_answer_as_their_merged_model(name, method):
@@ -147,3 +182,23 @@ def test_findings_are_kept_by_digest_and_version(rung_home, monkeypatch):
     assert Bank(model_of("phimoe"), digest="d" * 64).findings == first
     with pytest.raises(TypeError):
         Bank(model_of("phimoe"), digest="e" * 64)
+
+
+def test_weights_that_the_base_reads_all_the_same_are_refused():
+    """DBRX hands its experts' weights to a module that does not have them."""
+    from rung.forward.dry_run import dry_run
+
+    bank = Bank(model_of("dbrx"))
+    assert "cannot be told apart" in dry_run(bank, tiny_adapter(bank, "last_layers"))
+    assert dry_run(bank, tiny_adapter(bank, "lora")) is None
+    for parameter in bank.model.parameters():
+        assert parameter.requires_grad  # as it was
+
+
+def test_what_reads_pictures_is_left_out():
+    bank = Bank(model_of("git"))
+    assert bank.beside_text
+    for method in ("lora", "full"):
+        adapter = tiny_adapter(bank, method)
+        named = [*adapter.linear, *adapter.weights]
+        assert named and not any(n.startswith(b) for n in named for b in bank.beside_text)

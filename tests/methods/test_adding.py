@@ -29,6 +29,9 @@ KINDS = {
     "ia3": peft.IA3Config(
         task_type="CAUSAL_LM", target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]
     ),
+    "activated": peft.LoraConfig(
+        task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], alora_invocation_tokens=[7, 8]
+    ),
     "norms": peft.LNTuningConfig(task_type="CAUSAL_LM", target_modules=["norm"]),
 }
 
@@ -106,6 +109,15 @@ def test_folders_are_served_beside_their_base(rung_home, checkpoints, base):
         engine.stop()
 
 
+def test_folders_of_one_name_are_told_apart_by_their_paths(rung_home, checkpoints, base, tmp_path):
+    folders = [tmp_path / run / "trainer_output" / "checkpoint-3" for run in ("first", "second")]
+    for folder, kind in zip(folders, ("dora", "ia3"), strict=True):
+        shutil.copytree(checkpoints[kind], folder)
+    own = [f"{run}/trainer_output/checkpoint-3" for run in ("first", "second")]
+    found = load([str(base), *map(str, folders), str(checkpoints["loha"])], short=True).engine.models
+    assert set(found) - {base.name, str(base)} == {*own, "checkpoint-loha"}
+
+
 def test_what_cannot_be_added_is_said_in_one_line(rung_home, checkpoints, base, tmp_path):
     add("taken", str(checkpoints["dora"]))
     with pytest.raises(ConfigError, match="exists"):
@@ -139,8 +151,9 @@ def test_a_wrong_reader_is_caught_by_pefts_logits(rung_home, checkpoints, monkey
         add("half", str(checkpoints["dora"]))
 
 
-def test_an_export_that_was_damaged_is_not_kept(rung_home, checkpoints, tmp_path, monkeypatch):
-    add("coach", str(checkpoints["dora"]))
+@pytest.mark.parametrize("kind", ["dora", "activated"])
+def test_an_export_that_was_damaged_is_not_kept(kind, rung_home, checkpoints, tmp_path, monkeypatch):
+    add("coach", str(checkpoints[kind]))
     from rung import exports
 
     chosen = exports.get("peft")

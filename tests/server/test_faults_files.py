@@ -60,6 +60,11 @@ def test_a_name_is_only_a_name(http, name, rung_home):
     assert http.get(f"/v1/files/{file['id']}/content").content == b"0123456789"
 
 
+def test_a_compressed_file_is_not_taken(http):
+    answer = send(http, "rows.jsonl.gz")
+    assert answer.status_code == 400 and "compressed" in answer.json()["error"]["message"]
+
+
 def test_ids_lead_nowhere(http):
     for id in ("..", "../rung.db", "%2e%2e%2frung.db", "file-..", "%00"):
         assert http.get(f"/v1/files/{id}/content").status_code in (400, 404)

@@ -123,7 +123,8 @@ def work_of(
     plan = tiny_plan(method, **settings)
     prepared = prepared_of(bank, train=rows(), validation=rows(6, seed=0))
     source = Shuffled(prepared.rows["train"], plan.train.batch_size, plan.train.seed)
-    return Work(prepared, plan, tiny_adapter(bank, method), source, path)
+    own = {k: v for k, v in settings.items() if k in plan.method.Config.__dataclass_fields__}
+    return Work(prepared, plan, tiny_adapter(bank, method, **own), source, path)
 
 
 @pytest.fixture

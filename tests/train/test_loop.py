@@ -52,17 +52,22 @@ def test_training_learns(make_work, method):
     assert state.best_value == min(work.observer.validations) < state.first_value
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_an_interrupted_run_ends_with_the_same_bits(make_work, method):
-    whole = make_work(method, "whole")
+VARIANTS = [{"dropout": 0.4}, {"lora_init": "pissa"}, {"dora": True, "dropout": 0.2}]
+
+
+@pytest.mark.parametrize(
+    ("method", "own"), [*((m, {}) for m in METHODS), *(("lora", v) for v in VARIANTS)]
+)
+def test_an_interrupted_run_ends_with_the_same_bits(make_work, method, own):
+    whole = make_work(method, "whole", **own)
     whole.run()
     for stop_at in (1, 4, 11):
-        work = make_work(method, f"cut{stop_at}")
+        work = make_work(method, f"cut{stop_at}", **own)
         steps = iter(range(100))
         work.stopping = lambda s=steps, n=stop_at: next(s) >= n
         with pytest.raises(Interrupted):
             work.run()
-        again = make_work(method, f"cut{stop_at}")
+        again = make_work(method, f"cut{stop_at}", **own)
         state = again.run()
         assert state.step == 12
         assert equal(weights(again), weights(whole))
@@ -143,7 +148,7 @@ def test_a_poisoned_run_keeps_its_last_good_weights(make_work, monkeypatch):
 
 
 def test_training_stops_early_and_takes_the_best_weights(make_work):
-    work = make_work("lora", lr=3.0, epochs=20.0, eval_every=1, patience=3, schedule="constant")
+    work = make_work("lora", lr=1.0, epochs=20.0, eval_every=1, patience=3, schedule="constant")
     work.observer = Notes()
     state = work.run()
     assert state.step < 120 and any("stopped early" in n for n in work.observer.notes)

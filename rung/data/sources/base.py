@@ -61,10 +61,12 @@ class FileKind(ABC):
     Attributes:
         suffixes: how the names of such files end, in lower case.
         folders: whether it also reads folders, which are no files of one kind.
+        packed: whether a file holds another one, compressed.
     """
 
     suffixes: ClassVar[tuple[str, ...]]
     folders: ClassVar[bool] = False
+    packed: ClassVar[bool] = False
 
     def __init__(self, name: str):
         self.name = name

@@ -1,4 +1,4 @@
-"""Parquet tables, through the `datasets` library (extra `hub`)."""
+"""Parquet tables, through pyarrow (extra `hub`)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,4 @@ class Source(base.FileKind):
     suffixes = (".parquet",)
 
     def rows(self, path: Path, faults: list[str], notes: list[str]) -> Iterator[base.Named]:
-        load_dataset = tables.loader(path.name)
-        try:
-            with tables.quiet():
-                table = load_dataset("parquet", data_files=str(path), split="train", streaming=True)
-            yield from tables.rows(path.name, table)
-        except Exception as fault:  # the library raises whatever Arrow and fsspec raise
-            faults.append(f"{path.name}: cannot be read as parquet ({fault})")
+        yield from tables.of_parquet(path, faults)

@@ -1,4 +1,4 @@
-"""Embedding queue: texts as vectors, the mean of their final hidden states."""
+"""Embedding queue: texts as vectors, the mean of their final hidden states; or what towers give."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from rung.engine.served_model import ServedModel
 from rung.errors import ConfigError
 from rung.forward.bank import Bank
 from rung.types import Prompt
+
+MAX_FOR_TOWERS = 32  # maximum number of pictures and texts in one pass of towers
 
 
 class EmbedQueue(BatchedQueue):
@@ -38,10 +40,14 @@ class EmbedQueue(BatchedQueue):
         return Ticket(generation, model)
 
     def fits(self, prompts: Sequence[Prompt]) -> int:
+        if all(p.messages for p in prompts):  # pictures and texts for towers
+            return min(len(prompts), MAX_FOR_TOWERS)
         return len(next(batches([p.ids for p in prompts])))
 
     def compute(self, bank: Bank, model: ServedModel, prompts: Sequence[Prompt]) -> Tensor:
         """Compute vectors of length 1: (N, d)."""
+        if model.towers is not None:
+            return model.towers.of_prompts(prompts)
         return pooled(bank, model.slot, [p.ids for p in prompts])
 
     def finish(self, ticket: Ticket, row: Tensor) -> None:

@@ -39,6 +39,10 @@ class GenerateQueue:
         return isinstance(request, GenerationRequest) and generates
 
     def prepare(self, generation: Generation, model: ServedModel) -> RequestState:
+        if model.towers is not None:
+            raise ConfigError(
+                f"'{model.name}' gives vectors of pictures and texts (/v1/embeddings) and writes none"
+            )
         if why := self.registry.bank.findings.causal:
             raise ConfigError(f"'{model.name}' cannot generate: {why}")
         return RequestState.of(generation, model, self.registry)
@@ -152,7 +156,7 @@ class GenerateQueue:
         again alone, and only the one at fault stays spoiled.
         """
         runner = self.scheduler.runner
-        ids, slots = [r.ids[-1] for r in decoding], [r.slot for r in decoding]
+        ids, slots = [r.ids[-1] for r in decoding], [r.decodes_as for r in decoding]
         logits = runner.decode(ids, slots)
         for request in decoding:
             request.read += 1
@@ -171,7 +175,9 @@ class GenerateQueue:
         draft, so answers are the same (the greedy and the sampled ones).
         """
         chunks = [
-            PrefillChunk(r.lane, r.slot, [*r.ids, *draft], r.read, len(r.ids) + len(draft), r.front)
+            PrefillChunk(
+                r.lane, r.slot, [*r.ids, *draft], r.read, len(r.ids) + len(draft), r.front, r.begins
+            )
             for r, draft in zip(decoding, drafts, strict=True)
         ]
         for request, draft, rows in zip(decoding, drafts, self._hidden(chunks), strict=True):

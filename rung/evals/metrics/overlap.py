@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ def normalise(text: str) -> str:
     """As SQuAD's script: lower case, without punctuation (of any script), articles and extra blanks."""
     bare = text.lower().translate(_PUNCTUATION)
     if not bare.isascii():
+        bare = unicodedata.normalize("NFC", bare)
         bare = "".join(c for c in bare if not is_punctuation(c))
     # An answer that is nothing but an article, such as the letter of a choice, stays.
     return " ".join(_ARTICLES.sub(" ", bare).split() or bare.split())

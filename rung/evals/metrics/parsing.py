@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import unicodedata
 from typing import Any
 
 from rung.errors import DataError
@@ -20,6 +21,14 @@ _NUMBER = re.compile(
     r"|(?<!\d)\.\d+"
     r")(?:/\d+)?%?"
 )
+# Thousands parted by narrow blanks or apostrophes; by plain ones where more groups or decimals follow.
+_THOUSANDS = re.compile(
+    r"(?<![\d.,])\d{1,3}(?:(?:[\u00a0\u2009\u202f'’]\d{3})+|(?: \d{3}){2,}|(?: \d{3})+(?=,\d))(?!\d)"
+)
+_LONG = re.compile(  # 1.000.000, and 1,23,456 as in India
+    r"(?<![\d.,])(?:\d{1,3}(?:\.\d{3}){2,}(?![\d.,])|\d{1,2}(?:,\d{2})+,\d{3}(?!\d))"
+)
+_MIXED = re.compile(r"(?<![\d.,/])(\d{1,3})[ \u00a0]?(?:(\d{1,3})/(\d{1,3})(?![\d/])|([¼-¾⅐-⅞]))")
 _FRACTION = re.compile(r"\\[dt]?frac\{([^{}]+)\}\{([^{}]+)\}")
 _FINAL = re.compile(r"####\s*(.+)|\\boxed\{([^{}]*)\}|answer is:?\s*(.+)", re.IGNORECASE)
 _FENCE = re.compile(r"```(?:json)?\s*\n?(.*?)```", re.DOTALL | re.IGNORECASE)
@@ -30,7 +39,7 @@ def number(text: str) -> float | None:
 
     GSM8K's references are read alike.
     """
-    text = _FRACTION.sub(r"\1/\2", text)
+    text = _plainly(_FRACTION.sub(r"\1/\2", text).replace("{,}", ","))
     finals = _FINAL.findall(text)
     for parts in reversed(finals):
         found = _NUMBER.findall(next(p for p in parts if p) if any(parts) else "")
@@ -40,9 +49,30 @@ def number(text: str) -> float | None:
     return _value(found[-1]) if found else None
 
 
+def _plainly(text: str) -> str:
+    """Write numbers in ASCII: those of other scripts, mixed ones, and thousands that are parted."""
+    if not text.isascii():
+        kept = (str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
+        text = "".join(kept).replace("٫", ".").replace("٬", ",")
+    text = _MIXED.sub(_mixed, text)
+    text = re.sub("[¼-¾⅐-⅞]", lambda found: f"{unicodedata.numeric(found[0]):.12g}", text)
+    text = _THOUSANDS.sub(lambda found: re.sub(r"[\s'’]", "", found[0]), text)
+    return _LONG.sub(lambda found: re.sub("[.,]", "", found[0]), text)
+
+
+def _mixed(found: re.Match[str]) -> str:
+    """A whole number and a fraction as one decimal; as it was where the fraction is none."""
+    whole, above, below, sign = found.groups()
+    if sign:
+        return f"{int(whole) + unicodedata.numeric(sign):.12g}"
+    if not 0 < int(above) < int(below):
+        return found[0]
+    return f"{int(whole) + int(above) / int(below):.12g}"
+
+
 def _value(written: str) -> float | None:
     plain = written.replace("−", "-").translate(str.maketrans("", "", "$€£% "))
-    if re.fullmatch(r"[-+]?\d{1,3}(\.\d{3})*,\d+", plain) and not re.fullmatch(
+    if re.fullmatch(r"[-+]?(\d{1,3}(\.\d{3})+|\d+),\d+", plain) and not re.fullmatch(
         r"[-+]?\d{1,3}(,\d{3})+", plain
     ):
         plain = plain.replace(".", "").replace(",", ".")  # a comma in front of the decimals

@@ -224,6 +224,8 @@ class Added:
         first = stack.columns[0]
         if all(s == first[0] and v == first[2] for s, _, v in stack.columns):
             hidden *= first[2]
+        elif all(s == first[0] for s, _, _ in stack.columns):  # one adapter's, and its rows alone
+            hidden *= hidden.new_tensor([v for _, width, v in stack.columns for _ in range(width)])
         else:
             hidden *= self.slots.column_mask(stack.columns, x)
         at = column = 0

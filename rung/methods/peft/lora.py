@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung.errors import ArtefactError
-from rung.methods import layers
+from rung.methods import layers, lora_start
 from rung.methods.peft import extras
 from rung.methods.peft.base import WAY_OUT, Files, UnreadError, of_pattern
 from rung.methods.peft.base import Kind as Base
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rung.forward.op import LinearOp
 
 MAX_RANK = 1024
+CHANGED = "it changes more than what stands behind its call; use PEFT itself"
 DEFAULT_RANK = DEFAULT_ALPHA = 8  # PEFT's, for settings that leave them out
 # Starts after which the base is what it was; pissa and olora take away what they begin from.
 PLAIN_STARTS: tuple[Any, ...] = (True, False, None, "gaussian", "eva", "orthogonal", "true")
@@ -29,7 +30,7 @@ class Kind(Base):
     read_keys = frozenset(
         {
             "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "init_lora_weights",
-            "trainable_token_indices", "use_dora", "lora_bias",
+            "trainable_token_indices", "use_dora", "lora_bias", "alora_invocation_tokens",
         }
     )  # fmt: skip
     passed = frozenset(
@@ -43,7 +44,7 @@ class Kind(Base):
         from rung.forward.adapter import Adapter
 
         _refuse_starts(files.settings)
-        adapter = Adapter()
+        adapter = Adapter(activation=_activation(files.settings))
         ops: dict[str, LinearOp] = {}
         for name in files.ending(".lora_A.weight"):
             ops[name] = self._op(files, name)
@@ -56,6 +57,10 @@ class Kind(Base):
             raise ArtefactError("the adapter file holds no lora_A tensors")
         adapter.linear = ops
         _head(files, adapter)
+        if adapter.activation and adapter.weights:
+            raise ArtefactError(
+                f"activated LoRA on embeddings or output layer is not served: {CHANGED}"
+            )
         return adapter
 
     def _op(self, files: Files, name: str) -> LinearOp:
@@ -78,11 +83,33 @@ class Kind(Base):
             length = files.take(key, (d_out,))
             return DoraOp(a, b, scale, length, module, layers.transposed(module))
         start = files.settings.get("init_lora_weights", True)
-        if isinstance(start, str) and start.lower() in ("pissa", "olora"):
+        if isinstance(start, str) and start.lower() in lora_start.FORMED:
             a, b = _less_its_start(a, b, module, start.lower(), scale)
         if biased:
             return BiasedLoraOp(a, b, scale, files.take(f"{name}.lora_B.bias", (d_out,)))
         return LoraOp(a, b, scale)
+
+
+def _activation(settings: dict[str, Any]) -> tuple[int, ...]:
+    """The tokens from which on activated LoRA acts (arXiv 2504.12397).
+
+    Raises:
+        ArtefactError: for what changes the base in front of the call too, or PEFT has no meaning for.
+    """
+    told = settings.get("alora_invocation_tokens")
+    if not told:
+        return ()
+    if not isinstance(told, list) or not all(type(i) is int and i >= 0 for i in told):
+        raise ArtefactError("alora_invocation_tokens is no list of token ids")
+    more = ("use_dora", "lora_bias", "trainable_token_indices", "modules_to_save")
+    start = settings.get("init_lora_weights", True)
+    if isinstance(start, str) and start.lower() in lora_start.FORMED:
+        raise ArtefactError(f"activated LoRA that begins as {start} is not served: {CHANGED}")
+    if mixed := [key for key in more if settings.get(key)]:
+        raise ArtefactError(f"activated LoRA with {mixed[0]} is not served: {CHANGED}")
+    if settings.get("bias", "none") != "none":
+        raise ArtefactError(f"activated LoRA with biases is not served: {CHANGED}")
+    return tuple(told)
 
 
 def scale_of(settings: dict[str, Any], name: str, rank: int) -> float:
@@ -99,7 +126,7 @@ def _require_rank(settings: dict[str, Any], name: str, rank: int) -> None:
 
 def _refuse_starts(settings: dict[str, Any]) -> None:
     start = settings.get("init_lora_weights", True)
-    formed = isinstance(start, str) and start.lower() in ("pissa", "olora")
+    formed = isinstance(start, str) and start.lower() in lora_start.FORMED
     if formed and settings.get("use_dora"):
         raise UnreadError(f"this adapter is DoRA that begins as {start}: {WAY_OUT}")
     if formed or start in PLAIN_STARTS:
@@ -119,17 +146,10 @@ def _less_its_start(
     trained less what it began from, as PEFT forms it (arXiv 2404.02948, 2406.01775)."""
     import torch
 
-    weight = module.weight.detach().float()
-    if start == "pissa":
-        weight = weight.t() if layers.transposed(module) else weight
-        u, s, vh = torch.linalg.svd(weight, full_matrices=False)
-        root = (s[: len(a)] / scale).sqrt()
-        first_a, first_b = root[:, None] * vh[: len(a)], u[:, : len(a)] * root
-    else:
-        if layers.transposed(module):
-            raise UnreadError(f"OLoRA on transposed projections: {WAY_OUT}")
-        q, r = torch.linalg.qr(weight)
-        first_a, first_b = r[: len(a)], q[:, : len(a)]
+    try:
+        first_a, first_b = lora_start.formed(start, module, len(a), scale)
+    except ValueError as fault:
+        raise UnreadError(f"{fault}: {WAY_OUT}") from None
     return torch.cat([a, first_a.to(a.device)]), torch.cat([b, -first_b.to(b.device)], 1)
 
 

@@ -57,6 +57,7 @@ async def continued(request: Request, asked: ChatRequest, kind: Callable[..., Ch
         reply = kind(asked.model, [], asked.includes_usage, account_of(request).spend)
         reply.conversation, reply.stops = model.conversation, frozenset(model.stop_ids)
         return await looped(request, asked, model, turns, reply, run)
+    await run_sync(run.pictures, model.sight, turns)
     prompt = await run_sync(model.prompt, turns)
     constraint = await run_sync(constraint_of, service, asked, model, turns)
     most = asked.max_completion_tokens or asked.max_tokens

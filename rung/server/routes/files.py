@@ -57,7 +57,10 @@ def keep(
     name = (file.filename or "file")[-NAME:]
     # Only the kind of a file is taken from its name, and only a kind that data can be read from.
     kind = PurePath(name.replace("\\", "/")).suffix.lower()
-    stored = f"{id}{kind if kind in suffixes() else '.jsonl'}"
+    kinds = suffixes()
+    if kind in kinds and kinds[kind].packed:
+        raise ApiError("a compressed file is not unpacked here: upload what is in it", param="file")
+    stored = f"{id}{kind if kind in kinds else '.jsonl'}"
     target = place(stored)
     try:
         with target.open("xb") as out:

@@ -1,0 +1,77 @@
+"""Contents of messages: text, or parts of text, thoughts and pictures, as APIs and files have them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rung.data.format_strings import Missing
+from rung.errors import DataError
+from rung.types import Picture
+
+PICTURES = ("image_url", "input_image")  # types of parts, in OpenAI's two APIs
+MAX_PICTURES = 16  # of one message
+THOUGHTS = ("thinking", "reasoning")  # types of parts
+
+
+def content_of(value: Any) -> str:
+    """The text of a message's content: a string, or a list of parts as in OpenAI's API.
+
+    Raises:
+        Missing: when there is no text in it, or something beside text.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (list, tuple)):
+        return "".join(_part(p) for p in value)
+    raise Missing(f"a message whose content is no text: {json.dumps(value, default=str)[:60]}")
+
+
+def _part(part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    if isinstance(part, Mapping):
+        kind = str(part.get("type", "text"))
+        if kind in (*PICTURES, *THOUGHTS):  # read apart
+            return ""
+        text = part.get("refusal") if kind == "refusal" else part.get("text")
+        if kind in ("text", "input_text", "output_text", "refusal") and isinstance(text, str):
+            return text
+        if kind not in ("text", "refusal"):
+            raise Missing(f"content of type '{kind[:40]}', and only text can be read")
+    raise Missing(f"a message whose content is no text: {json.dumps(part, default=str)[:60]}")
+
+
+def pictures_of(value: Any) -> tuple[Picture, ...]:
+    """The pictures of a message's content, which are `data:` URLs; nothing is ever fetched.
+
+    Raises:
+        Missing: for another address, or a picture that cannot be read.
+    """
+    parts = value if isinstance(value, (list, tuple)) else ()
+    found = [p for p in parts if isinstance(p, Mapping) and str(p.get("type")) in PICTURES]
+    if len(found) > MAX_PICTURES:
+        raise Missing(f"{len(found)} pictures in one message, at most {MAX_PICTURES} are read")
+    return tuple(_picture(part, n) for n, part in enumerate(found, 1))
+
+
+def _picture(part: Mapping[str, Any], number: int) -> Picture:
+    from rung.pictures import reading
+
+    told = part.get("image_url")
+    url = told.get("url") if isinstance(told, Mapping) else told
+    name = f"picture {number}"
+    if not isinstance(url, str):
+        raise Missing(f"{name} has no 'image_url' with a data: URL")
+    try:
+        return reading.picture(reading.of_url(url, name), name)[0]
+    except DataError as fault:
+        raise Missing(str(fault)) from None
+
+
+def thoughts_of(value: Any) -> str:
+    """The thoughts among the parts of a content."""
+    parts = value if isinstance(value, (list, tuple)) else ()
+    found = [p for p in parts if isinstance(p, Mapping) and p.get("type") in THOUGHTS]
+    return "\n".join(content_of(p.get(str(p["type"]), p.get("text"))) for p in found)

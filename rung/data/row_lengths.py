@@ -1,0 +1,47 @@
+"""Rows that are longer than a model may see: texts are split into windows, and the user is told."""
+
+from __future__ import annotations
+
+from rung.data.problem import Problem, places
+from rung.errors import one_line
+from rung.types import Rendered
+
+
+def windows(row: Rendered, size: int) -> list[Rendered]:
+    """Consecutive windows of a text; nothing predicts the first token of one."""
+    windows = []
+    for low in range(0, len(row.ids), size):
+        ids = row.ids[low : low + size]
+        if len(ids) > 1:
+            windows.append(Rendered(ids, (False,) + (True,) * (len(ids) - 1), row.origin))
+    return windows
+
+
+def problems(
+    long: list[str], split: list[str], refused: dict[str, list[str]], max_length: int | None
+) -> list[Problem]:
+    """What was done about rows that are too long (by origin), or refused (origins by the reason)."""
+    problems = []
+    if refused:
+        reasons = [f"{places(origins)}: {why}" for why, origins in refused.items()]
+        rows = tuple(origin for origins in refused.values() for origin in origins)
+        problems.append(Problem("error", f"cannot be rendered: {one_line(reasons, 5)}", rows))
+    if long:
+        problems.append(
+            Problem(
+                "warning",
+                f"{len(long)} conversations are longer than {max_length} tokens and were left out "
+                f"({places(long)}): raise --max-length",
+                tuple(long),
+            )
+        )
+    if split:
+        problems.append(
+            Problem(
+                "warning",
+                f"{len(split)} texts are longer than {max_length} tokens and were split "
+                f"into windows ({places(split)})",
+                tuple(split),
+            )
+        )
+    return problems

@@ -1,0 +1,16 @@
+"""Arrow's own files (.arrow, .feather), as data frames and `datasets` leave them (extra `hub`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rung.data import tables
+from rung.data.sources import base
+
+
+class Source(base.FileKind):
+    suffixes = (".arrow", ".feather")
+
+    def rows(self, path: Path, faults: list[str], notes: list[str]) -> Iterator[base.Named]:
+        yield from tables.of_arrow(path, faults)
