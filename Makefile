@@ -8,7 +8,7 @@ WORKERS ?= 2
 .DEFAULT_GOAL := help
 .PHONY: help env user lint format test test-quick test-faults quickstart bench-train bench-align bench-eval \
 	bench-features bench-vision bench-combine bench-map bench-synth bench-before bench-agents bench-distributed \
-	bench-simulate sweep harness-server soak fuzz steady bench-clients bench-adapters bench-serve clean
+	bench-simulate sweep harness-server soak fuzz steady bench-clients bench-adapters bench-serve bench-llamacpp clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -126,6 +126,9 @@ bench-adapters: $(ENV) bench/.peers/.stamp  ## six adapters by TRL's and PEFT's 
 bench-serve: $(ENV) bench/.peers/.stamp bench/.vllm/.stamp  ## serving beside vLLM and PEFT
 	@$(BIN)/python -m bench.serve $(ARGS)
 
+bench-llamacpp: $(ENV) bench/.llamacpp/.stamp  ## serving on a CPU beside llama.cpp: ARGS="--only int8 --before ../before"
+	@$(BIN)/python -m bench.llamacpp $(ARGS)
+
 # The peers live apart, so that they never decide which versions Rung runs on.
 bench/.peers/.stamp: bench/peers.txt constraints.txt
 	@test -x bench/.peers/bin/python || $(PYTHON) -m venv bench/.peers
@@ -145,7 +148,12 @@ bench/.vllm/.stamp: bench/peers-serve.txt constraints.txt
 	@bench/.vllm/bin/python -m pip install -qq --no-deps -r bench/peers-serve.txt
 	@touch $@
 
+bench/.llamacpp/.stamp:
+	@mkdir -p bench/.llamacpp
+	@npm install --silent --no-save --ignore-scripts --prefix bench/.llamacpp @node-llama-cpp/linux-x64@3.22.1
+	@touch $@
+
 clean:  ## remove what the targets made, the environments too
-	@rm -rf .venv bench/.peers bench/.peers-text bench/.vllm build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+	@rm -rf .venv bench/.peers bench/.peers-text bench/.vllm bench/.llamacpp build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
 		.import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

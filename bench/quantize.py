@@ -1,6 +1,6 @@
 """LoRA on a quantised base beside LoRA on the plain one: memory, quality on the same items, time.
 
-    python -m bench.quantize                          # none, int8 and nf4
+    python -m bench.quantize                          # none, int8, int4 and nf4
     python -m bench.quantize --kinds none,int8 --rows 300 --items 200
     python -m bench.quantize --record                 # adds the figures to bench/RESULTS.md
 
@@ -28,7 +28,7 @@ from bench.examples import json_lines
 from bench.train import ROOT
 from rung.home import folder as home_folder
 
-KINDS = ("none", "int8", "nf4")
+KINDS = ("none", "int8", "int4", "nf4")
 FOLDER = ROOT / "build" / "bench" / "quantize"
 BASE = "smollm2-135m"
 HEADER = (

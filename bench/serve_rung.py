@@ -3,7 +3,8 @@
     python -m bench.serve_rung JOB.json PORT
 
 The job says `base` (a spec), `adapters` (name -> folder), `serve` (names; `base` is the bare one),
-`lanes`, and `copies`: so many LoRA adapters beside them, random ones that no file holds.
+`lanes`, `quantize` (none unless said), and `copies`: so many LoRA adapters beside them, random ones
+that no file holds.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ NEVER = -1  # no token has this id: every answer is as long as was asked for
 
 
 def serve(job: dict[str, Any], port: int) -> None:
-    loaded = load([], base=job["base"], max_batch=job["lanes"])
+    loaded = load([], base=job["base"], quantize=job.get("quantize"), max_batch=job["lanes"])
     engine = loaded.engine
     bare = dataclasses.replace(next(iter(engine.models.values())), name="base", stop_ids=(NEVER,))
     for name in job["serve"]:

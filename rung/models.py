@@ -77,7 +77,7 @@ def load(
         names: models of the store or bases; all of one base.
         base: a base to serve beside them, or alone where no names are given.
         dtype, device: of the base, as `bases.load`.
-        quantize: int8, nf4 or none; by default what the models were trained on, where all agree.
+        quantize: int8, int4, nf4 or none; by default what the models were trained on, where all agree.
         short: call an adapter of a folder by the folder's name instead of its path.
         tools: what the owner of this machine lets models call: an agent its own tools, any other that
             generates, the base too, these.

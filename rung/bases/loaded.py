@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rung.bases import lean_import
 from rung.bases import quantize as quantizing
 from rung.bases.folder import inspect
 from rung.errors import ArtefactError, ConfigError, nearest
@@ -40,7 +41,7 @@ def load(
         info: what `resolve` returned.
         dtype: of the weights: float32, bfloat16, float16, or auto for what the files hold.
         device: where to put them, such as `cpu`, `cuda`, `cuda:1` or `mps`.
-        quantize: keep the weights in fewer bits, int8 or nf4, and compute in `dtype`.
+        quantize: keep the weights in fewer bits, int8, int4 or nf4, and compute in `dtype`.
         place: called as `place(model, dtype, device)` to put the weights there, mapped as the files
             have them; all of them are put there by default.
 
@@ -100,16 +101,20 @@ def read_model(path: Path, dtype: str) -> Any:
             (transformers would fill them with random numbers).
     """
     import torch
+
+    lean_import.import_models()
     from transformers import AutoModelForCausalLM
 
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
+        loaded: Any = lean_import.call(
+            lambda: AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
         )
     except (ValueError, OSError, KeyError, RuntimeError, TypeError, ImportError) as fault:
         reason = str(fault).strip().splitlines()[0][:300] if str(fault).strip() else repr(fault)

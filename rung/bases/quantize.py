@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NONE = "none"
-KINDS = (NONE, "int8", "nf4")
+KINDS = (NONE, "int8", "int4", "nf4")
 SCRATCH = 32 << 20  # bytes of weights after which scratch memory is given back
 
 
@@ -32,7 +32,7 @@ def check(kind: str) -> None:
     if kind == "nf4" and importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(
             "--quantize nf4 needs bitsandbytes, which is not installed: "
-            "pip install 'rung[quantize]', or use --quantize int8, which needs nothing"
+            "pip install 'rung[quantize]', or use --quantize int8 or int4, which need nothing"
         )
 
 
@@ -41,7 +41,7 @@ def quantize(model: Any, kind: str, dtype: str, device: str) -> None:
 
     Args:
         model: fresh from its files, on the CPU.
-        kind: int8 or nf4.
+        kind: int8, int4 or nf4.
         dtype: what is computed in; auto keeps what the files hold.
     """
     import torch
@@ -89,14 +89,14 @@ def _code_of(module: Any, name: str, weight: Tensor, kind: str) -> Any:
     """The code for a weight, or None where it stays as it is."""
     from torch.nn import Embedding, Linear
 
-    from rung.bases.quantized import Int8, Nf4
+    from rung.bases.quantized import Int4, Int8, Nf4
 
     if name != "weight" or weight.dim() != 2:
         return None
     if isinstance(module, Embedding):
         return Int8
     if isinstance(module, Linear) or type(module).__name__ == "Conv1D":
-        return {"int8": Int8, "nf4": Nf4}[kind]
+        return {"int8": Int8, "int4": Int4, "nf4": Nf4}[kind]
     return None
 
 

@@ -5,8 +5,10 @@ in, but holds codes. Products and look-ups turn a bounded part of it back into n
 other operation gets the whole weight turned back. Forward and gradient are those of the weight that the
 codes stand for, so adapters, seams and losses need not know of it. The weight itself is never trained.
 
-Two codes: `int8`, whole numbers with a scale for each row; `nf4`, four bits with a scale for each block
-of 64 (QLoRA, arXiv 2305.14314), whose kernels are those of bitsandbytes, for CPU and CUDA alike.
+Three codes: `int8`, whole numbers with a scale for each row; `int4`, 16 even steps between the least
+and the largest of each 32 weights of a row, as GGUF's Q4_1; `nf4`, four bits with a scale for each
+block of 64 (QLoRA, arXiv 2305.14314), whose kernels are those of bitsandbytes, for CPU and CUDA alike.
+Decoding reads the first two as they are (`forward/compiled/`).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import torch
 from torch import Tensor
 
 PART = 1 << 20  # weights turned back at once: what stays in the caches of a CPU core
+GROUP = 32  # weights of a row that share a step in int4
 BLOCK = 64  # weights that share a scale in nf4
 aten = torch.ops.aten
 
@@ -146,6 +149,71 @@ class Int8(Quantized):
         for first, last in self.parts():
             out.addmm_(scaled[:, first:last], codes[first:last].to(x.dtype))
         return out
+
+
+class Int4(Quantized):
+    """held: codes (rows, groups * 16) uint8, the first 16 weights of a group in the low halves; step
+    and least of each group, (rows, groups) float16."""
+
+    @classmethod
+    def of(cls, weight: Tensor, dtype: torch.dtype) -> Int4:
+        rows, groups = weight.shape[0], -(-weight.shape[1] // GROUP)
+        codes = torch.empty(rows, groups * (GROUP // 2), dtype=torch.uint8, device=weight.device)
+        steps = torch.empty(rows, groups, dtype=torch.float16, device=weight.device)
+        least = torch.empty_like(steps)
+        part = max(1, PART // max(1, weight.shape[1]))
+        for first in range(0, rows, part):
+            last = first + part
+            own = torch.nn.functional.pad(weight[first:last].float(), (0, -weight.shape[1] % GROUP))
+            coded, steps[first:last], least[first:last] = _even_steps(own.unflatten(1, (groups, GROUP)))
+            low, high = coded.chunk(2, -1)
+            codes[first:last] = (low | high << 4).flatten(1)
+        return cls(weight.shape, dtype, codes, steps, least)
+
+    def rows(self, first: int, last: int, dtype: torch.dtype) -> Tensor:
+        codes, steps, least = self.held
+        return self._numbers(codes[first:last], steps[first:last], least[first:last], dtype)
+
+    def take(self, ids: Tensor) -> Tensor:
+        codes, steps, least = self.held
+        return self._numbers(codes[ids], steps[ids], least[ids], self.dtype)
+
+    def _numbers(self, codes: Tensor, steps: Tensor, least: Tensor, dtype: torch.dtype) -> Tensor:
+        halves = codes.unflatten(-1, (-1, GROUP // 2))
+        whole = torch.cat((halves & 15, halves >> 4), -1).float()
+        whole = whole.mul_(steps[..., None].float()).add_(least[..., None].float())
+        return whole.flatten(-2)[..., : self.shape[1]].to(dtype)
+
+
+def _even_steps(groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Choose codes (..., 32) uint8, and step and least of each group, by the smallest square error.
+
+    Ends that lie somewhat further in cost the outermost weights a little and serve the others more.
+    """
+    low, high = groups.amin(-1), groups.amax(-1)
+    best: tuple[Tensor, Tensor, Tensor] | None = None
+    smallest = torch.full_like(low, float("inf"))
+    for inward in (0.0, 0.03, 0.06):
+        span = high - low
+        least = (low + inward * span).half()
+        # Codes follow step and least as they are kept, so that their rounding costs little.
+        step = ((1 - 2 * inward) * span / 15).half()
+        divisor = step.float().clamp(min=2.0**-24)[..., None]
+        codes = ((groups - least.float()[..., None]) / divisor).round_().clamp_(0, 15)
+        error = codes * step.float()[..., None] + least.float()[..., None] - groups
+        squares = error.square_().sum(-1)
+        if best is None:
+            best, smallest = (codes, step, least), squares
+            continue
+        nearer = squares < smallest
+        smallest = torch.where(nearer, squares, smallest)
+        best = (
+            torch.where(nearer[..., None], codes, best[0]),
+            torch.where(nearer, step, best[1]),
+            torch.where(nearer, least, best[2]),
+        )
+    assert best is not None
+    return best[0].to(torch.uint8), best[1], best[2]
 
 
 class Nf4(Quantized):

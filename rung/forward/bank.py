@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rung.errors import ArtefactError
-from rung.forward import padded, probe, sight
+from rung.forward import fits, padded, probe, sight
 from rung.forward.adapter import Adapter
 from rung.forward.attention import Plan, TriePlan, register
 from rung.forward.backbone import Backbone, Head, ModelHead, Record
+from rung.forward.compiled.decoder import MAX_ROWS, CompiledDecoder
 from rung.forward.layer_range import LayerRange
 from rung.forward.llama import training
 from rung.forward.llama.inference import LlamaInference
@@ -63,8 +63,6 @@ class Bank(Backbone):
         self.model.set_attn_implementation(self.own_attention)
         super().close()
 
-    # --- adapters -----------------------------------------------------------------------------
-
     def add(self, adapter: Adapter) -> int:
         """Make an adapter resident.
 
@@ -75,7 +73,7 @@ class Bank(Backbone):
             ArtefactError: when it names a module or parameter that the base does not have, or one of
                 another shape. The bank is then unchanged.
         """
-        self._check(adapter)
+        fits.check(self, adapter)
         slot = self.reserve()
         self.put(slot, adapter)
         return slot
@@ -87,7 +85,7 @@ class Bank(Backbone):
 
     def put(self, slot: int, adapter: Adapter) -> None:
         """Make an adapter resident in a slot, in place of what was there."""
-        self._check(adapter)
+        fits.check(self, adapter)
         self.remove(slot)
         self.adapters[slot] = adapter
         for name, op in adapter.linear.items():
@@ -139,24 +137,6 @@ class Bank(Backbone):
             return [], {}
         return [ops[slot] for ops in seam.ops.values() if slot in ops], seam.weights.get(slot, {})
 
-    def _check(self, adapter: Adapter) -> None:
-        if missing := [n for n in adapter.linear if n not in self.modules]:
-            raise ArtefactError(f"the base has no module {missing[0]}: was it made for another base?")
-        own = dict(self.model.named_parameters(remove_duplicate=False))
-        for name, tensor in adapter.weights.items():
-            if name not in own or own[name].shape != tensor.shape:
-                raise ArtefactError(f"the base has no parameter {name} of shape {tuple(tensor.shape)}")
-        if read := [n for n in adapter.weights if self.carries_trie and self.read_by_others(n)]:
-            raise ArtefactError(f"{read[0]} is read in a way that cannot be told apart by adapter")
-        if adapter.embeddings is not None and self.findings.virtual is not None:
-            raise ArtefactError(f"this base takes no virtual tokens: {self.findings.virtual}")
-        if adapter.embeddings is not None and adapter.embeddings.shape[1] != self.width:
-            raise ArtefactError(
-                f"virtual tokens are {adapter.embeddings.shape[1]} wide, the base's {self.width}"
-            )
-        if adapter.sight:
-            adapter.sight.check(self.width, self.findings.virtual)
-
     @contextlib.contextmanager
     def own_weights(self, slot: int) -> Iterator[None]:
         """Put a slot's own weights in the place of the base's, for a pass of that slot alone: even
@@ -183,8 +163,6 @@ class Bank(Backbone):
             for spelled in self.names(own[name])
             if spelled == name or spelled not in adapter.weights
         }
-
-    # --- a pass over a trie ---------------------------------------------------------------------
 
     def trie(self, sequences: Iterable[Sequence], prune: bool = False) -> Trie:
         """A trie of sequences, with what their adapters put in front; see `Trie.build`."""
@@ -265,8 +243,6 @@ class Bank(Backbone):
         fronts = ((s, a.keys_values) for s, a in self.adapters.items() if s in here)
         return {slot: kv for slot, kv in fronts if kv is not None}
 
-    # --- a pass over a flat row -----------------------------------------------------------------
-
     def embed(self, ids: Tensor, slots: Slots) -> Tensor:
         """(T,) indices, virtual ones negative, those of pictures beyond the vocabulary -> (T, d)."""
         sights, own = sight.of(self.adapters), super().embed
@@ -295,17 +271,26 @@ class Bank(Backbone):
         """
         return self._implementation(plan).run(entering, positions, plan, first=first, read=read)
 
-    def _implementation(self, plan: Plan) -> LayerRange | LlamaInference:
-        """Pick what computes a pass: Llama inference without gradients, where the base is built for it
-        and all adapters are LoRA, steer or stand in front; else the base's own layers, which train in
-        two steps each where the base is built for that. Padded rows are left: they have no flat row.
+    def _implementation(self, plan: Plan) -> LayerRange | LlamaInference | CompiledDecoder:
+        """Pick what computes a pass: a compiled step for few rows that decode, or Llama inference, both
+        without gradients, where the base is built for it and all adapters are LoRA, steer or stand in
+        front; else the base's own layers, which train in two steps each where the base is built for
+        that. Padded rows are left: they have no flat row.
         """
+        decodes = plan.one_token_per_lane and not torch.is_grad_enabled()
+        if decodes and self.compiled is not None and self.compiled.suits(plan):
+            return self.compiled
         if not torch.is_grad_enabled() and self.inference is not None and self.inference.suits(plan):
             return self.inference
         if torch.is_grad_enabled() and self._training is None:
             self._training = False
             self._training = training.attach(self, self._changes)
         return self.layers
+
+    @cached_property
+    def compiled(self) -> CompiledDecoder | None:
+        """Compiled steps of decoding, where a compiler is found and the base is built for it."""
+        return CompiledDecoder.of(self, self.adapters)
 
     @cached_property
     def inference(self) -> LlamaInference | None:
@@ -322,10 +307,17 @@ class Bank(Backbone):
         Args:
             decoding: join the base's weights too, for steps of few tokens, and pack its output layer.
         """
-        if self.inference is None:
+        # Compiled steps read the weights as they are.
+        if (
+            decoding
+            and packing.rows <= MAX_ROWS
+            and self.compiled is not None
+            or self.inference is None
+        ):
             return
         if decoding:
             self.inference.join()
+            self.__dict__.pop("compiled", None)  # the weights have moved
         self.inference.pack(packing, head=decoding)
         self._check_inference()
 
@@ -336,6 +328,7 @@ class Bank(Backbone):
         """
         if self.inference is not None and not self.inference.joins:
             self.inference.join()
+            self.__dict__.pop("compiled", None)
             self._check_inference()
 
     def _check_inference(self) -> None:
@@ -347,8 +340,8 @@ class Bank(Backbone):
         """Give back the memory in which adapters are arranged for passes without gradients."""
         if (inference := self.__dict__.get("inference")) is not None:
             inference.stacks.clear()
-
-    # --- the output layer -----------------------------------------------------------------------
+        if (compiled := self.__dict__.get("compiled")) is not None:
+            compiled.changes.clear()
 
     def logits(self, hidden: Tensor, slots: Slots | Iterable[int]) -> Tensor:
         """(N, d) and each row's slot -> (N, vocabulary), each through its own adapter's head."""
@@ -370,9 +363,14 @@ class Bank(Backbone):
         return out
 
     def _own_logits(self, hidden: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or self.inference is None:
+        if torch.is_grad_enabled():
             return self.own_head().logits(hidden)
-        return self.inference.logits(hidden)
+        compiled = self.__dict__.get("compiled")
+        if compiled is not None and (found := compiled.logits(hidden)) is not None:
+            return found
+        return (
+            self.own_head().logits(hidden) if self.inference is None else self.inference.logits(hidden)
+        )
 
     def _owns_weights(self, slot: int) -> bool:
         adapter = self.adapters.get(slot)

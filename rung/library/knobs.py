@@ -31,7 +31,7 @@ class LoadKnobs:
     quantize: str | None = knob(
         None,
         "Keep the base in fewer bits; as the models were trained by default.",
-        choices=("int8", "nf4", "none"),
+        choices=("int8", "int4", "nf4", "none"),
         foreign=("load_in_4bit=nf4", "load_in_8bit=int8"),
     )
 

@@ -25,8 +25,8 @@ class ServeKnobs:
     device: str = knob("auto", "Where to compute: auto, cpu, cuda, cuda:1 or mps.")
     quantize: str | None = knob(
         None,
-        "Keep the base in fewer bits: int8, nf4 or none; as the models were trained by default.",
-        choices=("int8", "nf4", "none"),
+        "Keep the base in fewer bits: int8, int4, nf4 or none; as the models were trained by default.",
+        choices=("int8", "int4", "nf4", "none"),
         metavar="TEXT",
     )
     max_batch: int = knob(32, "Requests answered at once.", least=1, most=1024)

@@ -33,7 +33,7 @@ class RunKnobs:
     quantize: str = knob(
         "none",
         "Keep the base's weights in fewer bits, which takes a quarter of the memory or less.",
-        choices=("none", "int8", "nf4"),
+        choices=("none", "int8", "int4", "nf4"),
         foreign=("load_in_4bit=nf4", "load_in_8bit=int8", "qlora=nf4", "bnb_4bit_quant_type"),
     )
     device: str = knob(

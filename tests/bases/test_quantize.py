@@ -11,14 +11,14 @@ import torch
 
 from rung import bases
 from rung.bases import quantize as quantizing
-from rung.bases.quantized import Int8, Nf4, Quantized
+from rung.bases.quantized import Int4, Int8, Nf4, Quantized
 from rung.errors import ConfigError
 from rung.forward.bank import Bank
 from rung.forward.loss import cross_entropy
 from rung.forward.trie import Sequence
 from tests.models import FAMILIES, tiny_adapter, tiny_model
 
-KINDS = ("int8", "nf4")
+KINDS = ("int8", "int4", "nf4")
 SCRATCH = "scratch:layers=2,width=64,heads=2,vocab=300,context=256"
 
 
@@ -44,7 +44,7 @@ def gradients(model: torch.nn.Module, method: str = "lora") -> tuple[torch.Tenso
     return loss, list(torch.autograd.grad(loss, list(adapter.parameters().values())))
 
 
-@pytest.mark.parametrize(("code", "most"), [(Int8, 0.01), (Nf4, 0.12)])
+@pytest.mark.parametrize(("code", "most"), [(Int8, 0.01), (Int4, 0.1), (Nf4, 0.12)])
 @pytest.mark.parametrize("shape", [(192, 64), (33, 20), (70, 48), (2200, 600)])
 def test_codes_stay_near_the_weight(code, most, shape):
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 0.05
@@ -145,7 +145,7 @@ def test_a_copy_of_a_model_keeps_the_codes():
 
 def test_faults_are_named(monkeypatch):
     with pytest.raises(ConfigError, match="did you mean 'int8'"):
-        bases.load(bases.resolve(SCRATCH), quantize="int4")
+        bases.load(bases.resolve(SCRATCH), quantize="in8")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="rung.quantize.*--quantize int8"):
         quantizing.check("nf4")

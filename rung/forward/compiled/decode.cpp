@@ -1,0 +1,452 @@
+// One step of decoding through all layers of a base that is built like Llama: one token of each row,
+// whose keys and values go into the row's lane. Called from decoder.py, which says what the structures
+// hold. All threads go through the layers together; what is left of a phase is taken in small pieces, so
+// that a thread that the system holds up costs little.
+#include <atomic>
+#include <cmath>
+#include <memory>
+#include <omp.h>
+#include <type_traits>
+#include <vector>
+
+#include "kernels.h"
+
+extern "C" {
+struct Weight {
+  const void *data;     // (rows, columns), one row behind the other
+  const void *scales;   // int8: (rows,) float32; int4: (rows, groups) float16
+  const void *least;    // int4: (rows, groups) float16, what a code of 0 stands for
+  const float *bias;    // (rows,), or null
+  int64_t rows, columns, kind;
+};
+struct Layer {
+  Weight weights[7]; // queries, keys, values, output, gate, up, down
+  const float *norms[2];
+  float epsilons[2];
+};
+struct Change { // what an adapter does at one projection; null where it does nothing
+  const float *a;     // (rank, columns)
+  const float *b;     // (rank, rows), times its scale
+  const float *added; // (rows,)
+  int64_t rank;
+};
+struct Base {
+  const Layer *layers;
+  const float *norm;
+  int64_t count, width, heads, key_heads, head_width, inner;
+  float epsilon, scaling;
+};
+struct Step {
+  int64_t rows, capacity, max_rank, threads;
+  const int64_t *lanes, *positions;
+  const float *entering, *cosines, *sines; // (rows, width), (rows, head_width) twice
+  float *const *keys, *const *values;      // per layer (lanes, key_heads, capacity, head_width)
+  const Change *const *adapters;           // per row (layers, 7), or null
+  float *leaving;                          // (rows, width), after the last norm
+};
+}
+
+namespace {
+
+enum Kind { FLOAT32, INT8, INT4 };
+enum Part { QUERIES, KEYS, VALUES, OUTPUT, GATE, UP, DOWN, PARTS };
+constexpr int64_t PIECE = 32; // rows of a weight, or numbers of a state, in a piece of work
+
+// Four rows of a weight, read as they are held.
+struct Four {
+  const Weight &weight;
+  int64_t at[ROWS], groups;
+  float *steps, *least; // room for those of int4 as float32
+
+  Float32 row(int i, const Float32 *) const {
+    return {static_cast<const float *>(weight.data) + at[i] * weight.columns};
+  }
+  Int8 row(int i, const Int8 *) const {
+    return {static_cast<const int8_t *>(weight.data) + at[i] * weight.columns};
+  }
+  Int4 row(int i, const Int4 *) const {
+    float *to[2] = {steps + i * groups, least + i * groups};
+    const void *from[2] = {weight.scales, weight.least};
+    for (int which = 0; which < 2; which++)
+      for (int64_t g = 0; g < groups; g++)
+        to[which][g] = of_half(static_cast<const uint16_t *>(from[which])[at[i] * groups + g]);
+    return {static_cast<const uint8_t *>(weight.data) + at[i] * groups * (GROUP / 2), to[0], to[1]};
+  }
+
+  // Times x (count, columns); codes are turned into float32 once where that many rows read them.
+  template <class Row>
+  void times(const float *x, int64_t count, float *plain, float *out) const {
+    const int64_t n = weight.columns;
+    Row rows[ROWS];
+    for (int i = 0; i < ROWS; i++)
+      rows[i] = row(i, rows);
+    if constexpr (!std::is_same_v<Row, Float32>)
+      if (count > MAX_TILE) {
+        Float32 turned[ROWS];
+        for (int i = 0; i < ROWS; i++) {
+          turn(rows[i], n, plain + i * n);
+          turned[i] = {plain + i * n};
+        }
+        tiles(turned, x, n, count, n, out);
+        return;
+      }
+    tiles(rows, x, n, count, n, out);
+  }
+};
+
+// Rows [first, last) of a weight times x (count, columns), onto or into y.
+void multiply(const Weight &weight, int64_t first, int64_t last, const float *x, int64_t count, float *y,
+              int64_t stride, bool onto, std::vector<float> &scratch) {
+  const int64_t n = weight.columns, groups = (n + GROUP - 1) / GROUP;
+  scratch.resize(count * ROWS + 2 * ROWS * groups + ROWS * n);
+  float *out = scratch.data(), *steps = out + count * ROWS, *plain = steps + 2 * ROWS * groups;
+  Four four = {weight, {}, groups, steps, steps + ROWS * groups};
+  for (int64_t o = first; o < last; o += ROWS) {
+    for (int i = 0; i < ROWS; i++) // the last ones again where four are not left
+      four.at[i] = o + i < last ? o + i : last - 1;
+    if (weight.kind == FLOAT32)
+      four.times<Float32>(x, count, plain, out);
+    else if (weight.kind == INT8)
+      four.times<Int8>(x, count, plain, out);
+    else
+      four.times<Int4>(x, count, plain, out);
+    for (int i = 0; i < ROWS && o + i < last; i++) {
+      const float scale = weight.kind == INT8 ? static_cast<const float *>(weight.scales)[o + i] : 1;
+      const float bias = weight.bias ? weight.bias[o + i] : 0;
+      for (int64_t b = 0; b < count; b++) {
+        const float value = out[b * ROWS + i] * scale + bias;
+        float &to = y[b * stride + o + i];
+        to = onto ? to + value : value;
+      }
+    }
+  }
+}
+
+float dot(const float *x, const float *y, int64_t n) {
+  Floats sums[4] = {};
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES)
+    sums[i / LANES % 4] += load<Floats>(x + i) * load<Floats>(y + i);
+  float parts[4];
+  sum4(sums, parts);
+  float total = (parts[0] + parts[1]) + (parts[2] + parts[3]);
+  for (; i < n; i++)
+    total += x[i] * y[i];
+  return total;
+}
+
+// y += factor * x
+void add(float *y, const float *x, float factor, int64_t n) {
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES)
+    store(y + i, load<Floats>(y + i) + load<Floats>(x + i) * factor);
+  for (; i < n; i++)
+    y[i] += factor * x[i];
+}
+
+void norm(const float *x, const float *weight, float epsilon, int64_t n, float *out) {
+  const float inverse = 1.0f / std::sqrt(dot(x, x, n) / n + epsilon);
+  for (int64_t i = 0; i < n; i++)
+    out[i] = x[i] * inverse * weight[i];
+}
+
+void rotate(const float *x, const float *cosines, const float *sines, int64_t n, float *out) {
+  const int64_t half = n / 2;
+  for (int64_t i = 0; i < half; i++) {
+    out[i] = x[i] * cosines[i] - x[half + i] * sines[i];
+    out[half + i] = x[half + i] * cosines[half + i] + x[i] * sines[half + i];
+  }
+}
+
+// gate = silu(gate) * up
+void activate(float *gate, const float *up, int64_t n) {
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) {
+    Floats x = load<Floats>(gate + i);
+    store(gate + i, x / (1.0f + exponential(-x)) * load<Floats>(up + i));
+  }
+  for (; i < n; i++)
+    gate[i] = gate[i] / (1.0f + exponential(-gate[i])) * up[i];
+}
+
+// One query over `before` keys and values and the newest ones; scores has room for all of them.
+void attend(const float *query, const float *keys, const float *values, int64_t before, const float *key,
+            const float *value, int64_t n, float *scores, float *out) {
+  float most = scores[before] = dot(query, key, n);
+  int64_t t = 0;
+  for (; t + ROWS <= before && n >= LANES; t += ROWS) {
+    Float32 rows[ROWS];
+    for (int i = 0; i < ROWS; i++)
+      rows[i] = {keys + (t + i) * n};
+    tile<1>(rows, query, n, n, scores + t);
+  }
+  for (; t < before; t++)
+    scores[t] = dot(query, keys + t * n, n);
+  for (t = 0; t < before; t++)
+    most = scores[t] > most ? scores[t] : most;
+  float total = 0;
+  for (t = 0; t + LANES <= before + 1; t += LANES)
+    store(scores + t, exponential(load<Floats>(scores + t) - most));
+  for (; t <= before; t++)
+    scores[t] = exponential(scores[t] - most);
+  for (t = 0; t <= before; t++)
+    total += scores[t];
+  int64_t i = 0;
+  for (; i + 4 * LANES <= n; i += 4 * LANES) {
+    Floats sums[4];
+    for (int j = 0; j < 4; j++)
+      sums[j] = load<Floats>(value + i + j * LANES) * scores[before];
+    for (t = 0; t < before; t++)
+      for (int j = 0; j < 4; j++)
+        sums[j] += load<Floats>(values + t * n + i + j * LANES) * scores[t];
+    for (int j = 0; j < 4; j++)
+      store(out + i + j * LANES, sums[j] / total);
+  }
+  if (i < n) {
+    for (int64_t j = i; j < n; j++)
+      out[j] = value[j] * scores[before];
+    for (t = 0; t < before; t++)
+      add(out + i, values + t * n + i, scores[t], n - i);
+    for (int64_t j = i; j < n; j++)
+      out[j] /= total;
+  }
+}
+
+// What threads share in a step.
+struct Run {
+  const Base &base;
+  const Step &step;
+  int64_t queries, keys; // widths
+  std::unique_ptr<float[]> hidden, projected, mixed, gate, up, low;
+  std::unique_ptr<std::atomic<int64_t>[]> taken; // pieces of each phase
+  static constexpr int PHASES = 8;
+
+  Run(const Base &base, const Step &step) : base(base), step(step) {
+    queries = base.heads * base.head_width, keys = base.key_heads * base.head_width;
+    auto room = [&](int64_t n) { return std::unique_ptr<float[]>(new float[step.rows * n]); };
+    hidden = room(base.width), projected = room(queries + 2 * keys), mixed = room(queries);
+    gate = room(base.inner), up = room(base.inner), low = room(3 * step.max_rank);
+    taken.reset(new std::atomic<int64_t>[base.count * PHASES]);
+    for (int64_t i = 0; i < base.count * PHASES; i++)
+      taken[i] = 0;
+    std::memcpy(hidden.get(), step.entering, step.rows * base.width * sizeof(float));
+  }
+  const Change *change(int64_t row, int64_t layer, int part) const {
+    const Change *all = step.adapters[row];
+    return all ? all + layer * PARTS + part : nullptr;
+  }
+  bool changes(int64_t layer, int first, int last) const {
+    for (int64_t row = 0; row < step.rows; row++)
+      for (int part = first; part <= last; part++)
+        if (const Change *one = change(row, layer, part); one && (one->rank || one->added))
+          return true;
+    return false;
+  }
+};
+
+// One thread's way through a step.
+struct Thread {
+  Run &run;
+  std::vector<float> normed, scores, heads, scratch;
+
+  explicit Thread(Run &run) : run(run) {
+    int64_t most = 0;
+    for (int64_t row = 0; row < run.step.rows; row++)
+      most = std::max(most, run.step.positions[row] + 1);
+    normed.resize(run.step.rows * run.base.width), scores.resize(most);
+    heads.resize(4 * run.base.head_width);
+  }
+
+  int64_t next(int64_t layer, int phase) { return run.taken[layer * Run::PHASES + phase]++; }
+
+  // What the adapters' A make of x: of each row and each of some projections.
+  bool lower(int64_t piece, int64_t layer, int first, int parts, const float *x) {
+    const int64_t row = piece / parts, part = piece % parts;
+    if (row >= run.step.rows)
+      return false;
+    const Change *one = run.change(row, layer, first + part);
+    if (!one || !one->rank)
+      return true;
+    const int64_t n = run.base.layers[layer].weights[first].columns;
+    Weight a = {one->a, nullptr, nullptr, nullptr, one->rank, n, FLOAT32};
+    float *to = run.low.get() + (row * 3 + part) * run.step.max_rank;
+    multiply(a, 0, one->rank, x + row * n, 1, to, 0, false, scratch);
+    return true;
+  }
+
+  // What the adapters add to outputs [from, from + n) of a projection of one row.
+  void raise(int64_t row, int64_t layer, int part, int place, int64_t from, int64_t n, float *y) {
+    const Change *one = run.change(row, layer, part);
+    if (!one)
+      return;
+    const int64_t width = run.base.layers[layer].weights[part].rows;
+    const float *low = run.low.get() + (row * 3 + place) * run.step.max_rank;
+    for (int64_t r = 0; r < one->rank; r++)
+      add(y, one->b + r * width + from, low[r], n);
+    if (one->added)
+      add(y, one->added + from, 1, n);
+  }
+
+  const float *norms(int64_t layer, int which) {
+    const Layer &mine = run.base.layers[layer];
+    for (int64_t row = 0; row < run.step.rows; row++)
+      norm(run.hidden.get() + row * run.base.width, mine.norms[which], mine.epsilons[which],
+           run.base.width, normed.data() + row * run.base.width);
+    return normed.data();
+  }
+
+  // Projections side by side into y.
+  void project(int64_t layer, int phase, int first, int parts, const float *x, float *y, int64_t stride,
+               bool onto, bool changed) {
+    const Weight *weights = run.base.layers[layer].weights + first;
+    const int64_t before = changed ? run.step.rows * parts : 0;
+    for (int64_t piece; (piece = next(layer, phase)) >= 0;) {
+      if (piece < before) {
+        lower(piece, layer, first, parts, x);
+        continue;
+      }
+      piece -= before;
+      int part = 0;
+      int64_t at = 0;
+      for (; part < parts; part++) {
+        const int64_t pieces = (weights[part].rows + PIECE - 1) / PIECE;
+        if (piece < pieces)
+          break;
+        piece -= pieces, at += weights[part].rows;
+      }
+      if (part == parts)
+        return;
+      const int64_t from = piece * PIECE, to = std::min(from + PIECE, weights[part].rows);
+      multiply(weights[part], from, to, x, run.step.rows, y + at, stride, onto, scratch);
+    }
+  }
+
+  // One head of one row: rotations, the lane's new key and value, and attention.
+  void head(int64_t layer, int64_t row, int64_t head) {
+    const Base &base = run.base;
+    const int64_t n = base.head_width, key_head = head / (base.heads / base.key_heads);
+    const float *from = run.projected.get() + row * (run.queries + 2 * run.keys);
+    float *query = heads.data(), *key = query + n, *value = key + n, *turned = value + n;
+    const float *cosines = run.step.cosines + row * n, *sines = run.step.sines + row * n;
+    std::memcpy(turned, from + head * n, n * sizeof(float));
+    raise(row, layer, QUERIES, 0, head * n, n, turned);
+    rotate(turned, cosines, sines, n, query);
+    for (int64_t i = 0; i < n; i++)
+      query[i] *= base.scaling;
+    std::memcpy(turned, from + run.queries + key_head * n, n * sizeof(float));
+    raise(row, layer, KEYS, 1, key_head * n, n, turned);
+    rotate(turned, cosines, sines, n, key);
+    std::memcpy(value, from + run.queries + run.keys + key_head * n, n * sizeof(float));
+    raise(row, layer, VALUES, 2, key_head * n, n, value);
+    const int64_t at = run.step.positions[row];
+    const int64_t lane = (run.step.lanes[row] * base.key_heads + key_head) * run.step.capacity * n;
+    float *keys = run.step.keys[layer] + lane, *values = run.step.values[layer] + lane;
+    if (head % (base.heads / base.key_heads) == 0) { // nobody reads them before the next step
+      std::memcpy(keys + at * n, key, n * sizeof(float));
+      std::memcpy(values + at * n, value, n * sizeof(float));
+    }
+    attend(query, keys, values, at, key, value, n, scores.data(),
+           run.mixed.get() + row * run.queries + head * n);
+  }
+
+  // What adapters add behind a projection onto the states.
+  void raise_hidden(int64_t layer, int phase, int part) {
+    const int64_t width = run.base.width, pieces = (width + PIECE - 1) / PIECE;
+    for (int64_t piece; (piece = next(layer, phase)) < pieces * run.step.rows;) {
+      const int64_t row = piece / pieces, from = piece % pieces * PIECE;
+      raise(row, layer, part, 0, from, std::min(PIECE, width - from),
+            run.hidden.get() + row * width + from);
+    }
+  }
+
+  void raise_gate(int64_t layer, int phase) {
+    const int64_t inner = run.base.inner, pieces = (inner + PIECE - 1) / PIECE;
+    for (int64_t piece; (piece = next(layer, phase)) < pieces * run.step.rows;) {
+      const int64_t row = piece / pieces, from = piece % pieces * PIECE;
+      const int64_t n = std::min(PIECE, inner - from);
+      float *gate = run.gate.get() + row * inner + from, *up = run.up.get() + row * inner + from;
+      raise(row, layer, GATE, 0, from, n, gate);
+      raise(row, layer, UP, 1, from, n, up);
+      activate(gate, up, n);
+    }
+  }
+
+  // Gate and up, and what they make together where no adapter changes them.
+  void open(int64_t layer, int phase, const float *x, bool changed) {
+    const Weight *weights = run.base.layers[layer].weights;
+    const int64_t inner = run.base.inner, rows = run.step.rows, before = changed ? rows * 2 : 0;
+    for (int64_t piece; (piece = next(layer, phase)) < before + (inner + PIECE - 1) / PIECE;) {
+      if (piece < before) {
+        lower(piece, layer, GATE, 2, x);
+        continue;
+      }
+      const int64_t from = (piece - before) * PIECE, to = std::min(from + PIECE, inner);
+      multiply(weights[GATE], from, to, x, rows, run.gate.get(), inner, false, scratch);
+      multiply(weights[UP], from, to, x, rows, run.up.get(), inner, false, scratch);
+      for (int64_t row = 0; !changed && row < rows; row++)
+        activate(run.gate.get() + row * inner + from, run.up.get() + row * inner + from, to - from);
+    }
+  }
+
+  void layer(int64_t i) {
+    const Base &base = run.base;
+    bool changed = run.changes(i, QUERIES, VALUES);
+    project(i, 0, QUERIES, 3, norms(i, 0), run.projected.get(), run.queries + 2 * run.keys, false,
+            changed);
+#pragma omp barrier
+    for (int64_t piece; (piece = next(i, 1)) < run.step.rows * base.heads;)
+      head(i, piece / base.heads, piece % base.heads);
+#pragma omp barrier
+    changed = run.changes(i, OUTPUT, OUTPUT);
+    project(i, 2, OUTPUT, 1, run.mixed.get(), run.hidden.get(), base.width, true, changed);
+#pragma omp barrier
+    if (changed) {
+      raise_hidden(i, 3, OUTPUT);
+#pragma omp barrier
+    }
+    changed = run.changes(i, GATE, UP);
+    open(i, 4, norms(i, 1), changed);
+#pragma omp barrier
+    if (changed) {
+      raise_gate(i, 5);
+#pragma omp barrier
+    }
+    changed = run.changes(i, DOWN, DOWN);
+    project(i, 6, DOWN, 1, run.gate.get(), run.hidden.get(), base.width, true, changed);
+#pragma omp barrier
+    if (changed) {
+      raise_hidden(i, 7, DOWN);
+#pragma omp barrier
+    }
+  }
+};
+
+} // namespace
+
+extern "C" {
+
+void rung_step(const Base *base, const Step *step) {
+  Run run(*base, *step);
+#pragma omp parallel num_threads(step->threads)
+  {
+    Thread mine(run);
+    for (int64_t i = 0; i < base->count; i++)
+      mine.layer(i);
+  }
+  for (int64_t row = 0; row < step->rows; row++)
+    norm(run.hidden.get() + row * base->width, base->norm, base->epsilon, base->width,
+         step->leaving + row * base->width);
+}
+
+// x (count, columns) times a weight -> y (count, rows)
+void rung_product(const Weight *weight, const float *x, int64_t count, float *y, int64_t threads) {
+  std::atomic<int64_t> taken{0};
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<float> scratch;
+    for (int64_t from; (from = taken.fetch_add(PIECE)) < weight->rows;)
+      multiply(*weight, from, std::min(from + PIECE, weight->rows), x, count, y, weight->rows, false,
+               scratch);
+  }
+}
+}

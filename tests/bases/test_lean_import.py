@@ -1,0 +1,55 @@
+"""Loading a base imports neither SciPy nor torch's compiler, and hides neither."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROBE = """
+import json, sys
+from rung import bases
+loaded = bases.load(bases.resolve("scratch:layers=1,width=16,heads=2,vocab=300,context=64"))
+here = [name for name in ("scipy", "torch._dynamo", "torch.distributed.tensor") if name in sys.modules]
+import torch, torch._dynamo
+ids = torch.tensor([[5, 6, 7]])
+logits = loaded.model(input_ids=ids).logits
+compiled = torch.compile(lambda x: x + 1, backend="eager")(ids)
+masked = loaded.model(input_ids=ids, attention_mask=torch.tensor([[0, 1, 1]])).logits
+print(json.dumps([here, list(logits.shape), compiled.tolist(), bool(masked.isfinite().all())]))
+"""
+
+
+@pytest.mark.parametrize("processes", [None, "1"])
+def test_what_is_not_needed_is_not_imported(processes):
+    environment = dict(os.environ)
+    if processes is not None:
+        environment["WORLD_SIZE"] = processes
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    here, shape, compiled, finite = json.loads(done.stdout.splitlines()[-1])
+    assert ("torch.distributed.tensor" in here) == bool(here) == (processes is not None)
+    assert shape[:2] == [1, 3]
+    assert compiled == [[6, 7, 8]] and finite
+
+
+def test_a_release_that_needs_more_is_imported_whole(monkeypatch):
+    from rung.bases import lean_import
+
+    calls: list[int] = []
+    for name in [n for n in sys.modules if n.partition("torch._dynamo")[1]]:
+        monkeypatch.delitem(sys.modules, name)
+
+    def build():
+        calls.append(1)
+        if len(calls) == 1:
+            raise ImportError("'torch._dynamo' is not a package")
+        return 7
+
+    assert lean_import.call(build) == 7 and len(calls) == 2
+    assert "torch._dynamo" not in sys.modules
