@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -72,7 +72,7 @@ def climb(
             began = time.perf_counter()  # what a person took to choose is not the budget's
         from rung.ladder.climb import resume as go_on
 
-        where = {name: given[name] for name in ("workers", "cluster") if name in given}
+        where: dict[str, Any] = {name: given[name] for name in ("workers", "cluster") if name in given}
         _run(lambda watcher: go_on(resume, watcher, began=began, changed=where), report, as_json)
         return
     knobs, rest = settle(read_yaml(config) if config else {}, given, {"data": data} if data else {})

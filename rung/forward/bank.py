@@ -235,7 +235,9 @@ class Bank(Backbone):
             return padded.states(self.layers, trie, self.entering(trie), wanted)
         plan = TriePlan(trie, self.front(trie))
         embeddings, positions = self.embed(trie.ids, plan.slots), trie.positions.to(self.device)
-        return self._implementation(plan).states(embeddings, positions, plan, wanted)
+        how = self._implementation(plan)
+        assert not isinstance(how, CompiledDecoder)  # which takes lanes, and a trie has none
+        return how.states(embeddings, positions, plan, wanted)
 
     def front(self, trie: Trie) -> dict[int, Tensor]:
         """Keys and values in front, of the slots that a trie uses."""

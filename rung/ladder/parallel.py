@@ -127,8 +127,10 @@ class ParallelClimb(ClimbController):
             if run.started >= self.record.started:
                 self.store.runs.update(run.id, status="cancelled")
         trials = {name: kept for name, kept in record.trials.items() if name != "now"}
-        status = "succeeded" if "validation" in record.metrics else "queued"
-        self._put(dataclasses.replace(record, status=status, trials=trials))
+        measured = "validation" in record.metrics
+        self._put(
+            dataclasses.replace(record, status="succeeded" if measured else "queued", trials=trials)
+        )
 
     def _stopped(self, key: str, answer: Answer | None) -> None:
         """How an attempt ended after Ctrl-C; what was finished in that moment counts."""
