@@ -25,7 +25,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # Parts of the cache that follow from content alone and outlive the run. What depends on an address
 # that another server may have tomorrow, or on how busy the machine was, is each test's own.
-SHARED = ("bases", "digests", "features", "npm", "probes", "vectors", "wheels")
+SHARED = ("bases", "compiled", "digests", "features", "npm", "probes", "vectors", "wheels")
 
 
 def _prepare(folder: Path) -> Path:

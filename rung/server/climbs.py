@@ -18,6 +18,7 @@ from rung.errors import ConfigError, nearest
 from rung.ladder.bar import Bar
 from rung.ladder.knobs import ClimbKnobs
 from rung.ladder.rungs import check_names
+from rung.server import reinforcement
 from rung.server.errors import ApiError
 from rung.server.jobs import OURS, file_of, in_api_words, safe_value, takes_jobs
 from rung.server.requests import Metadata, Strict
@@ -27,6 +28,9 @@ from rung.store.files import place
 from rung.store.jobs import fresh_id
 from rung.store.serving import ACTIVE, JobRecord
 from rung.train.knobs import TrainKnobs
+
+
+WHERE = frozenset({"workers", "cluster"})  # a climb computes: its owner's to say, no client's
 
 
 class ClimbRequest(Strict):
@@ -124,7 +128,7 @@ def interrupt(service: Service, climb: ClimbRecord) -> None:
 def known_knobs() -> dict[str, Knob]:
     """What a client may set of a climb, by name."""
     classes = (TrainKnobs, DataKnobs, ClimbKnobs)
-    return {k.name: k for cls in classes for k in knobs_of(cls) if k.name not in OURS}
+    return {k.name: k for cls in classes for k in knobs_of(cls) if k.name not in OURS | WHERE}
 
 
 def _settings(
@@ -140,6 +144,8 @@ def _settings(
             raise ApiError(f"unknown knob '{key[:80]}'{nearest(key, known)}", param=param)
         if key in own:
             mine[key] = value
+            if (known[key].metavar or "").startswith("SPEC") and value is not None:
+                reinforcement.safe_spec(str(value), param)  # no address, and no code of this machine
         else:
             rest[key] = safe_value(service, known[key], value, param, owner)
     try:

@@ -99,6 +99,7 @@ def test_compressed_files_are_what_is_in_them(write, end, pack):
      ("rows.gz", gzip.compress(b"x"), "no known kind"),
      ("rows.csv.gz", gzip.compress(CSV.encode())[:-12], "cannot be unpacked"),
      ("rows.gz.gz", gzip.compress(b"x"), "no known kind")],
+    ids=["other bytes", "no kind", "cut", "twice"],  # the bytes hold the time
 )  # fmt: skip
 def test_what_is_not_whole_is_told(write, name, held, told):
     with pytest.raises(DataError, match=told):

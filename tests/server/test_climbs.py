@@ -134,6 +134,11 @@ def test_a_climb_is_paused_gone_on_with_and_cancelled(shop, file):
         ({"only": ["lorra"]}, "settings", "lora"),
         ({"epochs": -1}, "settings", "epochs"),
         ({"data": "/etc/passwd"}, "settings.data", "unknown knob"),
+        ({"judge": "python:os:getcwd"}, "settings.judge", "'judge' takes one of"),
+        ({"judge": "http://127.0.0.1:9/v1"}, "settings.judge", "'judge' takes one of"),
+        ({"second_judge": "model:../x"}, "settings.second_judge", "'second_judge' takes one of"),
+        ({"cluster": "ray://127.0.0.1:9"}, "settings.cluster", "unknown knob"),
+        ({"workers": 64}, "settings.workers", "unknown knob"),
     ],
 )
 def test_a_climb_that_cannot_be_is_refused(shop, file, settings, param, words):

@@ -13,6 +13,7 @@ from rung.ladder.bar import BASE
 from rung.ladder.knobs import ClimbKnobs
 from rung.ladder.scorecard import Row, Scorecard, duration, interval, made
 from rung.server.climbs import go_on, interrupt
+from rung.server.climbs import WHERE
 from rung.server.page import data
 from rung.server.page.fields import Fields
 from rung.server.page.job_view import when
@@ -275,7 +276,7 @@ def _form(visit: Visit, begun: Callable[[], Awaitable[None]]) -> Callable[[], Aw
         with ui.element("div").classes("fields"):
             file = ui.select({}, label="Data set").props("outlined dense options-dense")
             name = ui.input("Name").props('outlined dense placeholder="such as headlines"')
-        knobs = knobs_of(ClimbKnobs)
+        knobs = [k for k in knobs_of(ClimbKnobs) if k.name not in WHERE]
         groups = [Fields([k for k in knobs if k.name in FIRST])]
         with ui.expansion("More settings", icon="tune").classes("wide"):
             groups.append(Fields([k for k in knobs if k.name not in FIRST]))
