@@ -29,7 +29,6 @@ from rung.store.jobs import fresh_id
 from rung.store.serving import ACTIVE, JobRecord
 from rung.train.knobs import TrainKnobs
 
-
 WHERE = frozenset({"workers", "cluster"})  # a climb computes: its owner's to say, no client's
 
 

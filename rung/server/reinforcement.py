@@ -76,7 +76,7 @@ def safe_spec(spec: str, param: str) -> str:
         return spec
     plain = [name for name in rewards.names() if not rewards.get(name).needs_argument]
     raise ApiError(
-        f"'{param.rpartition('.')[2]}' takes one of {', '.join(plain)} here; a job of the type '{TYPE}' "
-        "takes a grader",
+        f"'{param.rpartition('.')[2]}' takes one of {', '.join(plain)} here; a job of the type "
+        f"'{TYPE}' takes a grader",
         param=param,
     )

@@ -12,8 +12,7 @@ from rung.config import knobs_of
 from rung.ladder.bar import BASE
 from rung.ladder.knobs import ClimbKnobs
 from rung.ladder.scorecard import Row, Scorecard, duration, interval, made
-from rung.server.climbs import go_on, interrupt
-from rung.server.climbs import WHERE
+from rung.server.climbs import WHERE, go_on, interrupt
 from rung.server.page import data
 from rung.server.page.fields import Fields
 from rung.server.page.job_view import when
