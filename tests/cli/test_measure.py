@@ -36,7 +36,7 @@ def test_mistakes_are_said_before_anything_is_measured(ask, tmp_path, rung_home,
     assert "say --out FILE" in ask("measure", SCRATCH, "--out", tmp_path).refused()
     (tmp_path / "file").write_text("")
     assert "say --out FILE" in ask("measure", SCRATCH, "--out", tmp_path / "file" / "x.html").refused()
-    assert "int8" in ask("measure", SCRATCH, "--quantize", "int3").refused()
+    assert "int4" in ask("measure", SCRATCH, "--quantize", "int3").refused()
     assert "nosuch" in ask("measure", "nosuch").refused()
     short = SCRATCH.replace("context=256", "context=32")
     assert "a context of 32 tokens" in ask("measure", short).refused()

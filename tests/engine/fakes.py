@@ -171,7 +171,7 @@ class FakeDecoder:
 
 def registry_of(fronts, context=1000):
     """Models `m-1`, the base, and `m0`, `m1`, ... of the slots that put something in front."""
-    template = SimpleNamespace(decoder=FakeDecoder, stop_ids=())
+    template = SimpleNamespace(decoder=FakeDecoder, stop_ids=(), picture_tokens=0)
     models = {f"m{slot}": ServedModel(f"m{slot}", slot, template) for slot in (-1, *fronts)}
     return Registry(FakeBank(fronts), models, context)
 

@@ -239,7 +239,7 @@ def test_lineage_and_card_name_both_bases(seer, encoder_folder):
     bases_of = {n.name for n in store.lineage("seer").walk() if n.kind == "base"}
     assert len(bases_of) == 2 and bases.resolve(str(encoder_folder("dinov2"))).name in bases_of
     card = (Path(seer.model.folder) / "README.md").read_text()
-    assert "vision encoder" in card
+    assert "encoder dinov2" in card
 
 
 # --- served -------------------------------------------------------------------------------------
