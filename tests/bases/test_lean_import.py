@@ -25,7 +25,8 @@ print(json.dumps([here, list(logits.shape), compiled.tolist(), bool(masked.isfin
 
 @pytest.mark.parametrize("processes", [None, "1"])
 def test_what_is_not_needed_is_not_imported(processes):
-    environment = dict(os.environ)
+    # Libraries that other tests call say in the environment how many processes there are.
+    environment = {k: v for k, v in os.environ.items() if k != "WORLD_SIZE"}
     if processes is not None:
         environment["WORLD_SIZE"] = processes
     done = subprocess.run(
