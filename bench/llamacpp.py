@@ -26,6 +26,7 @@ from typing import Any
 import psutil
 
 from bench import report
+from bench.climb import Home
 from bench.serve import FOLDER as SERVE_FOLDER
 from bench.serve import TOKENS, end, free_port, prepare, wait_for
 from bench.serve_clients import ask
@@ -86,7 +87,7 @@ def theirs(kind: str, job: dict[str, Any], repeats: int) -> Figures:
     """llama.cpp's figures: its library in a process of its own."""
     path, answer = FOLDER / f"peer-{kind}.json", FOLDER / f"peer-{kind}-answer.json"
     about = {
-        "place": str(library()), "model": str(gguf_of(kind, job["base"])),
+        "place": str(library()), "model": str(gguf_of(kind, job["base"], job["adapters"]["lora0"])),
         "prompts": job["prompts"][:STREAMS], "long": job["long"],
         "tokens": TOKENS, "streams": STREAMS, "repeats": repeats,
         "threads": int(os.environ.get("OMP_NUM_THREADS") or psutil.cpu_count(logical=False) or 1),
@@ -109,17 +110,21 @@ def library() -> Path:
     raise RuntimeError(f"there is no {LIBRARY} below {PLACE}: run make bench-llamacpp")
 
 
-def gguf_of(kind: str, base: str) -> Path:
-    """The base as a GGUF file, written once."""
+def gguf_of(kind: str, base: str, adapter: str) -> Path:
+    """The base with an adapter built in, which is of the base's size, as a GGUF file written once."""
     from rung.exports.gguf import FILE
 
     folder = FOLDER / f"{base.replace('/', '+')}-{KINDS[kind][1]}"
     if not (folder / FILE).exists():
-        command = [
-            sys.executable, "-m", "rung", "export", base, str(folder), "--to", "gguf",
-            "--dtype", KINDS[kind][1],
-        ]  # fmt: skip
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        with Home() as home:
+            for words in (
+                ["add", "peer", adapter, "--base", base],
+                ["export", "peer", str(folder), "--to", "gguf", "--dtype", KINDS[kind][1]],
+            ):
+                subprocess.run(
+                    [sys.executable, "-m", "rung", *words], cwd=ROOT, check=True,
+                    env=os.environ | {"RUNG_HOME": str(home)}, stdout=subprocess.DEVNULL,
+                )  # fmt: skip
     return folder / FILE
 
 

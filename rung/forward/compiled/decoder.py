@@ -31,7 +31,7 @@ from rung.forward.slots import Slots
 from rung.forward.trie import Sequence as Row
 from rung.forward.trie import Trie
 
-MAX_ROWS = 32  # of a step; with more, torch's products of many rows are faster
+MAX_ROWS = 16  # of a step; with more, torch's products of many rows are faster (bench/RESULTS.md)
 MIN_NUMBERS = 1 << 20  # in the table of embeddings of a base that this is worth compiling for
 NAMES = [name for names in GROUPS.values() for name in names]
 
