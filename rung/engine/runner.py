@@ -33,6 +33,11 @@ class Runner(Protocol):
 
     in_chunks: bool  # whether a prompt can be read in several
 
+    @property
+    def least_right(self) -> int:
+        """Tokens of a draft that must be right for reading it to be faster than single steps."""
+        ...
+
     def arrange(self) -> None:
         """Prepare the base for decoding fast."""
         ...
@@ -110,6 +115,11 @@ class CachedRunner:
     """
 
     in_chunks = True
+
+    @property
+    def least_right(self) -> int:
+        """A draft is read by torch, which takes as long as two or three compiled steps."""
+        return 1 if self.bank.compiled is None else 2
 
     def __init__(self, bank: Bank, max_lanes: int, budget: int):
         self.bank, self.budget = bank, budget

@@ -40,6 +40,8 @@ def test_wrong_drafts_come_later_and_later():
     assert one.draft(ids, 4)
     one.verified(2)
     assert one.draft(ids, 4)
+    one.verified(1, least=2)  # right, and slower than a step
+    assert not one.draft(ids, 4)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
