@@ -34,7 +34,16 @@ def shop(tmp_path_factory):
         served.stop()
 
 
-@pytest.fixture(params=[(size, theme) for size in SIZES for theme in ("light", "dark")], ids="-".join)
+LOOKS = [
+    pytest.param(
+        (size, theme), marks=[] if (size == "phone") == (theme == "dark") else pytest.mark.slow
+    )
+    for size in SIZES
+    for theme in ("light", "dark")
+]  # each size and each theme once; the rest of them is slow
+
+
+@pytest.fixture(params=LOOKS, ids="-".join)
 def page(request, shop):
     size, theme = request.param
     store = shop.app.state.service.store
