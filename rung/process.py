@@ -1,4 +1,6 @@
-"""OpenMP's helper threads, of which every thread that computes keeps some of its own.
+"""The process: whose it is, and OpenMP's helper threads.
+
+Every thread that computes keeps helpers of its own.
 
 GNU's OpenMP lets helpers that wait for work look for it in a loop, so that the next operation begins at
 once, but only while the process has no more of them than cores. A second thread that has ever computed
@@ -12,6 +14,7 @@ import contextlib
 import ctypes
 from pathlib import Path
 
+runs_command = False  # whether it runs a command of Rung's; else it is a program that imports Rung
 HARD = 2  # omp_pause_hard, OpenMP 5.0, section 3.6
 
 

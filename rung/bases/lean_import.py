@@ -2,7 +2,8 @@
 
 transformers imports SciPy for the matching in a loss of object detectors, torch's DTensor for models
 that are divided among processes, and torch's compiler to keep it away from some functions. Together
-they take a command much of the time before its first token. One of several processes imports them all.
+they take a command much of the time before its first token. One of several processes imports them
+all, and so does a program that imports Rung: it may want transformers' models for itself.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, TypeVar
 from unittest import mock
+
+from rung import process
 
 T = TypeVar("T")
 PROCESSES = "WORLD_SIZE"  # says that this process is one of several, as torchrun does
@@ -29,7 +32,7 @@ def import_models() -> None:
     if all(name in sys.modules for name in MODULES):
         return
     # A release that needs more of them than this one knows is imported whole below.
-    if PROCESSES not in os.environ:
+    if process.runs_command and PROCESSES not in os.environ:
         with contextlib.suppress(ImportError, AttributeError, NameError), _without_rare_uses():
             _import_all()
     _import_all()
@@ -38,8 +41,9 @@ def import_models() -> None:
 def call(function: Callable[[], T]) -> T:
     """Call what builds a model, without torch's compiler, which it asks for where tensors have no
     storage yet; with it where that fails."""
-    with contextlib.suppress(ImportError), _no_compiler():
-        return function()
+    if process.runs_command:
+        with contextlib.suppress(ImportError), _no_compiler():
+            return function()
     return function()
 
 

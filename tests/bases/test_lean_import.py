@@ -9,9 +9,12 @@ import sys
 
 import pytest
 
+from rung import process
+
 PROBE = """
 import json, sys
-from rung import bases
+from rung import bases, process
+process.runs_command = sys.argv[1] == "command"
 loaded = bases.load(bases.resolve("scratch:layers=1,width=16,heads=2,vocab=300,context=64"))
 here = [name for name in ("scipy", "torch._dynamo", "torch.distributed.tensor") if name in sys.modules]
 import torch, torch._dynamo
@@ -23,18 +26,28 @@ print(json.dumps([here, list(logits.shape), compiled.tolist(), bool(masked.isfin
 """
 
 
-@pytest.mark.parametrize("processes", [None, "1"])
-def test_what_is_not_needed_is_not_imported(processes):
+@pytest.mark.parametrize(
+    ("whose", "processes"), [("command", None), ("command", "1"), ("program", None)]
+)
+def test_what_is_not_needed_is_not_imported(whose, processes):
     # Libraries that other tests call say in the environment how many processes there are.
     environment = {k: v for k, v in os.environ.items() if k != "WORLD_SIZE"}
     if processes is not None:
         environment["WORLD_SIZE"] = processes
     done = subprocess.run(
-        [sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", PROBE, whose],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     here, shape, compiled, finite = json.loads(done.stdout.splitlines()[-1])
-    assert ("torch.distributed.tensor" in here) == bool(here) == (processes is not None)
+    assert (
+        ("torch.distributed.tensor" in here)
+        == bool(here)
+        == (whose == "program" or processes is not None)
+    )
     assert shape[:2] == [1, 3]
     assert compiled == [[6, 7, 8]] and finite
 
@@ -42,6 +55,7 @@ def test_what_is_not_needed_is_not_imported(processes):
 def test_a_release_that_needs_more_is_imported_whole(monkeypatch):
     from rung.bases import lean_import
 
+    monkeypatch.setattr(process, "runs_command", True)
     calls: list[int] = []
     for name in [n for n in sys.modules if n.partition("torch._dynamo")[1]]:
         monkeypatch.delitem(sys.modules, name)
