@@ -32,7 +32,7 @@ class Site(http.server.BaseHTTPRequestHandler):
 
     def _answer(self, body: bool) -> None:
         if self.path not in self.files:
-            self.send_error(404)
+            self.send_error(503 if self.path == "/busy.jsonl" else 404)
             return
         content, tag = self.files[self.path]
         self.send_response(200)
@@ -88,6 +88,8 @@ def test_a_file_that_breaks_off_is_not_kept(site, rung_home):
 def test_what_cannot_be_fetched_is_told_in_one_line(site, rung_home, monkeypatch):
     with pytest.raises(DataError, match="there is no file at"):
         load(DataKnobs(data=f"{site}/none.jsonl"))
+    with pytest.raises(DataError, match="cannot read.*503"):
+        load(DataKnobs(data=f"{site}/busy.jsonl"))
     with pytest.raises(DataError, match="cannot read"):
         load(DataKnobs(data="http://127.0.0.1:1/rows.jsonl"))
     Site.files["/rows.exe"] = (ROWS, '"one"')
