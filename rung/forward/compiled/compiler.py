@@ -22,10 +22,11 @@ from rung.home import folder
 
 SWITCH = "RUNG_COMPILED"
 CAPABILITY = "ATEN_CPU_CAPABILITY"
-SOURCES = ("decode.cpp", "kernels.h")
+SOURCES = ("decode.cpp", "operations.h", "kernels.h")
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O2", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-w")
 AVX2 = ("-march=x86-64-v3",)
+DEFAULT = ("-march=x86-64",)
 NATIVE = ("-march=native", "-mprefer-vector-width=512")
 PLAIN_NATIVE = ("-mcpu=native",)  # where the processor is not of the x86 family
 TIMEOUT = 120  # seconds for the compiler
@@ -50,7 +51,7 @@ def compiler() -> str | None:
 def _architecture() -> tuple[str, ...]:
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return PLAIN_NATIVE
-    return AVX2 if os.environ.get(CAPABILITY, "").lower() in ("avx2", "default") else NATIVE
+    return {"avx2": AVX2, "default": DEFAULT}.get(os.environ.get(CAPABILITY, "").lower(), NATIVE)
 
 
 @cache
