@@ -64,6 +64,8 @@ def test_while_data_is_read(rung_home: Path) -> None:
         return True
 
     until(is_open, process)
+    # A signal between Python's last look and the system call would be seen after it: let it wait there.
+    time.sleep(0.5)
     interrupt(process)
     os.close(opened[0])
     assert Store.open().runs.list() == []
