@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -118,7 +119,7 @@ def gguf_of(kind: str, base: str, adapter: str) -> Path:
     if not (folder / FILE).exists():
         with Home() as home:
             for words in (
-                ["add", "peer", adapter, "--base", base],
+                ["add", "peer", str(_without_effect(Path(adapter), home / "still")), "--base", base],
                 ["export", "peer", str(folder), "--to", "gguf", "--dtype", KINDS[kind][1]],
             ):
                 subprocess.run(
@@ -126,6 +127,17 @@ def gguf_of(kind: str, base: str, adapter: str) -> Path:
                     env=os.environ | {"RUNG_HOME": str(home)}, stdout=subprocess.DEVNULL,
                 )  # fmt: skip
     return folder / FILE
+
+
+def _without_effect(adapter: Path, folder: Path) -> Path:
+    """A copy of a LoRA whose outer matrices are zero: few bits would change a random one too much."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(adapter, folder)
+    for path in folder.glob("adapter_model.safetensors"):
+        held = {k: t * 0 if "lora_B" in k else t for k, t in load_file(path).items()}
+        save_file(held, path, metadata={"format": "pt"})
+    return folder
 
 
 def first_token(checkout: Path, base: str) -> float:
