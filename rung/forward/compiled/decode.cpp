@@ -260,26 +260,30 @@ struct Thread {
            run.mixed.get() + row * run.queries + head * n);
   }
 
-  // What adapters add behind a projection onto the states.
-  void raise_hidden(int64_t layer, int phase, int part) {
-    const int64_t width = run.base.width, pieces = (width + PIECE - 1) / PIECE;
-    for (int64_t piece; (piece = next(layer, phase)) < pieces * run.step.rows;) {
-      const int64_t row = piece / pieces, from = piece % pieces * PIECE;
-      raise(row, layer, part, 0, from, std::min(PIECE, width - from),
-            run.hidden.get() + row * width + from);
+  // Calls `act(row, from, n)` for pieces of `width` numbers of each row.
+  template <class Act> void pieces(int64_t layer, int phase, int64_t width, Act act) {
+    const int64_t count = (width + PIECE - 1) / PIECE;
+    for (int64_t piece; (piece = next(layer, phase)) < count * run.step.rows;) {
+      const int64_t from = piece % count * PIECE;
+      act(piece / count, from, std::min(PIECE, width - from));
     }
   }
 
+  // What adapters add behind a projection onto the states.
+  void raise_hidden(int64_t layer, int phase, int part) {
+    pieces(layer, phase, run.base.width, [&](int64_t row, int64_t from, int64_t n) {
+      raise(row, layer, part, 0, from, n, run.hidden.get() + row * run.base.width + from);
+    });
+  }
+
   void raise_gate(int64_t layer, int phase) {
-    const int64_t inner = run.base.inner, pieces = (inner + PIECE - 1) / PIECE;
-    for (int64_t piece; (piece = next(layer, phase)) < pieces * run.step.rows;) {
-      const int64_t row = piece / pieces, from = piece % pieces * PIECE;
-      const int64_t n = std::min(PIECE, inner - from);
-      float *gate = run.gate.get() + row * inner + from, *up = run.up.get() + row * inner + from;
+    pieces(layer, phase, run.base.inner, [&](int64_t row, int64_t from, int64_t n) {
+      const int64_t at = row * run.base.inner + from;
+      float *gate = run.gate.get() + at, *up = run.up.get() + at;
       raise(row, layer, GATE, 0, from, n, gate);
       raise(row, layer, UP, 1, from, n, up);
       activate(gate, up, n);
-    }
+    });
   }
 
   // Gate and up, and what they make together where no adapter changes them.

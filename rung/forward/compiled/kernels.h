@@ -183,6 +183,21 @@ inline void turn(const Int4 &row, int64_t n, float *out) {
     out[i] = row.one(i);
 }
 
+// The totals of a tile's sums, and the numbers from i on, which fill no register.
+template <int N, class Row>
+inline void finish(const Row *rows, const float *x, int64_t stride, int64_t i, int64_t n,
+                   const Floats (&sums)[N][ROWS], float *out) {
+#pragma GCC unroll 8
+  for (int b = 0; b < N; b++)
+    sum4(sums[b], out + b * ROWS);
+  for (; i < n; i++)
+#pragma GCC unroll 8
+    for (int b = 0; b < N; b++)
+#pragma GCC unroll 8
+      for (int o = 0; o < ROWS; o++)
+        out[b * ROWS + o] += rows[o].one(i) * x[b * stride + i];
+}
+
 // Products of four rows with N rows of x, (N, 4).
 template <int N, class Row>
 inline void tile(const Row *rows, const float *x, int64_t stride, int64_t n, float *out) {
@@ -201,15 +216,7 @@ inline void tile(const Row *rows, const float *x, int64_t stride, int64_t n, flo
         sums[b][o] += weight * seen[b];
     }
   }
-#pragma GCC unroll 8
-  for (int b = 0; b < N; b++)
-    sum4(sums[b], out + b * ROWS);
-  for (; i < n; i++)
-#pragma GCC unroll 8
-    for (int b = 0; b < N; b++)
-#pragma GCC unroll 8
-      for (int o = 0; o < ROWS; o++)
-        out[b * ROWS + o] += rows[o].one(i) * x[b * stride + i];
+  finish<N>(rows, x, stride, i, n, sums, out);
 }
 
 template <int N>
@@ -230,15 +237,7 @@ inline void tile(const Int4 *rows, const float *x, int64_t stride, int64_t n, fl
           sums[b][o] += both[1] * load<Floats>(seen + GROUP / 2);
         }
       }
-#pragma GCC unroll 8
-  for (int b = 0; b < N; b++)
-    sum4(sums[b], out + b * ROWS);
-  for (; i < n; i++)
-#pragma GCC unroll 8
-    for (int b = 0; b < N; b++)
-#pragma GCC unroll 8
-      for (int o = 0; o < ROWS; o++)
-        out[b * ROWS + o] += rows[o].one(i) * x[b * stride + i];
+  finish<N>(rows, x, stride, i, n, sums, out);
 }
 
 template <class Row>
