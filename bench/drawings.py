@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import subprocess
 import tarfile
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from bench import npm_package
 
 PACKAGE = "emoji-datasource-google@16.0.0"
 PICTURES = "package/img/google/64/"
@@ -25,35 +24,24 @@ def drawings(folder: Path) -> list[dict[str, Any]]:
     Args:
         folder: where pictures are kept; filled when it is not there.
     """
-    if not folder.is_dir():
-        npm = shutil.which("npm")
-        if npm is None:
-            raise SystemExit("npm is needed to fetch the drawings, or give --drawings FOLDER")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-            command = [npm, "pack", "--silent", "--ignore-scripts", PACKAGE]
-            subprocess.run(command, cwd=temporary, check=True, stdout=subprocess.DEVNULL)
-            _unpack(next(Path(temporary).glob("*.tgz")), Path(temporary) / "made")
-            (Path(temporary) / "made").rename(folder)
+    npm_package.kept(PACKAGE, folder, _unpack, "--drawings")
     return json.loads((folder / "rows.json").read_text(encoding="utf-8"))
 
 
-def _unpack(archive: Path, target: Path) -> None:
-    target.mkdir()
-    with tarfile.open(archive) as opened:
-        file = opened.extractfile("package/emoji.json")
-        assert file is not None
-        known = {e["image"]: e for e in json.load(file) if e["category"] in CATEGORIES}
-        rows, seen = [], set()
-        for member in opened.getmembers():
-            entry = known.get(member.name.removeprefix(PICTURES))
-            if entry is None or not member.name.startswith(PICTURES):
-                continue
-            data = opened.extractfile(member).read()  # type: ignore[union-attr]
-            if (digest := hashlib.sha256(data).hexdigest()) not in seen:
-                seen.add(digest)
-                (target / entry["image"]).write_bytes(data)
-                rows.append(row(entry))
+def _unpack(opened: tarfile.TarFile, target: Path) -> None:
+    file = opened.extractfile("package/emoji.json")
+    assert file is not None
+    known = {e["image"]: e for e in json.load(file) if e["category"] in CATEGORIES}
+    rows, seen = [], set()
+    for member in opened.getmembers():
+        entry = known.get(member.name.removeprefix(PICTURES))
+        if entry is None or not member.name.startswith(PICTURES):
+            continue
+        data = opened.extractfile(member).read()  # type: ignore[union-attr]
+        if (digest := hashlib.sha256(data).hexdigest()) not in seen:
+            seen.add(digest)
+            (target / entry["image"]).write_bytes(data)
+            rows.append(row(entry))
     rows.sort(key=lambda r: str(r["image"]))
     (target / "rows.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
 

