@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -133,7 +134,7 @@ def routed(dead: Any = (), cut: Any = ()) -> tuple[Router, Played, TestClient]:
     router.client = httpx.AsyncClient(transport=played)
     for place in range(2):
         router.came(place, f"http://{place}")
-    return router, played, TestClient(application(router, []))
+    return router, played, TestClient(application(router))
 
 
 def ask(client: TestClient, **more: Any) -> httpx.Response:
@@ -206,11 +207,11 @@ def coached(tmp_path: Path, rung_home: Path) -> list[str]:
 class Serving:
     """`rung serve` in a process of its own."""
 
-    def __init__(self, names: list[str], *flags: str):
+    def __init__(self, names: list[str], *flags: str, quiet: bool = False):
         self.process = subprocess.Popen(
             [sys.executable, "-m", "rung", "serve", *names, "--port=0", "--device=cpu", "--no-page",
              *flags],
-            stdout=subprocess.PIPE, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE if quiet else None, text=True,
         )  # fmt: skip
         assert self.process.stdout is not None
         found = next((line for line in self.process.stdout if "serving at" in line), "")
@@ -243,6 +244,19 @@ class Serving:
         with ThreadPoolExecutor(CLIENTS) as pool:
             every = [pool.submit(self.ask, names[i % len(names)], i, stream) for i in range(count)]
             return [one.result() for one in every]
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_two_signals_end_all_of_it_without_a_traceback(rung_home):
+    serving = Serving([SCRATCH], "--replicas=2", quiet=True)
+    replicas = psutil.Process(serving.process.pid).children()
+    for _ in range(2):
+        serving.process.send_signal(signal.SIGINT)
+    _, told = serving.process.communicate(timeout=60)
+    assert "Traceback" not in told
+    _, alive = psutil.wait_procs(replicas, timeout=30)
+    assert not alive
 
 
 @pytest.mark.slow

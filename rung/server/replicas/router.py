@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -21,7 +20,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from rung.server.replicas.children import Child
 from rung.server.replicas.metrics import summed
 from rung.server.replicas.policy import Warm
 
@@ -48,7 +46,7 @@ class Router:
     """Replicas by their places, and requests on their way to them.
 
     Attributes:
-        addresses: of each replica; None while it is down. children: their processes.
+        addresses: of each replica; None while it is down.
     """
 
     def __init__(self, count: int, max_body: int):
@@ -56,7 +54,6 @@ class Router:
         for place in range(count):
             self.policy.lost(place)  # until it answers
         self.addresses: list[str | None] = [None] * count
-        self.children: list[Child] = []
         self.max_body = max_body
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
         self.client = httpx.AsyncClient(timeout=httpx.Timeout(None, connect=10.0), limits=limits)
@@ -182,18 +179,9 @@ class Router:
         return _error(503, NOBODY, "server_error")
 
 
-def application(router: Router, children: Sequence[Child]) -> Starlette:
-    """The application over replicas, which it starts and stops."""
-    router.children = list(children)
-
-    @asynccontextmanager
-    async def life(app: Starlette) -> AsyncIterator[None]:
-        yield
-        await asyncio.gather(*(child.stop() for child in router.children))
-        await router.client.aclose()
-
+def application(router: Router) -> Starlette:
+    """The application over replicas; who serves it starts and stops them."""
     return Starlette(
-        lifespan=life,
         routes=[
             Route("/metrics", router.metrics),
             Route("/health", router.health),

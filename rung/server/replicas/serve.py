@@ -62,17 +62,22 @@ async def _run(
     ]  # fmt: skip
     try:
         await asyncio.gather(*(child.start() for child in children))
-        await _Server(_config(application(router, children), knobs), ready).serve(sockets=[on])
+        server = _Server(_config(application(router), knobs), ready)
+        await server.serve(sockets=[on])
+        if not server.force_exit:  # a second signal does not wait for what they are answering
+            await asyncio.gather(*(child.stop() for child in children))
     finally:
         for child in children:
             child.kill()
+        await router.client.aclose()
 
 
 def _config(app: Any, knobs: ServeKnobs) -> uvicorn.Config:
     tls = knobs.tls
     config = uvicorn.Config(
-        app, http=protocol_with(Limits.of(knobs).patience), ws="none", log_level="warning",
-        access_log=False, server_header=False, h11_max_incomplete_event_size=MAX_HEADERS,
+        app, lifespan="off", http=protocol_with(Limits.of(knobs).patience), ws="none",
+        log_level="warning", access_log=False, server_header=False,
+        h11_max_incomplete_event_size=MAX_HEADERS,
         timeout_graceful_shutdown=int(knobs.timeout or knobs.max_wait) + GRACE,
         ssl_certfile=tls[0] if tls else None, ssl_keyfile=tls[1] if tls else None,
     )  # fmt: skip
