@@ -5,10 +5,13 @@ in, but holds codes. Products and look-ups turn a bounded part of it back into n
 other operation gets the whole weight turned back. Forward and gradient are those of the weight that the
 codes stand for, so adapters, seams and losses need not know of it. The weight itself is never trained.
 
+Where `integers` is set on a weight (`forward/compiled/` does), products within torch's inference mode,
+as in serving, evaluation and scoring, multiply codes with inputs that are coded too. Elsewhere, as in
+training, they are those of the weight that the codes stand for.
+
 Three codes: `int8`, whole numbers with a scale for each row; `int4`, 16 even steps between the least
 and the largest of each 32 weights of a row, as GGUF's Q4_1; `nf4`, four bits with a scale for each
 block of 64 (QLoRA, arXiv 2305.14314), whose kernels are those of bitsandbytes, for CPU and CUDA alike.
-Decoding reads the first two as they are (`forward/compiled/`).
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ class Quantized(torch.Tensor):
     """A frozen matrix (rows, columns) as codes. Subclasses say how codes are made and read."""
 
     held: tuple[Tensor, ...]
+    integers: Callable[[Tensor], Tensor | None] | None = None  # x (n, columns) -> about x W' (n, rows)
 
     @staticmethod
     def __new__(cls, shape: torch.Size, dtype: torch.dtype, *held: Tensor) -> Quantized:
@@ -74,6 +78,14 @@ class Quantized(torch.Tensor):
             out[first:last] = self.rows(first, last, dtype)
         return out
 
+    def product(self, x: Tensor) -> Tensor:
+        """x (n, columns) -> x W' (n, rows), within inference mode by whole numbers where they serve."""
+        if self.integers is not None and torch.is_inference_mode_enabled():
+            found = self.integers(x)
+            if found is not None:
+                return found
+        return self.onto_rows(x)
+
     def onto_rows(self, x: Tensor) -> Tensor:
         """x (n, columns) -> x W' (n, rows)."""
         out = x.new_empty(x.shape[0], self.shape[0])
@@ -90,7 +102,9 @@ class Quantized(torch.Tensor):
 
     def again(self, dtype: torch.dtype | None = None) -> Quantized:
         """The same codes, shared, under another precision to compute in."""
-        return type(self)(self.shape, dtype or self.dtype, *self.held)
+        out = type(self)(self.shape, dtype or self.dtype, *self.held)
+        out.integers = self.integers
+        return out
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"{type(self).__name__}({tuple(self.shape)}, {self.dtype}, {self.device})"
@@ -287,7 +301,7 @@ def _plain(value: Any) -> Any:
 def _product(x: Any, weight: Any) -> Any:
     if isinstance(x, Quantized) or x.dtype != weight.dtype:
         return NotImplemented
-    return weight.weight.onto_rows(x) if isinstance(weight, Turned) else weight.onto_columns(x)
+    return weight.weight.product(x) if isinstance(weight, Turned) else weight.onto_columns(x)
 
 
 def _product_and_sum(bias: Any, x: Any, weight: Any, *, beta: float = 1, alpha: float = 1) -> Any:

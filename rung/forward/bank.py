@@ -21,7 +21,8 @@ from rung.forward import fits, padded, probe, sight
 from rung.forward.adapter import Adapter
 from rung.forward.attention import Plan, TriePlan, register
 from rung.forward.backbone import Backbone, Head, ModelHead, Record
-from rung.forward.compiled.decoder import MAX_ROWS, CompiledDecoder
+from rung.forward.compiled import integers
+from rung.forward.compiled.decoder import CompiledDecoder
 from rung.forward.layer_range import LayerRange
 from rung.forward.llama import training
 from rung.forward.llama.inference import LlamaInference
@@ -51,6 +52,7 @@ class Bank(Backbone):
         self._training: bool | None = None  # whether layers train in two steps; None: not tried
         self.own_attention = model.config._attn_implementation
         register()
+        integers.attach(self)
         self.findings = probe.examine(self, lambda: switch_attention(self))
         self.why_not = self.findings.trie
 
@@ -60,6 +62,7 @@ class Bank(Backbone):
             self.remove(slot)
         if self._training:
             training.detach(self)
+        integers.detach(self)
         self.model.set_attn_implementation(self.own_attention)
         super().close()
 
@@ -309,15 +312,10 @@ class Bank(Backbone):
         Args:
             decoding: join the base's weights too, for steps of few tokens, and pack its output layer.
         """
-        # Compiled steps read the weights as they are.
-        if (
-            decoding
-            and packing.rows <= MAX_ROWS
-            and self.compiled is not None
-            or self.inference is None
-        ):
+        compiled = self.compiled if decoding else None  # which reads the weights as they are
+        if compiled is not None and packing.rows <= compiled.max_rows or self.inference is None:
             return
-        if decoding:
+        if decoding and not self.inference.joins:
             self.inference.join()
             self.__dict__.pop("compiled", None)  # the weights have moved
         self.inference.pack(packing, head=decoding)

@@ -16,6 +16,8 @@ from rung.forward.trie import Sequence, Trie
 # weights; half precision rounds by more than 0.05 only where something is wrong.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 HALF_TOLERANCE = 0.05
+# Where inputs are coded, a number that lies between two codes falls to either by its last bit.
+CODED_TOLERANCE = 0.02
 HALF_GRADIENT_TOLERANCE = 0.15  # a gradient gathers rounding from all layers; a wrong one differs by 1
 
 # How transformers, and torch, tell that a base cannot be run in a way that was not meant for it.
@@ -36,19 +38,23 @@ def sample(vocabulary: int) -> Trie:
     return Trie.build([Sequence(ids[:8]), Sequence(ids[:4] + ids[8:])])
 
 
-def fault(compute: Callable[[], Pairs], dtype: torch.dtype, gradients: bool = False) -> str | None:
+def fault(
+    compute: Callable[[], Pairs], dtype: torch.dtype, gradients: bool = False, coded: bool = False
+) -> str | None:
     """Why what `compute` gives cannot be relied on; None where every pair agrees.
 
     Args:
         gradients: compare vectors by their length; in half precision a single number of a gradient may
             be rounded by more than the tolerance.
+        coded: the weights are codes, which may have been multiplied with coded inputs.
     """
     half = HALF_GRADIENT_TOLERANCE if gradients else HALF_TOLERANCE
     try:
         apart = max(_apart(ours, own, gradients) for ours, own in compute())
     except FAULTS as raised:
         return reason(raised)
-    return None if apart < TOLERANCE.get(dtype, half) else f"it differs by {apart:.2g}"
+    tolerance = max(TOLERANCE.get(dtype, half), CODED_TOLERANCE if coded else 0)
+    return None if apart < tolerance else f"it differs by {apart:.2g}"
 
 
 def reason(raised: BaseException) -> str:

@@ -11,7 +11,7 @@ from rung.bases import quantize as quantizing
 from rung.bases.quantized import Int4
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
-from rung.forward.compiled import compiler
+from rung.forward.compiled import compiler, integers
 from rung.forward.compiled.decoder import MAX_ROWS, CompiledDecoder
 from rung.forward.lora import LoraOp
 from rung.forward.slots import Slots
@@ -20,11 +20,13 @@ from tests.engine.world import asked, engine_of, text, tiny_llama
 from tests.models import tiny_adapter, tiny_model
 
 WITHIN = 1e-4  # of the largest number
+CODED_WITHIN = 0.02  # where inputs are coded: one that lies between two codes may fall to either
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 compiles = pytest.mark.skipif(compiler.compiler() is None, reason="no C++ compiler is installed")
 
 
 def compiled_of(bank: Bank) -> CompiledDecoder:
+    integers.attach(bank, min_numbers=0)
     found = CompiledDecoder.of(bank, bank.adapters, min_numbers=0)
     assert found is not None
     return found
@@ -85,8 +87,9 @@ def both(bank: Bank, compiled: CompiledDecoder, slots: list[int], seed: int) -> 
         with torch.inference_mode():
             hidden = way.run(entering, plan.positions, plan)
         found.append((hidden, *plan.cache.k, *plan.cache.v))
+    within = CODED_WITHIN if compiled.coded else WITHIN
     for ours, own in zip(*found, strict=True):
-        assert float((ours - own).abs().max()) <= WITHIN * max(1.0, float(own.abs().max()))
+        assert float((ours - own).abs().max()) <= within * max(1.0, float(own.abs().max()))
 
 
 @compiles
@@ -117,8 +120,9 @@ def test_a_step_is_that_of_torch(family, heads, head_width, width, inner, kind, 
     both(bank, compiled, chosen, seed)
     hidden = torch.randn(rows, width, generator=draw)
     logits = compiled.logits(hidden)
-    assert logits is not None
-    assert torch.allclose(logits, bank.own_head().logits(hidden), rtol=1e-4, atol=1e-4)
+    assert (logits is None) == (kind != "none")  # torch asks for products of codes by itself
+    if logits is not None:
+        assert torch.allclose(logits, bank.own_head().logits(hidden), rtol=1e-4, atol=1e-4)
 
 
 def counted(compiled: CompiledDecoder, monkeypatch) -> list[int]:
@@ -144,6 +148,7 @@ def test_answers_are_those_of_torch(kind, monkeypatch):
         if kind != "none":
             quantizing.quantize(model, kind, "float32", "cpu")
         engine = engine_of(model, names[1:])
+        integers.attach(engine.bank, min_numbers=0)
         engine.bank.compiled = compiled_of(engine.bank) if compiled else None
         ways = counted(engine.bank.compiled, monkeypatch) if compiled else []
         answers.append(engine.generate(requests))

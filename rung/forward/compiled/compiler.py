@@ -22,7 +22,7 @@ from rung.home import folder
 
 SWITCH = "RUNG_COMPILED"
 CAPABILITY = "ATEN_CPU_CAPABILITY"
-SOURCES = ("decode.cpp", "operations.h", "kernels.h")
+SOURCES = ("decode.cpp", "products.h", "integers.h", "operations.h", "kernels.h")
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O2", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-w")
 AVX2 = ("-march=x86-64-v3",)

@@ -6,20 +6,12 @@
 #include <cmath>
 #include <memory>
 #include <omp.h>
-#include <type_traits>
 #include <vector>
 
-#include "kernels.h"
 #include "operations.h"
+#include "products.h"
 
 extern "C" {
-struct Weight {
-  const void *data;     // (rows, columns), one row behind the other
-  const void *scales;   // int8: (rows,) float32; int4: (rows, groups) float16
-  const void *least;    // int4: (rows, groups) float16, what a code of 0 stands for
-  const float *bias;    // (rows,), or null
-  int64_t rows, columns, kind;
-};
 struct Layer {
   Weight weights[7]; // queries, keys, values, output, gate, up, down
   const float *norms[2];
@@ -49,79 +41,8 @@ struct Step {
 
 namespace {
 
-enum Kind { FLOAT32, INT8, INT4 };
 enum Part { QUERIES, KEYS, VALUES, OUTPUT, GATE, UP, DOWN, PARTS };
 constexpr int64_t PIECE = 32; // rows of a weight, or numbers of a state, in a piece of work
-
-// Four rows of a weight, read as they are held.
-struct Four {
-  const Weight &weight;
-  int64_t at[ROWS], groups;
-  float *steps, *least; // room for those of int4 as float32
-
-  Float32 row(int i, const Float32 *) const {
-    return {static_cast<const float *>(weight.data) + at[i] * weight.columns};
-  }
-  Int8 row(int i, const Int8 *) const {
-    return {static_cast<const int8_t *>(weight.data) + at[i] * weight.columns};
-  }
-  Int4 row(int i, const Int4 *) const {
-    float *to[2] = {steps + i * groups, least + i * groups};
-    const void *from[2] = {weight.scales, weight.least};
-    for (int which = 0; which < 2; which++)
-      for (int64_t g = 0; g < groups; g++)
-        to[which][g] = of_half(static_cast<const uint16_t *>(from[which])[at[i] * groups + g]);
-    return {static_cast<const uint8_t *>(weight.data) + at[i] * groups * (GROUP / 2), to[0], to[1]};
-  }
-
-  // Times x (count, columns); codes are turned into float32 once where that many rows read them.
-  template <class Row>
-  void times(const float *x, int64_t count, float *plain, float *out) const {
-    const int64_t n = weight.columns;
-    Row rows[ROWS];
-    for (int i = 0; i < ROWS; i++)
-      rows[i] = row(i, rows);
-    if constexpr (!std::is_same_v<Row, Float32>)
-      if (count > MAX_TILE) {
-        Float32 turned[ROWS];
-        for (int i = 0; i < ROWS; i++) {
-          turn(rows[i], n, plain + i * n);
-          turned[i] = {plain + i * n};
-        }
-        tiles(turned, x, n, count, n, out);
-        return;
-      }
-    tiles(rows, x, n, count, n, out);
-  }
-};
-
-// Rows [first, last) of a weight times x (count, columns), onto or into y.
-void multiply(const Weight &weight, int64_t first, int64_t last, const float *x, int64_t count, float *y,
-              int64_t stride, bool onto, std::vector<float> &scratch) {
-  const int64_t n = weight.columns, groups = (n + GROUP - 1) / GROUP;
-  scratch.resize(count * ROWS + 2 * ROWS * groups + ROWS * n);
-  float *out = scratch.data(), *steps = out + count * ROWS, *plain = steps + 2 * ROWS * groups;
-  Four four = {weight, {}, groups, steps, steps + ROWS * groups};
-  for (int64_t o = first; o < last; o += ROWS) {
-    for (int i = 0; i < ROWS; i++) // the last ones again where four are not left
-      four.at[i] = o + i < last ? o + i : last - 1;
-    if (weight.kind == FLOAT32)
-      four.times<Float32>(x, count, plain, out);
-    else if (weight.kind == INT8)
-      four.times<Int8>(x, count, plain, out);
-    else
-      four.times<Int4>(x, count, plain, out);
-    for (int i = 0; i < ROWS && o + i < last; i++) {
-      const float scale = weight.kind == INT8 ? static_cast<const float *>(weight.scales)[o + i] : 1;
-      const float bias = weight.bias ? weight.bias[o + i] : 0;
-      for (int64_t b = 0; b < count; b++) {
-        const float value = out[b * ROWS + i] * scale + bias;
-        float &to = y[b * stride + o + i];
-        to = onto ? to + value : value;
-      }
-    }
-  }
-}
 
 // What threads share in a step.
 struct Run {
@@ -158,7 +79,9 @@ struct Run {
 // One thread's way through a step.
 struct Thread {
   Run &run;
-  std::vector<float> normed, scores, heads, scratch;
+  std::vector<float> normed, scores, heads;
+  Codes codes;
+  Scratch scratch;
 
   explicit Thread(Run &run) : run(run) {
     int64_t most = 0;
@@ -166,6 +89,19 @@ struct Thread {
       most = std::max(most, run.step.positions[row] + 1);
     normed.resize(run.step.rows * run.base.width), scores.resize(most);
     heads.resize(4 * run.base.head_width);
+  }
+
+  // What projections from `part` on read, (rows, columns). Each thread codes it for itself, which takes
+  // less than waiting for others.
+  Input input(int64_t layer, int part, const float *x) {
+    const Weight &weight = run.base.layers[layer].weights[part];
+    Input out = {x, {}, run.step.rows};
+    if (weight.kind != FLOAT32) {
+      out.coded = codes.of(out.count, weight.columns);
+      for (int64_t row = 0; row < out.count; row++)
+        code_row(x + row * weight.columns, weight.columns, row, out.coded);
+    }
+    return out;
   }
 
   int64_t next(int64_t layer, int phase) { return run.taken[layer * Run::PHASES + phase]++; }
@@ -181,7 +117,7 @@ struct Thread {
     const int64_t n = run.base.layers[layer].weights[first].columns;
     Weight a = {one->a, nullptr, nullptr, nullptr, one->rank, n, FLOAT32};
     float *to = run.low.get() + (row * 3 + part) * run.step.max_rank;
-    multiply(a, 0, one->rank, x + row * n, 1, to, 0, false, scratch);
+    multiply(a, 0, one->rank, {x + row * n, {}, 1}, to, 0, false, scratch);
     return true;
   }
 
@@ -211,6 +147,7 @@ struct Thread {
                bool onto, bool changed) {
     const Weight *weights = run.base.layers[layer].weights + first;
     const int64_t before = changed ? run.step.rows * parts : 0;
+    const Input seen = input(layer, first, x);
     for (int64_t piece; (piece = next(layer, phase)) >= 0;) {
       if (piece < before) {
         lower(piece, layer, first, parts, x);
@@ -228,7 +165,7 @@ struct Thread {
       if (part == parts)
         return;
       const int64_t from = piece * PIECE, to = std::min(from + PIECE, weights[part].rows);
-      multiply(weights[part], from, to, x, run.step.rows, y + at, stride, onto, scratch);
+      multiply(weights[part], from, to, seen, y + at, stride, onto, scratch);
     }
   }
 
@@ -290,14 +227,15 @@ struct Thread {
   void open(int64_t layer, int phase, const float *x, bool changed) {
     const Weight *weights = run.base.layers[layer].weights;
     const int64_t inner = run.base.inner, rows = run.step.rows, before = changed ? rows * 2 : 0;
+    const Input seen = input(layer, GATE, x);
     for (int64_t piece; (piece = next(layer, phase)) < before + (inner + PIECE - 1) / PIECE;) {
       if (piece < before) {
         lower(piece, layer, GATE, 2, x);
         continue;
       }
       const int64_t from = (piece - before) * PIECE, to = std::min(from + PIECE, inner);
-      multiply(weights[GATE], from, to, x, rows, run.gate.get(), inner, false, scratch);
-      multiply(weights[UP], from, to, x, rows, run.up.get(), inner, false, scratch);
+      multiply(weights[GATE], from, to, seen, run.gate.get(), inner, false, scratch);
+      multiply(weights[UP], from, to, seen, run.up.get(), inner, false, scratch);
       for (int64_t row = 0; !changed && row < rows; row++)
         activate(run.gate.get() + row * inner + from, run.up.get() + row * inner + from, to - from);
     }
@@ -356,11 +294,20 @@ void rung_step(const Base *base, const Step *step) {
 // x (count, columns) times a weight -> y (count, rows)
 void rung_product(const Weight *weight, const float *x, int64_t count, float *y, int64_t threads) {
   std::atomic<int64_t> taken{0};
+  Codes codes;
+  Input input = {x, {}, count};
+  if (weight->kind != FLOAT32)
+    input.coded = codes.of(count, weight->columns);
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<float> scratch;
+    if (weight->kind != FLOAT32) {
+#pragma omp for
+      for (int64_t row = 0; row < count; row++)
+        code_row(x + row * weight->columns, weight->columns, row, input.coded);
+    }
+    Scratch scratch;
     for (int64_t from; (from = taken.fetch_add(PIECE)) < weight->rows;)
-      multiply(*weight, from, std::min(from + PIECE, weight->rows), x, count, y, weight->rows, false,
+      multiply(*weight, from, std::min(from + PIECE, weight->rows), input, y, weight->rows, false,
                scratch);
   }
 }

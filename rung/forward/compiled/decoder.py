@@ -2,8 +2,8 @@
 
 One token per lane is little arithmetic: what a step takes is reading the weights, if nothing else gets
 in the way. Torch's operations do: some fifteen for each layer, each with threads that begin and end.
-Here threads go through all layers together and read each weight once for all rows, in the precision
-that it is held in, with the adapters' LoRA and steering vectors beside it.
+Here threads go through all layers together and read each weight once for all rows, as it is held, with
+the adapters' LoRA and steering vectors beside it. Weights of codes are multiplied as `integers` says.
 
 Only steps go this way whose rows are few and whose adapters do nothing else to layers; `suits` says so.
 """
@@ -19,20 +19,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rung.bases.quantized import Quantized
 from rung.forward import selfcheck
 from rung.forward.adapter import Adapter
 from rung.forward.attention import TriePlan
 from rung.forward.backbone import Backbone
 from rung.forward.compiled import compiler
 from rung.forward.compiled.changes import Changes
+from rung.forward.compiled.integers import MIN_NUMBERS, multiply
 from rung.forward.compiled.structures import PARTS, Base, Layer, Step, Weight, readable, weight_of
 from rung.forward.llama.detect import GROUPS, built_like_llama
 from rung.forward.slots import Slots
 from rung.forward.trie import Sequence as Row
 from rung.forward.trie import Trie
 
-MAX_ROWS = 16  # of a step; with more, torch's products of many rows are faster (bench/RESULTS.md)
-MIN_NUMBERS = 1 << 20  # in the table of embeddings of a base that this is worth compiling for
+MAX_ROWS = 16  # of a step in float32; with more, torch's products are faster (bench/RESULTS.md)
+MAX_CODED_ROWS = 128  # of a step over codes
 NAMES = [name for names in GROUPS.values() for name in names]
 
 log = logging.getLogger("rung.forward")
@@ -80,6 +82,8 @@ class CompiledDecoder:
         self._held: list[Any] = []
         self._head: tuple[Tensor, Weight] | None = None
         attention, first = base.layers[0].self_attn, base.layers[0]
+        self.coded = isinstance(attention.q_proj.weight, Quantized)
+        self.max_rows = MAX_CODED_ROWS if self.coded else MAX_ROWS
         layers = (Layer * len(base.layers))(*map(self._layer, base.layers))
         self._held.append(layers)
         self.base = Base(
@@ -130,7 +134,7 @@ class CompiledDecoder:
 
     def suits(self, plan: Any) -> bool:
         """Whether a pass is a step of few rows whose adapters can be computed here."""
-        if not plan.one_token_per_lane or len(plan.slots.of_token) > MAX_ROWS:
+        if not plan.one_token_per_lane or len(plan.slots.of_token) > self.max_rows:
             return False
         return self.changes.of(plan.slots) is not None
 
@@ -162,20 +166,12 @@ class CompiledDecoder:
     def logits(self, hidden: Tensor) -> Tensor | None:
         """(N, d) -> (N, vocabulary) by the base's own output layer; None where it is not read here."""
         weight = self._head_weight() if len(hidden) <= MAX_ROWS else None
-        if weight is None:
-            return None
-        hidden = hidden.contiguous()
-        out = hidden.new_empty(len(hidden), weight.rows)
-        self.library.rung_product(
-            c.byref(weight), c.c_void_p(hidden.data_ptr()), c.c_int64(len(hidden)),
-            c.c_void_p(out.data_ptr()), c.c_int64(torch.get_num_threads()),
-        )  # fmt: skip
-        return out
+        return None if weight is None else multiply(self.library, weight, hidden)
 
     def _head_weight(self) -> Weight | None:
         head = self.backbone.own_head()
-        if not head.plain or not readable(head.weight):
-            return None
+        if not head.plain or isinstance(head.weight, Quantized) or not readable(head.weight):
+            return None  # codes are multiplied where torch comes upon them
         if self._head is None or self._head[0] is not head.weight:
             weight, held = weight_of(head.weight, None)
             self._held += held
@@ -191,7 +187,7 @@ class CompiledDecoder:
             with torch.inference_mode():
                 return [self._compare(self.backbone.vocabulary)]
 
-        fault = selfcheck.fault(compute, self.backbone.dtype)
+        fault = selfcheck.fault(compute, self.backbone.dtype, coded=self.coded)
         if fault is not None:
             log.warning("decoding goes through torch: compiled %s", fault)
         return fault is None

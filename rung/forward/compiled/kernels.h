@@ -1,11 +1,11 @@
-// Vector arithmetic, and products of a few rows with a weight (d_out, d_in) whose rows stand one behind
-// the other: float32 as torch holds it, or codes that are turned into numbers in registers.
+// Vector arithmetic in float32, and products of a few rows with a float32 weight (d_out, d_in) whose rows
+// stand one behind the other, as torch holds it. Products of codes are in integers.h.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -18,13 +18,10 @@ constexpr int MAX_TILE = 6; // rows of x that are multiplied at once: 4 * 6 sums
 constexpr int LANES = 8;
 constexpr int MAX_TILE = 3;
 #endif
-constexpr int ROWS = 4;   // rows of the weight that are multiplied at once
-constexpr int GROUP = 32; // weights of a row that share a scale in 4 bits
+constexpr int ROWS = 4; // rows of the weight that are multiplied at once
 
 typedef float Floats __attribute__((vector_size(LANES * 4)));
 typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
-typedef int8_t Bytes __attribute__((vector_size(LANES)));
-typedef uint8_t Unsigned __attribute__((vector_size(LANES)));
 
 template <class V, class T> inline V load(const T *from) {
   V out;
@@ -100,27 +97,7 @@ inline float of_half(uint16_t x) {
   return out;
 }
 
-// Codes as numbers; compilers turn the general form into many instructions.
-inline Ints widened(const int8_t *from) {
-#if defined(__AVX512F__)
-  return (Ints)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from));
-#elif defined(__AVX2__)
-  return (Ints)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)from));
-#else
-  return __builtin_convertvector(load<Bytes>(from), Ints);
-#endif
-}
-
-inline Ints widened(const uint8_t *from) {
-#if defined(__AVX512F__)
-  return (Ints)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)from));
-#elif defined(__AVX2__)
-  return (Ints)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)from));
-#else
-  return __builtin_convertvector(load<Unsigned>(from), Ints);
-#endif
-}
-
+// Whole numbers as float32; compilers turn the general form into many instructions.
 inline Floats numbers(Ints codes) {
 #if defined(__AVX512F__)
   return (Floats)_mm512_cvtepi32_ps((__m512i)codes);
@@ -131,76 +108,9 @@ inline Floats numbers(Ints codes) {
 #endif
 }
 
-// --- how a row of a weight is read ----------------------------------------------------------------
-
-struct Float32 {
-  const float *at_;
-  Floats at(int64_t i) const { return load<Floats>(at_ + i); }
-  float one(int64_t i) const { return at_[i]; }
-};
-
-struct Int8 { // its scale is applied to the sum
-  const int8_t *codes;
-  Floats at(int64_t i) const { return numbers(widened(codes + i)); }
-  float one(int64_t i) const { return codes[i]; }
-};
-
-struct Int4 { // 16 bytes a group: the first 16 weights in the low halves, the others in the high ones
-  const uint8_t *codes;
-  const float *steps, *least;
-  // LANES of the first 16 weights of a group, from `place` on, and as many of the others.
-  void at(uint64_t group, int place, Floats *out) const {
-    const Ints both = widened(codes + group * (GROUP / 2) + place);
-    out[0] = numbers(both & 15) * steps[group] + least[group];
-    out[1] = numbers(both >> 4) * steps[group] + least[group];
-  }
-  float one(uint64_t i) const {
-    const uint64_t group = i / GROUP, within = i % GROUP;
-    const int code = codes[group * (GROUP / 2) + within % (GROUP / 2)] >> (within / (GROUP / 2) * 4);
-    return (code & 15) * steps[group] + least[group];
-  }
-};
-
-// A row as float32, n numbers.
-inline void turn(const Int8 &row, int64_t n, float *out) {
-  int64_t i = 0;
-  for (; i + LANES <= n; i += LANES)
-    store(out + i, row.at(i));
-  for (; i < n; i++)
-    out[i] = row.one(i);
-}
-
-inline void turn(const Int4 &row, int64_t n, float *out) {
-  int64_t i = 0;
-  for (; i + GROUP <= n; i += GROUP)
-    for (int place = 0; place < GROUP / 2; place += LANES) {
-      Floats both[2];
-      row.at(i / GROUP, place, both);
-      store(out + i + place, both[0]);
-      store(out + i + GROUP / 2 + place, both[1]);
-    }
-  for (; i < n; i++)
-    out[i] = row.one(i);
-}
-
-// The totals of a tile's sums, and the numbers from i on, which fill no register.
-template <int N, class Row>
-inline void finish(const Row *rows, const float *x, int64_t stride, int64_t i, int64_t n,
-                   const Floats (&sums)[N][ROWS], float *out) {
-#pragma GCC unroll 8
-  for (int b = 0; b < N; b++)
-    sum4(sums[b], out + b * ROWS);
-  for (; i < n; i++)
-#pragma GCC unroll 8
-    for (int b = 0; b < N; b++)
-#pragma GCC unroll 8
-      for (int o = 0; o < ROWS; o++)
-        out[b * ROWS + o] += rows[o].one(i) * x[b * stride + i];
-}
-
-// Products of four rows with N rows of x, (N, 4).
-template <int N, class Row>
-inline void tile(const Row *rows, const float *x, int64_t stride, int64_t n, float *out) {
+// Products of four rows of a weight with N rows of x, (N, 4).
+template <int N>
+inline void tile(const float *const *rows, const float *x, int64_t stride, int64_t n, float *out) {
   Floats sums[N][ROWS] = {};
   int64_t i = 0;
   for (; i + LANES <= n; i += LANES) {
@@ -210,38 +120,24 @@ inline void tile(const Row *rows, const float *x, int64_t stride, int64_t n, flo
       seen[b] = load<Floats>(x + b * stride + i);
 #pragma GCC unroll 8
     for (int o = 0; o < ROWS; o++) {
-      Floats weight = rows[o].at(i);
+      Floats weight = load<Floats>(rows[o] + i);
 #pragma GCC unroll 8
       for (int b = 0; b < N; b++)
         sums[b][o] += weight * seen[b];
     }
   }
-  finish<N>(rows, x, stride, i, n, sums, out);
+#pragma GCC unroll 8
+  for (int b = 0; b < N; b++)
+    sum4(sums[b], out + b * ROWS);
+  for (; i < n; i++) // the last numbers fill no register
+#pragma GCC unroll 8
+    for (int b = 0; b < N; b++)
+#pragma GCC unroll 8
+      for (int o = 0; o < ROWS; o++)
+        out[b * ROWS + o] += rows[o][i] * x[b * stride + i];
 }
 
-template <int N>
-inline void tile(const Int4 *rows, const float *x, int64_t stride, int64_t n, float *out) {
-  Floats sums[N][ROWS] = {};
-  int64_t i = 0;
-  for (; i + GROUP <= n; i += GROUP)
-#pragma GCC unroll 2
-    for (int place = 0; place < GROUP / 2; place += LANES)
-#pragma GCC unroll 8
-      for (int o = 0; o < ROWS; o++) {
-        Floats both[2];
-        rows[o].at(i / GROUP, place, both);
-#pragma GCC unroll 8
-        for (int b = 0; b < N; b++) {
-          const float *seen = x + b * stride + i + place;
-          sums[b][o] += both[0] * load<Floats>(seen);
-          sums[b][o] += both[1] * load<Floats>(seen + GROUP / 2);
-        }
-      }
-  finish<N>(rows, x, stride, i, n, sums, out);
-}
-
-template <class Row>
-inline void tiles(const Row *rows, const float *x, int64_t stride, int64_t count, int64_t n, float *out) {
+inline void tiles(const float *const *rows, const float *x, int64_t stride, int64_t count, int64_t n, float *out) {
   for (int64_t b = 0; b < count;) {
     const float *from = x + b * stride;
     float *to = out + b * ROWS;

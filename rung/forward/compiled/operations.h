@@ -62,9 +62,9 @@ void attend(const float *query, const float *keys, const float *values, int64_t 
   float most = scores[before] = dot(query, key, n);
   int64_t t = 0;
   for (; t + ROWS <= before && n >= LANES; t += ROWS) {
-    Float32 rows[ROWS];
+    const float *rows[ROWS];
     for (int i = 0; i < ROWS; i++)
-      rows[i] = {keys + (t + i) * n};
+      rows[i] = keys + (t + i) * n;
     tile<1>(rows, query, n, n, scores + t);
   }
   for (; t < before; t++)

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from rung.bases.quantized import Quantized
 from rung.forward.backbone import Backbone
 
 # A layer's projections, those together that read the same input.
@@ -26,6 +27,11 @@ CHILDREN = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 def plain(weight: Any) -> bool:
     """Whether a weight is a tensor of plain numbers."""
     return type(weight) is nn.Parameter
+
+
+def plain_or_coded(weight: Any) -> bool:
+    """Whether a weight is plain numbers, or codes that torch's products can be asked for."""
+    return plain(weight) or isinstance(weight, Quantized)
 
 
 def built_like_llama(backbone: Backbone, readable: Callable[[Any], bool] = plain) -> bool:

@@ -7,7 +7,7 @@ each; long rows, as in prefill, scoring and feature extraction, gain by passing 
 For decoding, `join` makes the base's own projections views into joined weights, so nothing is held
 twice and every other path computes with the same numbers; on a CPU they are stored transposed, which
 multiplies faster at few rows. Until then the projections are used as they are. `pack` adds a copy of
-the weights that oneDNN multiplies faster.
+the weights that oneDNN multiplies faster. Weights of codes are neither joined nor packed.
 
 Whether a base is built that way is seen from its modules, and then tried by the self-check. Passes with
 adapters that are more than LoRA, steering or something in front of the prompt go through the base's
@@ -27,11 +27,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rung.bases.quantized import Quantized
 from rung.forward import selfcheck
 from rung.forward.adapter import Adapter
 from rung.forward.attention import Plan, TriePlan
 from rung.forward.backbone import Backbone
-from rung.forward.llama.detect import GROUPS, built_like_llama
+from rung.forward.llama.detect import GROUPS, built_like_llama, plain_or_coded
 from rung.forward.llama.lora_batch import LoraStacks
 from rung.forward.llama.prepacked import Packing, multiply
 from rung.forward.llama.training import Norm
@@ -81,7 +82,10 @@ class Layer:
             return F.linear(x, weight, self.biases[group])
         out = x.new_empty(len(x), sum(self.widths[group]))
         for part, place in zip(parts, out.split(self.widths[group], 1), strict=True):
-            torch.mm(x, part.weight.t(), out=place)
+            if isinstance(part.weight, Quantized):
+                place.copy_(F.linear(x, part.weight))
+            else:
+                torch.mm(x, part.weight.t(), out=place)
         bias = self.biases[group]
         return out if bias is None else out.add_(bias)
 
@@ -100,13 +104,14 @@ class LlamaInference:
         self.head_dim = base.layers[0].self_attn.head_dim
         self.rotary, self.norm = base.rotary_emb, Norm(base.norm)
         self.stacks = LoraStacks(backbone, adapters)
+        self.coded = any(isinstance(p.weight, Quantized) for p in self.layers[0].linear["attention"])
         self._packings: list[Packing] = []
         self._head: Tensor | None = None  # packed
 
     @classmethod
     def of(cls, backbone: Backbone, adapters: Mapping[int, Adapter]) -> LlamaInference | None:
         """Make it for a base; None where that is built otherwise, or the self-check says no."""
-        if not built_like_llama(backbone):
+        if not built_like_llama(backbone, plain_or_coded):
             return None
         made = cls(backbone, adapters)
         return made if made.agrees() else None
@@ -123,7 +128,7 @@ class LlamaInference:
                 ours = self.run(embeddings, positions, plans[0])
                 return [(ours, self.backbone.run_own(embeddings, positions, plans[1]))]
 
-        fault = selfcheck.fault(compute, self.backbone.dtype)
+        fault = selfcheck.fault(compute, self.backbone.dtype, coded=self.coded)
         if fault is not None:
             log.warning("the base's own forward is taken: with joined operations %s", fault)
         return fault is None
@@ -132,8 +137,8 @@ class LlamaInference:
 
     @property
     def joins(self) -> bool:
-        """Whether the weights are joined already."""
-        return all(layer.joined for layer in self.layers)
+        """Whether the weights are joined already, or cannot be."""
+        return self.coded or all(layer.joined for layer in self.layers)
 
     def join(self) -> None:
         """Make the projections of each group views into one weight, for steps of few tokens."""
@@ -147,7 +152,7 @@ class LlamaInference:
         Args:
             head: pack the output layer too.
         """
-        if packing in self._packings:
+        if packing in self._packings or self.coded:
             return
         with torch.inference_mode(False):
             for group in GROUPS:

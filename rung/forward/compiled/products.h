@@ -1,0 +1,137 @@
+// Products of some rows of a weight with rows of an input: float32 with float32, codes with codes.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "integers.h"
+#include "kernels.h"
+
+extern "C" {
+struct Weight {
+  const void *data;   // (rows, columns), one row behind the other
+  const void *scales; // int8: (rows,) float32; int4: (rows, blocks) float16, the step of a code
+  const void *least;  // int4: (rows, blocks) float16, what a code of 0 stands for
+  const float *bias;  // (rows,), or null
+  int64_t rows, columns, kind;
+};
+}
+
+namespace {
+
+enum Kind { FLOAT32, INT8, INT4 };
+
+// Memory that a thread uses again and again, at the beginning of a cache line.
+struct Scratch {
+  std::vector<uint8_t> held;
+  uint8_t *of(int64_t bytes) {
+    if (int64_t(held.size()) < bytes + 64)
+      held.resize(bytes + 64);
+    return held.data() + (64 - reinterpret_cast<uintptr_t>(held.data()) % 64) % 64;
+  }
+};
+
+// Rows of an input: as numbers, and as codes where a weight of codes reads them.
+struct Input {
+  const float *numbers; // (count, columns)
+  Coded coded;
+  int64_t count;
+};
+
+// Room for the codes of an input.
+struct Codes {
+  Scratch codes, blocks;
+  Coded of(int64_t rows, int64_t n) {
+    const int64_t count = blocks_of(n);
+    return {reinterpret_cast<int8_t *>(codes.of(rows * count * BLOCK)),
+            reinterpret_cast<Block *>(blocks.of(rows * count * sizeof(Block))), count};
+  }
+};
+
+// Rows [first, last) of a float32 weight times x, onto or into y.
+void multiply_floats(const Weight &weight, int64_t first, int64_t last, const Input &x, float *y,
+                     int64_t stride, bool onto, Scratch &scratch) {
+  const int64_t n = weight.columns, count = x.count;
+  float *out = reinterpret_cast<float *>(scratch.of(count * ROWS * sizeof(float)));
+  for (int64_t o = first; o < last; o += ROWS) {
+    const float *rows[ROWS];
+    for (int i = 0; i < ROWS; i++) // the last ones again where four are not left
+      rows[i] = static_cast<const float *>(weight.data) + std::min(o + i, last - 1) * n;
+    tiles(rows, x.numbers, n, count, n, out);
+    for (int i = 0; i < ROWS && o + i < last; i++) {
+      const float bias = weight.bias ? weight.bias[o + i] : 0;
+      for (int64_t b = 0; b < count; b++) {
+        const float value = out[b * ROWS + i] + bias;
+        float &to = y[b * stride + o + i];
+        to = onto ? to + value : value;
+      }
+    }
+  }
+}
+
+// Lays OUTPUTS rows of a weight of codes from `first` on, the last one again where fewer are left.
+Panel lay(const Weight &weight, int64_t first, int64_t last, Scratch &scratch) {
+  const int64_t blocks = blocks_of(weight.columns), floats = (blocks + 3) / 4 * 4;
+  const int64_t size = blocks * QUADS * QUAD;
+  const bool signs = weight.kind == INT8;
+  uint8_t *codes = scratch.of(size + (signs ? 0 : (2 * OUTPUTS + 4) * floats * sizeof(float)));
+  float *steps = reinterpret_cast<float *>(codes + size), *least = steps + OUTPUTS * floats;
+  Panel panel = {codes, signs ? nullptr : steps, signs ? nullptr : least, {}, {}};
+  for (int o = 0; o < OUTPUTS; o++) {
+    const int64_t row = std::min(first + o, last - 1);
+    panel.scales[o] = signs ? static_cast<const float *>(weight.scales)[row] : 1;
+    panel.biases[o] = weight.bias ? weight.bias[row] : 0;
+  }
+  const int64_t width = signs ? weight.columns : blocks * (BLOCK / 2);
+  for (int o = 0; o < OUTPUTS; o += 4) {
+    const void *rows[4], *scales[4], *lows[4];
+    for (int i = 0; i < 4; i++) {
+      const int64_t row = std::min(first + o + i, last - 1);
+      rows[i] = static_cast<const uint8_t *>(weight.data) + row * width;
+      scales[i] = static_cast<const uint16_t *>(weight.scales) + row * blocks;
+      lows[i] = static_cast<const uint16_t *>(weight.least) + row * blocks;
+    }
+    if (signs) {
+      lay_int8(rows, weight.columns, codes + o * 4);
+      continue;
+    }
+    lay_int4(rows, blocks, codes + o * 4);
+    lay_halves(scales, blocks, least + OUTPUTS * floats, steps + o);
+    lay_halves(lows, blocks, least + OUTPUTS * floats, least + o);
+  }
+  return panel;
+}
+
+// Rows [first, last) of a weight of codes times x, onto or into y.
+void multiply_codes(const Weight &weight, int64_t first, int64_t last, const Input &x, float *y,
+                    int64_t stride, bool onto, Scratch &scratch) {
+  constexpr int64_t AT_ONCE = 64; // rows of the input, where outputs are put in between
+  float between[AT_ONCE * OUTPUTS];
+  const auto multiply = weight.kind == INT8 ? multiply_panel<true> : multiply_panel<false>;
+  for (int64_t o = first; o < last; o += OUTPUTS) {
+    const Panel panel = lay(weight, o, last, scratch);
+    if (o + OUTPUTS <= last) {
+      multiply(panel, x.coded, 0, x.count, y + o, stride, onto);
+      continue;
+    }
+    for (int64_t row = 0; row < x.count; row += AT_ONCE) {
+      const int64_t count = std::min(AT_ONCE, x.count - row);
+      multiply(panel, x.coded, row, count, between, OUTPUTS, false);
+      for (int64_t b = 0; b < count; b++)
+        for (int64_t i = o; i < last; i++) {
+          float &to = y[(row + b) * stride + i];
+          to = onto ? to + between[b * OUTPUTS + i - o] : between[b * OUTPUTS + i - o];
+        }
+    }
+  }
+}
+
+// Rows [first, last) of a weight times x, onto or into y.
+void multiply(const Weight &weight, int64_t first, int64_t last, const Input &x, float *y,
+              int64_t stride, bool onto, Scratch &scratch) {
+  const auto by = weight.kind == FLOAT32 ? multiply_floats : multiply_codes;
+  by(weight, first, last, x, y, stride, onto, scratch);
+}
+
+} // namespace
