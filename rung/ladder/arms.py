@@ -155,6 +155,7 @@ class Arms:
             arm = Arm(
                 key, params, self.levels(key), self._cost(key, params), self._total(key),
                 default=not params, baseline=bool(rung and rung.method.baseline),
+                reference=rung is None,
             )  # fmt: skip
             arm.outcomes = [self._outcome(a) for a in done if tuple(sorted(a.params.items())) == params]
             made.append(arm)
