@@ -80,7 +80,8 @@ def attach(backbone: Backbone, min_numbers: int = MIN_NUMBERS) -> Integers | Non
     Returns:
         what they share; None where nothing is coded, or it is not on a CPU in float32.
     """
-    weights: list[Any] = [w for w in backbone.model.parameters() if type(w) in (Int8, Int4) and readable(w)]
+    held: list[Any] = list(backbone.model.parameters())
+    weights = [w for w in held if type(w) in (Int8, Int4) and readable(w)]
     if not weights or backbone.device.type != "cpu" or backbone.table_size < min_numbers:
         return None
     integers = Integers()
