@@ -17,13 +17,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rung.config import knob
 from rung.errors import MethodMisfit
 from rung.methods import base, layers, lora_start
+from rung.methods.augment import augment_knob
 from rung.methods.lora_start import FORMED
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
     from rung.forward.op import LinearOp
-    from rung.types import Task
+    from rung.types import Modality, Task
 
 MAX_RANK = 1024
 
@@ -79,6 +82,12 @@ class Knobs:
         foreign=("target_modules", "lora_target_modules", "lora_target"),
     )
 
+    augment: list[str] = augment_knob()
+    text_tower: bool = knob(
+        False,
+        "Adapt the text tower of CLIP or SigLIP too, and tell labels apart by their names.",
+    )
+
     @property
     def scale(self) -> float:
         alpha = 2.0 * self.rank if self.alpha is None else self.alpha
@@ -90,26 +99,22 @@ class Method(base.Method):
     paper = "arXiv 2106.09685"
     peft_type = "LORA"
     Config = Knobs
+    elsewhere = ("augment", "text_tower")
     defaults = {"lr": 1e-3, "epochs": 3.0}
     search = {"lr": (0.001, 0.0005, 0.002)}
+
+    def on(self, reads: Modality) -> base.Method:
+        if reads == self.modality:
+            return self
+        from rung.methods.pictures.lora import PictureLora
+
+        return PictureLora(self.name, self.Config)
 
     def rungs(self, task: Task) -> list[dict[str, Any]]:
         return [{}, {"quantize": "int8"}]
 
     def misfit(self, bank: Bank, config: Knobs) -> str | None:
-        if config.dora and (config.lora_init in FORMED or config.activated):
-            other = "activated" if config.activated else "lora_init"
-            return f"PEFT has no DoRA with --{other.replace('_', '-')}: leave one of the two out"
-        if config.activated and config.lora_init in FORMED:
-            return (
-                f"--lora-init {config.lora_init} takes a part out of the base, which with --activated "
-                "stays as it is in front of the call: leave one of the two out"
-            )
-        if config.lora_init == "olora" and any(
-            layers.transposed(m) for m, _, _ in layers.chosen(bank, config.targets).values()
-        ):
-            return "PEFT has no OLoRA for this base's transposed projections: use --lora-init pissa"
-        return super().misfit(bank, config)
+        return clash(bank, config) or super().misfit(bank, config)
 
     def build(self, bank: Bank, config: Knobs, start: base.Start) -> Adapter:
         from rung.forward.adapter import Adapter
@@ -121,7 +126,7 @@ class Method(base.Method):
         if config.dropout:
             dropout = Dropout(config.dropout, start.generator.initial_seed())
         ops = {
-            name: _op(config, start, name, projection, dropout)
+            name: fresh(config, start, name, projection, dropout)
             for name, projection in layers.chosen(bank, config.targets).items()
         }
         activation = _activation(config.activated, start)
@@ -129,8 +134,7 @@ class Method(base.Method):
 
     def rates(self, config: Knobs, names: Iterable[str]) -> dict[str, float]:
         """LoRA+ (Hayou et al., arXiv 2402.12354): B learns faster than A."""
-        outer = (".lora_B", ".lora_B_bias")
-        return {name: config.plus for name in names if config.plus != 1 and name.endswith(outer)}
+        return outer_rates(config, names)
 
     def untrainable(self, adapter: Adapter) -> str | None:
         from rung.forward.dora import DoraOp
@@ -141,37 +145,69 @@ class Method(base.Method):
         return None
 
     def to_files(self, adapter: Adapter, bank: Bank, config: Knobs):
-        from rung.forward.dora import DoraOp
-
-        ops: Any = {name: op.kept() for name, op in adapter.linear.items()}
-        modules = layers.projections(bank)
-        root = math.sqrt if config.rslora else float
-        ranks = {name: len(op.a) for name, op in ops.items()}  # a parent's may be others
-        alphas = {name: op.scale * root(ranks[name]) for name, op in ops.items()}
-        rank, alpha = (Counter(each.values()).most_common(1)[0][0] for each in (ranks, alphas))
-        settings = {
-            "r": rank,
-            "lora_alpha": alpha,
-            "rank_pattern": {name: one for name, one in ranks.items() if one != rank},
-            "alpha_pattern": {n: a for n, a in alphas.items() if not math.isclose(a, alpha)},
-            "use_rslora": config.rslora,
-            "use_dora": any(isinstance(op, DoraOp) for op in ops.values()),
-            "target_modules": sorted(ops),
-            "fan_in_fan_out": any(layers.transposed(modules[n][0]) for n in ops),
-            "lora_dropout": config.dropout,
-            "bias": "none",
-        }
-        if adapter.activation:
-            settings["alora_invocation_tokens"] = list(adapter.activation)
-        tensors = {}
-        for name, op in ops.items():
-            for part, value in op.parameters().items():
-                part = "lora_magnitude_vector" if part == "magnitude" else f"{part}.weight"
-                tensors[f"{layers.PEFT_PREFIX}{name}.{part}"] = value
-        return settings, tensors
+        return peft_files(adapter, bank, config)
 
 
-def _op(
+def clash(bank: Bank, config: Knobs) -> str | None:
+    """Why settings do not go with each other or with a base, or None.
+
+    Raises:
+        MethodMisfit: for targets that name no projection.
+    """
+    if config.dora and (config.lora_init in FORMED or config.activated):
+        other = "activated" if config.activated else "lora_init"
+        return f"PEFT has no DoRA with --{other.replace('_', '-')}: leave one of the two out"
+    if config.activated and config.lora_init in FORMED:
+        return (
+            f"--lora-init {config.lora_init} takes a part out of the base, which with --activated "
+            "stays as it is in front of the call: leave one of the two out"
+        )
+    if config.lora_init == "olora" and any(
+        layers.transposed(m) for m, _, _ in layers.chosen(bank, config.targets).values()
+    ):
+        return "PEFT has no OLoRA for this base's transposed projections: use --lora-init pissa"
+    return None
+
+
+def outer_rates(config: Knobs, names: Iterable[str]) -> dict[str, float]:
+    """Times the learning rate of each B, by its name, with LoRA+."""
+    outer = (".lora_B", ".lora_B_bias")
+    return {name: config.plus for name in names if config.plus != 1 and name.endswith(outer)}
+
+
+def peft_files(adapter: Adapter, bank: Bank, config: Knobs) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Settings and tensors in PEFT's layout."""
+    from rung.forward.dora import DoraOp
+
+    ops: Any = {name: op.kept() for name, op in adapter.linear.items()}
+    modules = layers.projections(bank)
+    root = math.sqrt if config.rslora else float
+    ranks = {name: len(op.a) for name, op in ops.items()}  # a parent's may be others
+    alphas = {name: op.scale * root(ranks[name]) for name, op in ops.items()}
+    rank, alpha = (Counter(each.values()).most_common(1)[0][0] for each in (ranks, alphas))
+    settings = {
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": {name: one for name, one in ranks.items() if one != rank},
+        "alpha_pattern": {n: a for n, a in alphas.items() if not math.isclose(a, alpha)},
+        "use_rslora": config.rslora,
+        "use_dora": any(isinstance(op, DoraOp) for op in ops.values()),
+        "target_modules": sorted(ops),
+        "fan_in_fan_out": any(layers.transposed(modules[n][0]) for n in ops),
+        "lora_dropout": config.dropout,
+        "bias": "none",
+    }
+    if adapter.activation:
+        settings["alora_invocation_tokens"] = list(adapter.activation)
+    tensors = {}
+    for name, op in ops.items():
+        for part, value in op.parameters().items():
+            part = "lora_magnitude_vector" if part == "magnitude" else f"{part}.weight"
+            tensors[f"{layers.PEFT_PREFIX}{name}.{part}"] = value
+    return settings, tensors
+
+
+def fresh(
     config: Knobs, start: base.Start, name: str, projection: tuple[Any, int, int], dropout: Any
 ) -> LinearOp:
     """What training begins from at one projection."""
