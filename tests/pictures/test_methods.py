@@ -238,3 +238,53 @@ def test_questions_of_examples_keep_their_picture(photos):
 
     example = load(DataKnobs(data=str(photos))).examples[0]
     assert question(example)[0]["pictures"][0].place.endswith(".png")
+
+
+def test_the_report_shows_the_pictures_that_were_taken_for_others(climbed, home, monkeypatch):
+    """Thumbnails stand in the page itself, small; a picture that has changed is named in its place."""
+    import base64
+    import re
+    from dataclasses import replace as changed
+
+    from PIL import Image
+
+    from rung.ladder import lessons, report
+    from rung.ladder.scorecard import Scorecard
+    from rung.types import Picture
+
+    store = rung.Store.open()
+    card = Scorecard.of(store, climbed.climb)
+    rows = list(report.validation_rows(card))
+    records = store.climbs.rungs(climbed.climb.id)
+    for record in records:  # as if the first rows had been answered wrongly by all
+        if record.items.get("validation", {}).get("values"):
+            record.items["validation"]["values"][:5] = [0.0] * 5
+    lost = rows[1].messages[0]["pictures"][0]
+    gone = {**rows[1].messages[0], "pictures": (Picture("0" * 64, lost.place, lost.name),)}
+    rows[1] = changed(rows[1], messages=(gone, *rows[1].messages[1:]))
+    found = lessons.lessons(rows, records, card.winner, False)
+    assert {le.origin for le in found} >= {row.origin for row in rows[:5]}
+    shown = {le.origin: le.pictures for le in found}
+    assert shown[rows[1].origin] == ((lost.name, None),)
+    for row in (rows[0], *rows[2:5]):
+        ((name, url),) = shown[row.origin]
+        data = base64.b64decode(url.partition(",")[2])
+        small = Image.open(io.BytesIO(data))
+        assert len(data) <= lessons.THUMBNAIL_BYTES and small.size == (40, 30)
+        assert name == row.messages[0]["pictures"][0].name
+    monkeypatch.setattr(report, "_lessons", lambda *_: found)
+    page = report.render(store, card)
+    links = re.findall(r'<img src="([^"]*)"', page)
+    assert links == [url for le in found for _, url in le.pictures if url] and len(links) >= 4
+    assert f"{lost.name} is no longer what it was" in page and "http://" not in page
+
+
+def test_a_thumbnail_keeps_to_its_bytes():
+    from rung.pictures import picture, reading
+
+    noise = np.random.default_rng(0).integers(0, 256, (400, 900, 3)).astype(np.uint8)
+    from PIL import Image
+
+    shown = picture(as_bytes(Image.fromarray(noise)))[0]
+    for most in (12_000, 3_000, 900):
+        assert len(reading.thumbnail(shown, 160, most)) <= most * 4 / 3 + 32

@@ -36,25 +36,25 @@ class PictureLora(PictureMethod):
     defaults = {"lr": 5e-4, "epochs": 15.0, "batch_size": 32, "weight_decay": 0.01, "warmup": 0.1}
 
     def misfit(self, bank: Bank, config: Any) -> str | None:
-        from rung.methods import layers, lora
+        from rung.methods import layers, low_rank
 
         if config.text_tower and not bank.encoder.speaks:  # type: ignore[attr-defined]
             return "it has no text tower: leave --text-tower out"
         if not layers.projections(bank):
             return "it is built of convolutions and has no linear projections: use last_layers"
-        return lora.clash(bank, config)
+        return low_rank.clash(bank, config)
 
     def find(self, study: base.Study, config: Any, train: Rows, validation: Rows) -> base.Fitted:
         import torch
 
         from rung.forward.adapter import Adapter
-        from rung.methods import lora
+        from rung.methods import low_rank
         from rung.methods.base import Start
         from rung.methods.pictures import training
 
         bank = bank_of(study)
         start = Start(torch.Generator().manual_seed(study.seed))
-        ops = {n: lora.fresh(config, start, n, p, None) for n, p in adapted(bank, config).items()}
+        ops = {n: low_rank.fresh(config, start, n, p, None) for n, p in adapted(bank, config).items()}
         pictures = [*train.pictures, *validation.pictures]
         adapter = Adapter(linear=ops).to(bank.device)
         first = min(bank.frozen_below(Adapter(linear={n: op})) for n, op in ops.items())
@@ -80,9 +80,9 @@ class PictureLora(PictureMethod):
         return super().making(config, shape, schedule) + Workload(read=steps, passes=steps / BATCH)
 
     def to_files(self, adapter: Adapter, bank: Bank, config: Any):
-        from rung.methods import lora
+        from rung.methods import low_rank
 
-        settings, tensors = lora.peft_files(adapter, bank, config)
+        settings, tensors = low_rank.peft_files(adapter, bank, config)
         return {**settings, "task_type": None}, tensors
 
     def to_folder(self, adapter: Adapter, bank: Bank, folder: Path) -> None:

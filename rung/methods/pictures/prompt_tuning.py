@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rung.errors import MethodMisfit
 from rung.methods.pictures.base import PictureMethod, Rows, bank_of
 from rung.methods.workload import Shape, Workload
 
@@ -106,15 +107,13 @@ def _first(encoder: PictureEncoder, config: Any, generator: Any) -> tuple[list[i
     """
     import torch
 
-    from rung.methods.base import Start
-    from rung.methods.prompt_tuning import text_ids
-
-    def encode(text: str) -> list[int]:
-        return encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
-
+    said = config.init_text or SENTENCE
+    text: list[int] = encoder.tokenizer(said, add_special_tokens=False)["input_ids"]
+    if not text:
+        raise MethodMisfit("--init-text holds no words: name some, or leave it out")
+    count = config.virtual_tokens
+    ids = (text * (count // len(text) + 1))[:count]
     table = encoder.model.text_model.embeddings.token_embedding.weight.detach().float().cpu()
-    start = Start(generator, [tuple(encode(SENTENCE))], encode)
-    ids = text_ids(config, start, config.virtual_tokens)
     if config.init == "random":
         return ids, torch.randn(len(ids), table.shape[1], generator=generator) * table.std()
     begun = torch.tensor(ids)

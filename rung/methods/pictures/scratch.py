@@ -25,11 +25,7 @@ class PictureScratch(PictureMethod):
 
     summary = "a small convolutional network of your own, from random weights"
     elsewhere = ("depth", "heads", "vocabulary", "context")
-    # Few rows need mirrored copies more than they need steps.
-    defaults = {
-        "lr": 2e-3, "epochs": 40.0, "batch_size": 32, "weight_decay": 0.05, "warmup": 0.1,
-        "augment": ["flip"],
-    }  # fmt: skip
+    defaults = {"lr": 2e-3, "epochs": 40.0, "batch_size": 32, "weight_decay": 0.05, "warmup": 0.1}
 
     def misfit(self, bank: Bank, config: Any) -> str | None:
         return None
