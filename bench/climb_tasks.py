@@ -26,6 +26,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -240,18 +241,21 @@ class Seen:
 def run(home: Any, log: str, words: list[str]) -> tuple[dict[str, Any], Seen]:
     """The command's JSON, and when its lines came."""
     path, seen, read = LOGS / f"{log}.log", Seen([]), time.perf_counter()
-    with path.open("w") as out, subprocess.Popen(
+    # The JSON is larger than a pipe holds, and nobody reads it before the end: it goes to a file.
+    with path.open("w") as out, tempfile.TemporaryFile("w+") as made, subprocess.Popen(
         [sys.executable, "-m", "rung.cli", "climb", *words], env=os.environ | {"RUNG_HOME": str(home)},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=made, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
-        assert process.stderr is not None and process.stdout is not None
+        assert process.stderr is not None
         for text in process.stderr:
             out.write(text)
             if text.lstrip().startswith("data "):
                 read = time.perf_counter()
             if found := RUNG.match(text):
                 seen.figures.append((time.perf_counter() - read, float(found[2])))
-        said = process.stdout.read()
+        process.wait()
+        made.seek(0)
+        said = made.read()
     if process.returncode:
         tail = "\n".join(path.read_text().splitlines()[-15:])
         raise SystemExit(f"rung climb {' '.join(words)} failed, see {path}:\n{tail}")

@@ -106,9 +106,13 @@ def architecture(name: str) -> Row:
 
 
 def _trained() -> list[str]:
+    """Methods that a training of text makes on the base that is looked at."""
     from rung import methods
+    from rung.types import Task
 
-    return [n for n in methods.names() if methods.get(n).trained and not methods.get(n).own_base]
+    text = Task("generation", "loss")
+    found = {name: methods.get(name) for name in methods.names()}
+    return [n for n, m in found.items() if m.trained and not m.own_base and not m.misread(text)]
 
 
 def _tried(check: Callable[[], str]) -> str:

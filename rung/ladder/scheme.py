@@ -2,9 +2,9 @@
 
 An arm is a rung with settings; a level is a share of its rows (or of a training's steps) with so many
 validation rows to measure by. The baseline goes first. Every arm begins at the largest level that fits
-its part of the time, the cheapest first; then whatever could still become the best gets more rows, and
-other settings of good rungs are tried at a low level and only the better ones go on (Jamieson and
-Talwalkar 2016; Li et al. 2020 for the asynchronous form).
+its part of the time, the cheapest rung first; then whatever could still become the best gets more
+rows, and other settings of good rungs are tried at a low level and only the better ones go on
+(Jamieson and Talwalkar 2016; Li et al. 2020 for the asynchronous form).
 
 Everything here follows from costs and figures alone: nothing is run.
 """
@@ -18,11 +18,13 @@ from typing import Any
 
 FACTOR = 4  # rows of a level over those of the level below
 MIN_ROWS, MIN_STEPS, MIN_HELD = 64, 6, 24  # of the lowest level
+FRESH_STEPS = 100  # the same for weights that begin at random: they have learnt nothing before
 FIRST = 0.6  # of the time that is left, for arms that have no figure yet
 WHOLE = 0.5  # of the time that is left: what one attempt may take where several could follow
 GAIN = 0.25  # of what is missing to the best possible figure, that a level more may bring
 SETTINGS_SHARE = 0.25  # of the rows: the level at which settings are told apart
 BASELINE = "baseline"  # why a step is taken: before anything else
+FIRST_FIGURE = "first"  # the same: its rung has none yet
 Params = tuple[tuple[str, object], ...]
 
 
@@ -55,7 +57,7 @@ class Arm:
         levels: from the lowest to the whole. cost: seconds of an attempt at a level.
         total: what making it whole and serving it is expected to cost.
         default: whether it has the rung's own settings; others wait until these have a figure.
-        baseline: goes before everything else.
+        baseline: goes before everything else. reference: what rungs are held against, before them.
     """
 
     key: str
@@ -65,6 +67,7 @@ class Arm:
     total: float = 0.0
     default: bool = True
     baseline: bool = False
+    reference: bool = False
     outcomes: list[Outcome] = field(default_factory=list)
 
     @property
@@ -174,16 +177,17 @@ class Standing:
 
 
 def levels(
-    rows: int, held: int, steps: int | None, answer_seconds: float, left: float
+    rows: int, held: int, steps: int | None, answer_seconds: float, left: float, fresh: bool = False
 ) -> tuple[Level, ...]:
     """The levels of an arm.
 
     Args:
         rows: that it learns from; 0 where it learns from none. steps: of its training, if it has one.
         answer_seconds: of a validation row. left: seconds of the whole climb.
+        fresh: whether its weights begin at random.
     """
-    shares = [1.0]
-    while _large_enough(shares[0] / FACTOR, rows, steps):
+    shares, least = [1.0], FRESH_STEPS if fresh else MIN_STEPS
+    while _large_enough(shares[0] / FACTOR, rows, steps, least):
         shares.insert(0, shares[0] / FACTOR)
     if rows == 0:
         shares = [1.0]
@@ -197,9 +201,9 @@ def levels(
     return tuple(Level(s, n) for s, n in zip(shares, counts[-len(shares) :], strict=True))
 
 
-def _large_enough(share: float, rows: int, steps: int | None) -> bool:
+def _large_enough(share: float, rows: int, steps: int | None, least: int) -> bool:
     if steps is not None:
-        return share * steps >= MIN_STEPS
+        return share * steps >= least
     return share * rows >= MIN_ROWS
 
 
@@ -214,13 +218,28 @@ def next_step(arms: Sequence[Arm], now: Standing) -> Step | None:
     options = [*_first(wanted, now), *_more(wanted, now), *_settings(wanted, now)]
     fitting = [o for o in options if o.seconds <= now.left and o.key not in now.busy]
     fitting = fitting or [o for o in _samples(wanted, now) if o.key not in now.busy]
-    return min(fitting, key=lambda o: (o.seconds, o.key)) if fitting else None
+    return _cheapest(fitting, wanted) if fitting else None
+
+
+def _cheapest(options: Sequence[Step], arms: Sequence[Arm]) -> Step:
+    """The attempt that takes least; of rungs without a figure, the one that is the cheapest in all.
+
+    Samples of slow rungs are cut until they are as short as those of fast ones. Taken by their
+    seconds, a rung of hours could have the first sample, and a rung of a minute none.
+    """
+    order = {a.key: (not a.reference, a.total) for a in arms}
+    first = min(
+        (o for o in options if o.why == FIRST_FIGURE), key=lambda o: (order[o.key], o.seconds, o.key),
+        default=None,
+    )  # fmt: skip
+    others = [o for o in options if o.why != FIRST_FIGURE]
+    return min([*others, *([first] if first else [])], key=lambda o: (o.seconds, o.key))
 
 
 def _samples(arms: Sequence[Arm], now: Standing) -> list[Step]:
     """The smallest samples that still fit of arms without a figure, where nothing else is left."""
     waiting = [a for a in arms if a.default and not a.figures and not a.failed]
-    found = [Step(a.key, a.params, a.begins[0], a.cost(a.begins[0]), "first") for a in waiting]
+    found = [Step(a.key, a.params, a.begins[0], a.cost(a.begins[0]), FIRST_FIGURE) for a in waiting]
     return [step for step in found if step.seconds <= now.left]
 
 
@@ -246,7 +265,7 @@ def first_levels(arms: Sequence[Arm], now: Standing) -> dict[str, Level | None]:
 def _first(arms: Sequence[Arm], now: Standing) -> list[Step]:
     begins = first_levels(arms, now)
     return [
-        Step(a.key, a.params, level, a.cost(level), "first")
+        Step(a.key, a.params, level, a.cost(level), FIRST_FIGURE)
         for a in arms
         if a.default and not a.figures and (level := begins.get(a.key)) is not None
     ]

@@ -38,6 +38,20 @@ def test_the_baseline_goes_first_and_then_the_cheapest():
     assert [k for k, _, _ in tried][:3] == ["base", "quick", "slow"]
 
 
+def test_first_figures_go_by_what_a_rung_costs_in_all_and_not_by_its_samples():
+    # Both have a sample within the time: that of the slow rung is the shorter one.
+    slow = arm("slow", 1000, total=90_000, grid=(Level(1 / 1000, 24), Level(1.0, 100)))
+    quick = arm("quick", 20, total=100)
+    base = arm("base", 30, total=95_000, grid=(Level(1 / 10, 24), Level(1.0, 100)), reference=True)
+    tried, _ = simulate([slow, quick, base], lambda *_: 0.6, 30)
+    assert [k for k, _, _ in tried][:3] == ["base", "quick", "slow"]
+    # A first figure that takes longer than a good rung's next one waits for it.
+    quick.outcomes = [Outcome(WHOLE[1], 0.8, 0.9)]
+    late = arm("late", 60, total=1, grid=(Level(1.0, 100),))
+    step = next_step([quick, late], Standing(1000))
+    assert step is not None and step.key == "quick"
+
+
 def test_with_ample_time_every_rung_is_whole_at_once():
     arms = [arm(f"r{i}", 10 + i) for i in range(6)]
     tried, _ = simulate(arms, lambda k, _, s: curve(0.8)(s), 10_000)
@@ -130,6 +144,9 @@ def test_levels_are_samples_of_rows_or_of_steps_and_of_what_measures_them():
         Level(1 / 64, 300), Level(1 / 16, 300), Level(1 / 4, 300), Level(1.0, 300),
     )  # fmt: skip
     assert [v.share for v in levels(6000, 300, 20, 0.0, 600)] == [1.0]  # a quarter is too few steps
+    assert [v.share for v in levels(6000, 300, 1000, 0.0, 600)][0] == 1 / 64
+    fresh = levels(6000, 300, 1000, 0.0, 600, fresh=True)  # 62 steps from random weights say nothing
+    assert [v.share for v in fresh] == [1 / 4, 1.0]
     assert levels(100, 300, None, 0.0, 600) == (Level(1.0, 300),)
     slow = levels(0, 300, None, 1.0, 600)
     assert [v.held for v in slow] == [24, 75, 300] and {v.share for v in slow} == {1.0}
