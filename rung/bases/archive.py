@@ -93,12 +93,10 @@ def _copy_all(archive: Path, wanted: Mapping[str, Path], whole: str) -> None:
         return
     with tarfile.open(archive) as tarred:
         for member in tarred:
-            place, source_file = wanted.get(member.name), None
-            if place is not None and member.isfile():
-                source_file = tarred.extractfile(member)
-            if place is not None and source_file is not None:
-                with source_file:
-                    left -= _bounded(source_file, place, member.name, whole, left)
+            packed = tarred.extractfile(member) if member.isfile() and member.name in wanted else None
+            if packed is not None:
+                with packed:
+                    left -= _bounded(packed, wanted[member.name], member.name, whole, left)
 
 
 def _packed(name: str) -> bool:
