@@ -62,21 +62,22 @@ def groups(looks: Sequence[bytes]) -> list[list[int]]:
 def _pairs(table: np.ndarray) -> Iterator[tuple[int, int]]:
     """Rows of looks (n, 56) that are alike, by the bands of the hash that they share."""
     width = HASH_BYTES // BANDS
+    hashes = np.ascontiguousarray(table[:, :HASH_BYTES]).view(np.uint64)[:, 0]
+    colours = table[:, HASH_BYTES:].astype(np.int16)
     for band in range(BANDS):
         buckets: dict[bytes, list[int]] = defaultdict(list)
         for row, part in enumerate(table[:, band * width : (band + 1) * width]):
             buckets[part.tobytes()].append(row)
         for rows in buckets.values():
             for first in range(0, len(rows) - 1, MAX_COMPARED):
-                yield from _alike(table, np.array(rows[first : first + MAX_COMPARED]))
+                near = np.array(rows[first : first + MAX_COMPARED])
+                a, b = near[_close(hashes[near])].T
+                kept = np.abs(colours[a] - colours[b]).mean(1) <= MAX_LEVELS
+                yield from zip(a[kept].tolist(), b[kept].tolist(), strict=True)
 
 
-def _alike(table: np.ndarray, rows: np.ndarray) -> Iterator[tuple[int, int]]:
-    for at, row in enumerate(rows[:-1]):
-        others = rows[at + 1 :]
-        bits = np.unpackbits(table[others, :HASH_BYTES] ^ table[row, :HASH_BYTES], axis=1).sum(1)
-        near = others[bits <= MAX_BITS]
-        levels = np.abs(
-            table[near, HASH_BYTES:].astype(np.int16) - table[row, HASH_BYTES:].astype(np.int16)
-        ).mean(1)
-        yield from ((int(row), int(other)) for other in near[levels <= MAX_LEVELS])
+def _close(hashes: np.ndarray) -> np.ndarray:
+    """Pairs of hashes (n,) of 64 bits that differ in few: places (m, 2), the lower one first."""
+    apart = np.bitwise_count(hashes[:, None] ^ hashes[None, :])
+    first, second = np.nonzero(np.triu(apart <= MAX_BITS, 1))
+    return np.stack([first, second], 1)
