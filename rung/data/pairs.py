@@ -56,34 +56,39 @@ def paired(examples: Sequence[Example], least_gap: float = 0.0) -> tuple[list[Ex
     return found, problems
 
 
+def unlike(examples: Sequence[Example]) -> tuple[list[Example], list[Problem]]:
+    """Examples of a better and a worse reply that differ, rated replies paired, and what made none."""
+    whole, problems = paired(examples)
+    found = [e for e in whole if not _alike(e.messages, e.rejected)]
+    same = tuple(e.origin for e in whole if _alike(e.messages, e.rejected))
+    if same:
+        told = f"{len(same)} rows have two equal replies ({places(same)}): they are left out"
+        problems.insert(0, Problem("warning", told, same))
+    return found, problems
+
+
 def pairs(examples: Sequence[Example]) -> tuple[list[Pair], list[Problem]]:
     """Pairs of the examples, in their order, and what could not be one.
 
     Raises:
         DataError: when there is no pair at all.
     """
-    whole, problems = paired(examples)
-    found: list[Pair] = []
-    same: list[str] = []
-    for example in whole:
-        pair = _pair(example, example.rejected, example.margin)
-        found.append(pair) if pair else same.append(example.origin)
-    if same:
-        told = f"{len(same)} rows have two equal replies ({places(same)}): they are left out"
-        problems.insert(0, Problem("warning", told, tuple(same)))
-    if not found:
+    whole, problems = unlike(examples)
+    if not whole:
         raise DataError(
             "the data holds no pair of a better and a worse reply: give rows with prompt, chosen and "
             "rejected, or several rated replies to each prompt"
         )
-    return found, problems
+    return [_pair(one) for one in whole], problems
 
 
-def _pair(example: Example, worse: tuple[Message, ...], margin: float | None) -> Pair | None:
-    """The two conversations cut where they part; None where they do not."""
-    better = example.messages
-    if [_key(m) for m in better] == [_key(m) for m in worse]:
-        return None
+def _alike(one: Sequence[Message], other: Sequence[Message]) -> bool:
+    return [_key(m) for m in one] == [_key(m) for m in other]
+
+
+def _pair(example: Example) -> Pair:
+    """The two conversations cut where they part."""
+    better, worse = example.messages, example.rejected
     shared = 0
     for a, b in zip(better[:-1], worse[:-1], strict=False):
         if _key(a) != _key(b):
@@ -91,7 +96,7 @@ def _pair(example: Example, worse: tuple[Message, ...], margin: float | None) ->
         shared += 1
     return Pair(
         prompt=better[:shared], chosen=better[shared:], rejected=worse[shared:],
-        margin=margin, origin=example.origin,
+        margin=example.margin, origin=example.origin,
     )  # fmt: skip
 
 

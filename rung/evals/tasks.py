@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rung.data.labels import alike, short
-from rung.data.problem import places
+from rung.data.problem import Problem, places
 from rung.errors import ConfigError, DataError, nearest, one_line
 from rung.evals import kinds
 from rung.evals.kinds import Sample
@@ -53,6 +53,15 @@ def wanted(knobs: DataKnobs, kind: str | None) -> RowKind:
     except DataError:  # told when all rows are read
         return "replies"
     return "replies" if first.kind == "replies" else "pairs"
+
+
+def measurable(task: Task, examples: Sequence[Example]) -> tuple[list[Example], list[Problem]]:
+    """What of some rows a task's metric can be measured on, and what is to be said of the others."""
+    from rung.evals import metrics
+
+    if metrics.by_wins(task):  # answers are compared, which every prompt has
+        return list(examples), []
+    return kinds.get(task.kind).items(examples)
 
 
 def settle_task(

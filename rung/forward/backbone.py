@@ -359,6 +359,11 @@ def layer_names(model: Any, count: int) -> list[str]:
     return []
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether this process holds a part of a parameter alone (a DTensor of torch's FSDP2)."""
+    return hasattr(tensor, "full_tensor")
+
+
 def whole(tensor: Tensor) -> Tensor:
     """A parameter with all its values: gathered from all processes where it is sharded."""
     gather = getattr(tensor, "full_tensor", None)

@@ -128,13 +128,14 @@ class Arms:
             return self._levels[key]
         bench = self.bench
         held, each = len(bench.validation), self.answer_seconds(key)
-        rows, steps = 0, None
+        rows, steps, fresh = 0, None, False
         if key != self.base:
             method, plan = self.rungs[key].method, self.plan(key)
+            fresh = method.own_base
             learned = method.reads(plan.config, len(bench.splits.train), held)[0]
             rows = learned if not method.trained else len(bench.splits.train)
             steps = bench.forecaster.schedule(plan, 1.0).steps if method.trained else None
-        return levels(rows, held, steps, each, bench.knobs.budget.seconds)
+        return levels(rows, held, steps, each, bench.knobs.budget.seconds, fresh)
 
     def of(self, attempts: Mapping[str, Sequence[Attempt]], left: float) -> list[Arm]:
         """Every arm with what came of it."""

@@ -18,6 +18,7 @@ from typing import Any
 
 FACTOR = 4  # rows of a level over those of the level below
 MIN_ROWS, MIN_STEPS, MIN_HELD = 64, 6, 24  # of the lowest level
+FRESH_STEPS = 100  # the same for weights that begin at random: they have learnt nothing before
 FIRST = 0.6  # of the time that is left, for arms that have no figure yet
 WHOLE = 0.5  # of the time that is left: what one attempt may take where several could follow
 GAIN = 0.25  # of what is missing to the best possible figure, that a level more may bring
@@ -176,16 +177,17 @@ class Standing:
 
 
 def levels(
-    rows: int, held: int, steps: int | None, answer_seconds: float, left: float
+    rows: int, held: int, steps: int | None, answer_seconds: float, left: float, fresh: bool = False
 ) -> tuple[Level, ...]:
     """The levels of an arm.
 
     Args:
         rows: that it learns from; 0 where it learns from none. steps: of its training, if it has one.
         answer_seconds: of a validation row. left: seconds of the whole climb.
+        fresh: whether its weights begin at random.
     """
-    shares = [1.0]
-    while _large_enough(shares[0] / FACTOR, rows, steps):
+    shares, least = [1.0], FRESH_STEPS if fresh else MIN_STEPS
+    while _large_enough(shares[0] / FACTOR, rows, steps, least):
         shares.insert(0, shares[0] / FACTOR)
     if rows == 0:
         shares = [1.0]
@@ -199,9 +201,9 @@ def levels(
     return tuple(Level(s, n) for s, n in zip(shares, counts[-len(shares) :], strict=True))
 
 
-def _large_enough(share: float, rows: int, steps: int | None) -> bool:
+def _large_enough(share: float, rows: int, steps: int | None, least: int) -> bool:
     if steps is not None:
-        return share * steps >= MIN_STEPS
+        return share * steps >= least
     return share * rows >= MIN_ROWS
 
 

@@ -111,14 +111,16 @@ class TaskContext:
         referee = _referee(task, knobs, splits.train, data.data)
         device = estimate.device(run.device)
         run = dataclasses.replace(run, device=device, dtype=estimate.dtype(run.dtype, device))
-        kept = Splits(splits.train, ranked(splits.validation, knobs.validation_rows))
+        # What cannot be measured was told of with the data.
+        held, test = (tasks.measurable(task, rows)[0] for rows in (splits.validation, splits.test))
+        kept = Splits(splits.train, ranked(held, knobs.validation_rows))
         info = find_base(run, kept)
         settled = {**given, "device": run.device, "dtype": run.dtype}
         settled.setdefault("max_tokens", MAX_TOKENS)
         why = tasks.reason(task, splits.train) if knobs.task is None else "as --task says"
         return cls(
             given=settled, knobs=knobs, task=task, bar=bar, dataset=dataset, splits=kept,
-            test=splits.test, run=run, info=info, stage=stage, reason=why, referee=referee,
+            test=tuple(test), run=run, info=info, stage=stage, reason=why, referee=referee,
         )  # fmt: skip
 
     @cached_property

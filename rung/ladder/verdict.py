@@ -209,6 +209,15 @@ def one_answer_told(seen: Evidence) -> str | None:
     return f"It answers '{_short(only)}' to every row: it has learned nothing that could be used."
 
 
+def worst_told(seen: Evidence) -> str | None:
+    """Needs: the winner's figure is the worst that the metric can be."""
+    found = metrics.get(seen.task.metric)
+    low, high = found.bounds
+    if seen.winner.measured.value != (high if found.lower else low):
+        return None
+    return f"That is the worst that {found.name} can be: none of what was tried is of use yet."
+
+
 def length_told(seen: Evidence) -> str | None:
     """Needs: answers were judged, and the winner's win less where they are as long as the others."""
     shown = seen.own or seen.winner.measured
@@ -305,8 +314,8 @@ def baseline_told(seen: Evidence) -> str | None:
 
 
 VERDICT: tuple[Sentence, ...] = (
-    figure_told, length_told, repeats_told, second_judge_told, part_told, one_answer_told, bar_told,
-    against_told, baseline_told,
+    figure_told, worst_told, length_told, repeats_told, second_judge_told, part_told, one_answer_told,
+    bar_told, against_told, baseline_told,
 )  # fmt: skip
 
 

@@ -140,7 +140,7 @@ def evaluate(
     progress = progress or Progress()
     if knobs.reward and knobs.metric:
         raise ConfigError("--reward and --metric exclude each other: ask twice")
-    dataset, items, task = _read(data, knobs)
+    dataset, items, task = _read(data, knobs, progress.note)
     judge, referee = _judges(data, knobs, task, items)
     reward = _reward(knobs, loading, progress)
     progress.begun(task, items, dataset)
@@ -159,7 +159,9 @@ def evaluate(
     )
 
 
-def _read(data: DataKnobs, knobs: EvalKnobs) -> tuple[Dataset, list[Example], Task]:
+def _read(
+    data: DataKnobs, knobs: EvalKnobs, note: Callable[[str], None]
+) -> tuple[Dataset, list[Example], Task]:
     """Read the items, the same ones every time, and settle their task."""
     dataset = load(data, tasks.wanted(data, knobs.task))
     splits = dict(split(dataset, data))
@@ -171,7 +173,10 @@ def _read(data: DataKnobs, knobs: EvalKnobs) -> tuple[Dataset, list[Example], Ta
         found = tasks.faults(every, task)
     if found:
         raise DataError(one_line(found))
-    items = every if knobs.part == "all" else list(splits[knobs.part])
+    rows = every if knobs.part == "all" else list(splits[knobs.part])
+    items, problems = tasks.measurable(task, rows)
+    for problem in problems:
+        note(problem.message)
     if not items:
         raise DataError(f"the {knobs.part} part has no rows: give more rows, or another --part")
     return dataset, items[: knobs.items], task

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -113,10 +114,25 @@ def world_of(world):
     return world[0], world[1]["base"]
 
 
-def test_rows_of_ratings_are_measured_as_pairs(tmp_path):
+def test_rows_with_two_equal_replies_are_told_of_and_left_out(world):
+    task = tasks.detect(PAIRS)
+    items, problems = tasks.measurable(task, [*PAIRS, pair("x", "same", "same")])
+    assert items == list(PAIRS)
+    assert [p.message.partition(" (")[0] for p in problems] == ["1 rows have two equal replies"]
+    # Where answers are judged, both replies of a row do not matter: its prompt stays.
+    wins = dataclasses.replace(task, metric="win_rate")
+    assert len(tasks.measurable(wins, [pair("x", "same", "same")])[0]) == 1
+
+
+def test_rows_of_ratings_are_measured_as_pairs(world, tmp_path):
     rows = [{"prompt": "q", "completion": f"r{i}", "label": i % 2 == 0} for i in range(4)]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
     dataset = load(DataKnobs(data=str(path)), wants="pairs")
     assert dataset.kind == "pairs" and len(dataset.examples) == 4
-    assert tasks.detect(dataset.examples).kind == "preference"
+    task = tasks.detect(dataset.examples)
+    assert task.kind == "preference"
+    items, problems = tasks.measurable(task, dataset.examples)
+    assert len(items) == 4 and not problems  # each better one with each worse one
+    measured = measure(predict(*world_of(world), items, task), items, task)
+    assert measured.n == 4

@@ -144,6 +144,9 @@ def test_levels_are_samples_of_rows_or_of_steps_and_of_what_measures_them():
         Level(1 / 64, 300), Level(1 / 16, 300), Level(1 / 4, 300), Level(1.0, 300),
     )  # fmt: skip
     assert [v.share for v in levels(6000, 300, 20, 0.0, 600)] == [1.0]  # a quarter is too few steps
+    assert [v.share for v in levels(6000, 300, 1000, 0.0, 600)][0] == 1 / 64
+    fresh = levels(6000, 300, 1000, 0.0, 600, fresh=True)  # 62 steps from random weights say nothing
+    assert [v.share for v in fresh] == [1 / 4, 1.0]
     assert levels(100, 300, None, 0.0, 600) == (Level(1.0, 300),)
     slow = levels(0, 300, None, 1.0, 600)
     assert [v.held for v in slow] == [24, 75, 300] and {v.share for v in slow} == {1.0}

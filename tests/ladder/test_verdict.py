@@ -138,6 +138,11 @@ def test_one_answer_to_every_row_is_called_that():
     assert "every row" not in says(evidence(standing("lora", 50)))
 
 
+def test_a_winner_that_gets_nothing_right_is_told():
+    assert "That is the worst that accuracy can be" in says(evidence(standing("tfidf", 0)))
+    assert "worst" not in says(evidence(standing("tfidf", 1)))
+
+
 def test_a_part_of_the_rows_is_told():
     cut = standing("probe", 80, share=0.25, rows=500, rows_of=2000)
     assert "It learned from 500 of 2,000 rows, as many as time allowed." in says(evidence(cut))
@@ -283,7 +288,7 @@ def test_every_sentence_is_walked_here():
     """A sentence that is added must be given its evidence in this file."""
     told = {f.__name__ for f in (*verdict.VERDICT, *advise.ADVICE, verdict.nothing_tried)}
     assert told == {
-        "figure_told", "length_told", "repeats_told", "second_judge_told", "part_told",
+        "figure_told", "worst_told", "length_told", "repeats_told", "second_judge_told", "part_told",
         "one_answer_told", "bar_told", "against_told", "baseline_told",
         "data_curve", "perfect_told", "untried_told", "cut_told", "next_rung", "exhausted",
         "nothing_tried",

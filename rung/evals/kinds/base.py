@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from rung.types import Example, RowKind, Task
 
 if TYPE_CHECKING:
+    from rung.data.problem import Problem
     from rung.evals.metrics import Metric
 
 MIN_SHARE = 0.8  # share of rows that decides
@@ -79,6 +80,10 @@ class Kind(ABC):
             ConfigError: when they cannot be.
         """
         return Task(self.name, self.metric)
+
+    def items(self, examples: Sequence[Example]) -> tuple[list[Example], list[Problem]]:
+        """What of some rows can be measured, and what is to be said of the others."""
+        return list(examples), []
 
     def measured_by(self, metric: Metric) -> bool:
         """Whether its answers can be measured so."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rung.data.pairs import unlike
 from rung.evals.kinds import base
-from rung.types import Task
+from rung.types import Example, Task
 
 if TYPE_CHECKING:
+    from rung.data.problem import Problem
     from rung.evals.metrics import Metric
 
 
@@ -26,6 +29,9 @@ class Kind(base.Kind):
     def detect(self, sample: base.Sample) -> Task | None:
         compared = base.mostly(bool(e.rejected) or e.rating is not None for e in sample.examples)
         return Task(self.name, self.metric) if compared else None
+
+    def items(self, examples: Sequence[Example]) -> tuple[list[Example], list[Problem]]:
+        return unlike(examples)
 
     def measured_by(self, metric: Metric) -> bool:
         return self.name in metric.kinds

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from rung.forward import selfcheck
 from rung.forward.attention import TriePlan
-from rung.forward.backbone import Backbone
+from rung.forward.backbone import Backbone, is_sharded
 from rung.forward.block_attention import wide
-from rung.forward.llama.detect import GROUPS, built_like_llama
+from rung.forward.llama.detect import GROUPS, built_like_llama, plain
 from rung.forward.lora import Group, LoraOp, Low
 from rung.forward.op import LinearOp
 from rung.forward.trie import Trie
@@ -37,7 +37,12 @@ class Norm:
     """An RMS norm (arXiv 1910.07467) whose output is computed again rather than kept."""
 
     def __init__(self, module: Any):
-        self.weight, self.epsilon = module.weight, module.variance_epsilon
+        self.module, self.epsilon = module, module.variance_epsilon
+
+    @property
+    def weight(self) -> Tensor:
+        """Read when it is needed: that of a sharded layer is whole only while the layer computes."""
+        return self.module.weight
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.forward(x, self.inverse(x))
@@ -89,7 +94,7 @@ class _Before(torch.autograd.Function):
 
 
 class _Behind(torch.autograd.Function):
-    """x and what attention gave (T, heads * hd) -> the layer's output (T, d)."""
+    """x and what attention gave (T, heads * hd) -> the layer's output (1, T, d)."""
 
     @staticmethod
     def forward(ctx: Any, block: LlamaLayer, scales, x, mixed, *low):
@@ -101,10 +106,11 @@ class _Behind(torch.autograd.Function):
         kept = (mixed, middle, inverse, opened, up, low_output, low_gate, low_down)
         ctx.save_for_backward(*kept, *low)
         ctx.block, ctx.scales = block, scales
-        return out
+        return out.unsqueeze_(0)  # in place: hooks of a sharded layer want no view
 
     @staticmethod
     def backward(ctx: Any, grad):
+        grad = grad[0]
         mixed, middle, inverse, opened, up, *rest = ctx.saved_tensors
         (low_output, low_gate, low_down), low = rest[:3], rest[3:]
         output, gate, down = ctx.block.behind(ctx.scales, low, mixed.dtype)
@@ -161,7 +167,7 @@ class LlamaLayer:
         q, k, v = _Before.apply(self, scales[:3], cos, sin, x, *low[:6])
         plan: Any = self.backbone.plan
         mixed = plan.attend(self.index, q, k, v, self.scaling).reshape(len(x), -1)
-        return _Behind.apply(self, scales[3:], x, mixed, *low[6:])[None]
+        return _Behind.apply(self, scales[3:], x, mixed, *low[6:])
 
     def _ops(self) -> list[LoraOp | None] | None:
         """The LoRA of each projection, or None where an adapter does something else in this layer."""
@@ -197,7 +203,8 @@ class LlamaLayer:
 
 def attach(backbone: Backbone, changes: Changes) -> bool:
     """Have a base's layers computed so, where it is built for it and the self-check agrees."""
-    if not built_like_llama(backbone):
+    # A sharded layer's weights are gathered around its forward and its backward.
+    if not built_like_llama(backbone, lambda weight: plain(weight) or is_sharded(weight)):
         return False
     layers = [LlamaLayer(backbone, changes, i, n) for i, n in enumerate(backbone.layer_names)]
     fault = selfcheck.fault(lambda: _compare(backbone, layers), backbone.dtype, gradients=True)
