@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import groupby
+from signal import SIGTERM
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rung.errors import ConfigError, PeerLost, ProcessLost, RungError
@@ -208,7 +209,8 @@ def _code(failures: dict[int, Any], processes: int) -> int:
         ProcessLost: when a process was killed, so that nobody has told anything.
     """
     killed = {rank: f for rank, f in failures.items() if f.exitcode < 0}
-    for rank, failure in sorted(killed.items()):
+    # The launcher ends the others by SIGTERM when one has died: the one that died is told.
+    for rank, failure in sorted(killed.items(), key=lambda one: (one[1].exitcode == -SIGTERM, one[0])):
         name = failure.signal_name()
         raise ProcessLost(f"process {rank} of {processes} (ranks from 0) was ended by {name}")
     return next((failures[rank].exitcode for rank in sorted(failures)), 1)
