@@ -22,12 +22,15 @@ from starlette.types import ASGIApp
 from rung.errors import StoreError
 from rung.server.batches.work import Bounds, Work
 from rung.server.state import Service
+from rung.store.files import place
+from rung.store.records import now
 from rung.store.serving import BatchRecord
 
 log = logging.getLogger("rung.batches")
 
 POLL = 2.0  # seconds between two looks at the store
-MAX_BATCHES = 4  # that one server works on at once
+MAX_BATCHES = 16  # that one server works on at once
+MAX_OF_KEY = 4  # of these, of one key
 SHARE = 2  # batches take one of so many lanes of the engine
 
 
@@ -115,8 +118,16 @@ class BatchRunner:
         if self.service.traffic.draining:
             return
         for batch in await run_sync(self.service.store.batches.working, self.base):
-            if len(self.works) < MAX_BATCHES and batch.id not in self.works:
+            if batch.id not in self.works and self._takes(batch):
                 await self._take_up(batch)
+
+    def _takes(self, batch: BatchRecord) -> bool:
+        """Whether there is room for a batch here, beside those of other keys, and its file is here."""
+        keys = [work.batch.key for work, _ in self.works.values()]
+        if len(keys) >= MAX_BATCHES or keys.count(batch.key) >= MAX_OF_KEY:
+            return False
+        ends = batch.status == "cancelling" or batch.expires <= now()
+        return ends or place(batch.stored).is_file()
 
     async def _take_up(self, batch: BatchRecord) -> None:
         store = self.service.store.batches

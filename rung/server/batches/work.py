@@ -94,8 +94,8 @@ class Work:
             pass
         except (BadLine, FileNotFoundError) as fault:
             log.error("the file of batch %s has changed: %s", self.batch.id, fault)
-            told = ("invalid_file", "the file was changed while the batch was answered")
-            await self._leave("failed", (), told)
+            error = ("invalid_file", "the file was changed while the batch was answered")
+            await self._leave("failed", (), error)
         finally:
             if self.journal is not None:
                 self.journal.close()
