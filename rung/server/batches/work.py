@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -224,7 +224,7 @@ class Work:
 
     # --- in a thread ------------------------------------------------------------------------------
 
-    def _read(self) -> Iterator[Line]:
+    def _read(self) -> Generator[Line, None, None]:
         path, most = files.place(self.batch.stored), self.service.limits.max_body
         return lines.read(path, self.batch, most)
 

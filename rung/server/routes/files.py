@@ -36,8 +36,8 @@ async def upload(
     if (anchor is None) != (seconds is None):
         raise ApiError("'expires_after' needs both 'anchor' and 'seconds'", param="expires_after")
     service, owner = service_of(request), owner_of(request)
-    settings = {"purpose": purpose, "expires": expiry(seconds), "owner": owner}
-    return shown(await run_sync(partial(keep, service, file.file, file.filename or "file", **settings)))
+    kept = partial(keep, service, purpose=purpose, expires=expiry(seconds), owner=owner)
+    return shown(await run_sync(kept, file.file, file.filename or "file"))
 
 
 @routes.get("", **answers(FileList))
