@@ -12,6 +12,7 @@ section.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 import types
@@ -130,10 +131,17 @@ def _plain(bound: float) -> str:
 
 def knobs_of(cls: type) -> list[Knob]:
     """The settings a dataclass declares, in order. The group is the class's `group` attribute."""
-    hints = typing.get_type_hints(cls)
-    hints.pop("group", None)
+    hints = _hints_of(cls)
     group = getattr(cls, "group", cls.__name__)
     return [_knob_of(f, hints[f.name], group) for f in dataclasses.fields(cls)]
+
+
+@functools.cache
+def _hints_of(cls: type) -> dict[str, Any]:
+    """The types of a dataclass's fields; evaluating annotations is slow, and climbs ask many times."""
+    hints = typing.get_type_hints(cls)
+    hints.pop("group", None)
+    return hints
 
 
 def _knob_of(f: dataclasses.Field, hint: Any, group: str) -> Knob:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from hypothesis import settings
 
+from rung.store import database
+
 # How long an example takes says more of the machine than of the code.
-settings.register_profile("rung", deadline=None)
+settings.register_profile("rung", deadline=None, max_examples=50)
 settings.load_profile("rung")
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,12 +49,50 @@ os.environ["RUNG_HOME"] = str(_prepare(Path(_session_home.name)))
 os.environ.pop("RUNG_STORE", None)
 
 
+@cache
+def _tables() -> tuple[str, ...]:
+    """What makes the tables of a store that all migrations have passed over, as SQL."""
+    engine = sqlalchemy.create_engine("sqlite://")
+    with engine.begin() as connection:
+        _migrate(connection, "memory")
+        raw = connection.connection.driver_connection
+        return tuple(line for line in raw.iterdump() if not line.startswith(("BEGIN", "COMMIT")))
+
+
+_migrate = database._upgrade
+
+
+def _tables_at_once(connection: sqlalchemy.Connection, shown: str) -> None:
+    """Migrate a store; an empty one gets at once the tables that migrations would end with."""
+    if connection.dialect.name != "sqlite" or sqlalchemy.inspect(connection).get_table_names():
+        _migrate(connection, shown)
+        return
+    for line in _tables():
+        connection.exec_driver_sql(line)
+
+
 @pytest.fixture
-def rung_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def rung_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Path]:
     """An empty home for this test alone; processes that the test starts see it too."""
     home = _prepare(tmp_path / "home")
     monkeypatch.setenv("RUNG_HOME", str(home))
+    if request.path.parent.name != "store":  # whose tests are of the migrations too
+        monkeypatch.setattr(database, "_upgrade", _tables_at_once)
     yield home
+
+
+_seen: list[object] = [None]  # the file of the test that ran last
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Keep what a file of tests finds here (libraries, every test that was collected) out of later
+    collections of garbage: they would look through millions of objects that never go."""
+    if item.path != _seen[0]:
+        _seen[0] = item.path
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -16,6 +16,7 @@ BLOCK = re.compile(r"^```python ((?:rung|tests)/\S+)\n(.*?)^```", re.MULTILINE |
 BLOCKS = dict(BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")))
 GROUPS = {"rung/server/routes": "rung.routes"}  # folders whose group has another name
 PARTS = [name for name in BLOCKS if name.startswith("rung/")]
+TESTS = [name for name in BLOCKS if name.startswith("tests/")]
 
 
 def test_there_is_an_example_of_each_kind_and_a_test_of_each_example():
@@ -28,31 +29,44 @@ def test_there_is_an_example_of_each_kind_and_a_test_of_each_example():
         assert not (ROOT / name).exists(), f"{name} is there already: choose another example"
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_an_example_passes_its_test(part: str, tmp_path: Path):
-    """The file is a package of its own with an entry point, so that the repository stays as it is."""
-    stem, folder = Path(part).stem, str(Path(part).parent)
-    (example,) = [name for name in BLOCKS if Path(name).name == f"test_{stem}.py"]
+def test_each_example_passes_its_test(tmp_path: Path):
+    """The files are a package of their own with entry points, so that the repository stays as it is.
+
+    One pytest runs the tests of all: each folder with the fixtures that it would have here.
+    """
     package = tmp_path / "site"
     info = package / "contributed-1.0.dist-info"
     info.mkdir(parents=True)
-    (package / f"contributed_{stem}.py").write_text(BLOCKS[part], encoding="utf-8")
-    group = GROUPS.get(folder, folder.replace("/", "."))
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: contributed\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[{group}]\n{stem} = contributed_{stem}\n")
-    beside = str(Path(example).parent / "conftest.py")
-    fixtures = ["tests/conftest.py", *([beside] if (ROOT / beside).exists() else [])]
-    imports = [f"from {name[:-3].replace('/', '.')} import *\n" for name in fixtures]
-    (tmp_path / "conftest.py").write_text("".join(imports))
-    test = tmp_path / Path(example).name
-    test.write_text(BLOCKS[example], encoding="utf-8")
+    groups: dict[str, list[str]] = {}
+    for part in PARTS:
+        stem, folder = Path(part).stem, str(Path(part).parent)
+        (package / f"contributed_{stem}.py").write_text(BLOCKS[part], encoding="utf-8")
+        group = GROUPS.get(folder, folder.replace("/", "."))
+        groups.setdefault(group, []).append(f"{stem} = contributed_{stem}\n")
+    points = [f"[{group}]\n{''.join(lines)}" for group, lines in groups.items()]
+    (info / "entry_points.txt").write_text("\n".join(points))
+    _with_fixtures(tmp_path, "tests")
+    for example in TESTS:
+        beside = tmp_path / Path(example).relative_to("tests")
+        beside.parent.mkdir(exist_ok=True)
+        beside.write_text(BLOCKS[example], encoding="utf-8")
+        _with_fixtures(beside.parent, str(Path(example).parent))
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(package), str(ROOT)])}
-    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(test)]
+    command = ["-m", "pytest", "-v", "-p", "no:cacheprovider", "--import-mode", "importlib"]
     done = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, env=env, cwd=tmp_path
-    )
+        [sys.executable, *command, "--rootdir", str(tmp_path), str(tmp_path)],
+        capture_output=True, text=True, env=env, cwd=tmp_path,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout
+    for example in TESTS:
+        assert re.search(rf"{Path(example).name}::\S+ PASSED", done.stdout), done.stdout
+
+
+def _with_fixtures(folder: Path, of: str) -> None:
+    """Give a folder of tests what the conftest.py of one here gives."""
+    if (ROOT / of / "conftest.py").exists():
+        (folder / "conftest.py").write_text(f"from {of.replace('/', '.')}.conftest import *\n")
 
 
 @pytest.mark.parametrize("name", BLOCKS)

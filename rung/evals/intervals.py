@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 
@@ -12,6 +13,7 @@ SEED = 20_26
 LEVEL = 0.95
 Z = 1.959963984540054  # of the normal distribution at LEVEL
 CELLS = 1 << 24  # entries of the matrix of weights that are held at once
+KEPT_CELLS = 1 << 20  # entries of a matrix of weights that is kept for the next figure, 8 MiB
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:
@@ -42,13 +44,27 @@ def bootstrap(
         (resamples,).
     """
     n = len(statistics)
+    if n * resamples <= KEPT_CELLS:
+        return finish(_weights(n, resamples) @ statistics)
     generator = np.random.default_rng(SEED)
     found = []
     for low in range(0, resamples, step := max(1, CELLS // n)):
         rows = min(step, resamples - low)
-        weights = generator.multinomial(n, np.full(n, 1 / n), size=rows)
-        found.append(finish(weights.astype(np.float64) @ statistics))
+        found.append(finish(_draw(generator, n, rows) @ statistics))
     return np.concatenate(found)
+
+
+def _draw(generator: np.random.Generator, n: int, rows: int) -> np.ndarray:
+    """How often each of n items is drawn, (rows, n)."""
+    return generator.multinomial(n, np.full(n, 1 / n), size=rows).astype(np.float64)
+
+
+@lru_cache(maxsize=4)
+def _weights(n: int, resamples: int) -> np.ndarray:
+    """Every draw of few items, kept: models are held against each other on the same ones."""
+    weights = _draw(np.random.default_rng(SEED), n, resamples)
+    weights.flags.writeable = False
+    return weights
 
 
 def percentile(figures: np.ndarray) -> tuple[float, float]:

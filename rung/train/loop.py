@@ -6,6 +6,7 @@ resumed ends with the weights of one that was not.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -92,7 +93,9 @@ class Trainer:
             Interrupted: when asked to stop, after writing a checkpoint.
             TrainingStopped: when it cannot go on, after keeping the last good weights.
         """
-        with keep_freed():
+        # Layers of a sharded base are gathered and freed at every step, between what a step keeps: the
+        # C library could use their places again for little else, and would grow.
+        with contextlib.nullcontext() if self.launch.sharded else keep_freed():
             return self._run()
 
     def _run(self) -> State:

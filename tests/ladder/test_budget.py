@@ -85,6 +85,11 @@ class World:
         return answers, measure(answers, rows, bench.task)
 
 
+def worlds(count: int, few: int) -> list[Any]:
+    """Seeds of that many worlds, of which all but a few are slow."""
+    return [pytest.param(s, marks=[] if s < few else pytest.mark.slow) for s in range(count)]
+
+
 @pytest.fixture
 def words(tmp_path: Path, rung_home: Path) -> Path:
     return write_words(tmp_path / "words.jsonl")
@@ -172,7 +177,7 @@ def go(
 
 @pytest.mark.parametrize("budget", ["1m", "5m", "20m"])
 @pytest.mark.parametrize("slower", [0.5, 1.0, 4.0])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", worlds(4, 2))
 def test_a_climb_ends_within_its_budget_and_a_tenth(words, under, budget, slower, seed):
     world = World(seed, slower)
     under(world)
@@ -186,7 +191,7 @@ def test_a_climb_ends_within_its_budget_and_a_tenth(words, under, budget, slower
         assert "validation" in row.metrics or row.reason, key
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", worlds(12, 6))
 def test_no_rung_that_was_tried_beats_the_winner_on_the_same_rows(words, under, seed):
     world = World(seed, 1.0)
     under(world)
@@ -201,7 +206,7 @@ def test_no_rung_that_was_tried_beats_the_winner_on_the_same_rows(words, under, 
 
 
 @pytest.mark.parametrize("budget", ["1m", "5m"])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", worlds(6, 3))
 def test_a_rung_is_skipped_only_where_not_even_a_sample_fits(words, under, monkeypatch, budget, seed):
     world = World(seed, 1.0)
     under(world)
@@ -230,7 +235,7 @@ def told(record: ClimbRecord) -> str:
     return " ".join([record.verdict["says"], *record.verdict["next"]])
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", worlds(4, 2))
 def test_on_a_hopeless_base_the_baseline_wins_and_one_answer_is_called_that(words, under, seed):
     world = World(seed, 1.0)
     world.constant = set(RUNGS) - {"tfidf"} | {BASE}
@@ -243,7 +248,7 @@ def test_on_a_hopeless_base_the_baseline_wins_and_one_answer_is_called_that(word
     assert "beats it" in told(record) and "it has learned nothing" not in record.verdict["says"]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", worlds(4, 2))
 def test_where_others_take_the_machine_nothing_untried_is_judged(words, under, seed):
     world = World(seed, 8.0)
     world.whole |= {key: 100.0 for key in RUNGS if key != "tfidf"}

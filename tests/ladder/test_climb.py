@@ -241,6 +241,7 @@ def test_an_attempt_that_takes_far_longer_than_it_should_ends_and_is_told(words,
     assert record.verdict["winner"] in ("zero_shot", "lora")
 
 
+@pytest.mark.slow  # by real seconds; test_budget.py holds the same by a clock of its own
 def test_the_end_comes_within_the_budget_when_test_rows_are_slow(words, ordered, monkeypatch):
     """On fewer test rows, or none: the verdict says on how many."""
     answer = TaskContext.answer_test

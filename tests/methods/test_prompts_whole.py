@@ -85,6 +85,7 @@ def test_what_a_method_cannot_do_is_said_in_one_line(rung_home, labelled, tmp_pa
         Plan.of("asked", {**FAST, "data": str(labelled), "method": "few_shot", "shots": [0]})
 
 
+@pytest.mark.slow
 @pytest.mark.wheel
 def test_sarcasm_on_a_real_base(rung_home):
     """Examples are no worse than the best of the prompts, and the figures hold together."""

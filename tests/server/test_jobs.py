@@ -145,7 +145,7 @@ def test_rows_of_another_kind_end_a_dpo_job_with_the_reason(client):
     assert "chosen" in done.error.message
 
 
-@pytest.mark.parametrize("kind", ["prefix_tuning", "few_shot"])
+@pytest.mark.parametrize("kind", [pytest.param("prefix_tuning", marks=pytest.mark.slow), "few_shot"])
 def test_any_method_of_rung(client, kind):
     file = upload(client)
     knobs = {"virtual_tokens": 3, **QUICK} if kind == "prefix_tuning" else {}

@@ -34,16 +34,16 @@ def shop(tmp_path_factory):
         served.stop()
 
 
-LOOKS = [
-    pytest.param(
-        (size, theme), marks=[] if (size == "phone") == (theme == "dark") else pytest.mark.slow
-    )
-    for size in SIZES
-    for theme in ("light", "dark")
-]  # each size and each theme once; the rest of them is slow
+LOOKS = [(size, theme) for size in SIZES for theme in ("light", "dark")]
 
 
-@pytest.fixture(params=LOOKS, ids="-".join)
+def some(*looks: tuple[str, str]) -> pytest.MarkDecorator:
+    """Run a test on these; on the others it is slow."""
+    every = [pytest.param(it, marks=[] if it in looks else pytest.mark.slow) for it in LOOKS]
+    return pytest.mark.parametrize("page", every, indirect=True, ids="-".join)
+
+
+@pytest.fixture
 def page(request, shop):
     size, theme = request.param
     store = shop.app.state.service.store
@@ -59,6 +59,7 @@ def page(request, shop):
         yield it
 
 
+@some(("desktop", "light"))
 def test_from_bringing_data_to_chatting_with_the_result(page):
     seen = {"at first": faults(page)}
     for part in PARTS:
@@ -115,9 +116,11 @@ def test_from_bringing_data_to_chatting_with_the_result(page):
     assert page.said == []
 
 
+@some(("desktop", "light"), ("phone", "dark"))
 def test_before_the_first_token_it_says_what_happens(page, shop, monkeypatch):
     import threading
 
+    assert faults(page) == []
     step, held = shop.engine.step, threading.Event()
     monkeypatch.setattr(shop.engine, "step", lambda: held.wait(20) and step())
     page.get_by_label("Message", exact=True).fill("Say 4")
@@ -132,3 +135,4 @@ def test_before_the_first_token_it_says_what_happens(page, shop, monkeypatch):
         held.set()
     page.get_by_text("first after").wait_for()
     page.get_by_role("button", name="Stop").and_(page.locator("[disabled]")).wait_for()
+    assert faults(page) == []

@@ -57,7 +57,9 @@ def asked(grader, **hyperparameters):
     }
 
 
-@pytest.mark.parametrize("grader", [BOTH, CHECK], ids=["multi", "string_check"])
+@pytest.mark.parametrize(
+    "grader", [BOTH, pytest.param(CHECK, marks=pytest.mark.slow)], ids=["multi", "string_check"]
+)
 def test_a_reinforcement_job_by_the_book(client, grader):
     file, held = (upload(client, prompts(n), f"{n}.jsonl") for n in (8, 3))
     job = client.fine_tuning.jobs.create(
