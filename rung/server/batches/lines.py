@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -94,7 +94,7 @@ def check(path: Path, batch: BatchRecord, max_body: int) -> Checked:
     return found
 
 
-def read(path: Path, batch: BatchRecord, max_body: int) -> Generator[Line, None, None]:
+def read(path: Path, batch: BatchRecord, max_body: int) -> Iterator[Line]:
     """The requests of a file that was checked.
 
     Raises:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -137,7 +137,6 @@ class Work:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
-            content.close()
 
     async def _worker(self, content: Iterator[Line]) -> None:
         while self.ends() is None:
@@ -224,7 +223,7 @@ class Work:
 
     # --- in a thread ------------------------------------------------------------------------------
 
-    def _read(self) -> Generator[Line, None, None]:
+    def _read(self) -> Iterator[Line]:
         path, most = files.place(self.batch.stored), self.service.limits.max_body
         return lines.read(path, self.batch, most)
 
