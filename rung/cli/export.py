@@ -39,8 +39,6 @@ def export(
 
     proof = write(name, folder, to, dtype, prove_by=prove)
     by = f", read by {proof.by}" if proof.by else ""
-    typer.echo(
-        f"{folder}: {to}, logits within {proof.difference:.1e} of {name} on {proof.tokens} tokens{by}"
-    )
+    typer.echo(f"{folder}: {to}, {proof.told(name)}{by}")
     if proof.ran:
         typer.echo(proof.ran)

@@ -2,8 +2,9 @@
 
 A row's place depends on what it asks and the seed alone: rows that ask the same always fall into the
 same set, whatever their answers, and adding rows never moves others. Letter case and blanks do not
-count, so trivial variants stay together too. Where one question is asked in a large share of all rows
-it is how they all begin: those rows are placed by their whole content. `--group-by` names other groups.
+count, so trivial variants stay together too; pictures that look alike do as well, all in the place of
+one of them. Where one question is asked in a large share of all rows it is how they all begin: those
+rows are placed by their whole content. `--group-by` names other groups.
 
 One exception, for small data only: a held-out set that was asked for and would be empty takes the
 training row whose hash is nearest, as long as training keeps one; and training is never empty.
@@ -15,7 +16,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rung.data import labels
+from rung.data import labels, look_alikes
 from rung.data.dataset import Dataset
 from rung.data.keys import content_key, grouping
 from rung.data.knobs import DataKnobs
@@ -82,7 +83,7 @@ def split(dataset: Dataset, knobs: DataKnobs) -> Splits:
 def _divide(
     examples: Sequence[Example], validation: float, test: float, seed: int
 ) -> dict[str, list[Example]]:
-    key = grouping(examples)
+    key = look_alikes.together(examples, grouping(examples))
     placed = [(_place(key(e), seed), e) for e in examples]
     bounds = {"test": (0.0, test), "validation": (test, test + validation)}
     names: dict[float, str] = {}
@@ -121,4 +122,6 @@ def leakage(
                 message = f"{len(pairs)} of {len(examples)} {name} rows {what} ({shown}){mend}"
                 rows = tuple(a for a, _ in pairs)
                 problems.append(Problem("warning" if allowed else "error", message, rows))
+        told = {row for problem in problems for row in problem.rows}
+        problems += look_alikes.across(train, name, [e for e in examples if e.origin not in told])
     return problems

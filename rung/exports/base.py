@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rung.forward.bank import Bank
     from rung.methods.base import Method
     from rung.store.records import Node
+    from rung.types import Modality
 
 
 @dataclass(kw_only=True)
@@ -44,11 +45,13 @@ class Export(ABC):
 
     Attributes:
         summary: one line for help.
+        reads: what bases of its models read.
         tolerance: the precisions that it can write, the default first, and by how much logits (about 10
             in size) may then differ from the model's.
     """
 
     summary: ClassVar[str]
+    reads: ClassVar[tuple[Modality, ...]] = ("text",)
     tolerance: ClassVar[Mapping[str, float]] = {"float32": 1e-3}
 
     def __init__(self, name: str):
@@ -75,7 +78,8 @@ class Export(ABC):
 
     @abstractmethod
     def logits(self, source: Source, folder: Path, dtype: str) -> Tensor:
-        """Read the folder back and return its logits (n, V) for the tokens of `proof.row`."""
+        """Read the folder back and return its logits (n, V) for the tokens of `proof.row`, or, of a
+        model that reads pictures, its vectors as `picture_proof.vectors` gives them."""
 
     def llama_files(self, source: Source, folder: Path, work: Path) -> tuple[Path, Path | None] | None:
         """The GGUF of a model in the folder, and that of an adapter to put on it, for llama.cpp to run.

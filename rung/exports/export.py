@@ -13,6 +13,7 @@ from rung.exports.base import Export, Source
 from rung.exports.proof import Proof, prove
 from rung.exports.run_proof import prove_by_running
 from rung.forward.bank import Bank
+from rung.forward.opening import open_bank
 from rung.methods import artefact
 from rung.store import Store
 
@@ -48,6 +49,8 @@ def export(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} exists and is not empty: choose another folder")
     source = _open(name, store or Store.open())
+    if source.bank.reads not in chosen.reads:
+        raise ConfigError(_unread(chosen, name, source))
     if reason := chosen.misfit(source):
         raise ConfigError(reason)
     try:
@@ -68,11 +71,19 @@ def export(
     return proof
 
 
+def _unread(chosen: Export, name: str, source: Source) -> str:
+    """Why a format does not take models of this kind of base, and what does."""
+    others = [one for one in exports.registry.all() if source.bank.reads in one.reads]
+    fits = [one.name.replace("_", "-") for one in others if one.misfit(source) is None]
+    way = f"use --to {fits[0]}, or " if fits else ""
+    return f"--to {chosen.name} is for other models: {way}serve it with `rung serve {name}`"
+
+
 def _note(folder: Path, proof: Proof, name: str) -> None:
     """Write into the card what has been proven, and by what."""
     card = folder / "README.md"
     if card.exists():
-        told = f"logits within {proof.difference:.1e} of {name} on {proof.tokens} tokens, read back"
+        told = f"{proof.told(name)}, read back"
         ran = f"\n- {proof.ran}" if proof.ran else ""
         text = card.read_text(encoding="utf-8").rstrip()
         card.write_text(f"{text}\n\n## Proof of the export\n\n- {told}{ran}\n", encoding="utf-8")
@@ -102,12 +113,18 @@ def _open(name: str, store: Store) -> Source:
             f"'{name}' ({method.name}) has no weights to export: serve it with "
             f"`rung serve {name}`, or read what it is in {folder / artefact.SETTINGS}"
         )
-    base = bases.load(bases.resolve(about["base"]["spec"]))
-    if base.info.digest != about["base"]["digest"]:
+    info = bases.resolve(about["base"]["spec"])
+    if info.digest != about["base"]["digest"]:
         raise ArtefactError(f"the base of '{name}' has changed: {about['base']['spec']} is another now")
-    bank = Bank(base.model)
+    bank: Bank
+    if bases.reads(Path(info.path)) == "text":
+        base = bases.load(info)
+        bank = Bank(base.model)
+    else:
+        bank = open_bank(info).bank
+        base = bases.LoadedBase(bank.model, None, info)
     adapter, _ = artefact.load(folder, bank)
     return Source(
-        folder=folder, about=about, base=base, bank=bank, method=method, adapter=adapter,
+        folder=folder, about=about, base=base, bank=bank, method=method.on(bank.reads), adapter=adapter,
         lineage=store.lineage(name),
     )  # fmt: skip

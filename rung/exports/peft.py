@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 class Export(base.Export):
     summary = "the adapter as PEFT reads it"
+    reads = ("text", "pictures")
 
     def misfit(self, source: base.Source) -> str | None:
         if not (source.folder / artefact.CONFIG).exists():
-            return f"PEFT does not know {source.method.name}: use --to merged"
+            way = "use --to merged" if source.bank.reads == "text" else "serve it with `rung serve`"
+            return f"PEFT does not know {source.method.name} here: {way}"
         return None
 
     def write(self, source: base.Source, folder: Path, dtype: str) -> None:
@@ -32,8 +34,10 @@ class Export(base.Export):
                 shutil.copy2(path, folder / path.name)
 
     def logits(self, source: base.Source, folder: Path, dtype: str) -> Tensor:
-        from rung.exports import proof
+        from rung.exports import picture_proof, proof
 
+        if source.bank.reads == "pictures":
+            return picture_proof.read_back(source.bank, folder)
         if through_peft.installed():
             ids = proof.row(source.bank.vocabulary, source.adapter)
             return through_peft.logits(folder, source.bank, list(ids))

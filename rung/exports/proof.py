@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rung.errors import ArtefactError
+from rung.exports import picture_proof
 from rung.exports.base import Export, Source
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
@@ -33,6 +34,12 @@ class Proof:
     tokens: int
     by: str = ""  # whose code read the export, where that is worth saying
     ran: str | None = None
+    pictures: bool = False  # whether vectors were compared, of so many pictures and texts
+
+    def told(self, name: str) -> str:
+        """What was compared with a model of this name, and what came of it."""
+        what, of = ("vectors", "pictures and texts") if self.pictures else ("logits", "tokens")
+        return f"{what} within {self.difference:.1e} of {name} on {self.tokens} {of}"
 
 
 def row(vocabulary: int, adapter: Adapter | None = None) -> tuple[int, ...]:
@@ -96,12 +103,14 @@ def prove(source: Source, export: Export, theirs: Tensor, dtype: str) -> Proof:
     Raises:
         ArtefactError: when they differ by more than the export's tolerance for this precision.
     """
-    ours = logits(source.bank, source.bank.add(source.adapter))
+    pictures = source.bank.reads == "pictures"
+    answers = picture_proof.vectors if pictures else logits
+    ours = answers(source.bank, source.bank.add(source.adapter))
     difference = float((ours - theirs.float()).abs().max())
     tolerance = export.tolerance[dtype]
     if not difference <= tolerance:  # NaN is no proof
         raise ArtefactError(
-            f"the exported model's logits differ by {difference:.2g}, more than {tolerance:g}: "
+            f"the exported model's answers differ by {difference:.2g}, more than {tolerance:g}: "
             "not written"
         )
-    return Proof(difference, len(ours), export.proven_by())
+    return Proof(difference, len(ours), export.proven_by(), pictures=pictures)

@@ -13,6 +13,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -25,7 +26,8 @@ from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
 from rung.forward.findings import Findings
 from rung.forward.llama.prepacked import Packing
-from rung.pictures.encoder import PictureEncoder
+from rung.forward.op import LinearOp
+from rung.pictures.encoder import PictureEncoder, TextTokens
 from rung.types import Modality, Picture, Prompt
 
 MAX_PICTURES = 16  # in one prompt
@@ -107,6 +109,21 @@ class PictureBank(Bank):
     def join(self) -> None:
         """Nothing is joined for pictures."""
 
+    def run_tiny(self) -> Tensor:
+        """Encode a black picture, and one text where there is a text tower."""
+        height, width = self.encoder.size
+        pixels = torch.zeros(1, 3, height, width, dtype=self.dtype, device=self.device)
+        vectors = self.encoder.pooled(pixels)
+        if self.encoder.speaks:
+            ids = torch.zeros(1, self.encoder.longest_text, dtype=torch.long, device=self.device)
+            vectors = vectors + self.encoder.of_tokens(TextTokens(ids, torch.ones_like(ids)))
+        return vectors
+
+    @cached_property
+    def uncalled(self) -> frozenset[str]:
+        """Modules that encoding calls not, such as a pooler: the model's own pass is not asked."""
+        return frozenset(self.modules) - frozenset(self._called)
+
     def dummy_pass(self, tokens: int) -> None:
         """Encode so many black pictures, whose time is that of any others."""
         height, width = self.encoder.size
@@ -127,7 +144,8 @@ class PictureBank(Bank):
         """The first block that an adapter changes."""
         blocks = {id(p): n for n, block in enumerate(self.encoder.blocks) for p in block.parameters()}
         own = dict(self.model.named_parameters())
-        return min((blocks.get(id(own[name]), self._outside(name)) for name in adapter.weights),
+        names = [*adapter.weights, *(f"{module}.weight" for module in adapter.linear)]
+        return min((blocks.get(id(own[name]), self._outside(name)) for name in names),
                    default=len(self.encoder.blocks))  # fmt: skip
 
     def _outside(self, name: str) -> int:
@@ -138,7 +156,8 @@ class PictureBank(Bank):
         return 0 if names.index(name) < first else len(self.encoder.blocks)
 
     def _check(self, adapter: Adapter) -> None:
-        if adapter.linear or adapter.positions or adapter.reward is not None:
+        known = adapter.linear.keys() <= self.modules.keys()
+        if adapter.positions or adapter.reward is not None or not known:
             raise ArtefactError("this base reads pictures: was it made for a language model?")
         own = dict(self.model.named_parameters())
         for name, tensor in adapter.weights.items():
@@ -146,10 +165,14 @@ class PictureBank(Bank):
                 raise ArtefactError(f"the base has no parameter {name} of shape {tuple(tensor.shape)}")
 
     @contextlib.contextmanager
-    def own_weights(self, slot: int) -> Iterator[None]:
-        """Put a slot's own weights in the place of the encoder's, for a pass of that slot alone."""
-        adapter = self.adapters.get(slot)
-        with self.replaced({} if adapter is None else adapter.weights):
+    def acting(self, adapter: Adapter) -> Iterator[None]:
+        """Put an adapter's weights in the place of the encoder's, and its operations on projections
+        beside them, for passes of that adapter alone."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.replaced(adapter.weights))
+            for name, op in adapter.linear.items():
+                handle = self.modules[name].register_forward_hook(_beside(op))
+                stack.callback(handle.remove)
             yield
 
     @contextlib.contextmanager
@@ -183,8 +206,8 @@ class PictureBank(Bank):
             Interrupted: when `stopping` says so. DataError: for a picture that cannot be read.
         """
         adapter = self.adapters.get(slot)
-        if adapter is not None and adapter.weights:
-            with self.own_weights(slot):
+        if adapter is not None and (adapter.weights or adapter.linear):
+            with self._lock, self.acting(adapter):
                 return self._encode(pictures, stopping)
         return self._remembered("pooled", (self.width,), self._encode, pictures, keep, stopping)
 
@@ -300,6 +323,16 @@ class PictureBank(Bank):
         return feature_cache.named(
             self.digest, prepared, str(self.dtype), str(self.device.type), *parts
         )
+
+
+def _beside(op: LinearOp) -> Callable[[Any, tuple[Any, ...], Tensor], Tensor]:
+    """A forward hook that applies an operation to what a projection gives: (..., d_out)."""
+
+    def hook(module: Any, args: tuple[Any, ...], out: Tensor) -> Tensor:
+        flat = args[0].reshape(-1, args[0].shape[-1])
+        return op.after(flat, out.reshape(-1, out.shape[-1])).view(out.shape)
+
+    return hook
 
 
 def picture_of(prompt: Prompt) -> Picture:

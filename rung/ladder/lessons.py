@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import pvariance
 from typing import Any
 
+from rung.errors import DataError
 from rung.evals.tasks import question, reply
 from rung.store.climbs import RungRecord
 from rung.types import Example, last_question
@@ -14,11 +15,17 @@ from rung.types import Example, last_question
 BEST = 3  # rungs that are compared
 SHOWN = 10
 LETTERS = 600  # of a row that are shown
+MAX_THUMBNAILS = 4  # of a row
+THUMBNAIL_SIDE, THUMBNAIL_BYTES = 160, 12_000  # pixels of the longer side, and of each JPEG, at most
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """One row: what was asked, what was right, and what each of the best rungs answered."""
+    """One row: what was asked, what was right, and what each of the best rungs answered.
+
+    `pictures` are those of the question, each with its name: a `data:` URL, or None where the file is
+    gone or has changed since.
+    """
 
     origin: str
     asked: str
@@ -26,6 +33,7 @@ class Lesson:
     answers: dict[str, tuple[str, bool]]
     sure: float | None
     why: str
+    pictures: tuple[tuple[str, str | None], ...] = ()
 
 
 def lessons(
@@ -81,7 +89,24 @@ def _lesson(example: Example, best: Sequence[RungRecord], i: int) -> Lesson:
     else:
         why = "the winner misses it"
     return Lesson(example.origin, _short(asked, LETTERS), _short(reply(example) or "", 200),
-                  answers, sure, why)  # fmt: skip
+                  answers, sure, why, _thumbnails(example))  # fmt: skip
+
+
+def _thumbnails(example: Example) -> tuple[tuple[str, str | None], ...]:
+    """The last pictures that a row asks about, small."""
+    shown = [p for m in question(example) for p in m.get("pictures", ())][-MAX_THUMBNAILS:]
+    if not shown:
+        return ()
+    from rung.pictures import reading
+
+    found: list[tuple[str, str | None]] = []
+    for picture in shown:
+        try:
+            url = reading.thumbnail(picture, THUMBNAIL_SIDE, THUMBNAIL_BYTES)
+        except DataError:
+            url = None
+        found.append((picture.name, url))
+    return tuple(found)
 
 
 def _values(record: RungRecord) -> list[float]:

@@ -58,6 +58,11 @@ def add(
     places.inspect(folder)
     settings = folders.read_json(folder / artefact.CONFIG)
     info = base_of(settings, base, source)
+    if bases.reads(Path(info.path)) != "text":
+        raise ConfigError(
+            f"{source} stands on {info.name}, which reads pictures, and holds no classifier to serve: "
+            "train one with rung tune NAME --method lora"
+        )
     loaded = bases.load(info)
     bank = Bank(loaded.model, info.digest)
     adapter, about = artefact.load(folder, bank)

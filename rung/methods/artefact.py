@@ -61,7 +61,7 @@ def save(
     """
     settings, tensors = method.to_files(adapter, bank, config)
     write_adapter(folder, method, settings, tensors, base)
-    method.to_folder(adapter, folder)
+    method.to_folder(adapter, bank, folder)
     if adapter.reward is not None:
         adapter.reward.write(folder)
     if isinstance(adapter.conversation, Agent) and not method.weightless:
@@ -201,7 +201,7 @@ def load(folder: Path, bank: Bank) -> tuple[Adapter, dict[str, Any]]:
         adapter = _of_peft(folder, method, bank)
     else:
         adapter = method.from_files(*_own(folder), bank)
-    method.from_folder(adapter, folder)
+    method.from_folder(adapter, bank, folder)
     adapter.mapper = mapper.read(folder) if mapped else None
     adapter.reward = _reward_head(folder, bank)
     adapter.conversation = Agent.read_folder(folder) or adapter.conversation

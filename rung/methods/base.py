@@ -108,6 +108,7 @@ class Method(ABC):
             climb fits it before the base is loaded: its study has neither bank nor template.
         renamed: general knobs that mean nothing to it -> those of its own that are meant by them.
         modality: what its bases read; see `on` for those that do the same idea on pictures.
+        elsewhere: knobs that mean something on other bases alone, and are refused on these.
         defaults: values for the training knobs that suit this method better than the general ones.
         search: knobs worth trying at other values, the default first, for a climb that has the time.
     """
@@ -126,6 +127,7 @@ class Method(ABC):
     baseline: ClassVar[bool] = False
     renamed: ClassVar[dict[str, str]] = {}
     modality: ClassVar[Modality] = "text"
+    elsewhere: ClassVar[tuple[str, ...]] = ()
     defaults: ClassVar[dict[str, Any]] = {}
     search: ClassVar[dict[str, tuple[Any, ...]]] = {}
 
@@ -156,6 +158,10 @@ class Method(ABC):
             return f"it is a method for {self.modality}, and this base reads {bank.reads}"
         if bank.findings.causal is not None and not (self.classifies or self.baseline):
             return f"{bank.findings.causal}; linear_probe can read it"
+        usual = self.Config()
+        if given := [n for n in self.elsewhere if getattr(config, n) != getattr(usual, n)]:
+            told = given[0].replace("_", "-")
+            return f"--{told} means nothing on bases that read {bank.reads}: leave it out"
         return self.misfit(bank, config)
 
     def base_spec(self, config: Any) -> str | None:
@@ -262,14 +268,15 @@ class Method(ABC):
         """
         raise NotImplementedError(f"{self.name} is read by its kind in rung/methods/peft")
 
-    def to_folder(self, adapter: Adapter, folder: Path) -> None:
-        """Write what is neither settings nor tensors, such as an index, into the model's folder.
+    def to_folder(self, adapter: Adapter, bank: Bank, folder: Path) -> None:
+        """Write what is neither settings nor tensors, such as an index or, beside PEFT's layout, a
+        classifier, into the model's folder.
 
         Never a pickle: the store refuses the whole folder for one.
         """
         return
 
-    def from_folder(self, adapter: Adapter, folder: Path) -> None:
+    def from_folder(self, adapter: Adapter, bank: Bank, folder: Path) -> None:
         """Give the adapter back what `to_folder` wrote; `adapter` is what `from_files` made.
 
         Raises:

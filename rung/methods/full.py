@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung.methods import base, layers
+from rung.methods.augment import augment_knob
 from rung.methods.workload import Shape
 from rung.types import Modality
 
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
 @dataclass
 class Knobs:
     group: ClassVar[str] = "full"
+    augment: list[str] = augment_knob()
 
 
 class Method(base.Method):
     summary = "every weight of the base"
     Config = Knobs
     own_weights = True
+    elsewhere = ("augment",)
     defaults = {"lr": 2e-5, "epochs": 2.0}
     search = {"lr": (2e-05, 1e-05, 4e-05)}
 

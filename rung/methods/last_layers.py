@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rung.config import knob
 from rung.methods import base, full, layers
+from rung.methods.augment import augment_knob
 from rung.methods.workload import PASS_TOKENS, Shape, Workload, training
 from rung.types import Modality
 
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
 class Knobs:
     group: ClassVar[str] = "last_layers"
     layers: int = knob(2, "How many of the last layers to tune.", least=1)
+    augment: list[str] = augment_knob()
 
 
 class Method(base.Method):
     summary = "the last layers and the final norm"
     Config = Knobs
     own_weights = True
+    elsewhere = ("augment",)
     defaults = {"lr": 3e-4, "epochs": 3.0}
     search = {"lr": (0.0003, 0.00015, 0.0006)}
 

@@ -9,21 +9,20 @@ values, and the scale is `alpha / rank`, or `alpha / sqrt(rank)` with `--rslora`
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung.config import knob
 from rung.errors import MethodMisfit
-from rung.methods import base, layers, lora_start
+from rung.methods import base, layers, low_rank
+from rung.methods.augment import augment_knob
 from rung.methods.lora_start import FORMED
 
 if TYPE_CHECKING:
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
-    from rung.forward.op import LinearOp
-    from rung.types import Task
+    from rung.types import Modality, Task
 
 MAX_RANK = 1024
 
@@ -79,6 +78,12 @@ class Knobs:
         foreign=("target_modules", "lora_target_modules", "lora_target"),
     )
 
+    augment: list[str] = augment_knob()
+    text_tower: bool = knob(
+        False,
+        "Adapt the text tower of CLIP or SigLIP too, and tell labels apart by their names.",
+    )
+
     @property
     def scale(self) -> float:
         alpha = 2.0 * self.rank if self.alpha is None else self.alpha
@@ -90,26 +95,22 @@ class Method(base.Method):
     paper = "arXiv 2106.09685"
     peft_type = "LORA"
     Config = Knobs
+    elsewhere = ("augment", "text_tower")
     defaults = {"lr": 1e-3, "epochs": 3.0}
     search = {"lr": (0.001, 0.0005, 0.002)}
+
+    def on(self, reads: Modality) -> base.Method:
+        if reads == self.modality:
+            return self
+        from rung.methods.pictures.lora import PictureLora
+
+        return PictureLora(self.name, self.Config)
 
     def rungs(self, task: Task) -> list[dict[str, Any]]:
         return [{}, {"quantize": "int8"}]
 
     def misfit(self, bank: Bank, config: Knobs) -> str | None:
-        if config.dora and (config.lora_init in FORMED or config.activated):
-            other = "activated" if config.activated else "lora_init"
-            return f"PEFT has no DoRA with --{other.replace('_', '-')}: leave one of the two out"
-        if config.activated and config.lora_init in FORMED:
-            return (
-                f"--lora-init {config.lora_init} takes a part out of the base, which with --activated "
-                "stays as it is in front of the call: leave one of the two out"
-            )
-        if config.lora_init == "olora" and any(
-            layers.transposed(m) for m, _, _ in layers.chosen(bank, config.targets).values()
-        ):
-            return "PEFT has no OLoRA for this base's transposed projections: use --lora-init pissa"
-        return super().misfit(bank, config)
+        return low_rank.clash(bank, config) or super().misfit(bank, config)
 
     def build(self, bank: Bank, config: Knobs, start: base.Start) -> Adapter:
         from rung.forward.adapter import Adapter
@@ -121,7 +122,7 @@ class Method(base.Method):
         if config.dropout:
             dropout = Dropout(config.dropout, start.generator.initial_seed())
         ops = {
-            name: _op(config, start, name, projection, dropout)
+            name: low_rank.fresh(config, start, name, projection, dropout)
             for name, projection in layers.chosen(bank, config.targets).items()
         }
         activation = _activation(config.activated, start)
@@ -141,63 +142,7 @@ class Method(base.Method):
         return None
 
     def to_files(self, adapter: Adapter, bank: Bank, config: Knobs):
-        from rung.forward.dora import DoraOp
-
-        ops: Any = {name: op.kept() for name, op in adapter.linear.items()}
-        modules = layers.projections(bank)
-        root = math.sqrt if config.rslora else float
-        ranks = {name: len(op.a) for name, op in ops.items()}  # a parent's may be others
-        alphas = {name: op.scale * root(ranks[name]) for name, op in ops.items()}
-        rank, alpha = (Counter(each.values()).most_common(1)[0][0] for each in (ranks, alphas))
-        settings = {
-            "r": rank,
-            "lora_alpha": alpha,
-            "rank_pattern": {name: one for name, one in ranks.items() if one != rank},
-            "alpha_pattern": {n: a for n, a in alphas.items() if not math.isclose(a, alpha)},
-            "use_rslora": config.rslora,
-            "use_dora": any(isinstance(op, DoraOp) for op in ops.values()),
-            "target_modules": sorted(ops),
-            "fan_in_fan_out": any(layers.transposed(modules[n][0]) for n in ops),
-            "lora_dropout": config.dropout,
-            "bias": "none",
-        }
-        if adapter.activation:
-            settings["alora_invocation_tokens"] = list(adapter.activation)
-        tensors = {}
-        for name, op in ops.items():
-            for part, value in op.parameters().items():
-                part = "lora_magnitude_vector" if part == "magnitude" else f"{part}.weight"
-                tensors[f"{layers.PEFT_PREFIX}{name}.{part}"] = value
-        return settings, tensors
-
-
-def _op(
-    config: Knobs, start: base.Start, name: str, projection: tuple[Any, int, int], dropout: Any
-) -> LinearOp:
-    """What training begins from at one projection."""
-    import torch
-
-    from rung.forward.dora import DoraOp
-    from rung.forward.lora import LoraOp, StartedLoraOp
-
-    module, d_in, d_out = projection
-    place = (dropout, name) if dropout else None
-    if config.lora_init in FORMED:
-        if config.rank > min(d_in, d_out):
-            raise MethodMisfit(
-                f"--rank {config.rank} is more than {name} has directions ({min(d_in, d_out)}) for "
-                f"--lora-init {config.lora_init}: take fewer"
-            )
-        a, b = lora_start.formed(config.lora_init, module, config.rank, config.scale)
-        return StartedLoraOp(a.clone(), b.clone(), config.scale, (a, b), place)
-    bound = 1 / math.sqrt(d_in)  # what kaiming_uniform with a = sqrt(5) comes to
-    a = torch.empty(config.rank, d_in).uniform_(-bound, bound, generator=start.generator)
-    b = torch.zeros(d_out, config.rank)
-    if config.dora:
-        made = DoraOp.fresh(a, b, config.scale, module, layers.transposed(module))
-        made.dropout = place
-        return made
-    return StartedLoraOp(a, b, config.scale, None, place) if place else LoraOp(a, b, config.scale)
+        return low_rank.peft_files(adapter, bank, config)
 
 
 def _activation(text: str | None, start: base.Start) -> tuple[int, ...]:

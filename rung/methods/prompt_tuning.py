@@ -19,6 +19,7 @@ from rung.methods.workload import Shape
 if TYPE_CHECKING:
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
+    from rung.types import Modality
 
 
 @dataclass
@@ -42,6 +43,13 @@ class Method(base.Method):
     Config = Knobs
     defaults = {"lr": 3e-2, "epochs": 5.0}
     search = {"lr": (0.03, 0.015, 0.06)}
+
+    def on(self, reads: Modality) -> base.Method:
+        if reads == self.modality:
+            return self
+        from rung.methods.pictures.prompt_tuning import PicturePrompt
+
+        return PicturePrompt(self.name, self.Config)
 
     def positions(self, config: Knobs) -> int:
         return config.virtual_tokens

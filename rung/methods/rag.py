@@ -169,7 +169,7 @@ class Method(choice.PromptMethod):
         names = ("count", "mode", "encoder", "encoder_digest", "characters", "wording")
         return {name: getattr(asking, name) for name in names}, {}
 
-    def to_folder(self, adapter: Adapter, folder: Path) -> None:
+    def to_folder(self, adapter: Adapter, bank: Any, folder: Path) -> None:
         asking = adapter.conversation
         assert isinstance(asking, Retrieved) and asking.index is not None
         from rung.data.retrieval import Index
@@ -180,7 +180,7 @@ class Method(choice.PromptMethod):
             index = Index(index.passages, index.lexical)
         index.save(folder / FOLDER)
 
-    def from_folder(self, adapter: Adapter, folder: Path) -> None:
+    def from_folder(self, adapter: Adapter, bank: Any, folder: Path) -> None:
         from rung.data.retrieval import Index
 
         asking = adapter.conversation

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung.config import knob
 from rung.methods import base, full
+from rung.methods.augment import augment_knob
 from rung.methods.workload import Shape, Workload
 from rung.types import Modality
 
@@ -39,6 +40,7 @@ class Knobs:
         None, "Most tokens of its own tokenizer; by the amount of text by default.", least=260
     )
     context: int = knob(512, "Longest sequence in tokens.", least=8)
+    augment: list[str] = augment_knob()
 
 
 class Method(base.Method):
@@ -46,6 +48,7 @@ class Method(base.Method):
     Config = Knobs
     own_weights = True
     own_base = True
+    elsewhere = ("augment",)
     defaults = {"lr": 2e-3, "epochs": 10.0, "weight_decay": 0.1, "beta2": 0.95}
 
     def on(self, reads: Modality) -> base.Method:

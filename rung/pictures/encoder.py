@@ -37,6 +37,14 @@ TEXT_BATCH = 64  # texts of a pass
 
 
 @dataclass(frozen=True)
+class TextTokens:
+    """Texts as a text tower reads them: ids (n, t), and mask (n, t), 0 where a text has ended."""
+
+    ids: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
 class PictureEncoder:
     """A frozen encoder in memory.
 
@@ -240,22 +248,42 @@ class PictureEncoder:
         """
         if not self.speaks:
             raise MethodMisfit(f"{self.info.name} reads no texts, only pictures: use CLIP or SigLIP")
-        longest = self.model.config.text_config.max_position_embeddings
-        plain = [html.unescape(html.unescape(text)).strip() for text in texts]
         found = []
         with torch.no_grad():
-            for first in range(0, len(plain), TEXT_BATCH):
-                given = self.tokenizer(
-                    plain[first : first + TEXT_BATCH], padding="max_length", truncation=True,
-                    max_length=longest, return_tensors="pt",
-                ).to(self.device)  # fmt: skip
-                mask = {} if self.model.config.model_type == "siglip" else {
-                    "attention_mask": given["attention_mask"]
-                }  # fmt: skip
-                vectors = self.model.get_text_features(input_ids=given["input_ids"], **mask)
-                vectors = vectors if isinstance(vectors, Tensor) else vectors.pooler_output
+            for first in range(0, len(texts), TEXT_BATCH):
+                vectors = self.of_tokens(self.tokenized(texts[first : first + TEXT_BATCH]))
                 found.append(vectors.float().cpu())
         return torch.cat(found) if found else torch.empty(0, self.width)
+
+    @property
+    def longest_text(self) -> int:
+        """Tokens that its text tower reads at most."""
+        return self.model.config.text_config.max_position_embeddings
+
+    def tokenized(self, texts: Sequence[str], room: int = 0) -> TextTokens:
+        """Texts -> tokens as `texts` reads them, padded to the longest text less `room` tokens.
+
+        Raises:
+            ArtefactError: the folder has no tokenizer.
+        """
+        plain = [html.unescape(html.unescape(text)).strip() for text in texts]
+        given = self.tokenizer(
+            plain, padding="max_length", truncation=True, max_length=self.longest_text - room,
+            return_tensors="pt",
+        ).to(self.device)  # fmt: skip
+        ids = given["input_ids"]
+        return TextTokens(ids, given.get("attention_mask", torch.ones_like(ids)))
+
+    @property
+    def reads_padding(self) -> bool:
+        """Whether the text tower looks at what stands behind a text's end, as SigLIP was trained to."""
+        return self.model.config.model_type == "siglip"
+
+    def of_tokens(self, tokens: TextTokens) -> Tensor:
+        """(n, t) tokens -> (n, d) in the space of `pooled`, not normalised, with gradients."""
+        mask = {} if self.reads_padding else {"attention_mask": tokens.mask}
+        vectors = self.model.get_text_features(input_ids=tokens.ids, **mask)
+        return vectors if isinstance(vectors, Tensor) else vectors.pooler_output
 
     @property
     def scale(self) -> float:

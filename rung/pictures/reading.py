@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rung.errors import ConfigError, DataError
+from rung.pictures import looks
 from rung.types import Picture
 
 if TYPE_CHECKING:
@@ -59,12 +60,16 @@ def picture(place: str | bytes, name: str = "") -> tuple[Picture, tuple[str, ...
     name = name or _named(place)
     data = contents(place, name)
     opened, notes = header(data, name)
+    from PIL import ImageOps
+
     try:
         opened.draft("RGB", (THUMBNAIL, THUMBNAIL))
         opened.load()
+        small = ImageOps.exif_transpose(opened)
     except Exception as fault:  # Pillow's readers raise whatever struct and zlib raise
         raise DataError(f"{name}: the picture is cut short or damaged: {fault}") from None
-    return Picture(hashlib.sha256(data).hexdigest(), place, name), notes
+    seen = looks.look(_rgb(small, name, GROUND))
+    return Picture(hashlib.sha256(data).hexdigest(), place, name, seen), notes
 
 
 def of_url(url: str, name: str) -> bytes:
@@ -91,6 +96,29 @@ def as_url(picture: Picture) -> str:
     data = contents(picture.place, picture.name)
     opened, _ = header(data, picture.name)
     return f"data:image/{opened.format.lower()};base64,{base64.b64encode(data).decode()}"
+
+
+def thumbnail(picture: Picture, side: int, most: int) -> str:
+    """A small picture as a `data:` URL of a JPEG.
+
+    Args:
+        side: pixels of the longer side at most. most: bytes of the JPEG, met by a coarser picture.
+
+    Raises:
+        DataError: as `read`.
+    """
+    image = read(picture)
+    image.thumbnail((side, side))
+    for quality in (80, 50, 20):
+        while True:
+            out = io.BytesIO()
+            image.save(out, "JPEG", quality=quality)
+            if out.tell() <= most:
+                return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
+            if quality > 20 or max(image.size) <= 16:
+                break
+            image = image.resize((max(1, image.width // 2), max(1, image.height // 2)))
+    raise DataError(f"{picture.name}: no thumbnail of {most:,} bytes can be made")
 
 
 def contents(place: str | bytes, name: str = "") -> bytes:

@@ -16,6 +16,7 @@ from rung.store.serving import KeyRecord
 
 FRESH = 2.0  # seconds after which the store is asked again for its keys
 MINUTE = 60.0
+ON_BEHALF = "rung.on_behalf"  # of an ASGI scope
 WRONG = "the API key is missing or wrong: send it as 'Authorization: Bearer KEY'"
 
 
@@ -60,6 +61,19 @@ class Account:
             raise ApiError(
                 f"the key '{self.key.name}' has no scope '{scope}'", status=403, code="missing_scope"
             )
+
+
+@dataclass(frozen=True)
+class OnBehalf:
+    """Whose request it is that the server asks itself, put into its ASGI scope as `ON_BEHALF`.
+
+    No header, path or body can put an object there: only code of this process does.
+
+    Attributes:
+        key: id of a key; None for one of the command line, or where no keys were set.
+    """
+
+    key: str | None
 
 
 @dataclass
@@ -143,6 +157,20 @@ class Access:
         key = self.find(authorization)
         if key is None:
             return Account()
+        self._admit(key)
+        return Account(key, access=self)
+
+    def account_on_behalf(self, id: str | None) -> Account:
+        """The account of a key that the server itself asks for; None: as a key of the command line.
+
+        Raises:
+            ApiError: 401 for a key that was revoked, 429 as `account` does.
+        """
+        if id is None:
+            return Account()
+        key = next((known for known in self._known if known.id == id), None)
+        if key is None:
+            raise ApiError("the API key was revoked", status=401)
         self._admit(key)
         return Account(key, access=self)
 

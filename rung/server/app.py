@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from rung.engine import Engine
 from rung.server import routes as api_routes
+from rung.server.batches.runner import BatchRunner
 from rung.server.errors import install
 from rung.server.jobs_supervisor import Supervisor
 from rung.server.middleware import GateMiddleware, HeadMiddleware
@@ -60,6 +61,7 @@ def create_app(
         engine.start()
         if settings.takes_jobs:
             service.background.append(await run_sync(supervisor_of, service))
+        service.background.append(BatchRunner(app, service))
         for one in service.background:
             one.start()
         watch = asyncio.create_task(_watch(service))

@@ -161,8 +161,10 @@ def _parent(service: Service, name: str) -> str | None:
     return service.catalogue.stored_name(name)
 
 
-def file_of(service: Service, id: str, param: str, owner: str | None = None) -> FileRecord:
-    """Read the record of a file to train on.
+def file_of(
+    service: Service, id: str, param: str, owner: str | None = None, purpose: str = "fine-tune"
+) -> FileRecord:
+    """Read the record of a file that a request names, to train on unless `purpose` says otherwise.
 
     Raises:
         ApiError: naming the parameter, for a file that is not there, not for this, or another's.
@@ -171,8 +173,8 @@ def file_of(service: Service, id: str, param: str, owner: str | None = None) -> 
         file = service.store.files.get(id, owner)
     except FileNotFound as fault:
         raise ApiError(f"invalid {param}: {fault}", param=param, code="invalid_file") from None
-    if file.purpose != "fine-tune":
-        told = f"invalid {param}: '{id}' was uploaded for '{file.purpose}', not for 'fine-tune'"
+    if file.purpose != purpose:
+        told = f"invalid {param}: '{id}' was uploaded for '{file.purpose}', not for '{purpose}'"
         raise ApiError(told, param=param, code="invalid_file")
     return file
 

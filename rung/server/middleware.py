@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import secrets
 import time
 
@@ -16,13 +17,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rung.server.access import Account
+from rung.server.access import ON_BEHALF, Account, OnBehalf
 from rung.server.errors import ApiError, of_fault, respond, waiting
 from rung.server.routing import ANY_KEY, OPEN, RequiredScopes
 from rung.server.state import Service
 
 MISFRAMED = "two_lengths"  # what follows on the connection must not be taken for a request
-UPLOADS = "/v1/files"
+UPLOADS = re.compile(r"/v1/files|/v1/uploads/[^/]+/parts")  # take bodies as large as files
 
 log = logging.getLogger("rung.requests")
 
@@ -74,9 +75,12 @@ class GateMiddleware:
             return Account()
         if access.stale:
             await run_sync(access.refresh)
-        headers = Headers(scope=scope)
-        said = headers.get("authorization") or f"Bearer {headers.get('x-api-key', '')}"
-        account = access.account(said)
+        headers, behalf = Headers(scope=scope), scope.get(ON_BEHALF)
+        if isinstance(behalf, OnBehalf):
+            account = access.account_on_behalf(behalf.key)
+        else:
+            said = headers.get("authorization") or f"Bearer {headers.get('x-api-key', '')}"
+            account = access.account(said)
         if self.traffic.draining:
             raise ApiError("the server is shutting down", status=503)
         if needed != ANY_KEY:
@@ -92,7 +96,7 @@ class GateMiddleware:
 
     def _most(self, scope: Scope) -> int:
         limits = self.service.limits
-        return limits.max_file + (1 << 16) if scope["path"] == UPLOADS else limits.max_body
+        return limits.max_file + (1 << 16) if UPLOADS.fullmatch(scope["path"]) else limits.max_body
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
         """Counts the bytes of a body, and waits only so long for the next of them."""

@@ -45,8 +45,12 @@ JOB = "/v1/fine_tuning/jobs"
 CLIMB = "/v1/rung/climbs"
 RESPONSES = "/v1/responses"
 MESSAGES = "/v1/messages"
+BATCHES = "/v1/batches"
 FOLLOWING: dict[str, tuple[str, tuple[str, ...]]] = {
     "/v1/files": ("file_id", ("/v1/files/{file_id}", "/v1/files/{file_id}/content")),
+    "/v1/uploads": ("upload_id", tuple(f"/v1/uploads/{{upload_id}}/{what}" for what in (
+        "parts", "complete", "cancel"))),
+    BATCHES: ("batch_id", (f"{BATCHES}/{{batch_id}}", f"{BATCHES}/{{batch_id}}/cancel")),
     RESPONSES: ("response_id", (f"{RESPONSES}/{{response_id}}",
                                 f"{RESPONSES}/{{response_id}}/input_items")),
     JOB: ("job_id", (f"{JOB}/{{job_id}}", *(f"{JOB}/{{job_id}}/{what}" for what in (
@@ -54,6 +58,8 @@ FOLLOWING: dict[str, tuple[str, tuple[str, ...]]] = {
     CLIMB: ("climb_id", (f"{CLIMB}/{{climb_id}}", *(f"{CLIMB}/{{climb_id}}/{what}" for what in (
         "cancel", "pause", "resume", "events")))),
 }  # fmt: skip
+# What a file is good for -> the parameter that names it.
+ORDERED = {JOB: "training_file", CLIMB: "training_file", BATCHES: "input_file_id"}
 STREAMS = ("/v1/chat/completions", "/v1/completions", RESPONSES, MESSAGES)
 
 
@@ -106,8 +112,8 @@ def _link(paths: dict[str, Any]) -> None:
             for path in others
             for operation in paths[path].values()
         }
-        for ordered in (JOB, CLIMB) if first == "/v1/files" else ():
+        for ordered, parameter in ORDERED.items() if first == "/v1/files" else ():
             order = paths[ordered]["post"]["operationId"]
-            body = {"training_file": "$response.body#/id"}
+            body = {parameter: "$response.body#/id"}
             links[order] = {"operationId": order, "requestBody": body}
         paths[first]["post"]["responses"]["200"]["links"] = links

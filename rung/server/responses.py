@@ -213,8 +213,9 @@ class File(Shape):
     expires_at: Moment | None
     filename: str
     purpose: Literal[
-        "assistants", "batch", "fine-tune", "fine-tune-results", "vision", "user_data", "evals"
-    ]
+        "assistants", "batch", "batch_output", "fine-tune", "fine-tune-results", "vision", "user_data",
+        "evals",
+    ]  # fmt: skip
     status: Literal["processed"]
     status_details: None
 

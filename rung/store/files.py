@@ -15,10 +15,11 @@ from rung.store import schema
 from rung.store.database import Database
 from rung.store.pages import page
 from rung.store.records import now
-from rung.store.serving import OVER, Conflict, FileNotFound, FileRecord, Page
+from rung.store.serving import OVER, WORKING, Conflict, FileNotFound, FileRecord, Page
 
 _FILES: sa.Table = schema.File.__table__  # type: ignore[assignment]
 _JOBS: sa.Table = schema.Job.__table__  # type: ignore[assignment]
+_BATCHES: sa.Table = schema.Batch.__table__  # type: ignore[assignment]
 
 
 def fresh_id() -> str:
@@ -56,10 +57,8 @@ class Files:
     ) -> FileRecord:
         """Record a file whose bytes are in place."""
         record = FileRecord(id, name, purpose, stored, size, now(), expires, owner)
-        values = schema.storable(record.as_dict())
         with self._database.write() as connection:
-            connection.execute(sa.insert(_FILES).values(values))
-        return FileRecord(**values)
+            return insert(connection, record)
 
     def get(self, id: str, owner: str | None = None) -> FileRecord:
         """Read the file of that id.
@@ -94,12 +93,12 @@ class Files:
 
         Raises:
             FileNotFound: when it is not there.
-            Conflict: while a job that has not ended needs it.
+            Conflict: while a job or a batch that has not ended needs it.
         """
         with self._database.write() as connection:
             record = _get(connection, id)
             if user := _user(connection, id):
-                raise Conflict(f"'{id}' is in use by {user}: cancel the job first, or wait for its end")
+                raise Conflict(f"'{id}' is in use by {user}: cancel that first, or wait for its end")
             connection.execute(sa.delete(_FILES).where(_FILES.c.id == id))
         place(record.stored).unlink(missing_ok=True)
         return record
@@ -118,6 +117,13 @@ class Files:
         return len(gone)
 
 
+def insert(connection: Connection, record: FileRecord) -> FileRecord:
+    """Record a file within a transaction; returns it as it is stored."""
+    values = schema.storable(record.as_dict())
+    connection.execute(sa.insert(_FILES).values(values))
+    return FileRecord(**values)
+
+
 def _lasting() -> sa.ColumnElement[bool]:
     return sa.or_(_FILES.c.expires.is_(None), _FILES.c.expires > now())
 
@@ -131,7 +137,9 @@ def _get(connection: Connection, id: str, owner: str | None = None) -> FileRecor
 
 
 def _user(connection: Connection, id: str) -> str | None:
-    """A job that still needs the file."""
+    """A job or a batch that still needs the file."""
     uses = sa.or_(_JOBS.c.training_file == id, _JOBS.c.validation_file == id)
-    query = sa.select(_JOBS.c.id).where(uses, _JOBS.c.status.not_in(OVER)).limit(1)
-    return connection.execute(query).scalar()
+    jobs = sa.select(_JOBS.c.id).where(uses, _JOBS.c.status.not_in(OVER))
+    reads = _BATCHES.c.input_file == id
+    batches = sa.select(_BATCHES.c.id).where(reads, _BATCHES.c.status.in_(WORKING))
+    return connection.execute(sa.union_all(jobs, batches).limit(1)).scalar()

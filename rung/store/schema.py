@@ -22,7 +22,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 # The newest migration. `database.open_engine` compares it with what the store holds, which saves
 # importing alembic when there is nothing to do; a test holds it equal to alembic's own head.
-HEAD = "0006"
+HEAD = "0007"
 
 # SQLite counts up only a column whose type is INTEGER.
 Counter = BigInteger().with_variant(Integer, "sqlite")
@@ -300,6 +300,64 @@ class ModelResponse(Table):
     owner: Mapped[str | None] = mapped_column(String(64))  # id of a key, which may be revoked
     response: Mapped[dict[str, Any]]
     input: Mapped[dict[str, Any]]
+
+
+class Upload(Table):
+    """A file that arrives in parts; the bytes of each lie under `RUNG_HOME/uploads`."""
+
+    __tablename__ = "uploads"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    status: Mapped[str] = mapped_column(String(16))
+    name: Mapped[str]
+    purpose: Mapped[str] = mapped_column(String(32))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    mime: Mapped[str]
+    lasts: Mapped[int | None] = mapped_column(BigInteger)  # seconds of the file, once it is made
+    created: Mapped[str] = mapped_column(String(32))
+    expires: Mapped[str] = mapped_column(String(32))
+    file: Mapped[str | None] = mapped_column(String(64))
+    owner: Mapped[str | None] = mapped_column(String(64))
+
+
+class UploadPart(Table):
+    __tablename__ = "upload_parts"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # also the name of its bytes
+    upload: Mapped[str] = mapped_column(ForeignKey("uploads.id", ondelete="CASCADE"), index=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    created: Mapped[str] = mapped_column(String(32))
+
+
+class Batch(Table):
+    """Requests of a file that are answered in the background, each as if it had come by itself."""
+
+    __tablename__ = "batches"
+    __table_args__ = (Index("ix_batches_created", "created"),)
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    status: Mapped[str] = mapped_column(String(16), index=True)
+    endpoint: Mapped[str] = mapped_column(String(64))
+    base: Mapped[str]
+    input_file: Mapped[str] = mapped_column(String(64))
+    stored: Mapped[str] = mapped_column(String(96))
+    notes: Mapped[dict[str, Any]]
+    model: Mapped[str | None]
+    total: Mapped[int]
+    completed: Mapped[int]
+    failed: Mapped[int]
+    output_file: Mapped[str | None] = mapped_column(String(64))
+    error_file: Mapped[str | None] = mapped_column(String(64))
+    errors: Mapped[dict[str, Any]]
+    usage: Mapped[dict[str, Any]]
+    lasts: Mapped[int | None] = mapped_column(BigInteger)  # seconds of what it leaves
+    moments: Mapped[dict[str, Any]]
+    created: Mapped[str] = mapped_column(String(32))
+    expires: Mapped[str] = mapped_column(String(32))
+    owner: Mapped[str | None] = mapped_column(String(64))
+    key: Mapped[str | None] = mapped_column(String(64))
+    claim: Mapped[str | None]  # of the process at work on it
+    lease: Mapped[str | None] = mapped_column(String(32))  # until when that holds
 
 
 def storable(value: Any) -> Any:

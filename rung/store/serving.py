@@ -1,4 +1,4 @@
-"""What the server keeps, as plain records: files, tuning jobs with their events, keys."""
+"""What the server keeps, as plain records: files, uploads, batches, tuning jobs, keys."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ JobKind = Literal["tune", "climb"]
 OVER: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 # A worker may be at it.
 ACTIVE: tuple[JobStatus, ...] = ("validating_files", "queued", "running")
+BatchStatus = Literal[
+    "validating", "in_progress", "finalizing", "completed", "failed", "expired", "cancelling",
+    "cancelled",
+]  # fmt: skip
+# A server may be at work on a batch that has one of these; nothing follows the others.
+WORKING: tuple[BatchStatus, ...] = ("validating", "in_progress", "finalizing", "cancelling")
+UploadStatus = Literal["pending", "completed", "cancelled", "expired"]
 SCOPES = ("ask", "train", "trace", "metrics", "admin")
 # Reading what the server sees; `admin` opens these too.
 READING = ("trace", "metrics")
@@ -32,6 +39,18 @@ class FileNotFound(RungError):
 
 class JobNotFound(RungError):
     """No job of that id and kind."""
+
+    http_status = 404
+
+
+class BatchNotFound(RungError):
+    """No batch of that id."""
+
+    http_status = 404
+
+
+class UploadNotFound(RungError):
+    """No upload of that id."""
 
     http_status = 404
 
@@ -182,3 +201,79 @@ class KeyRecord(Record):
         """Whether the key opens what needs that scope."""
         held = self.scopes.split(",")
         return scope in held or (scope in READING and "admin" in held)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UploadRecord(Record):
+    """A file that arrives in parts.
+
+    Attributes:
+        name: what the client calls it. bytes: how many it is going to have. mime: as the client says.
+        lasts: seconds that the file is kept, once it is made; None: until it is deleted.
+        expires: when parts are no longer taken. file: id of what it became.
+        owner: id of the key that made it; None for keys of the command line, and without keys.
+    """
+
+    id: str
+    name: str
+    purpose: str
+    bytes: int
+    mime: str
+    expires: str
+    status: UploadStatus = "pending"
+    lasts: int | None = None
+    created: str = ""
+    file: str | None = None
+    owner: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartRecord(Record):
+    """A part of an upload; its id also names its bytes below `uploads/`."""
+
+    id: str
+    upload: str
+    bytes: int
+    created: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchRecord(Record):
+    """Requests of a file that are answered in the background.
+
+    Attributes:
+        endpoint: path of the route that answers each. base: spec of the base that they are meant for.
+        input_file: id of the file; stored: where its bytes lie below `files/`.
+        notes: the client's metadata. model: who is asked, where all ask the same.
+        total, completed, failed: lines of the input, of the output and of the errors.
+        errors: why it failed, as `{"data": [...]}`. usage: tokens, once it has ended.
+        lasts: seconds that output and errors are kept; None: until they are deleted.
+        moments: when it got each status. expires: when it has to be done.
+        owner: id of the key that sees it; None as for files. key: id of the key that it is answered
+            for; None for keys of the command line, and without keys.
+        claim: the server at work on it. lease: until when that holds unless it is renewed.
+    """
+
+    id: str
+    endpoint: str
+    base: str
+    input_file: str
+    stored: str
+    expires: str
+    status: BatchStatus = "validating"
+    notes: dict[str, Any] = field(default_factory=dict)
+    model: str | None = None
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+    output_file: str | None = None
+    error_file: str | None = None
+    errors: dict[str, Any] = field(default_factory=dict)
+    usage: dict[str, Any] = field(default_factory=dict)
+    lasts: int | None = None
+    moments: dict[str, Any] = field(default_factory=dict)
+    created: str = ""
+    owner: str | None = None
+    key: str | None = None
+    claim: str | None = None
+    lease: str | None = None

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from rung.errors import StoreError
 from rung.store import schema
+from rung.store.batches import Batches
 from rung.store.climbs import Climbs
 from rung.store.database import BUSY_SECONDS, Database
 from rung.store.files import Files
@@ -19,6 +20,7 @@ from rung.store.records import BaseRecord, DatasetRecord, EvaluationRecord, Node
 from rung.store.responses import Responses
 from rung.store.runs import Runs
 from rung.store.sources import Bases, Datasets, put_base, put_dataset
+from rung.store.uploads import Uploads
 from rung.types import BaseInfo, LicenceClass
 
 _EVALUATIONS: sa.Table = schema.Evaluation.__table__  # type: ignore[assignment]
@@ -43,6 +45,8 @@ class Store:
         self.keys = Keys(database)
         self.climbs = Climbs(database)
         self.responses = Responses(database)
+        self.uploads = Uploads(database)
+        self.batches = Batches(database)
 
     @classmethod
     def open(cls, url: str | None = None, *, busy_seconds: float = BUSY_SECONDS) -> Store:

@@ -45,7 +45,7 @@ def keep(made: Made, store: Store) -> tuple[ModelRecord, dict[str, Any]]:
     further = plan.method.further_bases(adapter)
     licence_class, reasons = _licence(prepared.base, data, plan.run.parent, store, further)
 
-    base = prepared.base
+    base, pictures = prepared.base, prepared.bank.reads == "pictures"
 
     def fill(temporary: Path) -> None:
         nonlocal base
@@ -56,7 +56,7 @@ def keep(made: Made, store: Store) -> tuple[ModelRecord, dict[str, Any]]:
         card = Card(
             name=plan.name, base=prepared.base.spec, base_name=prepared.base.name,
             hub_base=prepared.base.extra.get("hub_id", ""),
-            pipeline_tag="text-classification" if plan.method.classifies else "text-generation",
+            pipeline_tag=_pipeline(plan.method.classifies, pictures), pictures=pictures,
             method=plan.method.name, relation="adapter", peft=plan.method.peft_type is not None,
             objective=plan.run.objective if plan.method.trained else "", parent=plan.run.parent,
             datasets=[data],
@@ -78,6 +78,13 @@ def keep(made: Made, store: Store) -> tuple[ModelRecord, dict[str, Any]]:
             )
     store.runs.update(made.run, status="succeeded", metrics=metrics, cost=cost)
     return model, cost
+
+
+def _pipeline(classifies: bool, pictures: bool) -> str:
+    """The Hub's word for what a model does."""
+    if pictures:
+        return "image-classification" if classifies else "feature-extraction"
+    return "text-classification" if classifies else "text-generation"
 
 
 def _licence(

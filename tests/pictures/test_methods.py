@@ -18,26 +18,9 @@ from rung.evals.tasks import question
 from rung.forward.opening import open_bank
 from rung.forward.picture_bank import PictureBank
 from rung.methods import artefact
-from rung.types import Prompt
-from tests.pictures.conftest import COLOURS, as_bytes, drawn
+from tests.pictures.conftest import COLOURS, as_bytes, asked, drawn, tuned
 
-EACH = 14  # pictures of a label
-LEARNS = ("linear_probe", "few_shot", "last_layers", "full", "scratch")
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    root = tmp_path_factory.mktemp("photos")
-    for label, colour in COLOURS.items():
-        (root / label).mkdir()
-        for i in range(EACH):
-            (root / label / f"{i}.png").write_bytes(as_bytes(drawn(colour, seed=i)))
-    return root
-
-
-def tuned(name, method, base, photos, **settings):
-    settings = {"validation": 0.2, "test": 0.2, "dtype": "float32", "device": "cpu", **settings}
-    return rung.tune(name, str(photos), base=str(base), method=method, replace=True, **settings)
+LEARNS = ("linear_probe", "few_shot", "last_layers", "full", "scratch", "lora")
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +31,6 @@ def models(home, photos, encoder_folder):
         m: tuned(m.replace("_", "-"), m, base, photos, **({"epochs": 3} if m == "full" else {}))
         for m in LEARNS
     }
-
-
-def asked(photos, label, number=0):
-    from rung.pictures import picture
-
-    found = picture(str(photos / label / f"{number}.png"))[0]
-    return Prompt((0,), ({"role": "user", "content": "", "pictures": (found,)},))
 
 
 @pytest.mark.parametrize("method", LEARNS)
@@ -165,7 +141,12 @@ def test_zero_shot_makes_a_model_of_names(home, photos, encoder_folder):
     ("method", "settings", "told"),
     [
         ("zero_shot", {}, "no text tower, so labels mean nothing to it"),
-        ("lora", {}, "method for text, and this base reads pictures"),
+        ("ia3", {}, "method for text, and this base reads pictures"),
+        ("lora", {"text_tower": True}, "no text tower: leave --text-tower out"),
+        ("lora", {"dropout": 0.1}, "--dropout means nothing on bases that read pictures"),
+        ("lora", {"targets": ["gate_proj"]}, "'gate_proj' names no projection of this base"),
+        ("prompt_tuning", {}, "no text tower, so labels mean nothing to it"),
+        ("scratch", {"heads": 2}, "--heads means nothing on bases that read pictures"),
         ("tfidf", {}, "method for text, and this base reads pictures"),
         ("linear_probe", {"encoder": "minilm"}, "leave them out for pictures"),
         ("last_layers", {"layers": 99}, "more than the encoder's 3 blocks"),
@@ -222,7 +203,7 @@ def climbed(home, photos, encoder_folder):
         return rung.climb(
             str(photos), base=str(encoder_folder("siglip")), bar="accuracy=0.95", budget="2m",
             validation=0.25, test=0.25, all=True, dtype="float32", device="cpu",
-            only=["linear_probe", "few_shot", "zero_shot", "scratch"],
+            only=["linear_probe", "few_shot", "zero_shot", "scratch", "lora", "prompt_tuning"],
         )  # fmt: skip
 
 
@@ -232,7 +213,8 @@ def test_a_climb_on_pictures_has_a_table_intervals_and_a_verdict(climbed):
     assert (
         rows["linear_probe"].status == "succeeded" and probe["low"] <= probe["value"] <= probe["high"]
     )
-    assert rows["zero_shot"].status == "succeeded"
+    for method in ("zero_shot", "lora", "prompt_tuning"):
+        assert rows[method].status == "succeeded", rows[method].reason
     assert rows["base"].status == "succeeded", rows["base"].reason
     assert climbed.climb.verdict["winner"] in rows
     assert "accuracy" in json.dumps(climbed.climb.verdict)
@@ -256,3 +238,53 @@ def test_questions_of_examples_keep_their_picture(photos):
 
     example = load(DataKnobs(data=str(photos))).examples[0]
     assert question(example)[0]["pictures"][0].place.endswith(".png")
+
+
+def test_the_report_shows_the_pictures_that_were_taken_for_others(climbed, home, monkeypatch):
+    """Thumbnails stand in the page itself, small; a picture that has changed is named in its place."""
+    import base64
+    import re
+    from dataclasses import replace as changed
+
+    from PIL import Image
+
+    from rung.ladder import lessons, report
+    from rung.ladder.scorecard import Scorecard
+    from rung.types import Picture
+
+    store = rung.Store.open()
+    card = Scorecard.of(store, climbed.climb)
+    rows = list(report.validation_rows(card))
+    records = store.climbs.rungs(climbed.climb.id)
+    for record in records:  # as if the first rows had been answered wrongly by all
+        if record.items.get("validation", {}).get("values"):
+            record.items["validation"]["values"][:5] = [0.0] * 5
+    lost = rows[1].messages[0]["pictures"][0]
+    gone = {**rows[1].messages[0], "pictures": (Picture("0" * 64, lost.place, lost.name),)}
+    rows[1] = changed(rows[1], messages=(gone, *rows[1].messages[1:]))
+    found = lessons.lessons(rows, records, card.winner, False)
+    assert {le.origin for le in found} >= {row.origin for row in rows[:5]}
+    shown = {le.origin: le.pictures for le in found}
+    assert shown[rows[1].origin] == ((lost.name, None),)
+    for row in (rows[0], *rows[2:5]):
+        ((name, url),) = shown[row.origin]
+        data = base64.b64decode(url.partition(",")[2])
+        small = Image.open(io.BytesIO(data))
+        assert len(data) <= lessons.THUMBNAIL_BYTES and small.size == (40, 30)
+        assert name == row.messages[0]["pictures"][0].name
+    monkeypatch.setattr(report, "_lessons", lambda *_: found)
+    page = report.render(store, card)
+    links = re.findall(r'<img src="([^"]*)"', page)
+    assert links == [url for le in found for _, url in le.pictures if url] and len(links) >= 4
+    assert f"{lost.name} is no longer what it was" in page and "http://" not in page
+
+
+def test_a_thumbnail_keeps_to_its_bytes():
+    from rung.pictures import picture, reading
+
+    noise = np.random.default_rng(0).integers(0, 256, (400, 900, 3)).astype(np.uint8)
+    from PIL import Image
+
+    shown = picture(as_bytes(Image.fromarray(noise)))[0]
+    for most in (12_000, 3_000, 900):
+        assert len(reading.thumbnail(shown, 160, most)) <= most * 4 / 3 + 32

@@ -11,8 +11,10 @@ from rung import bases
 from rung.data.picture_template import PictureTemplate
 from rung.engine import Engine, ServedModel
 from rung.forward.adapter import Adapter
+from rung.forward.lora import LoraOp
 from rung.forward.opening import open_bank
 from rung.forward.picture_classifier import Linear
+from rung.methods import layers
 from tests.pictures.conftest import as_bytes, drawn
 from tests.server.conftest import serve
 
@@ -33,11 +35,17 @@ def server(encoder_folder):
     assert isinstance(opened.template, PictureTemplate)
     generator = torch.Generator().manual_seed(5)
     models = {"bare": ServedModel.of("bare", -1, opened.template)}
-    for name in ("one", "two"):
+    drawn_of = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    ops = {
+        place: LoraOp(drawn_of(2, wide), drawn_of(out, 2), 0.1)
+        for place, (_, wide, out) in layers.projections(opened.bank).items()
+    }
+    for name in ("one", "two", "low-rank"):
         width = opened.bank.width
         tensors = {"weight": torch.randn(2, width, generator=generator), "bias": torch.zeros(2),
                    "mean": torch.zeros(width), "scale": torch.ones(width)}  # fmt: skip
-        adapter = Adapter(classifier=Linear(LABELS, tensors))
+        linear = ops if name == "low-rank" else {}
+        adapter = Adapter(linear=linear, classifier=Linear(LABELS, tensors))
         models[name] = ServedModel.of(name, opened.bank.add(adapter), opened.template, adapter)
     served = serve(Engine(opened.bank, models), moderation="one")
     yield served
@@ -70,7 +78,7 @@ def expected(server, name, data=PICTURE):
     return LABELS[int(told.argmax())], told
 
 
-@pytest.mark.parametrize("name", ["one", "two"])
+@pytest.mark.parametrize("name", ["one", "low-rank", "two"])
 def test_a_picture_is_answered_with_its_label(name, server, http):
     answer = chat(http, [{"type": "text", "text": "What is it?"}, part(url(PICTURE))], name)
     assert answer.status_code == 200, answer.text

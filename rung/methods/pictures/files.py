@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rung.artefacts import folders
 from rung.errors import ArtefactError
 from rung.forward.picture_bank import PictureBank
 from rung.forward.picture_classifier import Linear, Nearest
@@ -13,7 +16,12 @@ from rung.methods import layers
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
+    from rung.forward.picture_classifier import PictureClassifier
+
+# What stands beside an adapter in PEFT's layout, which has no place for a classifier of its own.
+CLASSIFIER, CLASSIFIER_TENSORS = "classifier.json", "classifier.safetensors"
 
 
 def written(labels: Sequence[str], bank: Bank) -> dict[str, Any]:
@@ -59,3 +67,38 @@ def read_nearest(labels: Sequence[str], tensors: dict[str, Tensor], width: int) 
     """A kept classifier by nearness. Raises ArtefactError naming the tensor that is wrong."""
     shapes = {"vectors": (len(labels), width), "sharpness": (1,)}
     return Nearest(labels, {name: layers.tensor(tensors, name, s) for name, s in shapes.items()})
+
+
+def write_classifier(adapter: Adapter, bank: Bank, folder: Path) -> None:
+    """Write an adapter's classifier into files of its own."""
+    from safetensors.torch import save_file
+
+    assert adapter.classifier is not None
+    tensors = {
+        n: t.detach().cpu().float().contiguous() for n, t in adapter.classifier.parameters().items()
+    }
+    save_file(tensors, folder / CLASSIFIER_TENSORS, metadata={"format": "pt"})
+    text = json.dumps(written(adapter.classifier.labels, bank), indent=2, sort_keys=True)
+    (folder / CLASSIFIER).write_text(text + "\n", encoding="utf-8")
+
+
+def read_classifier(bank: Bank, folder: Path) -> PictureClassifier:
+    """The classifier that `write_classifier` wrote, on the bank's device.
+
+    Raises:
+        ArtefactError: naming the file or the tensor that is missing or wrong.
+    """
+    from safetensors.torch import load_file
+
+    for name in (CLASSIFIER, CLASSIFIER_TENSORS):
+        if not (folder / name).exists():
+            raise ArtefactError(
+                f"{folder} has no {name}: it is no classifier of pictures that Rung made"
+            )
+    labels = read_labels(folders.read_json(folder / CLASSIFIER), bank)
+    tensors = load_file(folder / CLASSIFIER_TENSORS)
+    read = read_nearest if "sharpness" in tensors else read_linear
+    found = read(labels, tensors, bank.width)
+    for tensor in found.parameters().values():
+        tensor.data = tensor.data.to(bank.device)
+    return found

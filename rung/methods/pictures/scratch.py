@@ -24,11 +24,10 @@ class PictureScratch(PictureMethod):
     """The variant of `scratch` for pictures."""
 
     summary = "a small convolutional network of your own, from random weights"
+    elsewhere = ("depth", "heads", "vocabulary", "context")
     defaults = {"lr": 2e-3, "epochs": 40.0, "batch_size": 32, "weight_decay": 0.05, "warmup": 0.1}
 
     def misfit(self, bank: Bank, config: Any) -> str | None:
-        if config.depth is not None or config.heads is not None or config.vocabulary is not None:
-            return "--depth, --heads and --vocabulary are of text: leave them out for pictures"
         return None
 
     def making(self, config: Any, shape: Shape, schedule: base.Schedule) -> Workload:
@@ -52,7 +51,7 @@ class PictureScratch(PictureMethod):
         place = {label: i for i, label in enumerate(labels)}
         codes = torch.tensor([place[label] for label in train.labels], device=pixels.device)
         network.to(bank.device)
-        _train(study, network, pixels, codes, generator)
+        _train(study, network, pixels, codes, config.augment)
         metrics: dict[str, Any] = {}
         if validation.labels:
             shown = torch.cat(
@@ -87,15 +86,19 @@ def _parts(pictures: Sequence[Any], study: base.Study) -> Any:
         yield pictures[first : first + 32]
 
 
-def _train(study: base.Study, network: Any, pixels: Tensor, codes: Tensor, generator: Any) -> None:
-    """AdamW on mirrored copies; few rows need them more than they need steps."""
+def _train(
+    study: base.Study, network: Any, pixels: Tensor, codes: Tensor, augment: Sequence[str]
+) -> None:
+    """AdamW over all weights of the network, on augmented pictures."""
     import torch
     import torch.nn.functional as F
 
     from rung.errors import Interrupted
-    from rung.methods.pictures.training import SMOOTHING, batches, rate
+    from rung.methods.pictures.loop import SMOOTHING, batches, rate
+    from rung.pictures.augmentation import Augmentation
 
-    knobs = study.training
+    knobs, changed = study.training, Augmentation(augment, study.seed)
+    generator = torch.Generator().manual_seed(study.seed)
     tensors = [t.requires_grad_(True) for t in network.parameters().values()]
     optimiser = torch.optim.AdamW(tensors, lr=knobs.lr, weight_decay=knobs.weight_decay)
     order = batches(len(codes), knobs.batch_size, knobs.epochs, knobs.steps, generator)
@@ -104,9 +107,7 @@ def _train(study: base.Study, network: Any, pixels: Tensor, codes: Tensor, gener
             raise Interrupted
         for group in optimiser.param_groups:
             group["lr"] = knobs.lr * rate(step, len(order), knobs.warmup)
-        shown = pixels[rows]
-        mirrored = torch.rand(len(rows), generator=generator) < 0.5
-        shown[mirrored] = shown[mirrored].flip(-1)
+        shown = changed(pixels[rows], rows.tolist(), step)
         loss = F.cross_entropy(network.forward(shown), codes[rows], label_smoothing=SMOOTHING)
         for tensor, gradient in zip(tensors, torch.autograd.grad(loss, tensors), strict=True):
             tensor.grad = gradient

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import shutil
-import time
-from datetime import UTC, datetime
-from pathlib import Path, PurePath
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from anyio.to_thread import run_sync
@@ -14,18 +12,13 @@ from fastapi import Form, Query, Request, UploadFile
 from fastapi.responses import FileResponse, Response
 from starlette.exceptions import HTTPException
 
-from rung.data.sources import suffixes
 from rung.server.errors import ApiError
+from rung.server.files import HOUR, MONTH, Purpose, expiry, keep, shown
 from rung.server.responses import File, FileDeleted, FileList, answers
 from rung.server.routing import Routes
-from rung.server.state import Service, owner_of, service_of
-from rung.store.files import fresh_id, place
-from rung.store.records import stamp
-from rung.store.serving import FileRecord, unix
+from rung.server.state import owner_of, service_of
+from rung.store.files import place
 
-Purpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
-HOUR, MONTH = 3600, 2_592_000  # seconds that a file may last, at least and at most
-NAME = 255  # characters of a file's name that are kept
 ONE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 routes = Routes("/v1/files", scope="train", tags=["files"])
@@ -42,44 +35,9 @@ async def upload(
     """Keep a file."""
     if (anchor is None) != (seconds is None):
         raise ApiError("'expires_after' needs both 'anchor' and 'seconds'", param="expires_after")
-    expires = None
-    if seconds is not None:
-        expires = stamp(datetime.fromtimestamp(time.time() + seconds, UTC))
-    return shown(await run_sync(keep, service_of(request), file, purpose, expires, owner_of(request)))
-
-
-def keep(
-    service: Service, file: UploadFile, purpose: str, expires: str | None, owner: str | None
-) -> FileRecord:
-    """Copy an upload to where nothing of its name decides, then record it."""
-    service.store.files.expire()
-    id = fresh_id()
-    name = (file.filename or "file")[-NAME:]
-    # Only the kind of a file is taken from its name, and only a kind that data can be read from.
-    kind = PurePath(name.replace("\\", "/")).suffix.lower()
-    kinds = suffixes()
-    if kind in kinds and kinds[kind].packed:
-        raise ApiError("a compressed file is not unpacked here: upload what is in it", param="file")
-    stored = f"{id}{kind if kind in kinds else '.jsonl'}"
-    target = place(stored)
-    try:
-        with target.open("xb") as out:
-            shutil.copyfileobj(file.file, out, 1 << 20)
-        size = target.stat().st_size
-        if not size:
-            raise ApiError("the file is empty", param="file")
-        if size > service.limits.max_file:
-            most = service.limits.max_file
-            raise ApiError(f"the file is larger than {most} bytes", status=413, param="file")
-        return service.store.files.put(
-            id, name=name, purpose=purpose, stored=stored, size=size, expires=expires, owner=owner
-        )
-    except OSError as fault:
-        target.unlink(missing_ok=True)
-        raise ApiError(f"the file cannot be kept: {fault.strerror}", status=503) from None
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise
+    service, owner = service_of(request), owner_of(request)
+    kept = partial(keep, service, purpose=purpose, expires=expiry(seconds), owner=owner)
+    return shown(await run_sync(kept, file.file, file.filename or "file"))
 
 
 @routes.get("", **answers(FileList))
@@ -147,18 +105,3 @@ def _heeded(given: str, size: int) -> bool:
         told = f"the file has {size} bytes: none of them is in the range {given[:60]}"
         raise HTTPException(416, told, {"Content-Range": f"bytes */{size}"})
     return True
-
-
-def shown(file: FileRecord) -> dict[str, Any]:
-    """A file in OpenAI's words."""
-    return {
-        "id": file.id,
-        "object": "file",
-        "bytes": file.bytes,
-        "created_at": unix(file.created),
-        "expires_at": unix(file.expires),
-        "filename": file.name,
-        "purpose": file.purpose,
-        "status": "processed",
-        "status_details": None,
-    }
