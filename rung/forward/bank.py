@@ -302,6 +302,14 @@ class Bank(Backbone):
         """Llama inference, where the base is built for it."""
         return LlamaInference.of(self, self.adapters)
 
+    def compute_as_in_training(self) -> None:
+        """Let a quantised base multiply by float32 inputs everywhere, as a training does, from now on.
+
+        Log-probabilities of what is drawn are then those of the passes that learn from it.
+        """
+        if integers.detach(self):
+            self.__dict__["compiled"] = None  # its steps code their inputs too
+
     def dummy_pass(self, tokens: int) -> None:
         """Read so many tokens of no meaning, whose time is that of any others."""
         self.forward(self.trie([Sequence((0,) * tokens)]))

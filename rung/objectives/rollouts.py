@@ -145,6 +145,7 @@ class Drawer:
         """The engine, and the name of a slot in it."""
         model = ServedModel.of(f"slot {slot}", slot, self.template)
         if self._engine is None:
+            self.bank.compute_as_in_training()
             self._engine = Engine(self.bank, {}, MAX_LANES, max_waiting=1 << 20, memory=MEMORY)
             self._engine.arrange()
         if model.name not in self._engine.models:

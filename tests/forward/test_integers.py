@@ -178,3 +178,16 @@ def test_only_inference_multiplies_codes(kind, monkeypatch):
         monkeypatch.setenv(compiler.SWITCH, "0")
         assert integers.attach(Bank(model), min_numbers=0) is not None
         assert torch.equal(linear(x, weight), exact)
+
+
+@compiles
+def test_what_is_drawn_for_a_training_is_computed_as_it_is_trained():
+    bank = Bank(tiny("int8"))
+    integers.attach(bank, min_numbers=0)
+    weight = bank.model.model.layers[0].mlp.up_proj.weight
+    x = torch.randn(5, weight.shape[1], generator=torch.Generator().manual_seed(0))
+    exact, linear = weight.onto_rows(x), torch.nn.functional.linear
+    with torch.inference_mode():
+        assert not torch.equal(linear(x, weight), exact)
+        bank.compute_as_in_training()
+        assert torch.equal(linear(x, weight), exact) and bank.compiled is None
