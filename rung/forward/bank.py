@@ -303,10 +303,7 @@ class Bank(Backbone):
         return LlamaInference.of(self, self.adapters)
 
     def compute_as_in_training(self) -> None:
-        """Let a quantised base multiply by float32 inputs everywhere, as a training does, from now on.
-
-        Log-probabilities of what is drawn are then those of the passes that learn from it.
-        """
+        """Multiply codes by float32 inputs from now on: log-probabilities are then a training's."""
         if integers.detach(self):
             self.__dict__["compiled"] = None  # its steps code their inputs too
 
@@ -396,8 +393,7 @@ class Bank(Backbone):
         return head
 
     def _own_of(self, adapter: Adapter, parameter: Tensor) -> Tensor:
-        """What an adapter has in place of the output layer's parameter: under its own name, else under
-        that of what it is tied to."""
+        """What an adapter has in place of the output layer's parameter, or of what that is tied to."""
         names = self.names(parameter)
         out = self.model.get_output_embeddings()
         names.sort(key=lambda n: self.modules[n.rpartition(".")[0]] is not out)

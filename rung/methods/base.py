@@ -159,7 +159,10 @@ class Method(ABC):
         if bank.findings.causal is not None and not (self.classifies or self.baseline):
             return f"{bank.findings.causal}; linear_probe can read it"
         usual = self.Config()
-        if given := [n for n in self.elsewhere if getattr(config, n) != getattr(usual, n)]:
+        known = [
+            n for n in self.elsewhere if hasattr(usual, n)
+        ]  # a method of another's may have others
+        if given := [n for n in known if getattr(config, n) != getattr(usual, n)]:
             told = given[0].replace("_", "-")
             return f"--{told} means nothing on bases that read {bank.reads}: leave it out"
         return self.misfit(bank, config)

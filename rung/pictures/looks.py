@@ -11,9 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
 HASH_BYTES, SIDE = 8, 4
@@ -26,6 +25,7 @@ MAX_COMPARED = 2000  # pictures that share a band and are compared with each oth
 
 def look(image: Image) -> bytes:
     """What an RGB picture looks like."""
+    import numpy as np
     from PIL import Image as pillow
 
     small = np.asarray(image.convert("L").resize((9, 8), pillow.Resampling.BOX)).astype(np.int16)
@@ -40,6 +40,8 @@ def groups(looks: Sequence[bytes]) -> list[list[int]]:
     What is alike by way of a third one is of one group; who stands alone is of none. An empty look is
     like no other. Of many pictures that share a part of the hash, not each is compared with each.
     """
+    import numpy as np
+
     known = [i for i, one in enumerate(looks) if one]
     parent = list(range(len(looks)))
 
@@ -61,6 +63,8 @@ def groups(looks: Sequence[bytes]) -> list[list[int]]:
 
 def _pairs(table: np.ndarray) -> Iterator[tuple[int, int]]:
     """Rows of looks (n, 56) that are alike, by the bands of the hash that they share."""
+    import numpy as np
+
     width = HASH_BYTES // BANDS
     hashes = np.ascontiguousarray(table[:, :HASH_BYTES]).view(np.uint64)[:, 0]
     colours = table[:, HASH_BYTES:].astype(np.int16)
@@ -78,6 +82,8 @@ def _pairs(table: np.ndarray) -> Iterator[tuple[int, int]]:
 
 def _close(hashes: np.ndarray) -> np.ndarray:
     """Pairs of hashes (n,) of 64 bits that differ in few: places (m, 2), the lower one first."""
+    import numpy as np
+
     apart = np.bitwise_count(hashes[:, None] ^ hashes[None, :])
     first, second = np.nonzero(np.triu(apart <= MAX_BITS, 1))
     return np.stack([first, second], 1)
