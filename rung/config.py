@@ -60,6 +60,7 @@ def knob(
     metavar: str | None = None,
     names: bool = False,
     foreign: Iterable[str] = (),
+    reads: str | None = None,
 ) -> Any:
     """Declare a dataclass field with what help and checks need.
 
@@ -72,6 +73,8 @@ def knob(
         names: of a list, that its texts are names, of which one text may hold several, as `lora,full`.
         foreign: names of the same setting in other libraries, which are answered with this one; with
             the value that they mean where they are switches, as `load_in_4bit=nf4`.
+        reads: what a base must read for the setting to mean something, `text` or `pictures`; None:
+            whatever it is.
     """
     metadata = {
         "help": help,
@@ -82,6 +85,7 @@ def knob(
         "metavar": metavar,
         "names": names,
         "foreign": tuple(foreign),
+        "reads": reads,
     }
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)

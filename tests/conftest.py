@@ -16,7 +16,7 @@ from hypothesis import settings
 from rung.store import database
 
 # How long an example takes says more of the machine than of the code.
-settings.register_profile("rung", deadline=None, max_examples=50)
+settings.register_profile("rung", deadline=None)
 settings.load_profile("rung")
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -304,8 +304,8 @@ class Bank(Backbone):
 
     def compute_as_in_training(self) -> None:
         """Multiply codes by float32 inputs from now on: log-probabilities are then a training's."""
-        if integers.detach(self):
-            self.__dict__["compiled"] = None  # its steps code their inputs too
+        integers.detach(self)
+        self.__dict__.pop("compiled", None)  # steps over codes are not for such a base
 
     def dummy_pass(self, tokens: int) -> None:
         """Read so many tokens of no meaning, whose time is that of any others."""

@@ -16,4 +16,5 @@ def augment_knob(*default: str) -> Any:
         "Changes of pictures in training: flip (half are mirrored), crop (a part is enlarged), none.",
         choices=KINDS,
         names=True,
+        reads="pictures",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -108,7 +109,6 @@ class Method(ABC):
             climb fits it before the base is loaded: its study has neither bank nor template.
         renamed: general knobs that mean nothing to it -> those of its own that are meant by them.
         modality: what its bases read; see `on` for those that do the same idea on pictures.
-        elsewhere: knobs that mean something on other bases alone, and are refused on these.
         defaults: values for the training knobs that suit this method better than the general ones.
         search: knobs worth trying at other values, the default first, for a climb that has the time.
     """
@@ -127,7 +127,6 @@ class Method(ABC):
     baseline: ClassVar[bool] = False
     renamed: ClassVar[dict[str, str]] = {}
     modality: ClassVar[Modality] = "text"
-    elsewhere: ClassVar[tuple[str, ...]] = ()
     defaults: ClassVar[dict[str, Any]] = {}
     search: ClassVar[dict[str, tuple[Any, ...]]] = {}
 
@@ -158,14 +157,19 @@ class Method(ABC):
             return f"it is a method for {self.modality}, and this base reads {bank.reads}"
         if bank.findings.causal is not None and not (self.classifies or self.baseline):
             return f"{bank.findings.causal}; linear_probe can read it"
-        usual = self.Config()
-        known = [
-            n for n in self.elsewhere if hasattr(usual, n)
-        ]  # a method of another's may have others
-        if given := [n for n in known if getattr(config, n) != getattr(usual, n)]:
-            told = given[0].replace("_", "-")
+        if name := self._meaningless(config, bank.reads):
+            told = name.replace("_", "-")
             return f"--{told} means nothing on bases that read {bank.reads}: leave it out"
         return self.misfit(bank, config)
+
+    def _meaningless(self, config: Any, reads: Modality) -> str | None:
+        """A knob that was set and is for bases that read something else, or None."""
+        usual = self.Config()
+        for one in dataclasses.fields(usual):
+            only = one.metadata.get("reads")
+            if only not in (None, reads) and getattr(config, one.name) != getattr(usual, one.name):
+                return one.name
+        return None
 
     def base_spec(self, config: Any) -> str | None:
         """The spec of the base that it begins from, in place of the one the user names; None: that."""

@@ -30,7 +30,6 @@ class Method(base.Method):
     summary = "every weight of the base"
     Config = Knobs
     own_weights = True
-    elsewhere = ("augment",)
     defaults = {"lr": 2e-5, "epochs": 2.0}
     search = {"lr": (2e-05, 1e-05, 4e-05)}
 

@@ -32,7 +32,6 @@ class Method(base.Method):
     summary = "the last layers and the final norm"
     Config = Knobs
     own_weights = True
-    elsewhere = ("augment",)
     defaults = {"lr": 3e-4, "epochs": 3.0}
     search = {"lr": (0.0003, 0.00015, 0.0006)}
 

@@ -65,11 +65,13 @@ class Knobs:
         least=0,
         most=0.95,
         foreign=("lora_dropout",),
+        reads="text",
     )
     activated: str | None = knob(
         None,
         "Text from which on the adapter acts (activated LoRA); before it the base computes.",
         foreign=("alora_invocation_string", "alora_invocation_tokens"),
+        reads="text",
     )
     targets: list[str] = knob(
         ["all-linear"],
@@ -82,6 +84,7 @@ class Knobs:
     text_tower: bool = knob(
         False,
         "Adapt the text tower of CLIP or SigLIP too, and tell labels apart by their names.",
+        reads="pictures",
     )
 
     @property
@@ -95,7 +98,6 @@ class Method(base.Method):
     paper = "arXiv 2106.09685"
     peft_type = "LORA"
     Config = Knobs
-    elsewhere = ("augment", "text_tower")
     defaults = {"lr": 1e-3, "epochs": 3.0}
     search = {"lr": (0.001, 0.0005, 0.002)}
 

@@ -31,15 +31,22 @@ TOKENS_OF_A_LETTER = 0.3
 @dataclass
 class Knobs:
     group: ClassVar[str] = "scratch"
-    depth: int | None = knob(None, "Transformer layers; by the amount of text by default.", least=1)
+    depth: int | None = knob(
+        None, "Transformer layers; by the amount of text by default.", least=1, reads="text"
+    )
     width: int | None = knob(
         None, "Size of the hidden state; by the amount of text by default.", least=8, most=65536
     )
-    heads: int | None = knob(None, "Attention heads; one for each 64 of the width by default.", least=1)
-    vocabulary: int | None = knob(
-        None, "Most tokens of its own tokenizer; by the amount of text by default.", least=260
+    heads: int | None = knob(
+        None, "Attention heads; one for each 64 of the width by default.", least=1, reads="text"
     )
-    context: int = knob(512, "Longest sequence in tokens.", least=8)
+    vocabulary: int | None = knob(
+        None,
+        "Most tokens of its own tokenizer; by the amount of text by default.",
+        least=260,
+        reads="text",
+    )
+    context: int = knob(512, "Longest sequence in tokens.", least=8, reads="text")
     augment: list[str] = augment_knob()
 
 
@@ -48,7 +55,6 @@ class Method(base.Method):
     Config = Knobs
     own_weights = True
     own_base = True
-    elsewhere = ("augment",)
     defaults = {"lr": 2e-3, "epochs": 10.0, "weight_decay": 0.1, "beta2": 0.95}
 
     def on(self, reads: Modality) -> base.Method:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import Query, Request
 
 from rung.server.errors import without_places
+from rung.server.lists import listed
 from rung.server.state import owner_of, service_of
 from rung.store.serving import ACTIVE, EventRecord, JobKind, JobRecord, JobStatus, unix
 
@@ -46,11 +47,6 @@ def events(request: Request, id: str, kind: JobKind, after: str | None, limit: i
     after = after.removeprefix("ftevent-") if after else None
     page = service_of(request).store.jobs.events(id, after=after, limit=limit)
     return listed([told(event) for event in page.items], page.has_more)
-
-
-def listed(data: list[dict[str, Any]], has_more: bool) -> dict[str, Any]:
-    """Write a page of a list."""
-    return {"object": "list", "data": data, "has_more": has_more}
 
 
 def times(job: JobRecord) -> dict[str, Any]:

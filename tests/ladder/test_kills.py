@@ -95,7 +95,7 @@ def test_killed_at_some_writes_and_resumed_the_table_is_the_same(words, writes):
         whole = table(store, begin(words, store, "whole"))
         count = writes(None)
         assert count > 40
-        for i in range(1):
+        for i in range(2):
             writes(draw.randrange(8, count // 2))
             assert killed(lambda i=i: begin(words, store, f"killed{i}"))
             writes(None)

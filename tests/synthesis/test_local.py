@@ -39,7 +39,7 @@ def test_killed_at_random_and_resumed_it_gives_the_same_bytes(tmp_path, monkeypa
         path.unlink()
     out, source = tmp_path / "killed.jsonl", random.Random(7)
     kills = 0
-    for _ in range(2):
+    for _ in range(4):
         process, seen = start(out, home), len(list(kept.glob("*/*.json")))
         until = time.monotonic() + 90
         while process.poll() is None and time.monotonic() < until:  # after another wave, a little later

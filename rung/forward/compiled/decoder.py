@@ -108,6 +108,10 @@ class CompiledDecoder:
             return None
         if not built_like_llama(backbone, readable) or not _alike(backbone):
             return None
+        base: Any = backbone.base_model
+        weight = base.layers[0].self_attn.q_proj.weight
+        if isinstance(weight, Quantized) and weight.integers is None:
+            return None  # codes of this base meet float32 inputs, and steps code theirs
         library = compiler.library()
         if library is None:
             return None

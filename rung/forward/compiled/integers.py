@@ -90,12 +90,11 @@ def attach(backbone: Backbone, min_numbers: int = MIN_NUMBERS) -> Integers | Non
     return integers
 
 
-def detach(backbone: Backbone) -> bool:
-    """Take out what `attach` has set; returns whether the base has weights of codes."""
-    coded = [w for w in backbone.model.parameters() if isinstance(w, Quantized)]
-    for weight in coded:
-        weight.integers = None
-    return bool(coded)
+def detach(backbone: Backbone) -> None:
+    """Take out what `attach` has set."""
+    for weight in backbone.model.parameters():
+        if isinstance(weight, Quantized):
+            weight.integers = None
 
 
 def _is_right(library: Any, code: type[Quantized]) -> bool:

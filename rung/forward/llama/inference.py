@@ -122,13 +122,13 @@ class LlamaInference:
         def compute() -> list[tuple[Tensor, Tensor]]:
             trie = selfcheck.sample(self.backbone.vocabulary)
             positions = trie.positions.to(self.backbone.device)
-            with torch.inference_mode():
+            with torch.no_grad():  # not inference mode, within which inputs of codes are coded
                 plans = TriePlan(trie), TriePlan(trie)
                 embeddings = self.backbone.embed(trie.ids, plans[0].slots)
                 ours = self.run(embeddings, positions, plans[0])
                 return [(ours, self.backbone.run_own(embeddings, positions, plans[1]))]
 
-        fault = selfcheck.fault(compute, self.backbone.dtype, coded=self.coded)
+        fault = selfcheck.fault(compute, self.backbone.dtype)
         if fault is not None:
             log.warning("the base's own forward is taken: with joined operations %s", fault)
         return fault is None

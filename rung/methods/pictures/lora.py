@@ -32,7 +32,6 @@ class PictureLora(PictureMethod):
     summary = "low-rank weights beside the encoder's projections, from the linear probe on"
     paper = "arXiv 2106.09685"
     peft_type = "LORA"
-    elsewhere = ("activated", "dropout")
     defaults = {"lr": 5e-4, "epochs": 15.0, "batch_size": 32, "weight_decay": 0.01, "warmup": 0.1}
 
     def misfit(self, bank: Bank, config: Any) -> str | None:

@@ -24,7 +24,6 @@ class PictureScratch(PictureMethod):
     """The variant of `scratch` for pictures."""
 
     summary = "a small convolutional network of your own, from random weights"
-    elsewhere = ("depth", "heads", "vocabulary", "context")
     defaults = {"lr": 2e-3, "epochs": 40.0, "batch_size": 32, "weight_decay": 0.05, "warmup": 0.1}
 
     def misfit(self, bank: Bank, config: Any) -> str | None:

@@ -8,16 +8,11 @@ from anyio.to_thread import run_sync
 from fastapi import Query, Request
 
 from rung.server.batches.lines import MAX_BYTES
-from rung.server.batches.shapes import (
-    MODERATIONS,
-    Batch,
-    BatchList,
-    BatchRequest,
-    shown,
-)
+from rung.server.batches.shapes import MODERATIONS, Batch, BatchList, BatchRequest, shown
 from rung.server.errors import ApiError, not_supported
 from rung.server.files import expiry
 from rung.server.jobs import file_of
+from rung.server.lists import paged
 from rung.server.responses import answers
 from rung.server.routing import Routes
 from rung.server.state import Service, account_of, owner_of, service_of
@@ -45,14 +40,7 @@ def list_batches(
 ) -> dict[str, Any]:
     """Batches, newest first."""
     page = service_of(request).store.batches.list(after=after, limit=limit, owner=owner_of(request))
-    found = [shown(batch) for batch in page.items]
-    return {
-        "object": "list",
-        "data": found,
-        "first_id": found[0]["id"] if found else None,
-        "last_id": found[-1]["id"] if found else None,
-        "has_more": page.has_more,
-    }
+    return paged([shown(batch) for batch in page.items], page.has_more)
 
 
 @routes.get("/{batch_id}", **answers(Batch))

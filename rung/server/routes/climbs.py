@@ -10,8 +10,9 @@ from fastapi import Request
 from rung.ladder.scorecard import Row, Scorecard
 from rung.server.climbs import ClimbRequest, order
 from rung.server.errors import without_places
-from rung.server.job_routes import Limit, events, fault_of, found, listed, times, turned
+from rung.server.job_routes import Limit, events, fault_of, found, times, turned
 from rung.server.jobs_supervisor import close_climb
+from rung.server.lists import listed
 from rung.server.responses import Climb, ClimbList, EventList, answers
 from rung.server.routing import Routes
 from rung.server.state import Service, owner_of, service_of

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from rung.server.errors import ApiError
 from rung.server.files import HOUR, MONTH, Purpose, expiry, keep, shown
+from rung.server.lists import paged
 from rung.server.responses import File, FileDeleted, FileList, answers
 from rung.server.routing import Routes
 from rung.server.state import owner_of, service_of
@@ -52,14 +53,7 @@ def list_files(
     page = service_of(request).store.files.list(
         purpose=purpose, after=after, limit=limit, descending=order == "desc", owner=owner_of(request)
     )
-    files = [shown(f) for f in page.items]
-    return {
-        "object": "list",
-        "data": files,
-        "first_id": files[0]["id"] if files else None,
-        "last_id": files[-1]["id"] if files else None,
-        "has_more": page.has_more,
-    }
+    return paged([shown(f) for f in page.items], page.has_more)
 
 
 @routes.get("/{file_id}", **answers(File))

@@ -8,8 +8,9 @@ from anyio.to_thread import run_sync
 from fastapi import Request
 
 from rung.server.catalogue import checkpoint_name
-from rung.server.job_routes import Limit, events, fault_of, found, listed, times, turned
+from rung.server.job_routes import Limit, events, fault_of, found, times, turned
 from rung.server.jobs import JobRequest, order
+from rung.server.lists import listed, paged
 from rung.server.responses import CheckpointList, EventList, Job, JobList, answers
 from rung.server.routing import Routes
 from rung.server.state import owner_of, service_of
@@ -90,11 +91,7 @@ def list_checkpoints(
     page = service.store.jobs.checkpoints(job_id, after=after, limit=limit)
     name = service.catalogue.job_model_name(job)
     checkpoints = [kept(one, checkpoint_name(name, one)) for one in page.items]
-    ends = {
-        "first_id": checkpoints[0]["id"] if checkpoints else None,
-        "last_id": checkpoints[-1]["id"] if checkpoints else None,
-    }
-    return {**listed(checkpoints, page.has_more), **ends}
+    return paged(checkpoints, page.has_more)
 
 
 def shown(job: JobRecord, organisation: str) -> dict[str, Any]:

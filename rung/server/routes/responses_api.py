@@ -10,6 +10,7 @@ from fastapi import Query, Request
 from fastapi.responses import Response
 
 from rung.server.errors import ApiError, not_supported
+from rung.server.lists import paged
 from rung.server.responses import answers
 from rung.server.responses_api_items import chat_request, kept, read, renamed
 from rung.server.responses_api_reply import ModelResponseReply, echo
@@ -89,13 +90,7 @@ def input_items(
             raise UnknownCursor(f"'after' is '{after[:80]}', which is not in the list")
         items = items[places[0] + 1 :]
     page = items[:limit]
-    return {
-        "object": "list",
-        "data": page,
-        "first_id": page[0]["id"] if page else None,
-        "last_id": page[-1]["id"] if page else None,
-        "has_more": len(items) > limit,
-    }
+    return paged(page, len(items) > limit)
 
 
 def stores(service: Service, asked: ModelResponseRequest) -> bool:
