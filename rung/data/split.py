@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rung.data import labels, look_alikes
+from rung.data import labels, picture_duplicates
 from rung.data.dataset import Dataset
 from rung.data.keys import content_key, grouping
 from rung.data.knobs import DataKnobs
@@ -83,7 +83,7 @@ def split(dataset: Dataset, knobs: DataKnobs) -> Splits:
 def _divide(
     examples: Sequence[Example], validation: float, test: float, seed: int
 ) -> dict[str, list[Example]]:
-    key = look_alikes.together(examples, grouping(examples))
+    key = picture_duplicates.together(examples, grouping(examples))
     placed = [(_place(key(e), seed), e) for e in examples]
     bounds = {"test": (0.0, test), "validation": (test, test + validation)}
     names: dict[float, str] = {}
@@ -123,5 +123,7 @@ def leakage(
                 rows = tuple(a for a, _ in pairs)
                 problems.append(Problem("warning" if allowed else "error", message, rows))
         told = {row for problem in problems for row in problem.rows}
-        problems += look_alikes.across(train, name, [e for e in examples if e.origin not in told])
+        problems += picture_duplicates.across(
+            train, name, [e for e in examples if e.origin not in told]
+        )
     return problems

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rung.errors import ConfigError, DataError
-from rung.pictures import looks
+from rung.pictures.perceptual_hash import perceptual_hash
 from rung.types import Picture
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def picture(place: str | bytes, name: str = "") -> tuple[Picture, tuple[str, ...
         small = ImageOps.exif_transpose(opened)
     except Exception as fault:  # Pillow's readers raise whatever struct and zlib raise
         raise DataError(f"{name}: the picture is cut short or damaged: {fault}") from None
-    seen = looks.look(_rgb(small, name, GROUND))
+    seen = perceptual_hash(_rgb(small, name, GROUND))
     return Picture(hashlib.sha256(data).hexdigest(), place, name, seen), notes
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -206,6 +208,15 @@ def test_nothing_needs_a_compiler(variable, value, monkeypatch):
     assert CompiledDecoder.of(engine.bank, {}, min_numbers=0) is None
     engine.arrange()
     assert engine.generate(requests) == expected
+
+
+@pytest.mark.skipif(not (shutil.which("gcc") and shutil.which("g++")), reason="no gcc is installed")
+def test_a_driver_that_leaves_out_the_library_of_cpp_will_do(monkeypatch, rung_home):
+    monkeypatch.setenv("CXX", "gcc")
+    compiler._library.cache_clear()
+    bank = Bank(tiny_llama())
+    both(bank, compiled_of(bank), [-1] * 5, 3)
+    compiler._library.cache_clear()
 
 
 @compiles

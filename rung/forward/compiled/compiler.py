@@ -14,6 +14,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,9 @@ FLAGS = ("-O2", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno",
 AVX2 = ("-march=x86-64-v3",)
 DEFAULT = ("-march=x86-64",)
 NATIVE = ("-march=native", "-mprefer-vector-width=512")
+# What is linked: some drivers, as gcc, leave out the library of C++ unless it is named.
+LIBRARIES: tuple[tuple[str, ...], ...] = ((), ("-lstdc++",))
+WHOLE = ("-Wl,-z,defs",) if sys.platform == "linux" else ()  # no library that lacks a symbol
 PLAIN_NATIVE = ("-mcpu=native",)  # where the processor is not of the x86 family
 TIMEOUT = 120  # seconds for the compiler
 
@@ -78,6 +82,7 @@ def _key(compiler: str, architecture: tuple[str, ...]) -> str:
         digest.update((Path(__file__).parent / name).read_bytes())
     told = (
         *FLAGS,
+        *WHOLE,
         *architecture,
         compiler,
         str(stat.st_size),
@@ -103,8 +108,12 @@ def _compile(compiler: str, architecture: tuple[str, ...], path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         made = Path(scratch) / path.name
         source = Path(__file__).parent / SOURCES[0]
-        command = [compiler, *FLAGS, *architecture, str(source), "-o", str(made)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
-        if done.returncode:
-            raise OSError((done.stderr.strip().splitlines() or ["the compiler failed"])[-1][:200])
-        made.replace(path)
+        command = [compiler, *FLAGS, *WHOLE, *architecture, str(source), "-o", str(made)]
+        for libraries in LIBRARIES:
+            done = subprocess.run(
+                [*command, *libraries], capture_output=True, text=True, timeout=TIMEOUT, check=False
+            )
+            if not done.returncode:
+                made.replace(path)
+                return
+    raise OSError((done.stderr.strip().splitlines() or ["the compiler failed"])[-1][:200])

@@ -57,17 +57,17 @@ class PictureLora(PictureMethod):
         pictures = [*train.pictures, *validation.pictures]
         adapter = Adapter(linear=ops).to(bank.device)
         first = min(bank.frozen_below(Adapter(linear={n: op})) for n, op in ops.items())
-        entering = training.Entering.of(study, pictures, first, config.augment)
+        inputs = training.EncoderInputs.of(study, pictures, first, config.augment)
         shared: dict[str, Any] = {
             "study": study, "codes": training.codes_for(bank, train, validation), "adapter": adapter,
-            "count": len(train.labels), "size": entering.size, "entering": entering,
+            "count": len(train.labels), "size": inputs.size, "inputs": inputs,
             "plus": config.plus,
         }  # fmt: skip
         if config.text_tower:
             from rung.methods.pictures.names import NamesLoop
 
             return NamesLoop.of(sorted(set(train.labels)), SENTENCE, shared).fitted(validation)
-        adapter.classifier = training.probe(study, entering, train)
+        adapter.classifier = training.probe(study, inputs, train)
         return training.EncoderLoop(**shared).fitted(validation)
 
     def size(self, bank: Bank, config: Any, shape: Shape) -> int:

@@ -39,7 +39,7 @@ class NamesLoop(EncoderLoop):
     @classmethod
     def of(cls, labels: Sequence[str], sentence: str, shared: dict[str, Any]) -> NamesLoop:
         """A loop over labels in a sentence. `shared`: what every `EncoderLoop` has."""
-        bank: PictureBank = shared["entering"].bank
+        bank: PictureBank = shared["inputs"].bank
         texts = [sentence.replace("{}", readable(label)) for label in labels]
         tokens = shortened(bank.encoder, bank.encoder.tokenized(texts))
         loop = cls(**shared, tokens=tokens)
@@ -54,17 +54,17 @@ class NamesLoop(EncoderLoop):
         return {n: t for n, t in self.adapter.parameters().items() if n.startswith("linear.")}
 
     def logits(self, rows: Tensor, step: int | None = None) -> Tensor:
-        bank = self.entering.bank
+        bank = self.inputs.bank
         with bank.acting(self.adapter):
-            seen = F.normalize(self.entering.vectors(rows, step), dim=1)
+            seen = F.normalize(self.inputs.vectors(rows, step), dim=1)
             return bank.encoder.scale * seen @ self._named().T
 
     def _named(self) -> Tensor:
-        return F.normalize(self.entering.bank.encoder.of_tokens(self.tokens).float(), dim=1)
+        return F.normalize(self.inputs.bank.encoder.of_tokens(self.tokens).float(), dim=1)
 
     def finished(self) -> Adapter:
         assert isinstance(self.adapter.classifier, Nearest)
-        with torch.no_grad(), self.entering.bank.acting(self.adapter):
+        with torch.no_grad(), self.inputs.bank.acting(self.adapter):
             self.adapter.classifier.vectors = self._named()
         return super().finished()
 

@@ -27,7 +27,7 @@ ROWS_AT_ONCE = 64  # pictures of a pass without gradients
 
 
 @dataclass(kw_only=True)
-class Entering:
+class EncoderInputs:
     """What enters the trained part of an encoder.
 
     Attributes:
@@ -45,7 +45,7 @@ class Entering:
     @classmethod
     def of(
         cls, study: base.Study, pictures: Sequence[Picture], first: int | None, augment: Sequence[str]
-    ) -> Entering:
+    ) -> EncoderInputs:
         """States of the frozen blocks, kept on disk, or pixels.
 
         Raises:
@@ -92,7 +92,7 @@ class EncoderLoop(Loop):
     """
 
     adapter: Adapter
-    entering: Entering
+    inputs: EncoderInputs
     plus: float = 1.0
 
     @property
@@ -112,8 +112,8 @@ class EncoderLoop(Loop):
         return self.adapter.kept()
 
     def logits(self, rows: Tensor, step: int | None = None) -> Tensor:
-        with self.entering.bank.acting(self.adapter):
-            return self.head.logits(self.entering.vectors(rows, step))
+        with self.inputs.bank.acting(self.adapter):
+            return self.head.logits(self.inputs.vectors(rows, step))
 
 
 def tune(
@@ -124,11 +124,11 @@ def tune(
     Raises:
         Interrupted: when the study is asked to stop.
     """
-    entering = Entering.of(study, [*train.pictures, *validation.pictures], first, augment)
-    adapter = Adapter(weights=copies(entering.bank, first), classifier=probe(study, entering, train))
+    inputs = EncoderInputs.of(study, [*train.pictures, *validation.pictures], first, augment)
+    adapter = Adapter(weights=copies(inputs.bank, first), classifier=probe(study, inputs, train))
     loop = EncoderLoop(
-        study=study, codes=codes_for(entering.bank, train, validation), count=len(train.labels),
-        size=entering.size, adapter=adapter, entering=entering,
+        study=study, codes=codes_for(inputs.bank, train, validation), count=len(train.labels),
+        size=inputs.size, adapter=adapter, inputs=inputs,
     )  # fmt: skip
     return loop.fitted(validation)
 
@@ -158,17 +158,17 @@ def copies(bank: PictureBank, first: int | None) -> dict[str, Tensor]:
 UNUSED = ("_fc.weight", "_fc.bias", "pooler.dense.weight", "pooler.dense.bias")
 
 
-def probe(study: base.Study, entering: Entering, train: Rows) -> Linear:
+def probe(study: base.Study, inputs: EncoderInputs, train: Rows) -> Linear:
     """The linear layer that training begins from: a probe of the frozen encoder."""
     from rung.methods.linear_probe.fitting import MIDDLE, Chosen, final
 
-    bank = entering.bank
-    if entering.states is None:
+    bank = inputs.bank
+    if inputs.states is None:
         vectors = bank.features(train.pictures, keep=True, stopping=study.stopping)
     else:  # from the states that are kept anyway
         parts = torch.arange(len(train.labels)).split(ROWS_AT_ONCE)
         with torch.no_grad():
-            vectors = torch.cat([entering.vectors(rows) for rows in parts]).cpu()
+            vectors = torch.cat([inputs.vectors(rows) for rows in parts]).cpu()
     chosen = Chosen("pooled", MIDDLE / len(train.labels), 0.0, 0.0, 0)
     labels, tensors = final(vectors, train.labels, "logistic", chosen)
     return Linear(labels, {n: t.to(bank.device) for n, t in tensors.items()})

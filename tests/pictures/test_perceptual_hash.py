@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from rung.data import DataKnobs, load, split
-from rung.pictures import looks, picture
+from rung.pictures import perceptual_hash as hashing
+from rung.pictures import picture
 from tests.pictures.conftest import as_bytes
 
 
@@ -35,24 +36,24 @@ def variants(image):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_files_of_one_picture_look_alike(seed):
-    own = picture(as_bytes(scene(seed)))[0].look
+    own = picture(as_bytes(scene(seed)))[0].perceptual_hash
     for name, data in variants(scene(seed)).items():
-        assert looks.groups([own, picture(data)[0].look]) == [[0, 1]], name
+        assert hashing.groups([own, picture(data)[0].perceptual_hash]) == [[0, 1]], name
 
 
 def test_other_pictures_do_not_whatever_their_number():
-    several = [looks.look(scene(seed)) for seed in range(300)]
-    assert looks.groups(several) == []
-    assert looks.groups([*several, several[7], b"", several[9], b""]) == [[7, 300], [9, 302]]
+    several = [hashing.perceptual_hash(scene(seed)) for seed in range(300)]
+    assert hashing.groups(several) == []
+    assert hashing.groups([*several, several[7], b"", several[9], b""]) == [[7, 300], [9, 302]]
 
 
 def test_pictures_without_edges_are_told_apart_by_their_colour():
     flat = [Image.new("RGB", (40, 40), colour) for colour in ("white", "black", "navy", "#fefefe")]
-    assert looks.groups([looks.look(one) for one in flat]) == [[0, 3]]
+    assert hashing.groups([hashing.perceptual_hash(one) for one in flat]) == [[0, 3]]
 
 
 def test_groups_are_those_of_comparing_each_with_each():
-    """Against the definition, on looks that differ in few bits."""
+    """Against the definition, on hashes that differ in few bits."""
     draw = np.random.default_rng(3)
     table = np.zeros((60, 56), np.uint8)
     for row in table:
@@ -61,12 +62,12 @@ def test_groups_are_those_of_comparing_each_with_each():
         row[8:] = draw.choice([100, 118])
     bits = np.unpackbits(table[:, None, :8] ^ table[None, :, :8], axis=2).sum(2)
     levels = np.abs(table[:, None, 8:].astype(int) - table[None, :, 8:]).mean(2)
-    near = (bits <= looks.MAX_BITS) & (levels <= looks.MAX_LEVELS)
+    near = (bits <= hashing.MAX_BITS) & (levels <= hashing.MAX_LEVELS)
     reached = near.copy()
     for _ in range(7):
         reached = (reached.astype(int) @ reached.astype(int)) > 0
     expected = {tuple(np.flatnonzero(row)) for row in reached if row.sum() > 1}
-    assert {tuple(sorted(g)) for g in looks.groups([row.tobytes() for row in table])} == expected
+    assert {tuple(sorted(g)) for g in hashing.groups([row.tobytes() for row in table])} == expected
 
 
 @pytest.fixture

@@ -22,11 +22,11 @@ def groups(examples: Sequence[Example]) -> list[list[Example]]:
             asked[found[0]].append((example, found[1]))
     if not asked:
         return []
-    from rung.pictures import looks
+    from rung.pictures import perceptual_hash
 
     alike = []
     for rows in asked.values():
-        found_here = looks.groups([picture.look for _, picture in rows])
+        found_here = perceptual_hash.groups([picture.perceptual_hash for _, picture in rows])
         alike += [
             [rows[i][0] for i in group]
             for group in found_here
@@ -83,7 +83,7 @@ def _asked(example: Example) -> tuple[str, Picture] | None:
         return None
     turns = example.messages[:-1]
     pictures = [p for m in turns for p in m.get("pictures", ())]
-    if len(pictures) != 1 or not pictures[0].look:
+    if len(pictures) != 1 or not pictures[0].perceptual_hash:
         return None
     return "\0".join(plain(m["content"]) for m in turns), pictures[0]
 

@@ -1,4 +1,4 @@
-"""What a picture looks like, in 56 bytes: two files of one picture are found by it.
+"""Perceptual hash: 56 bytes of what a picture looks like, by which two files of one picture are found.
 
 The first 8 bytes are a difference hash: the picture is made 9 x 8 grey levels, and each of 64 bits says
 whether a level is brighter than the one to its right. The others are the mean colours of 4 x 4 places,
@@ -23,8 +23,8 @@ BANDS = MAX_BITS + 1  # of equally many bits: two hashes that differ in fewer bi
 MAX_COMPARED = 2000  # pictures that share a band and are compared with each other
 
 
-def look(image: Image) -> bytes:
-    """What an RGB picture looks like."""
+def perceptual_hash(image: Image) -> bytes:
+    """Compute the hash of an RGB picture."""
     import numpy as np
     from PIL import Image as pillow
 
@@ -34,16 +34,16 @@ def look(image: Image) -> bytes:
     return np.packbits(bits).tobytes() + colours.tobytes()
 
 
-def groups(looks: Sequence[bytes]) -> list[list[int]]:
-    """Which pictures look alike: groups of places in `looks`, each in order.
+def groups(hashes: Sequence[bytes]) -> list[list[int]]:
+    """Which pictures look alike: groups of places in `hashes`, each in order.
 
-    What is alike by way of a third one is of one group; who stands alone is of none. An empty look is
+    What is alike by way of a third one is of one group; who stands alone is of none. An empty hash is
     like no other. Of many pictures that share a part of the hash, not each is compared with each.
     """
     import numpy as np
 
-    known = [i for i, one in enumerate(looks) if one]
-    parent = list(range(len(looks)))
+    known = [i for i, one in enumerate(hashes) if one]
+    parent = list(range(len(hashes)))
 
     def root(i: int) -> int:
         while parent[i] != i:
@@ -52,7 +52,7 @@ def groups(looks: Sequence[bytes]) -> list[list[int]]:
         return i
 
     if known:
-        table = np.frombuffer(b"".join(looks[i] for i in known), np.uint8).reshape(len(known), -1)
+        table = np.frombuffer(b"".join(hashes[i] for i in known), np.uint8).reshape(len(known), -1)
         for a, b in _pairs(table):
             parent[root(known[b])] = root(known[a])
     found: dict[int, list[int]] = defaultdict(list)
@@ -62,7 +62,7 @@ def groups(looks: Sequence[bytes]) -> list[list[int]]:
 
 
 def _pairs(table: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Rows of looks (n, 56) that are alike, by the bands of the hash that they share."""
+    """Rows of hashes (n, 56) that are alike, by the bands of the hash that they share."""
     import numpy as np
 
     width = HASH_BYTES // BANDS
