@@ -105,7 +105,8 @@ def test_a_climb_survives_the_end_of_the_server(shop, file):
 
 
 def test_a_climb_is_paused_gone_on_with_and_cancelled(shop, file):
-    id = order(shop, file, epochs=100).json()["id"]  # it is not over before it is paused
+    endless = {"epochs": 10_000, "patience": 0}  # it is not over before it is paused
+    id = order(shop, file, **endless).json()["id"]
     until(shop, id, lambda c: c["rungs"])
     with httpx.Client(base_url=f"{shop.served.url}{CLIMBS}/{id}") as http:
         paused = http.post("/pause").json()
