@@ -72,6 +72,7 @@ class Card:
     settings: Mapping[str, Any] = field(default_factory=dict)
     pipeline_tag: str = "text-generation"
     pictures: bool = False  # whether it is asked with pictures
+    rows: int = 0  # that its base's embeddings must have for added tokens; 0: as many as they have
     tags: Sequence[str] = ()
 
 
@@ -204,11 +205,15 @@ def _usage(card: Card) -> str:
             f"or make one model of both with `rung export {card.name} DIR --to merged`."
         )
     if card.peft:
+        resized = (
+            f"base.resize_token_embeddings({card.rows})  # for added tokens\n" if card.rows else ""
+        )
         code = (
             "from peft import PeftModel\n"
             "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
             f"{HERE}\n"
             f'base = AutoModelForCausalLM.from_pretrained("{base}")\n'
+            f"{resized}"
             "model = PeftModel.from_pretrained(base, folder)\n"
             "tokenizer = AutoTokenizer.from_pretrained(folder)"
         )

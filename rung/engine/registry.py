@@ -146,12 +146,18 @@ class Registry:
         known = self._known.get(slot)
         return known.read() if known is not None else self.bank.adapters.get(slot)
 
-    def check_ids(self, ids: Sequence[int], what: str) -> None:
-        """Refuse a text that is empty or no text of this vocabulary; raises ConfigError."""
+    def vocabulary_of(self, slot: int) -> int:
+        """Count the token ids that a slot's model reads: the base's, and those its adapter adds."""
+        adapter = self._adapter(slot)
+        added = None if adapter is None else adapter.tokens
+        return self.vocabulary if added is None else max(self.vocabulary, added.end)
+
+    def check_ids(self, ids: Sequence[int], what: str, slot: int) -> None:
+        """Refuse a text that is empty or no text of a slot's vocabulary; raises ConfigError."""
         if not ids:
             raise ConfigError(f"{what} is empty")
-        if not 0 <= min(ids) <= max(ids) < self.vocabulary:
-            raise ConfigError(f"{what} holds a token id outside 0 to {self.vocabulary - 1}")
+        if not 0 <= min(ids) <= max(ids) < (vocabulary := self.vocabulary_of(slot)):
+            raise ConfigError(f"{what} holds a token id outside 0 to {vocabulary - 1}")
 
     # --- residency --------------------------------------------------------------------------------
 

@@ -26,9 +26,11 @@ def check_request(request: GenerationRequest, model: ServedModel, registry: Regi
     Raises:
         ConfigError, ContextExceeded: as `Engine.submit`.
     """
-    prompt, decoding, vocabulary = request.prompt.ids, request.decoding, registry.vocabulary
+    prompt, decoding = request.prompt.ids, request.decoding
+    vocabulary = registry.vocabulary_of(model.slot)
     shown = tokens.of_messages(request.prompt.messages, model.template.picture_tokens)
-    registry.check_ids([i for i in prompt if i not in shown] if shown else prompt, "the prompt")
+    words = [i for i in prompt if i not in shown] if shown else prompt
+    registry.check_ids(words, "the prompt", model.slot)
     if not all(0 <= i < vocabulary for i in decoding.logit_bias):
         raise ConfigError(f"logit_bias holds a token id outside 0 to {vocabulary - 1}")
     if decoding.seed is not None and not -(2**63) <= decoding.seed < 2**64:
@@ -57,6 +59,7 @@ class RequestState:
         front: positions that the model's adapter takes in front of the prompt.
         max_tokens: maximum number of tokens to draw, already bounded by the context.
         begins: token at which the model's adapter begins to act; None: it acts everywhere.
+        vocabulary: number of token ids that the model reads and draws.
 
     Attributes:
         lane: the KV cache's lane that it owns; -1 while it waits.
@@ -73,6 +76,7 @@ class RequestState:
         front: int,
         max_tokens: int,
         begins: int | None = None,
+        vocabulary: int | None = None,
     ):
         request = generation.request
         assert isinstance(request, GenerationRequest)
@@ -90,6 +94,7 @@ class RequestState:
             request.constraint,
             request.logprobs,
             request.as_drawn,
+            vocabulary,
         )  # fmt: skip
         self.prompt_logprobs = request.prompt_logprobs
         self.stop_ids = frozenset(model.stop_ids if request.stop_ids is None else request.stop_ids)
@@ -110,7 +115,8 @@ class RequestState:
         assert isinstance(generation.request, GenerationRequest)
         max_tokens = check_request(generation.request, model, registry)
         begins = registry.begins(model.slot, generation.request.prompt.ids)
-        return cls(generation, model, registry.hold(model.slot), max_tokens, begins)
+        vocabulary = registry.vocabulary_of(model.slot)
+        return cls(generation, model, registry.hold(model.slot), max_tokens, begins, vocabulary)
 
     @property
     def decodes_as(self) -> int:

@@ -17,6 +17,7 @@ import secrets
 from collections.abc import Iterable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rung.engine.constraint import Constraint
@@ -37,6 +38,8 @@ class Draw:
         constraint: what the answer must look like.
         logprobs: so many of the likeliest tokens are told; None tells nothing.
         as_drawn: what is told is the distribution that tokens are drawn from.
+        vocabulary: number of tokens that the model has; others of its batch may have more, so logits
+            may be wider. None: as many as the logits.
     """
 
     def __init__(
@@ -46,8 +49,9 @@ class Draw:
         constraint: Constraint | None = None,
         logprobs: int | None = None,
         as_drawn: bool = False,
+        vocabulary: int | None = None,
     ):
-        self.decoding, self.logprobs = decoding, logprobs
+        self.decoding, self.logprobs, self.vocabulary = decoding, logprobs, vocabulary
         self.greedy = decoding.temperature < GREEDY_BELOW
         self.matcher = None if constraint is None else constraint.begin()
         self.penalises = bool(
@@ -65,15 +69,20 @@ class Draw:
             self._generator.manual_seed(seed)
 
     def noise(self, size: int) -> Tensor:
-        """Draw exponential numbers (size,), on the CPU so that every device draws the same."""
-        return torch.empty(size).exponential_(generator=self._generator)
+        """Draw exponential numbers (size,), on the CPU so that every device draws the same; 1 where the
+        model has no token, so that its randomness does not depend on its batch."""
+        own = torch.empty(self._own(size)).exponential_(generator=self._generator)
+        return F.pad(own, (0, size - len(own)), value=1.0)
+
+    def _own(self, size: int) -> int:
+        return size if self.vocabulary is None else min(size, self.vocabulary)
 
     def counts(self, size: int) -> Tensor:
         """Count each token in the answer, and say whether prompt or answer hold it: (2, size)."""
         if self._counts is None:
-            self._counts = torch.zeros(2, size)
+            self._counts = torch.zeros(2, self._own(size))
             self._counts[1, torch.tensor(list(self._prompt), dtype=torch.long)] = 1
-        return self._counts
+        return F.pad(self._counts, (0, size - self._counts.shape[1]))
 
     def take(self, token: int) -> None:
         """Remember a drawn token.
@@ -99,7 +108,8 @@ class Draw:
         bits = torch.frombuffer(bytearray(self.matcher.compute_bitmask()), dtype=torch.uint8)
         self._check()
         spread = bits[:, None] >> torch.arange(8, dtype=torch.uint8) & 1
-        return spread.reshape(-1)[:size].bool()
+        found = spread.reshape(-1)[:size].bool()
+        return F.pad(found, (0, size - len(found)))
 
     def _check(self) -> None:
         if self.matcher is not None and self.matcher.is_error():

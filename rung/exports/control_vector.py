@@ -29,7 +29,8 @@ class Export(base.Export):
 
         adapter = source.adapter
         ops = list(adapter.linear.values())
-        if adapter.weights or adapter.positions or not ops or any(type(o) is not SteerOp for o in ops):
+        more = adapter.weights or adapter.tokens or adapter.positions
+        if more or not ops or any(type(o) is not SteerOp for o in ops):
             return f"{source.method.name} is more than a direction: use --to gguf, peft or merged"
         layers = [source.bank.layers.boundary_of(name) for name in adapter.linear]
         if 0 in layers:

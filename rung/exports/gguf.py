@@ -5,6 +5,7 @@ rung export coach folder --to gguf --dtype q8_0
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,7 @@ class Export(base.Export):
         self._held(source, folder / FILE, dtype)
         # transformers undoes the permutation by code of its own, so that a wrong one shows.
         model = reader.read_model(folder / FILE, exact=True)
-        return proof.logits(Bank(model.eval()), -1)
+        return proof.logits_of(Bank(model.eval()), -1, proof.row_of(source))
 
     def llama_files(self, source: base.Source, folder: Path, work: Path) -> tuple[Path, Path | None]:
         return folder / FILE, None
@@ -102,7 +103,9 @@ def write_model(source: base.Source, file: Path, dtype: str, changed: dict[str, 
     from rung.exports import gguf_model
     from rung.exports.gguf_vocabulary import write_vocabulary
 
-    config = source.bank.model.config
+    config = copy.deepcopy(source.bank.model.config)
+    if (rows := source.adapter.tokens) is not None:
+        config.vocab_size = max(config.vocab_size, rows.end)
     layout = gguf_model.layout_of(config)
     writer = gguf.GGUFWriter(file, layout.arch)
     writer.add_name(source.about.get("name") or source.folder.name)

@@ -35,6 +35,8 @@ class Export(base.Export):
         more = source.adapter.weights or source.adapter.embeddings is not None
         if not source.adapter.linear or not plain or more or source.adapter.keys_values is not None:
             return f"{source.method.name} is more than LoRA on projections: use --to gguf"
+        if source.adapter.tokens is not None:
+            return "this adapter has rows of tokens, as no adapter of llama.cpp has: use --to gguf"
         if source.adapter.activation:
             return "this adapter acts only behind the text that calls it: use --to peft"
         try:

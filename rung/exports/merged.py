@@ -42,4 +42,4 @@ class Export(base.Export):
         from rung.forward.bank import Bank
 
         read = bases.load(bases.resolve(str(folder)), dtype=dtype)
-        return proof.logits(Bank(read.model), -1)
+        return proof.logits_of(Bank(read.model), -1, proof.row_of(source))

@@ -39,8 +39,7 @@ class Export(base.Export):
         if source.bank.reads == "pictures":
             return picture_proof.read_back(source.bank, folder)
         if through_peft.installed():
-            ids = proof.row(source.bank.vocabulary, source.adapter)
-            return through_peft.logits(folder, source.bank, list(ids))
+            return through_peft.logits(folder, source.bank, list(proof.row_of(source)))
         adapter, _ = artefact.load(folder, source.bank)
         return proof.logits(source.bank, source.bank.add(adapter))
 

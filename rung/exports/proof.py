@@ -46,13 +46,22 @@ def row(vocabulary: int, adapter: Adapter | None = None) -> tuple[int, ...]:
     """Draw the token ids that are compared: the same ones for every export of a base.
 
     Args:
-        adapter: one that acts only where it is called is called in the middle.
+        adapter: one that acts only where it is called is called in the middle; of one with rows of
+            tokens some stand in the row.
     """
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(vocabulary, (TOKENS,), generator=generator).tolist()
     call = [] if adapter is None else adapter.activation[: TOKENS // 2]
     ids[TOKENS // 4 : TOKENS // 4 + len(call)] = call
+    own = () if adapter is None or adapter.tokens is None else adapter.tokens.ids
+    for place, token in zip(range(1, TOKENS, 5), own, strict=False):
+        ids[place] = token
     return tuple(ids)
+
+
+def row_of(source: Source) -> tuple[int, ...]:
+    """The token ids that are compared for a model."""
+    return row(source.bank.vocabulary, source.adapter)
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from rung.forward.op import LinearOp
 from rung.forward.packing import last_of
 from rung.forward.reward_head import RewardHead
 from rung.forward.sight import Sight
+from rung.forward.token_rows import TokenRows
 from rung.forward.towers import Towers
 from rung.forward.trie import Sequence as Row
 from rung.remote.model import RemoteModel
@@ -32,6 +33,7 @@ class Adapter:
         keys_values: (layers, 2, P, kv_heads, head_dim) in front of every layer's keys and values.
         linear: operations on projections, by the module's name in the base.
         weights: own copies of the base's parameters, by parameter name.
+        tokens: rows of embeddings and output layer for some tokens, the base's or added ones.
         sight: turns the ids of pictures into embeddings.
         towers: gives vectors of pictures and of texts, in place of the base.
         conversation: rewrites the messages before they are rendered.
@@ -50,6 +52,7 @@ class Adapter:
     keys_values: Tensor | None = None
     linear: Mapping[str, LinearOp] = field(default_factory=dict)
     weights: dict[str, Tensor] = field(default_factory=dict)
+    tokens: TokenRows | None = None
     sight: Sight | None = None
     towers: Towers | None = None
     conversation: Conversation | None = None
@@ -92,6 +95,9 @@ class Adapter:
                 found[f"linear.{module}.{name}"] = tensor
         for name, tensor in self.weights.items():
             found[f"weights.{name}"] = tensor
+        if self.tokens is not None:
+            for name, tensor in self.tokens.parameters().items():
+                found[f"tokens.{name}"] = tensor
         if self.sight is not None:
             for name, tensor in self.sight.tensors.items():
                 found[f"sight.{name}"] = tensor
@@ -109,7 +115,7 @@ class Adapter:
     def strength(self) -> float | None:
         """Its strength; None unless all that it does to the base has one."""
         found = [op.strength for op in self.linear.values()]
-        if not found or None in found or self.weights or self.positions or self.sight:
+        if not found or None in found or self.weights or self.positions or self.sight or self.tokens:
             return None
         return found[0]
 

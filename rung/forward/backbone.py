@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from rung.forward.findings import Findings
 from rung.forward.slots import Slots
 from rung.forward.trie import Sequence, Trie
 from rung.types import Modality
+
+if TYPE_CHECKING:
+    from rung.forward.token_rows import TokenRows
 
 DEFAULT_CONTEXT = 2048  # tokens, for a base whose config names no longest sequence (ALiBi, say)
 
@@ -143,6 +146,18 @@ class Backbone(ABC):
     def mean_embedding(self) -> Tensor:
         """The mean of all embeddings, (d,): what stands for a picture where nobody sees it."""
         return self._embeddings.weight.float().mean(0)
+
+    @cached_property
+    def embedding_scale(self) -> float | None:
+        """What a token's row is multiplied by to embed it; None where the base does more than that."""
+        table = self._embeddings
+        ids = torch.tensor([(100 + 37 * i) % self.vocabulary for i in range(4)], device=self.device)
+        with torch.no_grad():
+            rows, out = table.weight[ids].float(), type(table).forward(table, ids).float()
+        if out.shape != rows.shape or bool(out.equal(rows)):
+            return 1.0 if out.shape == rows.shape else None
+        scale = float((out * rows).sum() / (rows * rows).sum())
+        return scale if bool(torch.allclose(out, scale * rows, rtol=2**-7, atol=1e-6)) else None
 
     @abstractmethod
     def run(
@@ -281,7 +296,13 @@ class Backbone(ABC):
 
 
 class Head:
-    """The output layer: weight (V, d), bias (V,) or None, and what the base does to its logits."""
+    """The output layer: weight (V, d), bias (V,) or None, and what the base does to its logits.
+
+    Attributes:
+        rows: of an adapter's own tokens, in place of the weight's and behind them; None for the base.
+    """
+
+    rows: TokenRows | None = None
 
     def __init__(self, weight: Tensor, bias: Tensor | None, softcap: float | None, scale: float):
         self.weight, self.bias, self.softcap, self.scale = weight, bias, softcap, scale
@@ -289,11 +310,15 @@ class Head:
     @property
     def plain(self) -> bool:
         """Whether logits are the product with the weight and nothing else."""
-        return self.bias is None and self.scale == 1.0 and not self.softcap
+        return self.bias is None and self.scale == 1.0 and not self.softcap and self.rows is None
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(N, d) -> (N, V)."""
+        """(N, d) -> (N, V), or (N, W) with the rows of added tokens."""
         out = nn.functional.linear(hidden, self.weight.to(hidden.dtype), self.bias)
+        return self.shaped(out if self.rows is None else self.rows.joined(out, hidden))
+
+    def shaped(self, out: Tensor) -> Tensor:
+        """What the base makes of products with rows of its output layer, (N, any)."""
         if self.scale != 1.0:
             out = out * self.scale
         if self.softcap:

@@ -9,15 +9,15 @@ is picked here and nowhere else, see `Bank._implementation`.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rung.forward import fits, padded, probe, sight
+from rung.forward import fits, output_layers, padded, probe, sight, token_rows
 from rung.forward.adapter import Adapter
 from rung.forward.attention import Plan, TriePlan, register
 from rung.forward.backbone import Backbone, Head, ModelHead, Record
@@ -31,6 +31,7 @@ from rung.forward.op import LinearOp
 from rung.forward.seam import Seam
 from rung.forward.slots import Slots
 from rung.forward.switch import switch_attention
+from rung.forward.token_rows import TokenRows
 from rung.forward.trie import Sequence, Trie
 
 
@@ -115,7 +116,7 @@ class Bank(Backbone):
     def frozen_below(self, adapter: Adapter) -> int:
         """The boundary below which an adapter changes nothing; 0 where it changes something at the
         bottom, or where that cannot be told."""
-        if adapter.positions or adapter.sight is not None:
+        if adapter.positions or adapter.sight is not None or adapter.tokens is not None:
             return 0
         touched = [*adapter.linear, *(n.rpartition(".")[0] for n in self._spelled(adapter))]
         return min((self.layers.boundary_of(name) for name in touched), default=0)
@@ -250,7 +251,10 @@ class Bank(Backbone):
 
     def embed(self, ids: Tensor, slots: Slots) -> Tensor:
         """(T,) indices, virtual ones negative, those of pictures beyond the vocabulary -> (T, d)."""
-        sights, own = sight.of(self.adapters), super().embed
+        sights, own, held = sight.of(self.adapters), super().embed, self.token_rows(slots)
+        if held:
+            scale = self.embedding_scale or 1.0
+            own = functools.partial(token_rows.embed, held, words=own, scale=scale)
         out = sight.embed(sights, ids, slots, own, self.mean_embedding) if sights else own(ids, slots)
         for slot in slots.present:
             adapter = self.adapters.get(slot)
@@ -292,12 +296,12 @@ class Bank(Backbone):
             self._training = training.attach(self, self._changes)
         return self.layers
 
-    @cached_property
+    @functools.cached_property
     def compiled(self) -> CompiledDecoder | None:
         """Compiled steps of decoding, where a compiler is found and the base is built for it."""
         return CompiledDecoder.of(self, self.adapters)
 
-    @cached_property
+    @functools.cached_property
     def inference(self) -> LlamaInference | None:
         """Llama inference, where the base is built for it."""
         return LlamaInference.of(self, self.adapters)
@@ -349,52 +353,16 @@ class Bank(Backbone):
             compiled.changes.clear()
 
     def logits(self, hidden: Tensor, slots: Slots | Iterable[int]) -> Tensor:
-        """(N, d) and each row's slot -> (N, vocabulary), each through its own adapter's head."""
+        """(N, d) and each row's slot -> (N, W), each through its own adapter's output layer; see
+        `output_layers.logits`."""
         slots = slots if isinstance(slots, Slots) else Slots(list(slots))
-        if self.findings.head is not None:
-            return self.model_head().logits(hidden, slots)
-        # All that share the base's own output layer go through it at once: its weights are read once.
-        own = [s for s in slots.present if self._owns_weights(s)]
-        if not own:
-            return self._own_logits(hidden)
-        if slots.only is not None:
-            return self.head(slots.only).logits(hidden)
-        shared = torch.from_numpy(~np.isin(slots.of_token, own)).to(hidden.device)
-        first = self._own_logits(hidden[shared])
-        out = first.new_empty(len(hidden), first.shape[1])
-        out[shared] = first
-        for slot in own:
-            out[slots.rows(slot)] = self.head(slot).logits(hidden[slots.rows(slot)])
-        return out
-
-    def _own_logits(self, hidden: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            return self.own_head().logits(hidden)
-        compiled = self.__dict__.get("compiled")
-        if compiled is not None and (found := compiled.logits(hidden)) is not None:
-            return found
-        return (
-            self.own_head().logits(hidden) if self.inference is None else self.inference.logits(hidden)
-        )
-
-    def _owns_weights(self, slot: int) -> bool:
-        adapter = self.adapters.get(slot)
-        return adapter is not None and bool(adapter.weights)
+        return output_layers.logits(self, hidden, slots)
 
     def head(self, slot: int) -> Head | ModelHead:
         """The output layer of a slot."""
-        if self.findings.head is not None:
-            return self.model_head(slot)
-        head, adapter = self.own_head(), self.adapters.get(slot)
-        if adapter is not None and adapter.weights:
-            head.weight = self._own_of(adapter, head.weight)
-            if head.bias is not None:
-                head.bias = self._own_of(adapter, head.bias)
-        return head
+        return output_layers.head(self, slot)
 
-    def _own_of(self, adapter: Adapter, parameter: Tensor) -> Tensor:
-        """What an adapter has in place of the output layer's parameter, or of what that is tied to."""
-        names = self.names(parameter)
-        out = self.model.get_output_embeddings()
-        names.sort(key=lambda n: self.modules[n.rpartition(".")[0]] is not out)
-        return next((adapter.weights[n] for n in names if n in adapter.weights), parameter)
+    def token_rows(self, slots: Slots) -> dict[int, TokenRows]:
+        """The rows of tokens of those slots of a pass whose adapters have some."""
+        known = ((s, self.adapters.get(s)) for s in slots.present)
+        return {s: a.tokens for s, a in known if a is not None and a.tokens is not None}

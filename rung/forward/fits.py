@@ -30,5 +30,7 @@ def check(backbone: Backbone, adapter: Adapter) -> None:
         raise ArtefactError(
             f"virtual tokens are {adapter.embeddings.shape[1]} wide, the base's {backbone.width}"
         )
+    if adapter.tokens is not None and (why := adapter.tokens.check(backbone)):
+        raise ArtefactError(why)
     if adapter.sight:
         adapter.sight.check(backbone.width, backbone.findings.virtual)

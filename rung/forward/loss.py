@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from rung.forward import token_rows
 from rung.forward.backbone import ModelHead
 from rung.forward.trie import Trie
 
@@ -75,12 +77,17 @@ def edge_logprobs(
 
 @dataclass(frozen=True)
 class _Shape:
-    """What a base, and a way to draw, do to raw logits."""
+    """What a base, and a way to draw, do to raw logits.
+
+    Attributes:
+        ids: (N,) tokens with rows of their own in the output layer, None where there are none.
+    """
 
     softcap: float | None
     scale: float
     temperature: float = 1.0
     keep: Keep | None = None
+    ids: Tensor | None = None
 
     def logits(self, raw: Tensor) -> Tensor:
         """In float32 or better, and in memory of its own where `back` needs the raw ones."""
@@ -141,50 +148,82 @@ def _through_model(head: ModelHead, trie: Trie, hidden: Tensor, shape: _Shape) -
 
 
 def _edges_of(head: Any, trie: Trie, hidden: Tensor) -> tuple[tuple[Any, ...], _Shape]:
-    """States where edges start, the head, and each edge's state and target."""
+    """States where edges start, the head with the rows of added tokens or None, and each edge's state
+    and target."""
     taken, *edges = _taken(trie, hidden)
-    return (taken, head.weight, head.bias, *edges), _Shape(head.softcap, head.scale)
+    rows = head.rows
+    output, ids = (None, None) if rows is None else (rows.output, rows.index(hidden.device))
+    return (taken, head.weight, head.bias, output, *edges), _Shape(head.softcap, head.scale, ids=ids)
 
 
 def _chunks(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, which: Tensor
-) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor | None, which: Tensor,
+    shape: _Shape,
+) -> Iterator[tuple[slice, Tensor, Tensor]]:  # fmt: skip
     """Yield some states at a time: which, their raw logits, and the edges that start there."""
     step = max(1, CHUNK // weight.shape[0])
     for first in range(0, len(hidden), step):
         part = slice(first, first + step)
-        raw = torch.nn.functional.linear(hidden[part], weight, bias)
+        raw = F.linear(hidden[part], weight, bias)
+        if output is not None and shape.ids is not None:
+            raw = token_rows.join(raw, F.linear(hidden[part], output), shape.ids)
         yield part, raw, (which >= first) & (which < first + step)
 
 
 @dataclass
 class _Gradients:
-    """Gradients of states, head weight and bias, None for what is frozen."""
+    """Gradients of states, head weight, bias and rows of added tokens, None for what is frozen."""
 
     hidden: Tensor | None
     weight: Tensor | None
     bias: Tensor | None
+    output: Tensor | None
+
+    @property
+    def each(self) -> tuple[Tensor | None, ...]:
+        return self.hidden, self.weight, self.bias, self.output
 
     @property
     def wanted(self) -> bool:
-        return not (self.hidden is None and self.weight is None and self.bias is None)
+        return any(g is not None for g in self.each)
+
+    def add(self, grad: Tensor, part: slice, args: tuple[Any, ...], shape: _Shape) -> None:
+        """Add what follows from the gradient of some states' raw logits, (n, W).
+
+        Args:
+            args: states, weight and rows of added tokens, the last two in the states' precision.
+        """
+        hidden, weight, output = args
+        own = None
+        if output is not None and shape.ids is not None:
+            grad, own = token_rows.part(grad, len(weight), shape.ids)
+        if self.hidden is not None:
+            torch.mm(grad, weight, out=self.hidden[part])
+            if own is not None:
+                self.hidden[part].addmm_(own, output)
+        if self.weight is not None:
+            self.weight.addmm_(grad.t().to(self.weight.dtype), hidden[part].to(self.weight.dtype))
+        if self.bias is not None:
+            self.bias += grad.sum(0).to(self.bias.dtype)
+        if self.output is not None and own is not None:
+            self.output.addmm_(own.t().to(self.output.dtype), hidden[part].to(self.output.dtype))
 
 
 def _weighted(
     args: tuple[Any, ...], edge_weight: Tensor, shape: _Shape, wants: tuple[bool, ...], accuracy: bool
 ) -> tuple[Tensor, Tensor, _Gradients]:
     """The sum of edge_weight * -log softmax(head(hidden[which]))[target], and its gradients."""
-    hidden, weight, bias, which, target = args
+    hidden, weight, bias, output, which, target = args
     grads = _Gradients(
-        *(torch.zeros_like(t) if w else None for t, w in zip(args[:3], wants, strict=True))
+        *(torch.zeros_like(t) if w else None for t, w in zip(args[:4], wants, strict=True))
     )
     exact = _exact(hidden.dtype)
     total = torch.zeros((), dtype=exact, device=hidden.device)
     correct = torch.zeros((), dtype=exact, device=hidden.device)
     per_source = torch.zeros(len(hidden), dtype=exact, device=hidden.device)
     per_source.index_add_(0, which, edge_weight)
-    weight_here = weight.to(hidden.dtype)
-    for part, raw, edges in _chunks(hidden, weight_here, bias, which):
+    here = tuple(None if t is None else t.to(hidden.dtype) for t in (weight, output))
+    for part, raw, edges in _chunks(hidden, here[0], bias, here[1], which, shape):
         at, to, w = which[edges] - part.start, target[edges], edge_weight[edges]
         logits = shape.cut(shape.logits(raw), at, to)
         picked = logits[at, to]
@@ -199,23 +238,17 @@ def _weighted(
             continue
         grad = exp.mul_(per_source[part, None] / norm)
         grad.index_put_((at, to), -w, accumulate=True)
-        grad = shape.back(grad, raw).to(hidden.dtype)
-        if grads.hidden is not None:
-            torch.mm(grad, weight_here, out=grads.hidden[part])
-        if grads.weight is not None:
-            grads.weight.addmm_(grad.t().to(weight.dtype), hidden[part].to(weight.dtype))
-        if grads.bias is not None:
-            grads.bias += grad.sum(0).to(grads.bias.dtype)
+        grads.add(shape.back(grad, raw).to(hidden.dtype), part, (hidden, *here), shape)
     return total, correct, grads
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """(hidden, weight, bias, which, target, edge_weight, shape, accuracy) -> (sum, correct)."""
+    """(hidden, weight, bias, output, which, target, edge_weight, shape, accuracy) -> (sum, correct)."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, which, target, edge_weight, shape, accuracy):
-        args = (hidden, weight, bias, which, target)
-        total, correct, grads = _weighted(args, edge_weight, shape, ctx.needs_input_grad[:3], accuracy)
+    def forward(ctx, hidden, weight, bias, output, which, target, edge_weight, shape, accuracy):
+        args = (hidden, weight, bias, output, which, target)
+        total, correct, grads = _weighted(args, edge_weight, shape, ctx.needs_input_grad[:4], accuracy)
         ctx.grads = grads
         ctx.mark_non_differentiable(correct)
         return total, correct
@@ -223,21 +256,23 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, upstream, _):
         kept, ctx.grads = ctx.grads, None
-        grads = [g if g is None else g.mul_(upstream) for g in (kept.hidden, kept.weight, kept.bias)]
+        grads = [g if g is None else g.mul_(upstream) for g in kept.each]
         return *grads, None, None, None, None, None
 
 
 class _LogProbs(torch.autograd.Function):
-    """(hidden, weight, bias, which, target, shape) -> (E,) log softmax(head(hidden[which]))[target]."""
+    """(hidden, weight, bias, output, which, target, shape) -> (E,) log softmax(head(hidden[which]))
+    [target]."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, which, target, shape):
+    def forward(ctx, hidden, weight, bias, output, which, target, shape):
         found = torch.empty(len(which), dtype=_exact(hidden.dtype), device=hidden.device)
-        for part, raw, edges in _chunks(hidden, weight.to(hidden.dtype), bias, which):
+        here = [None if t is None else t.to(hidden.dtype) for t in (weight, output)]
+        for part, raw, edges in _chunks(hidden, here[0], bias, here[1], which, shape):
             at = which[edges] - part.start
             logits = shape.cut(shape.logits(raw), at, target[edges])
             found[edges] = logits[at, target[edges]] - torch.logsumexp(logits, 1)[at]
-        ctx.save_for_backward(hidden, weight, bias, which, target)
+        ctx.save_for_backward(hidden, weight, bias, output, which, target)
         ctx.shape = shape
         return found
 
@@ -245,6 +280,6 @@ class _LogProbs(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, upstream):
         _, _, grads = _weighted(
-            ctx.saved_tensors, -upstream, ctx.shape, ctx.needs_input_grad[:3], False
+            ctx.saved_tensors, -upstream, ctx.shape, ctx.needs_input_grad[:4], False
         )
-        return grads.hidden, grads.weight, grads.bias, None, None, None
+        return *grads.each, None, None, None

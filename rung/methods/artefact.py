@@ -78,6 +78,7 @@ def save(
         "config": as_dict(config),
         "base": {"name": base.name, "spec": base.spec, "digest": base.digest},
         "template": template.fingerprint,
+        **({"added_tokens": dict(template.added)} if template.added else {}),
         **about,
     }
     _write_json(folder / ABOUT, kept)

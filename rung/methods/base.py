@@ -29,11 +29,13 @@ class Start:
         generator: the only source of randomness, seeded by the run.
         sequences: token ids of training examples, in the order of training.
         encode: text -> token ids, without special tokens.
+        tokens: ids of the tokens that are added to the base's, in ascending order.
     """
 
     generator: Generator
     sequences: list[tuple[int, ...]] = field(default_factory=list)
     encode: Callable[[str], list[int]] | None = None
+    tokens: tuple[int, ...] = ()
 
 
 @dataclass
@@ -206,6 +208,10 @@ class Method(ABC):
     def picture_tokens(self, config: Any) -> int:
         """Tokens of a prompt that a picture takes, for methods whose language models see; else 0."""
         return 0
+
+    def added_tokens(self, config: Any) -> list[str]:
+        """Texts that are to become tokens of the model, whose rows `build` gives its adapter."""
+        return []
 
     def build(self, bank: Bank, config: Any, start: Start) -> Adapter:
         """A fresh adapter, its parameters float32 on the bank's device.

@@ -73,6 +73,13 @@ class Knobs:
         foreign=("alora_invocation_string", "alora_invocation_tokens"),
         reads="text",
     )
+    add_tokens: list[str] = knob(
+        [],
+        "Text that becomes a token of its own, its rows trained too; give it again for more.",
+        metavar="TOKEN",
+        foreign=("new_special_tokens", "special_tokens", "additional_special_tokens", "added_tokens"),
+        reads="text",
+    )
     targets: list[str] = knob(
         ["all-linear"],
         "Projections to adapt: all-linear, attention, mlp, or names such as q_proj.",
@@ -128,7 +135,14 @@ class Method(base.Method):
             for name, projection in layers.chosen(bank, config.targets).items()
         }
         activation = _activation(config.activated, start)
-        return Adapter(linear=ops, activation=activation, dropout=dropout).to(bank.device)
+        made = Adapter(linear=ops, activation=activation, dropout=dropout)
+        return low_rank.with_tokens(made, bank, start).to(bank.device)
+
+    def added_tokens(self, config: Knobs) -> list[str]:
+        return config.add_tokens
+
+    def go_on(self, adapter: Adapter, bank: Bank, config: Knobs, start: base.Start) -> Adapter:
+        return low_rank.with_tokens(adapter, bank, start).to(bank.device)
 
     def rates(self, config: Knobs, names: Iterable[str]) -> dict[str, float]:
         """LoRA+ (Hayou et al., arXiv 2402.12354): B learns faster than A."""

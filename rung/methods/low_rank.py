@@ -25,6 +25,9 @@ def clash(bank: Bank, config: Any) -> str | None:
     Raises:
         MethodMisfit: for targets that name no projection.
     """
+    from rung.data import added_tokens
+    from rung.forward import token_rows
+
     if config.dora and (config.lora_init in FORMED or config.activated):
         other = "activated" if config.activated else "lora_init"
         return f"PEFT has no DoRA with --{other.replace('_', '-')}: leave one of the two out"
@@ -33,6 +36,16 @@ def clash(bank: Bank, config: Any) -> str | None:
             f"--lora-init {config.lora_init} takes a part out of the base, which with --activated "
             "stays as it is in front of the call: leave one of the two out"
         )
+    if config.add_tokens:
+        if why := added_tokens.misspelt(config.add_tokens):
+            return f"--add-tokens {why}"
+        if config.activated:
+            return (
+                "--activated leaves the base as it is in front of the call, where added tokens have no "
+                "rows: leave --activated or --add-tokens out"
+            )
+        if why := token_rows.misfit(bank):
+            return why
     if config.lora_init == "olora" and any(
         layers.transposed(m) for m, _, _ in layers.chosen(bank, config.targets).values()
     ):
@@ -62,6 +75,9 @@ def peft_files(adapter: Adapter, bank: Bank, config: Any) -> tuple[dict[str, Any
         "lora_dropout": config.dropout,
         "bias": "none",
     }
+    if adapter.tokens is not None:
+        ids = list(adapter.tokens.ids)
+        settings["trainable_token_indices"] = {module: ids for module, _ in _tables(adapter, bank)}
     if adapter.activation:
         settings["alora_invocation_tokens"] = list(adapter.activation)
     tensors = {}
@@ -69,7 +85,42 @@ def peft_files(adapter: Adapter, bank: Bank, config: Any) -> tuple[dict[str, Any
         for part, value in op.parameters().items():
             part = "lora_magnitude_vector" if part == "magnitude" else f"{part}.weight"
             tensors[f"{layers.PEFT_PREFIX}{name}.{part}"] = value
+    for module, rows in _tables(adapter, bank):
+        tensors[f"{layers.PEFT_PREFIX}{module}.token_adapter.trainable_tokens_delta"] = rows
     return settings, tensors
+
+
+def _tables(adapter: Adapter, bank: Bank) -> list[tuple[str, Tensor]]:
+    """The modules that an adapter has rows of tokens for, the output layer where it is not tied, each
+    with its rows (N, d)."""
+    if (rows := adapter.tokens) is None:
+        return []
+    model = bank.model
+    found = [(model.get_input_embeddings(), rows.embeddings)]
+    found += [] if rows.tied else [(model.get_output_embeddings(), rows.output)]
+    names = {module: name for name, module in model.named_modules()}
+    return [(names[module], tensor) for module, tensor in found]
+
+
+def with_tokens(adapter: Adapter, bank: Bank, start: base.Start) -> Adapter:
+    """An adapter with rows for the tokens of a start beside those that it has.
+
+    Raises:
+        MethodMisfit: where it has rows of tokens that the tokenizer does not know.
+    """
+    from rung.forward.token_rows import TokenRows
+
+    before = adapter.tokens
+    lost = [i for i in (before.ids if before else ()) if i >= bank.vocabulary and i not in start.tokens]
+    if lost:
+        raise MethodMisfit(
+            f"the parent has a row for the token {lost[0]}, which no tokenizer of it names: use a "
+            "model that was made with --add-tokens"
+        )
+    ids = sorted({*start.tokens, *(before.ids if before else ())})
+    if ids and (before is None or tuple(ids) != before.ids):
+        adapter.tokens = TokenRows.fresh(bank, ids, before)
+    return adapter
 
 
 def fresh(

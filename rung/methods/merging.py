@@ -12,11 +12,13 @@ if TYPE_CHECKING:
 
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
+    from rung.forward.token_rows import TokenRows
 
 
 def merged(adapter: Adapter, bank: Bank) -> dict[str, Tensor]:
     """The parameters that change, in the base's precision. Tied ones stand under one of their names;
-    where they stand under several, the adapter tells them apart and they are tied no more.
+    where they stand under several, the adapter tells them apart and they are tied no more. Those of
+    added tokens have more rows than the base's.
 
     Raises:
         MethodMisfit: where the adapter cannot be expressed as weights of the base.
@@ -25,7 +27,7 @@ def merged(adapter: Adapter, bank: Bank) -> dict[str, Tensor]:
         raise MethodMisfit(
             "what stands in front of the input is no weight, so it cannot be merged: use --to peft"
         )
-    if not adapter.linear and not adapter.weights:
+    if not adapter.linear and not adapter.weights and adapter.tokens is None:
         raise MethodMisfit("this adapter changes no weights, so it cannot be merged")
     if adapter.activation:
         raise MethodMisfit(
@@ -48,13 +50,37 @@ def merged(adapter: Adapter, bank: Bank) -> dict[str, Tensor]:
         changed[f"{name}.weight"] = plain.t().contiguous() if turned else plain
         if with_bias is not None and bias is not None:
             changed[f"{name}.bias"] = with_bias
+    if adapter.tokens is not None:
+        changed |= _with_rows(adapter.tokens, bank, changed)
     return {n: t.to(own[n].dtype) for n, t in changed.items()}
 
 
-def put_into(model: Any, changed: dict[str, Tensor]) -> None:
-    """Write what `merged` gave into a model of the same base."""
+def _with_rows(rows: TokenRows, bank: Bank, changed: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tables with rows of tokens in them, by name; a tied one once."""
     import torch
 
+    model = bank.model
+    tables = [(model.get_input_embeddings().weight, rows.embeddings)]
+    tables += [] if rows.tied else [(model.get_output_embeddings().weight, rows.output)]
+    found = {}
+    for weight, own in tables:
+        name = next((n for n in bank.names(weight) if n in changed), bank.names(weight)[0])
+        table = changed.get(name, weight).detach().float()
+        table = torch.cat([table, table.new_zeros(max(0, rows.end - len(table)), table.shape[1])])
+        table[list(rows.ids)] = own.detach().to(table)
+        found[name] = table
+    return found
+
+
+def put_into(model: Any, changed: dict[str, Tensor]) -> None:
+    """Write what `merged` gave into a model of the same base, which gets as many rows as it needs."""
+    import torch
+
+    table = model.get_input_embeddings().weight
+    named = dict(model.named_parameters(remove_duplicate=False))
+    rows = [len(t) for n, t in changed.items() if named[n] is table]
+    if rows and rows[0] > len(table):
+        model.resize_token_embeddings(rows[0], mean_resizing=False)
     named = dict(model.named_parameters(remove_duplicate=False))
     for name, tensor in changed.items():
         twins = [n for n, p in named.items() if p is named[name] and n != name]

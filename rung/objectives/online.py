@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung import rewards
 from rung.config import knob
-from rung.errors import DataError
+from rung.errors import DataError, MethodMisfit
 from rung.objectives import base
 
 if TYPE_CHECKING:
@@ -156,6 +156,7 @@ class Online(base.Objective):
     # --- drawing ----------------------------------------------------------------------------------
 
     def source(self, setting):
+        from rung.forward.token_rows import NO_REFERENCE
         from rung.objectives.rollouts import RolloutSource
         from rung.rewards.scorers import Scorers
 
@@ -166,6 +167,9 @@ class Online(base.Objective):
         reference = None
         if self.needs_reference and self.config.reference == "start":
             reference = deepcopy(setting.adapter).trainable(False)
+        rows = setting.adapter.tokens
+        if self.needs_reference and reference is None and rows and rows.end > bank.vocabulary:
+            raise MethodMisfit(NO_REFERENCE)
         return RolloutSource(self, setting, reward, reference)
 
     @property

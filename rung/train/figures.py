@@ -17,7 +17,7 @@ def figures(trainer: Trainer, prepared: Prepared, test: bool) -> dict[str, Any]:
         metrics[f"validation_{best}_of_base"] = state.first_value
     rows = prepared.rows["test"]
     if test and rows:
-        tuned, bare = trainer.evaluate(rows, trainer.slot), trainer.evaluate(rows, -1)
+        tuned, bare = trainer.evaluate(rows, trainer.slot), trainer.evaluate(rows, trainer.bare)
         tuned |= trainer.objective.figures(tuned, rows, prepared.template)
         metrics |= {f"test_{name}": value for name, value in tuned.items()}
         metrics |= {f"test_{name}_of_base": bare[name] for name in {"loss", best}}

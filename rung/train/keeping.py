@@ -61,7 +61,7 @@ def keep(made: Made, store: Store) -> tuple[ModelRecord, dict[str, Any]]:
             objective=plan.run.objective if plan.method.trained else "", parent=plan.run.parent,
             datasets=[data],
             licence=prepared.base.licence, licence_class=licence_class, licence_reasons=reasons,
-            metrics=metrics, cost=cost, settings=plan.settings(),
+            metrics=metrics, cost=cost, settings=plan.settings(), rows=_rows(made),
         )  # fmt: skip
         write_card(temporary, card)
 
@@ -78,6 +78,13 @@ def keep(made: Made, store: Store) -> tuple[ModelRecord, dict[str, Any]]:
             )
     store.runs.update(made.run, status="succeeded", metrics=metrics, cost=cost)
     return model, cost
+
+
+def _rows(made: Made) -> int:
+    """Rows that the base's embeddings must have for what was trained; 0 where they have as many."""
+    tokens = made.adapter.tokens
+    beyond = tokens is not None and tokens.end > made.prepared.bank.vocabulary
+    return tokens.end if tokens is not None and beyond else 0
 
 
 def _pipeline(classifies: bool, pictures: bool) -> str:

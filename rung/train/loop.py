@@ -19,6 +19,7 @@ from rung.errors import DataError, Interrupted, PeerLost, TrainingStopped
 from rung.forward.adapter import Adapter
 from rung.forward.features import Boundary
 from rung.forward.memory import keep_freed
+from rung.forward.token_rows import lacking_rows
 from rung.objectives import Row, RowSource
 from rung.train import checkpoint
 from rung.train.checkpoint import State
@@ -43,7 +44,8 @@ class Trainer:
         stopping: asked between micro-batches.
 
     Attributes:
-        slot: the adapter's in the bank.
+        slot: the adapter's in the bank. bare: that of the base, which where tokens were added reads
+            those that it has no rows for as the mean of its rows.
         stopped: set when an observer ended the training.
     """
 
@@ -62,7 +64,9 @@ class Trainer:
         self.knobs, self.adapter, self.source = plan.train, adapter, source
         self.objective, self.launch = plan.objective, launches.chosen(plan.run.launch)
         self.observers, self.folder, self.stopping = observers or Observer(), folder, stopping
-        self.slot = self.bank.add(adapter)
+        self.slot, self.bare = self.bank.add(adapter), -1
+        if lacking := lacking_rows(self.bank, adapter.tokens):
+            self.bare = self.bank.add(Adapter(tokens=lacking))
         self.parameters = adapter.trainable().parameters()
         self.steps = source.steps(self.knobs.epochs, self.knobs.steps)
         rates = plan.method.rates(plan.config, self.parameters)
@@ -84,7 +88,8 @@ class Trainer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bank.remove(self.slot)  # a bank that is shared must not keep what it no longer needs
+        for slot in (self.slot, self.bare):
+            self.bank.remove(slot)  # a bank that is shared must not keep what it no longer needs
 
     def run(self) -> State:
         """Train to the end and leave the best weights in the adapter.
@@ -172,10 +177,10 @@ class Trainer:
     def _validate_at_start(self) -> None:
         """The bare base's figure, to show what training gains; an adapter may not start there."""
         if self.state.step == 0 and self.validation and self.state.first_value is None:
-            self.state.first_value = self._validate(-1)[self.objective.best[0]]
+            self.state.first_value = self._validate(self.bare)[self.objective.best[0]]
 
     def evaluate(self, rows: list[Row], slot: int) -> dict[str, float]:
-        """The objective's metrics over rows, of the adapter's slot or of the bare base (-1)."""
+        """The objective's metrics over rows, of the adapter's slot or of the base's (`bare`)."""
         return self._evaluate(self.passes, rows, slot)
 
     def _validate(self, slot: int) -> dict[str, float]:

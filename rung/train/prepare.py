@@ -69,13 +69,14 @@ class Prepared:
         if self.bank.reads == "pictures":  # whose rows have no tokens to look at
             problems += self.splits.problems
         elif not objective.draws:
-            untrained = untrained_rows(self.bank.model.get_input_embeddings().weight)
+            added = frozenset(self.template.added.values())
+            known = untrained_rows(self.bank.model.get_input_embeddings().weight)
             problems += check(
                 _rendered(rows["train"]),
                 self.splits,
                 self.template,
-                untrained=untrained,
-                vocabulary=self.bank.vocabulary,
+                untrained=lambda ids: [i for i in known(ids) if i not in added],
+                vocabulary=max([self.bank.vocabulary, *(i + 1 for i in added)]),
                 found=problems,
             )
         elif not rows["train"] and not any(p.severity == "error" for p in problems):
@@ -157,9 +158,45 @@ def prepare(plan: Plan, stage: Stage, opened: Prepared | None = None) -> Prepare
     if count := plan.method.picture_tokens(plan.config):
         template = replace(opened.template, picture_tokens=count)
         opened = replace(opened, template=template, rows={}, problems=[], _known=[])
+    opened, told = _with_tokens(plan, opened)
     # What the adapter puts in front takes its room from the context too.
     limit = min(plan.train.max_length, bank.context - plan.method.positions(plan.config))
-    return opened.rendered(plan.objective, limit)
+    made = opened.rendered(plan.objective, limit)
+    return replace(made, problems=[*made.problems, *told]) if told else made
+
+
+def _with_tokens(plan: Plan, opened: Prepared) -> tuple[Prepared, list[Problem]]:
+    """The same with the tokens that the parent has and those that are to be added, and what is said of
+    tokens that there are already.
+
+    Raises:
+        ConfigError: where the parent's tokens are not those that its tokenizer would have.
+    """
+    before: dict[str, int] = {}
+    if plan.run.parent:
+        before = artefact.about(folders.model_folder(plan.run.parent)).get("added_tokens", {})
+    asked = plan.method.added_tokens(plan.config)
+    if not before and not asked:
+        return opened, []
+    size = len(opened.template.tokenizer)
+    if size > opened.bank.vocabulary:
+        raise MethodMisfit(
+            f"the tokenizer of {opened.base.name} has {size:,} tokens already and its embeddings "
+            f"{opened.bank.vocabulary:,} rows: take the tokenizer that belongs to it"
+        )
+    template, _ = opened.template.adding(before)
+    if dict(template.added) != before:
+        raise ConfigError(
+            f"--parent {plan.run.parent} has added tokens that this base's tokenizer would not have "
+            "under their ids: use the base that it was made on"
+        )
+    template, known = template.adding(asked)
+    told = [
+        Problem("warning", f"'{t}' is a token of the base or the parent already: it is not added")
+        for t in known
+        if t not in before
+    ]
+    return replace(opened, template=template, rows={}, problems=[], _known=[]), told
 
 
 def adapter_of(plan: Plan, prepared: Prepared) -> Adapter:
@@ -238,7 +275,7 @@ def _start(plan: Plan, prepared: Prepared) -> Start:
     def encode(text: str) -> list[int]:
         return tokenizer.encode(text, add_special_tokens=False)
 
-    return Start(generator, replies, encode)
+    return Start(generator, replies, encode, tuple(sorted(prepared.template.added.values())))
 
 
 def _foreign_base(about: dict[str, Any], own: BaseInfo) -> str | None:

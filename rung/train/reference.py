@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rung.errors import Interrupted
+from rung.errors import Interrupted, MethodMisfit
 from rung.forward import feature_cache
 from rung.forward.adapter import Adapter
 from rung.forward.packing import pack
 from rung.forward.policy import Policy
+from rung.forward.token_rows import NO_REFERENCE
 from rung.objectives import Row
 from rung.objectives.base import Objective
 from rung.train.observers import Observer
@@ -37,10 +38,13 @@ def with_reference(
 
     Raises:
         Interrupted: when `stopping` says so between two passes.
+        MethodMisfit: when the bare base is the reference and has no rows of the added tokens.
     """
     if type(plan.objective).prepare is Objective.prepare:  # needs no reference
         return prepared
     bare = plan.objective.reference == "base"
+    if bare and adapter.tokens is not None and adapter.tokens.end > prepared.bank.vocabulary:
+        raise MethodMisfit(NO_REFERENCE)
     if bare and (adapter.positions or plan.run.parent):
         observer.note(
             "the reference is the bare base, and training starts elsewhere: the first step's loss is "

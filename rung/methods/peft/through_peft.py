@@ -128,11 +128,21 @@ def _loaded(folder: Path, bank: Bank, kind: str) -> Any:
     """PEFT's model over a copy of the base."""
     from peft import PeftModel
 
+    base, rows = _copy(bank), _rows_named(folder)
+    if rows > bank.vocabulary:
+        base.resize_token_embeddings(rows, mean_resizing=False)
     try:
-        return PeftModel.from_pretrained(_copy(bank), str(folder), is_trainable=False).eval()
+        return PeftModel.from_pretrained(base, str(folder), is_trainable=False).eval()
     except Exception as fault:
         reason = " ".join(str(fault).split())[:160] or type(fault).__name__
         raise ArtefactError(f"PEFT cannot load this {kind or 'adapter'}: {reason}") from None
+
+
+def _rows_named(folder: Path) -> int:
+    """One more than the largest token that an adapter's settings name rows of; 0 without any."""
+    told = folders.read_json(folder / "adapter_config.json").get("trainable_token_indices") or []
+    lists = list(told.values()) if isinstance(told, dict) else [told]
+    return max((i + 1 for ids in lists for i in ids), default=0)
 
 
 def _copy(bank: Bank) -> Any:

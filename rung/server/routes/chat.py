@@ -47,7 +47,7 @@ async def continued(request: Request, asked: ChatRequest, kind: Callable[..., Ch
         RungError: for what is refused; its `param` is that of chat completions.
     """
     service = service_of(request)
-    asked.check(vocabulary_of(service))
+    asked.check(vocabulary_of(service, asked.model))
     model = service.engine.model(asked.model)
     run = begin_pipeline(request, asked.model, bool(asked.trace))
     await run.check([m.text for m in asked.messages if m.role != "assistant"])
@@ -138,6 +138,8 @@ def constraint_of(
     return None
 
 
-def vocabulary_of(service: Service) -> int:
-    """Ids that a token may have."""
-    return service.engine.bank.vocabulary
+def vocabulary_of(service: Service, name: str) -> int:
+    """Ids that a token of a model may have; those of the base for one that is not served."""
+    engine = service.engine
+    known = engine.models.get(name)
+    return engine.bank.vocabulary if known is None else engine.registry.vocabulary_of(known.slot)

@@ -28,11 +28,11 @@ async def complete(request: Request, asked: CompletionRequest) -> Response:
     """Continuations of one or several texts, whole or as a stream."""
     service = service_of(request)
     request.state.param = "prompt"
-    asked.check(vocabulary_of(service))
+    asked.check(vocabulary_of(service, asked.model))
     model = service.engine.model(asked.model)
     run = begin_pipeline(request, asked.model, bool(asked.trace))
     if run.reads:
-        await run.check([shown(model, p, vocabulary_of(service)) for p in asked.prompt])
+        await run.check([shown(model, p, vocabulary_of(service, asked.model)) for p in asked.prompt])
     prompts = await run_sync(lambda: [encoded(model, p) for p in asked.prompt])
     n, best_of = asked.n or 1, asked.best_of or asked.n or 1
     logprobs = asked.logprobs if best_of == n else asked.logprobs or 0
@@ -49,7 +49,7 @@ async def complete(request: Request, asked: CompletionRequest) -> Response:
     if asked.logprobs is not None:
         reply.pieces, reply.logprobs = TokenLogprobs(model.template), asked.logprobs
     if asked.echo:
-        reply.echoes = [shown(model, p, vocabulary_of(service)) for p in asked.prompt]
+        reply.echoes = [shown(model, p, vocabulary_of(service, asked.model)) for p in asked.prompt]
     return await answer(
         request, asked, wanted, reply, run, n=best_of, most=asked.max_tokens, usual=USUAL
     )

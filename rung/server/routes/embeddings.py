@@ -56,7 +56,7 @@ async def embed(request: Request, asked: EmbeddingRequest) -> dict[str, Any]:
     if model.towers is not None:
         return await joined(request, asked)
     ids = await run_sync(lambda: [encoded(model, p) for p in asked.input])
-    vocabulary = vocabulary_of(service)
+    vocabulary = vocabulary_of(service, asked.model)
     for one in ids:
         if not one or not 0 <= min(one) <= max(one) < vocabulary:
             told = f"an input is empty or holds a token id outside 0 to {vocabulary - 1}"

@@ -1,0 +1,81 @@
+"""Added tokens: texts that become one token each, in a copy of a base's tokenizer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+from rung.data import chat_template
+from rung.errors import DataError, one_line
+
+MAX_ADDED = 1024  # tokens
+MAX_CHARACTERS = 256  # of a token
+
+
+def misspelt(texts: Iterable[str]) -> str | None:
+    """Say what is wrong with texts that are to become tokens; None where nothing is."""
+    told, texts = [], list(texts)
+    if len(texts) > MAX_ADDED:
+        told.append(f"names {len(texts)} tokens, must be at most {MAX_ADDED}")
+    for text in texts:
+        if not text.strip() or text != text.strip():
+            told.append(f"holds {text!r}: a token is a text without blanks around it")
+        elif len(text) > MAX_CHARACTERS:
+            told.append(f"holds a token of {len(text)} characters, must be at most {MAX_CHARACTERS}")
+        elif any(0xD800 <= ord(c) < 0xE000 for c in text):
+            told.append(f"holds {ascii(text)}, which is no text that can be encoded")
+    return one_line(told) if told else None
+
+
+def extended(tokenizer: Any, texts: Iterable[str]) -> tuple[Any, dict[str, int], list[str]]:
+    """Add tokens to a copy of a fast tokenizer.
+
+    Those that the chat template writes around messages become special tokens: no content can write
+    them, and answers are shown without them. Contents may hold any other, and answers show it.
+
+    Returns:
+        the copy; the added tokens with their ids, `{text: id}`; and texts that are tokens already.
+
+    Raises:
+        DataError: when the tokenizer does not encode an added text as its token.
+    """
+    from tokenizers import AddedToken
+
+    known = tokenizer.get_vocab()
+    texts = list(dict.fromkeys(texts))
+    fresh = [text for text in texts if text not in known]
+    there = [text for text in texts if text in known]
+    if not fresh:
+        return tokenizer, {}, there
+    made = copy.deepcopy(tokenizer)
+    written = _scaffold(made)
+    for text in fresh:
+        special = text in written
+        made.add_tokens([AddedToken(text, special=special, normalized=False)], special_tokens=special)
+    ids = {text: int(made.convert_tokens_to_ids(text)) for text in fresh}
+    for text, number in ids.items():
+        found = made(text, add_special_tokens=False)["input_ids"]
+        if found[-1:] != [number]:
+            raise DataError(
+                f"the tokenizer reads '{text}' as other tokens even when it is added: leave it out of "
+                "--add-tokens"
+            )
+    return made, ids, there
+
+
+def _scaffold(tokenizer: Any) -> str:
+    """What the chat template writes of a plain conversation; "" without one."""
+    from jinja2 import TemplateError
+
+    if not getattr(tokenizer, "chat_template", None):
+        return ""
+    user = ("user", chat_template.USER)
+    turns = (("system", chat_template.SYSTEM), user, ("assistant", chat_template.REPLY))
+    found = []
+    for contents, generate in ((turns, False), (turns[1:], False), ((user,), True)):
+        try:
+            found.append(chat_template.write(tokenizer, *contents, generate=generate))
+        except TemplateError:  # of a system message, say
+            continue
+    return "\n".join(found)
