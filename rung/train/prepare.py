@@ -184,7 +184,7 @@ def _with_tokens(plan: Plan, opened: Prepared) -> tuple[Prepared, list[Problem]]
             f"the tokenizer of {opened.base.name} has {size:,} tokens already and its embeddings "
             f"{opened.bank.vocabulary:,} rows: take the tokenizer that belongs to it"
         )
-    template, _ = opened.template.adding(before)
+    template, _ = opened.template.adding(sorted(before, key=before.__getitem__))
     if dict(template.added) != before:
         raise ConfigError(
             f"--parent {plan.run.parent} has added tokens that this base's tokenizer would not have "
