@@ -46,8 +46,9 @@ PEFT can, and used as a base.
 Of LoRA are read: rank and alpha by module, rsLoRA, DoRA, biases, `lora_bias`, embeddings and output
 layer, `modules_to_save`, `trainable_token_indices`, PiSSA, OLoRA and activated LoRA
 (`alora_invocation_tokens`), which acts from the last call in the prompt on; what the base computed in
-front of it is shared with the base. Any setting that is neither read nor at its default refuses the
-adapter by its name.
+front of it is shared with the base. Rows of added tokens, of an adapter that was trained on a resized
+base, are read where the file has them of both embeddings and output layer. Any setting that is neither
+read nor at its default refuses the adapter by its name.
 
 Folders that trainers call alike, such as `trainer_output/checkpoint-3`, are served under as much of
 their paths as tells them apart. `make bench-adapters` has TRL and transformers make six kinds in their

@@ -39,7 +39,7 @@ class Export(base.Export):
         if source.bank.reads == "pictures":
             return picture_proof.read_back(source.bank, folder)
         if through_peft.installed():
-            return through_peft.logits(folder, source.bank, list(proof.row_of(source)))
+            return proof.of_peft(folder, source.bank, source.adapter)
         adapter, _ = artefact.load(folder, source.bank)
         return proof.logits(source.bank, source.bank.add(adapter))
 

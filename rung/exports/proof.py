@@ -82,6 +82,16 @@ def logits_of(bank: Bank, slot: int, ids: Ids[int]) -> Tensor:
     return bank.logits(hidden, [slot] * len(ids)).float()
 
 
+def of_peft(folder: Path, bank: Bank, adapter: Adapter) -> Tensor:
+    """Compute the row's logits (TOKENS, W) by PEFT, for what is in a folder of an adapter.
+
+    Raises:
+        ArtefactError: when PEFT cannot load the folder.
+    """
+    tokens = 0 if adapter.tokens is None else adapter.tokens.end
+    return through_peft.logits(folder, bank, list(row(bank.vocabulary, adapter)), tokens)
+
+
 def against_peft(folder: Path, bank: Bank, adapter: Adapter) -> float:
     """Compare an adapter's logits with those that PEFT itself gives for what is in a folder.
 
@@ -96,7 +106,7 @@ def against_peft(folder: Path, bank: Bank, adapter: Adapter) -> float:
         ours = logits(bank, slot)
     finally:
         bank.remove(slot)
-    theirs = through_peft.logits(folder, bank, list(row(bank.vocabulary, adapter)))
+    theirs = of_peft(folder, bank, adapter)
     apart = float((ours - theirs).abs().max() / theirs.abs().max())
     if not apart <= PEFT_TOLERANCE.get(bank.dtype, HALF_TOLERANCE):
         raise ArtefactError(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -23,9 +23,6 @@ from rung.forward.findings import Findings
 from rung.forward.slots import Slots
 from rung.forward.trie import Sequence, Trie
 from rung.types import Modality
-
-if TYPE_CHECKING:
-    from rung.forward.token_rows import TokenRows
 
 DEFAULT_CONTEXT = 2048  # tokens, for a base whose config names no longest sequence (ALiBi, say)
 
@@ -146,18 +143,6 @@ class Backbone(ABC):
     def mean_embedding(self) -> Tensor:
         """The mean of all embeddings, (d,): what stands for a picture where nobody sees it."""
         return self._embeddings.weight.float().mean(0)
-
-    @cached_property
-    def embedding_scale(self) -> float | None:
-        """What a token's row is multiplied by to embed it; None where the base does more than that."""
-        table = self._embeddings
-        ids = torch.tensor([(100 + 37 * i) % self.vocabulary for i in range(4)], device=self.device)
-        with torch.no_grad():
-            rows, out = table.weight[ids].float(), type(table).forward(table, ids).float()
-        if out.shape != rows.shape or bool(out.equal(rows)):
-            return 1.0 if out.shape == rows.shape else None
-        scale = float((out * rows).sum() / (rows * rows).sum())
-        return scale if bool(torch.allclose(out, scale * rows, rtol=2**-7, atol=1e-6)) else None
 
     @abstractmethod
     def run(
@@ -295,6 +280,23 @@ class Backbone(ABC):
         return Head(module.weight, getattr(module, "bias", None), softcap, scale / divisor)
 
 
+class OwnRows(Protocol):
+    """Rows of an output layer for some tokens, see `rung/forward/token_rows.py`."""
+
+    @property
+    def output(self) -> Tensor:
+        """(N, d)."""
+        ...
+
+    def index(self, device: torch.device) -> Tensor:
+        """The tokens, (N,)."""
+        ...
+
+    def joined(self, raw: Tensor, hidden: Tensor) -> Tensor:
+        """(n, V) logits of (n, d) states -> (n, W) with those of these tokens."""
+        ...
+
+
 class Head:
     """The output layer: weight (V, d), bias (V,) or None, and what the base does to its logits.
 
@@ -302,7 +304,7 @@ class Head:
         rows: of an adapter's own tokens, in place of the weight's and behind them; None for the base.
     """
 
-    rows: TokenRows | None = None
+    rows: OwnRows | None = None
 
     def __init__(self, weight: Tensor, bias: Tensor | None, softcap: float | None, scale: float):
         self.weight, self.bias, self.softcap, self.scale = weight, bias, softcap, scale

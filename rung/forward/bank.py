@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rung.forward import fits, output_layers, padded, probe, sight, token_rows
+from rung.forward import fits, padded, probe, sight, token_rows
 from rung.forward.adapter import Adapter
 from rung.forward.attention import Plan, TriePlan, register
-from rung.forward.backbone import Backbone, Head, ModelHead, Record
+from rung.forward.backbone import Record
 from rung.forward.compiled import integers
 from rung.forward.compiled.decoder import CompiledDecoder
 from rung.forward.layer_range import LayerRange
@@ -28,14 +28,14 @@ from rung.forward.llama import training
 from rung.forward.llama.inference import LlamaInference
 from rung.forward.llama.prepacked import Packing
 from rung.forward.op import LinearOp
+from rung.forward.output_layers import OutputLayers
 from rung.forward.seam import Seam
 from rung.forward.slots import Slots
 from rung.forward.switch import switch_attention
-from rung.forward.token_rows import TokenRows
 from rung.forward.trie import Sequence, Trie
 
 
-class Bank(Backbone):
+class Bank(OutputLayers):
     """A base with its resident adapters.
 
     Attributes:
@@ -253,8 +253,7 @@ class Bank(Backbone):
         """(T,) indices, virtual ones negative, those of pictures beyond the vocabulary -> (T, d)."""
         sights, own, held = sight.of(self.adapters), super().embed, self.token_rows(slots)
         if held:
-            scale = self.embedding_scale or 1.0
-            own = functools.partial(token_rows.embed, held, words=own, scale=scale)
+            own = functools.partial(token_rows.embed, held, words=own, scale=self.embedding_scale)
         out = sight.embed(sights, ids, slots, own, self.mean_embedding) if sights else own(ids, slots)
         for slot in slots.present:
             adapter = self.adapters.get(slot)
@@ -352,17 +351,13 @@ class Bank(Backbone):
         if (compiled := self.__dict__.get("compiled")) is not None:
             compiled.changes.clear()
 
-    def logits(self, hidden: Tensor, slots: Slots | Iterable[int]) -> Tensor:
-        """(N, d) and each row's slot -> (N, W), each through its own adapter's output layer; see
-        `output_layers.logits`."""
-        slots = slots if isinstance(slots, Slots) else Slots(list(slots))
-        return output_layers.logits(self, hidden, slots)
-
-    def head(self, slot: int) -> Head | ModelHead:
-        """The output layer of a slot."""
-        return output_layers.head(self, slot)
-
-    def token_rows(self, slots: Slots) -> dict[int, TokenRows]:
-        """The rows of tokens of those slots of a pass whose adapters have some."""
-        known = ((s, self.adapters.get(s)) for s in slots.present)
-        return {s: a.tokens for s, a in known if a is not None and a.tokens is not None}
+    def own_logits(self, hidden: Tensor) -> Tensor:
+        """(N, d) -> (N, V) by the base's own output layer, by the fastest way that is there."""
+        if torch.is_grad_enabled():
+            return self.own_head().logits(hidden)
+        compiled = self.__dict__.get("compiled")
+        if compiled is not None and (found := compiled.logits(hidden)) is not None:
+            return found
+        return (
+            self.own_head().logits(hidden) if self.inference is None else self.inference.logits(hidden)
+        )

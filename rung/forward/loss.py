@@ -222,7 +222,7 @@ def _weighted(
     correct = torch.zeros((), dtype=exact, device=hidden.device)
     per_source = torch.zeros(len(hidden), dtype=exact, device=hidden.device)
     per_source.index_add_(0, which, edge_weight)
-    here = tuple(None if t is None else t.to(hidden.dtype) for t in (weight, output))
+    here = weight.to(hidden.dtype), None if output is None else output.to(hidden.dtype)
     for part, raw, edges in _chunks(hidden, here[0], bias, here[1], which, shape):
         at, to, w = which[edges] - part.start, target[edges], edge_weight[edges]
         logits = shape.cut(shape.logits(raw), at, to)
@@ -267,7 +267,7 @@ class _LogProbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, bias, output, which, target, shape):
         found = torch.empty(len(which), dtype=_exact(hidden.dtype), device=hidden.device)
-        here = [None if t is None else t.to(hidden.dtype) for t in (weight, output)]
+        here = weight.to(hidden.dtype), None if output is None else output.to(hidden.dtype)
         for part, raw, edges in _chunks(hidden, here[0], bias, here[1], which, shape):
             at = which[edges] - part.start
             logits = shape.cut(shape.logits(raw), at, target[edges])

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rung.forward.backbone import Backbone, Head, is_sharded
 from rung.forward.slots import Slots
-
-if TYPE_CHECKING:
-    from rung.forward.backbone import Backbone, Head
 
 NO_REFERENCE = (
     "the bare base has no rows of the added tokens and cannot be the reference: leave --reference out, "
@@ -88,8 +85,6 @@ class TokenRows:
         follow = beyond == list(range(backbone.vocabulary, backbone.vocabulary + len(beyond)))
         if list(self.ids) != sorted(set(self.ids)) or self.ids[0] < 0 or not follow:
             return f"added tokens do not follow upon the base's {backbone.vocabulary} rows"
-        if tied(backbone) != self.tied:
-            return "the rows are tied and the base's output layer is not, or the other way round"
         return None
 
     def joined(self, raw: Tensor, hidden: Tensor) -> Tensor:
@@ -116,8 +111,6 @@ def tied(backbone: Backbone) -> bool:
 
 def misfit(backbone: Backbone) -> str | None:
     """Say why a base takes no rows of tokens; None where it does."""
-    from rung.forward.backbone import is_sharded
-
     found = backbone.findings
     if found.embeddings is not None or found.virtual is not None:
         return f"this base takes no embeddings of added tokens: {found.embeddings or found.virtual}"
@@ -127,9 +120,22 @@ def misfit(backbone: Backbone) -> str | None:
         return "a sharded base takes no added tokens: leave --shard out"
     if getattr(backbone.model.get_output_embeddings(), "bias", None) is not None:
         return "this base's output layer has biases, of which added tokens have none"
-    if backbone.embedding_scale is None:
+    if scale_of(backbone) is None:
         return "this base does more to embed a token than take its row"
     return None
+
+
+@torch.no_grad()
+def scale_of(backbone: Backbone) -> float | None:
+    """What a token's row is multiplied by to embed it; None where the base does more than that."""
+    table = backbone.model.get_input_embeddings()
+    numbers = [(100 + 37 * i) % backbone.vocabulary for i in range(4)]
+    ids = torch.tensor(numbers, device=backbone.device)
+    rows, out = table.weight[ids].float(), type(table).forward(table, ids).float()  # past its seams
+    if out.shape != rows.shape or bool(out.equal(rows)):
+        return 1.0 if out.shape == rows.shape else None
+    scale = float((out * rows).sum() / (rows * rows).sum())
+    return scale if bool(torch.allclose(out, scale * rows, rtol=2**-7, atol=1e-6)) else None
 
 
 def join(raw: Tensor, own: Tensor, ids: Tensor) -> Tensor:
@@ -170,9 +176,9 @@ def embed(
         return words(ids, slots)
     every = torch.cat([at for at, _, _ in found]).to(ids.device)
     out = words(ids.index_fill(0, every, 0), slots)
-    for at, table, which in found:
+    for place, table, which in found:
         own = table[which.to(table.device)] * scale
-        out = out.index_copy(0, at.to(out.device), own.to(out.device, out.dtype))
+        out = out.index_copy(0, place.to(out.device), own.to(out.device, out.dtype))
     return out
 
 

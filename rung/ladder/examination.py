@@ -20,7 +20,7 @@ from rung.ladder.task_context import TaskContext
 from rung.methods import artefact
 from rung.store import Store
 from rung.store.climbs import RungRecord
-from rung.train.prepare import Prepared
+from rung.train.prepare import Prepared, with_tokens
 
 MIN_TEST_ROWS = 20  # fewer say nothing
 CAUTION = 0.8  # of the time that is left: rows are chosen to take so much
@@ -99,7 +99,7 @@ class Examination:
             raise StoreError(
                 f"the model '{record.model}' was replaced since it was measured: climb anew"
             )
-        return opened, artefact.load(folder, opened.bank)[0]
+        return with_tokens(plan, opened)[0], artefact.load(folder, opened.bank)[0]
 
 
 def compared(test: Mapping[str, Measured], winner: str) -> dict[str, Comparison]:

@@ -25,6 +25,7 @@ from rung.store.records import RunRecord
 from rung.train import job
 from rung.train.observers import Made, Observer, Observers
 from rung.train.plan import Plan
+from rung.train.prepare import with_tokens
 
 MIN_CHOOSE_ROWS = 64  # of validation: what a training on a sample stops by, at least
 
@@ -131,6 +132,7 @@ class Trial:
         watcher = Named(self.watcher, self.rung.key)
         made = job.make(plan, watcher, self.store, opened=opened, run=self._left(plan))
         with job.under_way(made.run, self.store, made.observers):
+            opened = with_tokens(plan, opened)[0]
             with self.bench.served(opened, made.adapter, self.rung.key) as model:
                 value = self.bench.answer(opened, model, rows)[1].value
             job.drop(made, self.store)
@@ -145,7 +147,8 @@ class Trial:
             what was seen of it, and seconds of an answer.
         """
         peak = self._meter.peak()  # before measuring adds to it
-        bench, opened = self.bench, self.bench.opened_for(made.plan)
+        bench = self.bench
+        opened = with_tokens(made.plan, bench.opened_for(made.plan))[0]
         rows = bench.validation[: self.step.level.held]
         self.watcher.stage(f"{self.rung.key}: measuring on {len(rows)} validation rows")
         began = now()

@@ -158,18 +158,19 @@ def prepare(plan: Plan, stage: Stage, opened: Prepared | None = None) -> Prepare
     if count := plan.method.picture_tokens(plan.config):
         template = replace(opened.template, picture_tokens=count)
         opened = replace(opened, template=template, rows={}, problems=[], _known=[])
-    opened, told = _with_tokens(plan, opened)
+    opened, told = with_tokens(plan, opened)
     # What the adapter puts in front takes its room from the context too.
     limit = min(plan.train.max_length, bank.context - plan.method.positions(plan.config))
     made = opened.rendered(plan.objective, limit)
     return replace(made, problems=[*made.problems, *told]) if told else made
 
 
-def _with_tokens(plan: Plan, opened: Prepared) -> tuple[Prepared, list[Problem]]:
-    """The same with the tokens that the parent has and those that are to be added, and what is said of
-    tokens that there are already.
+def with_tokens(plan: Plan, opened: Prepared) -> tuple[Prepared, list[Problem]]:
+    """Data and base with the tokens that the parent has and those that are to be added, and what is
+    said of tokens that there are already.
 
     Raises:
+        MethodMisfit: where the base has more tokens than rows.
         ConfigError: where the parent's tokens are not those that its tokenizer would have.
     """
     before: dict[str, int] = {}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rung.forward import loss as module
-from rung.forward.bank import Head
+from rung.forward.backbone import Head
 
 
 class OneHead:

@@ -12,19 +12,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rung import methods
+from rung.bases import quantize as quantizing
+from rung.data import Template
 from rung.engine import Engine, ServedModel
 from rung.engine.sampler import Draw, draw
 from rung.errors import ArtefactError
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
+from rung.forward.compiled import compiler, integers
+from rung.forward.compiled.decoder import CompiledDecoder
 from rung.forward.loss import cross_entropy, edge_logprobs
 from rung.forward.token_rows import TokenRows
 from rung.forward.trie import Sequence
 from rung.methods import artefact, merging
 from rung.methods.base import Start
 from rung.types import BaseInfo, Decoding
-from tests.engine.world import asked
+from tests.engine.world import asked, hf_greedy, tiny_llama
 from tests.models import VOCABULARY, tiny_adapter, tiny_config, tiny_model
+from tests.tokens import tiny_tokenizer
 
 ADDED = (95, 96, 97, 98)  # the base has rows of the first two, which no tokenizer names
 LORA = methods.get("lora")
@@ -173,10 +178,6 @@ def test_a_draw_does_not_hang_on_how_wide_the_batch_is():
 
 
 def test_the_engine_serves_added_tokens_beside_the_base():
-    from rung.data import Template
-    from tests.engine.world import tiny_llama
-    from tests.tokens import tiny_tokenizer
-
     bank = Bank(tiny_llama())
     adapter = adapter_of(bank, tokens=(258, 259))
     adapter.tokens.output[1] *= 20  # so that it is drawn
@@ -208,14 +209,38 @@ def test_the_engine_serves_added_tokens_beside_the_base():
     # Greedily, as transformers writes with the merged model.
     fresh = tiny_llama()
     merging.put_into(fresh, merging.merged(adapter, bank))
-    from tests.engine.world import hf_greedy
-
     assert list(together[1].ids) == hf_greedy(fresh, (60, 61, 258, 259), 12)
     held = engine.constraint("added", "choice", ["<two>", "<one>"])
     (one,) = engine.generate([dataclasses.replace(asked("added", (60,), 8), constraint=held)])
     assert one.ids in ((258,), (259,)) or one.text in ("<one>", "<two>")
     with pytest.raises(Exception, match="outside 0 to 257"):
         engine.generate([asked("base", (60, 258))])
+
+
+@pytest.mark.skipif(compiler.compiler() is None, reason="no C++ compiler is installed")
+@pytest.mark.parametrize("kind", ["none", "int8"])
+def test_compiled_steps_answer_as_torch(kind):
+    answers = []
+    for compiled in (True, False):
+        model = tiny_llama()
+        if kind != "none":
+            quantizing.quantize(model, kind, "float32", "cpu")
+        bank = Bank(model)
+        adapter = adapter_of(bank, tokens=(258, 259))
+        adapter.tokens.output[1] *= 20
+        models = {
+            "base": ServedModel("base", -1, Template.of(tiny_tokenizer())),
+            "added": ServedModel("added", bank.add(adapter), Template.of(tiny_tokenizer())),
+        }
+        engine = Engine(bank, models, memory=1 << 28)
+        integers.attach(bank, min_numbers=0)
+        bank.compiled = CompiledDecoder.of(bank, bank.adapters, min_numbers=0) if compiled else None
+        assert (bank.compiled is not None) == compiled
+        ids = {"base": (60, 61), "added": (60, 258, 61, 259)}
+        requests = [asked(n, ids[n], 12, temperature=1.0, seed=s) for s in (0, 1) for n in ids]
+        answers.append(engine.generate(requests))
+    assert answers[0] == answers[1]
+    assert any(i >= 258 for one in answers[0] for i in one.ids)
 
 
 @pytest.mark.parametrize(

@@ -81,8 +81,11 @@ def read(folder: Path, bank: Bank, kind: str, why: str) -> Adapter:
     return adapter
 
 
-def logits(folder: Path, bank: Bank, row: list[int], virtual: int = 0) -> Tensor:
+def logits(folder: Path, bank: Bank, row: list[int], tokens: int = 0) -> Tensor:
     """PEFT's logits (n, V) for a row of tokens, of an adapter in a folder, with a copy of the base.
+
+    Args:
+        tokens: that the copy is resized to, where those are more than the base has.
 
     Raises:
         ArtefactError: where PEFT cannot load it.
@@ -90,7 +93,7 @@ def logits(folder: Path, bank: Bank, row: list[int], virtual: int = 0) -> Tensor
     import torch
 
     with _quiet(), torch.no_grad():
-        theirs = _loaded(folder, bank, "")
+        theirs = _loaded(folder, bank, "", tokens)
         return _logits(theirs, bank, row)
 
 
@@ -124,25 +127,18 @@ def _require_known_keys(folder: Path, kind: str) -> None:
             raise ArtefactError(f"this adapter sets {key}, which this PEFT does not know: {WAY_OUT}")
 
 
-def _loaded(folder: Path, bank: Bank, kind: str) -> Any:
-    """PEFT's model over a copy of the base."""
+def _loaded(folder: Path, bank: Bank, kind: str, tokens: int = 0) -> Any:
+    """PEFT's model over a copy of the base, resized to so many tokens where it has fewer."""
     from peft import PeftModel
 
-    base, rows = _copy(bank), _rows_named(folder)
-    if rows > bank.vocabulary:
-        base.resize_token_embeddings(rows, mean_resizing=False)
+    base = _copy(bank)
+    if tokens > bank.vocabulary:
+        base.resize_token_embeddings(tokens, mean_resizing=False)
     try:
         return PeftModel.from_pretrained(base, str(folder), is_trainable=False).eval()
     except Exception as fault:
         reason = " ".join(str(fault).split())[:160] or type(fault).__name__
         raise ArtefactError(f"PEFT cannot load this {kind or 'adapter'}: {reason}") from None
-
-
-def _rows_named(folder: Path) -> int:
-    """One more than the largest token that an adapter's settings name rows of; 0 without any."""
-    told = folders.read_json(folder / "adapter_config.json").get("trainable_token_indices") or []
-    lists = list(told.values()) if isinstance(told, dict) else [told]
-    return max((i + 1 for ids in lists for i in ids), default=0)
 
 
 def _copy(bank: Bank) -> Any:
