@@ -156,7 +156,8 @@ class Registry:
         """Refuse a text that is empty or no text of a slot's vocabulary; raises ConfigError."""
         if not ids:
             raise ConfigError(f"{what} is empty")
-        if not 0 <= min(ids) <= max(ids) < (vocabulary := self.vocabulary_of(slot)):
+        vocabulary = self.vocabulary_of(slot)
+        if not 0 <= min(ids) <= max(ids) < vocabulary:
             raise ConfigError(f"{what} holds a token id outside 0 to {vocabulary - 1}")
 
     # --- residency --------------------------------------------------------------------------------
