@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from rung.data import chat_template
+from rung.data.template import Template
 from rung.errors import DataError, one_line
 
 MAX_ADDED = 1024  # tokens
@@ -26,6 +28,22 @@ def misspelt(texts: Iterable[str]) -> str | None:
         elif any(0xD800 <= ord(c) < 0xE000 for c in text):
             told.append(f"holds {ascii(text)}, which is no text that can be encoded")
     return one_line(told) if told else None
+
+
+def added_to(template: Template, texts: Iterable[str]) -> tuple[Template, list[str]]:
+    """Give a template tokens of its own, in a copy of its tokenizer.
+
+    Returns:
+        the template, which knows their ids as `added`, and those texts that are tokens already.
+
+    Raises:
+        DataError: where the tokenizer cannot have them.
+    """
+    tokenizer, ids, known = extended(template.tokenizer, texts)
+    if not ids:
+        return template, known
+    made = Template.of(tokenizer, stop=template.stop_ids)
+    return replace(made, settings=template.settings, added={**template.added, **ids}), known
 
 
 def extended(tokenizer: Any, texts: Iterable[str]) -> tuple[Any, dict[str, int], list[str]]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -93,23 +93,6 @@ class Template:
         thoughts = chat and chat_template.shows_reasoning(tokenizer)
         bos = chat_template.adds_bos(tokenizer)
         return cls(tokenizer, ids, end, chat, folds, thoughts, bos, encoder)
-
-    def adding(self, texts: Iterable[str]) -> tuple[Template, list[str]]:
-        """The same with texts as tokens of their own, in a copy of the tokenizer.
-
-        Returns:
-            the template, which knows their ids as `added`, and those texts that are tokens already.
-
-        Raises:
-            DataError: where the tokenizer cannot have them.
-        """
-        from rung.data.added_tokens import extended
-
-        tokenizer, ids, known = extended(self.tokenizer, texts)
-        if not ids:
-            return self, known
-        made = Template.of(tokenizer, stop=self.stop_ids)
-        return replace(made, settings=self.settings, added={**self.added, **ids}), known
 
     # -- what training, evaluation and serving call ---------------------------------------------
 

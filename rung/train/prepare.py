@@ -11,6 +11,7 @@ import torch
 from rung import bases, launch
 from rung.artefacts import folders
 from rung.data import Dataset, Problem, Splits, Template, check, load, refuse, split, untrained_rows
+from rung.data.added_tokens import added_to
 from rung.data.knobs import DataKnobs
 from rung.errors import ConfigError, MethodMisfit
 from rung.forward.adapter import Adapter
@@ -207,13 +208,13 @@ def with_tokens(plan: Plan, opened: Prepared) -> tuple[Prepared, list[Problem]]:
             f"the tokenizer of {opened.base.name} has {size:,} tokens already and its embeddings "
             f"{opened.bank.vocabulary:,} rows: take the tokenizer that belongs to it"
         )
-    template, _ = opened.template.adding(sorted(before, key=before.__getitem__))
+    template, _ = added_to(opened.template, sorted(before, key=before.__getitem__))
     if dict(template.added) != before:
         raise ConfigError(
             f"--parent {plan.run.parent} has added tokens that this base's tokenizer would not have "
             "under their ids: use the base that it was made on"
         )
-    template, known = template.adding(asked)
+    template, known = added_to(template, asked)
     told = [
         Problem("warning", f"'{t}' is a token of the base or the parent already: it is not added")
         for t in known

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from rung import methods
 from rung.bases import quantize as quantizing
 from rung.data import Template
+from rung.data.added_tokens import added_to
 from rung.engine import Engine, ServedModel
 from rung.engine.sampler import Draw, draw
 from rung.errors import ArtefactError
@@ -181,7 +182,7 @@ def test_the_engine_serves_added_tokens_beside_the_base():
     bank = Bank(tiny_llama())
     adapter = adapter_of(bank, tokens=(258, 259))
     adapter.tokens.output[1] *= 20  # so that it is drawn
-    template, _ = Template.of(tiny_tokenizer()).adding(["<one>", "<two>"])
+    template, _ = added_to(Template.of(tiny_tokenizer()), ["<one>", "<two>"])
     slot = bank.add(adapter)
     models = {
         "base": ServedModel("base", -1, Template.of(tiny_tokenizer())),
