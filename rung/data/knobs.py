@@ -50,6 +50,12 @@ class DataKnobs:
     label: str | None = knob(
         None, "The class of a row, as a format string over columns.", metavar="FORMAT"
     )
+    label_columns: list[str] = knob(
+        [],
+        "Columns of 0 and 1, of which exactly one is 1 in each row: its name is the row's class.",
+        metavar="COLUMN",
+        names=True,
+    )
     gold: str | None = knob(
         None,
         "The document that holds a row's answer, as a format string; retrieval is measured by it.",
