@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from rung.data.contents import content_of, pictures_of, thoughts_of
+from rung.data.contents import content_of, picture_offsets, pictures_of, thoughts_of
 from rung.data.format_strings import Missing
 from rung.data.tool_calls import CLOSE, OPEN, Parts, calls_of, unread_fields, whole_call
 from rung.types import Message
@@ -185,6 +185,8 @@ def _turn(role: str, message: Mapping[str, Any], key: str, called: dict[str, str
         if role != "user":
             raise Missing(f"a {role} message shows a picture, and only users can")
         turn["pictures"] = shown
+        if any(offsets := picture_offsets(message.get(key))):
+            turn["picture_offsets"] = offsets
     if role == "assistant":
         thought = next((message[k] for k in REASONING if message.get(k)), thoughts or None)
         if thought is not None:
@@ -193,7 +195,10 @@ def _turn(role: str, message: Mapping[str, Any], key: str, called: dict[str, str
         if weights:
             turn["weight"] = min(weights)
     elif message.get("name"):  # no template shows who of several speaks
-        turn["content"] = f"{message['name']}: {turn['content']}"
+        told = f"{message['name']}: "
+        turn["content"] = f"{told}{turn['content']}"
+        if offsets := turn.get("picture_offsets", ()):  # those in front of all text stay there
+            turn["picture_offsets"] = tuple(n + len(told) if n else 0 for n in offsets)
     return turn
 
 
