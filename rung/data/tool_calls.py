@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from rung.data.contents import content_of
+from rung.data.contents import THOUGHTS, content_of
 from rung.data.format_strings import Missing
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -24,6 +24,7 @@ PART_FIELDS = {
     USE: {"type", "id", "name", "input"},
     RESULT: {"type", "tool_use_id", "content", "is_error"},
 }
+OTHER_FIELDS = {"type", "text", "refusal", "image_url", "detail", *THOUGHTS}  # of any other part
 
 
 def calls_of(message: Mapping[str, Any], called: dict[str, str]) -> list[str]:
@@ -169,10 +170,13 @@ def _kind(part: Any) -> str:
 
 
 def unread_fields(content: Any) -> set[str]:
-    """The fields of calls and results among a content's parts that hold something and are not read."""
+    """The fields of a content's parts that hold something and are not read."""
     parts = content if isinstance(content, (list, tuple)) else ()
-    found = set()
+    found: set[str] = set()
     for part in parts:
-        if (taken := PART_FIELDS.get(_kind(part))) is not None:
+        if isinstance(part, Mapping):
+            taken = PART_FIELDS.get(_kind(part), OTHER_FIELDS)
             found |= {str(k) for k, v in part.items() if k not in taken and v not in (None, "", [], {})}
+            if _kind(part) == RESULT:
+                found |= unread_fields(part.get("content"))
     return found

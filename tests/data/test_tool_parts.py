@@ -150,6 +150,23 @@ def test_a_row_with_tools_and_what_is_left_out(write):
     assert functions([tool])[0]["function"]["parameters"] == tool["input_schema"]
 
 
+@pytest.mark.parametrize("kind", ["text", "tool_use", "tool_result", "thinking", "inner"])
+def test_fields_of_parts_that_say_more_are_named(kind):
+    def marked(part: dict) -> dict:
+        return {**part, "cache_control": {"type": "ephemeral"}} if part["type"] == kind else part
+
+    inner = {"type": "text", "text": "7 m", **({"citations": ["x"]} if kind == "inner" else {})}
+    said = [
+        {"role": "user", "content": [marked({"type": "text", "text": "How high?"})]},
+        {
+            "role": "assistant",
+            "content": [marked({"type": "thinking", "thinking": "Hm."}), marked(CALL)],
+        },
+        {"role": "user", "content": [marked({**RESULT, "content": [inner]})]},
+    ]
+    assert unread(said) == {"citations" if kind == "inner" else "cache_control"}
+
+
 def test_a_row_and_a_request_of_the_messages_api_become_the_same_turns():
     from rung.server.messages_api_schema import MessageRequest
     from rung.server.tools import conversation
