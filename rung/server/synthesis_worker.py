@@ -98,14 +98,18 @@ class Teller:
 
     def watcher(self, stopping: Callable[[], bool]) -> Watcher:
         """What the pipeline is to tell."""
-        return Watcher(
-            note=lambda text: self.say("warn", in_lines(text)), planned=self.planned,
-            progress=self.progress, stopping=stopping,
-        )  # fmt: skip
+        return Watcher(note=self.note, planned=self.planned, progress=self.progress, stopping=stopping)
 
     def say(self, level: str, message: str) -> None:
         """Add an event."""
         self.store.jobs.say(self.job.id, [(level, "message", message, {})])
+
+    def note(self, text: str) -> None:
+        """Warn of something, once in the life of the job."""
+        notes = self.settings.get("notes", [])
+        if text not in notes:
+            self.say("warn", in_lines(text))
+            self._set(notes=[*notes, text])
 
     def planned(self, plan: topics.Plan) -> None:
         """Keep the plan, once."""
