@@ -15,6 +15,7 @@ from typing import Any
 
 from rung.data import DataKnobs, provenance
 from rung.data import load as load_data
+from rung.data.encoding import clean
 from rung.errors import ConfigError, Interrupted
 from rung.synthesis import checks, diversity, fitting, terms, topics
 from rung.synthesis.duplicates import Duplicates
@@ -126,6 +127,12 @@ def _begun(
         raise ConfigError("describe what the rows are for, in a sentence or two")
     said = " ".join(description.split())
     return _Synthesis(said, knobs, watcher or Watcher(), base, plan, opener)
+
+
+def _plain(text: str, one_line: bool) -> str:
+    """A teacher's text as it is kept: without lone surrogates, which no file takes."""
+    text = clean(text)
+    return " ".join(text.split()) if one_line else text.strip()
 
 
 class _Synthesis:
@@ -326,7 +333,7 @@ class _Synthesis:
         if value is None or not all(isinstance(value.get(name), str) for name in stage.names):
             return "not in the form asked for"
         for name in stage.names:
-            draft.fields[name] = " ".join(value[name].split()) if stage.json else value[name].strip()
+            draft.fields[name] = _plain(value[name], stage.json)
             if why := self._checked(draft.fields[name], stage, name):
                 return why
         if stage.compared:

@@ -300,7 +300,11 @@ def _form(visit: Visit, begun: Callable[[], Awaitable[None]]) -> Callable[[], Aw
 
     async def renew() -> None:
         found = data.options(await visit.read("train", lambda: data.files(visit)))
-        file.set_options(found, value=file.value if file.value in found else next(iter(found), None))
+        wanted = visit.chosen.pop("Climbs", None)
+        if wanted in found:  # the visitor comes from this data set
+            form.open()
+        keep = wanted if wanted in found else file.value
+        file.set_options(found, value=keep if keep in found else next(iter(found), None))
         start.set_enabled(bool(found))
         bring.set_visibility(not found)
 

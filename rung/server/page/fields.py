@@ -34,6 +34,10 @@ class Fields:
             found[knob.name] = [v.strip() for v in value.split(",")] if knob.many else value
         return found
 
+    def fill(self, name: str, value: Any) -> None:
+        """Put a value into the field of a knob."""
+        self._inputs[name].set_value(", ".join(map(str, value)) if isinstance(value, list) else value)
+
 
 def _input(knob: Knob, usual: Any) -> Any:
     made: Any
