@@ -136,7 +136,7 @@ def _not_begun(jobs: list[JobRecord], notice: ui.column, empty: bool) -> None:
         if empty and not jobs:
             ui.label(
                 "No climb yet. It begins with a data set that has a right answer for every row, such "
-                "as labels: bring one under Data, then start here."
+                "as labels: bring one under Data, or have it written under Make, then start here."
             )
         for job in jobs:
             if job.climb is not None:

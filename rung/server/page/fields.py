@@ -34,17 +34,14 @@ class Fields:
             found[knob.name] = [v.strip() for v in value.split(",")] if knob.many else value
         return found
 
-    def fill(self, name: str, value: Any) -> None:
-        """Put a value into the field of a knob."""
-        self._inputs[name].set_value(", ".join(map(str, value)) if isinstance(value, list) else value)
-
 
 def _input(knob: Knob, usual: Any) -> Any:
     made: Any
     label = knob.name.replace("_", " ")
     if knob.choices or knob.type is bool:
         options: Any = {True: "yes", False: "no"} if knob.type is bool else list(knob.choices or ())
-        made = ui.select(options, label=f"{label} ({_shown(usual)})", clearable=True, value=None)
+        default = f" ({_shown(usual)})" if usual is not None else ""
+        made = ui.select(options, label=label + default, clearable=True, value=None)
         made.props("outlined dense options-dense")
     elif knob.type in (int, float) and not knob.many:
         # No bounds here: they would change what was typed when the field is left; the API refuses it.

@@ -8,7 +8,7 @@ from typing import Any
 
 from nicegui import ui
 
-from rung.config import Knob, knobs_of
+from rung.config import knobs_of
 from rung.errors import RungError
 from rung.server.page.fields import Fields
 from rung.server.page.job_view import Watch, badge, left, when, write_log
@@ -18,13 +18,16 @@ from rung.server.page.session import Visit, told
 from rung.server.syntheses import FILES, OWNERS
 from rung.store.records import moment
 from rung.store.serving import ACTIVE, JobRecord
+from rung.synthesis import kinds
+from rung.synthesis.kinds import usual
 from rung.synthesis.knobs import SynthKnobs
 
 EVERY = 1.0  # seconds between two looks at what goes on
 SHOWN = 50  # maximum number of syntheses listed
 # Knobs that have a field of their own, or take files.
-OWN = frozenset({"examples", "teacher", "share", "topics", *FILES})
-FIRST = ("kinds", "labels", "temperature", "seed")
+OWN = frozenset({"examples", "teacher", "share", "topics", "kinds", "labels", *FILES})
+# Of who rates rows, which is a model to name: the API takes one.
+JUDGED = frozenset({"judge", "min_score"})
 
 
 def build(visit: Visit) -> Callable[[], Awaitable[None]]:
@@ -44,6 +47,7 @@ def build(visit: Visit) -> Callable[[], Awaitable[None]]:
     async def update() -> None:
         jobs = await visit.read("train", lambda: _listed(visit))
         if jobs and not view.watch.id:  # the newest, without a click
+            form.fold()
             view.open(jobs[0].id)
         known.clear()
         known.update({job.id: job.status for job in jobs})
@@ -52,7 +56,7 @@ def build(visit: Visit) -> Callable[[], Awaitable[None]]:
         if found != picked.options or picked.value != view.watch.id:
             picked.set_options(found, value=view.watch.id or None)
         if (made := await view.update()) is not None:
-            await rows.open(made)
+            await (rows.renew() if rows.dirty else rows.open(made))
             await visit.stepped()
 
     async def refresh() -> None:
@@ -99,12 +103,9 @@ class _Form:
     def __init__(self, visit: Visit, begun: Callable[[str], Awaitable[None]]):
         self.visit, self._begun = visit, begun
         self.planning: str | None = None  # id of the plan that was asked for last
-        with ui.expansion("Describe what you need", icon="edit_note", value=True).classes(
-            "item"
-        ) as form:
-            self._form = form
-            with ui.column().classes("inside"):
-                self._draw()
+        self._form = ui.expansion("Describe what you need", icon="edit_note", value=True)
+        with self._form.classes("item"), ui.column().classes("inside"):
+            self._draw()
 
     def _draw(self) -> None:
         ui.label(
@@ -121,19 +122,26 @@ class _Form:
             self._count = ui.number("Number of examples", value=SynthKnobs.examples, min=1, precision=0)
             self._count.props("outlined dense")
             self._model = ui.select([], label="Who writes").props(outlined)
-        knobs = [k for k in knobs_of(SynthKnobs) if k.name not in OWNERS | OWN and _plain(k)]
-        self._first = Fields([k for k in knobs if k.name in FIRST])
+            self._kind = ui.select(_kinds(), label="What rows are", value=usual(False)).props(outlined)
+            self._labels = ui.input("Labels, with commas between").props(
+                'outlined dense hint="Left empty, the model names them."'
+            )
+        self._kind.on_value_change(self._labelled)
+        self._labelled()
         with ui.expansion("More settings", icon="tune").classes("wide"):
-            self._more = Fields([k for k in knobs if k.name not in FIRST])
+            knobs = knobs_of(SynthKnobs)
+            self._more = Fields([k for k in knobs if k.name not in OWNERS | OWN | JUDGED])
         self._topics = ui.textarea("Topics, one in each line").props(
             'outlined autogrow rows=3 hint="Left empty, the model plans them."'
         )
         self._topics.classes("wide")
         with ui.row().classes("head"):
-            ui.button("Plan topics", icon="checklist", on_click=lambda: self._ask(True)).props(
-                "outline"
-            )
+            plan = ui.button("Plan topics", icon="checklist", on_click=lambda: self._ask(True))
+            plan.props("outline")
             ui.button("Write rows", icon="draw", on_click=lambda: self._ask(False))
+
+    def _labelled(self) -> None:
+        self._labels.set_visibility(kinds.get(self._kind.value).labelled)
 
     async def renew(self) -> None:
         """Bring the list of models up to date."""
@@ -142,20 +150,33 @@ class _Form:
         keep = self._model.value
         self._model.set_options(names, value=keep if keep in names else names[0])
 
-    def take(self, job: JobRecord) -> None:
-        """Put a plan that was made into the form, to be edited."""
+    def fold(self) -> None:
+        """Close the form, whose place others need."""
+        self._form.close()
+
+    def planned(self, job: JobRecord) -> None:
+        """Put the plan of a synthesis into the form, to be edited."""
         plan = job.settings.get("plan") or {}
         self._topics.set_value("\n".join(plan.get("topics", ())))
-        if plan.get("labels"):
-            self._first.fill("labels", plan["labels"])
+        self._labels.set_value(", ".join(plan.get("labels", ())))
+
+    def again(self, job: JobRecord) -> None:
+        """Open the form with what a synthesis was asked for, and its plan."""
+        self._said.set_value(job.settings["description"])
+        self._kind.set_value(job.settings["knobs"]["kinds"] or usual(False))
+        self._count.set_value(job.settings["knobs"]["examples"])
+        self.planned(job)
         self._form.open()
 
     async def _ask(self, plan_only: bool) -> None:
         async with told():
             topics = [line.strip() for line in (self._topics.value or "").split("\n") if line.strip()]
-            settings = self._first.given() | self._more.given()
+            settings = {"kinds": self._kind.value, **self._more.given()}
             if self._count.value is not None:
                 settings["examples"] = int(self._count.value)
+            labels = [one.strip() for one in (self._labels.value or "").split(",") if one.strip()]
+            if labels and kinds.get(self._kind.value).labelled:
+                settings["labels"] = labels
             body = {
                 "description": (self._said.value or "").strip(), "model": self._model.value,
                 "name": (self._name.value or "").strip() or None, "plan_only": plan_only,
@@ -169,9 +190,10 @@ class _Form:
             await self._begun(made["id"])
 
 
-def _plain(knob: Knob) -> bool:
-    """Whether a knob is no judge of rows, which is a model to name; the API takes one."""
-    return knob.name not in ("judge", "min_score")
+def _kinds() -> dict[str, str]:
+    """Kinds of rows for a select, without those that need documents."""
+    found = [kinds.get(name) for name in kinds.names()]
+    return {k.name: f"{k.name}: {k.summary}" for k in found if not k.from_documents}
 
 
 # --- one synthesis --------------------------------------------------------------------------------
@@ -183,7 +205,7 @@ class _View:
     def __init__(self, visit: Visit, form: _Form):
         self.visit, self._form, self.watch, self.live = visit, form, Watch(""), False
         self._seen: tuple[Any, ...] = ()
-        self._given = ""  # id of the job whose file was handed on
+        self._given = False  # whether its file was handed on
         with ui.column().classes("wide").props('role=region aria-label="Synthesis"') as self.region:
             self._head = ui.column().classes("wide job-head")
             self._bar = ui.linear_progress(0, show_value=False).props(
@@ -197,7 +219,7 @@ class _View:
 
     def open(self, id: str) -> None:
         """Look at another synthesis."""
-        self.watch, self._seen, self.live = Watch(id), (), True
+        self.watch, self._seen, self._given, self.live = Watch(id), (), False, True
         self._log.clear()
         self.region.set_visibility(True)
 
@@ -221,10 +243,10 @@ class _View:
             self._show(job)
         if job.status == "succeeded" and job.id == self._form.planning:
             self._form.planning = None
-            self._form.take(job)
-        if job.status != "succeeded" or not job.result_file or self._given == job.id:
+            self._form.planned(job)
+        if job.status != "succeeded" or not job.result_file or self._given:
             return None
-        self._given = job.id
+        self._given = True
         return await self.visit.read("train", lambda: self._file(job))
 
     def _file(self, job: JobRecord) -> str | None:
@@ -242,7 +264,8 @@ class _View:
         if self.live and job.status == "queued":
             parts.append("waits for its turn")
         elif self.live and not done:
-            parts.append("planning" if not job.settings.get("plan") else "the first drafts are written")
+            planned = job.settings.get("plan")
+            parts.append("the first drafts are being written" if planned else "planning")
         if self.live and job.estimate and done:
             parts.append(left((moment(job.estimate) - datetime.now(UTC)).total_seconds()))
         self._told.text = ", ".join(parts)
@@ -263,7 +286,7 @@ class _View:
 
     def _buttons(self, job: JobRecord) -> None:
         if job.settings.get("plan"):
-            ui.button("Edit this plan", icon="edit", on_click=lambda: self._form.take(job)).props(
+            ui.button("Edit this plan", icon="edit", on_click=lambda: self._form.again(job)).props(
                 "outline dense"
             )
         for word, icon, may in (

@@ -11,6 +11,7 @@ from nicegui import ui
 from rung.data.provenance import COLUMN
 from rung.errors import DataError
 from rung.server.page import data
+from rung.server.page.fields import attribute
 from rung.server.page.models import sure
 from rung.server.page.session import Visit, told
 from rung.store.files import place
@@ -69,7 +70,7 @@ class Rows:
                 self._back = ui.button("Rows before", icon="chevron_left").props("flat dense")
                 self._where = ui.label("").classes("faint").props("role=status")
                 self._on = ui.button("Rows after", icon="chevron_right").props("flat dense")
-            with ui.row().classes("head"):
+            with ui.row().classes("head buttons"):
                 self._save = ui.button("Save", icon="save")
                 self._replace = ui.checkbox("Delete the file as it was")
                 self._changes = ui.label("").classes("faint").props("role=status")
@@ -116,7 +117,7 @@ class Rows:
         if wanted in (None, self.file):
             return
         async with told():
-            if self._dirty and not await sure("Leave without saving the changes?", "Leave"):
+            if self.dirty and not await sure("Leave without saving the changes?", "Leave"):
                 self._pick.set_value(self.file)
                 return
             try:
@@ -136,7 +137,8 @@ class Rows:
     # --- the table ------------------------------------------------------------------------------
 
     @property
-    def _dirty(self) -> bool:
+    def dirty(self) -> bool:
+        """Whether something is changed that is not saved yet."""
         return bool(self._removed or self.changed)
 
     def _draw(self) -> None:
@@ -189,8 +191,9 @@ class Rows:
             self._texts.setdefault(at, dict(own))[name] = event.value or ""
             self._tell()
 
-        box = ui.textarea(value=text, on_change=change).props(
-            f'outlined dense autogrow rows=1 input-class="cell" aria-label="{label}"'
+        shown = title(name) if self.visit.narrow else None  # the table has no heads there
+        box = ui.textarea(shown, value=text, on_change=change).props(
+            f'outlined dense autogrow rows=1 input-class="cell" aria-label="{attribute(label)}"'
         )
         box.classes("wide")
         if at in self._removed:
@@ -231,11 +234,8 @@ class Rows:
             record = await visit.read(
                 "train", lambda: visit.service.store.files.get(old, visit.owner())
             )
-            name = (
-                record.name
-                if replace
-                else f"{PurePath(record.name).stem.removesuffix(EDITED)}{EDITED}.jsonl"
-            )
+            stem = PurePath(record.name).stem.removesuffix(EDITED)
+            name = record.name if replace else f"{stem}{EDITED}.jsonl"
             saved = await visit.api.post(
                 "/v1/files", files={"file": (name, editing.write(made).encode())},
                 data={"purpose": "fine-tune"},
