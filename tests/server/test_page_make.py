@@ -13,7 +13,7 @@ from rung.server import jobs_supervisor
 from rung.store.files import place
 from rung.synthesis import topics
 from tests.engine.world import tiny_llama
-from tests.server.browser import CHROMIUM, browsing
+from tests.server.browser import CHROMIUM, browsing, warned
 from tests.server.looks import faults
 from tests.server.shop import open_shop
 from tests.server.working import as_thread
@@ -57,7 +57,7 @@ def test_from_a_description_to_rows_edited_by_hand(shop):
         said = page.get_by_label("What the model should do, in a sentence or two")
         write = page.get_by_role("button", name="Write rows")
         write.click()
-        page.get_by_role("alert").filter(has_text="'description'").first.wait_for()
+        warned(page, "describe what the model should do")
 
         said.fill("Says numbers, warmly.")
         page.get_by_label("Number of examples").fill("4")

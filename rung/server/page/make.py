@@ -9,7 +9,7 @@ from typing import Any
 from nicegui import ui
 
 from rung.config import knobs_of
-from rung.errors import RungError
+from rung.errors import ConfigError, RungError
 from rung.server.page.fields import Fields
 from rung.server.page.job_view import Watch, badge, left, when, write_log
 from rung.server.page.models import pairs
@@ -170,6 +170,9 @@ class _Form:
 
     async def _ask(self, plan_only: bool) -> None:
         async with told():
+            said = (self._said.value or "").strip()
+            if not said:
+                raise ConfigError("describe what the model should do, in a sentence or two")
             topics = [line.strip() for line in (self._topics.value or "").split("\n") if line.strip()]
             settings = {"kinds": self._kind.value, **self._more.given()}
             if self._count.value is not None:
@@ -178,7 +181,7 @@ class _Form:
             if labels and kinds.get(self._kind.value).labelled:
                 settings["labels"] = labels
             body = {
-                "description": (self._said.value or "").strip(), "model": self._model.value,
+                "description": said, "model": self._model.value,
                 "name": (self._name.value or "").strip() or None, "plan_only": plan_only,
                 "topics": None if plan_only else topics or None, "settings": settings,
             }  # fmt: skip
