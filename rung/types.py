@@ -107,8 +107,11 @@ class Example:
         Where tools can be called, what the row's own calls gave is part of the answer: it is left out,
         and so are the functions, which whoever calls them is told of.
         """
-        if not self.tools:
-            return self.messages[:-1]
+        return self.before_calls if self.tools else self.messages[:-1]
+
+    @property
+    def before_calls(self) -> tuple[Message, ...]:
+        """The conversation up to the first call behind which no reply came but the last."""
         end = len(self.messages) - 1
         while end > 1 and self.messages[end - 1].get("result"):
             while self.messages[end - 1].get("result"):

@@ -80,7 +80,7 @@ def _show(found: Evaluation) -> None:
     """Write a table on the terminal, tabs for pipes."""
     rows = found.rows
     metric = rows[0].measured.metric
-    more = list(rows[0].measured.more)
+    more = list(dict.fromkeys(name for row in rows for name in row.measured.more))
     heads = ["model", metric, "95% interval", *more, "s/item", f"against {rows[0].name}"]
     lines = []
     for row, said in zip(rows, ["", *(c.says for c in found.comparisons)], strict=True):

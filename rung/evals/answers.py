@@ -22,6 +22,20 @@ NO_JUDGE = (
 
 
 @dataclass(frozen=True)
+class Calls:
+    """Calls of tools on the way to an answer.
+
+    Attributes:
+        text: all of them, as the model wrote them.
+        steps: how often tools answered. count: calls that they answered.
+    """
+
+    text: str
+    steps: int
+    count: int
+
+
+@dataclass(frozen=True)
 class Answers:
     """Answers of a model, item by item.
 
@@ -30,7 +44,7 @@ class Answers:
         scores: per item, the log-probability of each label in nats; of a text that was scored,
             `log_likelihood` and `tokens`. None where answers were generated.
         prompt_tokens, completion_tokens, seconds: what it took, all items together.
-        calls: of tools, all items together.
+        calls: (n,) of tools, of a model that has some; None of one that has none.
     """
 
     texts: list[str]
@@ -38,7 +52,7 @@ class Answers:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
-    calls: int = 0
+    calls: list[Calls] | None = None
 
 
 class Contest(Protocol):

@@ -14,7 +14,7 @@ from rung.evals import kinds, metrics
 from rung.evals.intervals import bootstrap, percentile, wilson
 from rung.evals.metrics.base import Case, Metric, mean
 from rung.evals.metrics.labels import confusion
-from rung.evals.tasks import reply
+from rung.evals.tasks import calls_of, reply
 from rung.types import Example, Task
 
 if TYPE_CHECKING:
@@ -111,6 +111,8 @@ def measure(answers: Answers, examples: Sequence[Example], task: Task) -> Measur
     if not examples:
         raise DataError("there are no items to measure by: give more rows")
     metric = metrics.get(task.metric)
+    if metric.reads == "calls" and answers.calls is None:
+        raise ConfigError(f"{metric.name} is of models that call tools: name some with --tools")
     case = case_of(answers, examples, task)
     statistics = metric.statistics(case)
     items = metric.items(statistics)
@@ -142,7 +144,10 @@ def case_of(answers: Answers, examples: Sequence[Example], task: Task) -> Case:
     missing = [e.origin or "a row" for e, r in zip(examples, references, strict=True) if r is None]
     if missing and not metrics.by_likelihood(task):
         raise DataError(f"{len(missing)} rows have no reply to compare with, {missing[0]} among them")
-    return Case(answers.texts, [r or "" for r in references], answers.scores, task)
+    wanted = [calls_of(e) for e in examples] if answers.calls is not None else []
+    return Case(
+        answers.texts, [r or "" for r in references], answers.scores, task, answers.calls, wanted
+    )  # fmt: skip
 
 
 def _more(case: Case, task: Task) -> dict[str, float]:
@@ -152,8 +157,10 @@ def _more(case: Case, task: Task) -> dict[str, float]:
     readable = {"answers"} | ({"label scores"} if case.scores is not None else set())
     if metrics.by_wins(task):
         readable = {"wins"}
-    found = {}
-    for name in metrics.suited(task):
+    found, names = {}, metrics.suited(task)
+    if case.calls is not None:
+        readable, names = readable | {"calls"}, [*names, *metrics.of_calls()]
+    for name in names:
         metric = metrics.get(name)
         if name == task.metric or metric.reads not in readable:
             continue

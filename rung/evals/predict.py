@@ -17,7 +17,7 @@ from rung.engine.request import ContextExceeded
 from rung.engine.tool_loop import has_tools, step_request, take_steps
 from rung.errors import ConfigError, Interrupted
 from rung.evals import kinds, metrics
-from rung.evals.answers import NO_JUDGE, Answers, Contest, Progress, Scores, Stopping
+from rung.evals.answers import NO_JUDGE, Answers, Calls, Contest, Progress, Scores, Stopping
 from rung.evals.by_name import by_name
 from rung.evals.label_text import as_label, plain, told_apart
 from rung.evals.preferences import compared
@@ -237,8 +237,9 @@ def _call_tools(bank, model, examples, task, stopping, progress) -> Answers:
     """Have the model's tools called, all examples side by side; the answer is what it says behind."""
     talk, decoding = model.conversation, decoding_for(model, examples)
     engine = _engine(bank, model, len(examples))
+    asked = [e.before_calls if e.messages else question(e) for e in examples]
     found = take_steps(
-        engine, model, [question(e) for e in examples], decoding, stopping=stopping,
+        engine, model, asked, decoding, stopping=stopping,
         progress=_counted(progress, len(examples), len(examples)),
     )  # fmt: skip
     texts = [talk.answer(one.text) for one in found]
@@ -247,8 +248,13 @@ def _call_tools(bank, model, examples, task, stopping, progress) -> Answers:
         texts = [as_label(text, labels) for text, labels in zip(texts, offered, strict=True)]
     return Answers(
         texts, None, sum(one.prompt_tokens for one in found),
-        sum(one.completion_tokens for one in found), calls=sum(len(one.results) for one in found),
+        sum(one.completion_tokens for one in found), calls=[_calls(one.turns) for one in found],
     )  # fmt: skip
+
+
+def _calls(turns: Sequence[Message]) -> Calls:
+    made = [m["content"] for m in turns if not m.get("result")]
+    return Calls("\n".join(made), len(made), len(turns) - len(made))
 
 
 # --- behind an API ---------------------------------------------------------------------------------

@@ -189,5 +189,11 @@ def reply(example: Example) -> str | None:
     return example.label
 
 
+def calls_of(example: Example) -> str:
+    """The calls of tools that a row makes between its question and its reply."""
+    between = example.messages[len(example.before_calls) : -1] if example.messages else ()
+    return "\n".join(m["content"] for m in between if not m.get("result"))
+
+
 def _asked(example: Example) -> str:
     return "\n".join(m["content"] for m in question(example) if m["role"] != "assistant")

@@ -147,7 +147,7 @@ class Race:
     def calls(self, best: Candidate) -> float:
         """Calls of tools for each answer of a candidate, in the mean."""
         answers = self._answers[best.name]
-        return answers.calls / len(answers.texts)
+        return sum(one.count for one in answers.calls or ()) / len(answers.texts)
 
     def told(self, best: Candidate) -> str:
         """The choice in one line."""
@@ -225,7 +225,7 @@ def _together(one: Answers, other: Answers) -> Answers:
         prompt_tokens=one.prompt_tokens + other.prompt_tokens,
         completion_tokens=one.completion_tokens + other.completion_tokens,
         seconds=one.seconds + other.seconds,
-        calls=one.calls + other.calls,
+        calls=None if one.calls is None or other.calls is None else [*one.calls, *other.calls],
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -171,7 +172,8 @@ def test_only_inference_multiplies_codes(kind, monkeypatch):
     again = copy.deepcopy(model)
     with torch.inference_mode():
         found = linear(x, weight)
-        assert torch.equal(found, product("", weight, x)) and not torch.equal(found, exact)
+        here = os.environ.get(compiler.CAPABILITY, "")  # the bits are those of these instructions
+        assert torch.equal(found, product(here, weight, x)) and not torch.equal(found, exact)
         assert torch.equal(linear(x, again.model.layers[0].mlp.up_proj.weight), found)
         bank.close()
         assert torch.equal(linear(x, weight), exact)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from functools import cache
 
 import pytest
@@ -189,6 +190,38 @@ def test_more_steered_models_and_loras_than_are_multiplied_together(room, monkey
     passes = arranged(engine)
     assert engine.generate(requests) == expected
     assert passes
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_ten_thousand_mixed_requests_are_answered_as_alone():
+    """Bare, steered, LoRA, IA3, soft prompts and own weights: some join while others are under way."""
+    others = ("lora", "ia3", "prompt_tuning", "prefix_tuning", "last_layers", "full")
+    engine = engine_of(tiny_llama(), others)
+    names, numbers = ["base", *with_steering(engine), *others], random.Random(5)
+    arranged(engine)
+    for _ in range(10_000 // 50):
+        requests = [
+            GenerationRequest(
+                numbers.choice(names),
+                Prompt(tuple(numbers.choices(range(3, 258), k=numbers.randint(1, 60)))),
+                Decoding(
+                    max_tokens=numbers.randint(1, 12), temperature=numbers.choice([0.0, 0.9]),
+                    seed=numbers.randrange(9),
+                ),
+                stop_ids=(),
+            )
+            for _ in range(50)
+        ]  # fmt: skip
+        generations = []
+        for request in requests:
+            generations.append(engine.submit(request))
+            for _ in range(numbers.randrange(2)):
+                engine.step()
+        while engine.step():
+            pass
+        together = [generation.result(0) for generation in generations]
+        assert together == [engine.generate([request])[0] for request in requests]
 
 
 @cache

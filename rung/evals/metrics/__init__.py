@@ -49,6 +49,11 @@ def suited(task: Task) -> list[str]:
     return list(dict.fromkeys([task.metric, *found]))
 
 
+def of_calls() -> list[str]:
+    """The metrics of calls on the way to an answer, which every task of a model with tools has."""
+    return [name for name, metric in _all().items() if metric.reads == "calls"]
+
+
 def by_wins(task: Task) -> bool:
     """Whether a task is measured by what answers win against others, which a referee says."""
     return get(task.metric).reads == "wins"

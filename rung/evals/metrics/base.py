@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 if TYPE_CHECKING:
+    from rung.evals.answers import Calls
     from rung.types import Task
 
 Scores = dict[str, float]
@@ -20,13 +21,17 @@ class Case:
 
     Attributes:
         texts, references: (n,) each.
-        scores: per item, log-probabilities by label; see `predict.Answers`.
+        scores: per item, log-probabilities by label; see `answers.Answers`.
+        calls: (n,) of tools on the way to each answer; None of a model that has none.
+        wanted: (n,) the calls that the rows themselves hold, empty for rows without.
     """
 
     texts: Sequence[str]
     references: Sequence[str]
     scores: Sequence[Scores] | None
     task: Task
+    calls: Sequence[Calls] | None = None
+    wanted: Sequence[str] = ()
 
 
 Statistics = Callable[[Case], np.ndarray]
@@ -52,8 +57,8 @@ class Metric:
         lower: whether less is better. bounds: the least and the greatest figure there can be.
         item: statistics (n, k) -> (n,), one figure per item; `finish` of each unless given.
         reads: what of a model it reads: its answers, the log-probabilities of labels, the
-            log-likelihood of the texts, for which the model answers nothing, or what its answers win
-            against others.
+            log-likelihood of the texts, for which the model answers nothing, what its answers win
+            against others, or the calls on the way to them.
     """
 
     name: str
@@ -64,7 +69,7 @@ class Metric:
     lower: bool = False
     bounds: tuple[float, float] = (0.0, 1.0)
     item: Callable[[np.ndarray], np.ndarray] | None = None
-    reads: Literal["answers", "label scores", "likelihood", "wins"] = "answers"
+    reads: Literal["answers", "label scores", "likelihood", "wins", "calls"] = "answers"
 
     def items(self, statistics: np.ndarray) -> np.ndarray:
         """(n, k) -> (n,)."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from rung.evals.metrics.base import Case, Metric, of_pairs
+from rung.evals.metrics.base import Case, Metric, Statistics, mean, of_pairs
 from rung.tools.calls import Call, parse
 
 KIND = ("tool_calls",)
@@ -60,6 +62,32 @@ def _f1(sums: np.ndarray) -> np.ndarray:
     return np.where(both > 0, 2 * sums[..., 0] / np.maximum(both, 1e-12), 0.0)
 
 
+def _made(judge: Callable[[str, str], float]) -> Statistics:
+    """Statistics of a mean over the rows that hold calls themselves: calls made against those."""
+
+    def statistics(case: Case) -> np.ndarray:
+        pairs = zip(case.calls or (), case.wanted, strict=True)
+        found = [[judge(c.text, wanted), 1.0] if wanted else [0.0, 0.0] for c, wanted in pairs]
+        return np.array(found, dtype=np.float64).reshape(-1, 2)
+
+    return statistics
+
+
+def right_tools(made: str, wanted: str) -> float:
+    """1 where the same functions are called, each as often."""
+    one, other = (Counter(call.name for call in parse(text)[1]) for text in (made, wanted))
+    return float(one == other)
+
+
+def _steps(case: Case) -> np.ndarray:
+    return np.array([[c.steps, 1.0] for c in case.calls or ()], dtype=np.float64).reshape(-1, 2)
+
+
+def _mean(sums: np.ndarray) -> np.ndarray:
+    """(..., 2) of total and count -> (...), NaN where nothing was counted."""
+    return np.where(sums[..., 1] > 0, sums[..., 0] / np.maximum(sums[..., 1], 1e-12), np.nan)
+
+
 metrics = [
     Metric(
         "exact_call",
@@ -73,5 +101,31 @@ metrics = [
         _argument_counts,
         _f1,
         kinds=KIND,
+    ),
+    Metric(
+        "right_tools",
+        "share of rows with calls of their own for which an agent called the same functions",
+        _made(right_tools),
+        _mean,
+        item=mean,
+        reads="calls",
+    ),
+    Metric(
+        "right_calls",
+        "share of rows with calls of their own for which an agent made the same ones, arguments too",
+        _made(exact_call),
+        _mean,
+        item=mean,
+        reads="calls",
+    ),
+    Metric(
+        "steps_taken",
+        "how often tools answered an agent before its reply, in the mean",
+        _steps,
+        _mean,
+        item=mean,
+        lower=True,
+        bounds=(0.0, math.inf),
+        reads="calls",
     ),
 ]
