@@ -17,10 +17,8 @@ from rung.server import jobs_supervisor
 from rung.server.synthesis_worker import opener
 from rung.synthesis import cache, pipeline, topics, writer
 from rung.synthesis.knobs import SynthKnobs
-from tests.engine.world import tiny_llama
-from tests.server.shop import open_shop
+from tests.server.shop import base_folder, open_shop
 from tests.server.working import as_thread
-from tests.tokens import tiny_tokenizer
 
 SYNTHESES = "/v1/rung/syntheses"
 OVER = ("succeeded", "failed", "cancelled")
@@ -39,9 +37,8 @@ def idle(shop):
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
     """A server whose base has room for what teachers are shown; its workers are threads."""
-    base = tmp_path_factory.mktemp("syntheses") / "tiny"
-    tiny_llama(max_position_embeddings=1200).save_pretrained(base)
-    tiny_tokenizer().save_pretrained(base)
+    folder = tmp_path_factory.mktemp("syntheses") / "tiny"
+    base = base_folder(folder, max_position_embeddings=1200)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RUNG_HOME", str(tmp_path_factory.mktemp("home")))
         spawn = jobs_supervisor._spawn

@@ -158,7 +158,11 @@ class Rows:
         self._tell()
 
     def _heads(self, columns: list[str], shown: Iterable[int]) -> None:
-        with ui.element("table").classes("card-table rows-table"):
+        region = 'tabindex=0 role=region aria-label="Table of rows"'
+        with (
+            ui.element("div").classes("scroll").props(region),
+            ui.element("table").classes("card-table rows-table"),
+        ):
             with ui.element("thead"), ui.element("tr"):
                 for head in ("Row", *map(title, columns), "Written by", ""):
                     with ui.element("th" if head else "td").props("scope=col" if head else ""):
