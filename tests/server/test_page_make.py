@@ -12,6 +12,7 @@ import pytest
 from rung.server import jobs_supervisor
 from rung.store.files import place
 from rung.synthesis import topics
+from rung.synthesis.kinds import base as kinds_base
 from tests.server.browser import CHROMIUM, browsing, warned
 from tests.server.looks import faults
 from tests.server.shop import base_folder, open_shop
@@ -32,6 +33,7 @@ pytestmark = [
 def shop(tmp_path, rung_home, monkeypatch):
     monkeypatch.setattr(jobs_supervisor, "_spawn", as_thread)
     monkeypatch.setattr(topics, "MAX_TRIES", 1)
+    monkeypatch.setattr(kinds_base, "MAX_CHARACTERS", 40)  # fewer tokens
     base = base_folder(tmp_path / "tiny", max_position_embeddings=1200)
     served = open_shop(base, page=True, jobs=1)
     yield served

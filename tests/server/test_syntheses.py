@@ -16,6 +16,7 @@ from rung.config import resolve
 from rung.server import jobs_supervisor
 from rung.server.synthesis_worker import opener
 from rung.synthesis import cache, pipeline, topics, writer
+from rung.synthesis.kinds import base as kinds_base
 from rung.synthesis.knobs import SynthKnobs
 from tests.server.shop import base_folder, open_shop
 from tests.server.working import as_thread
@@ -43,6 +44,7 @@ def shop(tmp_path_factory):
         patch.setenv("RUNG_HOME", str(tmp_path_factory.mktemp("home")))
         spawn = jobs_supervisor._spawn
         patch.setattr(jobs_supervisor, "_spawn", as_thread)
+        patch.setattr(kinds_base, "MAX_CHARACTERS", 40)  # fewer tokens
         served = open_shop(base, jobs=1)
         http = httpx.Client(base_url=served.url, timeout=30)
         yield SimpleNamespace(served=served, http=http, spawn=spawn)
@@ -186,33 +188,63 @@ def test_keys_see_the_syntheses_that_they_have_made_and_no_more(idle):
         service.access.refresh()
 
 
-@pytest.mark.faults
-def test_a_killed_worker_leaves_the_same_bytes(shop, monkeypatch):
-    """The first worker is a process that is killed; another goes on."""
+@pytest.fixture
+def spawned(shop, monkeypatch):
+    """The workers that begin; the first one is a process of its own where `spawned.real` is set."""
+    begun = SimpleNamespace(workers=[], real=False)
+
+    def spawn(job, kind):
+        real = begun.real and not begun.workers
+        begun.workers.append((shop.spawn if real else as_thread)(job, kind))
+        return begun.workers[-1]
+
     shutil.rmtree(home.folder("cache") / cache.FOLDER, ignore_errors=True)
-    spawned = []
+    monkeypatch.setattr(jobs_supervisor, "_spawn", spawn)
+    return begun
 
-    def once(job, kind):
-        made = (shop.spawn if not spawned else as_thread)(job, kind)
-        spawned.append(made)
-        return made
 
-    monkeypatch.setattr(jobs_supervisor, "_spawn", once)
+def order_some(shop):
     settings = {"examples": 6, "kinds": "prompts", "seed": 7}
-    id = order(shop, topics=["rain", "keys"], settings=settings).json()["id"]
+    return order(shop, topics=["rain", "keys"], settings=settings).json()["id"]
+
+
+def test_a_worker_that_dies_leaves_the_same_bytes(shop, spawned, monkeypatch):
+    """The first one ends without a word once a wave of answers is kept."""
+    write = cache.write
+
+    def last(key, answers):
+        write(key, answers)
+        if len(spawned.workers) == 1:
+            raise SystemExit
+
+    monkeypatch.setattr(cache, "write", last)
+    same_bytes(shop, spawned, order_some(shop))
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_a_killed_worker_leaves_the_same_bytes(shop, spawned, monkeypatch):
+    monkeypatch.setattr(kinds_base, "MAX_CHARACTERS", pipeline.MAX_CHARACTERS)  # as in a process
+    spawned.real = True
+    id = order_some(shop)
     kept, end = home.folder("cache") / cache.FOLDER, time.monotonic() + 120
     while not list(kept.glob("*/*.json")):  # a wave of answers
         assert time.monotonic() < end
         time.sleep(0.01)
     psutil.Process(shop.served.app.state.service.store.jobs.get(id).pid).kill()
+    same_bytes(shop, spawned, id)
+
+
+def same_bytes(shop, spawned, id):
+    """A second worker has finished the job, with the rows that one synthesis at a stretch gives."""
     done = until(shop, id, "succeeded")
-    assert len(spawned) == 2 and done["rows"] > 0
+    assert len(spawned.workers) == 2 and done["rows"] > 0
     content = shop.http.get(f"/v1/files/{done['training_file']}/content").content
     events = shop.http.get(f"{SYNTHESES}/{id}/events", params={"limit": 100}).json()["data"]
     assert any("ended unexpectedly" in event["message"] for event in events)
     assert len({e["message"] for e in events}) == len(events)  # nothing is told twice
 
-    shutil.rmtree(kept)
+    shutil.rmtree(home.folder("cache") / cache.FOLDER)
     job = shop.served.app.state.service.store.jobs.get(id)
     (knobs,) = resolve([SynthKnobs], job.settings["knobs"])
     again = pipeline.synthesise(
