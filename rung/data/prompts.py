@@ -59,7 +59,7 @@ def parts(example: Example) -> tuple[tuple[Message, ...], str | None]:
     """The turns of a prompt, and the gold answer; None where the data gives none."""
     messages = example.messages
     if messages and messages[-1]["role"] == "assistant":
-        return messages[:-1], messages[-1]["content"]
+        return example.asked, messages[-1]["content"]
     return messages, None
 
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rung.forward.policy import Policy
-    from rung.objectives.rollouts import Drawn, RolloutSource
+    from rung.objectives.drawer import Drawn
+    from rung.objectives.rollouts import RolloutSource
     from rung.types import Decoding
 
 Scores = Sequence[Sequence[float | None]]
@@ -136,11 +137,13 @@ class Online(base.Objective):
     def row(self, item, template):
         from rung.data.prompts import parts
         from rung.forward.trie import Sequence
+        from rung.tools.agent import Agent
 
         prompt, gold = parts(item)
+        shown = Agent.of(item.tools).messages(prompt) if item.tools else prompt
         return base.Row(
-            sequences=(Sequence(template.prompt(prompt)),), weight=1.0, origin=item.origin,
-            extra={"prompt": prompt, "gold": gold, "columns": item.columns},
+            sequences=(Sequence(template.prompt(shown)),), weight=1.0, origin=item.origin,
+            extra={"prompt": prompt, "gold": gold, "columns": item.columns, "tools": item.tools},
         )  # fmt: skip
 
     def expected(self, row):
@@ -223,7 +226,7 @@ class Online(base.Objective):
         tokens = sum(float(group.sum()) for group in lengths)
         spread = self.scales(lengths)
         advantages = self.advantages(groups, scores, arrays)
-        sizes = [[len(one.ids) for one in group] for group in groups]
+        sizes = [[one.tokens for one in group] for group in groups]
         # A step's loss is the mean over its rows: times their number the sum is what was wanted.
         shares = [np.where(g > 0, len(groups) / max(1.0, tokens), 0.0) for g in lengths]
         return {
@@ -237,7 +240,7 @@ class Online(base.Objective):
         import numpy as np
 
         masked = self.config.mask_truncated
-        return np.array([0 if masked and one.truncated else len(one.ids) for one in group])
+        return np.array([0 if masked and one.truncated else one.tokens for one in group])
 
     @abstractmethod
     def advantages(

@@ -83,14 +83,14 @@ class Objective(online.Online):
         for i, group in enumerate(groups):
             gap = arrays["old"][i] - arrays["reference"][i] if "reference" in arrays else 0.0
             penalties = np.broadcast_to(-source.control["kl"] * gap, values[i].shape)
-            ends = np.cumsum([len(one.ids) for one in group])
+            ends = np.cumsum([one.tokens for one in group])
             parts = zip(
                 np.split(values[i], ends[:-1]), np.split(penalties, ends[:-1]), scores[i], strict=True
             )
             pairs = [self._estimated(v, p, s, advantages_and_returns) for v, p, s in parts]
             advantages.append(np.concatenate([a for a, _ in pairs]))
             returns.append(np.concatenate([r for _, r in pairs]))
-            sizes = [len(one.ids) for one in group]
+            sizes = [one.tokens for one in group]
             counted = self.counted(group)
             taught = [s is not None and n > 0 for s, n in zip(scores[i], counted, strict=True)]
             known.append(np.repeat(np.array(taught, dtype=float), sizes))

@@ -53,7 +53,7 @@ class Objective(online.Online):
         """Rewards of a group less the weighted sum of each answer's log-ratios."""
         import numpy as np
 
-        ends = np.cumsum([len(one.ids) for one in group])[:-1]
+        ends = np.cumsum([one.tokens for one in group])[:-1]
         sums = [float(part.sum()) for part in np.split(old - reference, ends)]
         return [
             None if s is None else s - self.config.kl * gap for s, gap in zip(scores, sums, strict=True)

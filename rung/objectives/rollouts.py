@@ -1,24 +1,17 @@
 """Rollouts: answers of the weights as they are, drawn by the engine in the same process, and scored.
 
-The engine works on the bank that is trained. After a step nothing old is left: no key, value or prefix
-is kept between two draws, and adapters are arranged for decoding anew each time. Every answer has a
-seed of its own, made of the training's, the draw's number and its place, so that a draw is a function
-of seed, step and weights; a run that is killed and resumed draws the same.
+A draw is a function of seed, step and weights; a run that is killed and resumed draws the same.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rung.engine import Engine, ServedModel
-from rung.engine.request import GenerationRequest
 from rung.engine.sampler import narrow
 from rung.forward.adapter import Adapter
 from rung.forward.loss import Keep
@@ -26,31 +19,14 @@ from rung.forward.packing import pack
 from rung.forward.policy import Policy
 from rung.forward.trie import Sequence as Tokens
 from rung.objectives.base import Row, Setting
+from rung.objectives.drawer import Drawer, Drawn
 from rung.rewards import Answer, Reward, scored
-from rung.types import Decoding, Prompt
+from rung.types import Decoding
 
 if TYPE_CHECKING:
     from rung.forward.bank import Bank
 
-MEMORY = 1 << 44  # bytes, never reached: no draw may depend on how much memory is free
-MAX_LANES = 128  # answers that are drawn at once
 PASS_TOKENS = 8192  # of passes without gradients over what was drawn
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """One answer as it was drawn.
-
-    Attributes:
-        ids: its tokens, the one that ends it among them.
-        logprobs: (n,), of the distribution that each was drawn from.
-        truncated: it was cut off at the limit of tokens; else it ended by itself.
-    """
-
-    ids: tuple[int, ...]
-    logprobs: np.ndarray
-    text: str
-    truncated: bool
 
 
 def kept_by(decoding: Decoding) -> Keep | None:
@@ -98,76 +74,10 @@ class Learner(Protocol):
         ...
 
 
-class Drawer:
-    """Draws answers from a slot of the bank that is trained."""
-
-    def __init__(self, setting: Setting):
-        self.bank, self.template, self.stopping = setting.bank, setting.template, setting.stopping
-        self._engine: Engine | None = None
-
-    def draw(
-        self, prompts: Sequence[Row], slot: int, answers: int, decoding: Decoding, seed: tuple[int, ...]
-    ) -> list[list[Drawn]]:
-        """Draw so many answers to each prompt, which is computed once for all of them.
-
-        Raises:
-            Interrupted: when asked to stop.
-        """
-        engine, name = self._engine_of(slot)
-        requests = [
-            GenerationRequest(
-                name, Prompt(tuple(row.ids.tolist())), _seeded(decoding, (*seed, i, k)), logprobs=0,
-                as_drawn=True,
-            )
-            for i, row in enumerate(prompts)
-            for k in range(answers)
-        ]  # fmt: skip
-        trained = [t for t in self._parameters(slot) if t.requires_grad]
-        for tensor in trained:  # what is being trained is not arranged for decoding
-            tensor.requires_grad_(False)
-        engine.scheduler.runner.reset()
-        try:
-            found = engine.generate(requests, stopping=self.stopping)
-        finally:
-            engine.scheduler.runner.reset()
-            for tensor in trained:
-                tensor.requires_grad_(True)
-        drawn = [
-            Drawn(
-                ids=one.ids, logprobs=np.array([t.logprob for t in one.tokens], dtype=np.float64),
-                text=one.text, truncated=one.finish_reason == "length",
-            )
-            for one in found
-        ]  # fmt: skip
-        return [drawn[i : i + answers] for i in range(0, len(drawn), answers)]
-
-    def _engine_of(self, slot: int) -> tuple[Engine, str]:
-        """The engine, and the name of a slot in it."""
-        model = ServedModel.of(f"slot {slot}", slot, self.template)
-        if self._engine is None:
-            self.bank.compute_as_in_training()
-            self._engine = Engine(self.bank, {}, MAX_LANES, max_waiting=1 << 20, memory=MEMORY)
-            self._engine.arrange()
-        if model.name not in self._engine.models:
-            self._engine.load(model)
-        return self._engine, model.name
-
-    def _parameters(self, slot: int) -> list[Tensor]:
-        adapter = self.bank.adapters.get(slot)
-        return [] if adapter is None else list(adapter.parameters().values())
-
-
-def _seeded(decoding: Decoding, seed: tuple[int, ...]) -> Decoding:
-    digest = hashlib.blake2b(repr(seed).encode(), digest_size=8).digest()
-    return replace(decoding, seed=int.from_bytes(digest) >> 1)
-
-
 def sequences_of(prompt: Row, answers: Sequence[Drawn]) -> tuple[Tokens, ...]:
     """A prompt with each of its answers, whose tokens are to be predicted."""
     ids = tuple(prompt.ids.tolist())
-    return tuple(
-        Tokens((*ids, *one.ids), (False,) * len(ids) + (True,) * len(one.ids)) for one in answers
-    )
+    return tuple(Tokens((*ids, *one.ids), (*(False,) * len(ids), *one.own)) for one in answers)
 
 
 @torch.no_grad()
@@ -250,7 +160,7 @@ class RolloutSource:
         answers = [
             Answer(
                 prompt=row.extra["prompt"], gold=row.extra["gold"], columns=row.extra["columns"],
-                text=one.text, tokens=len(one.ids), truncated=one.truncated,
+                text=one.text, tokens=one.tokens, truncated=one.truncated,
             )
             for row, group in zip(prompts, groups, strict=True)
             for one in group
@@ -329,10 +239,12 @@ def figures_of(
     drawn = [one for group in groups for one in group]
     dead = sum(len(group) < 2 for group in known)
     flat = sum(len(group) >= 2 and max(group) == min(group) for group in known)
+    calls = [one.calls for one in drawn if one.calls is not None]
     return {
+        **({"calls": float(np.mean(calls))} if calls else {}),
         "reward": float(np.mean(every)) if every else 0.0,
         "reward_deviation": float(np.std(every)) if every else 0.0,
-        "answer_tokens": float(np.mean([len(one.ids) for one in drawn])),
+        "answer_tokens": float(np.mean([one.tokens for one in drawn])),
         "truncated": float(np.mean([one.truncated for one in drawn])),
         "unscored": 1 - len(every) / len(drawn),
         "dead_groups": dead / len(groups),
@@ -350,7 +262,7 @@ def _packed(i: int, row: Row) -> dict[str, Tensor]:
     found: dict[str, Any] = {
         "ids": np.concatenate([s.ids for s in row.sequences]),
         "lengths": np.array([len(s) for s in row.sequences]),
-        "prompt": np.array([_prompt_tokens(s) for s in row.sequences]),
+        "supervised": np.concatenate([_supervised(s) for s in row.sequences]),
         "origin": np.frombuffer(row.origin.encode() or b"\0", dtype=np.uint8).copy(),
     }
     for name, value in row.extra.items():
@@ -361,10 +273,9 @@ def _packed(i: int, row: Row) -> dict[str, Tensor]:
     return {f"row.{i:06d}.{name}": torch.from_numpy(array.copy()) for name, array in found.items()}
 
 
-def _prompt_tokens(sequence: Tokens) -> int:
-    """How many tokens stand in front of the drawn ones."""
+def _supervised(sequence: Tokens) -> np.ndarray:
     assert sequence.supervised is not None
-    return int((~sequence.supervised).sum())
+    return sequence.supervised
 
 
 def _unpacked(state: Mapping[str, Tensor]) -> list[Row]:
@@ -378,12 +289,13 @@ def _unpacked(state: Mapping[str, Tensor]) -> list[Row]:
 
 
 def _row_of(parts: dict[str, np.ndarray]) -> Row:
-    ends = np.cumsum(parts.pop("lengths"))
-    pieces = np.split(parts.pop("ids"), ends[:-1])
-    sequences = tuple(
-        Tokens(tuple(ids.tolist()), tuple(np.arange(len(ids)) >= prompt))
-        for ids, prompt in zip(pieces, parts.pop("prompt"), strict=True)
-    )
+    lengths = parts.pop("lengths")
+    if "prompt" in parts:  # of a run that was begun before answers held what tools gave
+        prompts = zip(lengths, parts.pop("prompt"), strict=True)
+        parts["supervised"] = np.concatenate([np.arange(n) >= prompt for n, prompt in prompts])
+    ends = np.cumsum(lengths)[:-1]
+    pieces = zip(np.split(parts.pop("ids"), ends), np.split(parts.pop("supervised"), ends), strict=True)
+    sequences = tuple(Tokens(tuple(ids.tolist()), tuple(mask.tolist())) for ids, mask in pieces)
     origin = parts.pop("origin").tobytes().rstrip(b"\0").decode()
     figures = {k.removeprefix("figures."): float(v[0]) for k, v in parts.items() if "." in k}
     extra = {k: v for k, v in parts.items() if "." not in k}

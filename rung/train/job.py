@@ -30,7 +30,6 @@ from rung.methods.base import Fitted, Study
 from rung.objectives import Setting
 from rung.store import Store
 from rung.store.records import RunRecord, Status
-from rung.tools.agent import Agent
 from rung.trackers import TrackedRun
 from rung.train import estimate, keeping
 from rung.train.checkpoint import State
@@ -335,18 +334,11 @@ def _train(
             observers.stage("measuring the result")
         metrics = figures(trainer, prepared, test)
     adapter = adapter.kept()
-    adapter.conversation = _tools_of(prepared) or adapter.conversation
+    adapter.conversation = prepared.agent(plan.objective) or adapter.conversation
     return Made(
         plan=plan, prepared=prepared, adapter=adapter, state=state, metrics=metrics, run=run,
         observers=observers, stopped=trainer.stopped,
     )  # fmt: skip
-
-
-def _tools_of(prepared: Prepared) -> Agent | None:
-    """The tools that the rows call, where the user names what runs them."""
-    rows = prepared.splits.train
-    called = any(m.get("result") for e in rows for m in e.messages)
-    return Agent.of(rows[0].tools) if called and rows[0].tools else None
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,10 +20,11 @@ from rung.forward.opening import open_bank
 from rung.methods import artefact
 from rung.methods.base import Start
 from rung.objectives import Objective, Row
+from rung.tools.agent import Agent
 from rung.train.knobs import RunKnobs
 from rung.train.plan import Plan
 from rung.train.sources import Shuffled
-from rung.types import BaseInfo, Rendered, RowKind
+from rung.types import BaseInfo, Example, Message, Rendered, RowKind
 
 Stage = Callable[[str], None]
 
@@ -62,8 +63,10 @@ class Prepared:
     def _render(self, objective: Objective, limit: int) -> tuple[dict[str, list[Row]], list[Problem]]:
         rows: dict[str, list[Row]] = {}
         problems: list[Problem] = []
+        agent = None if objective.draws else self.agent(objective)  # who draws tells of tools itself
         for part, examples in self.splits:
-            rows[part], found = objective.rows(examples, self.template, limit)
+            told = examples if agent is None else [_told(e, agent) for e in examples]
+            rows[part], found = objective.rows(told, self.template, limit)
             problems += found
         problems += self.dataset.problems
         if self.bank.reads == "pictures":  # whose rows have no tokens to look at
@@ -84,9 +87,28 @@ class Prepared:
         usable = {part: [r for r in found if _teaches(r)] for part, found in rows.items()}
         return usable, problems
 
+    def agent(self, objective: Objective) -> Agent | None:
+        """The tools that the rows call, or that answers are drawn with, where the user names them."""
+        rows = self.splits.train
+        called = objective.draws or any(m.get("result") for e in rows for m in e.messages)
+        return Agent.of(rows[0].tools) if called and rows[0].tools else None
+
     def over(self, splits: Splits) -> Prepared:
         """The same base over other rows of the same data."""
         return replace(self, splits=splits, rows={}, problems=[], _known=[])
+
+
+def _told(example: Example, agent: Agent) -> Example:
+    """A row whose conversations tell of an agent's tools, as they are told when it is asked."""
+
+    def told(messages: Sequence[Message]) -> tuple[Message, ...]:
+        bare = [{k: v for k, v in m.items() if k != "tools"} for m in messages]
+        return tuple(agent.messages(bare))  # type: ignore[arg-type]
+
+    if not example.messages:
+        return example
+    rejected = told(example.rejected) if example.rejected else ()
+    return replace(example, messages=told(example.messages), rejected=rejected)
 
 
 def _teaches(row: Row) -> bool:
@@ -216,6 +238,9 @@ def _parent_or_fresh(plan: Plan, prepared: Prepared) -> Adapter:
         )
     if why := plan.method.untrainable(adapter):
         raise ConfigError(f"training cannot go on from --parent {plan.run.parent}: {why}")
+    talk = adapter.conversation
+    if talk is not None and talk.steps and not prepared.splits.train[0].tools:
+        raise ConfigError(f"--parent {plan.run.parent} calls tools: name them with --tools")
     if adapter.reward is not None and not plan.objective.scores:
         raise ConfigError(
             f"--parent {plan.run.parent} is a reward model, which writes no texts: go on from "

@@ -8,6 +8,9 @@ import pytest
 
 from rung.cli import run
 from rung.methods.agent import holds
+from rung.models import load_engine
+from rung.train.plan import Plan
+from rung.train.prepare import prepare
 from tests.engine.world import tiny_llama
 from tests.tokens import tiny_tokenizer
 from tests.tools.world import switches
@@ -52,6 +55,33 @@ def test_it_is_tuned_evaluated_and_asked_with_its_tools_alone(place, capsys):
     assert run(["chat", "clerk", "-p", "Light the red lamp.", "--tools", str(tools), "--trace"]) == 0
     assert run(["show", "clerk"]) == 0
     assert "agent" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("objective", ["sft", "grpo"])
+def test_training_tells_of_the_tools_as_asking_does(objective, place):
+    data, tools, base = place
+    given = {"data": str(data), "base": str(base), "tools": [tools], "objective": objective}
+    more = {"reward": ["exact"], "answer_tokens": 20} if objective == "grpo" else {}
+    plan = Plan.of("caller", {**given, **more, "device": "cpu", "dtype": "float32"})
+    made = prepare(plan, lambda stage: None)
+    agent = made.agent(plan.objective)
+    examples = {e.origin: e for e in made.splits.train}
+    assert made.rows["train"] and agent is not None
+    for row in made.rows["train"]:
+        asked = made.template.prompt(agent.messages(examples[row.origin].before_calls))
+        assert row.ids[: len(asked)].tolist() == asked
+
+
+def test_a_parent_with_tools_is_trained_with_them_alone(place, capsys):
+    data, tools, base = place
+    words = ["--data", str(data), "--base", str(base), "--steps", "1", "--batch-size", "4"]
+    assert run(["tune", "caller", *words, "--tools", str(tools)]) == 0
+    assert run(["tune", "more", *words, "--parent", "caller"]) == 2
+    assert "--parent caller calls tools: name them with --tools" in capsys.readouterr().err
+    drawing = ["--objective", "grpo", "--reward", "exact", "--answers", "2", "--answer-tokens", "8"]
+    told = [*words, "--parent", "caller", "--tools", str(tools), *drawing]
+    assert run(["tune", "solver", *told]) == 0
+    assert load_engine(["solver"]).model("solver").conversation.tools == (str(tools),)
 
 
 def test_without_tools_it_says_what_to_name(place, capsys):

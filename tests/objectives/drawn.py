@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rung import objectives
-from rung.objectives.rollouts import Drawn
+from rung.objectives.drawer import Drawn
 from rung.objectives.tokens import DrawnTokens
 
 
@@ -37,7 +37,13 @@ class Case:
         for lengths, cut in zip(self.lengths, self.cut, strict=True):
             found.append(
                 [
-                    Drawn(ids=(5,) * n, logprobs=next(rows)[:n].numpy(), text="x", truncated=c)
+                    Drawn(
+                        ids=(5,) * n,
+                        own=(True,) * n,
+                        logprobs=next(rows)[:n].numpy(),
+                        text="x",
+                        truncated=c,
+                    )
                     for n, c in zip(lengths, cut, strict=True)
                 ]
             )
