@@ -57,7 +57,8 @@ class Message(TypedDict):
     `reasoning_content` holds the thoughts in front of a reply, for templates that show them. A reply
     of `weight` 0 is context that is not learnt. `tools` are the functions that may be called in the
     conversation, in OpenAI's words; its first turn that is no system message has them. A turn of the
-    user that is a `result` reports what a tool gave. `pictures` stand in front of the text.
+    user that is a `result` reports what a tool gave. `pictures` stand in front of the text, or, where
+    there are `picture_offsets`, each behind so many characters of `content`, in ascending order.
     """
 
     role: str
@@ -68,6 +69,21 @@ class Message(TypedDict):
     tools: NotRequired[tuple[Mapping[str, Any], ...]]
     result: NotRequired[bool]
     pictures: NotRequired[tuple[Picture, ...]]
+    picture_offsets: NotRequired[tuple[int, ...]]
+
+
+def pieces(message: Message) -> list[str]:
+    """The pictures and texts of a message in the order in which they stand."""
+    content, shown = message["content"], message.get("pictures", ())
+    offsets = message.get("picture_offsets") or (0,) * len(shown)
+    found: list[str] = []
+    at = 0
+    for picture, offset in zip(shown, offsets, strict=True):
+        if offset > at:
+            found.append(content[at:offset])
+            at = offset
+        found.append(picture)
+    return [*found, content[at:]] if at < len(content) or not at else found
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ RECORD = "rung-base.json"
 class CachedBase:
     """One entry of the cache: where it lies and how many bytes it takes."""
 
-    kind: str  # "base" for a folder to load, "wheel" for a file fetched from a wheel
+    kind: str  # "base" for a folder to load, "wheel" for a file or folder fetched from a wheel
     name: str
     path: str
     size: int
@@ -146,7 +146,7 @@ def writing(target: Path) -> Iterator[None]:
 
 
 def cached() -> list[CachedBase]:
-    """What lies in the cache: converted and fresh bases, and files fetched from wheels."""
+    """What lies in the cache: converted and fresh bases, and files and folders fetched from wheels."""
     root = folder("cache")
     found = []
     for record in sorted((root / "bases").glob(f"*/{RECORD}")):
@@ -165,9 +165,18 @@ def cached() -> list[CachedBase]:
     for side in sorted((root / "wheels").rglob("*.sha256.json")):
         file = side.with_name(side.name.removesuffix(".sha256.json"))
         if file.exists():
-            spec = f"wheel:{read_record(side).get('package', '')}"
-            found.append(CachedBase("wheel", file.name, str(file), file.stat().st_size, spec))
+            found.append(_fetched(side, file, file.stat().st_size))
+    for side in sorted((root / "wheels").rglob("*.folder.json")):
+        whole = side.with_name(side.name.removesuffix(".folder.json"))
+        if whole.is_dir():
+            size = sum(f.stat().st_size for f in whole.rglob("*") if f.is_file())
+            found.append(_fetched(side, whole, size))
     return found
+
+
+def _fetched(side: Path, place: Path, size: int) -> CachedBase:
+    spec = f"wheel:{read_record(side).get('package', '')}"
+    return CachedBase("wheel", place.name, str(place), size, spec)
 
 
 @contextlib.contextmanager

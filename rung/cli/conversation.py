@@ -165,10 +165,15 @@ def _to_stdout(text: str) -> None:
 def as_parts(turn: Message) -> dict[str, Any]:
     """A turn as rows of messages have it: pictures as parts of its content, in data: URLs."""
     from rung.pictures import reading
+    from rung.types import Picture, pieces
 
-    written: dict[str, Any] = {k: v for k, v in turn.items() if k != "pictures"}
-    if pictures := turn.get("pictures"):
-        urls = [reading.as_url(picture) for picture in pictures]
-        parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-        written["content"] = [*parts, {"type": "text", "text": turn["content"]}]
+    beside = ("pictures", "picture_offsets")
+    written: dict[str, Any] = {k: v for k, v in turn.items() if k not in beside}
+    if turn.get("pictures"):
+        written["content"] = [
+            {"type": "image_url", "image_url": {"url": reading.as_url(piece)}}
+            if isinstance(piece, Picture)
+            else {"type": "text", "text": piece}
+            for piece in pieces(turn)
+        ]
     return written

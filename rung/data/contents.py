@@ -56,6 +56,21 @@ def pictures_of(value: Any) -> tuple[Picture, ...]:
     return tuple(_picture(part, n) for n, part in enumerate(found, 1))
 
 
+def picture_offsets(value: Any) -> tuple[int, ...]:
+    """How many characters of a content's text stand in front of each of its pictures.
+
+    Raises:
+        Missing: as `content_of`.
+    """
+    offsets, at = [], 0
+    for part in value if isinstance(value, (list, tuple)) else ():
+        if isinstance(part, Mapping) and str(part.get("type")) in PICTURES:
+            offsets.append(at)
+        else:
+            at += len(_part(part))
+    return tuple(offsets)
+
+
 def _picture(part: Mapping[str, Any], number: int) -> Picture:
     from rung.pictures import reading
 

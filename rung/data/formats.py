@@ -7,15 +7,14 @@ comes before all of them.
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rung.data import picture_rows, preferences, proposals
 from rung.data.format_strings import Format, Missing, Nothing, written
 from rung.data.knobs import DataKnobs
+from rung.data.one_hot import OneHot, one_class
 from rung.data.turns import (
     ROLES,
     SYSTEM_COLUMNS,
@@ -28,8 +27,6 @@ from rung.data.turns import (
 )
 from rung.errors import ConfigError, DataError, one_line
 from rung.types import Example, Message, RowKind
-
-MAX_LIST_CHARACTERS = 10_000  # of a label that is looked at as a list
 
 Row = Mapping[str, Any]
 Read = Callable[[Row, str], list[Example]]
@@ -103,18 +100,25 @@ def _in_any_case(form: DataFormat) -> DataFormat:
 
 
 def mapping(knobs: DataKnobs) -> DataFormat | None:
-    """The format that the `--system --user --assistant --text --label` settings describe."""
+    """The format that `--system --user --assistant --text --label --label-columns` describe."""
     given = {
         name: value
         for name in ("system", "user", "assistant", "text", "label")
         if (value := getattr(knobs, name)) is not None
     }
-    if not given:
+    if not given and not knobs.label_columns:
         return None
     problems = []
-    formats = {}
+    formats: dict[str, Format | OneHot] = {}
+    if knobs.label_columns:
+        if "label" in given:
+            problems.append("--label and --label-columns exclude each other")
+        formats["label"] = OneHot(knobs.label_columns)
+        given["label"] = formats["label"].text
     for name, value in given.items():
         try:
+            if name in formats:
+                continue
             formats[name] = Format.parse(value, f"--{name}")
         except ConfigError as fault:
             problems.append(str(fault))
@@ -135,7 +139,7 @@ def mapping(knobs: DataKnobs) -> DataFormat | None:
     def read(row: Row, origin: str) -> list[Example]:
         values = {name: form.fill(row) for name, form in formats.items()}
         if "label" in formats:
-            _one_class(formats["label"], row)
+            one_class(formats["label"], row)
         if "text" in values and "label" not in values:
             return [Example(text=values["text"], origin=origin)]
         # A text that has a label is a question: the label answers it.
@@ -273,27 +277,8 @@ def _pair(question: str, answer: str) -> Read:
 NO_LABEL = "no label; fill it in, or leave such rows out with --where 'label!='"
 
 
-def _one_class(form: Format, row: Row) -> None:
-    """Raises Missing for a label that is a list: Rung learns one class of each row."""
-    if len(form.pieces) == 1 and not isinstance(form.pieces[0], str):
-        value = form.pieces[0].of(row)
-        if isinstance(value, str) and value.strip()[:1] == "[":  # as a cell of CSV holds it
-            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-                value = ast.literal_eval(value.strip()[:MAX_LIST_CHARACTERS])
-        if isinstance(value, (list, tuple, Mapping)):
-            ones = [v for v in value if v in (0, 1)] if isinstance(value, (list, tuple)) else []
-            what = "an object" if isinstance(value, Mapping) else "a list"
-            if ones and len(ones) == len(value) and sum(ones) == 1:
-                what = "one-hot"
-            name = form.pieces[0].text
-            raise Missing(
-                f"the label '{name}' is {what}, and Rung learns one class of each row: write its name "
-                f"into '{name}', or learn the list as text with --user and --assistant '{{{name}}}'"
-            )
-
-
 def _labelled(row: Row, origin: str) -> list[Example]:
-    _one_class(Format.parse("{label}"), row)
+    one_class(Format.parse("{label}"), row)
     label = _text(row, "label")
     if not label.strip():
         raise Missing(NO_LABEL)

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from rung.types import Example
+from rung.types import Example, pieces
 
 # A question that more of the rows ask is no question, but how all of them begin.
 GENERIC_SHARE = 0.1
@@ -37,10 +37,7 @@ def _words(example: Example, turns: int) -> list[str]:
     if example.text is not None:
         parts = [example.text]
     else:
-        parts = [
-            " ".join([f"{m['role']}:", *m.get("pictures", ()), m["content"]])
-            for m in example.messages[:turns]
-        ]
+        parts = [" ".join([f"{m['role']}:", *pieces(m)]) for m in example.messages[:turns]]
     return [plain(part) for part in parts]
 
 

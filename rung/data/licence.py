@@ -53,10 +53,11 @@ def of_wheel(package: str, member: Path) -> str:
 
 
 def _from_wheel(package: str, member: Path) -> str:
-    from rung.bases import wheel
+    from rung.bases import cached_folder, wheel
 
+    side = cached_folder.SIDE if member.is_dir() else wheel.SIDE
     try:
-        record = json.loads(member.with_name(member.name + wheel.SIDE).read_text(encoding="utf-8"))
+        record = json.loads(member.with_name(member.name + side).read_text(encoding="utf-8"))
         name, _, version = record["package"].partition("==")
         folder = f"{re.sub(r'[-_.]+', '_', name)}-{version}.dist-info"
         path = wheel.member(package, f"{folder}/METADATA")

@@ -6,6 +6,7 @@ A cell is a path (beside the table, unless it is absolute), the bytes of a file,
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,7 @@ from typing import Any
 
 from rung.data.format_strings import Format, Missing
 from rung.data.knobs import DataKnobs
+from rung.data.one_hot import OneHot, bit_columns, is_one_hot
 from rung.errors import DataError
 from rung.pictures import reading
 from rung.types import Example, Message, Picture
@@ -42,7 +44,7 @@ class PictureRows:
 
     column: str
     user: Format | None
-    reply: Format
+    reply: Format | OneHot
     labelled: bool
     folder: Path
     notes: list[str] = field(default_factory=list)
@@ -101,18 +103,34 @@ def detect(rows: Sequence[Row], knobs: DataKnobs) -> PictureRows | None:
     if column is None:
         return None
     label, caption = (_named(sample, names) for names in (LABELS, CAPTIONS))
-    labelled = knobs.assistant is None and (knobs.label is not None or label is not None)
+    named = knobs.label is not None or bool(knobs.label_columns)
+    labelled = knobs.assistant is None and (named or label is not None)
     told = knobs.assistant or knobs.label or next((f"{{{c}}}" for c in (label, caption) if c), None)
-    if told is None:
-        raise DataError(
-            f"'{column}' holds pictures, and no column says what they show: name it with --label or "
-            f"--assistant; there are {', '.join(str(c) for c in sample[0])}"
-        )
-    flag = "--assistant" if knobs.assistant else "--label"
+    if told is None and not knobs.label_columns:
+        raise DataError(_untold(rows, column))
+    reply: Format | OneHot = (
+        OneHot(knobs.label_columns)
+        if knobs.label_columns and knobs.assistant is None
+        else Format.parse(told or "", "--assistant" if knobs.assistant else "--label")
+    )
     user = Format.parse(knobs.user, "--user") if knobs.user is not None else None
     source = Path(knobs.data).expanduser()
     folder = source.parent if source.is_file() else Path()
-    return PictureRows(column, user, Format.parse(told, flag), labelled, folder)
+    return PictureRows(column, user, reply, labelled, folder)
+
+
+def _untold(rows: Sequence[Row], column: str) -> str:
+    """What to say of pictures of which no column says what they show."""
+    names = [str(c) for c in rows[0]]
+    bits = bit_columns(rows, names)
+    if bits and is_one_hot(rows, bits):
+        flag = f"if {', '.join(bits)} are labels, --label-columns {shlex.quote(','.join(bits))}"
+    else:
+        flag = "name it with --label or --assistant"
+    return (
+        f"'{column}' holds pictures, and no column says what they show: {flag}; there are "
+        f"{', '.join(names)}"
+    )
 
 
 def _most(rows: Sequence[Row], column: str, holds: Callable[[Any], bool]) -> bool:

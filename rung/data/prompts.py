@@ -26,7 +26,8 @@ def form_of(rows: Sequence[formats.Row], knobs: DataKnobs) -> formats.DataFormat
     Raises:
         ConfigError, DataError: as `formats.detect`.
     """
-    if knobs.user is not None and knobs.assistant is None and knobs.label is None:
+    labelled = knobs.label is not None or knobs.label_columns
+    if knobs.user is not None and knobs.assistant is None and not labelled:
         return _mapped(knobs)
     found = None if formats.mapping(knobs) else _alone(rows[:20])
     found = found or formats.detect(rows, knobs)

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rung.data import preferences
+from rung.data import one_hot, preferences
 from rung.data.format_strings import Format, Missing, written
 from rung.errors import ConfigError
 from rung.types import RowKind
@@ -54,11 +54,48 @@ def undetected(rows: Sequence[Row], source: str) -> str:
         c if len(c) <= MAX_NAME_SHOWN else f"{c[:MAX_NAME_SHOWN]}..." for c in columns[:20]
     )
     told = f"{source} is in no format that Rung knows; its columns are {shown}. "
+    if (found := _bits(rows, columns)) is not None:
+        said, flags = found
+        return f"{told}{said}: rung data {shlex.quote(source)} {written_out(flags)}"
     for flags in _candidates(rows, columns):
         if filled(flags, rows):
             command = f"rung data {shlex.quote(source)} {written_out(flags)}"
             return f"{told}Say how to read it, for example: {command}"
     return f"{told}Say how to read it with --user and --assistant, or --text"
+
+
+def _bits(rows: Sequence[Row], columns: Sequence[str]) -> tuple[str, dict[str, str]] | None:
+    """What to say of columns of 0 and 1 that are, or look like, one-hot labels, and flags to try.
+
+    None where another column is named or looks like the reply, or none holds text.
+    """
+    beside = index_columns(rows)
+    bits = one_hot.bit_columns(rows, [c for c in columns if c not in beside])
+    if not bits or any(c.casefold() in REPLIES for c in columns if c not in bits):
+        return None
+    sizes = {c: _size(rows, c) or 0.0 for c in columns if c not in beside and c not in bits}
+    texts = [c for c in sizes if sizes[c] and _has_letters(rows, c)]
+    if not texts:
+        return None
+    flags = {"text": f"{{{max(texts, key=lambda c: sizes[c])}}}"}
+    if not filled(flags, rows):
+        return None
+    if one_hot.is_one_hot(rows, bits):
+        said = f"Exactly one of {', '.join(bits)} is 1 in each row; if that is its class"
+        return said, {**flags, "label-columns": ",".join(bits)}
+    told = one_hot.told(rows, bits)
+    if not told or _reply(rows, [c for c in columns if c in sizes or c in bits]) not in bits:
+        return None
+    named = next((c for c in bits if c.casefold() in REPLIES), bits[0])
+    return f"{told}; learn one of them", {**flags, "label": f"{{{named}}}"}
+
+
+def _has_letters(rows: Sequence[Row], column: str) -> bool:
+    """Whether most cells of a column that holds something are more than numbers."""
+    sample = rows[:SAMPLE]
+    return (
+        sum(bool(re.search(r"[^\W\d_]", written(row.get(column)))) for row in sample) > len(sample) / 2
+    )
 
 
 def written_out(flags: Mapping[str, str]) -> str:

@@ -19,8 +19,8 @@ from rung.data.sources.base import Named, Row
 from rung.errors import DataError
 
 
-def loader(source: str) -> Callable[..., Any]:
-    """`datasets.load_dataset`.
+def library(source: str) -> Any:
+    """The `datasets` library.
 
     Args:
         source: what is to be read with it, for the message.
@@ -29,10 +29,10 @@ def loader(source: str) -> Callable[..., Any]:
         DataError: when the library is not installed.
     """
     try:
-        from datasets import load_dataset
+        import datasets
     except ImportError:
         raise DataError(f"reading {source} needs datasets: pip install 'rung[hub]'") from None
-    return load_dataset
+    return datasets
 
 
 def of_parquet(path: Path, faults: list[str]) -> Iterator[Named]:

@@ -25,7 +25,7 @@ from rung.data.problem import Problem, places
 from rung.data.turns import instructed, tools_of, with_tools
 from rung.errors import DataError
 from rung.pictures import tokens
-from rung.types import Example, Message, Rendered
+from rung.types import Example, Message, Picture, Rendered, pieces
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 SENTINEL = "\U0010fffd"  # stands for a reply when asking where a template puts it
@@ -238,7 +238,7 @@ class Template:
                 )
             shown += [tokens.ids_of(p, self.picture_tokens) for p in pictures]
             role = "system" if role == "developer" else role  # OpenAI's newer name for it
-            cleaned.append({"role": role, "content": self._marked(clean(content), len(pictures))})
+            cleaned.append({"role": role, "content": self._marked(message)})
             if self.shows_reasoning and (thoughts := message.get("reasoning_content")):
                 cleaned[-1]["reasoning_content"] = clean(thoughts)
             if message.get("weight") is not None:
@@ -254,11 +254,15 @@ class Template:
             cleaned = _fold_system(cleaned)
         return cleaned, disguise, mapped(beside, disguise.hide)
 
-    def _marked(self, content: str, pictures: int) -> str:
-        """A message's text behind the marks of its pictures."""
+    def _marked(self, message: Message) -> str:
+        """A message's text with a mark where each of its pictures stands."""
         if not self.picture_tokens:
-            return content
-        return PICTURE_MARK * pictures + content.replace(PICTURE_MARK, "\N{REPLACEMENT CHARACTER}")
+            return clean(message["content"])
+        return "".join(
+            PICTURE_MARK if isinstance(piece, Picture)
+            else clean(piece).replace(PICTURE_MARK, "\N{REPLACEMENT CHARACTER}")
+            for piece in pieces(message)
+        )  # fmt: skip
 
     def _text(
         self, messages: list[dict[str, Any]], *, generate: bool, tools: Sequence[Any] = ()

@@ -16,8 +16,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from rung.data.contents import content_of, pictures_of, thoughts_of
+from rung.data.contents import content_of, picture_offsets, pictures_of, thoughts_of
 from rung.data.format_strings import Missing
+from rung.data.tool_calls import CLOSE, OPEN, Parts, calls_of, unread_fields, whole_call
 from rung.types import Message
 
 SYSTEM = ("system", "developer")
@@ -29,7 +30,6 @@ SYSTEM_COLUMNS = (
     "systemInstruction",
     "system_instruction",
 )
-OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _TAGS = re.compile(r"<(/?\s*tool_(?:call|response))", re.IGNORECASE)
 
 ROLES = {
@@ -74,7 +74,7 @@ def turns(value: Any, role_key: str = "role", content_key: str = "content") -> l
     value = listed(value)
     if not isinstance(value, (list, tuple)) or not value:
         raise Missing("no list of messages")
-    called: dict[str, str] = {}  # id of a call -> its function
+    parts = Parts()
     result: list[Message] = []
     for i, message in enumerate(value, 1):
         if not isinstance(message, Mapping):
@@ -84,7 +84,9 @@ def turns(value: Any, role_key: str = "role", content_key: str = "content") -> l
         if role is None:
             raise Missing(f"message {i} has the {role_key} {said!r}")
         try:
-            result.append(_turn(role, message, content_key, called))
+            key = _content_key(message, content_key)
+            for spoken, one in parts.unfold(role, message, key):
+                result.append(_turn(spoken, one, content_key, parts.called))
         except Missing as fault:
             raise Missing(f"message {i}: {fault.args[0]}") from None
     return result
@@ -121,7 +123,9 @@ def unread(value: Any) -> set[str]:
     for message in value if isinstance(value, (list, tuple)) else ():
         if isinstance(message, Mapping):
             role = ROLES.get(str(message.get("role", message.get("from"))).strip().lower(), "user")
-            taken = {*READ[role], _content_key(message, "content")}
+            key = _content_key(message, "content")
+            taken = {*READ[role], key}
+            found |= unread_fields(message.get(key))
             found |= {str(k) for k, v in message.items() if k not in taken and not _is_empty(v)}
     return found
 
@@ -161,8 +165,8 @@ def _turn(role: str, message: Mapping[str, Any], key: str, called: dict[str, str
     if role == "tool":
         return _result(message, key, called)
     if role == "call":  # ShareGPT's turn that is one call, written as JSON
-        return {"role": "assistant", "content": _whole_call(message.get(key))}
-    calls = _calls(message, called)
+        return {"role": "assistant", "content": whole_call(message.get(key))}
+    calls = calls_of(message, called)
     if calls and role != "assistant":
         raise Missing(f"a {role} message calls tools")
     parts = [content_of(message.get(key)) if message.get(key) is not None else ""]
@@ -181,6 +185,8 @@ def _turn(role: str, message: Mapping[str, Any], key: str, called: dict[str, str
         if role != "user":
             raise Missing(f"a {role} message shows a picture, and only users can")
         turn["pictures"] = shown
+        if any(offsets := picture_offsets(message.get(key))):
+            turn["picture_offsets"] = offsets
     if role == "assistant":
         thought = next((message[k] for k in REASONING if message.get(k)), thoughts or None)
         if thought is not None:
@@ -189,7 +195,10 @@ def _turn(role: str, message: Mapping[str, Any], key: str, called: dict[str, str
         if weights:
             turn["weight"] = min(weights)
     elif message.get("name"):  # no template shows who of several speaks
-        turn["content"] = f"{message['name']}: {turn['content']}"
+        told = f"{message['name']}: "
+        turn["content"] = f"{told}{turn['content']}"
+        if offsets := turn.get("picture_offsets", ()):  # those in front of all text stay there
+            turn["picture_offsets"] = tuple(n + len(told) if n else 0 for n in offsets)
     return turn
 
 
@@ -222,50 +231,6 @@ def result_turn(said: str, name: str | None = None) -> Message:
     return {"role": "user", "content": content, "result": True}
 
 
-def _calls(message: Mapping[str, Any], called: dict[str, str]) -> list[str]:
-    calls = message.get("tool_calls") or []
-    if isinstance(calls, str):  # tables hold calls of several shapes as JSON
-        with suppress(ValueError, RecursionError):
-            calls = json.loads(calls)
-    if not isinstance(calls, (list, tuple)):
-        raise Missing("tool_calls is no list")
-    written = []
-    for call in calls:
-        inner = call.get("function", call) if isinstance(call, Mapping) else None
-        if isinstance(inner, Mapping) and isinstance(call, Mapping) and call.get("id"):
-            called[str(call["id"])] = str(inner.get("name"))
-        written.append(_call(inner))
-    if message.get("function_call"):
-        written.append(_call(message["function_call"]))
-    return written
-
-
-def _whole_call(value: Any) -> str:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise Missing("a call that is no JSON") from None
-    calls = value if isinstance(value, list) else [value]
-    return "\n".join(_call(c.get("function", c) if isinstance(c, Mapping) else c) for c in calls)
-
-
-def _call(function: Any) -> str:
-    """`{"name", "arguments"}` as models write it; arguments may be JSON as text.
-
-    Raises:
-        Missing: when it names no function.
-    """
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise Missing("a call that names no function")
-    arguments = function.get("arguments", function.get("parameters"))
-    if isinstance(arguments, str):
-        with suppress(ValueError, RecursionError):
-            arguments = json.loads(arguments)
-    shown = {"name": function["name"], "arguments": {} if arguments is None else arguments}
-    return f"{OPEN}{json.dumps(shown, ensure_ascii=False, default=str)}{CLOSE}"
-
-
 def functions(value: Any) -> tuple[Mapping[str, Any], ...]:
     """The tools of a row, in OpenAI's words; also functions without a wrapper, and either as JSON text.
 
@@ -293,7 +258,9 @@ def told(function: Mapping[str, Any]) -> dict[str, Any]:
     shown = {
         "name": function["name"],
         "description": function.get("description") or "",
-        "parameters": function.get("parameters") or {"type": "object", "properties": {}},
+        "parameters": function.get("parameters")
+        or function.get("input_schema")  # what Anthropic calls it
+        or {"type": "object", "properties": {}},
     }
     return {"type": "function", "function": shown}
 

@@ -29,7 +29,7 @@ from rung.store.serving import FileNotFound, FileRecord, JobRecord
 from rung.train.knobs import RunKnobs, TrainKnobs
 from rung.train.plan import Plan
 
-COLUMNS = ("system", "user", "assistant", "text", "label")
+COLUMNS = ("system", "user", "assistant", "text", "label", "label_columns")
 # What the job itself decides, or what would read or write where the client says.
 OURS = frozenset(
     {"base", "method", "objective", "parent", "dtype", "device", "push_to_hub", "quantize",

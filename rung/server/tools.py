@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rung.data.format_strings import Missing
-from rung.data.turns import OPEN, told, turns, with_tools
+from rung.data.tool_calls import OPEN
+from rung.data.turns import told, turns, with_tools
 from rung.server.chat_schema import ChatMessage, Function
 from rung.server.errors import ApiError
 from rung.types import Message

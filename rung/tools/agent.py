@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from rung.data.conversation import Conversation
-from rung.data.turns import CLOSE, OPEN, SYSTEM, result_turn, told, tools_of, turns, with_tools
+from rung.data.tool_calls import CLOSE, OPEN
+from rung.data.turns import SYSTEM, result_turn, told, tools_of, turns, with_tools
 from rung.errors import ArtefactError
 from rung.tools import allowed
 from rung.tools.base import Result

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rung.data.turns import CLOSE, OPEN
+from rung.data.tool_calls import CLOSE, OPEN
 
 
 @dataclass(frozen=True)

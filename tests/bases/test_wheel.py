@@ -57,6 +57,64 @@ def test_a_touched_file_is_hashed_a_damaged_one_fetched_again(index: Path) -> No
     assert wheel.member("some-data", "some_data/a.txt").read_bytes() == b"first"
 
 
+def files(root: Path) -> dict[str, bytes]:
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def test_a_folder_is_fetched_once_whole(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = wheel.tree("some-data==1.2", "some_data/")
+    assert files(found) == {"a.txt": b"first", "deep/b.txt": b"second"}
+    (found / "a.txt").write_bytes(b"worse")  # noticed, and fetched anew
+    (found / "more.txt").write_bytes(b"x")
+    assert wheel.tree("some-data==1.2", "some_data") == found
+    assert files(found) == {"a.txt": b"first", "deep/b.txt": b"second"}
+    inner = wheel.tree("some-data==1.2", "some_data/deep")
+    single = wheel.member("some-data==1.2", "some_data/deep/b.txt")
+    monkeypatch.setattr(wheel, "download", lambda *a: pytest.fail("fetched again"))
+    assert wheel.tree("some-data==1.2", "some_data") == found  # whatever else of the wheel was fetched
+    assert files(inner) == {"b.txt": b"second"}
+    assert wheel.tree("some-data==1.2", "some_data/deep/b.txt") == single  # a file is a file
+    assert sorted(c.name for c in cached()) == ["b.txt", "deep", "some_data"]
+
+
+def test_a_folder_that_is_not_there_or_leaves_the_wheel(index: Path, wheel_file: Build) -> None:
+    with pytest.raises(BaseNotFound, match="holds no 'some_data/dep'"):
+        wheel.tree("some-data", "some_data/dep")
+    with pytest.raises(ArtefactError, match="not a plain path"):
+        wheel.tree("some-data", "some_data/../../up")
+    wheel_file({"some_data/x/../../up": b"x"})
+    with pytest.raises(ArtefactError, match="not a plain path"):
+        wheel.tree("some-data", "some_data/x")
+
+
+def test_a_folder_that_changed_under_its_version_is_refused(index: Path, wheel_file: Build) -> None:
+    found = wheel.tree("some-data==1.2", "some_data")
+    wheel_file({"some_data/a.txt": b"other"})
+    (found / "a.txt").unlink()
+    with pytest.raises(ArtefactError, match="does not hold the files recorded"):
+        wheel.tree("some-data==1.2", "some_data")
+
+
+def test_pictures_in_a_folder_of_a_wheel_are_those_of_the_same_folder_on_disk(
+    index: Path, wheel_file: Build, tmp_path: Path
+) -> None:
+    pillow = pytest.importorskip("PIL.Image", reason="pictures need Pillow (extra pictures)")
+    from rung.data import DataKnobs, load
+
+    members = {"some_data/photos/read me.txt": b"x"}
+    for i, label in enumerate(("apple", "pear", "pear")):
+        path = tmp_path / "photos" / label / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pillow.new("RGB", (8, 8), (90 * i, 9, 200)).save(path)
+        members[f"some_data/photos/{label}/{i}.png"] = path.read_bytes()
+    wheel_file(members)
+    found = load(DataKnobs(data="wheel:some-data==1.2/some_data/photos"))
+    here = load(DataKnobs(data=str(tmp_path / "photos")))
+    assert found.digest == here.digest and found.labels == ("apple", "pear")
+    assert [e.origin for e in found.examples] == [e.origin for e in here.examples]
+    assert any("read me.txt" in p.message for p in found.problems)
+
+
 def test_a_release_that_changed_is_refused(index: Path, wheel_file: Build) -> None:
     path = wheel.member("some-data", "some_data/a.txt")
     path.unlink()

