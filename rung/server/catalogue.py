@@ -43,6 +43,7 @@ class Catalogue:
         self._serve: dict[JobKind, Callable[[JobRecord], str | None]] = {
             "tune": self._serve_tuned,
             "climb": self._serve_winner,
+            "synth": lambda job: None,  # leaves rows
         }
         self._stored: dict[str, str] = {}  # served name -> name in the store, where they differ
         self._lock = threading.RLock()  # held while models come and go
@@ -70,7 +71,8 @@ class Catalogue:
         """Serve what a job made.
 
         Returns:
-            the name that it is served by; None where a climb found nothing better than the base.
+            the name that it is served by; None where a climb found nothing better than the base, and
+            for a synthesis, which makes no model.
 
         Raises:
             ArtefactError: when the model's folder is damaged.

@@ -1,4 +1,4 @@
-"""What the routes of tunings and of climbs share: both are jobs of one table, in OpenAI's words."""
+"""What the routes of tunings, climbs and syntheses share: all are jobs, in OpenAI's words."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TURNS: dict[str, tuple[JobStatus, Sequence[JobStatus], str]] = {
     "pause": ("paused", ACTIVE, "has been paused"),
     "resume": ("queued", ("paused",), "has been resumed"),
 }
-NAMES: dict[JobKind, str] = {"tune": "job", "climb": "climb"}
+NAMES: dict[JobKind, str] = {"tune": "job", "climb": "climb", "synth": "synthesis"}
 
 
 def found(request: Request, id: str, kind: JobKind) -> JobRecord:

@@ -195,7 +195,7 @@ class Supervisor:
         with contextlib.suppress(Conflict):
             self.jobs.turn(
                 job.id, "succeeded", among=ACTIVE, fine_tuned_model=name,
-                say=_done(name),
+                say=_done(job, name),
             )  # fmt: skip
 
 
@@ -207,8 +207,11 @@ def close_climb(store: Store, job: JobRecord) -> None:
         store.climbs.update(job.climb, status="cancelled")
 
 
-def _done(name: str | None) -> str:
-    made = f"the model is {name}" if name else "no model is better than the base as it is"
+def _done(job: JobRecord, name: str | None) -> str:
+    if job.kind == "synth":
+        made = f"the rows are {job.result_file}" if job.result_file else "the plan is ready"
+    else:
+        made = f"the model is {name}" if name else "no model is better than the base as it is"
     return f"The job has successfully completed; {made}"
 
 

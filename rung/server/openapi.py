@@ -43,6 +43,7 @@ ANTHROPIC_ERROR = {
 # What the id in an answer to the first address is good for.
 JOB = "/v1/fine_tuning/jobs"
 CLIMB = "/v1/rung/climbs"
+SYNTHESIS = "/v1/rung/syntheses"
 RESPONSES = "/v1/responses"
 MESSAGES = "/v1/messages"
 BATCHES = "/v1/batches"
@@ -57,6 +58,8 @@ FOLLOWING: dict[str, tuple[str, tuple[str, ...]]] = {
         "cancel", "pause", "resume", "events", "checkpoints")))),
     CLIMB: ("climb_id", (f"{CLIMB}/{{climb_id}}", *(f"{CLIMB}/{{climb_id}}/{what}" for what in (
         "cancel", "pause", "resume", "events")))),
+    SYNTHESIS: ("synthesis_id", (f"{SYNTHESIS}/{{synthesis_id}}", *(
+        f"{SYNTHESIS}/{{synthesis_id}}/{what}" for what in ("cancel", "pause", "resume", "events")))),
 }  # fmt: skip
 # What a file is good for -> the parameter that names it.
 ORDERED = {JOB: "training_file", CLIMB: "training_file", BATCHES: "input_file_id"}

@@ -1,7 +1,7 @@
 """What a job's process does: `python -m rung.server.worker check|work JOB`.
 
-`check` reads the files and says what is wrong with them. `work` tunes or climbs, or goes on where an
-earlier worker stopped, and tells the store of every step. SIGTERM leaves a checkpoint.
+`check` reads the files and says what is wrong with them. `work` tunes, climbs or writes rows, or goes
+on where an earlier worker stopped, and tells the store of every step. SIGTERM leaves a checkpoint.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ from rung.train.plan import Plan
 TELL = 1.0  # seconds between two writings of events
 LARGEST = 256 << 20  # bytes of an adapter that is kept as a checkpoint
 DATA = frozenset(k.name for k in knobs_of(DataKnobs))
+FAILED: dict[JobKind, str] = {
+    "tune": "training_failed", "climb": "training_failed", "synth": "synthesis_failed",
+}  # fmt: skip
 # What a run's log says of a step beside its metrics.
 LOGGED = frozenset({"step", "lr", "gradient_norm", "tokens", "seconds", "tokens_seen"})
 COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
@@ -92,7 +95,7 @@ def work(job: JobRecord, store: Store) -> None:
         fail(job, store, in_lines(str(fault)), "invalid_training_file", "training_file")
         return
     except RungError as fault:
-        fail(job, store, in_lines(str(fault)), "training_failed")
+        fail(job, store, in_lines(str(fault)), FAILED[job.kind])
         return
     except Exception as fault:
         traceback.print_exc()
@@ -127,7 +130,16 @@ def climb(job: JobRecord, store: Store) -> dict[str, Any]:
     return climb_worker.climb(job, store)
 
 
-WORK: dict[JobKind, Callable[[JobRecord, Store], dict[str, Any]]] = {"tune": tune, "climb": climb}
+def synthesise(job: JobRecord, store: Store) -> dict[str, Any]:
+    """Write rows, as `synthesis_worker`, which needs the parts of a synthesis."""
+    from rung.server import synthesis_worker
+
+    return synthesis_worker.synthesise(job, store)
+
+
+WORK: dict[JobKind, Callable[[JobRecord, Store], dict[str, Any]]] = {
+    "tune": tune, "climb": climb, "synth": synthesise,
+}  # fmt: skip
 
 
 def _tuned(job: JobRecord, store: Store, teller: Telling) -> Outcome:

@@ -33,8 +33,8 @@ _CHECKPOINTS: sa.Table = schema.JobCheckpoint.__table__  # type: ignore[assignme
 
 KEPT = 3  # checkpoints of a job
 MAX_DIGITS = 18  # of an event's id, which is a 64-bit integer
-PREFIXES: dict[JobKind, str] = {"tune": "ftjob", "climb": "climbjob"}
-NAMES: dict[JobKind, str] = {"tune": "fine-tuning job", "climb": "climb"}
+PREFIXES: dict[JobKind, str] = {"tune": "ftjob", "climb": "climbjob", "synth": "synthjob"}
+NAMES: dict[JobKind, str] = {"tune": "fine-tuning job", "climb": "climb", "synth": "synthesis"}
 
 
 def fresh_id(kind: JobKind = "tune") -> str:

@@ -210,7 +210,7 @@ class File(Table):
 
 
 class Job(Table):
-    """A tuning or climb that a client asked for; a run, or a climb, carries it out."""
+    """A tuning, climb or synthesis that a client asked for, which a worker carries out."""
 
     __tablename__ = "jobs"
     __table_args__ = (Index("ix_jobs_created", "created"),)

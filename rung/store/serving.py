@@ -12,7 +12,7 @@ from rung.store.records import Record, moment
 JobStatus = Literal[
     "validating_files", "queued", "running", "succeeded", "failed", "cancelled", "paused"
 ]
-JobKind = Literal["tune", "climb"]
+JobKind = Literal["tune", "climb", "synth"]
 # Nothing follows these.
 OVER: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 # A worker may be at it.
@@ -101,10 +101,13 @@ class FileRecord(Record):
 
 @dataclass(frozen=True)
 class JobRecord(Record):
-    """A job: a tuning or a climb.
+    """A job: a tuning, a climb or a synthesis.
 
     Attributes:
-        model: as the client named it. base: spec of the base. name: of the model in the store.
+        model: as the client named it. base: spec of the base. name: of the model in the store; of a
+            synthesis, what its file of rows is called, without its ending.
+        training_file, validation_file, result_file: ids of files. A synthesis reads the first two as
+            seeds and as what must not leak, where it has them, and leaves its rows as the third.
         method: as the client said it. settings: the knobs that follow from it.
         hyperparameters: OpenAI's three, as far as they apply.
         notes: the client's metadata.

@@ -26,22 +26,25 @@ CACHE_BYTES = 2 << 30  # for keys and values: fixed, since batches follow from i
 class LocalTeacher(Teacher):
     """A model of the store or a base; loaded when it is first asked something new.
 
+    Args:
+        name: what rows call it. spec: where it is found, unless that is its name.
+
     Raises:
         ModelNotFound: when the name is neither a model nor a base.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, spec: str | None = None):
         from rung.models import find_model
 
         super().__init__()
-        self.name = name
+        self.name, self._spec = name, spec or name
         with Store.open() as store:
-            found = find_model(store, name)
+            found = find_model(store, self._spec)
             if found.record is None:
                 self.licence, self.licence_class = found.base.licence, found.base.licence_class
             else:
                 self.licence = found.base.licence
-                self.licence_class = store.licence(name)[0]
+                self.licence_class = store.licence(self._spec)[0]
         own = "" if found.record is None else _manifest(Path(found.record.folder))
         self.digest = f"{found.base.digest}{own}"
         self._engine: Engine | None = None
@@ -77,12 +80,12 @@ class LocalTeacher(Teacher):
     def _request(self, engine: Engine, question: Question) -> GenerationRequest:
         from rung.engine import GenerationRequest
 
-        model = engine.model(self.name)
+        model = engine.model(self._spec)
         prompt = model.prompt(question.messages)
-        room = engine.room(self.name, len(prompt.ids))
+        room = engine.room(self._spec, len(prompt.ids))
         schema = question.schema
         return GenerationRequest(
-            self.name,
+            self._spec,
             prompt,
             Decoding(
                 max_tokens=max(1, min(question.max_tokens, room)),
@@ -90,14 +93,14 @@ class LocalTeacher(Teacher):
                 top_p=question.top_p,
                 seed=question.seed,
             ),
-            constraint=None if schema is None else engine.constraint(self.name, "json_schema", schema),
+            constraint=None if schema is None else engine.constraint(self._spec, "json_schema", schema),
         )
 
     def _loaded(self) -> Engine:
         if self._engine is None:
             from rung.models import load_engine
 
-            self._engine = load_engine([self.name], max_batch=MAX_WAVE, memory=CACHE_BYTES)
+            self._engine = load_engine([self._spec], max_batch=MAX_WAVE, memory=CACHE_BYTES)
             self._engine.arrange()
         return self._engine
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rung.artefacts.licences import classify
 from rung.data import DataKnobs, provenance
 from rung.data import load as load_data
+from rung.data.encoding import clean
 from rung.errors import ConfigError, Interrupted
-from rung.synthesis import checks, diversity, kinds, terms, topics
+from rung.synthesis import checks, diversity, fitting, terms, topics
 from rung.synthesis.duplicates import Duplicates
 from rung.synthesis.judge import Judge
 from rung.synthesis.kinds.base import MAX_CHARACTERS, Draft, Kind, Stage
@@ -35,6 +35,8 @@ SHOWN = 2  # of the user's rows, and of rows of the same topic, that a teacher i
 FAILED = 0.25  # of a row that a refused draft counts for its topic, so that others get their turn
 TOKENS_PER_CHARACTER = 4  # at most: bytes of a character, each a token
 TOKENS_PER_WORD = 2  # of a reply at most, in the mean; what is longer is refused as cut
+
+Opener = Callable[[str, SynthKnobs], Teacher]
 
 
 @dataclass(kw_only=True)
@@ -68,12 +70,19 @@ class Made:
 
 
 def synthesise(
-    description: str, knobs: SynthKnobs, watcher: Watcher | None = None, base: terms.Part | None = None
+    description: str,
+    knobs: SynthKnobs,
+    watcher: Watcher | None = None,
+    base: terms.Part | None = None,
+    *,
+    plan: topics.Plan | None = None,
+    opener: Opener = open_teacher,
 ) -> Made | None:
     """Write a data set.
 
     Args:
         base: what is to be trained on it, whose licence counts too.
+        plan: what its rows cover; by default the teacher plans it. opener: opens teachers by name.
 
     Returns:
         what was made; None where a plan was written to be edited, and that is all.
@@ -83,27 +92,62 @@ def synthesise(
         Interrupted: when `watcher.stopping` says so, with what to do; nothing is lost.
         RungError: where a teacher cannot be asked.
     """
-    watcher = watcher or Watcher()
-    if not description.strip():
-        raise ConfigError("describe what the rows are for, in a sentence or two")
-    made = _Synthesis(" ".join(description.split()), knobs, watcher, base)
+    made = _begun(description, knobs, watcher, base, plan, opener)
     try:
         return made.run()
     finally:
         made.close()
 
 
+def planned(
+    description: str,
+    knobs: SynthKnobs,
+    watcher: Watcher | None = None,
+    base: terms.Part | None = None,
+    *,
+    opener: Opener = open_teacher,
+) -> topics.Plan:
+    """Plan a data set and write nothing; the same settings then give rows of this plan.
+
+    Raises:
+        As `synthesise`.
+    """
+    made = _begun(description, knobs, watcher, base, None, opener)
+    try:
+        return made.planned()
+    finally:
+        made.close()
+
+
+def _begun(
+    description: str, knobs: SynthKnobs, watcher: Watcher | None, base: terms.Part | None,
+    plan: topics.Plan | None, opener: Opener,
+) -> _Synthesis:  # fmt: skip
+    if not description.strip():
+        raise ConfigError("describe what the rows are for, in a sentence or two")
+    said = " ".join(description.split())
+    return _Synthesis(said, knobs, watcher or Watcher(), base, plan, opener)
+
+
+def _plain(text: str, one_line: bool) -> str:
+    """A teacher's text as it is kept: without lone surrogates, which no file takes."""
+    text = clean(text)
+    return " ".join(text.split()) if one_line else text.strip()
+
+
 class _Synthesis:
     """One synthesis under way."""
 
-    def __init__(self, description: str, knobs: SynthKnobs, watcher: Watcher, base: terms.Part | None):
+    def __init__(
+        self, description: str, knobs: SynthKnobs, watcher: Watcher, base: terms.Part | None,
+        plan: topics.Plan | None, opener: Opener,
+    ):  # fmt: skip
         self.description, self.knobs, self.watcher = description, knobs, watcher
-        self.kind = kinds.get(knobs.kinds or kinds.usual(bool(knobs.documents)))
-        self._fit()
+        self.kind, self.given = fitting.kind_of(knobs), plan
         self.seeds = load_data(DataKnobs(data=knobs.seeds), None) if knobs.seeds else None
-        self.teachers = [open_teacher(name, knobs) for name in knobs.teacher]
-        self.judge = Judge(open_teacher(knobs.judge, knobs)) if knobs.judge else None
-        self.terms = self._terms(base)
+        self.teachers = [opener(name, knobs) for name in knobs.teacher]
+        self.judge = Judge(opener(knobs.judge, knobs)) if knobs.judge else None
+        self.terms = fitting.terms_of(self.teachers, knobs, self.seeds, base, watcher.note)
         self.shares = knobs.share or [1.0] * len(self.teachers)
         self.examples = examples_of(self.seeds.examples if self.seeds else ())
         self.script = checks.script_of(description) if knobs.language == "as-described" else None
@@ -117,37 +161,6 @@ class _Synthesis:
         self.of_label: Counter[str] = Counter()
         self.asked: Counter[int] = Counter()  # drafts by teacher
         self.drafts = 0
-
-    # --- settings -------------------------------------------------------------------------------
-
-    def _fit(self) -> None:
-        knobs = self.knobs
-        if self.kind.from_documents and not knobs.documents:
-            raise ConfigError(f"--kinds {self.kind.name} needs --documents, a folder")
-        if knobs.documents and not self.kind.from_documents:
-            raise ConfigError("--documents are for --kinds questions: leave one of both out")
-        if knobs.labels and not self.kind.labelled:
-            raise ConfigError("--labels are for --kinds labels: leave one of both out")
-        if knobs.share and len(knobs.share) != len(knobs.teacher):
-            raise ConfigError(
-                f"--share is given {len(knobs.share)} times for {len(knobs.teacher)} teachers"
-            )
-        if knobs.min_words > knobs.max_words:
-            raise ConfigError("--min-words is above --max-words")
-
-    def _terms(self, base: terms.Part | None) -> terms.Terms:
-        """The terms of the rows; what stands against them, or against what they will train, is told."""
-        parts = [
-            terms.Part("teacher", t.name, t.licence, t.licence_class, writes=True)
-            for t in self.teachers
-        ]
-        if self.seeds is not None and (group := classify(self.seeds.licence)) != "unknown":
-            parts.append(terms.Part("seeds", self.seeds.name, self.seeds.licence, group))
-        every = [*parts, base] if base is not None else parts
-        settled = terms.settle(every, wanted=self.knobs.wanted, accepted=self.knobs.accept_terms)
-        for warning in settled.warnings:
-            self.watcher.note(warning)
-        return terms.settle(parts, accepted=True)
 
     def _leaks(self) -> Duplicates:
         """What no row may repeat: the user's own rows, and those of a test part."""
@@ -165,9 +178,14 @@ class _Synthesis:
 
     # --- the run --------------------------------------------------------------------------------
 
-    def run(self) -> Made | None:
+    def planned(self) -> topics.Plan:
+        """What the rows cover, of which the watcher is told."""
         self.plan = self._planned()
         self.watcher.planned(self.plan)
+        return self.plan
+
+    def run(self) -> Made | None:
+        self.planned()
         if self.knobs.plan and not Path(self.knobs.plan).exists():
             Path(self.knobs.plan).write_text(topics.text_of(self.plan), encoding="utf-8")
             return None
@@ -186,6 +204,9 @@ class _Synthesis:
 
     def _planned(self) -> topics.Plan:
         knobs = self.knobs
+        if self.given is not None:
+            return topics.labelled(self.given, self.teachers[0], self.description, knobs.labels,
+                                   self.kind.labelled, knobs.seed, self.watcher.note)  # fmt: skip
         if knobs.plan and Path(knobs.plan).exists():
             plan = topics.read(Path(knobs.plan))
             if self.kind.labelled and not (plan.labels or knobs.labels):
@@ -312,7 +333,7 @@ class _Synthesis:
         if value is None or not all(isinstance(value.get(name), str) for name in stage.names):
             return "not in the form asked for"
         for name in stage.names:
-            draft.fields[name] = " ".join(value[name].split()) if stage.json else value[name].strip()
+            draft.fields[name] = _plain(value[name], stage.json)
             if why := self._checked(draft.fields[name], stage, name):
                 return why
         if stage.compared:

@@ -87,13 +87,26 @@ def planned(
     topics = _list(teacher, seed, count, description, TOPICS)
     if len(topics) < count:
         note(f"{teacher.name} named {len(topics)} different topics of {count}")
-    found = tuple(labels)
+    plan = Plan(tuple(topics) or (description[:MAX_TOPIC],))
+    return labelled(plan, teacher, description, labels, wants_labels, seed, note)
+
+
+def labelled(
+    plan: Plan, teacher: Teacher, description: str, labels: Sequence[str], wants_labels: bool,
+    seed: int, note: Callable[[str], None],
+) -> Plan:  # fmt: skip
+    """Give a plan the labels of its rows: those given, else its own, else what a teacher names.
+
+    Raises:
+        ConfigError: when no labels come back.
+    """
+    found = tuple(labels) or plan.labels
     if wants_labels and not found:
         found = tuple(_list(teacher, seed + 1, MAX_LABELS, description, LABELS))
         if len(found) < 2:
             raise ConfigError("the teacher named no labels: give them with --labels")
         note(f"labels: {', '.join(found)}")
-    return Plan(tuple(topics) or (description[:MAX_TOPIC],), found)
+    return Plan(plan.topics, found)
 
 
 def _list(teacher: Teacher, seed: int, count: int, description: str, asked: _Asked) -> list[str]:

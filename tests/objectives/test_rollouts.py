@@ -298,7 +298,7 @@ def rung(*arguments: str) -> subprocess.Popen:
 
 @pytest.mark.slow
 @pytest.mark.faults
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("objective", ["grpo", "ppo"])
 def test_killed_runs_end_with_the_same_bits(rung_home, sums, objective):
     """kill -9 at random moments, `RUNG_KILLS` runs of each objective, 20 by default."""

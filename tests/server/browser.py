@@ -38,3 +38,11 @@ def browsing(url: str, **settings):
             yield page
         finally:
             browser.close()
+
+
+def warned(page, said: str) -> None:
+    """Wait for the line that says what went wrong, and close it; an earlier one may still fade."""
+    line = page.get_by_role("alert").filter(has_text=said).first
+    line.wait_for()
+    line.get_by_role("button", name="Close").click()
+    line.wait_for(state="hidden")

@@ -18,8 +18,8 @@ ROW = {
 }
 
 
-def base_folder(path: Path, seed: int = 0) -> Path:
-    tiny_llama(seed).save_pretrained(path)
+def base_folder(path: Path, seed: int = 0, **settings) -> Path:
+    tiny_llama(seed, **settings).save_pretrained(path)
     tiny_tokenizer().save_pretrained(path)
     return path
 

@@ -22,7 +22,7 @@ pytestmark = [
     ),
 ]
 SIZES = {"desktop": {"width": 1200, "height": 800}, "phone": {"width": 390, "height": 844}}
-PARTS = ("Chat", "Models", "Data", "Jobs", "Climbs")
+PARTS = ("Chat", "Models", "Data", "Make", "Jobs", "Climbs")
 
 
 @pytest.fixture(scope="module")

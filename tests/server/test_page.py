@@ -19,7 +19,7 @@ from rung.forward.adapter import Adapter
 from rung.forward.steer import SteerOp, last_modules
 from rung.server.page.mount import Front, Page
 from rung.store.climbs import RungRecord
-from tests.server.browser import CHROMIUM, browsing
+from tests.server.browser import CHROMIUM, browsing, warned
 from tests.server.shop import base_folder, open_shop, rows
 
 nicegui = pytest.mark.skipif(
@@ -56,14 +56,6 @@ def enter(page) -> None:
 
 def show(page, part: str) -> None:
     page.get_by_role("tab", name=part).click()
-
-
-def warned(page, said: str) -> None:
-    """Wait for the line that says what went wrong, and close it; an earlier one may still fade."""
-    line = page.get_by_role("alert").filter(has_text=said).first
-    line.wait_for()
-    line.get_by_role("button", name="Close").click()
-    line.wait_for(state="hidden")
 
 
 def pick(page, label: str, start: str) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -30,6 +31,18 @@ def rung(*arguments):
         [sys.executable, "-m", "rung.cli", *arguments],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Two replies to each question, one of them liked."""
+    rows = [
+        {"prompt": f"Say {i}.", "chosen": f"It is {i}, surely.", "rejected": f"{i * i} of them?"}
+        for i in range(40)
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
 def run_of(name):
@@ -59,16 +72,19 @@ def kill_somewhere(name, process, moments):
 
 @pytest.mark.slow
 @pytest.mark.faults
-@pytest.mark.timeout(1800)
-def test_killed_runs_end_with_the_same_bits(rung_home, quotes):
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_killed_runs_end_with_the_same_bits(objective, rung_home, quotes, pairs):
     moments = random.Random(int(os.environ.get("RUNG_SEED", "1")))
-    whole = rung("tune", "whole", "--data", str(quotes), *SETTINGS)
+    data = str(pairs if objective == "dpo" else quotes)
+    settings = ["--data", data, "--objective", objective, *SETTINGS]
+    whole = rung("tune", "whole", *settings)
     assert whole.wait() == 0, whole.stderr.read()
     reference = (folders.model_folder("whole") / "adapter_model.safetensors").read_bytes()
     killed = 0
     for i in range(KILLS):
         name = f"killed{i}"
-        kill_somewhere(name, rung("tune", name, "--data", str(quotes), *SETTINGS), moments)
+        kill_somewhere(name, rung("tune", name, *settings), moments)
         killed += run_of(name).status == "interrupted"
         if i % 3 == 0 and run_of(name).status == "interrupted":
             kill_somewhere(name, rung("resume", run_of(name).id), moments)
@@ -78,5 +94,5 @@ def test_killed_runs_end_with_the_same_bits(rung_home, quotes):
             assert again.wait() == 0, again.stderr.read()
         found = (folders.model_folder(name) / "adapter_model.safetensors").read_bytes()
         assert found == reference, f"run {i} ended with other weights"
-    print(f"{KILLS} runs, {killed} kills, all ended bit-equal")
+    print(f"{objective}: {KILLS} runs, {killed} kills, all ended bit-equal")
     assert killed >= KILLS * 0.8

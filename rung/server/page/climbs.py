@@ -136,7 +136,7 @@ def _not_begun(jobs: list[JobRecord], notice: ui.column, empty: bool) -> None:
         if empty and not jobs:
             ui.label(
                 "No climb yet. It begins with a data set that has a right answer for every row, such "
-                "as labels: bring one under Data, then start here."
+                "as labels: bring one under Data, or have it written under Make, then start here."
             )
         for job in jobs:
             if job.climb is not None:
@@ -300,7 +300,11 @@ def _form(visit: Visit, begun: Callable[[], Awaitable[None]]) -> Callable[[], Aw
 
     async def renew() -> None:
         found = data.options(await visit.read("train", lambda: data.files(visit)))
-        file.set_options(found, value=file.value if file.value in found else next(iter(found), None))
+        wanted = visit.chosen.pop("Climbs", None)
+        if wanted in found:  # the visitor comes from this data set
+            form.open()
+        keep = wanted if wanted in found else file.value
+        file.set_options(found, value=keep if keep in found else next(iter(found), None))
         start.set_enabled(bool(found))
         bring.set_visibility(not found)
 

@@ -40,7 +40,8 @@ def _input(knob: Knob, usual: Any) -> Any:
     label = knob.name.replace("_", " ")
     if knob.choices or knob.type is bool:
         options: Any = {True: "yes", False: "no"} if knob.type is bool else list(knob.choices or ())
-        made = ui.select(options, label=f"{label} ({_shown(usual)})", clearable=True, value=None)
+        default = f" ({_shown(usual)})" if usual is not None else ""
+        made = ui.select(options, label=label + default, clearable=True, value=None)
         made.props("outlined dense options-dense")
     elif knob.type in (int, float) and not knob.many:
         # No bounds here: they would change what was typed when the field is left; the API refuses it.

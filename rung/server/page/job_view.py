@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import PurePath
@@ -14,7 +14,7 @@ from rung.server.page.models import pairs
 from rung.server.page.session import Visit, told
 from rung.store import Store
 from rung.store.records import moment
-from rung.store.serving import ACTIVE, EventRecord, FileNotFound, JobRecord
+from rung.store.serving import ACTIVE, EventRecord, FileNotFound, JobKind, JobRecord
 
 LINES = 200  # maximum number of events shown
 COLOURS = {"succeeded": "positive", "failed": "negative", "running": "primary", "paused": "warning"}
@@ -99,6 +99,28 @@ class Watch:
     id: str
     events: dict[int, EventRecord] = field(default_factory=dict)
 
+    def hear(self, visit: Visit, kind: JobKind) -> tuple[JobRecord, list[EventRecord]]:
+        """Read the job, and its events that are not known yet, the oldest first."""
+        jobs, fresh, after = visit.service.store.jobs, list[EventRecord](), None
+        jobs.get(self.id, kind, visit.owner())
+        while True:
+            page = jobs.events(self.id, after=after, limit=200)
+            new = [e for e in page.items if e.id not in self.events]
+            fresh += new
+            if not page.has_more or len(new) < len(page.items):
+                return jobs.get(self.id), fresh[::-1]
+            after = str(page.items[-1].id)
+
+
+def write_log(log: ui.column, fresh: Sequence[EventRecord]) -> None:
+    """Add events to a log, and show the last of them."""
+    with log:
+        for event in fresh[-LINES:]:
+            at = datetime.fromisoformat(event.created).strftime("%H:%M:%S")
+            line = ui.label(f"{at} {event.message}")
+            line.classes("bad" if event.level == "error" else "")
+    log.run_method("scrollTo", 0, 1_000_000)
+
 
 class View:
     """One job, as it goes on. The loss stands first, so that it is seen without scrolling."""
@@ -143,26 +165,12 @@ class View:
                 _facts(seen)
             await self.visit.stepped()
         if fresh:
-            with self.log:
-                for event in fresh[-LINES:]:
-                    at = datetime.fromisoformat(event.created).strftime("%H:%M:%S")
-                    line = ui.label(f"{at} {event.message}")
-                    line.classes("bad" if event.level == "error" else "")
-            self.log.run_method("scrollTo", 0, 1_000_000)
+            write_log(self.log, fresh)
             self._draw()
 
     def _hear(self, watch: Watch) -> tuple[Seen, list[EventRecord]]:
-        """The job, and its events that are not known yet, the oldest first."""
-        store, fresh, after = self.visit.service.store, list[EventRecord](), None
-        jobs = store.jobs
-        jobs.get(watch.id, "tune", self.visit.owner())
-        while True:
-            page = jobs.events(watch.id, after=after, limit=200)
-            new = [e for e in page.items if e.id not in watch.events]
-            fresh += new
-            if not page.has_more or len(new) < len(page.items):
-                return see(store, jobs.get(watch.id)), fresh[::-1]
-            after = str(page.items[-1].id)
+        job, fresh = watch.hear(self.visit, "tune")
+        return see(self.visit.service.store, job), fresh
 
     def _progress(self, seen: Seen) -> None:
         self.bar.set_value(round(seen.share, 3))

@@ -91,7 +91,10 @@ class Listing:
             with self._place:
                 self._rows = {s.job.id: _Row(s, self._choose) for s in found}
                 if not found:
-                    ui.label("No tuning yet. Bring a data set under Data, then start here.")
+                    ui.label(
+                        "No tuning yet. Bring a data set under Data, or have one written under Make, "
+                        "then start here."
+                    )
         for seen in found:
             self._rows[seen.job.id].show(seen, chosen)
 

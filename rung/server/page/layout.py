@@ -16,7 +16,7 @@ from nicegui import app as nicegui_app  # noqa: E402
 from nicegui import ui  # noqa: E402
 
 from rung.errors import RungError  # noqa: E402
-from rung.server.page import chat, climbs, data, jobs, models, steps  # noqa: E402
+from rung.server.page import chat, climbs, data, jobs, make, models, steps  # noqa: E402
 from rung.server.page.session import Visit  # noqa: E402
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ PARTS = {
     "Chat": ("forum", chat.build),
     "Models": ("account_tree", models.build),
     "Data": ("dataset", data.build),
+    "Make": ("draw", make.build),
     "Jobs": ("show_chart", jobs.build),
     "Climbs": ("stairs", climbs.build),
 }

@@ -88,9 +88,9 @@ def build(visit: Visit) -> Callable[[], Awaitable[None]]:
                     _show(visit, entry, refresh)
                 if len(found) == 1:
                     ui.label(
-                        "Nothing has been made from this base yet. Bring a data set under Data; then "
-                        "start a tuning under Jobs, or let a climb find the cheapest way that is good "
-                        "enough."
+                        "Nothing has been made from this base yet. Bring a data set under Data, or "
+                        "have one written under Make; then start a tuning under Jobs, or let a climb "
+                        "find the cheapest way that is good enough."
                     )
 
     return refresh
