@@ -56,7 +56,8 @@ def extended(tokenizer: Any, texts: Iterable[str]) -> tuple[Any, dict[str, int],
         the copy; the added tokens with their ids, `{text: id}`; and texts that are tokens already.
 
     Raises:
-        DataError: when the tokenizer does not encode an added text as its token.
+        DataError: when the tokenizer does not encode an added text as its token, or decodes it to
+            another text, as byte-level ones do with accented letters.
     """
     from tokenizers import AddedToken
 
@@ -67,9 +68,9 @@ def extended(tokenizer: Any, texts: Iterable[str]) -> tuple[Any, dict[str, int],
     if not fresh:
         return tokenizer, {}, there
     made = copy.deepcopy(tokenizer)
-    written = _scaffold(made)
+    written = chat_template.scaffold(made)
     for text in fresh:
-        special = text in written
+        special = chat_template.marks(text, written)
         made.add_tokens([AddedToken(text, special=special, normalized=False)], special_tokens=special)
     ids = {text: int(made.convert_tokens_to_ids(text)) for text in fresh}
     for text, number in ids.items():
@@ -79,21 +80,10 @@ def extended(tokenizer: Any, texts: Iterable[str]) -> tuple[Any, dict[str, int],
                 f"the tokenizer reads '{text}' as other tokens even when it is added: leave it out of "
                 "--add-tokens"
             )
+        shown = made.decode([number], clean_up_tokenization_spaces=False)
+        if shown.strip() != text:
+            raise DataError(
+                f"the tokenizer writes '{text}' as {shown!r} in answers when it is added: leave it out "
+                "of --add-tokens, or take another spelling"
+            )
     return made, ids, there
-
-
-def _scaffold(tokenizer: Any) -> str:
-    """What the chat template writes of a plain conversation; "" without one."""
-    from jinja2 import TemplateError
-
-    if not getattr(tokenizer, "chat_template", None):
-        return ""
-    user = ("user", chat_template.USER)
-    turns = (("system", chat_template.SYSTEM), user, ("assistant", chat_template.REPLY))
-    found = []
-    for contents, generate in ((turns, False), (turns[1:], False), ((user,), True)):
-        try:
-            found.append(chat_template.write(tokenizer, *contents, generate=generate))
-        except TemplateError:  # of a system message, say
-            continue
-    return "\n".join(found)

@@ -96,11 +96,41 @@ def markers(tokenizer: Any, stop_ids: Iterable[int], chat: bool) -> dict[str, in
         if text is not None:
             guarded[text] = number
     if chat:
-        scaffold = write(tokenizer, ("user", USER))
-        for number, text in added.items():
-            if text.strip() and len(text) > 1 and text in scaffold:
-                guarded[text] = number
+        written = without_contents(write(tokenizer, ("user", USER)))
+        guarded.update({text: number for number, text in added.items() if marks(text, written)})
     return {text: number for text, number in guarded.items() if text.strip()}
+
+
+def scaffold(tokenizer: Any) -> str:
+    """Return what the chat template writes around the messages of a plain conversation; "" without a
+    template."""
+    from jinja2 import TemplateError
+
+    if not getattr(tokenizer, "chat_template", None):
+        return ""
+    user = ("user", USER)
+    turns = (("system", SYSTEM), user, ("assistant", REPLY))
+    found = []
+    for contents, generate in ((turns, False), (turns[1:], False), ((user,), True)):
+        try:
+            found.append(without_contents(write(tokenizer, *contents, generate=generate)))
+        except TemplateError:  # of a system message, say
+            continue
+    return "\n".join(found)
+
+
+def without_contents(text: str) -> str:
+    """Cut the contents of probes out of what a chat template wrote."""
+    for content in (SYSTEM, USER, REPLY):
+        text = text.replace(content, "\n")
+    return text
+
+
+def marks(token: str, scaffold: str) -> bool:
+    """Tell whether a token is a marker of the template that wrote a scaffold. A bare word, such as the
+    name of a role or one of a default system message, opens no turn: contents and answers may hold it.
+    """
+    return len(token) > 1 and bool(token.strip()) and token in scaffold and not token.isalnum()
 
 
 def stop_ids(

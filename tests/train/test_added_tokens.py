@@ -8,12 +8,16 @@ import warnings
 import peft
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rung
 from rung import bases, exports, models
-from rung.errors import ConfigError, Interrupted, MethodMisfit
+from rung.data import Template
+from rung.data.added_tokens import added_to
+from rung.errors import ConfigError, DataError, Interrupted, MethodMisfit
 from rung.exports import proof
 from rung.forward.bank import Bank
 from rung.forward.token_rows import TokenRows
@@ -169,6 +173,29 @@ def test_what_cannot_be_added_is_refused_in_a_line(base, rung_home):
     assert rung.tune(
         "found", pairs, base=base, objective="dpo", **SETTINGS, add_tokens=["<a>", "<b>", "<c>"]
     )
+
+
+# A word is no marker, whether the template writes it (a role) or a probe of the template holds it.
+WORDS = ["assistant", "question", "Probe"]
+
+
+@given(word=st.sampled_from(WORDS), around=st.sampled_from(["", " ", "<", "<|user|>"]))
+@settings(deadline=None)
+def test_words_are_tokens_in_contents_and_answers(word, around):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    one, _ = added_to(Template.of(tokenizer), [*WORDS, *TOKENS])
+    reply = {"role": "assistant", "content": f"{word} a"}
+    row = one.render(Example(({"role": "user", "content": f"{around}{word}"}, reply)))
+    assert row.ids.count(one.added[word]) == 2 and row.ids.count(one.added["<|user|>"]) == 1
+    learnt = [i for i, s in zip(row.ids, row.supervised, strict=True) if s]
+    assert one.decode(learnt) == f"{word} a"
+
+
+@pytest.mark.parametrize("text", ["café", "<größe>", "Ġa"])
+def test_a_token_that_answers_would_show_as_another_text_is_refused(text):
+    with pytest.raises(DataError, match=f"writes '{text}' as .* in answers.*another spelling"):
+        added_to(Template.of(tiny_tokenizer()), ["<fine>", text])
 
 
 def test_a_tokenizer_with_more_tokens_than_rows_takes_no_more(base, rung_home):
