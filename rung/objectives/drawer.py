@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rung.engine import Engine, ServedModel
 from rung.engine.request import Completion, GenerationRequest
-from rung.errors import DataError
+from rung.errors import DataError, Interrupted
 from rung.objectives.base import Row, Setting
 from rung.tools.agent import Agent
 from rung.types import Decoding, Example, Message, Prompt
@@ -181,13 +181,18 @@ class Drawer:
                     remember=any(lane.agent for lane in left),  # of one draw alone
                 )  # fmt: skip
                 both = list(zip(left, found, strict=True))
-                left = [lane for lane, one in both if lane.take(one, self.template, room)]
+                left = [lane for lane, one in both if self._take(lane, one, room)]
         finally:
             engine.scheduler.runner.reset()
             for tensor in trained:
                 tensor.requires_grad_(True)
         drawn = [lane.drawn() for lane in lanes]
         return [drawn[i : i + answers] for i in range(0, len(drawn), answers)]
+
+    def _take(self, lane: Lane, completion: Completion, room: int) -> bool:
+        if lane.agent is not None and self.stopping():  # tools of many lanes may take minutes
+            raise Interrupted
+        return lane.take(completion, self.template, room)
 
     def _engine_of(self, slot: int) -> tuple[Engine, str]:
         """The engine, and the name of a slot in it."""

@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from rung.data import Template
 from rung.engine import Engine
 from rung.engine.request import Completion, Token
-from rung.errors import DataError
+from rung.errors import DataError, Interrupted
 from rung.forward.bank import Bank
 from rung.forward.policy import Policy
 from rung.forward.trie import Sequence
 from rung.objectives import Row, Setting
-from rung.objectives.drawer import Lane
+from rung.objectives.drawer import Drawer, Lane
 from rung.objectives.rollouts import _packed, _unpacked
 from rung.tools.agent import Agent
 from rung.train.sources import Shuffled
-from rung.types import Example
+from rung.types import Decoding, Example
 from tests.data.conftest import template
 from tests.data.test_tool_templates import FAMILIES
 from tests.engine.world import tiny_llama
@@ -134,10 +134,9 @@ def scripted(monkeypatch, one, tools) -> list[int]:
     return asked
 
 
-@pytest.mark.parametrize("name", ["grpo", "rloo", "ppo"])
-def test_every_objective_learns_from_what_the_model_drew_alone(name, tools, monkeypatch):
-    one, agent = Template.of(tiny_tokenizer()), Agent.of(tools)
-    prompt = Sequence(tuple(one.prompt(agent.messages(ASKED))))
+def setting_of(one, tools, stopping=lambda: False) -> Setting:
+    """Two prompts whose answers may call tools."""
+    prompt = Sequence(tuple(one.prompt(Agent.of(tools).messages(ASKED))))
     rows = [
         Row(
             sequences=(prompt,), weight=1.0, origin=f"p:{i}",
@@ -146,11 +145,18 @@ def test_every_objective_learns_from_what_the_model_drew_alone(name, tools, monk
         for i in range(2)
     ]  # fmt: skip
     bank = Bank(tiny_llama(max_position_embeddings=4096))
-    adapter = tiny_adapter(bank, "lora").trainable()
-    setting = Setting(
-        bank=bank, template=one, adapter=adapter, shuffled=Shuffled(rows, 2, 0), seed=7, note=print,
-        stopping=lambda: False,
+    return Setting(
+        bank=bank, template=one, adapter=tiny_adapter(bank, "lora").trainable(),
+        shuffled=Shuffled(rows, 2, 0), seed=7, note=print, stopping=stopping,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["grpo", "rloo", "ppo"])
+def test_every_objective_learns_from_what_the_model_drew_alone(name, tools, monkeypatch):
+    one = Template.of(tiny_tokenizer())
+    setting = setting_of(one, tools)
+    bank, adapter = setting.bank, setting.adapter
+    prompt = setting.shuffled.rows(0)[0].sequences[0]
     objective = chosen(name, reward=["regex:[aeiou]"], answer_tokens=5, updates=2)
     objective.equip(adapter, bank, one)
     source = objective.source(setting)
@@ -159,7 +165,7 @@ def test_every_objective_learns_from_what_the_model_drew_alone(name, tools, monk
     drawn = source.rows(0)
     answers = source.objective.answers
     assert asked == [2 * answers, 2 * answers]  # all calls at once, then all replies
-    said = written(one, agent, [], call("red")).ids
+    said = written(one, Agent.of(tools), [], call("red")).ids
     for row in drawn:
         assert row.extra["figures"]["calls"] == 1
         for s in row.sequences:
@@ -185,3 +191,15 @@ def test_every_objective_learns_from_what_the_model_drew_alone(name, tools, monk
         for s, t in zip(row.sequences, again.sequences, strict=True):
             assert s.ids.tolist() == t.ids.tolist()
             assert s.supervised.tolist() == t.supervised.tolist()
+
+
+def test_a_stopped_training_makes_no_further_calls(tools, monkeypatch):
+    one, made = Template.of(tiny_tokenizer()), []
+    scripted(monkeypatch, one, tools)
+    run = Agent.run
+    monkeypatch.setattr(Agent, "run", lambda self, call: made.append(call) or run(self, call))
+    setting = setting_of(one, tools, stopping=lambda: bool(made))
+    slot = setting.bank.add(setting.adapter)
+    with pytest.raises(Interrupted):
+        Drawer(setting).draw(setting.shuffled.rows(0), slot, 4, Decoding(max_tokens=5), (0,))
+    assert len(made) == 1
