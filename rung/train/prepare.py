@@ -92,7 +92,8 @@ class Prepared:
     def agent(self, objective: Objective) -> Agent | None:
         """The tools that the rows call, or that answers are drawn with, where the user names them."""
         rows = self.splits.train
-        called = objective.draws or any(m.get("result") for e in rows for m in e.messages)
+        turns = (m for e in rows for m in (*e.messages, *e.rejected))
+        called = objective.draws or any(m.get("result") for m in turns)
         return Agent.of(rows[0].tools) if called and rows[0].tools else None
 
     def over(self, splits: Splits) -> Prepared:

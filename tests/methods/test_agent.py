@@ -72,6 +72,26 @@ def test_training_tells_of_the_tools_as_asking_does(objective, place):
         assert row.ids[: len(asked)].tolist() == asked
 
 
+@pytest.mark.parametrize("calling", ["chosen", "rejected"])
+def test_pairs_tell_of_the_tools_that_either_reply_calls(calling, place, tmp_path):
+    _, tools, base = place
+    other = {"chosen": "rejected", "rejected": "chosen"}[calling]
+    data = tmp_path / "pairs.jsonl"
+    with data.open("w") as file:
+        for i in range(24):
+            asked, *called = conversation(i)["messages"]
+            plain = [{"role": "assistant", "content": "no"}]
+            file.write(json.dumps({"prompt": [asked], calling: called, other: plain}) + "\n")
+    given = {"data": str(data), "base": str(base), "tools": [tools], "objective": "dpo"}
+    plan = Plan.of("chooser", {**given, "device": "cpu", "dtype": "float32"})
+    made = prepare(plan, lambda stage: None)
+    agent = made.agent(plan.objective)
+    example = {e.origin: e for e in made.splits.train}[made.rows["train"][0].origin]
+    asked = made.template.prompt(agent.messages(example.messages[:1]))
+    for sequence in made.rows["train"][0].sequences:
+        assert sequence.ids[: len(asked)].tolist() == asked
+
+
 def test_a_parent_with_tools_is_trained_with_them_alone(place, capsys):
     data, tools, base = place
     words = ["--data", str(data), "--base", str(base), "--steps", "1", "--batch-size", "4"]
