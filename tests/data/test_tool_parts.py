@@ -167,10 +167,26 @@ def test_fields_of_parts_that_say_more_are_named(kind):
     assert unread(said) == {"citations" if kind == "inner" else "cache_control"}
 
 
-def test_a_row_and_a_request_of_the_messages_api_become_the_same_turns():
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [CALL],
+        [*texts(["I ", "look."]), CALL],
+        [
+            *texts(["I look."]),
+            CALL,
+            {**CALL, "id": "d"},
+            *texts(["And ", "again."]),
+            {**CALL, "id": "e"},
+        ],
+        [CALL, *texts(["", "So."])],
+        [CALL, *texts([""]), {**CALL, "id": "d"}],
+    ],
+)
+def test_a_row_and_a_request_of_the_messages_api_become_the_same_turns(parts):
     from rung.server.messages_api_schema import MessageRequest
     from rung.server.tools import conversation
 
-    said = row()[:3]
+    said = [ASKED, {"role": "assistant", "content": parts}, *row()[2:3]]
     asked = MessageRequest.model_validate({"model": "m", "max_tokens": 1, "messages": said})
     assert conversation(asked.chat().messages, []) == turns(said)
