@@ -65,9 +65,10 @@ class Trial:
         began = now()
         with Meter() as self._meter:
             attempt = self._make(plan, began + self.limit)
-        self._note(trials={"done": [*self.record.trials.get("done", []), attempt.as_dict()]})
-        if self.record.run == attempt.run:
-            self._keep_cost()
+        done = [*self.record.trials.get("done", []), attempt.as_dict()]
+        cost = self._whole_cost() if self.record.run == attempt.run else self.record.cost
+        # At once: a climb that is killed behind it finds an attempt that has ended, with its cost.
+        self._note(status="succeeded", reason=None, trials={"done": done}, cost=cost)
         counted = self.prediction
         self.bench.forecaster.learn(
             self.rung.key, self.rung.method.name, counted, attempt.making, attempt.answering
@@ -212,14 +213,14 @@ class Trial:
             items={**self.record.items, "validation": kept_items(answers, measured)},
         )
 
-    def _keep_cost(self) -> None:
-        """Note what only the end of an attempt tells: wall time, energy, the artefact's size."""
+    def _whole_cost(self) -> dict[str, Any]:
+        """The cost with what only the end tells: wall time, energy, the artefact's size."""
         knobs = self.bench.knobs
         cost = dataclasses.replace(
             Cost.of(self.record.cost), wall=self._meter.seconds, joules=self._meter.joules,
             disk=disk_bytes(self.store, self.name),
         )  # fmt: skip
-        self._note(cost=cost.as_dict(knobs.requests, knobs.price))
+        return cost.as_dict(knobs.requests, knobs.price)
 
     def _note(self, **changed: Any) -> None:
         self.record = self.store.climbs.put(dataclasses.replace(self.record, **changed))

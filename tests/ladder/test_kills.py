@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from rung.ladder.climb import climb, resume
+from rung.ladder.controller import ClimbController
 from rung.ladder.knobs import ClimbKnobs
 from rung.store import Store, database, runs
 from rung.store import climbs as climbs_module
@@ -106,6 +107,26 @@ def test_killed_at_some_writes_and_resumed_the_table_is_the_same(words, writes):
                 writes(None)
             assert table(store, found) == whole
             assert all(r.status != "running" for r in store.runs.list())
+
+
+def test_killed_right_behind_an_attempt_its_rung_stands(words, writes, monkeypatch):
+    put = ClimbController._put
+
+    def dies(self: ClimbController, record: Any) -> None:
+        if (record.key, record.status) == ("linear_probe", "succeeded"):
+            monkeypatch.setattr(ClimbController, "_put", put)
+            writes(0)
+        put(self, record)
+
+    with Store.open() as store:
+        writes(None)
+        whole = table(store, begin(words, store, "whole"))
+        monkeypatch.setattr(ClimbController, "_put", dies)
+        assert killed(lambda: begin(words, store, "killed"))
+        writes(None)
+        found = store.climbs.list()[0].id
+        resume(found, Log(), store)
+        assert table(store, found) == whole
 
 
 # --- real kills ---------------------------------------------------------------------------------
