@@ -107,6 +107,16 @@ def test_a_result_in_parts_an_error_and_an_input_as_json():
     ]  # fmt: skip
 
 
+def test_the_number_of_an_answered_call_may_be_used_again():
+    assert turns(row() * 2) == turns(row()) * 2
+
+
+@pytest.mark.parametrize("nothing", [None, [], "[]", "null", ""])
+def test_no_calls_in_any_words_are_none(nothing):
+    said = {"role": "assistant", "content": "Ebb.", "tool_calls": nothing}
+    assert turns([said]) == [{"role": "assistant", "content": "Ebb."}]
+
+
 @pytest.mark.parametrize(
     ("messages", "told"),
     [
