@@ -39,7 +39,7 @@ def calls_of(message: Mapping[str, Any], called: dict[str, str]) -> list[str]:
     calls = message.get("tool_calls") or []
     if isinstance(calls, str):  # tables hold calls of several shapes as JSON
         with suppress(ValueError, RecursionError):
-            calls = json.loads(calls)
+            calls = json.loads(calls) or []
     if not isinstance(calls, (list, tuple)):
         raise Missing("tool_calls is no list")
     written = []
@@ -145,6 +145,7 @@ class Parts:
         if not isinstance(given, Mapping):
             raise Missing(f"the 'input' of the {USE} of {name} is no object")
         self.called[number] = name
+        self._answered.discard(number)  # some number the calls of every round anew
         return written_call({"name": name, "arguments": given})
 
     def _result(self, part: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from rung.data.tool_calls import written_call
 from rung.server.chat_schema import MAX_TOOLS, NAME, ChatRequest, Schema
 from rung.server.errors import ApiError, described
 from rung.server.requests import Stops, Strict
@@ -32,6 +33,35 @@ class TextBlock(Block):
     citations: Any = None
 
 
+class PictureSource(BaseModel):
+    """A picture in base64, or as a data: URL; nothing is fetched."""
+
+    model_config = CACHED
+    type: Literal["base64", "url"]
+    media_type: Literal["image/png", "image/jpeg", "image/gif", "image/webp"] | None = None
+    data: str | None = None
+    url: str | None = None
+
+    @model_validator(mode="after")
+    def _has_what_it_says(self) -> PictureSource:
+        needed = ("media_type", "data") if self.type == "base64" else ("url",)
+        for name in ("media_type", "data", "url"):
+            if (getattr(self, name) is not None) != (name in needed):
+                word = "needs" if name in needed else "takes no"
+                raise ValueError(f"a source of type '{self.type}' {word} '{name}'")
+        return self
+
+    @property
+    def address(self) -> str:
+        """The picture as a URL."""
+        return self.url if self.url is not None else f"data:{self.media_type};base64,{self.data}"
+
+
+class PictureBlock(Block):
+    type: Literal["image"]
+    source: PictureSource
+
+
 class ThinkingBlock(Block):
     type: Literal["thinking"]
     thinking: str
@@ -54,7 +84,8 @@ class ToolResultBlock(Block):
 
 
 AnyBlock = Annotated[
-    TextBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock, Field(discriminator="type")
+    TextBlock | PictureBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock,
+    Field(discriminator="type"),
 ]
 
 
@@ -122,8 +153,9 @@ class CountRequest(Strict):
         """
         self.refuse_unsupported()
         messages = [{"role": "system", "content": _text(self.system)}] if self.system else []
+        called: dict[str, str] = {}
         for turn in self.messages:
-            messages += _messages(turn)
+            messages += _messages(turn, called)
         chosen = self.tool_choice
         if chosen is not None and chosen.type == "tool" and not chosen.name:
             raise ApiError("'tool_choice' of type 'tool' needs 'name'", param="tool_choice")
@@ -176,34 +208,67 @@ def _function(tool: Tool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _messages(turn: Turn) -> Iterator[dict[str, Any]]:
-    """A turn as messages of a chat: each result of a tool is a message in front of what is said."""
+def _messages(turn: Turn, called: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """A turn as messages of a chat: each result of a tool is a message in front of what is said.
+
+    Args:
+        called: takes the function of each call by its id.
+    """
     if isinstance(turn.content, str):
         yield {"role": turn.role, "content": turn.content}
         return
-    calls, texts, thoughts = [], [], []
+    calls: list[ToolUseBlock] = []
+    said: list[TextBlock | PictureBlock] = []
+    thoughts = []
     for block in turn.content:
         if isinstance(block, ToolResultBlock):
             text = _text(block.content or "")
-            said = f"Error: {text}" if block.is_error else text
-            yield {"role": "tool", "tool_call_id": block.tool_use_id, "content": said}
+            told = f"Error: {text}" if block.is_error else text
+            result = {"tool_call_id": block.tool_use_id, "name": called.get(block.tool_use_id)}
+            yield {"role": "tool", **result, "content": told}
         elif isinstance(block, ToolUseBlock):
-            function = {"name": block.name, "arguments": json.dumps(block.input, ensure_ascii=False)}
-            calls.append({"id": block.id, "type": "function", "function": function})
+            called[block.id] = block.name
+            calls.append(block)
         elif isinstance(block, ThinkingBlock):
             thoughts.append(block.thinking)
+        elif calls and turn.role == "assistant" and (isinstance(block, PictureBlock) or block.text):
+            # A chat's message has its calls at its end: those in front of a text are written into it.
+            lines = [*([""] if _content(said) else []), *map(_written, calls), ""]
+            said += [TextBlock(type="text", text="\n".join(lines)), block]
+            calls = []
         else:
-            texts.append(block)
-    if not (texts or calls or thoughts):
+            said.append(block)
+    if not (said or calls or thoughts):
         return
-    message: dict[str, Any] = {"role": turn.role, "content": _text(texts) if texts else None}
-    if not texts and not calls:
+    message: dict[str, Any] = {"role": turn.role, "content": _content(said) if said else None}
+    if not said and not calls:
         message["content"] = ""
     if calls:
-        message["tool_calls"] = calls
+        message["tool_calls"] = [_call(one) for one in calls]
     if thoughts:
         message["reasoning_content"] = "\n".join(thoughts)
     yield message
+
+
+def _call(block: ToolUseBlock) -> dict[str, Any]:
+    function = {"name": block.name, "arguments": json.dumps(block.input, ensure_ascii=False)}
+    return {"id": block.id, "type": "function", "function": function}
+
+
+def _written(block: ToolUseBlock) -> str:
+    return written_call({"name": block.name, "arguments": block.input})
+
+
+def _content(blocks: Sequence[TextBlock | PictureBlock]) -> str | list[dict[str, Any]]:
+    """Texts and pictures as a chat has them, in their order."""
+    texts = [block for block in blocks if isinstance(block, TextBlock)]
+    if len(texts) == len(blocks):
+        return _text(texts)
+    return [
+        {"type": "text", "text": block.text} if isinstance(block, TextBlock)
+        else {"type": "image_url", "image_url": {"url": block.source.address}}
+        for block in blocks
+    ]  # fmt: skip
 
 
 def _text(content: str | Sequence[TextBlock]) -> str:

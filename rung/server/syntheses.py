@@ -65,7 +65,11 @@ def order(service: Service, asked: SynthesisRequest, owner: str | None = None) -
         raise ApiError("'topics' are a plan already: leave 'plan_only' out", param="plan_only")
     if asked.model is not None and "teacher" in asked.settings:
         raise ApiError("'model' and 'settings.teacher' both say who writes: give one", param="model")
-    said = {"teacher": [asked.model or service.catalogue.bare.name], **asked.settings}
+    if asked.topics and asked.settings.get("topics") is not None:
+        told = "'topics' are a plan already: leave 'settings.topics', how many to plan, out"
+        raise ApiError(told, param="settings.topics")
+    writer = service.catalogue.bare.name if asked.model is None else asked.model
+    said = {"teacher": [writer], **asked.settings}
     param = "settings.teacher" if "teacher" in asked.settings else "model"
     specs = {
         name: _spec(service, name, at)

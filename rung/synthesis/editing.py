@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rung.data.encoding import clean
 from rung.data.provenance import COLUMN
 from rung.errors import DataError
 
@@ -31,7 +32,7 @@ def read(text: str) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             raise DataError(f"line {number} is no JSON object: only JSON lines are edited here")
@@ -42,8 +43,13 @@ def read(text: str) -> list[dict[str, Any]]:
 
 
 def write(rows: list[dict[str, Any]]) -> str:
-    """Write rows as JSON lines."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    """Write rows as JSON lines; those with half of a surrogate pair, which no file takes, in ASCII."""
+    return "".join(_line(row) + "\n" for row in rows)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    line = json.dumps(row, ensure_ascii=False)
+    return line if clean(line) == line else json.dumps(row)
 
 
 def texts_of(row: Mapping[str, Any]) -> dict[str, str]:
@@ -95,6 +101,9 @@ def _names(turns: Sequence[Any]) -> list[str | None]:
             names.append(None)
             continue
         role = str(turn.get("role", "message"))
-        counts[role] += 1
-        names.append(role if counts[role] == 1 else f"{role} {counts[role]}")
+        name = role
+        while name in names:  # a role may itself be called "user 2"
+            counts[role] += 1
+            name = f"{role} {counts[role] + 1}"
+        names.append(name)
     return names

@@ -26,6 +26,8 @@ def kind_of(knobs: SynthKnobs) -> Kind:
         raise ConfigError("--documents are for --kinds questions: leave one of both out")
     if knobs.labels and not kind.labelled:
         raise ConfigError("--labels are for --kinds labels: leave one of both out")
+    if not all(label.strip() for label in knobs.labels):
+        raise ConfigError("--labels holds an empty label: leave it out, or name it")
     if knobs.share and len(knobs.share) != len(knobs.teacher):
         raise ConfigError(
             f"--share is given {len(knobs.share)} times for {len(knobs.teacher)} teachers"

@@ -111,6 +111,20 @@ def test_a_folder_without_one_of_its_splits(made, tmp_path):
     assert len(read(f"{tmp_path}/cut:test")) == 4
 
 
+@pytest.mark.parametrize("name", ["../two/train", "/train", "", 3])
+def test_a_split_is_no_place_elsewhere(made, tmp_path, name):
+    shutil.copytree(made / "two", tmp_path / "odd")
+    (tmp_path / "odd" / "dataset_dict.json").write_text(json.dumps({"splits": [name]}))
+    found = read(tmp_path / "odd")
+    assert len(found) == ROWS and found.examples[0].origin == "odd/train:1"
+
+
+def test_a_data_set_saved_without_rows_is_told_as_one(tmp_path):
+    datasets.Dataset.from_dict({"a": []}).save_to_disk(str(tmp_path / "none"))
+    with pytest.raises(DataError, match="no rows"):
+        read(tmp_path / "none")
+
+
 def test_saved_pictures_and_folders_of_pictures_are_both_read(tmp_path):
     pillow = pytest.importorskip("PIL.Image", reason="pictures need Pillow (extra pictures)")
     held = []

@@ -107,6 +107,16 @@ def test_a_result_in_parts_an_error_and_an_input_as_json():
     ]  # fmt: skip
 
 
+def test_the_number_of_an_answered_call_may_be_used_again():
+    assert turns(row() * 2) == turns(row()) * 2
+
+
+@pytest.mark.parametrize("nothing", [None, [], "[]", "null", ""])
+def test_no_calls_in_any_words_are_none(nothing):
+    said = {"role": "assistant", "content": "Ebb.", "tool_calls": nothing}
+    assert turns([said]) == [{"role": "assistant", "content": "Ebb."}]
+
+
 @pytest.mark.parametrize(
     ("messages", "told"),
     [
@@ -167,10 +177,26 @@ def test_fields_of_parts_that_say_more_are_named(kind):
     assert unread(said) == {"citations" if kind == "inner" else "cache_control"}
 
 
-def test_a_row_and_a_request_of_the_messages_api_become_the_same_turns():
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [CALL],
+        [*texts(["I ", "look."]), CALL],
+        [
+            *texts(["I look."]),
+            CALL,
+            {**CALL, "id": "d"},
+            *texts(["And ", "again."]),
+            {**CALL, "id": "e"},
+        ],
+        [CALL, *texts(["", "So."])],
+        [CALL, *texts([""]), {**CALL, "id": "d"}],
+    ],
+)
+def test_a_row_and_a_request_of_the_messages_api_become_the_same_turns(parts):
     from rung.server.messages_api_schema import MessageRequest
     from rung.server.tools import conversation
 
-    said = row()[:3]
+    said = [ASKED, {"role": "assistant", "content": parts}, *row()[2:3]]
     asked = MessageRequest.model_validate({"model": "m", "max_tokens": 1, "messages": said})
     assert conversation(asked.chat().messages, []) == turns(said)

@@ -112,6 +112,48 @@ def test_a_picture_is_moderated_by_a_classifier(server, http):
     assert found["category_applied_input_types"]["violence"] == ["image"]
 
 
+def messages(http, *parts):
+    said = [{"role": "user", "content": list(parts)}]
+    return http.post("/v1/messages", json={"model": "one", "max_tokens": 4, "messages": said})
+
+
+def block(**source):
+    return {"type": "image", "source": source}
+
+
+def in_base64(data: bytes) -> dict:
+    text = base64.b64encode(data).decode()
+    return block(type="base64", media_type="image/png", data=text)
+
+
+def test_the_messages_api_takes_a_picture(server, http):
+    for shown in (in_base64(PICTURE), block(type="url", url=url(PICTURE))):
+        answer = messages(http, {"type": "text", "text": "What is it?"}, shown)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["content"][0]["text"] == expected(server, "one")[0]
+
+
+@pytest.mark.parametrize(
+    ("shown", "told"),
+    [
+        (block(type="url", url="https://example.org/a.png"), "nothing is fetched"),
+        (block(type="url", url="/etc/passwd"), "nothing is fetched"),
+        (block(type="file", file_id="file-1"), "source"),
+        (block(type="base64", data="aGk="), "needs 'media_type'"),
+        (block(type="base64", media_type="image/png", data="@@"), "no valid base64"),
+        (block(type="base64", media_type="image/tiff", data="aGk="), "media_type"),
+        (block(type="url", url=url(PICTURE), data="aGk="), "takes no 'data'"),
+        (in_base64(PICTURE[:100]), "cut short or damaged"),
+        (block(), "source"),
+    ],
+)
+def test_the_messages_api_refuses_what_is_no_picture(shown, told, http):
+    answer = messages(http, shown)
+    assert answer.status_code == 400, answer.text
+    message = answer.json()["error"]["message"]
+    assert told in message and "\n" not in message
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -48,9 +48,29 @@ def test_rows_that_are_not_changed_are_the_same_rows(rows):
     assert [editing.edited(row, editing.texts_of(row)) for row in rows] == rows
 
 
+def test_half_of_a_surrogate_pair_is_kept_as_it_was():
+    rows = editing.read('{"a": "\\ud800", "b": "é"}\n{"b": "é"}')
+    written = editing.write(rows).encode()
+    assert editing.read(written.decode()) == rows and written.endswith('{"b": "é"}\n'.encode())
+
+
+def test_every_message_has_a_name_of_its_own():
+    roles = ("user", "user", "user 2", "user", "user 2")
+    row = {"messages": [{"role": r, "content": f"{n}"} for n, r in enumerate(roles)]}
+    texts = editing.texts_of(row)
+    assert list(texts.values()) == ["0", "1", "2", "3", "4"]
+    made = editing.edited(row, {name: f"{text}!" for name, text in texts.items()})
+    assert [turn["content"] for turn in made["messages"]] == ["0!", "1!", "2!", "3!", "4!"]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("a,b\n1,2\n", "line 1 is no JSON object"), ('{"a": "b"}\n3', "line 2"), ("\n", "no rows")],
+    [
+        ('{"a": ' + "[" * 10**5, "line 1 is no JSON"),
+        ("a,b\n1,2\n", "line 1 is no JSON object"),
+        ('{"a": "b"}\n3', "line 2"),
+        ("\n", "no rows"),
+    ],
 )
 def test_what_holds_no_rows_is_told_in_one_line(text, words):
     with pytest.raises(DataError, match=words):

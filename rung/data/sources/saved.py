@@ -7,6 +7,7 @@ saved/train/state.json, saved/test/state.json, ...           ->  saved (its trai
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from rung.data.sources import base
 from rung.errors import DataError, one_line
 
 STATE, INFO, SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
+PLAIN = re.compile(r"\w+(?:\.\w+)*")  # names of splits, as the library allows them
 END = b"\xff\xff\xff\xff\0\0\0\0"  # of a stream in Arrow's format
 
 
@@ -39,6 +41,8 @@ class Source(base.FileKind):
         name = main.name if main == path else f"{path.name}/{main.name}"
         try:
             _whole(main)
+            if _json(main / STATE).get("_data_files") == []:  # no rows, which the library cannot open
+                return
             with tables.quiet():
                 table = tables.library(str(path)).load_from_disk(str(main))
             yield from tables.rows(name, table.with_format(None))  # a format may hide columns
@@ -72,7 +76,7 @@ def _main(path: Path) -> tuple[Path, list[str]]:
 def _splits(path: Path) -> list[str]:
     """The names of a folder's splits, as they were written; those that are there if that is lost."""
     told = _json(path / SPLITS).get("splits")
-    if isinstance(told, list) and told and all(isinstance(name, str) for name in told):
+    if isinstance(told, list) and told and all(isinstance(n, str) and PLAIN.fullmatch(n) for n in told):
         return told
     return sorted(p.name for p in path.iterdir() if _is_set(p)) if path.is_dir() else []
 
