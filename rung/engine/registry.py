@@ -81,11 +81,17 @@ class Registry:
         self._clock = itertools.count(1)
         self._grammars: dict[tuple, Grammars] = {}
 
+    @property
+    def shown(self) -> list[str]:
+        """Names that clients are told. A base may also be asked by the path that it was named by, but
+        where it lies on this machine is said to nobody."""
+        return [name for name in self.models if not name.startswith(("/", "./", "../", "~"))]
+
     def model(self, name: str) -> ServedModel:
         """Return the model of that name. Raises ModelNotFound naming the nearest."""
         model = self.models.get(name)
         if model is None:
-            raise ModelNotFound(f"no model '{name}' is served{nearest(name, list(self.models))}")
+            raise ModelNotFound(f"no model '{name}' is served{nearest(name, self.shown)}")
         return model
 
     def asked(self, request: Request) -> ServedModel:

@@ -106,7 +106,7 @@ def with_tokens(adapter: Adapter, bank: Bank, start: base.Start) -> Adapter:
     """An adapter with rows for the tokens of a start beside those that it has.
 
     Raises:
-        MethodMisfit: where it has rows of tokens that the tokenizer does not know.
+        MethodMisfit: where it has rows of tokens that the tokenizer does not know, or can have none.
     """
     from rung.forward.token_rows import TokenRows
 
@@ -118,6 +118,11 @@ def with_tokens(adapter: Adapter, bank: Bank, start: base.Start) -> Adapter:
             "model that was made with --add-tokens"
         )
     ids = sorted({*start.tokens, *(before.ids if before else ())})
+    if ids and adapter.activation:
+        raise MethodMisfit(
+            "the parent is an activated adapter, which leaves the base as it is in front of its call, "
+            "where added tokens have no rows: leave --add-tokens out"
+        )
     if ids and (before is None or tuple(ids) != before.ids):
         adapter.tokens = TokenRows.fresh(bank, ids, before)
     return adapter

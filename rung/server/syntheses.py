@@ -128,7 +128,8 @@ def _spec(service: Service, name: Any, param: str) -> str:
             return takes_jobs(service)
         name = service.catalogue.stored_name(name)
     if name not in kept:
-        told = f"no model '{name[:80]}' is kept here{nearest(name[:80], sorted({*served, *kept}))}"
+        close = nearest(name[:80], {*service.engine.registry.shown, *kept})
+        told = f"no model '{name[:80]}' is kept here{close}"
         raise ApiError(told, status=404, param=param, code="model_not_found")
     return name
 

@@ -126,6 +126,21 @@ def test_a_climb_is_paused_gone_on_with_and_cancelled(shop, file):
             time.sleep(0.05)
 
 
+def test_where_the_base_lies_is_said_to_nobody(shop, base):
+    ask = {"messages": [{"role": "user", "content": "Is 2 even?"}], "max_tokens": 1}
+    with httpx.Client(base_url=shop.served.url) as http:
+        listed = http.get("/v1/models")
+        unknown = http.post("/v1/chat/completions", json={"model": "qqq", **ask})
+        synthesis = {"model": "qqq", "description": "Says a word."}
+        lost = http.post("/v1/rung/syntheses", json=synthesis)
+        assert (unknown.status_code, lost.status_code) == (404, 404)
+        assert "tiny" in listed.text and "known: tiny" in unknown.text
+        assert all(str(base.parent) not in answer.text for answer in (listed, unknown, lost))
+        # Who knows the path may ask by it, as whoever serves it does.
+        by_path = http.post("/v1/chat/completions", json={"model": str(base), **ask})
+        assert by_path.status_code == 200
+
+
 @pytest.mark.parametrize(
     ("settings", "param", "words"),
     [

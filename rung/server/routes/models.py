@@ -41,8 +41,9 @@ class ModelDeleted(BaseModel):
 @routes.get("", response_model=ModelList, response_model_exclude_none=True)
 def list_models(request: Request) -> dict[str, Any]:
     """All of them."""
-    models = service_of(request).engine.models
-    return {"object": "list", "data": [described(m, name) for name, m in list(models.items())]}
+    engine = service_of(request).engine
+    found = [(engine.models.get(name), name) for name in engine.registry.shown]
+    return {"object": "list", "data": [described(m, name) for m, name in found if m is not None]}
 
 
 @routes.get("/{model:path}", response_model=Model, response_model_exclude_none=True)
