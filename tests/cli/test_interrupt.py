@@ -17,7 +17,7 @@ from tests.cli.conftest import SCRATCH, Ask
 pytestmark = pytest.mark.faults
 
 LONG = [
-    "--base", SCRATCH, "--dtype", "float32", "--device", "cpu", "--epochs", "60", "--batch-size", "4",
+    "--base", SCRATCH, "--dtype", "float32", "--device", "cpu", "--epochs", "30", "--batch-size", "4",
     "--patience", "0", "--eval-every", "1000",
 ]  # fmt: skip
 

@@ -19,7 +19,7 @@ WORDS = [
     "--max-words", "30", "--topics", "2",
 ]  # fmt: skip
 
-KILLS = int(os.environ.get("RUNG_KILLS", "3"))
+KILLS = int(os.environ.get("RUNG_KILLS", "1"))
 
 
 def start(out, home) -> subprocess.Popen:
