@@ -134,7 +134,7 @@ def test_where_the_base_lies_is_said_to_nobody(shop, base):
         synthesis = {"model": "qqq", "description": "Says a word."}
         lost = http.post("/v1/rung/syntheses", json=synthesis)
         assert (unknown.status_code, lost.status_code) == (404, 404)
-        assert "tiny" in listed.text and "known: tiny" in unknown.text
+        assert "tiny" in listed.text and "tiny" in unknown.text
         assert all(str(base.parent) not in answer.text for answer in (listed, unknown, lost))
         # Who knows the path may ask by it, as whoever serves it does.
         by_path = http.post("/v1/chat/completions", json={"model": str(base), **ask})
