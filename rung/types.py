@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -86,6 +86,11 @@ def pieces(message: Message) -> list[str]:
     return [*found, content[at:]] if at < len(content) or not at else found
 
 
+def without_tools(messages: Iterable[Message]) -> tuple[Message, ...]:
+    """The turns without the functions beside them."""
+    return tuple({k: v for k, v in m.items() if k != "tools"} for m in messages)  # type: ignore[misc]
+
+
 @dataclass(frozen=True)
 class Example:
     """One row of data: a conversation that ends with the reply to learn, or plain text.
@@ -133,8 +138,7 @@ class Example:
             while self.messages[end - 1].get("result"):
                 end -= 1
             end -= 1  # the turn that made the calls
-        left = ({k: v for k, v in m.items() if k != "tools"} for m in self.messages[:end])
-        return tuple(left)  # type: ignore[arg-type]
+        return without_tools(self.messages[:end])
 
     @property
     def digest(self) -> str:

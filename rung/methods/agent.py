@@ -22,7 +22,7 @@ from rung.evals import kinds
 from rung.methods import base, choice
 from rung.methods.workload import Shape, Workload, scoring
 from rung.tools.agent import Agent, Turns
-from rung.types import Example, Message
+from rung.types import Example, Message, without_tools
 
 if TYPE_CHECKING:
     from rung.engine.tool_loop import Trajectory
@@ -177,8 +177,7 @@ def _value(text: str) -> float:
 
 def _bare(example: Example) -> Turns:
     """A row's turns without system messages, and without the functions beside them."""
-    kept = ({k: v for k, v in m.items() if k != "tools"} for m in example.messages)
-    return tuple(m for m in kept if m["role"] not in SYSTEM)  # type: ignore[misc]
+    return tuple(m for m in without_tools(example.messages) if m["role"] not in SYSTEM)
 
 
 def _letters(turns: Sequence[Message]) -> int:

@@ -23,7 +23,7 @@ from rung.tools import allowed
 from rung.tools.base import Result
 from rung.tools.calls import Call, parse, schema
 from rung.tools.toolbox import open_toolbox
-from rung.types import Message
+from rung.types import Message, without_tools
 
 STEPS = 5  # results between the question and the reply, at most
 TOKENS = 192  # of a call or a reply
@@ -66,7 +66,7 @@ class Agent(Conversation):
 
     def messages(self, messages: Sequence[Message]) -> list[Message]:
         functions = tools_of(messages) or self.functions  # those of a client that makes calls itself
-        found = [{k: v for k, v in m.items() if k != "tools"} for m in messages]
+        found = list(without_tools(messages))
         if self.system:
             first = [m for m in found if m["role"] in SYSTEM]
             own = [str(m["content"]) for m in first if str(m["content"]).strip()]

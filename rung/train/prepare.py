@@ -25,7 +25,7 @@ from rung.tools.agent import Agent
 from rung.train.knobs import RunKnobs
 from rung.train.plan import Plan
 from rung.train.sources import Shuffled
-from rung.types import BaseInfo, Example, Message, Rendered, RowKind
+from rung.types import BaseInfo, Example, Message, Rendered, RowKind, without_tools
 
 Stage = Callable[[str], None]
 
@@ -105,8 +105,7 @@ def _told(example: Example, agent: Agent) -> Example:
     """A row whose conversations tell of an agent's tools, as they are told when it is asked."""
 
     def told(messages: Sequence[Message]) -> tuple[Message, ...]:
-        bare = [{k: v for k, v in m.items() if k != "tools"} for m in messages]
-        return tuple(agent.messages(bare))  # type: ignore[arg-type]
+        return tuple(agent.messages(without_tools(messages)))
 
     if not example.messages:
         return example

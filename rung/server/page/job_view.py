@@ -112,6 +112,32 @@ class Watch:
             after = str(page.items[-1].id)
 
 
+def turn_buttons(
+    visit: Visit, job: JobRecord, address: str, update: Callable[[], Awaitable[object]]
+) -> None:
+    """Draw the buttons that pause a job, go on with it and end it, those that its status allows.
+
+    Args:
+        address: of its kind of job in the API. update: brings the view up to date behind a click.
+    """
+
+    def turning(word: str) -> Callable[[], Awaitable[None]]:
+        async def turn() -> None:
+            async with told():
+                await visit.api.post(f"{address}/{job.id}/{word}")
+                await update()
+
+        return turn
+
+    for word, icon, may in (
+        ("Pause", "pause", job.status in ACTIVE),
+        ("Resume", "play_arrow", job.status == "paused"),
+        ("Cancel", "cancel", job.status in (*ACTIVE, "paused")),
+    ):
+        if may:
+            ui.button(word, icon=icon, on_click=turning(word.lower())).props("outline dense")
+
+
 def write_log(log: ui.column, fresh: Sequence[EventRecord]) -> None:
     """Add events to a log, and show the last of them."""
     with log:
@@ -191,22 +217,7 @@ class View:
         with ui.row():
             if job.fine_tuned_model:
                 ui.button("Chat with it", icon="forum", on_click=lambda: self._chat(job))
-            for word, icon, may in (
-                ("Pause", "pause", job.status in ACTIVE),
-                ("Resume", "play_arrow", job.status == "paused"),
-                ("Cancel", "cancel", job.status in (*ACTIVE, "paused")),
-            ):
-                if may:
-                    turn = self._turn(job.id, word.lower())
-                    ui.button(word, icon=icon, on_click=turn).props("outline dense")
-
-    def _turn(self, id: str, word: str) -> Callable[[], Awaitable[None]]:
-        async def turn() -> None:
-            async with told():
-                await self.visit.api.post(f"/v1/fine_tuning/jobs/{id}/{word}")
-                await self.update()
-
-        return turn
+            turn_buttons(self.visit, job, "/v1/fine_tuning/jobs", self.update)
 
     def _chat(self, job: JobRecord) -> None:
         self.visit.chosen["Chat"] = job.suffix or job.fine_tuned_model or ""

@@ -11,7 +11,7 @@ from nicegui import ui
 from rung.config import knobs_of
 from rung.errors import ConfigError, RungError
 from rung.server.page.fields import Fields
-from rung.server.page.job_view import Watch, badge, left, when, write_log
+from rung.server.page.job_view import Watch, badge, left, turn_buttons, when, write_log
 from rung.server.page.models import pairs
 from rung.server.page.rows import Rows
 from rung.server.page.session import Visit, told
@@ -292,22 +292,7 @@ class _View:
             ui.button("Edit this plan", icon="edit", on_click=lambda: self._form.again(job)).props(
                 "outline dense"
             )
-        for word, icon, may in (
-            ("Pause", "pause", job.status in ACTIVE),
-            ("Resume", "play_arrow", job.status == "paused"),
-            ("Cancel", "cancel", job.status in (*ACTIVE, "paused")),
-        ):
-            if may:
-                turn = self._turn(job.id, word.lower())
-                ui.button(word, icon=icon, on_click=turn).props("outline dense")
-
-    def _turn(self, id: str, word: str) -> Callable[[], Awaitable[None]]:
-        async def turn() -> None:
-            async with told():
-                await self.visit.api.post(f"/v1/rung/syntheses/{id}/{word}")
-                await self.update()
-
-        return turn
+        turn_buttons(self.visit, job, "/v1/rung/syntheses", self.update)
 
 
 def _facts(job: JobRecord) -> dict[str, str]:
