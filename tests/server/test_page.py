@@ -17,10 +17,12 @@ from fastapi.testclient import TestClient
 
 from rung.forward.adapter import Adapter
 from rung.forward.steer import SteerOp, last_modules
+from rung.server.page.chat import Settings
 from rung.server.page.mount import Front, Page
 from rung.store.climbs import RungRecord
 from tests.server.browser import CHROMIUM, browsing, warned
 from tests.server.shop import base_folder, open_shop, rows
+from tests.tokens import tiny_tokenizer
 
 nicegui = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("nicegui", "playwright"))),
@@ -31,6 +33,7 @@ chromium = pytest.mark.skipif(
     CHROMIUM is None and not os.environ.get("CI"), reason="needs Chromium (apt install chromium)"
 )
 KEY = "a key for the page"
+END = str(tiny_tokenizer().eos_token_id)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +59,13 @@ def enter(page) -> None:
 
 def show(page, part: str) -> None:
     page.get_by_role("tab", name=part).click()
+
+
+def begin_anew(page) -> None:
+    """Clear what earlier tests asked, if they asked anything."""
+    button = page.get_by_role("button", name="New chat")
+    if button.is_enabled():
+        button.click()
 
 
 def pick(page, label: str, start: str) -> None:
@@ -158,9 +168,11 @@ def test_a_steered_model_is_asked_at_the_strength_of_its_slider(page, shop):
 @nicegui
 @chromium
 def test_escape_stops(page, shop, monkeypatch):
-    step = shop.engine.step
+    step, asked = shop.engine.step, Settings.body
+    endless = {"seed": 4, "logit_bias": {END: -100}}  # no draw may end it before the key does
     monkeypatch.setattr(shop.engine, "step", lambda: time.sleep(0.02) or step())  # time to press it
-    page.get_by_role("button", name="New chat").click()
+    monkeypatch.setattr(Settings, "body", lambda self: asked(self) | endless)
+    begin_anew(page)
     page.get_by_text("Settings", exact=True).click()
     page.get_by_label("Temperature").fill("2")
     page.get_by_label("Tokens at most").fill("400")
@@ -175,6 +187,20 @@ def test_escape_stops(page, shop, monkeypatch):
             break
         page.wait_for_timeout(100)
     assert shop.app.state.traffic.in_flight == 0
+
+
+@nicegui
+@chromium
+def test_a_question_with_an_empty_answer_can_be_cleared_away(page, monkeypatch):
+    monkeypatch.setattr(Settings, "body", lambda self: {"logit_bias": {END: 100}})
+    begin_anew(page)
+    box = page.get_by_label("Message", exact=True)
+    box.fill("Say 5")
+    box.press("Enter")
+    log = page.get_by_role("log", name="Left conversation")
+    log.get_by_text(re.compile(r"^1 tokens")).wait_for()
+    page.get_by_role("button", name="New chat").click()
+    log.get_by_text("Say 5").wait_for(state="detached")
 
 
 @nicegui
@@ -218,7 +244,7 @@ def test_a_tuning_from_the_form_to_the_answer(page):
     page.locator("canvas").first.wait_for()
     page.get_by_role("log", name="Events").get_by_text("Step 10/10").first.wait_for()
     page.get_by_role("button", name="Chat with it").click()
-    page.get_by_role("button", name="New chat").click()
+    begin_anew(page)
     box = page.get_by_label("Message", exact=True)
     box.fill("Say 3")
     box.press("Enter")

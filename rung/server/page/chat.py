@@ -74,6 +74,11 @@ class Side:
         """Whether an answer is being drawn or waited for."""
         return self.task is not None and not self.task.done()
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is anything to clear away, if only a question with an empty answer."""
+        return bool(self.log.default_slot.children)
+
     def clear(self) -> None:
         """Begin a conversation anew."""
         self.stop()
@@ -271,7 +276,7 @@ class Composer:
         answering = any(side.answering for side in self.sides)
         self.send.set_enabled(bool((self.text.value or "").strip()) and not answering)
         self.stop.set_enabled(answering)
-        self.fresh.set_enabled(any(side.messages for side in self.sides))
+        self.fresh.set_enabled(any(side.begun for side in self.sides))
         self.sides[1].column.set_visibility(self.both.value)
 
     async def ask(self) -> None:
