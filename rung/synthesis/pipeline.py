@@ -23,7 +23,7 @@ from rung.synthesis.judge import Judge
 from rung.synthesis.kinds.base import MAX_CHARACTERS, Draft, Kind, Stage
 from rung.synthesis.knobs import SynthKnobs
 from rung.synthesis.sources import examples_of, passages_of, texts_of
-from rung.synthesis.teacher import Answer, Question, Teacher, seed_of
+from rung.synthesis.teacher import Answer, Question, Teacher, answers_of, seed_of
 from rung.synthesis.teachers import open_teacher
 from rung.types import Example
 
@@ -301,11 +301,12 @@ class _Synthesis:
         answers: dict[int, Answer] = {}
         stage = self.kind.stages[number]
         for i, teacher in enumerate(self.teachers):
+            kept = f"{len(self.accepted)} of {self.knobs.examples} rows are kept"
             if self.watcher.stopping():
-                raise Interrupted(f"{len(self.accepted)} of {self.knobs.examples} rows are kept")
+                raise Interrupted(kept)
             own = [draft for draft, chosen in drafts if chosen == i]
             questions = [self._question(draft, number, stage) for draft in own]
-            for draft, answer in zip(own, teacher.ask(questions) if own else [], strict=True):
+            for draft, answer in zip(own, answers_of(teacher, questions, kept), strict=True):
                 answers[draft.index] = answer
         return [answers[draft.index] for draft, _ in drafts]
 
