@@ -286,7 +286,7 @@ class _Synthesis:
             for (draft, teacher), answer in zip(left, answers, strict=True):
                 why = self._take(draft, stage, answer, fresh)
                 if why is None and number == len(self.kind.stages) - 1:
-                    why = self.kind.refused(draft)
+                    why = self.kind.refused(draft) or self._unfound(draft)
                 if why is None:
                     kept.append((draft, teacher))
                 else:
@@ -323,6 +323,10 @@ class _Synthesis:
             schema=stage.schema(), max_tokens=most, temperature=self.knobs.temperature,
             top_p=self.knobs.top_p,
         )  # fmt: skip
+
+    def _unfound(self, draft: Draft) -> str | None:
+        text = draft.fields[self.kind.stages[0].names[0]]
+        return None if self.passages is None else self.passages.unfound(draft, text)
 
     def _take(
         self, draft: Draft, stage: Stage, answer: Answer, fresh: dict[str, Duplicates]
