@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from rung.trackers import base
 
+FLUSH_SECONDS = 1  # of figures that a run which is killed takes with it at most
+
 
 class Tracker(base.Tracker):
     summary = "event files for TensorBoard"
@@ -22,8 +24,9 @@ class Tracker(base.Tracker):
         purge = run.at + 1 if run.at else None
         # Files are named by the second: one that is resumed at once must not overwrite the last.
         self.writer = SummaryWriter(
-            str(run.folder / "tensorboard"), purge_step=purge, filename_suffix=f".{run.at:08d}"
-        )
+            str(run.folder / "tensorboard"), purge_step=purge, filename_suffix=f".{run.at:08d}",
+            flush_secs=FLUSH_SECONDS,
+        )  # fmt: skip
         rows = "\n".join(f"| {name} | {value} |" for name, value in sorted(run.settings.items()))
         self.writer.add_text("settings", f"| knob | value |\n|---|---|\n{rows}", run.at)
 

@@ -16,6 +16,7 @@ from rung.train.plan import Plan
 from tests.train.conftest import SCRATCH
 from tests.train.test_job import plan
 from tests.train.test_observers import Told
+from tests.train.tracked import LOSSES, killed, run_of
 
 
 class StopsAt(Observer):
@@ -35,9 +36,13 @@ def folder_of(name):
 
 def read(name):
     """TensorBoard's own view of a run: {figure: {step: value}}, and the text summaries."""
+    return read_from(folder_of(name))
+
+
+def read_from(folder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = EventAccumulator(str(folder_of(name) / "tensorboard"))
+    found = EventAccumulator(str(folder / "tensorboard"))
     found.Reload()
     tags = found.Tags()
     figures = {tag: {e.step: e.value for e in found.Scalars(tag)} for tag in tags["scalars"]}
@@ -46,7 +51,11 @@ def read(name):
 
 
 def table(name):
-    with (folder_of(name) / "figures.csv").open(newline="") as file:
+    return table_from(folder_of(name))
+
+
+def table_from(folder):
+    with (folder / "figures.csv").open(newline="") as file:
         return [(int(r["step"]), r["name"], float(r["value"])) for r in csv.DictReader(file)]
 
 
@@ -81,6 +90,23 @@ def test_a_resumed_run_has_each_step_once(rung_home, quotes):
     assert once["train/loss"] == whole["train/loss"]
     named = "train/loss"
     assert [r for r in table("one") if r[1] == named] == [r for r in table("two") if r[1] == named]
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "csv"])
+def test_what_was_told_before_a_kill_is_there_and_goes_on(name, tmp_path):
+    def losses():
+        if name == "csv":
+            return {step: value for step, named, value in table_from(folder) if named == "train/loss"}
+        return read_from(folder)[0].get("train/loss", {})
+
+    folder = tmp_path / "run"
+    killed(name, folder, lambda: losses() == LOSSES)
+    assert losses() == LOSSES
+    again = trackers.make(name)
+    again.open(run_of(folder, at=1))
+    again.log(2, {"train/loss": 1.25})
+    again.close("succeeded", {"test/loss": 1.0})
+    assert losses() == {**LOSSES, 2: 1.25}
 
 
 def test_a_fitted_method_tells_its_figures_too(rung_home, quotes):
