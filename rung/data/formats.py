@@ -129,7 +129,7 @@ def mapping(knobs: DataKnobs) -> DataFormat | None:
     elif "text" in given and "system" in given and "label" not in given:
         problems.append("--text takes no --system: name the question with --user")
     elif "text" not in given and "user" not in given:
-        problems.append("give --user and --assistant, or --text")
+        problems.append(_unasked(knobs))
     elif "user" in given and not {"assistant", "label"} & set(given):
         problems.append("--user needs --assistant (or --label), the reply to learn")
     if problems:
@@ -149,6 +149,14 @@ def mapping(knobs: DataKnobs) -> DataFormat | None:
 
     # Who names columns leaves the others out on purpose.
     return DataFormat("mapped", how, lambda row: True, read, lambda row: set())
+
+
+def _unasked(knobs: DataKnobs) -> str:
+    """What to add to a mapping that says what a row answers, and not to which text."""
+    flag = "--label-columns" if knobs.label_columns else "--label" if knobs.label is not None else None
+    if flag is None:
+        return "give --user and --assistant, or --text"
+    return f"{flag} needs the text that a row's class is of: add --text '{{COLUMN}}'"
 
 
 def conversation(system: str | None, user: str, assistant: str) -> tuple[Message, ...]:
