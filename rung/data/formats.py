@@ -12,9 +12,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rung.data import picture_rows, preferences, proposals
+from rung.data.contents import content_of
 from rung.data.format_strings import Format, Missing, Nothing, written
 from rung.data.knobs import DataKnobs
 from rung.data.one_hot import OneHot, one_class
+from rung.data.part_cells import TEXTS, is_part
 from rung.data.turns import (
     ROLES,
     SYSTEM_COLUMNS,
@@ -205,14 +207,20 @@ def _turns_or(value: Any, role: str) -> list[Message]:
     """A list of messages as it is, or a plain value as the content of one turn."""
     value = listed(value)
     if isinstance(value, (list, tuple)) and value and all(isinstance(m, Mapping) for m in value):
-        return turns(value)
+        return turns([{"role": role, "content": value}] if all(map(is_part, value)) else value)
     return [{"role": role, "content": written(value)}]
 
 
 def _text(row: Row, name: str) -> str:
     if row.get(name) is None:
         raise Missing(f"no {name}; fill it in, or leave such rows out with --where '{name}!='")
-    return written(row[name])
+    value = row[name]
+    if isinstance(value, (list, tuple)) and value and all(map(is_part, value)):
+        kinds = sorted({part["type"] for part in value} - set(TEXTS))
+        if kinds:
+            raise Missing(f"{name} holds {', '.join(kinds)} beside text: give such rows as messages")
+        return content_of(value)
+    return written(value)
 
 
 # -- the formats ---------------------------------------------------------------------------------
