@@ -102,6 +102,13 @@ def turns_of(model: ServedModel, asked: ChatRequest, run: PipelineRun) -> list[M
     return turns
 
 
+async def prompt_tokens(request: Request, asked: ChatRequest) -> int:
+    """Count the tokens that a conversation would be read as, with what stages of the server add."""
+    model = service_of(request).engine.model(asked.model)
+    turns = await run_sync(turns_of, model, asked, begin_pipeline(request, asked.model, False))
+    return len((await run_sync(model.prompt, turns)).ids)
+
+
 def constraint_of(
     service: Service, asked: ChatRequest, model: ServedModel, turns: Sequence[Message]
 ) -> Constraint | None:
