@@ -56,7 +56,7 @@ def make(
 
     request = making.Request(
         name=name, description=description, knobs=knobs, settings=settings,
-        out=out or Path(f"{name}.jsonl"), command=command_of(name, description, given),
+        out=out or Path(f"{name}.jsonl"), command=command_of(name, description, given, out, bar),
         replace=replace,
     )  # fmt: skip
     if bar is not None:
@@ -78,13 +78,13 @@ def make(
     show(finished, name)
 
 
-def command_of(name: str, description: str, given: Given) -> str:
+def command_of(name: str, description: str, given: Given, out: Path | None, bar: str | None) -> str:
     """The command that makes the model again."""
-    words = ["rung", "make", name, description]
-    for key, value in given.items():
-        for one in value if isinstance(value, list) else [value]:
-            words += [f"--{key.replace('_', '-')}", str(one)]
-    return shlex.join(words)
+    from rung.cli.synth import flags_of
+
+    own = ["--out", out.name] if out else []
+    own += ["--bar", bar] if bar else []
+    return shlex.join(["rung", "make", name, description, *own, *flags_of(given)])
 
 
 def _climb(request: Any, bar: str, as_json: bool) -> None:

@@ -52,7 +52,12 @@ def synth(
 
 def command_of(description: str, given: Given, out: Path) -> str:
     """The command that makes the data set again."""
-    words = ["rung", "synth", description, "--out", out.name]
+    return shlex.join(["rung", "synth", description, "--out", out.name, *flags_of(given)])
+
+
+def flags_of(given: Given) -> list[str]:
+    """The flags that were given, as words."""
+    words: list[str] = []
     for name, value in given.items():
         flag = "--" + name.replace("_", "-")
         if isinstance(value, bool):
@@ -60,7 +65,7 @@ def command_of(description: str, given: Given, out: Path) -> str:
         else:
             for one in value if isinstance(value, list) else [value]:
                 words += [flag, str(one)]
-    return shlex.join(words)
+    return words
 
 
 @contextmanager

@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     from rung.types import Modality
 
 
+@dataclass(frozen=True)
+class LlamaFiles:
+    """What llama.cpp runs for a proof: a model's GGUF, and a LoRA or a vector to put on it."""
+
+    model: Path
+    lora: Path | None = None
+    control_vector: Path | None = None
+
+
 @dataclass(kw_only=True)
 class Source:
     """The model to export, loaded.
@@ -81,8 +90,8 @@ class Export(ABC):
         """Read the folder back and return its logits (n, V) for the tokens of `proof.row`, or, of a
         model that reads pictures, its vectors as `picture_proof.vectors` gives them."""
 
-    def llama_files(self, source: Source, folder: Path, work: Path) -> tuple[Path, Path | None] | None:
-        """The GGUF of a model in the folder, and that of an adapter to put on it, for llama.cpp to run.
+    def llama_files(self, source: Source, folder: Path, work: Path) -> LlamaFiles | None:
+        """The files in the folder that llama.cpp runs, and the base's where an adapter stands alone.
 
         Args:
             work: an empty folder for what is written for the proof alone.

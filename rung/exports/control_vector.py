@@ -69,6 +69,12 @@ class Export(base.Export):
             ops[modules[int(layer)]] = SteerOp(torch.tensor(tensor.data))
         return proof.logits(source.bank, source.bank.add(Adapter(linear=ops)))
 
+    def llama_files(self, source: base.Source, folder: Path, work: Path) -> base.LlamaFiles | None:
+        from rung.exports import gguf as whole
+
+        model = whole.bare(source, work)
+        return None if model is None else base.LlamaFiles(model, control_vector=folder / FILE)
+
 
 def _directions(source: base.Source) -> dict[int, Tensor]:
     """What each steered layer's output is shifted by, float32 (d,)."""

@@ -60,8 +60,8 @@ class Export(base.Export):
         model = reader.read_model(folder / FILE, exact=True)
         return proof.logits_of(Bank(model.eval()), -1, proof.row_of(source))
 
-    def llama_files(self, source: base.Source, folder: Path, work: Path) -> tuple[Path, Path | None]:
-        return folder / FILE, None
+    def llama_files(self, source: base.Source, folder: Path, work: Path) -> base.LlamaFiles:
+        return base.LlamaFiles(folder / FILE)
 
     def _held(self, source: base.Source, file: Path, dtype: str) -> None:
         """Raise ArtefactError unless each tensor in the file is the merged one at its precision."""
@@ -75,6 +75,19 @@ class Export(base.Export):
             bound = _bound(values, kind)
             if found.shape != values.shape or not np.all(np.abs(found - values) <= bound):
                 raise ArtefactError(f"{name} reads back otherwise than it was written: not kept")
+
+
+def bare(source: base.Source, folder: Path) -> Path | None:
+    """Write the base alone in float32 -> its file; None where it cannot be a GGUF."""
+    import dataclasses
+
+    from rung.forward.adapter import Adapter
+
+    try:
+        write_model(dataclasses.replace(source, adapter=Adapter()), folder / FILE, "float32", {})
+    except ConfigError:
+        return None
+    return folder / FILE
 
 
 def merged_of(source: base.Source) -> dict[str, Tensor]:

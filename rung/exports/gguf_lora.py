@@ -86,15 +86,11 @@ class Export(base.Export):
         again.linear = ops
         return proof.logits(source.bank, source.bank.add(again))
 
-    def llama_files(self, source: base.Source, folder: Path, work: Path) -> tuple[Path, Path | None]:
-        import dataclasses
-
+    def llama_files(self, source: base.Source, folder: Path, work: Path) -> base.LlamaFiles | None:
         from rung.exports import gguf as whole
-        from rung.forward.adapter import Adapter
 
-        bare = dataclasses.replace(source, adapter=Adapter())
-        whole.write_model(bare, work / whole.FILE, "float32", {})
-        return work / whole.FILE, folder / FILE
+        model = whole.bare(source, work)
+        return None if model is None else base.LlamaFiles(model, lora=folder / FILE)
 
 
 def _ops(source: base.Source) -> dict[str, Any]:

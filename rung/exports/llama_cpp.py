@@ -23,6 +23,8 @@ from rung.errors import ArtefactError
 if TYPE_CHECKING:
     import numpy as np
 
+    from rung.exports.base import LlamaFiles
+
 LIBRARY = "libllama.v0.5.0.so"
 PACKAGE = "@node-llama-cpp/linux-x64@3.22.1"
 VARIABLE = "RUNG_LLAMA_CPP"  # names the folder that holds the library
@@ -52,11 +54,11 @@ def find() -> Path | None:
     return next((place for place in places if (place / LIBRARY).is_file()), None)
 
 
-def run(place: Path, model: Path, lora: Path | None, texts: list[str], rows: list[Ids]) -> Run:
+def run(place: Path, files: LlamaFiles, texts: list[str], rows: list[Ids]) -> Run:
     """Tokenise texts and compute the logits of rows of ids.
 
     Args:
-        place: the library's folder. lora: an adapter to put on the model.
+        place: the library's folder. files: a model, and what to put on it.
 
     Raises:
         ArtefactError: when it refuses the file, or fails.
@@ -68,15 +70,15 @@ def run(place: Path, model: Path, lora: Path | None, texts: list[str], rows: lis
     with tempfile.TemporaryDirectory() as folder:
         request, answer = Path(folder) / "request.json", Path(folder) / "answer.npz"
         content = {
-            "place": str(place), "model": str(model), "lora": str(lora) if lora else None,
-            "texts": texts, "rows": rows,
+            "place": str(place), "texts": texts, "rows": rows,
+            "files": {name: str(path) for name, path in vars(files).items() if path is not None},
         }  # fmt: skip
         request.write_text(json.dumps(content))
         command = [sys.executable, "-m", "rung.exports.llama_cpp", str(request), str(answer)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
         if done.returncode or not answer.exists():
             last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise ArtefactError(f"llama.cpp does not run {model.name}: {last[:200]}")
+            raise ArtefactError(f"llama.cpp does not run {files.model.name}: {last[:200]}")
         with np.load(answer) as found:
             ids = [found[f"ids{i}"].tolist() for i in range(len(texts))]
             return Run(ids, [found[f"logits{i}"] for i in range(len(rows))])
@@ -138,6 +140,12 @@ OPAQUE = {
         c.c_int32,
         [c.c_void_p, c.POINTER(c.c_void_p), c.c_size_t, c.POINTER(c.c_float)],
     ),
+    "llama_model_n_embd": (c.c_int32, [c.c_void_p]),
+    "llama_model_n_layer": (c.c_int32, [c.c_void_p]),
+    "llama_set_adapter_cvec": (
+        c.c_int32,
+        [c.c_void_p, c.POINTER(c.c_float), c.c_size_t, c.c_int32, c.c_int32, c.c_int32],
+    ),
     "llama_batch_init": (_Batch, [c.c_int32, c.c_int32, c.c_int32]),
     "llama_decode": (c.c_int32, [c.c_void_p, _Batch]),
     "llama_get_logits": (c.POINTER(c.c_float), [c.c_void_p]),
@@ -149,7 +157,7 @@ OPAQUE = {
 class _Llama:
     """A model in llama.cpp, on the CPU, its cache in float32."""
 
-    def __init__(self, place: Path, model: str, lora: str | None):
+    def __init__(self, place: Path, model: str, lora: str | None = None, vector: str | None = None):
         for name in ("libggml-base.so", "libggml.v0.5.0.so"):
             c.CDLL(str(place / name), mode=c.RTLD_GLOBAL)
         backends = c.CDLL(str(place / "libggml.v0.5.0.so"))
@@ -176,11 +184,29 @@ class _Llama:
             raise SystemExit("it makes no context")
         self.vocab = self.lib.llama_model_get_vocab(self.model)
         self.width = self.lib.llama_vocab_n_tokens(self.vocab)
+        if vector is not None:
+            self.steer(vector)
         if lora is not None:
             adapter = self.lib.llama_adapter_lora_init(self.model, lora.encode())
             one, full = (c.c_void_p * 1)(adapter), (c.c_float * 1)(1.0)
             if not adapter or self.lib.llama_set_adapters_lora(self.context, one, 1, full):
                 raise SystemExit("it refuses the adapter")
+
+    def steer(self, file: str) -> None:
+        """Add the directions of a file to the layers' outputs, as `--control-vector` does."""
+        import gguf
+        import numpy as np
+
+        layers, width = (
+            self.lib.llama_model_n_layer(self.model),
+            self.lib.llama_model_n_embd(self.model),
+        )
+        table = np.zeros((layers - 1, width), np.float32)  # of layers 1 and on; 0 has no place
+        for tensor in gguf.GGUFReader(file).tensors:
+            table[int(tensor.name.partition(".")[2]) - 1] = tensor.data
+        data = table.ctypes.data_as(c.POINTER(c.c_float))
+        if self.lib.llama_set_adapter_cvec(self.context, data, table.size, width, 1, layers):
+            raise SystemExit("it refuses the control vector")
 
     def tokenise(self, text: str) -> Ids:
         raw = text.encode()
@@ -208,7 +234,10 @@ def main() -> None:
     import numpy as np
 
     request = json.loads(Path(sys.argv[1]).read_text())
-    llama = _Llama(Path(request["place"]), request["model"], request["lora"])
+    files = request["files"]
+    llama = _Llama(
+        Path(request["place"]), files["model"], files.get("lora"), files.get("control_vector")
+    )
     arrays = {f"ids{i}": np.array(llama.tokenise(t), np.int64) for i, t in enumerate(request["texts"])}
     arrays |= {f"logits{i}": llama.logits(row) for i, row in enumerate(request["rows"])}
     np.savez(sys.argv[2], **arrays)  # type: ignore[arg-type]

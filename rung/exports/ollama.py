@@ -42,8 +42,8 @@ class Export(base.Export):
     def logits(self, source: base.Source, folder: Path, dtype: str) -> Tensor:
         return gguf.Export("gguf").logits(source, folder, dtype)
 
-    def llama_files(self, source: base.Source, folder: Path, work: Path) -> tuple[Path, Path | None]:
-        return folder / gguf.FILE, None
+    def llama_files(self, source: base.Source, folder: Path, work: Path) -> base.LlamaFiles:
+        return base.LlamaFiles(folder / gguf.FILE)
 
 
 def modelfile(source: base.Source) -> str:

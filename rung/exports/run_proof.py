@@ -12,7 +12,7 @@ import torch
 from rung.data import Template
 from rung.errors import ArtefactError, ConfigError
 from rung.exports import llama_cpp
-from rung.exports.base import Export, Source
+from rung.exports.base import Export, LlamaFiles, Source
 from rung.exports.gguf import tokenizer_of
 from rung.exports.proof import logits_of
 
@@ -77,7 +77,7 @@ def _why(export: Export, place: Path | None) -> str:
     return f"llama.cpp cannot run --to {export.name}: leave --prove out"
 
 
-def _compared(source: Source, place: Path, files: tuple[Path, Path | None], dtype: str) -> RunProof:
+def _compared(source: Source, place: Path, files: LlamaFiles, dtype: str) -> RunProof:
     tokenizer, stops = tokenizer_of(source.folder)
     template = Template.of(tokenizer)
     slot = source.bank.add(source.adapter)
@@ -89,7 +89,7 @@ def _compared(source: Source, place: Path, files: tuple[Path, Path | None], dtyp
         texts.append(tokenizer.decode(prompt, clean_up_tokenization_spaces=False))
         rows.append(row)
         ours.append(found)
-    theirs = llama_cpp.run(place, *files, texts, rows)
+    theirs = llama_cpp.run(place, files, texts, rows)
     for question, own, told in zip(QUESTIONS, prompts, theirs.ids, strict=True):
         if own != told:
             raise ArtefactError(f"llama.cpp cuts the prompt '{question}' into other tokens: not kept")

@@ -47,6 +47,7 @@ class OpenAIApi(RemoteModel):
         url: such as http://localhost:8000/v1. model: what the server calls it.
         key_variable: the environment variable with the key; servers that want none get none.
         price_in, price_out: of a million tokens. timeout: seconds for one answer.
+        url_flag, model_flag: what the user set address and model by, for messages.
     """
 
     url: str
@@ -57,13 +58,15 @@ class OpenAIApi(RemoteModel):
     at_once: int = 8
     timeout: float = 120.0
     retries: int = RETRIES
+    url_flag: str = "--url"
+    model_flag: str = "--remote-model"
     _refused: set[str] = field(default_factory=set, repr=False)
     _lock: Any = field(default_factory=threading.Lock, repr=False)
     _client: Any = field(default=None, repr=False)
     _key: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
-        self.url = address(self.url)
+        self.url = address(self.url, self.url_flag)
 
     @property
     def client(self) -> Any:
@@ -143,9 +146,11 @@ class OpenAIApi(RemoteModel):
         try:
             yield
         except openai.APITimeoutError:
-            told = f"{where} gave no answer within {self.timeout:g} s: raise --timeout, or try later"
+            tries = f" in any of {self.retries + 1} tries" if self.retries else ""
+            within = f"{self.timeout:g} s{tries}"
+            told = f"{where} gave no answer within {within}: raise --timeout, or try later"
         except openai.APIConnectionError as fault:
-            told = f"cannot reach {where} ({_cause(fault)}): check --url and the network"
+            told = f"cannot reach {where} ({_cause(fault)}): check {self.url_flag} and the network"
         except (openai.AuthenticationError, openai.PermissionDeniedError) as fault:
             has = "the key in" if os.environ.get(self.key_variable) else "a request without a key: set"
             told = f"{where} refuses {has} {self.key_variable} ({_said_wrong(fault)})"
@@ -159,7 +164,7 @@ class OpenAIApi(RemoteModel):
         except openai.APIStatusError as fault:
             told = f"{where} answered {fault.status_code}: {_said_wrong(fault)}"
         except (openai.OpenAIError, AttributeError, IndexError, TypeError, ValueError) as fault:
-            told = f"{where} does not answer as OpenAI's API does ({fault}): check --url"
+            told = f"{where} does not answer as OpenAI's API does ({fault}): check {self.url_flag}"
         else:
             return
         raise RemoteFault(told)
@@ -170,14 +175,18 @@ class OpenAIApi(RemoteModel):
         try:
             names = [m.id for m in self.client.models.list()]
         except (OpenAIError, AttributeError, TypeError, ValueError):
-            return f"{self.url} has nothing there ({told}): check --url and --remote-model"
+            flags = " and ".join(dict.fromkeys((self.url_flag, self.model_flag)))
+            return f"{self.url} has nothing there ({told}): check {flags}"
         if self.model in names:
             return f"{self.url} cannot do this with '{self.model}' ({told})"
         return f"{self.url} has no model '{self.model}'{nearest(self.model, names)}"
 
 
-def address(url: str) -> str:
+def address(url: str, flag: str = "--url") -> str:
     """An API's address as clients want it: with /v1 where only a host is given.
+
+    Args:
+        flag: what the user set it by.
 
     Raises:
         ConfigError: for what is no address, or one that holds a password.
@@ -188,9 +197,11 @@ def address(url: str) -> str:
     except ValueError:
         parts, host = urlsplit(""), None
     if parts.scheme not in ("http", "https") or not host:
-        raise ConfigError(f"--url '{url}' must be an address such as http://localhost:8000/v1")
+        raise ConfigError(f"{flag} '{url}' must be an address such as http://localhost:8000/v1")
     if parts.username or parts.password or parts.query:
-        raise ConfigError("--url holds a name, a password or a query: put the key into the environment")
+        raise ConfigError(
+            f"{flag} holds a name, a password or a query: put the key into the environment"
+        )
     return url.rstrip("/") if parts.path.strip("/") else f"{url.rstrip('/')}/v1"
 
 

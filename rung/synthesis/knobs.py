@@ -82,6 +82,8 @@ class SynthKnobs:
     max_money: float | None = knob(None, "End when an API has cost so much.", above=0)
     at_once: int = knob(8, "Requests to an API on their way together.", least=1, most=256)
 
+    timeout: float = knob(120.0, "Seconds for one answer of an API.", above=0)
+
     @property
     def wanted(self) -> LicenceClass | None:
         """The class that must not be exceeded."""

@@ -23,7 +23,7 @@ from rung.synthesis.judge import Judge
 from rung.synthesis.kinds.base import MAX_CHARACTERS, Draft, Kind, Stage
 from rung.synthesis.knobs import SynthKnobs
 from rung.synthesis.sources import examples_of, passages_of, texts_of
-from rung.synthesis.teacher import Answer, Question, Teacher, seed_of
+from rung.synthesis.teacher import Answer, Question, Teacher, answers_of, seed_of
 from rung.synthesis.teachers import open_teacher
 from rung.types import Example
 
@@ -286,7 +286,7 @@ class _Synthesis:
             for (draft, teacher), answer in zip(left, answers, strict=True):
                 why = self._take(draft, stage, answer, fresh)
                 if why is None and number == len(self.kind.stages) - 1:
-                    why = self.kind.refused(draft)
+                    why = self.kind.refused(draft) or self._unfound(draft)
                 if why is None:
                     kept.append((draft, teacher))
                 else:
@@ -301,11 +301,12 @@ class _Synthesis:
         answers: dict[int, Answer] = {}
         stage = self.kind.stages[number]
         for i, teacher in enumerate(self.teachers):
+            kept = f"{len(self.accepted)} of {self.knobs.examples} rows are kept"
             if self.watcher.stopping():
-                raise Interrupted(f"{len(self.accepted)} of {self.knobs.examples} rows are kept")
+                raise Interrupted(kept)
             own = [draft for draft, chosen in drafts if chosen == i]
             questions = [self._question(draft, number, stage) for draft in own]
-            for draft, answer in zip(own, teacher.ask(questions) if own else [], strict=True):
+            for draft, answer in zip(own, answers_of(teacher, questions, kept), strict=True):
                 answers[draft.index] = answer
         return [answers[draft.index] for draft, _ in drafts]
 
@@ -322,6 +323,10 @@ class _Synthesis:
             schema=stage.schema(), max_tokens=most, temperature=self.knobs.temperature,
             top_p=self.knobs.top_p,
         )  # fmt: skip
+
+    def _unfound(self, draft: Draft) -> str | None:
+        text = draft.fields[self.kind.stages[0].names[0]]
+        return None if self.passages is None else self.passages.unfound(draft, text)
 
     def _take(
         self, draft: Draft, stage: Stage, answer: Answer, fresh: dict[str, Duplicates]

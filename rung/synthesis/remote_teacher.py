@@ -29,10 +29,12 @@ class RemoteTeacher(Teacher):
         self.name = name
         model, _, url = name.rpartition("@")
         self.api = OpenAIApi(
-            url, model, knobs.key_variable, knobs.price_in, knobs.price_out, knobs.at_once
-        )
+            url, model, knobs.key_variable, knobs.price_in, knobs.price_out, knobs.at_once,
+            knobs.timeout, url_flag="--teacher", model_flag="--teacher",
+        )  # fmt: skip
         if not model:
             self.api.model = self._only_model()
+            self.name = f"{self.api.model}@{url}"  # rows say who wrote them
         self.digest = f"{self.api.model}@{self.api.url}"
         self.licence = knobs.teacher_licence or "proprietary"
         self.licence_class = classify(self.licence)
@@ -43,7 +45,7 @@ class RemoteTeacher(Teacher):
         if len(names) == 1:
             return names[0]
         raise ConfigError(
-            f"{self.api.url} has {', '.join(names) or 'no model'}: write MODEL@{self.name}"
+            f"{self.api.url} has {', '.join(names) or 'no model'}: write MODEL@{self.api.url}"
         )
 
     def ask(self, questions: Sequence[Question]) -> list[Answer]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from rung.data.retrieval import Passage, cut, read_folder
+from rung.data.retrieval import Index, Passage, cut, read_folder
 from rung.synthesis.kinds.base import Draft
 from rung.types import Example, last_question
 
-PASSAGE_WORDS = 120  # as rag cuts documents by default
+# As rag cuts documents by default, so that a question stands on a passage that rag can find.
+PASSAGE_WORDS, OVERLAP_WORDS = 120, 20
+MAX_RANK = 3  # of a question's own passage among those that it finds
 
 
 def texts_of(examples: Iterable[Example]) -> list[str]:
@@ -52,6 +55,21 @@ class Passages:
         self.given[draft.topic] += 1
         draft.document, draft.passage = passage.source, passage.text
 
+    @cached_property
+    def _index(self) -> Index:
+        return Index.of([passage for own in self.found.values() for passage in own])
+
+    def unfound(self, draft: Draft, question: str) -> str | None:
+        """Say why a question is none of its passage's own: others fit it better by their words.
+
+        Round-trip filtering, as in Dai et al., Promptagator, arXiv 2209.11755.
+        """
+        hits = self._index.search(question, MAX_RANK)
+        own = (draft.document, draft.passage)
+        if any((hit.passage.source, hit.passage.text) == own for hit in hits):
+            return None
+        return "fits other passages better"
+
 
 def passages_of(folder: str, note: Callable[[str], None]) -> Passages:
     """Read a folder of documents and cut it into passages.
@@ -60,6 +78,6 @@ def passages_of(folder: str, note: Callable[[str], None]) -> Passages:
         DataError: when it holds nothing to read.
     """
     found: dict[str, list[Passage]] = {}
-    for passage in cut(read_folder(folder, note), PASSAGE_WORDS, 0):
+    for passage in cut(read_folder(folder, note), PASSAGE_WORDS, OVERLAP_WORDS):
         found.setdefault(passage.source, []).append(passage)
     return Passages(found)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rung.remote.openai import RemoteFault
 from rung.types import LicenceClass, Message
 
 
@@ -90,6 +91,18 @@ class Teacher(ABC):
     def close(self) -> None:
         """Give memory back."""
         return
+
+
+def answers_of(teacher: Teacher, questions: Sequence[Question], kept: str) -> list[Answer]:
+    """Ask a teacher; where it cannot be reached any more, say besides what is `kept`.
+
+    Raises:
+        RungError: as the teacher does.
+    """
+    try:
+        return teacher.ask(questions) if questions else []
+    except RemoteFault as fault:
+        raise RemoteFault(f"{fault}; {kept}: run the same command again to go on") from None
 
 
 def seed_of(seed: int, index: int, stage: int) -> int:

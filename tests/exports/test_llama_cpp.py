@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from rung import exports
+from rung import exports, methods
 from rung.errors import ArtefactError, ConfigError
 from rung.exports import gguf_model, llama_cpp
 from rung.exports.proof import prove
 from rung.exports.run_proof import prove_by_running
+from rung.forward.adapter import Adapter
+from rung.forward.steer import SteerOp, last_modules
 from tests.exports import test_gguf
 from tests.exports.test_gguf import source_of
 from tests.tokens import merging_tokenizer
@@ -25,6 +28,15 @@ def written(source, folder, to, dtype="float32"):
     chosen.write(source, folder, dtype)
     prove(source, chosen, chosen.logits(source, folder, dtype), dtype)
     return chosen
+
+
+def steered(family, folder):
+    """A model whose layer 1 is steered."""
+    source = source_of(family, folder)
+    vector = torch.randn(source.bank.width, generator=torch.Generator().manual_seed(0))
+    source.adapter = Adapter(linear={last_modules(source.bank)[1]: SteerOp(vector, 0.5)})
+    source.method = methods.get("steering")
+    return source
 
 
 @pytest.fixture
@@ -59,12 +71,34 @@ def test_it_shows_a_wrong_permutation(to, places, monkeypatch):
 
 
 @here
+@pytest.mark.parametrize("family", RUN)
 @pytest.mark.parametrize("method", ["ia3", "last_layers"])
-def test_other_methods_built_in_run_too(method, places):
+def test_other_methods_built_in_run_too(method, family, places):
     own, made = places
-    source = source_of("llama", own, method)
+    source = source_of(family, own, method)
     proof = prove_by_running(source, written(source, made, "gguf"), made, "float32")
-    assert proof.greedy == proof.prompts
+    assert proof.difference < 1e-3 and proof.greedy == proof.prompts == 20
+
+
+@here
+@pytest.mark.parametrize("family", RUN)
+def test_a_steering_vector_runs_as_a_control_vector(family, places):
+    own, made = places
+    source = steered(family, own)
+    export = written(source, made, "control_vector")
+    proof = prove_by_running(source, export, made, "float32", needed=True)
+    assert proof.difference < 1e-3 and proof.greedy == proof.prompts == 20
+
+
+@here
+def test_a_control_vector_of_another_strength_shows(places):
+    own, made = places
+    source = steered("llama", own)
+    export = written(source, made, "control_vector")
+    for op in source.adapter.linear.values():
+        op.strength *= 1.5
+    with pytest.raises(ArtefactError, match="not kept"):
+        prove_by_running(source, export, made, "float32")
 
 
 @here
@@ -77,9 +111,10 @@ def test_smaller_precisions_stay_within_their_bound(dtype, places):
 
 
 @here
-def test_the_factors_of_rslora_and_of_patterns_are_folded_in(places):
+@pytest.mark.parametrize("family", RUN)
+def test_the_factors_of_rslora_and_of_patterns_are_folded_in(family, places):
     own, made = places
-    source = source_of("llama", own)
+    source = source_of(family, own)
     for i, op in enumerate(source.adapter.linear.values()):
         op.scale *= (0.0, 0.5, 3.0)[i % 3]
     proof = prove_by_running(source, written(source, made, "gguf_lora"), made, "float32")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
 from itertools import combinations
 
@@ -189,12 +190,14 @@ def test_questions_name_the_document_that_they_stand_on(rung_home, tmp_path):
     folder = tmp_path / "pages"
     folder.mkdir()
     for i in range(6):
-        (folder / f"page{i}.md").write_text(f"The {sentence(i)} keeper{i} is there since {1800 + i}.")
+        text = f"The {sentence(i).strip('.')} keeper{i} is there since {1800 + i}."
+        (folder / f"page{i}.md").write_text(text)
 
     def reading(body):
         passage = body["messages"][-1]["content"].split("\n")[0].split()
         keeper = next(word for word in passage if word.startswith("keeper"))
-        asked = f"Since when does {keeper} live by {sentence(body['seed'])}?"
+        words = random.Random(body["seed"]).sample(passage[1:-1], 5)
+        asked = f"Since when does {keeper} live by {' '.join(words)}?"
         return json.dumps({"question": asked, "answer": passage[-1]})
 
     with teaching(reading) as teacher:

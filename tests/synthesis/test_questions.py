@@ -1,0 +1,71 @@
+"""Questions of documents: what they are asked about, and which of them measure no retrieval."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rung.synthesis import kinds
+from rung.synthesis.kinds.base import Draft
+from rung.synthesis.kinds.questions import focused
+from rung.synthesis.sources import passages_of
+from tests.synthesis.conftest import made_by, sentence, teaching
+
+PASSAGE = (
+    "The mill at Orrest was built in 1873 by Anna Holm. She ground barley there until the great flood. "
+    "Today it holds a small museum of bread. Yes. A path leads from the mill down to the old harbour."
+)
+
+
+def drafted(question, answer):
+    fields = {"question": question, "answer": answer}
+    return Draft(index=0, topic="x", document="orrest.md", passage=PASSAGE, fields=fields)
+
+
+def test_every_sentence_of_some_length_is_asked_about_and_none_of_another_passage():
+    chosen = [focused(PASSAGE, number) for number in range(4)]
+    assert all(part in PASSAGE.replace("Yes. ", "") for part in chosen)
+    for start in ("The mill", "She ground", "Today it holds", "A path leads"):
+        assert any(part.startswith(start) for part in chosen)
+    assert focused("Short.", 3) == "Short."
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "said"),
+    [
+        ("Who built the mill at Orrest?", "Anna Holm", None),
+        ("Which museum holds bread today?", "the mill at Orrest", None),
+        ("Which elephants were painted yellow?", "Anna Holm", "not about the passage"),
+        ("Who built the mill at Orrest?", "nobody knows any more", "answer not in the passage"),
+    ],
+)
+def test_question_and_answer_stand_in_the_passage(question, answer, said):
+    assert kinds.get("questions").refused(drafted(question, answer)) == said
+
+
+def test_a_question_that_other_passages_answer_too_is_refused(tmp_path, rung_home):
+    for i in range(8):
+        text = f"The {sentence(i)} keeper{i} is there since {1800 + i}, as every keeper is."
+        (tmp_path / f"page{i}.md").write_text(text)
+    passages = passages_of(str(tmp_path), lambda text: None)
+    draft = Draft(index=0, topic="page7.md")
+    passages.give(draft)
+    assert passages.unfound(draft, "Since when is keeper7 there?") is None
+    assert passages.unfound(draft, "Since when is keeper2 there, and keeper3, keeper4?")
+
+    def vague(body):
+        passage = body["messages"][-1]["content"].split("\n")[0].split()
+        keeper = next(word for word in passage if word.startswith("keeper"))
+        number = body["seed"] % 3
+        about = keeper if number else "every keeper"
+        asked = f"Since when is {about} there, and is that long, reader {body['seed']}?"
+        return json.dumps({"question": asked, "answer": passage[-5].strip(",")})
+
+    with teaching(vague) as teacher:
+        made = made_by(teacher.name, documents=str(tmp_path), examples=8, similarity=1.0)
+    assert made.refused["fits other passages better"]
+    for row in made.rows:
+        about = row["provenance"]
+        draft.document, draft.passage = about["document"], about["passage"]
+        assert passages.unfound(draft, row["question"]) is None
