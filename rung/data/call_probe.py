@@ -64,6 +64,9 @@ class _Probe:
         self._tokenizer, self._end, self._special = tokenizer, end, special
         self._as_text, self._tools = as_text, tools
         self._head = self._write(USER, generate=True)
+        # What stands in front of any last reply, such as an empty thought, is no part of a call.
+        plain = self._write(USER, REPLY)[len(self._head) :]
+        self._lead = plain.partition(REPLY["content"])[0]
 
     def found(self) -> CallFormat:
         """Raises Unknown."""
@@ -75,7 +78,8 @@ class _Probe:
         texts = (form.open, form.close, form.between or "")
         within = {t: n for t, n in self._special.items() if t.strip() and any(t in x for x in texts)}
         form = replace(form, specials=within)
-        if not self._write(USER, self._calls(HARD)).startswith(self._head + form.written([HARD])):
+        after = self._write(USER, self._calls(HARD))[len(self._head) :]
+        if not after.removeprefix(self._lead).startswith(form.written([HARD]) + self._end):
             raise Unknown
         form = replace(form, results=self._takes_results())
         form = replace(form, by_content=self._by_content(form))
@@ -97,7 +101,8 @@ class _Probe:
                 behind = after[stop:]
                 same = after[at:stop] == json.dumps(value, ensure_ascii=False)
                 if same and self._end in behind:
-                    return after[:at], keys, behind.partition(self._end)[0]
+                    opened = after[:at].removeprefix(self._lead)
+                    return opened, keys, behind.partition(self._end)[0]
             at = after.find("{", at + 1)
         raise Unknown
 
@@ -111,7 +116,11 @@ class _Probe:
         )
         before, _, rest = after.partition(first)
         between, there, behind = rest.partition(second)
-        whole = before == form.open and there and behind.startswith(form.close + self._end)
+        whole = (
+            before.removeprefix(self._lead) == form.open
+            and there
+            and behind.startswith(form.close + self._end)
+        )
         return between if whole else None
 
     def _takes_results(self) -> bool:

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rung.data import Template
 from rung.data.call_format import part
 from rung.data.formats import FORMATS
 from rung.data.tool_calls import written_call
 from rung.data.turns import functions, turns
 from rung.tools.calls import parse
 from rung.types import Example
-from tests.data.call_templates import ALL, NATIVE, OTHERS, TAGS, calling_template
+from tests.data.call_templates import ALL, NATIVE, OTHERS, TAGS, calling_template, calling_tokenizer
 from tests.data.test_tool_templates import TOOLS, learnt, talks
 
 SHAPES = {family: calling_template(family) for family in ALL}
@@ -66,6 +67,21 @@ def test_what_templates_write_is_recognised():
     assert found["mistral"].open == "[TOOL_CALLS] [" and set(found["mistral"].specials) == {TAGS[0]}
     assert not found["mistral"].keeps_text and found["hermes"].keeps_text
     assert found["hermes"].open == "<tool_call>\n" and found["fenced"].text_arguments
+
+
+def test_an_empty_thought_in_front_is_no_part_of_a_call():
+    """As Qwen 3 writes one in front of the last reply, whatever it says."""
+    tokenizer = calling_tokenizer("hermes")
+    thought = "{% if loop.last %}{{ '\n<think>\n\n</think>\n' }}{% endif %}"
+    own = ALL["hermes"].replace(
+        "{{ '<|im_start|>assistant' }}", "{{ '<|im_start|>assistant' }}" + thought
+    )
+    plain = "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+    assert plain in own
+    led = "{{ '<|im_start|>' + m.role }}{% if m.role == 'assistant' %}" + thought + "{% endif %}"
+    tokenizer.chat_template = own.replace(plain, led + "{{ '\n' + m.content + '<|im_end|>\n' }}")
+    found = Template.of(tokenizer).calls
+    assert found == SHAPES["hermes"].calls
 
 
 @pytest.mark.parametrize("family", NATIVE)
