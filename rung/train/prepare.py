@@ -203,8 +203,8 @@ def prepare(plan: Plan, stage: Stage, opened: Prepared | None = None) -> Prepare
 
 
 def with_tokens(plan: Plan, opened: Prepared) -> tuple[Prepared, list[Problem]]:
-    """Data and base with the tokens that the parent has and those that are to be added, and what is
-    said of tokens that there are already.
+    """Data and base as the parent reads them, with its tokens and those that are to be added, and what
+    is said of tokens that there are already.
 
     Raises:
         MethodMisfit: where the base has more tokens than rows.
@@ -212,7 +212,10 @@ def with_tokens(plan: Plan, opened: Prepared) -> tuple[Prepared, list[Problem]]:
     """
     before: dict[str, int] = {}
     if plan.run.parent:
-        before = artefact.about(folders.model_folder(plan.run.parent)).get("added_tokens", {})
+        about = artefact.about(folders.model_folder(plan.run.parent))
+        before = about.get("added_tokens", {})
+        if (template := artefact.template_of(about, opened.template)).calls != opened.template.calls:
+            opened = replace(opened, template=template, rows={}, problems=[], _known=[])
     asked = plan.method.added_tokens(plan.config)
     if not before and not asked:
         return opened, []
