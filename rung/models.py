@@ -324,15 +324,14 @@ def read_model(
         bare: the base, whose tokenizer, template and decoding apply where the folder has none.
         about: further attributes of the served model, such as `parent`.
     """
-    adapter, _ = artefact.load(folder, bank)
+    adapter, known = artefact.load(folder, bank)
     settings = _generation_config(folder)
     if bare is not None and not (folder / "tokenizer_config.json").exists():
-        return ServedModel.of(
-            name, -1, bare.template, adapter, decoding=bare.decoding, **about
-        ), adapter
+        template = artefact.template_of(known, bare.template)
+        return ServedModel.of(name, -1, template, adapter, decoding=bare.decoding, **about), adapter
     with quiet():
         tokenizer = read_tokenizer(folder)
-    template = Template.of(tokenizer, generation_config=settings)
+    template = artefact.template_of(known, Template.of(tokenizer, generation_config=settings))
     decoding = decoding_of(settings)
     return ServedModel.of(name, -1, template, adapter, decoding=decoding, **about), adapter
 

@@ -43,6 +43,8 @@ def added_to(template: Template, texts: Iterable[str]) -> tuple[Template, list[s
     if not ids:
         return template, known
     made = Template.of(tokenizer, stop=template.stop_ids)
+    if template.calls is None:
+        made = replace(made, calls=None)
     return replace(made, settings=template.settings, added={**template.added, **ids}), known
 
 

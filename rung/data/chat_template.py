@@ -164,3 +164,15 @@ def adds_bos(tokenizer: Any) -> bool:
     """Whether the tokenizer itself puts a beginning-of-text token first."""
     bos = tokenizer.bos_token_id
     return bos is not None and list(tokenizer("a")["input_ids"][:1]) == [bos]
+
+
+def fold_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """System text in front of the first user message, for templates without a system turn."""
+    system = [m["content"] for m in messages if m["role"] == "system"]
+    rest = [dict(m) for m in messages if m["role"] != "system"]
+    if not system:
+        return rest
+    if rest and rest[0]["role"] == "user":
+        rest[0]["content"] = "\n\n".join([*system, rest[0]["content"]])
+        return rest
+    return [{"role": "user", "content": "\n\n".join(system)}, *rest]

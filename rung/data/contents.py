@@ -10,7 +10,7 @@ from rung.data.format_strings import Missing
 from rung.errors import DataError
 from rung.types import Picture
 
-PICTURES = ("image_url", "input_image")  # types of parts, in OpenAI's two APIs
+PICTURES = ("image_url", "input_image", "image")  # types of parts, in OpenAI's two APIs and Anthropic's
 MAX_PICTURES = 16  # of one message
 THOUGHTS = ("thinking", "reasoning")  # types of parts
 
@@ -74,15 +74,34 @@ def picture_offsets(value: Any) -> tuple[int, ...]:
 def _picture(part: Mapping[str, Any], number: int) -> Picture:
     from rung.pictures import reading
 
-    told = part.get("image_url")
-    url = told.get("url") if isinstance(told, Mapping) else told
     name = f"picture {number}"
-    if not isinstance(url, str):
-        raise Missing(f"{name} has no 'image_url' with a data: URL")
+    url = _source(part.get("source"), name) if part.get("type") == "image" else _url(part, name)
     try:
         return reading.picture(reading.of_url(url, name), name)[0]
     except DataError as fault:
         raise Missing(str(fault)) from None
+
+
+def _url(part: Mapping[str, Any], name: str) -> str:
+    told = part.get("image_url")
+    url = told.get("url") if isinstance(told, Mapping) else told
+    if not isinstance(url, str):
+        raise Missing(f"{name} has no 'image_url' with a data: URL")
+    return url
+
+
+def _source(told: Any, name: str) -> str:
+    """The address of a picture in Anthropic's words: base64 beside its media type, or a URL."""
+    said = told if isinstance(told, Mapping) else {}
+    wanted = {"base64": ("media_type", "data"), "url": ("url",)}.get(str(said.get("type")))
+    if wanted is None:
+        raise Missing(f"{name} has no 'source' of type 'base64' or 'url'")
+    for field in wanted:
+        if not isinstance(said.get(field), str):
+            raise Missing(f"the source of {name} has no '{field}'")
+    if said["type"] == "url":
+        return str(said["url"])
+    return f"data:{said['media_type']};base64,{said['data']}"
 
 
 def thoughts_of(value: Any) -> str:

@@ -13,6 +13,7 @@ from rung.data import (
     choices,
     formats,
     labels,
+    part_cells,
     picture_duplicates,
     prompts,
     proposals,
@@ -106,7 +107,9 @@ def _read(knobs: DataKnobs, source: str, wants: RowKind | None) -> Dataset:
         raise DataError(what)
     kept = _Kept()
     if rows:
-        plain = [row for _, row in rows]
+        plain, told = part_cells.read([row for _, row in rows])
+        found.notes.extend(told)
+        rows = [(origin, row) for (origin, _), row in zip(rows, plain, strict=True)]
         detect = prompts.form_of if wants == "prompts" else formats.detect
         form = detect(plain, replace(knobs, data=source))
         if knobs.score is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from itertools import groupby
+from typing import Any
 
 REPLACEMENT = "�"
 
@@ -41,3 +43,15 @@ class Decoder:
         if text:  # a window of special tokens alone decodes to nothing and gives no context
             self._prefix, self._read = self._read, len(self._ids)
         return text
+
+
+def decoded(tokenizer: Any, ids: Sequence[int], shown: Collection[int] = ()) -> str:
+    """The text of ids, without special tokens but those of `shown`."""
+    found = []
+    for tag, group in groupby(ids, lambda number: number if number in shown else None):
+        found.append(
+            tokenizer.decode(
+                list(group), skip_special_tokens=tag is None, clean_up_tokenization_spaces=False
+            )
+        )
+    return "".join(found)

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rung.data import picture_rows, preferences, proposals
+from rung.data.contents import content_of
 from rung.data.format_strings import Format, Missing, Nothing, written
 from rung.data.knobs import DataKnobs
 from rung.data.one_hot import OneHot, one_class
+from rung.data.part_cells import TEXTS, is_part
 from rung.data.turns import (
     ROLES,
     SYSTEM_COLUMNS,
@@ -129,7 +131,7 @@ def mapping(knobs: DataKnobs) -> DataFormat | None:
     elif "text" in given and "system" in given and "label" not in given:
         problems.append("--text takes no --system: name the question with --user")
     elif "text" not in given and "user" not in given:
-        problems.append("give --user and --assistant, or --text")
+        problems.append(_unasked(knobs))
     elif "user" in given and not {"assistant", "label"} & set(given):
         problems.append("--user needs --assistant (or --label), the reply to learn")
     if problems:
@@ -149,6 +151,14 @@ def mapping(knobs: DataKnobs) -> DataFormat | None:
 
     # Who names columns leaves the others out on purpose.
     return DataFormat("mapped", how, lambda row: True, read, lambda row: set())
+
+
+def _unasked(knobs: DataKnobs) -> str:
+    """What to add to a mapping that says what a row answers, and not to which text."""
+    flag = "--label-columns" if knobs.label_columns else "--label" if knobs.label is not None else None
+    if flag is None:
+        return "give --user and --assistant, or --text"
+    return f"{flag} needs the text that a row's class is of: add --text '{{COLUMN}}'"
 
 
 def conversation(system: str | None, user: str, assistant: str) -> tuple[Message, ...]:
@@ -197,14 +207,20 @@ def _turns_or(value: Any, role: str) -> list[Message]:
     """A list of messages as it is, or a plain value as the content of one turn."""
     value = listed(value)
     if isinstance(value, (list, tuple)) and value and all(isinstance(m, Mapping) for m in value):
-        return turns(value)
+        return turns([{"role": role, "content": value}] if all(map(is_part, value)) else value)
     return [{"role": role, "content": written(value)}]
 
 
 def _text(row: Row, name: str) -> str:
     if row.get(name) is None:
         raise Missing(f"no {name}; fill it in, or leave such rows out with --where '{name}!='")
-    return written(row[name])
+    value = row[name]
+    if isinstance(value, (list, tuple)) and value and all(map(is_part, value)):
+        kinds = sorted({part["type"] for part in value} - set(TEXTS))
+        if kinds:
+            raise Missing(f"{name} holds {', '.join(kinds)} beside text: give such rows as messages")
+        return content_of(value)
+    return written(value)
 
 
 # -- the formats ---------------------------------------------------------------------------------

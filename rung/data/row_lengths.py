@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rung.data.problem import Problem, places
 from rung.errors import one_line
 from rung.types import Rendered
@@ -45,3 +47,26 @@ def problems(
             )
         )
     return problems
+
+
+def unshown(thoughtless: Sequence[str], mute: Sequence[str]) -> list[Problem]:
+    """What is said of rows with something that the chat template does not show, which is not learnt.
+
+    Args:
+        thoughtless: origins of rows with thoughts. mute: of rows with text beside calls.
+    """
+    found = []
+    if thoughtless:
+        told = (
+            f"{len(thoughtless)} rows have thoughts (reasoning_content) that this base's chat "
+            f"template does not show ({places(thoughtless)}): they are not learnt; write them into "
+            "the content to learn them"
+        )
+        found.append(Problem("warning", told, tuple(thoughtless)))
+    if mute:
+        told = (
+            f"{len(mute)} rows have text beside calls of tools that this base's chat template does not "
+            f"show ({places(mute)}): it is not learnt; give it a turn of its own to learn it"
+        )
+        found.append(Problem("warning", told, tuple(mute)))
+    return found

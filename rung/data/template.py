@@ -19,15 +19,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rung.data import row_lengths
-from rung.data.detokenizer import Decoder
+from rung.data.call_format import CallFormat
+from rung.data.chat_template import fold_system
+from rung.data.detokenizer import Decoder, decoded
 from rung.data.encoding import PICTURE_MARK, Disguise, Encoder, clean, mapped, texts_of
-from rung.data.problem import Problem, places
+from rung.data.problem import Problem
 from rung.data.turns import instructed, tools_of, with_tools
 from rung.errors import DataError
 from rung.pictures import tokens
 from rung.types import Example, Message, Picture, Rendered, pieces
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+HIDDEN = ("content", "reasoning_content", "tool_calls", "name")  # what content may have written
 SENTINEL = "\U0010fffd"  # stands for a reply when asking where a template puts it
 
 
@@ -57,6 +60,7 @@ class Template:
     adds_bos: bool
     encoder: Encoder = field(repr=False)
     settings: Mapping[str, Any] = field(default_factory=dict)  # given to the chat template by name
+    calls: CallFormat | None = None  # the chat template's own; None: Rung's form, as text
     added: Mapping[str, int] = field(default_factory=dict)  # tokens that the base has no training of
     picture_tokens: int = 0  # tokens of a picture, for adapters that see; 0: pictures are refused
     writes: ClassVar[bool] = True  # whether what it renders can be answered with text
@@ -79,6 +83,7 @@ class Template:
                 plain message, or `stop` names text that is no single token.
         """
         from rung.data import chat_template
+        from rung.data.call_probe import call_format
 
         chat = bool(getattr(tokenizer, "chat_template", None))
         if chat:
@@ -92,7 +97,8 @@ class Template:
         encoder = Encoder(tokenizer, chat_template.markers(tokenizer, ids, chat))
         thoughts = chat and chat_template.shows_reasoning(tokenizer)
         bos = chat_template.adds_bos(tokenizer)
-        return cls(tokenizer, ids, end, chat, folds, thoughts, bos, encoder)
+        calls = call_format(tokenizer, end, chat_template.special(tokenizer)) if chat else None
+        return cls(tokenizer, ids, end, chat, folds, thoughts, bos, encoder, calls=calls)
 
     # -- what training, evaluation and serving call ---------------------------------------------
 
@@ -158,11 +164,13 @@ class Template:
         A plain text is split into windows, so nothing of it is lost.
         """
         kept: list[Rendered] = []
-        long, split, thoughtless = [], [], []
+        long, split, thoughtless, mute = [], [], [], []
         refused: dict[str, list[str]] = {}  # origins by what is wrong
         for example in examples:
             if not self.shows_reasoning and any(m.get("reasoning_content") for m in example.messages):
                 thoughtless.append(example.origin)
+            if self.calls is not None and self.calls.leaves_out(example.messages):
+                mute.append(example.origin)
             try:
                 row = self._rendered(example)
             except DataError as fault:
@@ -176,20 +184,16 @@ class Template:
             else:
                 long.append(row.origin)
         problems = row_lengths.problems(long, split, refused, max_length)
-        if thoughtless:
-            told = (
-                f"{len(thoughtless)} rows have thoughts (reasoning_content) that this base's chat "
-                f"template does not show ({places(thoughtless)}): they are not learnt; write them into "
-                "the content to learn them"
-            )
-            problems.append(Problem("warning", told, tuple(thoughtless)))
+        problems += row_lengths.unshown(thoughtless, mute)
         return kept, problems
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, without special tokens."""
-        return self.tokenizer.decode(
-            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        """The text of ids, without special tokens but those that open and close calls."""
+        return decoded(self.tokenizer, ids, () if self.calls is None else self.calls.specials.values())
+
+    def canonical(self, text: str, names: Sequence[str] | None = None) -> str:
+        """A generated text with its calls in the form that turns have; see `CallFormat.canonical`."""
+        return text if self.calls is None else self.calls.canonical(text, names)
 
     def decoder(self) -> Decoder:
         """A fresh decoder for one stream."""
@@ -225,7 +229,7 @@ class Template:
         tools = tools_of(messages) if self.shows_tools else []
         cleaned: list[dict[str, Any]] = []
         shown: list[range] = []
-        for message in messages if self.shows_tools else instructed(messages):
+        for message in self._told(messages):
             role, content = message.get("role"), message.get("content")
             if role not in ROLES:
                 raise DataError(f"a message has the role {role!r}, must be one of {', '.join(ROLES)}")
@@ -242,18 +246,27 @@ class Template:
             cleaned.append({"role": role, "content": self._marked(message)})
             if self.shows_reasoning and (thoughts := message.get("reasoning_content")):
                 cleaned[-1]["reasoning_content"] = clean(thoughts)
-            if message.get("weight") is not None:
-                cleaned[-1]["weight"] = message["weight"]
+            kept = ("weight", "tool_call_id", "name") if role == "tool" else ("weight",)
+            cleaned[-1] |= {k: message[k] for k in kept if message.get(k) is not None}
+            if calls := message.get("tool_calls"):
+                cleaned[-1]["tool_calls"] = mapped(calls, clean)
         if not cleaned:
             raise DataError("a conversation needs at least one message")
         beside = mapped(tools, clean)
         disguise = self.encoder.disguise([*texts_of(cleaned), *texts_of(beside)])
         disguise.pictures = shown
         for m in cleaned:
-            m |= {k: disguise.hide(v) for k, v in m.items() if k in ("content", "reasoning_content")}
+            m |= {k: mapped(m[k], disguise.hide) for k in HIDDEN if k in m}
         if self.folds_system:
-            cleaned = _fold_system(cleaned)
+            cleaned = fold_system(cleaned)
+        if self.calls is not None:
+            cleaned = [self.calls.message(m) for m in cleaned]
         return cleaned, disguise, mapped(beside, disguise.hide)
+
+    def _told(self, messages: Sequence[Message]) -> Sequence[Any]:
+        """The turns as the template is to write them: calls and tools its own way, where it has one."""
+        told = messages if self.shows_tools else instructed(messages)
+        return told if self.calls is None else self.calls.structured(told)
 
     def _marked(self, message: Message) -> str:
         """A message's text with a mark where each of its pictures stands."""
@@ -306,7 +319,7 @@ class Template:
         self, messages: list[dict[str, Any]], before: str, tools: Sequence[Any] = ()
     ) -> tuple[str, bool]:
         """What follows `before` up to the end of turn, and whether the template wrote one."""
-        content = messages[-1]["content"].strip()
+        content = (self.calls.said(messages[-1]) if self.calls else messages[-1]["content"]).strip()
         after = self._text(messages, generate=False, tools=tools)
         if after.startswith(before):
             after = after[len(before) :]
@@ -317,7 +330,7 @@ class Template:
         else:
             # The generation prompt holds what the finished turn does not, such as an opened
             # thought; the reply then follows the generation prompt as it is.
-            stand_in = {**messages[-1], "content": SENTINEL}
+            stand_in = {"role": "assistant", "content": SENTINEL}
             header = self._text([*messages[:-1], stand_in], generate=False, tools=tools)
             header = header.rpartition(SENTINEL)[0]
             after, at = (after[len(header) :] if after.startswith(header) else content), 0
@@ -382,15 +395,3 @@ class Template:
         if self.adds_bos and ids[:1] != [bos]:
             ids, mask = [bos, *ids], [False, *mask]
         return ids, mask
-
-
-def _fold_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """System text in front of the first user message, for templates without a system turn."""
-    system = [m["content"] for m in messages if m["role"] == "system"]
-    rest = [dict(m) for m in messages if m["role"] != "system"]
-    if not system:
-        return rest
-    if rest and rest[0]["role"] == "user":
-        rest[0]["content"] = "\n\n".join([*system, rest[0]["content"]])
-        return rest
-    return [{"role": "user", "content": "\n\n".join(system)}, *rest]

@@ -23,6 +23,7 @@ ANSWERS = ("user", "tool")  # roles whose content may hold results
 PART_FIELDS = {
     USE: {"type", "id", "name", "input"},
     RESULT: {"type", "tool_use_id", "content", "is_error"},
+    "image": {"type", "source"},
 }
 OTHER_FIELDS = {"type", "text", "refusal", "image_url", "detail", *THOUGHTS}  # of any other part
 

@@ -98,12 +98,7 @@ def listed(value: Any) -> Any:
     Cells of CSV hold the first two, tables the third. Anything else is given back as it is.
     """
     if isinstance(value, str) and re.match(r"\s*\[\s*\{", value):
-        found: Any = None
-        with suppress(ValueError, RecursionError):
-            found = json.loads(value)
-        if found is None and len(value) <= MAX_QUOTED_CHARACTERS:
-            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-                found = ast.literal_eval(value.strip())
+        found = unquoted(value)
         # A text may well be a list of something else.
         said = isinstance(found, list) and all(
             isinstance(m, Mapping) and ("role" in m or "from" in m) for m in found
@@ -114,6 +109,16 @@ def listed(value: Any) -> Any:
         if all(isinstance(c, (list, tuple)) and len(c) == len(cells[0]) for c in cells):
             return [dict(zip(value, row, strict=True)) for row in zip(*cells, strict=True)]
     return value
+
+
+def unquoted(text: str) -> Any:
+    """The value that a text is as JSON, or as Python writes one; None for any other text."""
+    with suppress(ValueError, RecursionError):
+        return json.loads(text)
+    if len(text) <= MAX_QUOTED_CHARACTERS:
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            return ast.literal_eval(text.strip())
+    return None
 
 
 def unread(value: Any) -> set[str]:

@@ -161,8 +161,11 @@ def _of_calls(value: Any) -> str:
 
     Args:
         value: `schema` of a call, `open` and `close` around it, `most` calls side by side, and `mode`:
-            `auto`, `call` for nothing but calls, `answer` for text without any.
+            `auto`, `call` for nothing but calls, `answer` for text without any. A base's own call
+            format says more, see `_of_own_calls`.
     """
+    if "bodies" in value:
+        return _of_own_calls(value)
     opened, closed = json.dumps(value["open"]), json.dumps(value["close"])
     tag = re.escape(value["open"]).replace("/", "\\/")
     start = {"auto": "TEXT | led", "call": "first", "answer": "TEXT"}[value["mode"]]
@@ -180,6 +183,69 @@ def _of_calls(value: Any) -> str:
         f"body: %json {schema}\n"
     )
     return _bounded(grammar)
+
+
+def _of_own_calls(value: Any) -> str:
+    """Calls as a base's chat template writes them (`rung.data.call_format.CallFormat.grammar`).
+
+    Args:
+        value: `schemas` of the calls in order, the last one of all further ones; `open`, `between` and
+            `close` around them with their `specials` by text; `tag`, which tells a call from text, ""
+            where calls are bare objects that begin with one of `first_keys`; `led`, whether text may
+            stand in front; `most` and `mode` as above.
+    """
+    for _, schema, _ in value["bodies"][0]:
+        for pattern in _patterns_of(schema):
+            check_pattern(pattern)
+    opened, between, closed = (
+        _literal(value[k], value["specials"]) for k in ("open", "between", "close")
+    )
+    bodies, tag = value["bodies"], value["tag"]
+    if tag in value["specials"]:  # no text holds a special token
+        text = "/(?s:.+)/"
+    elif tag:
+        text = f"/(?s:.+)/ & ~/(?s:.*){_regex(tag)}(?s:.*)/"
+    else:
+        keys = "|".join(map(_regex, value["first_keys"]))
+        text = rf'/(?s:.+)/ & ~/((?s:.*)\n)?[ \t]*\{{\s*"({keys})"(?s:.*)/'
+    start = {"auto": "TEXT | first", "call": "first", "answer": "TEXT"}[value["mode"]]
+    rules = []
+    if value["mode"] == "auto" and value["led"]:
+        if tag in value["specials"]:
+            start += f" | TEXT {opened} calls"
+        else:
+            behind = _literal(value["open"].partition(tag)[2], value["specials"])
+            start += f" | lead {behind} calls"
+            rules = [f"lead[lazy]: /(?s:.*){_regex(tag)}/"]
+    rules.insert(0, f"start: {start}")
+    rules += [f"first: {opened} calls", f"TEXT: {text}"]
+    rules.append(f"calls: body0 {_more(1, value['most'], len(bodies), between)} {closed}")
+    for n, (_, schema, _) in enumerate(bodies[0]):
+        shape = json.dumps({**schema, "x-guidance": CALL_STYLE}, separators=(",", ":"))
+        rules.append(f"given{n}: %json {shape}")
+    for i, functions in enumerate(bodies):
+        # One lexeme up to the arguments: the lexer is greedy, and text may begin as a call does.
+        shapes = (f"{json.dumps(a)} given{n} {json.dumps(b)}" for n, (a, _, b) in enumerate(functions))
+        rules.append(f"body{i}: {' | '.join(shapes)}")
+    return _bounded("\n".join(rules) + "\n")
+
+
+def _more(at: int, most: int, bodies: int, between: str) -> str:
+    """A rule for at most `most` calls behind the first ones, each with its schema."""
+    if at >= most:
+        return ""
+    body = f"body{min(at, bodies - 1)}"
+    return f"({between} {body} {_more(at + 1, most, bodies, between)})?"
+
+
+def _literal(text: str, specials: dict[str, int]) -> str:
+    """A text in the grammar's words, its special tokens by their ids."""
+    parts = re.split(f"({'|'.join(map(re.escape, specials))})", text) if specials else [text]
+    return " ".join(f"<[{specials[p]}]>" if p in specials else json.dumps(p) for p in parts if p)
+
+
+def _regex(text: str) -> str:
+    return re.escape(text).replace("/", "\\/").replace("\\\n", "\\n")
 
 
 _MAKERS: dict[Kind, Callable[[Any], str]] = {

@@ -11,7 +11,7 @@ import atexit
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -301,16 +301,16 @@ class Engine:
         """Count the tokens that a model can draw behind a prompt of so many."""
         return self.context - self.registry.hold(self.model(name).slot) - prompt
 
-    def constraint(self, name: str, kind: str, value: object = None) -> Constraint:
-        """Compile a grammar for answers of a model; from any thread.
+    def constraint(self, name: str, kind: str, value: Any = None) -> Constraint:
+        """Compile a grammar for answers of a model, as `Grammars.compile`; from any thread.
 
-        Args:
-            kind: `json_object`, `json_schema`, `regex` or `choice`.
-            value: the schema, the pattern, or the texts; nothing for `json_object`.
+        Calls of tools are held to the format of the base's own chat template, where it has one.
 
         Raises:
             ConstraintError: naming what is wrong with it.
         """
+        if kind == "tool_calls" and (form := self.model(name).template.calls) is not None:
+            value = form.grammar(value)
         return self.registry.grammars(name).compile(kind, value)
 
     def embed(self, name: str, texts: Sequence[tuple[int, ...] | Prompt]) -> Tensor:

@@ -110,6 +110,16 @@ class ServedModel:
         seen = self.messages(messages)
         return Prompt(tuple(self.template.prompt(seen)), seen)
 
+    def canonical(self, text: str) -> str:
+        """A generated text with its calls in the form that turns have.
+
+        Where the model has tools of its own, calls of others stay text.
+        """
+        talk = self.conversation
+        own = talk.functions if talk is not None else ()
+        names = [str(f["function"]["name"]) for f in own] or None
+        return self.template.canonical(text, names)
+
     def judged(self, text: str | Sequence[Message]) -> Prompt:
         """Render a text, or a conversation that ends with the reply to be judged, for its reward.
 

@@ -119,7 +119,7 @@ def has_tools(model: ServedModel) -> bool:
 def follow(model: ServedModel, trajectory: Trajectory) -> bool:
     """Make the calls of the last step -> whether another step is to come."""
     assert model.conversation is not None
-    turns = model.conversation.follow(trajectory.now, trajectory.text)
+    turns = model.conversation.follow(trajectory.now, model.canonical(trajectory.text))
     if turns is None:
         return False
     trajectory.turns += turns

@@ -216,7 +216,9 @@ def generated(bank, model, examples, task, stopping, progress, like=None) -> Ans
     texts = []
     for low in range(0, len(done), samples):
         whole = talk is None or kinds.of(task).calls  # calls are the answer
-        read = [c.text if whole else talk.answer(c.text) for c in done[low : low + samples]]
+        read = [model.canonical(c.text) for c in done[low : low + samples]]
+        if not whole:
+            read = [talk.answer(text) for text in read]
         if kinds.of(task).chooses:
             labels = task.labels or examples[low // samples].choices
             read = [as_label(text, labels) for text in read]
@@ -242,7 +244,7 @@ def _call_tools(bank, model, examples, task, stopping, progress) -> Answers:
         engine, model, asked, decoding, stopping=stopping,
         progress=_counted(progress, len(examples), len(examples)),
     )  # fmt: skip
-    texts = [talk.answer(one.text) for one in found]
+    texts = [talk.answer(model.canonical(one.text)) for one in found]
     if kinds.of(task).chooses:
         offered = [task.labels or e.choices for e in examples]
         texts = [as_label(text, labels) for text, labels in zip(texts, offered, strict=True)]

@@ -72,6 +72,7 @@ def add(
     )
     kept = {
         "rung": __version__, "method": about["method"], "template": template.fingerprint,
+        **artefact.calls_of(template),
         "base": {"name": info.name, "spec": info.spec, "digest": info.digest},
         "settings": {}, "source": source if not Path(source).exists() else Path(source).name,
     }  # fmt: skip

@@ -59,6 +59,7 @@ class Method(choice.PromptMethod):
     Config = Knobs
     rows = 64  # each takes several steps
     speaks = Agent
+    calls_tools = True
 
     def unsuited(self, task: Any, config: Knobs) -> str | None:
         if not task.tools:

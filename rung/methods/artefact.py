@@ -10,6 +10,7 @@ tokenizer and template; `generation_config.json`. The manifest and the card come
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from rung.types import BaseInfo
 
 ABOUT = "rung.json"
+CALLS = "calls"  # the field of it that says who writes calls
 SETTINGS = "settings.json"
 
 
@@ -78,11 +80,27 @@ def save(
         "config": as_dict(config),
         "base": {"name": base.name, "spec": base.spec, "digest": base.digest},
         "template": template.fingerprint,
+        **calls_of(template),
         **({"added_tokens": dict(template.added)} if template.added else {}),
         **about,
     }
     _write_json(folder / ABOUT, kept)
     return base
+
+
+def calls_of(template: Template) -> dict[str, str]:
+    """What `rung.json` says of how calls of tools are written: by the chat template, where it can."""
+    return {} if template.calls is None else {CALLS: "template"}
+
+
+def template_of(about: Mapping[str, Any], template: Template) -> Template:
+    """The template as the model of a `rung.json` was trained behind it.
+
+    Models that were made before chat templates wrote calls go on with Rung's own form.
+    """
+    if "rung" not in about or CALLS in about:
+        return template
+    return replace(template, calls=None)
 
 
 def write_adapter(

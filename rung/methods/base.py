@@ -104,6 +104,7 @@ class Method(ABC):
         own_weights: whether it trains copies of the base's weights, which then must not be quantised.
         own_base: whether its models are bases of their own, which `to_base` writes.
         weightless: whether its adapters are words alone, which no other tool could load.
+        calls_tools: whether it asks with the tools of `--tools`, whatever the rows hold.
         classifies: whether its adapters read a label off the base's states, without generating a token.
         scores: whether `fit` makes a reward model of pairs.
         wants: the kind of rows that `fit` learns from, None for what the objective wants.
@@ -123,6 +124,7 @@ class Method(ABC):
     own_weights: ClassVar[bool] = False
     own_base: ClassVar[bool] = False
     weightless: ClassVar[bool] = False
+    calls_tools: ClassVar[bool] = False
     classifies: ClassVar[bool] = False
     scores: ClassVar[bool] = False
     wants: ClassVar[RowKind | None] = None

@@ -106,11 +106,11 @@ class Lane:
         self.text, self.truncated = completion.text, completion.finish_reason == "length"
         if self.agent is None:
             return False
-        heard = None
+        said, heard = template.canonical(completion.text, self.agent.names), None
         if not self.truncated:
-            heard = self.agent.follow([*self.asked, *self.turns], completion.text)
+            heard = self.agent.follow([*self.asked, *self.turns], said)
         if heard is None:
-            self.text = self.agent.answer(completion.text)
+            self.text = self.agent.answer(said)
             return False
         between = _between(template, self.agent, [*self.asked, *self.turns], heard)
         self.steps, self.turns = self.steps + 1, [*self.turns, *heard]

@@ -49,8 +49,8 @@ class Scorers:
             spec = store.bases.get(record.base).spec
         bank = self._bank(record.base, spec)
         folder = Path(record.folder)
-        adapter, _ = artefact.load(folder, bank)
-        template = _template(folder)
+        adapter, about = artefact.load(folder, bank)
+        template = artefact.template_of(about, _template(folder))
         if adapter.classifier is not None:
             return _classifies(name, adapter, bank, template, label)
         if label:
@@ -75,8 +75,9 @@ class Scorers:
                 record = store.models.get(name)
                 spec = store.bases.get(record.base).spec
             bank, folder = self._bank(record.base, spec), Path(record.folder)
-            adapter, _ = artefact.load(folder, bank)
-            model = ServedModel.of(name, bank.add(adapter), _template(folder), adapter)
+            adapter, about = artefact.load(folder, bank)
+            template = artefact.template_of(about, _template(folder))
+            model = ServedModel.of(name, bank.add(adapter), template, adapter)
             self._asked[name] = Engine(bank, {name: model}), model
         engine, model = self._asked[name]
         decoding = Decoding(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rung.data.call_format import CallFormat
 from rung.data.conversation import Conversation
 from rung.engine import Completion, Token
 from rung.server.generation import Reply, finish_reason
@@ -21,6 +22,7 @@ class ChatReply(Reply):
         functions: names of what may be called. forced: the answer is nothing but a call.
         legacy: the client asked in the older words, `functions` and `function_call`.
         one_call: only the first call counts.
+        calls: the call format of the base's chat template; None: Rung's own.
         conversation: reads the answer out of what was generated.
         stops: ids that end an answer; they carry no log-probability.
     """
@@ -29,6 +31,7 @@ class ChatReply(Reply):
     pieces: TokenLogprobs | None = None
     functions: tuple[str, ...] = ()
     forced = legacy = one_call = False
+    calls: CallFormat | None = None
     conversation: Conversation | None = None
     stops: frozenset[int] = frozenset()
 
@@ -92,14 +95,25 @@ class ChatReply(Reply):
     def _read(self, completion: Completion) -> tuple[str, list[Call]]:
         text, calls = self._parsed(completion.text)
         if self.conversation is not None and not calls:
-            text, calls = self._parsed(self.conversation.answer(completion.text))
+            said = completion.text
+            if self.calls is not None and self.conversation.steps:
+                said = self.calls.canonical(said, self._own)
+            text, calls = self._parsed(self.conversation.answer(said))
         return text, calls
 
     def _parsed(self, text: str) -> tuple[str, list[Call]]:
         if not self.functions:
             return text, []
+        if self.calls is not None:
+            text = self.calls.canonical(text, self.functions)
         text, calls = parse(text, self.functions)
         return text, calls[:1] if self.one_call or self.legacy else calls
+
+    @property
+    def _own(self) -> list[str]:
+        """The tools of the conversation itself."""
+        own = self.conversation.functions if self.conversation is not None else ()
+        return [str(f["function"]["name"]) for f in own]
 
     def _reason(self, completion: Completion, calls: list[Call]) -> str:
         if calls and completion.finish_reason == "stop":
@@ -114,7 +128,7 @@ class ChatReply(Reply):
 
     def _holding(self, index: int) -> Holding:
         held: dict[int, Holding] = self.__dict__.setdefault("_held", {})
-        return held.setdefault(index, Holding())
+        return held.setdefault(index, Holding(self.calls))
 
     @staticmethod
     def _delta(

@@ -100,6 +100,11 @@ class ModelResponseDeleted(Shape):
     deleted: Literal[True]
 
 
+class InputTokens(Shape):
+    object: Literal["response.input_tokens"]
+    input_tokens: int
+
+
 class InputItem(Shape):
     """A message, a call of a function, or what it returned."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rung.data.call_format import CallFormat
 from rung.data.format_strings import Missing
 from rung.data.tool_calls import OPEN
 from rung.data.turns import told, turns, with_tools
@@ -37,7 +38,10 @@ class Holding:
     `push` returns what is certain to be text; the rest waits for the end of the answer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, calls: CallFormat | None = None) -> None:
+        self._tags = [OPEN, *([calls.tag] if calls and calls.tag else [])]
+        self._keys = [f'"{key}"' for key in calls.first_keys] if calls and not calls.tag else []
+        self._blank = True  # whether the line that is being given holds nothing but blanks
         self._held = ""
         self._begun = self._calls = False
 
@@ -48,13 +52,31 @@ class Holding:
             self._calls = self._held.lstrip().startswith("{")
         if self._calls or not self._begun:
             return ""
-        at = self._held.find(OPEN)
+        at = min((n for n in map(self._held.find, self._tags) if n >= 0), default=-1)
         if at >= 0:
             self._calls = True
         else:
-            at = len(self._held) - _overlap(self._held)
+            at = len(self._held) - max(_overlap(self._held, tag) for tag in self._tags)
+        at = min(at, self._bare(at))
+        last = self._held[:at].rpartition("\n")
+        self._blank = not last[2].strip(" \t") and (self._blank or bool(last[1]))
         given, self._held = self._held[:at], self._held[at:]
         return given
+
+    def _bare(self, end: int) -> int:
+        """Where a line begins, in front of `end`, that is a call without a tag or may become one."""
+        starts = [0] if self._blank else []
+        starts += [n + 1 for n, char in enumerate(self._held[:end]) if char == "\n"]
+        for start in starts if self._keys else ():
+            line = self._held[start:].lstrip(" \t")
+            if not line.startswith("{"):
+                continue
+            begun = line[1:].lstrip()
+            whole = any(begun.startswith(key) for key in self._keys)
+            self._calls = self._calls or whole
+            if whole or any(key.startswith(begun) for key in self._keys):
+                return len(self._held) - len(line)
+        return end
 
     @property
     def rest(self) -> str:
@@ -62,7 +84,7 @@ class Holding:
         return self._held
 
 
-def _overlap(text: str) -> int:
+def _overlap(text: str, tag: str) -> int:
     """How much of the end of a text may begin a call."""
-    longest = min(len(text), len(OPEN) - 1)
-    return next((n for n in range(longest, 0, -1) if text.endswith(OPEN[:n])), 0)
+    longest = min(len(text), len(tag) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(tag[:n])), 0)

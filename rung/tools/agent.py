@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rung.data.call_format import made_in
 from rung.data.conversation import Conversation
 from rung.data.tool_calls import CLOSE, OPEN
 from rung.data.turns import SYSTEM, result_turn, told, tools_of, turns, with_tools
@@ -93,7 +94,10 @@ class Agent(Conversation):
             mode = "call"
         shown = tools_of(messages) or self.functions
         shape = schema([f["function"] for f in shown])
-        return {"schema": shape, "open": OPEN, "close": CLOSE, "most": MAX_PARALLEL, "mode": mode}
+        return {
+            "schema": shape, "open": OPEN, "close": CLOSE, "most": MAX_PARALLEL, "mode": mode,
+            "made": made_in(self.messages(messages)),
+        }  # fmt: skip
 
     def follow(self, messages: Sequence[Message], text: str) -> list[Message] | None:
         said, calls = parse(text, self.names)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,18 +74,31 @@ def parse(text: str, names: Sequence[str] | None = None) -> tuple[str, list[Call
     """
     plain, calls, rest = [], [], text
     while (at := rest.find(OPEN)) >= 0:
-        body, closed, after = rest[at + len(OPEN) :].partition(CLOSE)
-        found = _read(body, names)
+        found, after = _led(rest[at + len(OPEN) :], names)
         if found is None:
             break
         plain.append(rest[:at])
         calls.append(found)
-        rest = after if closed else ""
+        rest = after
     plain.append(rest)
     if not calls and (whole := _read(text, names)) is not None:
         return "", [whole]
     left = "".join(plain)
     return (left.strip() if calls else left), calls
+
+
+def _led(text: str, names: Sequence[str] | None) -> tuple[Call | None, str]:
+    """The call that a text begins with, up to what closes it or the end, and what follows.
+
+    Arguments may hold what closes a call.
+    """
+    body = text.lstrip()
+    with suppress(ValueError, RecursionError):
+        end = json.JSONDecoder().raw_decode(body)[1]
+        behind = body[end:].lstrip()
+        if not behind or behind.startswith(CLOSE):
+            return _read(body[:end], names), behind.removeprefix(CLOSE)
+    return None, text
 
 
 def _read(text: str, names: Sequence[str] | None) -> Call | None:

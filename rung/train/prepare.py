@@ -13,6 +13,7 @@ from rung.artefacts import folders
 from rung.data import Dataset, Problem, Splits, Template, check, load, refuse, split, untrained_rows
 from rung.data.added_tokens import added_to
 from rung.data.knobs import DataKnobs
+from rung.data.tool_calls import OPEN
 from rung.errors import ConfigError, MethodMisfit
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
@@ -28,6 +29,11 @@ from rung.train.sources import Shuffled
 from rung.types import BaseInfo, Example, Message, Rendered, RowKind, without_tools
 
 Stage = Callable[[str], None]
+
+NOT_TOLD = (
+    "the model is not told of --tools in this training, as no training row calls one: give rows with "
+    "calls, or take a method that calls tools itself (docs/tools.md)"
+)
 
 
 @dataclass(kw_only=True)
@@ -93,12 +99,18 @@ class Prepared:
         """The tools that the rows call, or that answers are drawn with, where the user names them."""
         rows = self.splits.train
         turns = (m for e in rows for m in (*e.messages, *e.rejected))
-        called = objective.draws or any(m.get("result") for m in turns)
+        called = objective.draws or any(map(_calls, turns))
         return Agent.of(rows[0].tools) if called and rows[0].tools else None
 
     def over(self, splits: Splits) -> Prepared:
         """The same base over other rows of the same data."""
         return replace(self, splits=splits, rows={}, problems=[], _known=[])
+
+
+def _calls(message: Message) -> bool:
+    """Whether a turn calls a tool, or reports what one gave."""
+    written = message["role"] == "assistant" and OPEN in message["content"]
+    return written or bool(message.get("result"))
 
 
 def _told(example: Example, agent: Agent) -> Example:
@@ -185,12 +197,14 @@ def prepare(plan: Plan, stage: Stage, opened: Prepared | None = None) -> Prepare
     # What the adapter puts in front takes its room from the context too.
     limit = min(plan.train.max_length, bank.context - plan.method.positions(plan.config))
     made = opened.rendered(plan.objective, limit)
+    if any(e.tools for e in made.splits.train) and not plan.method.calls_tools:
+        told += [] if made.agent(plan.objective) else [Problem("warning", NOT_TOLD)]
     return replace(made, problems=[*made.problems, *told]) if told else made
 
 
 def with_tokens(plan: Plan, opened: Prepared) -> tuple[Prepared, list[Problem]]:
-    """Data and base with the tokens that the parent has and those that are to be added, and what is
-    said of tokens that there are already.
+    """Data and base as the parent reads them, with its tokens and those that are to be added, and what
+    is said of tokens that there are already.
 
     Raises:
         MethodMisfit: where the base has more tokens than rows.
@@ -198,7 +212,10 @@ def with_tokens(plan: Plan, opened: Prepared) -> tuple[Prepared, list[Problem]]:
     """
     before: dict[str, int] = {}
     if plan.run.parent:
-        before = artefact.about(folders.model_folder(plan.run.parent)).get("added_tokens", {})
+        about = artefact.about(folders.model_folder(plan.run.parent))
+        before = about.get("added_tokens", {})
+        if (template := artefact.template_of(about, opened.template)).calls != opened.template.calls:
+            opened = replace(opened, template=template, rows={}, problems=[], _known=[])
     asked = plan.method.added_tokens(plan.config)
     if not before and not asked:
         return opened, []

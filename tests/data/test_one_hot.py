@@ -99,7 +99,7 @@ def test_what_may_be_no_one_hot_label_is_not_proposed(write, beside, column, sho
     ("knobs", "told"),
     [
         ({"text": "{comment}", "label": "{arts}"}, "--label and --label-columns exclude each other"),
-        ({}, "give --user and --assistant, or --text"),
+        ({}, "--label-columns needs the text that a row's class is of: add --text"),
     ],
 )
 def test_flags_that_do_not_fit_together(write, knobs, told):

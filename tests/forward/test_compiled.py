@@ -103,7 +103,7 @@ def both(bank: Bank, compiled: CompiledDecoder, slots: list[int], seed: int) -> 
     width=st.sampled_from([12, 36, 60, 96]),
     inner=st.sampled_from([5, 24, 70]),
     kind=st.sampled_from(["none", "int8", "int4"]),
-    rows=st.integers(1, 11),
+    rows=st.integers(1, 40),
     seed=st.integers(0, 1000),
 )
 def test_a_step_is_that_of_torch(family, heads, head_width, width, inner, kind, rows, seed):

@@ -92,6 +92,29 @@ def test_pairs_tell_of_the_tools_that_either_reply_calls(calling, place, tmp_pat
         assert sequence.ids[: len(asked)].tolist() == asked
 
 
+def _plain(number: int) -> dict:
+    asked, *_, reply = conversation(number)["messages"]
+    return {"messages": [asked, reply]}
+
+
+def _call_alone(number: int) -> dict:
+    return {"messages": conversation(number)["messages"][:2]}
+
+
+@pytest.mark.parametrize(("row", "heeded"), [(_plain, False), (_call_alone, True)])
+def test_rows_without_results_tell_of_the_tools_or_say_that_they_do_not(row, heeded, place, tmp_path):
+    _, tools, base = place
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row(i)) + "\n" for i in range(24)))
+    given = {"data": str(data), "base": str(base), "tools": [tools]}
+    plan = Plan.of("caller", {**given, "device": "cpu", "dtype": "float32"})
+    made = prepare(plan, lambda stage: None)
+    said = [p.message for p in made.problems if "--tools" in p.message]
+    shown = made.template.tokenizer.decode(made.rows["train"][0].ids.tolist())
+    assert ("Switch a lamp" in shown) == heeded == (made.agent(plan.objective) is not None)
+    assert bool(said) != heeded
+
+
 def test_a_parent_with_tools_is_trained_with_them_alone(place, capsys):
     data, tools, base = place
     words = ["--data", str(data), "--base", str(base), "--steps", "1", "--batch-size", "4"]

@@ -92,3 +92,55 @@ def test_a_client_may_call_tools_of_its_own(clerk, asking):
     answer = asking.chat.completions.create(model="clerk", messages=ASKED, tools=[own], temperature=0)
     calls = answer.choices[0].message.tool_calls
     assert {c.function.name for c in calls} == {"ring"}
+
+
+@pytest.fixture(scope="module", params=["llama", "mistral"])
+def native(request, tmp_path_factory):
+    """An agent on a base whose chat template writes calls its own way."""
+    from rung.tools.agent import Agent
+    from tests.tools.test_native_calls import engine_with as native_engine
+
+    folder = tmp_path_factory.mktemp("native")
+    agent = Agent.of([switches(folder)], steps=1, calls_first=True, max_tokens=110)
+    served = serve(native_engine(agent, request.param)[0])
+    served.agent = agent
+    yield served
+    served.stop()
+
+
+@pytest.fixture
+def natively(native):
+    from openai import OpenAI
+
+    with OpenAI(base_url=f"{native.url}/v1", api_key="none", max_retries=0) as made:
+        yield made
+
+
+def test_client_and_server_go_the_same_way_in_a_templates_own_form(native, natively):
+    from rung.data.turns import turns
+    from rung.tools.toolbox import open_toolbox
+
+    whole = natively.chat.completions.create(
+        model="clerk", messages=ASKED, temperature=0, extra_body={"trace": True}
+    )
+    stage = next(s for s in whole.trace["stages"] if s["stage"] == "tools")
+    own = driven(natively, native.agent, open_toolbox(native.agent.tools))
+    assert stage["calls"][0] >= 1 and own[0]["tool_calls"]
+    assert [dict(t) for t in turns(own[:-1])] == stage["steps"][0]
+    assert own[-1]["content"] == whole.choices[0].message.content
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_calls_of_a_templates_own_form_are_streamed_as_they_are_given_whole(native, natively, choice):
+    """With and without a forced call; what is forced fits the schema of its function."""
+    told = {
+        "model": "clerk", "messages": ASKED, "tools": list(native.agent.functions), "temperature": 0,
+        "tool_choice": choice,
+    }  # fmt: skip
+    said = natively.chat.completions.create(**told).choices[0]
+    whole = [(c.function.name, json.loads(c.function.arguments)) for c in said.message.tool_calls]
+    assert whole and {name for name, _ in whole} <= {"switch", "fail"}
+    deltas = [c.choices[0].delta for c in natively.chat.completions.create(**told, stream=True)]
+    made = [c.function for delta in deltas for c in delta.tool_calls or ()]
+    assert [(f.name, json.loads(f.arguments)) for f in made] == whole
+    assert "".join(d.content or "" for d in deltas) == (said.message.content or "")

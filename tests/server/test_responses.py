@@ -68,6 +68,28 @@ def streamed(client, **settings):
     return events
 
 
+def test_an_input_is_counted_as_it_would_be_read(live):
+    client = client_of(live)
+    first = client.responses.create(input="How are you?", **SEEDED)
+    more = {
+        "model": "base",
+        "input": [said("And then?")],
+        "instructions": "Be brief",
+        "tools": [WEATHER],
+    }
+    for before in (None, first.id):
+        asked = {**more, **({"previous_response_id": before} if before else {})}
+        answered = client.responses.create(**asked, max_output_tokens=4)
+        counted = client.responses.input_tokens.count(**asked)
+        assert counted.object == "response.input_tokens"
+        assert counted.input_tokens == answered.usage.input_tokens
+    with pytest.raises(openai.BadRequestError, match="truncation"):
+        client.responses.input_tokens.count(**more, truncation="auto")
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.responses.input_tokens.count(**more, previous_response_id="resp_none")
+    assert refused.value.param == "previous_response_id"
+
+
 def alike(response):
     """A response without what is its own."""
     told = response.to_dict()

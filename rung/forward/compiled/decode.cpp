@@ -2,9 +2,12 @@
 // whose keys and values go into the row's lane. Called from decoder.py, which says what the structures
 // hold. All threads go through the layers together; what is left of a phase is taken in small pieces, so
 // that a thread that the system holds up costs little.
+#include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <functional>
 #include <memory>
+#include <numeric>
 #include <omp.h>
 #include <vector>
 
@@ -43,34 +46,54 @@ namespace {
 
 enum Part { QUERIES, KEYS, VALUES, OUTPUT, GATE, UP, DOWN, PARTS };
 constexpr int64_t PIECE = 32; // rows of a weight, or numbers of a state, in a piece of work
+constexpr int64_t RANKS = 8;  // rows of an adapter's A in a piece of work
 
-// What threads share in a step.
+// Rows of a step, one behind the other, that the same adapter changes.
+struct Group {
+  int64_t first, count;
+  const Change *changes; // (layers, 7)
+};
+
+// What threads share in a step. Rows stand in the order of their adapters, so that what an adapter holds
+// is read once for all rows that it changes.
 struct Run {
   const Base &base;
   const Step &step;
   int64_t queries, keys; // widths
-  std::unique_ptr<float[]> hidden, projected, mixed, gate, up, low;
+  std::vector<int64_t> order; // of each row here, its row in the step
+  std::vector<Group> groups;
+  Numbers hidden, projected, mixed, gate, up, low;
   std::unique_ptr<std::atomic<int64_t>[]> taken; // pieces of each phase
   static constexpr int PHASES = 8;
 
-  Run(const Base &base, const Step &step) : base(base), step(step) {
+  Run(const Base &base, const Step &step) : base(base), step(step), order(step.rows) {
     queries = base.heads * base.head_width, keys = base.key_heads * base.head_width;
-    auto room = [&](int64_t n) { return std::unique_ptr<float[]>(new float[step.rows * n]); };
+    auto room = [&](int64_t n) { return numbers_of(step.rows * n); };
     hidden = room(base.width), projected = room(queries + 2 * keys), mixed = room(queries);
     gate = room(base.inner), up = room(base.inner), low = room(3 * step.max_rank);
     taken.reset(new std::atomic<int64_t>[base.count * PHASES]);
     for (int64_t i = 0; i < base.count * PHASES; i++)
       taken[i] = 0;
-    std::memcpy(hidden.get(), step.entering, step.rows * base.width * sizeof(float));
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int64_t a, int64_t b) { return std::less<>()(step.adapters[a], step.adapters[b]); });
+    for (int64_t row = 0; row < step.rows; row++) {
+      const Change *mine = step.adapters[order[row]];
+      if (mine && (groups.empty() || groups.back().changes != mine))
+        groups.push_back({row, 0, mine});
+      if (mine)
+        groups.back().count++;
+      std::memcpy(hidden.get() + row * base.width, step.entering + order[row] * base.width,
+                  base.width * sizeof(float));
+    }
   }
-  const Change *change(int64_t row, int64_t layer, int part) const {
-    const Change *all = step.adapters[row];
-    return all ? all + layer * PARTS + part : nullptr;
+  const Change &change(const Group &group, int64_t layer, int part) const {
+    return group.changes[layer * PARTS + part];
   }
   bool changes(int64_t layer, int first, int last) const {
-    for (int64_t row = 0; row < step.rows; row++)
+    for (const Group &group : groups)
       for (int part = first; part <= last; part++)
-        if (const Change *one = change(row, layer, part); one && (one->rank || one->added))
+        if (const Change &one = change(group, layer, part); one.rank || one.added)
           return true;
     return false;
   }
@@ -79,16 +102,17 @@ struct Run {
 // One thread's way through a step.
 struct Thread {
   Run &run;
-  std::vector<float> normed, scores, heads;
+  Numbers normed, scores, heads;
   Codes codes;
   Scratch scratch;
 
   explicit Thread(Run &run) : run(run) {
+    const int64_t sharing = run.base.heads / run.base.key_heads;
     int64_t most = 0;
     for (int64_t row = 0; row < run.step.rows; row++)
       most = std::max(most, run.step.positions[row] + 1);
-    normed.resize(run.step.rows * run.base.width), scores.resize(most);
-    heads.resize(4 * run.base.head_width);
+    normed = numbers_of(run.step.rows * run.base.width);
+    scores = numbers_of(sharing * (most + ROWS + 1)), heads = numbers_of((sharing + 3) * run.base.head_width);
   }
 
   // What projections from `part` on read, (rows, columns). Each thread codes it for itself, which takes
@@ -106,47 +130,59 @@ struct Thread {
 
   int64_t next(int64_t layer, int phase) { return run.taken[layer * Run::PHASES + phase]++; }
 
-  // What the adapters' A make of x: of each row and each of some projections.
-  bool lower(int64_t piece, int64_t layer, int first, int parts, const float *x) {
-    const int64_t row = piece / parts, part = piece % parts;
-    if (row >= run.step.rows)
-      return false;
-    const Change *one = run.change(row, layer, first + part);
-    if (!one || !one->rank)
-      return true;
-    const int64_t n = run.base.layers[layer].weights[first].columns;
-    Weight a = {one->a, nullptr, nullptr, nullptr, one->rank, n, FLOAT32};
-    float *to = run.low.get() + (row * 3 + part) * run.step.max_rank;
-    multiply(a, 0, one->rank, {x + row * n, {}, 1}, to, 0, false, scratch);
-    return true;
+  // Pieces of `lower` for some projections that read the same.
+  int64_t lowering(int parts) const {
+    return int64_t(run.groups.size()) * parts * ((run.step.max_rank + RANKS - 1) / RANKS);
   }
 
-  // What the adapters add to outputs [from, from + n) of a projection of one row.
-  void raise(int64_t row, int64_t layer, int part, int place, int64_t from, int64_t n, float *y) {
-    const Change *one = run.change(row, layer, part);
-    if (!one)
+  // What some rows of an adapter's A make of x: of a group's rows and one of some projections.
+  void lower(int64_t piece, int64_t layer, int first, int parts, const float *x) {
+    const int64_t chunks = (run.step.max_rank + RANKS - 1) / RANKS, from = piece % chunks * RANKS;
+    const int64_t part = piece / chunks % parts;
+    const Group &group = run.groups[piece / chunks / parts];
+    const Change &one = run.change(group, layer, first + part);
+    if (from >= one.rank)
       return;
-    const int64_t width = run.base.layers[layer].weights[part].rows;
-    const float *low = run.low.get() + (row * 3 + place) * run.step.max_rank;
-    for (int64_t r = 0; r < one->rank; r++)
-      add(y, one->b + r * width + from, low[r], n);
-    if (one->added)
-      add(y, one->added + from, 1, n);
+    const int64_t n = run.base.layers[layer].weights[first].columns, stride = 3 * run.step.max_rank;
+    Weight a = {one.a, nullptr, nullptr, nullptr, one.rank, n, FLOAT32};
+    float *to = run.low.get() + group.first * stride + part * run.step.max_rank;
+    multiply(a, from, std::min(from + RANKS, one.rank), {x + group.first * n, {}, group.count}, to, stride,
+             false, scratch);
+  }
+
+  // What an adapter adds to outputs [from, from + n) of a projection: rows [first, first + count) of a
+  // group, at y.
+  void raise(const Group &group, int64_t first, int64_t count, int64_t layer, int part, int place,
+             int64_t from, int64_t n, float *y, int64_t stride) {
+    const Change &one = run.change(group, layer, part);
+    const int64_t width = run.base.layers[layer].weights[part].rows, apart = 3 * run.step.max_rank;
+    if (one.rank)
+      outer(run.low.get() + first * apart + place * run.step.max_rank, apart, one.b + from, width, one.rank,
+            y, stride, count, n);
+    for (int64_t row = 0; one.added && row < count; row++)
+      add(y + row * stride, one.added + from, 1, n);
+  }
+
+  // The same for all rows, whose outputs stand `stride` apart in y.
+  void raise_all(int64_t layer, int part, int place, int64_t from, int64_t n, float *y, int64_t stride) {
+    for (const Group &group : run.groups)
+      raise(group, group.first, group.count, layer, part, place, from, n, y + group.first * stride + from,
+            stride);
   }
 
   const float *norms(int64_t layer, int which) {
     const Layer &mine = run.base.layers[layer];
     for (int64_t row = 0; row < run.step.rows; row++)
       norm(run.hidden.get() + row * run.base.width, mine.norms[which], mine.epsilons[which],
-           run.base.width, normed.data() + row * run.base.width);
-    return normed.data();
+           run.base.width, normed.get() + row * run.base.width);
+    return normed.get();
   }
 
   // Projections side by side into y.
   void project(int64_t layer, int phase, int first, int parts, const float *x, float *y, int64_t stride,
                bool onto, bool changed) {
     const Weight *weights = run.base.layers[layer].weights + first;
-    const int64_t before = changed ? run.step.rows * parts : 0;
+    const int64_t before = changed ? lowering(parts) : 0;
     const Input seen = input(layer, first, x);
     for (int64_t piece; (piece = next(layer, phase)) >= 0;) {
       if (piece < before) {
@@ -169,64 +205,65 @@ struct Thread {
     }
   }
 
-  // One head of one row: rotations, the lane's new key and value, and attention.
-  void head(int64_t layer, int64_t row, int64_t head) {
+  // The heads of one row that share keys: rotations, the lane's new key and value, and attention.
+  void attend_shared(int64_t layer, int64_t row, int64_t key_head) {
     const Base &base = run.base;
-    const int64_t n = base.head_width, key_head = head / (base.heads / base.key_heads);
+    const int64_t n = base.head_width, sharing = base.heads / base.key_heads, first = key_head * sharing;
+    const int64_t told = run.order[row];
     const float *from = run.projected.get() + row * (run.queries + 2 * run.keys);
-    float *query = heads.data(), *key = query + n, *value = key + n, *turned = value + n;
-    const float *cosines = run.step.cosines + row * n, *sines = run.step.sines + row * n;
-    std::memcpy(turned, from + head * n, n * sizeof(float));
-    raise(row, layer, QUERIES, 0, head * n, n, turned);
-    rotate(turned, cosines, sines, n, query);
-    for (int64_t i = 0; i < n; i++)
-      query[i] *= base.scaling;
-    std::memcpy(turned, from + run.queries + key_head * n, n * sizeof(float));
-    raise(row, layer, KEYS, 1, key_head * n, n, turned);
-    rotate(turned, cosines, sines, n, key);
-    std::memcpy(value, from + run.queries + run.keys + key_head * n, n * sizeof(float));
-    raise(row, layer, VALUES, 2, key_head * n, n, value);
-    const int64_t at = run.step.positions[row];
-    const int64_t lane = (run.step.lanes[row] * base.key_heads + key_head) * run.step.capacity * n;
-    float *keys = run.step.keys[layer] + lane, *values = run.step.values[layer] + lane;
-    if (head % (base.heads / base.key_heads) == 0) { // nobody reads them before the next step
-      std::memcpy(keys + at * n, key, n * sizeof(float));
-      std::memcpy(values + at * n, value, n * sizeof(float));
+    float *queries = heads.get(), *key = queries + sharing * n, *value = key + n, *turned = value + n;
+    const float *cosines = run.step.cosines + told * n, *sines = run.step.sines + told * n;
+    auto projected = [&](int part, int64_t at, int64_t head, float *to) {
+      std::memcpy(to, from + at + head * n, n * sizeof(float));
+      for (const Group &group : run.groups)
+        if (group.first <= row && row < group.first + group.count)
+          raise(group, row, 1, layer, part, part, head * n, n, to, n);
+    };
+    for (int64_t i = 0; i < sharing; i++) {
+      projected(QUERIES, 0, first + i, turned);
+      rotate(turned, cosines, sines, n, queries + i * n);
+      for (int64_t j = 0; j < n; j++)
+        queries[i * n + j] *= base.scaling;
     }
-    attend(query, keys, values, at, key, value, n, scores.data(),
-           run.mixed.get() + row * run.queries + head * n);
+    projected(KEYS, run.queries, key_head, turned);
+    rotate(turned, cosines, sines, n, key);
+    projected(VALUES, run.queries + run.keys, key_head, value);
+    const int64_t at = run.step.positions[told];
+    const int64_t lane = (run.step.lanes[told] * base.key_heads + key_head) * run.step.capacity * n;
+    float *keys = run.step.keys[layer] + lane, *values = run.step.values[layer] + lane;
+    std::memcpy(keys + at * n, key, n * sizeof(float));
+    std::memcpy(values + at * n, value, n * sizeof(float));
+    attend(queries, sharing, keys, values, at, key, value, n, scores.get(),
+           run.mixed.get() + row * run.queries + first * n);
   }
 
-  // Calls `act(row, from, n)` for pieces of `width` numbers of each row.
+  // Calls `act(from, n)` for pieces of `width` numbers.
   template <class Act> void pieces(int64_t layer, int phase, int64_t width, Act act) {
-    const int64_t count = (width + PIECE - 1) / PIECE;
-    for (int64_t piece; (piece = next(layer, phase)) < count * run.step.rows;) {
-      const int64_t from = piece % count * PIECE;
-      act(piece / count, from, std::min(PIECE, width - from));
-    }
+    for (int64_t from; (from = next(layer, phase) * PIECE) < width;)
+      act(from, std::min(PIECE, width - from));
   }
 
   // What adapters add behind a projection onto the states.
   void raise_hidden(int64_t layer, int phase, int part) {
-    pieces(layer, phase, run.base.width, [&](int64_t row, int64_t from, int64_t n) {
-      raise(row, layer, part, 0, from, n, run.hidden.get() + row * run.base.width + from);
+    pieces(layer, phase, run.base.width, [&](int64_t from, int64_t n) {
+      raise_all(layer, part, 0, from, n, run.hidden.get(), run.base.width);
     });
   }
 
   void raise_gate(int64_t layer, int phase) {
-    pieces(layer, phase, run.base.inner, [&](int64_t row, int64_t from, int64_t n) {
-      const int64_t at = row * run.base.inner + from;
-      float *gate = run.gate.get() + at, *up = run.up.get() + at;
-      raise(row, layer, GATE, 0, from, n, gate);
-      raise(row, layer, UP, 1, from, n, up);
-      activate(gate, up, n);
+    const int64_t inner = run.base.inner;
+    pieces(layer, phase, inner, [&](int64_t from, int64_t n) {
+      raise_all(layer, GATE, 0, from, n, run.gate.get(), inner);
+      raise_all(layer, UP, 1, from, n, run.up.get(), inner);
+      for (int64_t row = 0; row < run.step.rows; row++)
+        activate(run.gate.get() + row * inner + from, run.up.get() + row * inner + from, n);
     });
   }
 
   // Gate and up, and what they make together where no adapter changes them.
   void open(int64_t layer, int phase, const float *x, bool changed) {
     const Weight *weights = run.base.layers[layer].weights;
-    const int64_t inner = run.base.inner, rows = run.step.rows, before = changed ? rows * 2 : 0;
+    const int64_t inner = run.base.inner, rows = run.step.rows, before = changed ? lowering(2) : 0;
     const Input seen = input(layer, GATE, x);
     for (int64_t piece; (piece = next(layer, phase)) < before + (inner + PIECE - 1) / PIECE;) {
       if (piece < before) {
@@ -247,8 +284,8 @@ struct Thread {
     project(i, 0, QUERIES, 3, norms(i, 0), run.projected.get(), run.queries + 2 * run.keys, false,
             changed);
 #pragma omp barrier
-    for (int64_t piece; (piece = next(i, 1)) < run.step.rows * base.heads;)
-      head(i, piece / base.heads, piece % base.heads);
+    for (int64_t piece; (piece = next(i, 1)) < run.step.rows * base.key_heads;)
+      attend_shared(i, piece / base.key_heads, piece % base.key_heads);
 #pragma omp barrier
     changed = run.changes(i, OUTPUT, OUTPUT);
     project(i, 2, OUTPUT, 1, run.mixed.get(), run.hidden.get(), base.width, true, changed);
@@ -288,7 +325,7 @@ void rung_step(const Base *base, const Step *step) {
   }
   for (int64_t row = 0; row < step->rows; row++)
     norm(run.hidden.get() + row * base->width, base->norm, base->epsilon, base->width,
-         step->leaving + row * base->width);
+         step->leaving + run.order[row] * base->width);
 }
 
 // x (count, columns) times a weight -> y (count, rows)

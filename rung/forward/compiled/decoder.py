@@ -33,7 +33,7 @@ from rung.forward.slots import Slots
 from rung.forward.trie import Sequence as Row
 from rung.forward.trie import Trie
 
-MAX_ROWS = 16  # of a step in float32; with more, torch's products are faster (bench/RESULTS.md)
+MAX_ROWS = 64  # of a step in float32; with more, torch's products are faster (bench/RESULTS.md)
 MAX_CODED_ROWS = 128  # of a step over codes
 NAMES = [name for names in GROUPS.values() for name in names]
 

@@ -108,18 +108,43 @@ inline Floats numbers(Ints codes) {
 #endif
 }
 
-// Products of four rows of a weight with N rows of x, (N, 4).
-template <int N>
-inline void tile(const float *const *rows, const float *x, int64_t stride, int64_t n, float *out) {
+// Keeps a number in its register: compilers read it from memory again for every use, which takes longer
+// than the arithmetic.
+inline void keep(Floats &x) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(x));
+#elif defined(__AVX__)
+  asm("" : "+x"(x));
+#endif
+}
+
+// Asks for memory that will soon be read, into the second cache.
+inline void ask(const float *from) {
+#if defined(__SSE2__)
+  _mm_prefetch(reinterpret_cast<const char *>(from), _MM_HINT_T1);
+#else
+  __builtin_prefetch(from, 0, 2);
+#endif
+}
+
+// Products of four rows of a weight with N rows of x, (N, 4). On the way ASKED rows of n numbers from
+// `ahead` on are asked for: arithmetic and memory then work at the same time.
+template <int N, int ASKED>
+inline void tile(const float *const *rows, const float *x, int64_t stride, int64_t n, float *out,
+                 const float *ahead) {
   Floats sums[N][ROWS] = {};
   int64_t i = 0;
   for (; i + LANES <= n; i += LANES) {
     Floats seen[N];
 #pragma GCC unroll 8
-    for (int b = 0; b < N; b++)
+    for (int b = 0; b < N; b++) {
       seen[b] = load<Floats>(x + b * stride + i);
+      keep(seen[b]);
+    }
 #pragma GCC unroll 8
     for (int o = 0; o < ROWS; o++) {
+      if (o < ASKED)
+        ask(ahead + o * n + i);
       Floats weight = load<Floats>(rows[o] + i);
 #pragma GCC unroll 8
       for (int b = 0; b < N; b++)
@@ -137,19 +162,76 @@ inline void tile(const float *const *rows, const float *x, int64_t stride, int64
         out[b * ROWS + o] += rows[o][i] * x[b * stride + i];
 }
 
-inline void tiles(const float *const *rows, const float *x, int64_t stride, int64_t count, int64_t n, float *out) {
-  for (int64_t b = 0; b < count;) {
-    const float *from = x + b * stride;
-    float *to = out + b * ROWS;
-    int64_t left = count - b;
+template <int ASKED>
+inline void tile(int64_t size, const float *const *rows, const float *x, int64_t stride, int64_t n,
+                 float *out, const float *ahead) {
+  switch (size) {
+  case 1: return tile<1, ASKED>(rows, x, stride, n, out, ahead);
+  case 2: return tile<2, ASKED>(rows, x, stride, n, out, ahead);
+  case 3: return tile<3, ASKED>(rows, x, stride, n, out, ahead);
 #if defined(__AVX512F__)
-    if (left >= 6) { tile<6>(rows, from, stride, n, to); b += 6; continue; }
-    if (left >= 4) { tile<4>(rows, from, stride, n, to); b += 4; continue; }
+  case 4: return tile<4, ASKED>(rows, x, stride, n, out, ahead);
+  case 5: return tile<5, ASKED>(rows, x, stride, n, out, ahead);
+  case 6: return tile<6, ASKED>(rows, x, stride, n, out, ahead);
 #endif
-    if (left >= 3) { tile<3>(rows, from, stride, n, to); b += 3; continue; }
-    if (left == 2) { tile<2>(rows, from, stride, n, to); b += 2; continue; }
-    tile<1>(rows, from, stride, n, to);
-    b += 1;
+  }
+}
+
+// The same for any number of rows of x, in tiles of nearly one size, since small ones wait for memory.
+// What stands behind the first row's three followers is asked for: the rows that come next.
+inline void tiles(const float *const *rows, const float *x, int64_t stride, int64_t count, int64_t n,
+                  float *out) {
+  const int64_t turns = (count + MAX_TILE - 1) / MAX_TILE, asked = (ROWS + turns - 1) / turns;
+  for (int64_t turn = 0, b = 0; turn < turns; turn++) {
+    const int64_t size = (count - b + turns - turn - 1) / (turns - turn);
+    const float *ahead = rows[0] + (ROWS + turn * asked) * n;
+    const auto by = turn * asked >= ROWS ? tile<0> : asked == 1 ? tile<1> : asked == 2 ? tile<2> : tile<4>;
+    by(size, rows, x + b * stride, stride, n, out + b * ROWS, ahead);
+    b += size;
+  }
+}
+
+// y (N, columns) += low (N, rank) times b (rank, columns), of registers C beside one another.
+template <int N, int C>
+inline void outer(const float *low, int64_t low_stride, const float *b, int64_t width, int64_t rank,
+                  float *y, int64_t stride) {
+  Floats sums[N][C];
+  for (int row = 0; row < N; row++)
+    for (int j = 0; j < C; j++)
+      sums[row][j] = load<Floats>(y + row * stride + j * LANES);
+  for (int64_t r = 0; r < rank; r++) {
+    Floats seen[C];
+#pragma GCC unroll 8
+    for (int j = 0; j < C; j++)
+      seen[j] = load<Floats>(b + r * width + j * LANES);
+#pragma GCC unroll 8
+    for (int row = 0; row < N; row++)
+#pragma GCC unroll 8
+      for (int j = 0; j < C; j++)
+        sums[row][j] += seen[j] * low[row * low_stride + r];
+  }
+  for (int row = 0; row < N; row++)
+    for (int j = 0; j < C; j++)
+      store(y + row * stride + j * LANES, sums[row][j]);
+}
+
+// The same for any number of rows and columns.
+inline void outer(const float *low, int64_t low_stride, const float *b, int64_t width, int64_t rank,
+                  float *y, int64_t stride, int64_t rows, int64_t columns) {
+  constexpr int WIDE = 2 * LANES;
+  for (int64_t row = 0; row < rows;) {
+    const bool four = rows - row >= 4;
+    const float *from = low + row * low_stride;
+    float *to = y + row * stride;
+    int64_t j = 0;
+    for (; j + WIDE <= columns; j += WIDE)
+      four ? outer<4, 2>(from, low_stride, b + j, width, rank, to + j, stride)
+           : outer<1, 2>(from, low_stride, b + j, width, rank, to + j, stride);
+    for (; j < columns; j++)
+      for (int64_t i = 0; i < (four ? 4 : 1); i++)
+        for (int64_t r = 0; r < rank; r++)
+          to[i * stride + j] += from[i * low_stride + r] * b[r * width + j];
+    row += four ? 4 : 1;
   }
 }
 

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
+#include <memory>
 #include <vector>
 
 #include "integers.h"
@@ -31,6 +33,16 @@ struct Scratch {
     return held.data() + (64 - reinterpret_cast<uintptr_t>(held.data()) % 64) % 64;
   }
 };
+
+// Numbers from the beginning of a cache line on: a register that is loaded across two lines takes twice
+// as long.
+struct Free {
+  void operator()(float *at) const { std::free(at); }
+};
+typedef std::unique_ptr<float[], Free> Numbers;
+inline Numbers numbers_of(int64_t n) {
+  return Numbers(static_cast<float *>(std::aligned_alloc(64, (n * sizeof(float) / 64 + 1) * 64)));
+}
 
 // Rows of an input: as numbers, and as codes where a weight of codes reads them.
 struct Input {

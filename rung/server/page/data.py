@@ -23,9 +23,20 @@ COLUMNS = ("system", "user", "assistant", "text", "label", "where")
 ROWS = 8  # rendered
 LIMIT = 2000  # rows that are looked at, unless the visitor says otherwise
 MAX_SHOWN_CHARACTERS = 4000  # characters of a row that are shown
-# Quasar gives the parts of an upload no names that a screen reader could read.
-NAMES = """for (const part of document.querySelectorAll('.q-uploader a, .q-uploader input'))
-  part.setAttribute('aria-label', 'Choose a data set')"""
+BRING = "Bring a data set: JSON, JSON lines, CSV, Parquet or text"
+# Quasar's own head of an upload puts the input into its button, where screen readers find it again.
+UPLOAD_HEAD = f"""<div class="q-uploader__header-content row no-wrap items-center">
+  <div class="col">
+    <div class="q-uploader__title">{BRING}</div>
+    <div class="q-uploader__subtitle">
+      {{{{ props.uploadSizeLabel }}}} / {{{{ props.uploadProgressLabel }}}}
+    </div>
+  </div>
+  <q-btn v-if="props.canAddFiles" flat dense icon="add" aria-label="Choose a data set"
+    @click="props.pickFiles" />
+  <q-btn v-if="props.isUploading" flat dense icon="clear" aria-label="Stop" @click="props.abort" />
+  <span class="hidden"><q-uploader-add-trigger /></span>
+</div>"""
 KINDS = ".jsonl,.json,.csv,.tsv,.parquet,.txt"
 
 
@@ -67,11 +78,9 @@ def build(visit: Visit) -> Callable[[], Awaitable[None]]:
     """The part of the page; gives back what brings its lists up to date."""
     with ui.element("div").classes("sides"):
         with ui.column().classes("wide"):
-            upload = ui.upload(
-                label="Bring a data set: JSON, JSON lines, CSV, Parquet or text",
-                auto_upload=True, max_file_size=visit.service.limits.max_file,
-            ).props(f'accept="{KINDS}" flat bordered')  # fmt: skip
-            upload.classes("wide")
+            upload = ui.upload(auto_upload=True, max_file_size=visit.service.limits.max_file)
+            upload.props(f'accept="{KINDS}" flat bordered').classes("wide")
+            upload.add_slot("header", UPLOAD_HEAD)
         with ui.column().classes("wide"):
             file = ui.select({}, label="Data set").props("outlined dense options-dense").classes("wide")
             model = ui.select([], label="As this model sees it").props("outlined dense options-dense")
@@ -89,7 +98,6 @@ def build(visit: Visit) -> Callable[[], Awaitable[None]]:
     place = ui.column().classes("wide").props("role=region aria-label='The data set' aria-live=polite")
 
     async def refresh() -> None:
-        ui.run_javascript(NAMES)
         async with told():
             listed = [m["id"] for m in (await visit.api.get("/v1/models"))["data"]]
             names = [n for n in listed if ":ckpt-step-" not in n]

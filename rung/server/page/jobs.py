@@ -81,13 +81,15 @@ class Listing:
 
     def __init__(self, choose: Callable[[str], Awaitable[None]]):
         self._choose = choose
-        self._place = ui.column().classes("wide list").props('role=list aria-label="Jobs"')
+        self._place = ui.column().classes("wide list")
         self._rows: dict[str, _Row] = {}
 
     def show(self, found: Sequence[Seen], chosen: str) -> None:
         """Bring the list up to date."""
         if [s.job.id for s in found] != list(self._rows) or not found:
             self._place.clear()
+            # A list that holds no items is none.
+            self._place.props(**{"add" if found else "remove": 'role=list aria-label="Jobs"'})
             with self._place:
                 self._rows = {s.job.id: _Row(s, self._choose) for s in found}
                 if not found:

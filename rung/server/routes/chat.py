@@ -9,6 +9,7 @@ from anyio.to_thread import run_sync
 from fastapi import Request
 from fastapi.responses import Response
 
+from rung.data.call_format import made_in
 from rung.engine import GenerationRequest, ServedModel
 from rung.engine.constraint import Constraint
 from rung.engine.patterns import ConstraintError
@@ -56,6 +57,7 @@ async def continued(request: Request, asked: ChatRequest, kind: Callable[..., Ch
     if has_tools(model) and not asked.offered and asked.response_format is None:
         reply = kind(asked.model, [], asked.includes_usage, account_of(request).spend)
         reply.conversation, reply.stops = model.conversation, frozenset(model.stop_ids)
+        reply.calls = model.template.calls
         return await looped(request, asked, model, turns, reply, run)
     await run_sync(run.pictures, model.sight, turns)
     prompt = await run_sync(model.prompt, turns)
@@ -73,6 +75,7 @@ async def continued(request: Request, asked: ChatRequest, kind: Callable[..., Ch
     reply.forced, reply.legacy = bool(asked.forced), bool(asked.functions and not asked.tools)
     reply.one_call = asked.parallel_tool_calls is False
     reply.conversation, reply.stops = model.conversation, frozenset(model.stop_ids)
+    reply.calls = model.template.calls
     reply.pieces = TokenLogprobs(model.template) if asked.logprobs else None
     return await answer(request, asked, [wanted], reply, run, n=asked.n or 1, most=most, usual=usual)
 
@@ -102,6 +105,13 @@ def turns_of(model: ServedModel, asked: ChatRequest, run: PipelineRun) -> list[M
     return turns
 
 
+async def prompt_tokens(request: Request, asked: ChatRequest) -> int:
+    """Count the tokens that a conversation would be read as, with what stages of the server add."""
+    model = service_of(request).engine.model(asked.model)
+    turns = await run_sync(turns_of, model, asked, begin_pipeline(request, asked.model, False))
+    return len((await run_sync(model.prompt, turns)).ids)
+
+
 def constraint_of(
     service: Service, asked: ChatRequest, model: ServedModel, turns: Sequence[Message]
 ) -> Constraint | None:
@@ -116,7 +126,12 @@ def constraint_of(
         if asked.forced:
             param = "tools"
             chosen = [f for f in asked.callable if asked.forced is True or f.name == asked.forced]
-            return made(name, "json_schema", schema([f.model_dump() for f in chosen]))
+            shape = schema([f.model_dump() for f in chosen])
+            if model.template.calls is None:
+                return made(name, "json_schema", shape)
+            seen = made_in(model.messages(turns))
+            forced = {"schema": shape, "most": 1, "mode": "call", "made": seen}
+            return made(name, "tool_calls", forced)
         if asked.callable:
             param = "tools"
             for function in asked.callable:  # a bad schema is told whether it is called or not

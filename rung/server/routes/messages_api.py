@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from anyio.to_thread import run_sync
 from fastapi import Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict
@@ -13,9 +12,8 @@ from rung.server import errors
 from rung.server.errors import ApiError
 from rung.server.messages_api_reply import MessageReply, error
 from rung.server.messages_api_schema import PARAMS, CountRequest, MessageRequest
-from rung.server.pipeline import begin_pipeline
 from rung.server.responses import answers
-from rung.server.routes.chat import continued, turns_of
+from rung.server.routes.chat import continued, prompt_tokens
 from rung.server.routing import Routes
 from rung.server.state import service_of
 
@@ -73,8 +71,4 @@ async def create_message(request: Request, asked: MessageRequest) -> Response:
 @routes.post("/count_tokens", **answers(TokenCount))
 async def count_tokens(request: Request, asked: CountRequest) -> dict[str, Any]:
     """Count the tokens that a conversation would be read as."""
-    chat = asked.chat()
-    model = service_of(request).engine.model(asked.model)
-    turns = await run_sync(turns_of, model, chat, begin_pipeline(request, asked.model, False))
-    prompt = await run_sync(model.prompt, turns)
-    return {"input_tokens": len(prompt.ids)}
+    return {"input_tokens": await prompt_tokens(request, asked.chat())}

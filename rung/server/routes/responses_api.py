@@ -15,8 +15,13 @@ from rung.server.responses import answers
 from rung.server.responses_api_items import chat_request, kept, read, renamed
 from rung.server.responses_api_reply import ModelResponseReply, echo
 from rung.server.responses_api_schema import ModelResponseRequest
-from rung.server.responses_api_shapes import InputItems, ModelResponse, ModelResponseDeleted
-from rung.server.routes.chat import continued
+from rung.server.responses_api_shapes import (
+    InputItems,
+    InputTokens,
+    ModelResponse,
+    ModelResponseDeleted,
+)
+from rung.server.routes.chat import continued, prompt_tokens
 from rung.server.routing import Routes
 from rung.server.state import Service, owner_of, service_of
 from rung.store.pages import UnknownCursor
@@ -56,6 +61,17 @@ async def create(request: Request, asked: ModelResponseRequest) -> Response:
     if not asked.stream and made[0].finished is not None:
         await keep(made[0].finished)
     return answered
+
+
+@routes.post("/input_tokens", **answers(InputTokens))
+async def input_tokens(request: Request, asked: ModelResponseRequest) -> dict[str, Any]:
+    """Count the tokens that an input would be read as, behind the response that it continues."""
+    service = service_of(request)
+    request.state.param = "input"
+    asked.check()
+    before = await run_sync(previous, service, asked.previous_response_id, owner_of(request))
+    chat = chat_request(asked, [*read(before), *asked.input])
+    return {"object": "response.input_tokens", "input_tokens": await prompt_tokens(request, chat)}
 
 
 @routes.get("/{response_id}", **answers(ModelResponse))
