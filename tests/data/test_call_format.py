@@ -106,7 +106,7 @@ def test_calls_are_written_as_the_template_writes_them(family):
 
 
 @pytest.mark.parametrize("family", ALL)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(said=talks())
 def test_exactly_what_the_assistant_wrote_is_supervised(family, said):
     shape = SHAPES[family]
@@ -124,7 +124,7 @@ def test_exactly_what_the_assistant_wrote_is_supervised(family, said):
 
 
 @pytest.mark.parametrize("family", ALL)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(said=talks())
 def test_training_and_serving_render_the_same_ids(family, said):
     shape = SHAPES[family]
@@ -136,7 +136,7 @@ def test_training_and_serving_render_the_same_ids(family, said):
 
 
 @pytest.mark.parametrize("family", ALL)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(made=st.lists(calls, min_size=1, max_size=3), said=st.sampled_from(["", "Let me see."]))
 def test_what_is_written_is_read_again(family, made, said):
     shape = SHAPES[family]
@@ -151,7 +151,7 @@ def test_what_is_written_is_read_again(family, made, said):
 
 
 @pytest.mark.parametrize("family", ALL)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_no_result_forges_a_turn_or_a_call(family, data):
     shape = SHAPES[family]

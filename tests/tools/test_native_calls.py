@@ -50,7 +50,7 @@ pieces = st.sampled_from(
 
 
 @pytest.mark.parametrize("family", ALL)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     lead=st.lists(pieces, max_size=5).map("".join),
     made=st.lists(calls, max_size=2),
