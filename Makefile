@@ -8,7 +8,7 @@ WORKERS ?= 2
 .DEFAULT_GOAL := help
 .PHONY: help env user lint format test test-quick test-faults quickstart bench-train bench-align bench-eval \
 	bench-features bench-vision bench-combine bench-map bench-synth bench-before bench-agents bench-distributed \
-	bench-simulate sweep harness-server soak fuzz steady bench-clients bench-adapters bench-serve bench-llamacpp clean
+	bench-simulate sweep harness-server soak fuzz steady bench-clients bench-adapters bench-serve bench-llamacpp bench-exports clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -128,6 +128,9 @@ bench-serve: $(ENV) bench/.peers/.stamp bench/.vllm/.stamp  ## serving beside vL
 
 bench-llamacpp: $(ENV) bench/.llamacpp/.stamp  ## serving on a CPU beside llama.cpp: ARGS="--only int8 --before ../before"
 	@$(BIN)/python -m bench.llamacpp $(ARGS)
+
+bench-exports: $(ENV) bench/.llamacpp/.stamp  ## exports run by llama.cpp, method by method: ARGS="--only lora"
+	@$(BIN)/python -m bench.exports $(ARGS)
 
 # The peers live apart, so that they never decide which versions Rung runs on.
 bench/.peers/.stamp: bench/peers.txt constraints.txt

@@ -77,7 +77,8 @@ def data(folder: Path) -> dict[str, Path]:
 def rung(home: Path, *words: str) -> None:
     """Run a verb. Raises RuntimeError with its last line."""
     environment = os.environ | {"RUNG_HOME": str(home)}
-    environment.setdefault("RUNG_LLAMA_CPP", str(library()) if "--prove" in words else "")
+    if "--prove" in words and "RUNG_LLAMA_CPP" not in environment:
+        environment["RUNG_LLAMA_CPP"] = str(library())
     done = subprocess.run(
         [sys.executable, "-m", "rung", *words], cwd=home, env=environment | {"PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=False,
