@@ -14,7 +14,7 @@ from typing import Any
 from rung.data.contents import PICTURES, THOUGHTS, content_of
 from rung.data.format_strings import Missing
 from rung.data.tool_calls import RESULT, USE
-from rung.data.turns import CONTENTS, listed, unquoted
+from rung.data.turns import content_field, listed, role_of, unquoted
 
 Row = Mapping[str, Any]
 
@@ -96,20 +96,12 @@ def _is_talk(cell: Any) -> bool:
     )  # fmt: skip
 
 
-def _role(message: Mapping[str, Any]) -> str:
-    return str(message.get("role", message.get("from"))).strip().lower()
-
-
-def _content_key(message: Mapping[str, Any]) -> str | None:
-    return next((key for key in CONTENTS if key in message), None)
-
-
 def _roles_of_parts(cells: Sequence[Any]) -> set[str]:
     """The roles of which every message's content is parts as text."""
     parted: set[str] = set()
     other: set[str] = set()
     for message in (m for cell in cells if _is_talk(cell) for m in cell):
-        role, content = _role(message), message.get(_content_key(message) or "")
+        role, content = role_of(message), message.get(content_field(message))
         if role in other or content is None or content == "":
             continue
         holds = isinstance(content, str) and parts_of(content) is not None
@@ -118,7 +110,7 @@ def _roles_of_parts(cells: Sequence[Any]) -> set[str]:
 
 
 def _with_parts(message: Mapping[str, Any], roles: set[str]) -> dict[str, Any]:
-    key = _content_key(message)
-    if key is None or _role(message) not in roles:
+    key = content_field(message)
+    if key not in message or role_of(message) not in roles:
         return dict(message)
     return {**message, key: _decoded(message[key])}

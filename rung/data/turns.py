@@ -84,7 +84,7 @@ def turns(value: Any, role_key: str = "role", content_key: str = "content") -> l
         if role is None:
             raise Missing(f"message {i} has the {role_key} {said!r}")
         try:
-            key = _content_key(message, content_key)
+            key = content_field(message, content_key)
             for spoken, one in parts.unfold(role, message, key):
                 result.append(_turn(spoken, one, content_key, parts.called))
         except Missing as fault:
@@ -127,8 +127,8 @@ def unread(value: Any) -> set[str]:
     value = listed(value)
     for message in value if isinstance(value, (list, tuple)) else ():
         if isinstance(message, Mapping):
-            role = ROLES.get(str(message.get("role", message.get("from"))).strip().lower(), "user")
-            key = _content_key(message, "content")
+            role = ROLES.get(role_of(message), "user")
+            key = content_field(message, "content")
             taken = {*READ[role], key}
             found |= unread_fields(message.get(key))
             found |= {str(k) for k, v in message.items() if k not in taken and not _is_empty(v)}
@@ -140,7 +140,12 @@ def _is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, (str, list, tuple, Mapping)) and not value)
 
 
-def _content_key(message: Mapping[str, Any], key: str) -> str:
+def role_of(message: Mapping[str, Any]) -> str:
+    """The role of a message in its own word, under either name of the field."""
+    return str(message.get("role", message.get("from"))).strip().lower()
+
+
+def content_field(message: Mapping[str, Any], key: str = "content") -> str:
     """What holds the content of a message: `key`, or the first of the known names that it has."""
     return next((k for k in (key, *CONTENTS) if k in message), key)
 
@@ -154,7 +159,7 @@ def system_of(row: Mapping[str, Any]) -> str:
     for name in SYSTEM_COLUMNS:
         value = row.get(name)
         if isinstance(value, Mapping):
-            value = value.get(_content_key(value, "content"))
+            value = value.get(content_field(value, "content"))
         if not _is_empty(value):
             try:
                 said = content_of(value)
@@ -166,7 +171,7 @@ def system_of(row: Mapping[str, Any]) -> str:
 
 
 def _turn(role: str, message: Mapping[str, Any], key: str, called: dict[str, str]) -> Message:
-    key = _content_key(message, key)
+    key = content_field(message, key)
     if role == "tool":
         return _result(message, key, called)
     if role == "call":  # ShareGPT's turn that is one call, written as JSON

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.server.conftest import serve
+from tests.server.shop import client_of
 from tests.tools.world import switches
 
 ASKED = [{"role": "user", "content": "Which lamp is on?"}]
@@ -28,9 +29,7 @@ def clerk(tmp_path_factory):
 
 @pytest.fixture
 def asking(clerk):
-    from openai import OpenAI
-
-    with OpenAI(base_url=f"{clerk.url}/v1", api_key="none", max_retries=0) as made:
+    with client_of(clerk) as made:
         yield made
 
 
@@ -110,9 +109,7 @@ def native(request, tmp_path_factory):
 
 @pytest.fixture
 def natively(native):
-    from openai import OpenAI
-
-    with OpenAI(base_url=f"{native.url}/v1", api_key="none", max_retries=0) as made:
+    with client_of(native) as made:
         yield made
 
 
