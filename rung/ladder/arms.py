@@ -171,7 +171,7 @@ class Arms:
     def _outcome(self, attempt: Attempt) -> Outcome:
         measured = attempt.measured
         if measured is None:
-            return Outcome(attempt.level, late=attempt.late)
+            return Outcome(attempt.level, late=attempt.late, took=attempt.making)
         high = measured.low if self.scale.lower else measured.high
         return Outcome(attempt.level, self.scale.sign * measured.value, self.scale.sign * high)
 

@@ -23,6 +23,7 @@ FIRST = 0.6  # of the time that is left, for arms that have no figure yet
 WHOLE = 0.5  # of the time that is left: what one attempt may take where several could follow
 GAIN = 0.25  # of what is missing to the best possible figure, that a level more may bring
 SETTINGS_SHARE = 0.25  # of the rows: the level at which settings are told apart
+AGAIN = 2.0  # times what a smallest sample took in vain: what it is given where nothing else is left
 BASELINE = "baseline"  # why a step is taken: before anything else
 FIRST_FIGURE = "first"  # the same: its rung has none yet
 Params = tuple[tuple[str, object], ...]
@@ -40,13 +41,15 @@ class Level:
 class Outcome:
     """A figure, its sign turned so that more is better; None where the attempt gave none.
 
-    `late` says that its time was over first, so that a smaller sample may still give one.
+    `late` says that its time was over first, after `took` seconds, so that a smaller sample may still
+    give one, or the smallest one in more time.
     """
 
     level: Level
     value: float | None = None
     high: float = 0.0
     late: bool = False
+    took: float = 0.0
 
 
 @dataclass
@@ -218,7 +221,8 @@ def next_step(arms: Sequence[Arm], now: Standing) -> Step | None:
     options = [*_first(wanted, now), *_more(wanted, now), *_settings(wanted, now)]
     fitting = [o for o in options if o.seconds <= now.left and o.key not in now.busy]
     fitting = fitting or [o for o in _samples(wanted, now) if o.key not in now.busy]
-    return _cheapest(fitting, wanted) if fitting else None
+    fitting = fitting or [o for o in _again(arms, now) if o.key not in now.busy]
+    return _cheapest(fitting, arms) if fitting else None
 
 
 def _cheapest(options: Sequence[Step], arms: Sequence[Arm]) -> Step:
@@ -240,6 +244,19 @@ def _samples(arms: Sequence[Arm], now: Standing) -> list[Step]:
     """The smallest samples that still fit of arms without a figure, where nothing else is left."""
     waiting = [a for a in arms if a.default and not a.figures and not a.failed]
     found = [Step(a.key, a.params, a.begins[0], a.cost(a.begins[0]), FIRST_FIGURE) for a in waiting]
+    return [step for step in found if step.seconds <= now.left]
+
+
+def _again(arms: Sequence[Arm], now: Standing) -> list[Step]:
+    """The smallest samples of arms of which even these were late, in more time than they had."""
+    found = []
+    for arm in arms:
+        if not arm.default or not arm.outcomes or not all(o.late for o in arm.outcomes):
+            continue
+        if not now.everything and now.cleared is not None and arm.total >= now.cleared:
+            continue
+        seconds = max(AGAIN * max(o.took for o in arm.outcomes), arm.cost(arm.levels[0]))
+        found.append(Step(arm.key, arm.params, arm.levels[0], seconds, FIRST_FIGURE))
     return [step for step in found if step.seconds <= now.left]
 
 

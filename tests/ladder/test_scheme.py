@@ -116,13 +116,26 @@ def test_a_failed_rung_is_not_tried_again():
     assert next_step([broken], Standing(100)) is None
 
 
-def test_what_was_late_is_tried_on_a_smaller_sample_and_then_no_more():
+def test_what_was_late_is_tried_on_a_smaller_sample_and_then_in_more_time():
     slow = arm("slow", 1)
-    slow.outcomes = [Outcome(WHOLE[2], late=True)]
+    slow.outcomes = [Outcome(WHOLE[2], late=True, took=60)]
     step = next_step([slow], Standing(100))
     assert step is not None and step.level == WHOLE[1]
-    slow.outcomes += [Outcome(WHOLE[1], late=True), Outcome(WHOLE[0], late=True)]
+    slow.outcomes += [Outcome(WHOLE[1], late=True, took=60), Outcome(WHOLE[0], late=True, took=60)]
     assert next_step([slow], Standing(100)) is None
+    again = next_step([slow], Standing(120))
+    assert again is not None and (again.level, again.seconds) == (WHOLE[0], 120)
+    # Not before what others can be tried at, nor where a cheaper rung clears the bar.
+    fresh = arm("fresh", 80)
+    step = next_step([slow, fresh], Standing(200))
+    assert step is not None and step.key == "fresh"
+    fresh.outcomes = [Outcome(WHOLE[2], 0.8, 0.9)]
+    step = next_step([slow, fresh], Standing(200))
+    assert step is not None and step.key == "slow"
+    slow.total = 10
+    assert next_step([slow, fresh], Standing(200, cleared=5.0)) is None
+    slow.outcomes.append(Outcome(WHOLE[0]))  # it failed: more time is no cure
+    assert next_step([slow], Standing(10_000)) is None
 
 
 @pytest.mark.parametrize("seed", range(20))
