@@ -7,8 +7,8 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help env user lint format test test-quick test-faults quickstart bench-train bench-align bench-eval \
-	bench-features bench-vision bench-combine bench-map bench-synth bench-before bench-agents bench-distributed \
-	bench-simulate sweep harness-server soak fuzz steady bench-clients bench-adapters bench-serve bench-llamacpp \
+	bench-features bench-vision bench-combine bench-map bench-synth bench-documents bench-before bench-agents \
+	bench-distributed bench-simulate sweep harness-server soak fuzz steady bench-clients bench-adapters bench-serve bench-llamacpp \
 	bench-exports clean
 
 help:  ## show this list
@@ -90,6 +90,9 @@ bench-map: $(ENV)  ## mapping real names: rungs beside edit distance, and 10,000
 
 bench-synth: $(ENV) bench/.peers/.stamp  ## rows written as constrained JSON beside transformers with outlines
 	@$(BIN)/python -m bench.synth $(ARGS)
+
+bench-documents: $(ENV)  ## questions of documents: retrieval, and a tuned model beside one that retrieves
+	@$(BIN)/python -m bench.documents $(ARGS)
 
 bench-agents: $(ENV)  ## an agent with a calculator beside the rungs around it, by one climb
 	@$(BIN)/python -m bench.agents $(ARGS)

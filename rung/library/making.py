@@ -30,7 +30,7 @@ from rung.types import Example
 # Shares held out: with few rows a tenth would be too few to tell anything by.
 SHARES = {"validation": 0.15, "test": 0.25}
 SHOWN = 3  # prompts that are answered side by side
-GOLD = "{provenance[document]}"  # what retrieval is measured by
+GOLD = "{provenance[gold]}"  # what retrieval is measured by
 READS = "documents"  # the knob of methods that answer from documents
 
 

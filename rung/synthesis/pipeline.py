@@ -395,5 +395,5 @@ class _Synthesis:
             "seed": seed_of(self.knobs.seed, draft.index, 0), "asked": draft.asked,
         }  # fmt: skip
         if draft.document is not None:
-            about |= {"document": draft.document, "passage": draft.passage}
+            about |= {"document": draft.document, "passage": draft.passage, "gold": draft.gold}
         return {**self.kind.row(draft), provenance.COLUMN: about}

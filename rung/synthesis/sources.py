@@ -53,7 +53,7 @@ class Passages:
         own = self.found[draft.topic]
         passage = own[self.given[draft.topic] % len(own)]
         self.given[draft.topic] += 1
-        draft.document, draft.passage = passage.source, passage.text
+        draft.document, draft.passage, draft.gold = passage.source, passage.text, passage.name
 
     @cached_property
     def _index(self) -> Index:
@@ -65,8 +65,7 @@ class Passages:
         Round-trip filtering, as in Dai et al., Promptagator, arXiv 2209.11755.
         """
         hits = self._index.search(question, MAX_RANK)
-        own = (draft.document, draft.passage)
-        if any((hit.passage.source, hit.passage.text) == own for hit in hits):
+        if any(hit.passage.name == draft.gold for hit in hits):
             return None
         return "fits other passages better"
 

@@ -206,6 +206,7 @@ def test_questions_name_the_document_that_they_stand_on(rung_home, tmp_path):
     assert len(made.rows) == 12 and made.kind.name == "questions"
     assert set(counts.values()) == {2} and len(counts) == 6
     assert all(row["answer"].strip(".") in row["provenance"]["passage"] for row in made.rows)
+    assert all(row["provenance"]["gold"] == f"{row['provenance']['document']}#1" for row in made.rows)
 
 
 @pytest.mark.parametrize(

@@ -67,5 +67,5 @@ def test_a_question_that_other_passages_answer_too_is_refused(tmp_path, rung_hom
     assert made.refused["fits other passages better"]
     for row in made.rows:
         about = row["provenance"]
-        draft.document, draft.passage = about["document"], about["passage"]
+        draft.document, draft.passage, draft.gold = (about[k] for k in ("document", "passage", "gold"))
         assert passages.unfound(draft, row["question"]) is None

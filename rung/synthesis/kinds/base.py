@@ -21,7 +21,7 @@ class Draft:
         index: counts all drafts of a data set. topic, angle: what it is to be about.
         examples: rows of the user's that show what is wanted.
         written: what rows of the same topic say, from which it must differ.
-        passage: text of a document, with its name in `document`.
+        passage: text of a document, with its name in `document`; the passage's own name in `gold`.
         fields: what has been written so far. asked: what the teacher was told at each stage.
     """
 
@@ -33,6 +33,7 @@ class Draft:
     written: Sequence[str] = ()
     document: str | None = None
     passage: str = ""
+    gold: str = ""
     fields: dict[str, str] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
 
