@@ -156,7 +156,8 @@ def check(task: Task, splits: Splits) -> None:
         DataError: saying everything that is wrong, on one line.
     """
     every = [*splits.train, *splits.validation, *splits.test]
-    found = [*faults(every, task), *_too_few(splits)]
+    leaks = [p.message for p in splits.problems if p.severity == "error"]
+    found = [*faults(every, task), *leaks, *_too_few(splits)]
     if found:
         raise DataError(one_line(found))
 
