@@ -122,6 +122,12 @@ def short(text: str) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
+def listed(labels: Sequence[str], most: int = 6) -> str:
+    """The first labels on one line, those with lines or blanks around them in quotes."""
+    plainly = (s if s.isprintable() and s == s.strip() else repr(s) for s in map(short, labels[:most]))
+    return ", ".join(plainly) + (", ..." if len(labels) > most else "")
+
+
 def problems(examples: Sequence[Example], limit: int | None) -> list[Problem]:
     """What is odd about the labels of a data set.
 
@@ -149,7 +155,7 @@ def cut_to_one(examples: Sequence[Example], limit: int) -> str | None:
     labels = labels_of(examples)
     if len(labels) < MIN_SORTED_ROWS or len(set(labels)) > 1:
         return None
-    told = f"--limit {limit} read the label '{short(labels[0])}' alone, and there are more rows"
+    told = f"--limit {limit} read the label {short(labels[0])!r} alone, and there are more rows"
     return f"{told}; if they are sorted by label: {MEND}"
 
 
@@ -184,7 +190,7 @@ def unlearnt(train: Sequence[Example], held: Mapping[str, Sequence[Example]]) ->
             found.append(Problem("warning", told, tuple(e.origin for e in lost)))
         elif len(labels) >= MIN_SORTED_ROWS and len(set(labels)) == 1:
             told = (
-                f"all {len(labels)} {part} rows have the label '{short(labels[0])}': they say nothing "
+                f"all {len(labels)} {part} rows have the label {short(labels[0])!r}: they say nothing "
                 f"of the others; give {part} rows of every label"
             )
             found.append(Problem("warning", told, tuple(e.origin for e in examples)))
@@ -199,7 +205,7 @@ def _label(example: Example) -> str:
 
 
 def _said(example: Example) -> str:
-    return f"{example.origin} '{short(_label(example))}'"
+    return f"{example.origin} {short(_label(example))!r}"
 
 
 def _sorted(labels: Sequence[str]) -> bool:

@@ -141,7 +141,7 @@ def faults(examples: Sequence[Example], task: Task) -> list[str]:
     if len(counts) == 1:
         only = next(iter(counts))
         found.append(
-            f"every row has the same answer '{short(only)}': there is nothing to tell apart; add "
+            f"every row has the same answer {short(only)!r}: there is nothing to tell apart; add "
             "rows with other answers"
         )
     if kinds.of(task).labelled:

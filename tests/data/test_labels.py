@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rung.data import DataKnobs, Template, check, load, refuse, split
+from rung.data.labels import listed
 from rung.errors import DataError
 from rung.evals import tasks
 
@@ -154,6 +155,21 @@ def test_a_limit_that_cuts_a_sorted_file_is_told(write):
     shuffled = labelled(f"kind {i % 10}" for i in range(1000))
     path = write("rows.jsonl", lines(shuffled))
     assert "--limit" not in messages(load(DataKnobs(data=path, limit=300)))
+
+
+@given(labels=st.lists(st.text(min_size=1, max_size=60), min_size=1, max_size=9))
+def test_labels_are_named_on_one_line(labels):
+    assert listed(labels).isprintable()
+    assert listed(["yes", " no\n", "a b"]) == "yes, ' no\\n', a b"
+
+
+def test_what_is_said_of_labels_with_lines_is_one_line(write):
+    found = held_out(write, ["up\n", "down\n"] * 10, ["up\n", "side\n"] * 6)
+    assert found and all("\n" not in p.message for p in found)
+    rows = [{"text": f"kite {i // 2}", "label": f"{i % 2} or\nso"} for i in range(20)]
+    dataset = load(DataKnobs(data=write("rows.jsonl", lines(rows))))
+    (told,) = [p.message for p in split(dataset, DataKnobs()).problems if "several" in p.message]
+    assert "\n" not in told
 
 
 def test_a_label_of_a_single_row_is_told(write):
