@@ -179,6 +179,22 @@ def test_system_goes_into_the_user_message_where_templates_refuse_it():
     assert folded == one.prompt(say("be\n\ndog"))
 
 
+@pytest.mark.parametrize(
+    ("roles", "learnt_at"),
+    [
+        ("ua", [1]), ("uaua", [1, 3]), ("sa", [1]), ("suaua", [2, 4]), ("uaa", [1, 2]), ("uua", [2]),
+        ("aua", [2]), ("uasua", [1, 4]),  # a greeting that nobody asked for answers nothing
+    ],
+)  # fmt: skip
+def test_replies_are_learnt_wherever_something_stands_before_them(roles, learnt_at):
+    names = {"u": "user", "a": "assistant", "s": "system"}
+    said = [{"role": names[r], "content": f"turn {i}"} for i, r in enumerate(roles)]
+    one = template("bytes", "chatml")
+    row = one.render(Example(messages=tuple(said)))
+    ids = [i for i, s in zip(row.ids, row.supervised, strict=True) if s]
+    assert one.tokenizer.decode(ids) == "".join(f"turn {i}<|im_end|>" for i in learnt_at)
+
+
 # A template that refuses system messages everywhere, and one that refuses those behind other turns.
 LATE_REFUSED = (
     "{% for m in messages %}{% if m.role == 'system' and loop.index0 %}"
