@@ -116,6 +116,15 @@ def test_decoding_defaults_are_the_models_own(settings, expected):
     assert (found.max_tokens, found.temperature, found.top_p) == expected
 
 
+def test_a_models_own_top_k_and_penalty_are_its_defaults():
+    from rung.models import decoding_of
+
+    drawn = decoding_of({"do_sample": True, "temperature": 1.0, "top_k": 1, "min_p": 0.1})
+    assert (drawn.temperature, drawn.top_k, drawn.min_p) == (1.0, 1, 0.1)
+    greedy = decoding_of({"do_sample": False, "top_k": 1, "repetition_penalty": 5.0})
+    assert (greedy.temperature, greedy.top_k, greedy.repetition_penalty) == (0.0, 0, 5.0)
+
+
 def test_chat_and_compare(shop, capsys, monkeypatch):
     import io
 

@@ -13,6 +13,7 @@ import typer
 from rung.cli.flags import Given, panels_of, takes_knobs
 from rung.config import resolve
 from rung.data.knobs import DataKnobs
+from rung.data.labels import listed
 from rung.library.knobs import EvalKnobs, LoadKnobs
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _progress(part: str) -> Progress:
 
 
 def _told(task: Task) -> str:
-    labels = f" ({', '.join(task.labels[:6])}{', ...' if len(task.labels) > 6 else ''})"
+    labels = f" ({listed(task.labels)})"
     return f"{task.kind}{labels if task.labels else ''}, metric {task.metric}"
 
 

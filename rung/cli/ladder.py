@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from rung.data.labels import listed
 from rung.ladder.observer import ClimbObserver
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class Ladder(ClimbObserver):
 
 def _task(bench: TaskContext) -> str:
     labels = bench.task.labels
-    named = f" over {len(labels)} labels ({', '.join(labels[:6])})" if labels else ""
+    named = f" over {len(labels)} labels ({listed(labels)})" if labels else ""
     kind, metric = bench.task.kind.replace("_", " "), bench.task.metric
     return f"{kind}{named}, judged by {metric} ({bench.reason}; --task and --metric say otherwise)"
 

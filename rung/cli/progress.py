@@ -70,6 +70,10 @@ class Terminal(Observer):
         self._status.start()
         self._status.update(text)
 
+    def prepared(self, prepared: Prepared) -> None:
+        for problem in prepared.problems:
+            self._say("warning", Text(problem.message, style="yellow"))
+
     def started(self, started: Started) -> None:
         prepared, estimate, adapter = started.prepared, started.estimate, started.adapter
         if started.plan.objective.draws:  # a loss of rewards says nothing
@@ -87,8 +91,6 @@ class Terminal(Observer):
         self._say("first row", _marked(prepared))
         self._say("trains", f"{adapter.size:,} parameters, about {estimate.bytes / 2**30:.1f} GiB of "
                   f"memory, {_duration(estimate.seconds)} if no early stop")  # fmt: skip
-        for problem in prepared.problems:
-            self._say("warning", Text(problem.message, style="yellow"))
 
     def begin(self, steps: int, at: int) -> None:
         self._status.stop()

@@ -42,12 +42,17 @@ def require_usable(tokenizer: Any) -> None:
         )
 
 
-def takes_system(tokenizer: Any) -> bool:
-    """Whether the chat template writes a system message (some refuse it, some drop it)."""
+def takes_system(tokenizer: Any, *, late: bool = False) -> bool:
+    """Whether the chat template writes a system message (some refuse it, some drop it).
+
+    Args:
+        late: one behind other turns.
+    """
     from jinja2 import TemplateError
 
+    before = (("user", USER), ("assistant", REPLY)) if late else ()
     try:
-        return SYSTEM in write(tokenizer, ("system", SYSTEM), ("user", USER))
+        return SYSTEM in write(tokenizer, *before, ("system", SYSTEM), ("user", USER))
     except TemplateError:
         return False
 
@@ -166,13 +171,36 @@ def adds_bos(tokenizer: Any) -> bool:
     return bos is not None and list(tokenizer("a")["input_ids"][:1]) == [bos]
 
 
-def fold_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """System text in front of the first user message, for templates without a system turn."""
-    system = [m["content"] for m in messages if m["role"] == "system"]
-    rest = [dict(m) for m in messages if m["role"] != "system"]
-    if not system:
-        return rest
-    if rest and rest[0]["role"] == "user":
-        rest[0]["content"] = "\n\n".join([*system, rest[0]["content"]])
-        return rest
-    return [{"role": "user", "content": "\n\n".join(system)}, *rest]
+def fold_system(messages: list[dict[str, Any]], first: bool = True) -> list[dict[str, Any]]:
+    """System text in the user message behind it, for templates without a system turn there.
+
+    So what came before a system message stays as it was asked and answered. Where no user message
+    comes next, the one in front takes the text, or one of its own.
+
+    Args:
+        first: fold the one that the conversation begins with too.
+    """
+    folded: list[dict[str, Any]] = []
+    waiting: list[str] = []
+
+    def leave() -> None:
+        if not waiting:
+            return
+        told = {"role": "user", "content": ""}
+        if folded and folded[-1]["role"] == "user":
+            told = folded.pop()
+            waiting.insert(0, told["content"])
+        folded.append({**told, "content": "\n\n".join(waiting)})
+        waiting.clear()
+
+    for i, message in enumerate(messages):
+        if message["role"] == "system" and (first or i):
+            waiting.append(message["content"])
+        elif waiting and message["role"] == "user":
+            folded.append({**message, "content": "\n\n".join([*waiting, message["content"]])})
+            waiting.clear()
+        else:
+            leave()
+            folded.append(dict(message))
+    leave()
+    return folded

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rung.data import template_check
@@ -177,18 +177,22 @@ def _begins(rendered: Sequence[Rendered], template: Template) -> list[Problem]:
 def _beyond(rendered: Sequence[Rendered], template: Template, vocabulary: int) -> list[Problem]:
     """Tokens that the base has no embedding for."""
     used = {i for r in rendered for i in r.ids} | set(template.stop_ids)
-    lost = sorted(i for i in used if vocabulary <= i < FIRST_ID)  # those beyond are of pictures
+    told = without_rows(template.tokenizer, used, vocabulary)
+    return [Problem("error", told)] if told else []
+
+
+def without_rows(tokenizer: Any, ids: Iterable[int], vocabulary: int) -> str:
+    """What to say of ids that the tokenizer knows and a base of so many embeddings does not; or ''."""
+    lost = sorted({i for i in ids if vocabulary <= i < FIRST_ID})  # those beyond are of pictures
+    lost = [i for i in lost if tokenizer is not None and i < len(tokenizer)]
     if not lost:
-        return []
-    names = ", ".join(str(t) for t in template.tokenizer.convert_ids_to_tokens(lost[:5]))
+        return ""
+    names = ", ".join(str(t) for t in tokenizer.convert_ids_to_tokens(lost[:5]))
     more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
-    return [
-        Problem(
-            "error",
-            f"the tokenizer knows {names}{more}, and the base has {vocabulary:,} embeddings, none for "
-            "them: take the tokenizer that belongs to the base, or a base with resized embeddings",
-        )
-    ]
+    return (
+        f"the tokenizer knows {names}{more}, and the base has {vocabulary:,} embeddings, none for "
+        "them: take the tokenizer that belongs to the base, or a base with resized embeddings"
+    )
 
 
 def _trained(rendered: Sequence[Rendered], template: Template, untrained: Untrained) -> list[Problem]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 
@@ -122,6 +122,12 @@ def short(text: str) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
+def listed(labels: Sequence[str], most: int = 6) -> str:
+    """The first labels on one line, those with lines or blanks around them in quotes."""
+    plainly = (s if s.isprintable() and s == s.strip() else repr(s) for s in map(short, labels[:most]))
+    return ", ".join(plainly) + (", ..." if len(labels) > most else "")
+
+
 def problems(examples: Sequence[Example], limit: int | None) -> list[Problem]:
     """What is odd about the labels of a data set.
 
@@ -149,7 +155,7 @@ def cut_to_one(examples: Sequence[Example], limit: int) -> str | None:
     labels = labels_of(examples)
     if len(labels) < MIN_SORTED_ROWS or len(set(labels)) > 1:
         return None
-    told = f"--limit {limit} read the label '{short(labels[0])}' alone, and there are more rows"
+    told = f"--limit {limit} read the label {short(labels[0])!r} alone, and there are more rows"
     return f"{told}; if they are sorted by label: {MEND}"
 
 
@@ -167,8 +173,39 @@ def disputed(examples: Sequence[Example]) -> list[Problem]:
     return [Problem("warning", f"{told}; rows that ask the same stay in one part", rows)]
 
 
+def unlearnt(train: Sequence[Example], held: Mapping[str, Sequence[Example]]) -> list[Problem]:
+    """Held-out rows that do not measure the labels of training: of others, or all of one."""
+    known = set(labels_of(train))
+    if len(known) < 2:
+        return []
+    found = []
+    for part, examples in held.items():
+        labels = [_label(e) for e in examples]
+        lost = [e for e, label in zip(examples, labels, strict=True) if label not in known]
+        if lost:
+            told = (
+                f"{len(lost)} {part} rows have labels that no training row has "
+                f"({places([_said(e) for e in lost], 3)}): no model can learn them from these rows"
+            )
+            found.append(Problem("warning", told, tuple(e.origin for e in lost)))
+        elif len(labels) >= MIN_SORTED_ROWS and len(set(labels)) == 1:
+            told = (
+                f"all {len(labels)} {part} rows have the label {short(labels[0])!r}: they say nothing "
+                f"of the others; give {part} rows of every label"
+            )
+            found.append(Problem("warning", told, tuple(e.origin for e in examples)))
+    return found
+
+
+def _label(example: Example) -> str:
+    """A row's label, or its reply."""
+    if example.label is not None or not example.messages:
+        return example.label or ""
+    return example.messages[-1]["content"]
+
+
 def _said(example: Example) -> str:
-    return f"{example.origin} '{short(example.messages[-1]['content'])}'"
+    return f"{example.origin} {short(_label(example))!r}"
 
 
 def _sorted(labels: Sequence[str]) -> bool:

@@ -77,6 +77,7 @@ def split(dataset: Dataset, knobs: DataKnobs) -> Splits:
     problems += leakage(train, held, allowed=knobs.allow_leakage)
     if dataset.kind == "replies":
         problems += labels.disputed(dataset.examples)
+        problems += labels.unlearnt(train, held)
     return Splits(tuple(train), tuple(held["validation"]), tuple(held["test"]), tuple(problems))
 
 

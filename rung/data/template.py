@@ -55,7 +55,7 @@ class Template:
     stop_ids: tuple[int, ...]
     end_of_turn: str  # the text of the token that ends a reply
     chat: bool  # whether the tokenizer brings a chat template
-    folds_system: bool  # whether the system message goes into the first user message
+    folds_system: bool  # whether system messages go into the user messages behind them
     shows_reasoning: bool  # whether it writes a reply's `reasoning_content`
     adds_bos: bool
     encoder: Encoder = field(repr=False)
@@ -63,6 +63,7 @@ class Template:
     calls: CallFormat | None = None  # the chat template's own; None: Rung's form, as text
     added: Mapping[str, int] = field(default_factory=dict)  # tokens that the base has no training of
     picture_tokens: int = 0  # tokens of a picture, for adapters that see; 0: pictures are refused
+    folds_late: bool = False  # whether those behind other turns do
     writes: ClassVar[bool] = True  # whether what it renders can be answered with text
 
     @classmethod
@@ -89,6 +90,7 @@ class Template:
         if chat:
             chat_template.require_usable(tokenizer)
         folds = chat and not chat_template.takes_system(tokenizer)
+        late = chat and (folds or not chat_template.takes_system(tokenizer, late=True))
         end = chat_template.end_of_turn(tokenizer) if chat else None
         end = end or tokenizer.eos_token
         if not end:
@@ -98,7 +100,7 @@ class Template:
         thoughts = chat and chat_template.shows_reasoning(tokenizer)
         bos = chat_template.adds_bos(tokenizer)
         calls = call_format(tokenizer, end, chat_template.special(tokenizer)) if chat else None
-        return cls(tokenizer, ids, end, chat, folds, thoughts, bos, encoder, calls=calls)
+        return cls(tokenizer, ids, end, chat, folds, thoughts, bos, encoder, {}, calls, folds_late=late)
 
     # -- what training, evaluation and serving call ---------------------------------------------
 
@@ -257,8 +259,8 @@ class Template:
         disguise.pictures = shown
         for m in cleaned:
             m |= {k: mapped(m[k], disguise.hide) for k in HIDDEN if k in m}
-        if self.folds_system:
-            cleaned = fold_system(cleaned)
+        if self.folds_late:
+            cleaned = fold_system(cleaned, first=self.folds_system)
         if self.calls is not None:
             cleaned = [self.calls.message(m) for m in cleaned]
         return cleaned, disguise, mapped(beside, disguise.hide)

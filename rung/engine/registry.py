@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+from rung.data.check import without_rows
 from rung.engine.constraint import Grammars
 from rung.engine.request import GenerationRequest, Request
 from rung.engine.served_model import ServedModel
@@ -158,13 +159,16 @@ class Registry:
         added = None if adapter is None else adapter.tokens
         return self.vocabulary if added is None else max(self.vocabulary, added.end)
 
-    def check_ids(self, ids: Sequence[int], what: str, slot: int) -> None:
-        """Refuse a text that is empty or no text of a slot's vocabulary; raises ConfigError."""
+    def check_ids(self, ids: Sequence[int], what: str, model: ServedModel) -> None:
+        """Refuse a text that is empty or not of a model's vocabulary; raises ConfigError."""
         if not ids:
             raise ConfigError(f"{what} is empty")
-        vocabulary = self.vocabulary_of(slot)
+        vocabulary = self.vocabulary_of(model.slot)
         if not 0 <= min(ids) <= max(ids) < vocabulary:
-            raise ConfigError(f"{what} holds a token id outside 0 to {vocabulary - 1}")
+            # A tokenizer of another base writes such ids into every prompt, which no user can help.
+            why = without_rows(model.template.tokenizer, ids, vocabulary)
+            told = f"{what} holds a token id outside 0 to {vocabulary - 1}"
+            raise ConfigError(f"{told}: {why}" if why else told)
 
     # --- residency --------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ def check_request(request: GenerationRequest, model: ServedModel, registry: Regi
     vocabulary = registry.vocabulary_of(model.slot)
     shown = tokens.of_messages(request.prompt.messages, model.template.picture_tokens)
     words = [i for i in prompt if i not in shown] if shown else prompt
-    registry.check_ids(words, "the prompt", model.slot)
+    registry.check_ids(words, "the prompt", model)
     if not all(0 <= i < vocabulary for i in decoding.logit_bias):
         raise ConfigError(f"logit_bias holds a token id outside 0 to {vocabulary - 1}")
     if decoding.seed is not None and not -(2**63) <= decoding.seed < 2**64:

@@ -141,7 +141,7 @@ def faults(examples: Sequence[Example], task: Task) -> list[str]:
     if len(counts) == 1:
         only = next(iter(counts))
         found.append(
-            f"every row has the same answer '{short(only)}': there is nothing to tell apart; add "
+            f"every row has the same answer {short(only)!r}: there is nothing to tell apart; add "
             "rows with other answers"
         )
     if kinds.of(task).labelled:
@@ -156,7 +156,8 @@ def check(task: Task, splits: Splits) -> None:
         DataError: saying everything that is wrong, on one line.
     """
     every = [*splits.train, *splits.validation, *splits.test]
-    found = [*faults(every, task), *_too_few(splits)]
+    leaks = [p.message for p in splits.problems if p.severity == "error"]
+    found = [*faults(every, task), *leaks, *_too_few(splits)]
     if found:
         raise DataError(one_line(found))
 

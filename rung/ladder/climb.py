@@ -126,7 +126,7 @@ def _kind(knobs: ClimbKnobs) -> type[ClimbController]:
 
 def _go(work: ClimbController) -> ClimbRecord:
     bench, id_ = work.bench, work.record.id
-    warnings = [p.message for p in bench.dataset.problems]
+    warnings = [p.message for p in (*bench.dataset.problems, *bench.splits.problems)]
     held = (("test", len(bench.test)), ("validation", len(bench.validation)))
     if bench.judged_by_itself:
         warnings.append(

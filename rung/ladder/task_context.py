@@ -113,7 +113,7 @@ class TaskContext:
         run = dataclasses.replace(run, device=device, dtype=estimate.dtype(run.dtype, device))
         # What cannot be measured was told of with the data.
         held, test = (tasks.measurable(task, rows)[0] for rows in (splits.validation, splits.test))
-        kept = Splits(splits.train, ranked(held, knobs.validation_rows))
+        kept = Splits(splits.train, ranked(held, knobs.validation_rows), problems=splits.problems)
         info = find_base(run, kept)
         settled = {**given, "device": run.device, "dtype": run.dtype}
         settled.setdefault("max_tokens", MAX_TOKENS)

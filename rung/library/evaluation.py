@@ -164,7 +164,8 @@ def _read(
 ) -> tuple[Dataset, list[Example], Task]:
     """Read the items, the same ones every time, and settle their task."""
     dataset = load(data, tasks.wanted(data, knobs.task))
-    splits = dict(split(dataset, data))
+    parts = split(dataset, data)
+    splits = dict(parts)
     every = [e for rows in splits.values() for e in rows]
     if knobs.reward:  # whatever is answered is scored, also where rows all have one answer or none
         task, found = Task("generation", "reward"), []
@@ -175,7 +176,8 @@ def _read(
         raise DataError(one_line(found))
     rows = every if knobs.part == "all" else list(splits[knobs.part])
     items, problems = tasks.measurable(task, rows)
-    for problem in problems:
+    measured = {e.origin for e in rows} if knobs.part != "all" else set()
+    for problem in (*problems, *(p for p in parts.problems if measured.intersection(p.rows))):
         note(problem.message)
     if not items:
         raise DataError(f"the {knobs.part} part has no rows: give more rows, or another --part")

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -32,6 +32,9 @@ from rung.store.records import ENDED, stamp
 from rung.store.serving import Conflict, JobKind, JobRecord
 from rung.train.observers import Observer, Outcome, Started, Step, Stop, Validation
 from rung.train.plan import Plan
+
+if TYPE_CHECKING:
+    from rung.train.prepare import Prepared
 
 TELL = 1.0  # seconds between two writings of events
 LARGEST = 256 << 20  # bytes of an adapter that is kept as a checkpoint
@@ -170,6 +173,11 @@ class Telling(Observer):
 
     def note(self, text: str) -> None:
         self._add("warn", "message", text, {})
+
+    def prepared(self, prepared: Prepared) -> None:
+        for problem in prepared.problems:
+            self._add("warn", "message", problem.message, {})
+        self.flush()
 
     def started(self, started: Started) -> None:
         self.begun = started

@@ -152,6 +152,7 @@ def make(
         def stopping() -> bool:
             return asked() or (together.main and heartbeat.cancelled())
 
+        observers.prepared(prepared)
         if not plan.method.trained:
             return _fit(plan, prepared, run.id, folder, observers, stopping, fitted)
         return _train(plan, prepared, run.id, folder, observers, stopping, test, store)

@@ -129,6 +129,9 @@ class Observer:
     def note(self, text: str) -> None:
         """Something that the user should know, in one line."""
 
+    def prepared(self, prepared: Prepared) -> None:
+        """Data and base are there, for a training or a fit; `prepared.problems` is what to warn of."""
+
     def started(self, started: Started) -> None:
         """All is ready; what lies below the layers that change may still be computed."""
 
@@ -165,6 +168,9 @@ class Observers(Observer):
 
     def note(self, text: str) -> None:
         self._tell(lambda o: o.note(text))
+
+    def prepared(self, prepared: Prepared) -> None:
+        self._tell(lambda o: o.prepared(prepared))
 
     def started(self, started: Started) -> None:
         self._tell(lambda o: o.started(started))

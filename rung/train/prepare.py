@@ -75,21 +75,18 @@ class Prepared:
             told = examples if agent is None else [_told(e, agent) for e in examples]
             rows[part], found = objective.rows(told, self.template, limit)
             problems += found
-        problems += self.dataset.problems
-        if self.bank.reads == "pictures":  # whose rows have no tokens to look at
-            problems += self.splits.problems
-        elif not objective.draws:
+        problems += [*self.dataset.problems, *self.splits.problems]
+        if not objective.draws and self.bank.reads != "pictures":  # whose rows have no tokens
             added = frozenset(self.template.added.values())
             known = untrained_rows(self.bank.model.get_input_embeddings().weight)
             problems += check(
                 _rendered(rows["train"]),
-                self.splits,
-                self.template,
+                template=self.template,
                 untrained=lambda ids: [i for i in known(ids) if i not in added],
                 vocabulary=max([self.bank.vocabulary, *(i + 1 for i in added)]),
                 found=problems,
             )
-        elif not rows["train"] and not any(p.severity == "error" for p in problems):
+        elif objective.draws and not rows["train"] and not any(p.severity == "error" for p in problems):
             problems.append(Problem("error", "no prompts are left to train on"))
         refuse(problems)
         usable = {part: [r for r in found if _teaches(r)] for part, found in rows.items()}

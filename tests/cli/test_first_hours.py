@@ -110,6 +110,22 @@ def test_the_loss_is_read_from_a_log_that_a_kill_cut(rung_home: Path) -> None:
     assert plot.loss_of("never") == {} and plot.draw({}) == []
 
 
+@pytest.mark.parametrize("method", ["lora", "linear_probe", "tfidf"])
+def test_what_is_odd_about_the_data_is_said_whatever_the_method(
+    ask: Ask, rung_home: Path, tmp_path: Path, method: str
+) -> None:
+    labels = ["up", "down"] * 12
+    files = {"train": [*labels, "lone"], "test": [*labels[:5], "side"]}
+    for name, found in files.items():
+        rows = [{"text": f"{name} kite {i}", "label": label} for i, label in enumerate(found)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = ("--data", tmp_path / "train.jsonl", "--test-data", tmp_path / "test.jsonl")
+    answer = ask("tune", "odd", *data, *FAST, "--method", method)
+    assert answer.code == 0, answer.err
+    assert "1 labels have a single row" in answer.err
+    assert "1 test rows have labels that no training row has" in answer.err
+
+
 def test_a_refused_setting_leaves_no_run(ask: Ask, rung_home: Path, good: Path) -> None:
     targets = ("--method", "lora", "--targets", "nonsense")
     assert "nonsense" in ask("tune", "coach", "--data", good, *FAST, *targets).refused()

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rung.data import DataKnobs, Template, check, load, refuse, split
+from rung.data.labels import listed
 from rung.errors import DataError
 from rung.evals import tasks
 
@@ -156,9 +157,59 @@ def test_a_limit_that_cuts_a_sorted_file_is_told(write):
     assert "--limit" not in messages(load(DataKnobs(data=path, limit=300)))
 
 
+@given(labels=st.lists(st.text(min_size=1, max_size=60), min_size=1, max_size=9))
+def test_labels_are_named_on_one_line(labels):
+    assert listed(labels).isprintable()
+    assert listed(["yes", " no\n", "a b"]) == "yes, ' no\\n', a b"
+
+
+def test_what_is_said_of_labels_with_lines_is_one_line(write):
+    found = held_out(write, ["up\n", "down\n"] * 10, ["up\n", "side\n"] * 6)
+    assert found and all("\n" not in p.message for p in found)
+    rows = [{"text": f"kite {i // 2}", "label": f"{i % 2} or\nso"} for i in range(20)]
+    dataset = load(DataKnobs(data=write("rows.jsonl", lines(rows))))
+    (told,) = [p.message for p in split(dataset, DataKnobs()).problems if "several" in p.message]
+    assert "\n" not in told
+
+
 def test_a_label_of_a_single_row_is_told(write):
     found = load(DataKnobs(data=write("rows.jsonl", lines(labelled([*["up", "down"] * 10, "lone"])))))
     assert "1 labels have a single row (rows.jsonl:21)" in messages(found)
+
+
+def held_out(write, train, test, columns=("text", "label")):
+    """What is said of a test file beside a training file, each given by its labels."""
+    paths = []
+    for name, labels in (("a", train), ("b", test)):
+        rows = [{columns[0]: f"{name} boat {i}", columns[1]: said} for i, said in enumerate(labels)]
+        paths.append(write(f"{name}.jsonl", lines(rows)))
+    knobs = DataKnobs(data=paths[0], test_data=paths[1], validation=0)
+    return split(load(knobs), knobs).problems
+
+
+@SLOW
+@given(
+    train=st.lists(st.sampled_from("abc"), min_size=9, max_size=24),
+    test=st.lists(st.sampled_from("abcd"), min_size=1, max_size=24),
+    columns=st.sampled_from([("text", "label"), ("question", "answer")]),
+)
+def test_held_out_rows_with_labels_that_nobody_can_learn_are_told(write, train, test, columns):
+    train = [*train, *"abab"]  # labels that come again
+    lost = [f"b.jsonl:{i + 1}" for i, label in enumerate(test) if label not in train]
+    told = [p for p in held_out(write, train, test, columns) if "no training row has" in p.message]
+    assert [list(p.rows) for p in told] == ([lost] if lost else [])
+    if told:
+        assert (
+            told[0].message.startswith(f"{len(lost)} test rows have labels") and "'" in told[0].message
+        )
+
+
+def test_test_rows_of_one_label_alone_are_told(write):
+    (told,) = held_out(write, ["up", "down"] * 10, ["up"] * 12)
+    assert told.message.startswith("all 12 test rows have the label 'up'") and len(told.rows) == 12
+    assert not held_out(write, ["up", "down"] * 10, ["up", "down"] * 6)
+    free = [f"answer {i}" for i in range(20)]
+    assert not held_out(write, free, ["other"] * 12, ("question", "answer"))
 
 
 # -- rows that ask the same --------------------------------------------------------------------------

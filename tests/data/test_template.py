@@ -14,7 +14,7 @@ from rung.data import Template, template_check
 from rung.errors import DataError
 from rung.types import Example
 
-from .conftest import NO_GENERATION_PROMPT, SPECIAL, TEMPLATES, template, tokenizer
+from .conftest import CHATML, NO_GENERATION_PROMPT, SPECIAL, TEMPLATES, template, tokenizer
 
 FAMILIES = ("bytes", "pieces", "words")
 ALL = list(itertools.product(FAMILIES, TEMPLATES))
@@ -177,6 +177,61 @@ def test_system_goes_into_the_user_message_where_templates_refuse_it():
     one = template("bytes", "inst")
     folded = one.prompt([{"role": "system", "content": "be"}, *say("dog")])
     assert folded == one.prompt(say("be\n\ndog"))
+
+
+@pytest.mark.parametrize(
+    ("roles", "learnt_at"),
+    [
+        ("ua", [1]), ("uaua", [1, 3]), ("sa", [1]), ("suaua", [2, 4]), ("uaa", [1, 2]), ("uua", [2]),
+        ("aua", [2]), ("uasua", [1, 4]),  # a greeting that nobody asked for answers nothing
+    ],
+)  # fmt: skip
+def test_replies_are_learnt_wherever_something_stands_before_them(roles, learnt_at):
+    names = {"u": "user", "a": "assistant", "s": "system"}
+    said = [{"role": names[r], "content": f"turn {i}"} for i, r in enumerate(roles)]
+    one = template("bytes", "chatml")
+    row = one.render(Example(messages=tuple(said)))
+    ids = [i for i, s in zip(row.ids, row.supervised, strict=True) if s]
+    assert one.tokenizer.decode(ids) == "".join(f"turn {i}<|im_end|>" for i in learnt_at)
+
+
+# A template that refuses system messages everywhere, and one that refuses those behind other turns.
+LATE_REFUSED = (
+    "{% for m in messages %}{% if m.role == 'system' and loop.index0 %}"
+    "{{ raise_exception('the system message comes first') }}{% endif %}{% endfor %}"
+) + CHATML
+LATE_DROPPED = CHATML.replace("messages %}", "messages if m.role != 'system' or loop.first %}")
+
+
+def folding(shape: str) -> Template:
+    bare = tokenizer("bytes", "inst" if shape == "inst" else "chatml")
+    if shape != "inst":
+        bare.chat_template = {"refused": LATE_REFUSED, "dropped": LATE_DROPPED}[shape]
+    return Template.of(bare)
+
+
+@pytest.mark.parametrize("shape", ["inst", "refused", "dropped"])
+@settings(max_examples=40, deadline=None)
+@given(roles=st.lists(st.sampled_from(["system", "user", "assistant"]), min_size=1, max_size=7))
+def test_a_late_system_message_changes_nothing_before_it(shape, roles):
+    one = folding(shape)
+    messages = [{"role": role, "content": f"{role[0]}{i}z"} for i, role in enumerate(roles)]
+    messages += [{"role": "user", "content": "now"}, {"role": "assistant", "content": "done"}]
+    row = one.render(Example(messages=tuple(messages)))
+    text = one.tokenizer.decode(row.ids)
+    places = [text.index(m["content"]) for m in messages]
+    assert places == sorted(places)  # all of it is told, in its order
+    for i, message in enumerate(messages):
+        if message["role"] == "assistant" and i:  # each reply is learnt behind what is served for it
+            prompt = one.prompt(messages[:i])
+            assert list(row.ids[: len(prompt)]) == prompt
+            assert row.supervised[len(prompt)]
+
+
+def test_a_late_system_message_stays_where_templates_write_it():
+    one = template("bytes", "chatml")
+    turns = [*say("a", "b"), {"role": "system", "content": "be"}, *say("dog")]
+    assert "b<|im_end|>\n<|im_start|>system\nbe<|im_end|>" in one.tokenizer.decode(one.prompt(turns))
 
 
 def test_stop_ids_come_from_everywhere():

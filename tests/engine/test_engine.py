@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -13,11 +14,13 @@ import pytest
 import torch
 
 from rung import process
+from rung.data import Template
 from rung.engine import GenerationRequest, Token
 from rung.engine.request import ContextExceeded, EngineFault, EngineStopped
 from rung.errors import Busy, ConfigError, ModelNotFound
 from rung.types import Decoding, Prompt
 from tests.engine.world import METHODS, engine_of, tiny_llama
+from tests.tokens import tiny_tokenizer
 
 PROMPT = tuple(range(40, 60))
 LIBRARIES = Path(torch.__file__).parent / "lib"
@@ -122,6 +125,17 @@ def test_refusals_name_what_is_wrong(engine):
     with pytest.raises(ContextExceeded, match="510 tokens.*512 tokens, 3 of them taken by its adapter"):
         engine.submit(asked("prefix_tuning", ids=(5,) * 510))
     assert not engine.scheduler.busy
+
+
+def test_tokens_that_the_base_has_no_rows_for_are_named(engine):
+    one, extra = engine.models["base"], tiny_tokenizer()
+    extra.add_tokens(["<|more_0|>", "<|more_1|>"], special_tokens=True)
+    engine.models["odd"] = dataclasses.replace(one, name="odd", template=Template.of(extra))
+    rows = engine.bank.vocabulary
+    with pytest.raises(ConfigError, match=r"0 to \d+: the tokenizer knows <\|more_1\|>, and the base"):
+        engine.submit(asked("odd", ids=(5, rows + 1)))
+    with pytest.raises(ConfigError, match=r"outside 0 to \d+$"):  # an id that no tokenizer knows
+        engine.submit(asked("odd", ids=(5, rows + 2)))
 
 
 def test_the_context_bounds_the_answer(engine):

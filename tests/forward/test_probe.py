@@ -79,6 +79,45 @@ def test_rows_are_what_they_are_alone(name, data):
         assert close(found, alone(name, ids)), len(ids)
 
 
+# Kinds of attention, positions and windows that no base above and no family of tests.models has.
+SCALED = {"rope_theta": 10000.0, "factor": 4.0}
+KINDS = {
+    "linear positions": ("llama", {"rope_scaling": {"rope_type": "linear", **SCALED}}),
+    "yarn": ("llama", {"rope_scaling": {"rope_type": "yarn", **ROPE}}),
+    "biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "windows in half": (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+    ),
+    "chunks": ("llama4_text", {}),
+    "no positions": ("smollm3", {}),
+    "scaled logits": ("cohere2", {}),
+    "local": ("gpt_neo", {}),
+    "alibi": ("mpt", {}),
+    "half turned": ("gptj", {}),
+    "one key head": ("falcon", {}),
+    "convolutions": ("lfm2", {}),
+    "recurrent": ("rwkv", {}),
+    "two softmaxes": ("diffllama", {}),
+    "latent keys": ("deepseek_v3", {}),
+    "sinusoids": ("xglm", {}),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_short_row_is_what_it_is_alone_beside_a_long_one(name):
+    family, more = KINDS[name]
+    stem = torch.randint(3, 300, (40,), generator=torch.Generator().manual_seed(5)).tolist()
+    rows = [stem, [*stem[:4], *range(20, 28)]]
+    bank = Bank(model_of(family, **more))
+    for mixed in (rows, rows[1:]):
+        for found, ids in zip(together(bank, mixed), mixed, strict=True):
+            with torch.no_grad():
+                fresh = model_of(family, **more)
+                wanted = fresh(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+            assert close(found, wanted), len(ids)
+
+
 @functools.cache
 def lodgers(name):
     """Slots of a base: none's, and of adapters of three kinds, one of which acts only when called."""

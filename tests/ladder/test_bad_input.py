@@ -79,6 +79,27 @@ def test_five_rows_are_too_few_to_choose_and_to_judge_by(ask: Ask, write: Write,
     assert line.startswith("5 rows (") and "are too few" in line and "give more rows" in line
 
 
+@pytest.mark.parametrize("verb", ["climb", "plan"])
+def test_test_rows_that_are_trained_on_measure_nothing(ask: Ask, write: Write, verb: str) -> None:
+    path = write(rows(60, "yes", "no"))
+    test = path.parent / "held" / "test.jsonl"
+    test.parent.mkdir()
+    test.write_text("\n".join(path.read_text().splitlines()[:12]))
+    line = said_by(ask, verb, path, "--test-data", str(test))
+    assert line.startswith("12 of 12 test rows are also in training (test.jsonl:1 = data.jsonl:1")
+    assert "--allow-leakage" in line
+
+
+def test_a_measure_on_rows_that_are_trained_on_says_so(ask: Ask, write: Write) -> None:
+    path = write(rows(60, "yes", "no"))
+    test = path.parent / "test.jsonl"
+    test.write_text("\n".join(path.read_text().splitlines()[:12]))
+    asked = ("eval", SCRATCH, "--data", path, "--test-data", test)
+    answer = ask(*asked)
+    assert answer.code == 0 and "12 of 12 test rows are also in training" in answer.err
+    assert "also in training" not in ask(*asked, "--part", "validation").err
+
+
 def test_five_rows_are_measured_with_a_warning(ask: Ask, write: Write) -> None:
     answer = ask("eval", SCRATCH, "--data", write(rows(5, "yes", "no")), "--part", "all", "--json")
     assert answer.code == 0 and "5 items show little: see the intervals" in answer.err

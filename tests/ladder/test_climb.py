@@ -115,6 +115,16 @@ def test_a_small_test_part_is_said_before_and_promises_nothing(words, ordered):
     assert "the bar lies within the 95% interval" in record.verdict["says"]
 
 
+def test_what_is_odd_about_the_test_rows_is_said_before(words, tmp_path):
+    test = tmp_path / "other.jsonl"
+    labels = ["odd", "odd", *["kind", "cruel"] * 4]
+    rows = [{"text": f"other {i}", "label": label} for i, label in enumerate(labels)]
+    test.write_text("\n".join(map(json.dumps, rows)))
+    log, given = Log(), settings(words) | {"test_data": str(test)}
+    go(words, log, given, only=["zero_shot"])
+    assert any(w.startswith("2 test rows have labels that no training row has") for w in log.warnings)
+
+
 def test_what_does_not_fit_is_a_row_with_the_reason(words):
     log = Log()
     record, rungs = go(words, log, only=["rag", "chain_of_thought", "linear_probe"])

@@ -247,6 +247,14 @@ def test_prompts_in_any_form(rung_home, tmp_path, rows):
     assert all(p["role"] == "user" and p["content"].startswith("Say ") for p in prompts)
 
 
+def test_test_prompts_that_are_trained_on_are_refused(rung_home, tmp_path):
+    rows = [{"prompt": f"Say {i}."} for i in range(30)]
+    data, test = write(tmp_path / "p.jsonl", rows), write(tmp_path / "t.jsonl", rows[:9])
+    settings = {**RUN, "steps": 1, "test_data": str(test)}
+    with pytest.raises(DataError, match="9 of 9 test rows are also in training.*--allow-leakage"):
+        tune(plan("x", data, objective="grpo", **settings))
+
+
 def test_lines_of_text_are_prompts_and_columns_reach_the_reward(rung_home, tmp_path):
     (tmp_path / "prompts.txt").write_text("".join(f"Say {i}.\n" for i in range(30)))
     tune(plan("x", tmp_path / "prompts.txt", objective="grpo", **{**RUN, "steps": 1}))

@@ -134,6 +134,31 @@ def test_exports_answer_alike(rung_home, quotes, tmp_path, method, to):
         export("coach", tmp_path / "out", to)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("method", ["full", "last_layers", "lora"])
+def test_transformers_reads_a_merged_base_whole(rung_home, quotes, tmp_path, tied, method):
+    """Heads that are the embedding stay so, whatever way of drawing the base names beside greedy."""
+    from transformers import AutoModelForCausalLM
+
+    from tests.engine.world import tiny_llama
+    from tests.tokens import tiny_tokenizer
+
+    base = tiny_llama(tie_word_embeddings=tied)
+    base.save_pretrained(tmp_path / "base")
+    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    own = {"do_sample": False, "temperature": 0.6, "top_p": 0.9, "eos_token_id": 2}
+    (tmp_path / "base" / "generation_config.json").write_text(json.dumps(own))
+    settings = {"base": str(tmp_path / "base"), "steps": 2, "lr": 1e-2, "max_length": 100}
+    tune(plan("coach", quotes, method=method, **settings))
+    assert export("coach", tmp_path / "out", "merged").difference < 1e-3
+    read, told = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not told["missing_keys"] and not told["unexpected_keys"]
+    same = read.get_output_embeddings().weight is read.get_input_embeddings().weight
+    assert same is tied is read.config.tie_word_embeddings
+    with pytest.raises(MethodMisfit, match="'lm_head' names no projection"):
+        tune(plan("head", quotes, method="lora", targets=["lm_head"], **settings))
+
+
 def artefact_stops(name):
     folder = folders.model_folder(name)
     return json.loads((folder / "generation_config.json").read_text())["eos_token_id"]

@@ -31,7 +31,7 @@ class EmbedQueue(BatchedQueue):
             raise ConfigError(
                 f"'{model.name}' is behind an API, which gives no vectors here: ask a base"
             )
-        self.registry.check_ids(ids, "the prompt", model.slot)
+        self.registry.check_ids(ids, "the prompt", model)
         room = self.registry.context - self.registry.hold(model.slot)
         if len(ids) > room:
             raise ContextExceeded(

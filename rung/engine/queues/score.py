@@ -34,7 +34,7 @@ class ScoreQueue(BatchedQueue):
                 f"'{model.name}' is a reward model: it scores texts (/v1/score) and writes none"
             )
         ids = request.prompt.ids
-        self.registry.check_ids(ids, "the text", model.slot)
+        self.registry.check_ids(ids, "the text", model)
         room = self.registry.context - self.registry.hold(model.slot)
         if len(model.reward.closed(ids)) > room:
             raise ContextExceeded(

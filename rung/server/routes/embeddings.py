@@ -10,6 +10,7 @@ from anyio.to_thread import run_sync
 from fastapi import Request
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
+from rung.data.check import without_rows
 from rung.data.format_strings import Missing
 from rung.engine.request import ContextExceeded
 from rung.forward.towers import message_of
@@ -60,6 +61,8 @@ async def embed(request: Request, asked: EmbeddingRequest) -> dict[str, Any]:
     for one in ids:
         if not one or not 0 <= min(one) <= max(one) < vocabulary:
             told = f"an input is empty or holds a token id outside 0 to {vocabulary - 1}"
+            why = without_rows(model.template.tokenizer, one, vocabulary)
+            told = f"{told}: {why}" if why else told
             raise ApiError(told, param="input")
         if service.engine.room(asked.model, len(one)) < 0:
             raise ContextExceeded(
