@@ -338,7 +338,7 @@ class _Synthesis:
         if value is None or not all(isinstance(value.get(name), str) for name in stage.names):
             return "not in the form asked for"
         for name in stage.names:
-            draft.fields[name] = _plain(value[name], stage.json)
+            draft.fields[name] = self.kind.kept(draft, name, _plain(value[name], stage.json))
             if why := self._checked(draft.fields[name], stage, name):
                 return why
         if stage.compared:

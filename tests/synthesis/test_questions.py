@@ -24,11 +24,11 @@ def drafted(question, answer):
 
 
 def test_every_sentence_of_some_length_is_asked_about_and_none_of_another_passage():
-    chosen = [focused(PASSAGE, number) for number in range(4)]
+    chosen = [" ".join(focused(PASSAGE, number)) for number in range(4)]
     assert all(part in PASSAGE.replace("Yes. ", "") for part in chosen)
     for start in ("The mill", "She ground", "Today it holds", "A path leads"):
         assert any(part.startswith(start) for part in chosen)
-    assert focused("Short.", 3) == "Short."
+    assert focused("Short.", 3) == ["Short."]
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,28 @@ def test_every_sentence_of_some_length_is_asked_about_and_none_of_another_passag
 )
 def test_question_and_answer_stand_in_the_passage(question, answer, said):
     assert kinds.get("questions").refused(drafted(question, answer)) == said
+
+
+def test_an_answer_that_the_passage_does_not_hold_becomes_the_nearest_sentence():
+    kind, draft = kinds.get("questions"), drafted("Who ground barley until the flood?", "")
+    draft.index = 1  # asked about from the second sentence on, in an order of its own
+    sentences = focused(PASSAGE, draft.index)
+    nearest = max(sentences, key=lambda s: sum(w in s for w in ("ground", "barley", "until", "flood")))
+    assert kind.kept(draft, "answer", "Anna Holm") == "Anna Holm"
+    assert kind.kept(draft, "answer", "A fast framework by another firm") == nearest
+    assert kind.kept(draft, "answer", "the mill " * 30) == nearest  # cut by the limit
+    assert kind.kept(draft, "question", "Where is it?") == "Where is it?"
+
+
+def test_the_teacher_is_shown_the_passage_last_and_its_purpose_apart():
+    draft = drafted("", "")
+    draft.angle, draft.written, draft.examples = "Write it briefly.", ("Who?",), ("What is barley?",)
+    messages = kinds.get("questions").messages(0, "Answers about mills.", draft)
+    assert [m["role"] for m in messages] == ["system", *["user", "assistant"] * 2, "user"]
+    assert "Answers about mills." in messages[0]["content"]
+    last = messages[-1]["content"]
+    assert last.startswith("orrest: ") and "What is barley?" in last
+    assert not any(text in last for text in ("mills", "briefly", "Who?"))
 
 
 def test_a_question_that_other_passages_answer_too_is_refused(tmp_path, rung_home):

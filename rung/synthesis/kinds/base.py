@@ -92,6 +92,10 @@ class Kind(ABC):
     def row(self, draft: Draft) -> dict[str, Any]:
         """Build the row, without its provenance."""
 
+    def kept(self, draft: Draft, name: str, text: str) -> str:
+        """Choose what is kept of the text that a teacher wrote for a field."""
+        return text
+
     def refused(self, draft: Draft) -> str | None:
         """Say why what was written makes no row of this kind; None where it does."""
         return None
