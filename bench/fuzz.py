@@ -113,15 +113,17 @@ class Fuzz:
             self.fault(f"{method} {case.path}: {found}", settings | {"answer": answer.text[:300]})
 
     def fault(self, kind: str, settings: dict) -> None:
-        self.faults.setdefault(kind, repr(settings)[:600])
+        if kind not in self.faults:
+            self.faults[kind] = repr(settings)[:600]
+            print(f"FAULT {kind}\n      {self.faults[kind]}", flush=True)
 
 
-def run(fuzz: Fuzz, url: str, each: int) -> None:
+def run(fuzz: Fuzz, each: int) -> None:
     """Go round all addresses, so many requests to each, until enough were sent."""
     config = SchemathesisConfig(
         projects=ProjectsConfig(default=ProjectConfig(generation=GenerationConfig(max_examples=each)))
     )
-    schema = schemathesis.openapi.from_url(f"{url}/openapi.json", config=config)
+    schema = schemathesis.openapi.from_dict(fuzz.http.get("/openapi.json").json(), config=config)
     settings = hypothesis.settings(
         max_examples=each, deadline=None, database=None, phases=[hypothesis.Phase.generate],
         suppress_health_check=list(hypothesis.HealthCheck),
@@ -153,11 +155,9 @@ def main() -> int:
     given = parser.parse_args()
     with own_server() as (url, _, _), httpx.Client(base_url=url, timeout=120) as http:
         fuzz = Fuzz(http, tempfile.gettempdir() + "/", given.requests, given.seed)
-        run(fuzz, url, given.each)
+        run(fuzz, given.each)
         alive = http.get("/health").status_code
         print(dict(sorted(fuzz.seen.items())))
-        for kind, example in fuzz.faults.items():
-            print(f"FAULT {kind}\n      {example}")
         told = f"RATIO fuzz_faults {len(fuzz.faults)} of {fuzz.done} requests, health {alive}"
         print(told, flush=True)
     return 1 if fuzz.faults or alive != 200 else 0
