@@ -33,9 +33,13 @@ def place(stored: str) -> Path:
 
 
 def in_lines(text: str) -> str:
-    """Leave the generated name of a file out of a fault of data: `file-0a1b.jsonl:7` is line 7."""
-    text = re.sub(r"\S*file-[0-9a-f]{24}\.\w+:(\d+)", r"line \1", text)
-    return re.sub(r"\S*file-[0-9a-f]{24}(\.\w+)?", "the file", text)
+    """Leave the generated name of a file out of a fault of data: `file-0a1b.jsonl:7` is line 7.
+
+    Flags that would cure it are left out too: no client of the API can give them.
+    """
+    text = re.sub(r",? or say --[a-z-]+", "", text)
+    text = re.sub(r"[^\s(]*file-[0-9a-f]{24}\.\w+:(\d+)", r"line \1", text)
+    return re.sub(r"[^\s(]*file-[0-9a-f]{24}(\.\w+)?", "the file", text)
 
 
 class Files:

@@ -41,10 +41,10 @@ def client(shop):
         yield made
 
 
-def prompts(count: int = 8) -> bytes:
+def prompts(count: int = 8, first: int = 0) -> bytes:
     rows = [
         {"messages": [{"role": "user", "content": f"Say {i}"}], "wanted": "aeiou"[i % 5]}
-        for i in range(count)
+        for i in range(first, first + count)
     ]
     return "\n".join(map(json.dumps, rows)).encode()
 
@@ -61,7 +61,8 @@ def asked(grader, **hyperparameters):
     "grader", [BOTH, pytest.param(CHECK, marks=pytest.mark.slow)], ids=["multi", "string_check"]
 )
 def test_a_reinforcement_job_by_the_book(client, grader):
-    file, held = (upload(client, prompts(n), f"{n}.jsonl") for n in (8, 3))
+    file = upload(client, prompts(8), "8.jsonl")
+    held = upload(client, prompts(3, first=8), "3.jsonl")
     job = client.fine_tuning.jobs.create(
         model="tiny", training_file=file.id, seed=3, validation_file=held.id,
         method=asked(grader, compute_multiplier=0.5, reasoning_effort="default", eval_interval=1),

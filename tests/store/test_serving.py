@@ -6,7 +6,7 @@ import pytest
 
 from rung.errors import ConfigError
 from rung.store import Store
-from rung.store.files import fresh_id, place
+from rung.store.files import fresh_id, in_lines, place
 from rung.store.keys import digest_of
 from rung.store.pages import UnknownCursor
 from rung.store.serving import Conflict, FileNotFound, JobNotFound, JobRecord, KeyNotFound
@@ -104,3 +104,12 @@ def test_a_key_is_kept_as_its_digest(store: Store) -> None:
     with pytest.raises(KeyNotFound):
         store.keys.revoke("me")
     store.keys.add("me")
+
+
+def test_faults_of_data_name_lines_and_neither_files_nor_flags():
+    file = f"/srv/files/file-{'0a' * 12}.jsonl"
+    told = (
+        f"1 of 3 rows are also in training ({file}:7 = {file}:9): remove them, or say --allow-leakage"
+    )
+    assert in_lines(told) == "1 of 3 rows are also in training (line 7 = line 9): remove them"
+    assert in_lines(f"{file} holds no rows") == "the file holds no rows"
