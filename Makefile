@@ -8,8 +8,8 @@ WORKERS ?= 2
 .DEFAULT_GOAL := help
 .PHONY: help env user lint format test test-quick test-faults quickstart bench-train bench-align bench-eval \
 	bench-features bench-vision bench-combine bench-map bench-synth bench-documents bench-before bench-agents \
-	bench-distributed bench-simulate sweep harness-server soak fuzz steady bench-clients bench-adapters bench-serve bench-llamacpp \
-	bench-exports clean
+	bench-distributed bench-simulate sweep harness-server soak fuzz steady bench-clients bench-adapters bench-serve \
+	bench-llamacpp bench-exports clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

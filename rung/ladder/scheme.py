@@ -217,12 +217,13 @@ def next_step(arms: Sequence[Arm], now: Standing) -> Step | None:
         if arm.baseline and not arm.outcomes and arm.key not in now.busy:
             level = arm.levels[-1]
             return Step(arm.key, arm.params, level, arm.cost(level), BASELINE)
-    wanted = [a for a in live if now.everything or now.cleared is None or a.total < now.cleared]
+    within = [a for a in arms if now.everything or now.cleared is None or a.total < now.cleared]
+    wanted = [a for a in within if not a.failed]
     options = [*_first(wanted, now), *_more(wanted, now), *_settings(wanted, now)]
     fitting = [o for o in options if o.seconds <= now.left and o.key not in now.busy]
     fitting = fitting or [o for o in _samples(wanted, now) if o.key not in now.busy]
-    fitting = fitting or [o for o in _again(arms, now) if o.key not in now.busy]
-    return _cheapest(fitting, arms) if fitting else None
+    fitting = fitting or [o for o in _again(within, now) if o.key not in now.busy]
+    return _cheapest(fitting, within) if fitting else None
 
 
 def _cheapest(options: Sequence[Step], arms: Sequence[Arm]) -> Step:
@@ -252,8 +253,6 @@ def _again(arms: Sequence[Arm], now: Standing) -> list[Step]:
     found = []
     for arm in arms:
         if not arm.default or not arm.outcomes or not all(o.late for o in arm.outcomes):
-            continue
-        if not now.everything and now.cleared is not None and arm.total >= now.cleared:
             continue
         seconds = max(AGAIN * max(o.took for o in arm.outcomes), arm.cost(arm.levels[0]))
         found.append(Step(arm.key, arm.params, arm.levels[0], seconds, FIRST_FIGURE))

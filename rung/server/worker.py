@@ -215,7 +215,7 @@ class Telling(Observer):
         self.store.jobs.say(self.job.id, events)
 
     def _add(self, level: str, kind: str, message: str, data: dict[str, Any]) -> None:
-        self._events.append((level, kind, message, data))
+        self._events.append((level, kind, in_lines(message), data))
 
     def _expect(self, seconds: float) -> None:
         end = stamp(datetime.fromtimestamp(time.time() + seconds, UTC))

@@ -99,6 +99,15 @@ def test_a_job_from_upload_to_answer(client, shop):
     assert [j.id for j in client.fine_tuning.jobs.list(extra_query={"metadata[team]": "a"})] == [job.id]
 
 
+def test_warnings_of_a_job_name_lines_and_not_the_files_of_the_server(client):
+    file = upload(client, rows(12).rstrip() + b"\n" + rows(3), "twice.jsonl")
+    job = client.fine_tuning.jobs.create(model="tiny", training_file=file.id, method=supervised())
+    wait(client, job)
+    told = [e.message for e in client.fine_tuning.jobs.list_events(job.id) if e.level == "warn"]
+    assert any("line 1 = line 13" in message for message in told), told
+    assert not any("file-" in message for message in told)
+
+
 def test_a_tuned_model_is_a_parent_and_can_be_deleted(client):
     file = upload(client)
     first = wait(client, client.fine_tuning.jobs.create(model="tiny", training_file=file.id))

@@ -10,7 +10,6 @@ from anyio.to_thread import run_sync
 from fastapi import Request
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from rung.data.check import without_rows
 from rung.data.format_strings import Missing
 from rung.engine.request import ContextExceeded
 from rung.forward.towers import message_of
@@ -18,7 +17,6 @@ from rung.server.completion_schema import TEXTS_OR_IDS, TextOrIds, prompts
 from rung.server.errors import ApiError
 from rung.server.requests import Strict
 from rung.server.responses import Embeddings, answers
-from rung.server.routes.chat import vocabulary_of
 from rung.server.routes.completions import encoded
 from rung.server.routing import Routes
 from rung.server.state import account_of, service_of
@@ -57,13 +55,8 @@ async def embed(request: Request, asked: EmbeddingRequest) -> dict[str, Any]:
     if model.towers is not None:
         return await joined(request, asked)
     ids = await run_sync(lambda: [encoded(model, p) for p in asked.input])
-    vocabulary = vocabulary_of(service, asked.model)
     for one in ids:
-        if not one or not 0 <= min(one) <= max(one) < vocabulary:
-            told = f"an input is empty or holds a token id outside 0 to {vocabulary - 1}"
-            why = without_rows(model.template.tokenizer, one, vocabulary)
-            told = f"{told}: {why}" if why else told
-            raise ApiError(told, param="input")
+        service.engine.registry.check_ids(one, "an input", model)
         if service.engine.room(asked.model, len(one)) < 0:
             raise ContextExceeded(
                 f"an input has {len(one)} tokens, the context of '{asked.model}' is "
