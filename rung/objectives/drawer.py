@@ -196,14 +196,18 @@ class Drawer:
 
     def _engine_of(self, slot: int) -> tuple[Engine, str]:
         """The engine, and the name of a slot in it."""
-        model = ServedModel.of(f"slot {slot}", slot, self.template)
+        model, engine = ServedModel.of(f"slot {slot}", slot, self.template), self.prepare()
+        if model.name not in engine.models:
+            engine.load(model)
+        return engine, model.name
+
+    def prepare(self) -> Engine:
+        """Arrange the base for drawing, once: from then on training computes with what is arranged."""
         if self._engine is None:
             self.bank.compute_as_in_training()
             self._engine = Engine(self.bank, {}, MAX_LANES, max_waiting=1 << 20, memory=MEMORY)
             self._engine.arrange()
-        if model.name not in self._engine.models:
-            self._engine.load(model)
-        return self._engine, model.name
+        return self._engine
 
     def _parameters(self, slot: int) -> list[Tensor]:
         adapter = self.bank.adapters.get(slot)

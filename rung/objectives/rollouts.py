@@ -223,6 +223,7 @@ class RolloutSource:
         rows = _unpacked(state)
         if rows:
             self._made = step // self.updates, rows
+            self.drawer.prepare()  # as the run had that drew them: weights then multiply in other bits
 
     def close(self) -> None:
         self.reward.close()
