@@ -38,6 +38,7 @@ def judged(right: list[bool]) -> dict[str, Any]:
 def rung_side(method: str, job: dict[str, Any], **settings: Any) -> dict[str, Any]:
     """A tuning by Rung, from reading the pictures to the model that is kept."""
     import sklearn.linear_model  # noqa: F401 - imports count for no side
+    import torch._dynamo  # noqa: F401 - of optimisers
 
     import rung
     import rung.train.job
@@ -82,7 +83,7 @@ def by_sklearn(bank: Any, train: list[Any], held: list[Any]) -> float:
 
 def trainer_side(side: str, job: dict[str, Any]) -> dict[str, Any]:
     """Fine-tuning by transformers' Trainer, at its defaults but for epochs, batch and rate."""
-    import torch
+    import torch._dynamo
     from torch import nn
     from transformers import Trainer, TrainingArguments
 

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rung.errors import ArtefactError, DataError, Interrupted
+from rung.errors import ArtefactError, DataError
 from rung.forward import feature_cache
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
@@ -300,13 +300,8 @@ class PictureBank(Bank):
         def fill(into: dict[str, Tensor]) -> None:
             self.encoded += len(pictures)
             with torch.no_grad():
-                for first in range(0, len(pictures), self.encoder.batch):
-                    if stopping():
-                        raise Interrupted
-                    part = pictures[first : first + self.encoder.batch]
-                    pixels = self.encoder.pixels(part)
-                    found = self.encoder.between(pixels, block)
-                    into["states"][first : first + len(part)] = found.float().cpu()
+                for rows, pixels in self.encoder.passes(pictures, stopping):
+                    into["states"][rows] = self.encoder.between(pixels, block).float().cpu()
 
         found = feature_cache.keep(
             self.key("states", block, *map(str, pictures)), {"states": shape}, fill

@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rung.data import Template
 from rung.errors import DataError, MethodMisfit
 from rung.evals import kinds, metrics
-from rung.evals.tasks import question, reply
+from rung.evals.tasks import calls_of, question, reply
 from rung.forward.bank import Bank
 from rung.ladder.cost import Cost
 from rung.ladder.machine import Machine
 from rung.ladder.rungs import Rung
 from rung.methods.base import Schedule
 from rung.methods.workload import Shape, Workload, scoring
+from rung.tools.agent import Agent
 from rung.train import estimate
 from rung.train.plan import Plan
 from rung.train.sources import Shuffled
@@ -56,17 +57,21 @@ class Prediction:
 def shape_of(template: Template, bank: Bank, task: Task, train: Sequence[Example], held: int) -> Shape:
     """Count tokens of some rows, and the base's sizes."""
     rows = spread(train, SAMPLED)
+    agent = Agent.of(task.tools) if task.tools else None
     prompts, replies, letters = [], [], []
+    told: list[_Told] = []
     for example in rows:
         asked = question(example)
         try:
             prompts.append(tuple(template.prompt(asked)))
+            told += [_told(template, agent, example)] if agent else []
         except DataError:
             continue
         replies.append(len(template.encoder.encode(reply(example) or "")[0]) + 1)
         letters.append(len(next((m["content"] for m in reversed(asked) if m["role"] == "user"), "")))
     count = max(len(prompts), 1)
     shared = _common(prompts)
+    schemas = max(0, _common([t.prompt for t in told]) - shared)
     mean = sum(map(len, prompts)) / count
     config: Any = bank.config
     table = bank.table_size
@@ -76,8 +81,27 @@ def shape_of(template: Template, bank: Bank, task: Task, train: Sequence[Example
         rows=len(train), held=held, prompt=max(1.0, mean - shared), shared=shared,
         reply=sum(replies) / count, choices=_choices(template, task, rows),
         letters=sum(letters) / count, labels=len(task.labels), layers=config.num_hidden_layers,
-        width=config.hidden_size, weights=layers, head=table / layers,
+        width=config.hidden_size, weights=layers, head=table / layers, schemas=schemas,
+        calls=sum(t.calls for t in told) / count, results=sum(t.results for t in told) / count,
     )  # fmt: skip
+
+
+class _Told(NamedTuple):
+    """A row as a model that may call tools is asked it; tokens of its calls, and of what they gave."""
+
+    prompt: tuple[int, ...]
+    calls: int
+    results: int
+
+
+def _told(template: Template, agent: Agent, example: Example) -> _Told:
+    prompt = tuple(template.prompt(agent.messages(question(example))))
+    called = calls_of(example)
+    if not called:
+        return _Told(prompt, 0, 0)
+    whole = template.prompt(agent.messages(example.messages[:-1]))
+    calls = len(template.encoder.encode(called)[0]) + 1
+    return _Told(prompt, calls, max(0, len(whole) - len(prompt) - calls))
 
 
 def _choices(template: Template, task: Task, rows: Sequence[Example]) -> float:
@@ -171,10 +195,11 @@ class Forecaster:
             raise MethodMisfit(why)
         held = self.shape.held if held is None else held
         method, config = rung.method, plan.config
+        counted = self._shape(rung)
         if rung.key not in self.sizes:
-            self.sizes[rung.key] = method.size(self.bank, config, self.shape)
+            self.sizes[rung.key] = method.size(self.bank, config, counted)
         size = self.sizes[rung.key]
-        shape = self.shape.part(
+        shape = counted.part(
             self.shape.rows if method.trained else max(1, round(share * self.shape.rows)), held
         )
         steps, schedule = 0, Schedule(0, 0, 0)
@@ -198,10 +223,17 @@ class Forecaster:
         tokens_trained = round(steps * schedule.batch * (shape.prompt + shape.reply))
         return Prediction(cost, each, steps, tokens_trained, size, held)
 
+    def _shape(self, rung: Rung) -> Shape:
+        """The data as a rung reads it: training learns calls that rows show."""
+        method = rung.method
+        calls = method.calls_tools or (method.trained and self.shape.calls > 0)
+        return self.shape.with_tools() if calls else self.shape
+
     def batch_size(self, plan: Plan) -> int:
         """Rows of a step: more than the plan's where a step of so short rows mostly reads weights."""
         rows, knobs = self.shape.rows, plan.train
-        tokens = (self.shape.prompt + self.shape.reply) * self.machine.token
+        shape = self.shape.with_tools() if self.shape.calls else self.shape
+        tokens = (shape.prompt + shape.reply) * self.machine.token
         batch = knobs.batch_size
         while (
             self.machine.call > READING * (self.machine.call + batch * tokens)

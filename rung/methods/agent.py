@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rung.engine.tool_loop import Trajectory
     from rung.forward.adapter import Adapter
 
-CALL_TOKENS, RESULT_TOKENS = 40, 60  # of a call that is written, and of a result that is read
+CALL_TOKENS, RESULT_TOKENS = 40, 60  # of a call and of its result, where no row shows them
 TRIED = 48  # training rows on which calls are tried for examples, at most
 ROUNDS = 2  # of trying: what the first finds stands in front of the second
 NUMBER = re.compile(r"[-−+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
@@ -72,8 +72,9 @@ class Method(choice.PromptMethod):
         return 2.0 * len(WORDINGS) + len(set(config.call_shots)) + TRIED / self.rows
 
     def answering(self, config: Knobs, shape: Shape) -> Workload:
-        written = replace(shape, choices=0.0, reply=shape.reply + CALL_TOKENS)
-        return scoring(written, RESULT_TOKENS)
+        if shape.calls:
+            return scoring(shape)
+        return scoring(replace(shape, reply=shape.reply + CALL_TOKENS), RESULT_TOKENS)
 
     def find(self, study: base.Study, config: Knobs) -> base.Fitted:
         from rung.forward.adapter import Adapter

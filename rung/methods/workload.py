@@ -21,6 +21,8 @@ class Shape:
         letters: mean characters of what is asked. labels: of a classification, else 0.
         layers: of the base. width: of its states. weights: parameters of its layers.
         head: operations of the output layer for a token, over those of all layers.
+        schemas: tokens of the functions of `--tools`, in front of each prompt that tells of them.
+        calls, results: mean tokens of a row's calls of these, and of what they gave.
     """
 
     rows: int
@@ -35,6 +37,16 @@ class Shape:
     width: int
     weights: float
     head: float
+    schemas: float = 0.0
+    calls: float = 0.0
+    results: float = 0.0
+
+    def with_tools(self) -> Shape:
+        """The same data for a model that calls tools before it replies."""
+        return replace(
+            self, shared=self.shared + self.schemas, prompt=self.prompt + self.results,
+            reply=self.reply + self.calls, choices=0.0,
+        )  # fmt: skip
 
     def part(self, rows: int, held: int) -> Shape:
         """The same data with fewer rows."""

@@ -19,13 +19,37 @@ class SameConv(nn.Conv2d):
         super().__init__(channels, out, kernel, stride, bias=False, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.convolved(x, self.weight, None)
+
+    def convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The same with another weight of the same shape."""
         padding = []
         for size, kernel, stride in zip(x.shape[:-3:-1], self.kernel_size, self.stride, strict=True):
             missing = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             padding += [missing // 2, missing - missing // 2]
         if padding[0] == padding[1] == padding[2] == padding[3]:
-            return F.conv2d(x, self.weight, None, self.stride, padding[0], 1, self.groups)
-        return F.conv2d(F.pad(x, padding), self.weight, None, self.stride, 0, 1, self.groups)
+            return F.conv2d(x, weight, bias, self.stride, padding[0], 1, self.groups)
+        return F.conv2d(F.pad(x, padding), weight, bias, self.stride, 0, 1, self.groups)
+
+
+def normalised(conv: SameConv, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """Convolve, then normalise; at once where the norm keeps its statistics.
+
+    A norm of fixed statistics is a factor and a summand for each channel. Both go into the
+    convolution's weight, with gradients, so that no pass over the states remains of it.
+    """
+    if norm.training or conv._forward_hooks:  # an adapter adds to what the convolution alone gives
+        return norm(conv(x))
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None and variance is not None
+    factor = norm.weight * torch.rsqrt(variance + norm.eps)
+    summand = norm.bias - mean * factor
+    return conv.convolved(x, conv.weight * factor[:, None, None, None], summand)
+
+
+def _clipped(fresh: Tensor) -> Tensor:
+    """ReLU6 in the place of its input, which nobody else reads."""
+    return F.relu6(fresh, inplace=True)
 
 
 class Block(nn.Module):
@@ -45,9 +69,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels, h, w) -> (n, out, h / stride, w / stride)."""
-        inner = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
-        inner = F.relu6(self._bn1(self._depthwise_conv(inner)))
-        inner = self._bn2(self._project_conv(inner))
+        inner = _clipped(normalised(self._expand_conv, self._bn0, x)) if self.expands else x
+        inner = _clipped(normalised(self._depthwise_conv, self._bn1, inner))
+        inner = normalised(self._project_conv, self._bn2, inner)
         return inner + x if self.adds else inner
 
 
@@ -76,11 +100,11 @@ class EfficientNetLite(nn.Module):
 
     def stem(self, pixels: Tensor) -> Tensor:
         """(n, 3, h, w) -> what enters the first block."""
-        return F.relu6(self._bn0(self._conv_stem(pixels)))
+        return _clipped(normalised(self._conv_stem, self._bn0, pixels))
 
     def finish(self, x: Tensor) -> Tensor:
         """What leaves the last block -> (n, hidden_size, h, w)."""
-        return F.relu6(self._bn1(self._conv_head(x)))
+        return _clipped(normalised(self._conv_head, self._bn1, x))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(n, 3, h, w) -> (n, num_labels) logits of ImageNet's classes."""

@@ -6,7 +6,10 @@ import json
 
 import pytest
 
+from rung import methods
 from rung.cli import run
+from rung.evals import tasks
+from rung.ladder.forecast import shape_of
 from rung.methods.agent import holds
 from rung.models import load_engine
 from rung.train.plan import Plan
@@ -70,6 +73,28 @@ def test_training_tells_of_the_tools_as_asking_does(objective, place):
     for row in made.rows["train"]:
         asked = made.template.prompt(agent.messages(examples[row.origin].before_calls))
         assert row.ids[: len(asked)].tolist() == asked
+
+
+def test_tokens_that_are_counted_beforehand_are_those_that_training_reads(place):
+    data, tools, base = place
+    plan = Plan.of("caller", {"data": str(data), "base": str(base), "tools": [tools], "device": "cpu"})
+    made = prepare(plan, lambda stage: None)
+    rows, train = made.rows["train"], made.splits.train
+    task = tasks.detect(train)
+    plain = shape_of(made.template, made.bank, task, train, 0)
+    told = plain.with_tools()
+    assert told.shared + told.prompt + told.reply == pytest.approx(
+        sum(len(r.ids) for r in rows) / len(rows), abs=8
+    )
+    assert told.reply == pytest.approx(
+        sum(int(r.sequences[0].supervised.sum()) for r in rows) / len(rows), abs=8
+    )
+    assert plain.schemas > plain.calls > 0 and plain.results > 0
+    asked = made.template.prompt(train[0].before_calls)
+    assert plain.shared + plain.prompt == pytest.approx(len(asked), abs=8)
+    lora, agent = methods.get("lora"), methods.get("agent")
+    assert agent.answering(agent.Config(), told).written == told.reply
+    assert lora.answering(lora.Config(), told).written > lora.answering(lora.Config(), plain).written
 
 
 @pytest.mark.parametrize("calling", ["chosen", "rejected"])

@@ -123,13 +123,12 @@ class Loop(ABC):
         """The gradients of a step, summed over passes that are as small as is fast."""
         tensors = list(self.trained.values())
         for tensor in tensors:
-            tensor.grad = torch.zeros_like(tensor)
+            tensor.grad = None
         for part in rows.split(self.size):
             loss = F.cross_entropy(self.logits(part, step), self.codes[part], label_smoothing=SMOOTHING)
             found = torch.autograd.grad(loss * (len(part) / len(rows)), tensors)
             for tensor, gradient in zip(tensors, found, strict=True):
-                assert tensor.grad is not None
-                tensor.grad += gradient
+                tensor.grad = gradient if tensor.grad is None else tensor.grad.add_(gradient)
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self.trained.items()}
