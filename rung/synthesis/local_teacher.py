@@ -19,7 +19,7 @@ from rung.types import Decoding
 if TYPE_CHECKING:
     from rung.engine import Engine, GenerationRequest
 
-MAX_WAVE = 32  # maximum number of questions that are drawn and kept together
+MAX_WAVE = 64  # maximum number of questions that are drawn and kept together
 CACHE_BYTES = 2 << 30  # for keys and values: fixed, since batches follow from it
 
 

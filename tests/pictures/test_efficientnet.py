@@ -1,4 +1,4 @@
-"""EfficientNet-Lite: batch norms inside convolutions, held to convolution and norm one after the other."""
+"""EfficientNet-Lite: batch norms inside convolutions, held to a convolution and its norm."""
 
 from __future__ import annotations
 
