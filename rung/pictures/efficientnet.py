@@ -98,6 +98,10 @@ class EfficientNetLite(nn.Module):
         self._bn1 = nn.BatchNorm2d(width, eps)
         self._fc = nn.Linear(width, config["num_labels"])
 
+    def get_output_embeddings(self) -> nn.Linear:
+        """The layer of ImageNet's classes, by the name that transformers' models have for theirs."""
+        return self._fc
+
     def stem(self, pixels: Tensor) -> Tensor:
         """(n, 3, h, w) -> what enters the first block."""
         return _clipped(normalised(self._conv_stem, self._bn0, pixels))

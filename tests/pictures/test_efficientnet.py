@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import nn
 
-from rung.pictures.efficientnet import SameConv, normalised
+from rung.bases.efficientnet import CONFIG, PREPROCESSING
+from rung.ladder.knobs import ClimbKnobs
+from rung.ladder.plan import plan
+from rung.pictures.efficientnet import EfficientNetLite, SameConv, normalised
+from tests.pictures.conftest import SIDE
 
 
 def pair(kernel: int, stride: int, depthwise: bool, seed: int) -> tuple[SameConv, nn.BatchNorm2d]:
@@ -54,3 +61,26 @@ def test_a_norm_that_learns_its_statistics_and_an_adapter_are_heeded(how):
     other, fixed = pair(3, 1, True, 1)
     wanted = fixed.train()(other(x)) if how == "training" else fixed(other(x) + 1)
     assert torch.allclose(found, wanted, atol=1e-12)
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A folder with a network of two blocks."""
+    groups = [[1, 3, 1, 1, 8, 8], [1, 3, 2, 2, 8, 12]]
+    config = {**CONFIG, "image_size": SIDE, "stem": 8, "groups": groups, "hidden_size": 16}
+    size = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
+    folder = tmp_path / "small"
+    folder.mkdir()
+    tensors = {n: t for n, t in EfficientNetLite(config).state_dict().items() if t.ndim}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSING | size))
+    return folder
+
+
+def test_a_climb_is_planned_and_says_which_methods_do_not_fit(small, photos, rung_home):
+    given = {"data": str(photos), "base": str(small), "dtype": "float32", "device": "cpu"}
+    found = plan({**given, "validation": 0.2, "test": 0.2}, ClimbKnobs())
+    why = {row.key: row.reason for row in found.rows}
+    assert "built of convolutions" in why["lora"]
+    assert why["linear_probe"] is why["last_layers"] is None
