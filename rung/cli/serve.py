@@ -40,7 +40,7 @@ def serve(
     with bind(
         knobs.host, knobs.port
     ) as taken:  # before the base is loaded: a busy port is told at once
-        if knobs.replicas > 1:
+        if knobs.replicas > 1 or knobs.cluster:
             _replicated(names or [], given, knobs, taken)
             return
         from rung.server.serve import run

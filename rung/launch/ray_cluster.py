@@ -45,27 +45,31 @@ def imported(what: str) -> Any:
     return ray
 
 
-def check_address(address: str) -> None:
+def check_address(address: str, named: str = "--cluster") -> None:
     """Refuse what is neither this machine nor a cluster's address.
+
+    Args:
+        named: what names it, for messages.
 
     Raises:
         ConfigError: saying what is.
     """
     if address != LOCAL and not (address.startswith("ray://") and address[6:].rpartition(":")[0]):
-        raise ConfigError(f"--cluster is '{address}': say local, or ray://HOST:10001 of a Ray cluster")
+        raise ConfigError(f"{named} is '{address}': say local, or ray://HOST:10001 of a Ray cluster")
 
 
-def connect(address: str, what: str) -> Any:
+def connect(address: str, what: str, named: str = "--cluster") -> Any:
     """Start Ray on this machine, or join a cluster; returns the package, to be shut down by `leave`.
 
     Args:
-        address: `local` or `ray://HOST:PORT`. what: the flag that asks for it.
+        address: `local` or `ray://HOST:PORT`. what: the flag that asks for it. named: what names the
+            address, for messages.
 
     Raises:
         ConfigError: for an address that is none, where Ray is missing, and for a cluster with a store
             that only this machine can write. ClusterError: where nothing answers.
     """
-    check_address(address)
+    check_address(address, named)
     ray = imported(what)
     shared = {name: os.environ[name] for name in SHARED if os.environ.get(name)}
     settings: dict[str, Any] = {
@@ -79,7 +83,7 @@ def connect(address: str, what: str) -> Any:
     else:
         if not os.environ.get("RUNG_STORE", "").startswith("postgres"):
             raise ConfigError(
-                f"--cluster {address} needs a store that all hosts can write, which SQLite is not: set "
+                f"{named} {address} needs a store that all hosts can write, which SQLite is not: set "
                 "RUNG_STORE to a PostgreSQL database, and RUNG_HOME to a folder that all hosts see"
             )
         settings["address"] = address

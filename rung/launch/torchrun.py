@@ -11,10 +11,11 @@ GPUs by nccl.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import groupby
@@ -67,7 +68,7 @@ class Launch(base.Launch):
             try:
                 elastic_launch(_config(processes), sys.executable)("-m", "rung", *arguments)
             except ChildFailedError as failed:
-                return _code(failed.failures, processes)
+                return code_of(failed.failures, processes)
             except SignalException:
                 return 130
         return 0
@@ -133,6 +134,12 @@ class Launch(base.Launch):
         with _peers():
             dist.all_reduce(found, op=dist.ReduceOp.MAX)
         return int(found)
+
+    def part(self) -> None:
+        import torch.distributed as dist
+
+        with contextlib.suppress(PeerLost), _peers():
+            dist.barrier()
 
     def shard(self, model: Any, dtype: str, device: str) -> None:
         import torch
@@ -202,7 +209,7 @@ def _environment(processes: int) -> Iterator[None]:
                 os.environ[key] = value
 
 
-def _code(failures: dict[int, Any], processes: int) -> int:
+def code_of(failures: Mapping[int, Any], processes: int) -> int:
     """The exit code of a training that failed, as its first process told it.
 
     Raises:
@@ -242,8 +249,6 @@ def _peers() -> Iterator[None]:
 
 
 def _leave() -> None:
-    import contextlib
-
     import torch.distributed as dist
 
     if dist.is_initialized():

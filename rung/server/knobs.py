@@ -39,6 +39,10 @@ class ServeKnobs:
         1, "Processes that answer side by side behind this address, each with the base in memory.",
         least=1, most=64,
     )  # fmt: skip
+    cluster: str | None = knob(
+        None, "Start the replicas on a Ray cluster: local, or ray://HOST:PORT; here by default.",
+        metavar="local|ADDRESS",
+    )  # fmt: skip
     jobs: int = knob(1, "Tuning jobs and climbs that run at once; 0 takes none.", least=0, most=64)
     python_graders: bool = knob(
         False, "Run Python of clients who order reinforcement jobs, in a process with limits."

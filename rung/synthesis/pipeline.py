@@ -27,9 +27,8 @@ from rung.synthesis.teacher import Answer, Question, Teacher, answers_of, seed_o
 from rung.synthesis.teachers import open_teacher
 from rung.types import Example
 
-MAX_WAVE, MIN_WAVE = 64, 8  # drafts that are written together
-# A wave does not see its own rows: of few rows that are wanted, several small ones differ more.
-SMALL_WAVE, WAVES = 32, 4
+MAX_WAVE, SMALL_WAVE, MIN_WAVE = 64, 32, 8  # drafts that are written together, unseen by each other
+WAVES = 4  # at least, of more rows than a small wave has
 SPARE = 1.3  # drafts for each row that is missing
 MAX_BARREN = 6  # waves in a row that may give no row
 MAX_DRAFTS = 12  # drafts for each row that was asked for, at most
@@ -231,10 +230,9 @@ class _Synthesis:
             if self.knobs.max_money is not None and self._money() >= self.knobs.max_money:
                 return f"--max-money {self.knobs.max_money:g} is spent"
             missing = wanted - len(self.accepted)
-            most = min(MAX_WAVE, max(SMALL_WAVE, wanted // WAVES))
-            count = min(most, max(MIN_WAVE, math.ceil(SPARE * missing)))
+            most = min(MAX_WAVE, max(SMALL_WAVE, wanted // WAVES), math.ceil(SPARE * missing))
             before = len(self.accepted)
-            self._wave([self._draft() for _ in range(count)])
+            self._wave([self._draft() for _ in range(max(MIN_WAVE, most))])
             barren = 0 if len(self.accepted) > before else barren + 1
             self.watcher.progress(len(self.accepted), wanted)
         return None

@@ -39,7 +39,10 @@ class RunKnobs:
     device: str = knob(
         "auto", "Where to run: auto, cpu, cuda, cuda:1 or mps.", foreign=("device_map", "use_cpu=cpu")
     )
-    launch: str = knob("local", "Which processes train: local is this one, torchrun starts several.")
+    launch: str = knob(
+        "local",
+        "Which processes train: this one (local), several here (torchrun), or on a cluster (ray).",
+    )
     processes: int | None = knob(
         None, "How many processes a launch starts; by default one for each GPU, or one.", least=1,
         most=1024, foreign=("nproc_per_node", "num_processes"),

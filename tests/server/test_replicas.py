@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import signal
 import subprocess
@@ -10,6 +12,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -20,7 +23,9 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 import rung
-from rung.server.replicas.children import command
+from rung.cli import run
+from rung.server.replicas.children import REPLICA, command
+from rung.server.replicas.hosted import HostedProcess
 from rung.server.replicas.metrics import summed
 from rung.server.replicas.policy import BOUND, Balanced, Random, Warm, blocks
 from rung.server.replicas.router import Router, application
@@ -87,7 +92,7 @@ def test_figures_are_added_up():
 
 def test_a_replica_gets_what_the_server_was_given():
     given = {"base": "x", "api_key": ["k1", "k2"], "page": False, "replicas": 3, "port": 80, "jobs": 2}
-    first, second = (command(["coach"], given, place)[3:] for place in (0, 1))
+    first, second = (command(["coach"], given, place) for place in (0, 1))
     assert first[:2] == ["serve", "coach"] and "--base=x" in first and "--no-page" in first
     assert first.count("--api-key=k1") == first.count("--api-key=k2") == 1
     assert "--port=0" in first and "--port=80" not in first and "--jobs=2" in first
@@ -259,18 +264,32 @@ def test_two_signals_end_all_of_it_without_a_traceback(rung_home):
     assert not alive
 
 
+def replicas_of(server: psutil.Process) -> list[psutil.Process]:
+    """The processes that answer, wherever they stand below or beside a server on this machine."""
+    found = []
+    for one in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if REPLICA in one.environ() and "serve" in one.cmdline() and one != server:
+                found.append(one)
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.timeout(900)
-def test_two_replicas_answer_as_one_and_the_end_of_one_is_no_wrong_answer(coached):
-    count = 96
+@pytest.mark.parametrize("where", ["here", "a Ray cluster"])
+def test_two_replicas_answer_as_one_and_the_end_of_one_is_no_wrong_answer(coached, where):
+    count, flags = 96, ["--replicas=2"]
+    if where != "here":
+        pytest.importorskip("ray", reason="the extra 'cluster' is not installed")
+        flags.append("--cluster=local")
     with Serving(coached) as one:
         wanted = one.ask_all(count, coached)
-    with Serving(coached, "--replicas=2") as two:
+    with Serving(coached, *flags) as two:
         assert two.ask_all(count, coached) == wanted
         figures = httpx.get(f"{two.address}/metrics").text
         assert "rung_replicas 2" in figures
-        replicas = psutil.Process(two.process.pid).children()
+        replicas = replicas_of(psutil.Process(two.process.pid))
         assert len(replicas) == 2
         for stream in (False, True):
             killer = threading.Timer(0.3, replicas[int(stream)].kill)
@@ -284,4 +303,49 @@ def test_two_replicas_answer_as_one_and_the_end_of_one_is_no_wrong_answer(coache
             while "rung_replicas 2" not in httpx.get(f"{two.address}/metrics", timeout=60).text:
                 assert time.monotonic() < until, "the replica was not started again"
                 time.sleep(0.5)
-            replicas = psutil.Process(two.process.pid).children()
+            replicas = replicas_of(psutil.Process(two.process.pid))
+    assert not replicas_of(psutil.Process())
+
+
+def test_a_cluster_without_ray_or_address_is_refused_in_one_line(rung_home, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert run(["serve", SCRATCH, "--port=0", "--cluster=local"]) == 2
+    assert "--cluster needs Ray, which is not installed" in capsys.readouterr().err
+    assert run(["serve", SCRATCH, "--port=0", "--cluster=head"]) == 2
+    assert "--cluster is 'head': say local, or ray://HOST:10001" in capsys.readouterr().err
+
+
+class Actor:
+    """A `HostProcess` whose news are said beforehand."""
+
+    def __init__(self, *news: Any):
+        left = list(news)
+
+        async def next_one() -> Any:
+            if isinstance(left[0], type):
+                raise left[0]
+            return left.pop(0)
+
+        self.sent: list[int] = []
+        self.news = SimpleNamespace(remote=next_one)
+        self.signal = SimpleNamespace(remote=self.sent.append)
+
+
+class Gone(Exception):
+    pass
+
+
+def test_a_hosted_process_says_whole_lines_and_how_it_ended(capfdbinary):
+    ended: list[Actor] = []
+    ray = SimpleNamespace(exceptions=SimpleNamespace(RayError=Gone), kill=ended.append)
+
+    async def lines(process: HostedProcess) -> list[bytes]:
+        return [line async for line in process.stdout]
+
+    parts = ([(1, b"serving at http://a"), (2, b"careful\n")], None), ([(1, b":1/v1\nmore\n")], None)
+    one = HostedProcess(ray, Actor(*parts, ([], 3)))
+    assert asyncio.run(lines(one)) == [b"serving at http://a:1/v1\n", b"more\n"]
+    assert one.returncode == 3 and capfdbinary.readouterr().err == b"careful\n"
+    lost = HostedProcess(ray, Actor(Gone))
+    assert asyncio.run(lines(lost)) == [] and lost.returncode == -signal.SIGKILL
+    assert len(ended) == 2, "an actor that stays would keep its place from the next one"

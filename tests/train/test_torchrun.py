@@ -146,7 +146,7 @@ def test_rows_with_equal_beginnings_are_cut_into_equal_work():
 
 
 def test_a_number_of_processes_is_for_a_launch_that_starts_them():
-    with pytest.raises(ConfigError, match="--processes 2 .* add --launch torchrun"):
+    with pytest.raises(ConfigError, match="--processes 2 .* add --launch ray or torchrun"):
         Plan.of("a", {"data": "rows", "processes": 2})
     assert Plan.of("a", {"data": "rows", "processes": 2, "launch": "torchrun"}).run.processes == 2
 
@@ -225,7 +225,7 @@ def test_the_process_that_died_is_told_and_not_those_that_the_launcher_ended():
 
     ended = {0: failure(-signal.SIGTERM), 1: failure(-signal.SIGKILL), 2: failure(-signal.SIGTERM)}
     with pytest.raises(ProcessLost, match="process 1 of 3 .* ended by SIGKILL"):
-        torchrun._code(ended, 3)
+        torchrun.code_of(ended, 3)
     with pytest.raises(ProcessLost, match="process 0 of 2 .* ended by SIGTERM"):
-        torchrun._code({0: failure(-signal.SIGTERM)}, 2)
-    assert torchrun._code({1: failure(3), 0: failure(2)}, 2) == 2
+        torchrun.code_of({0: failure(-signal.SIGTERM)}, 2)
+    assert torchrun.code_of({1: failure(3), 0: failure(2)}, 2) == 2

@@ -4,33 +4,59 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from rung.config import knobs_of
 from rung.errors import ConfigError
+from rung.launch.host_process import ends_with_parent
 from rung.launch.torchrun import threads
 from rung.server.knobs import ServeKnobs
 
 START_SECONDS = 600.0  # for a base to load
 DRAIN_SECONDS = 330.0  # for answers to be finished; then a replica is killed
 AGAIN_SECONDS = 2.0  # between the end of a replica and its next start
-PR_SET_PDEATHSIG = 1
 REPLICA = "RUNG_REPLICA"  # set for a replica's process, as rung/cli/serve.py reads it
-OWN = ("host", "port", "replicas", "tls_certificate", "tls_key", "jobs")  # what the router has
+OWN = (
+    "host",
+    "port",
+    "replicas",
+    "cluster",
+    "tls_certificate",
+    "tls_key",
+    "jobs",
+)  # what the router has
+LOOPBACK = "127.0.0.1"
 ADDRESS = re.compile(rb"serving at (http://[^/\s]+)/v1")
+
+
+class Process(Protocol):
+    """What is asked of a replica's process, as `asyncio.subprocess.Process` has it."""
+
+    @property
+    def stdout(self) -> AsyncIterable[bytes] | None:
+        """Its lines."""
+        ...
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def send_signal(self, number: int) -> None: ...
+
+    def kill(self) -> None: ...
+
+    async def wait(self) -> int: ...
 
 
 class Child:
     """One replica's process, for as long as the server runs.
 
     Args:
-        command: that starts it, with a free port. environment: of it.
+        command: the words behind `rung` that start it, with a free port. environment: of it.
         came: told its address when it answers. went: told when it has ended.
     """
 
@@ -40,7 +66,7 @@ class Child:
     ):  # fmt: skip
         self.command, self.environment = list(command), dict(environment)
         self.came, self.went = came, went
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: Process | None = None
         self.ready = asyncio.Event()
         self._ending = False
         self._watch: asyncio.Task | None = None
@@ -71,11 +97,7 @@ class Child:
 
     async def _once(self) -> bool:
         """From start to end; returns whether it has answered."""
-        self.process = await asyncio.create_subprocess_exec(
-            *self.command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-            env=self.environment, start_new_session=True,  # Ctrl-C is the parent's to pass on
-            preexec_fn=_ends_with_parent if sys.platform == "linux" else None,
-        )  # fmt: skip
+        self.process = await self.spawn()
         answered = False
         assert self.process.stdout is not None
         async for line in self.process.stdout:
@@ -86,6 +108,15 @@ class Child:
                 self.ready.set()
         await self.process.wait()
         return answered
+
+    async def spawn(self) -> Process:
+        """Start the process by its command."""
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "rung", *self.command,
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+            env=self.environment, start_new_session=True,  # Ctrl-C is the parent's to pass on
+            preexec_fn=ends_with_parent(),
+        )  # fmt: skip
 
     async def stop(self) -> None:
         """Let it finish what it answers, and wait for its end."""
@@ -110,18 +141,13 @@ class Child:
             self.process.kill()
 
 
-def _ends_with_parent() -> None:
-    """Have the system end this process when its parent is gone, also by SIGKILL (prctl(2))."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 def command(names: Sequence[str], given: Mapping[str, Any], place: int) -> list[str]:
-    """The command of a replica: what was given to the server, but for where it listens.
+    """The words behind `rung` of a replica: what was given to the server, but for where it listens.
 
     Args:
         given: settings by knob. place: of the replica; the first alone runs jobs.
     """
-    told = [sys.executable, "-m", "rung", "serve", *names]
+    told = ["serve", *names]
     for knob in knobs_of(ServeKnobs):
         value = given.get(knob.name)
         if knob.name in OWN or value is None:
@@ -131,7 +157,7 @@ def command(names: Sequence[str], given: Mapping[str, Any], place: int) -> list[
         else:
             many = value if isinstance(value, list) else [value]
             told += [f"{knob.flag}={one}" for one in many]
-    told += ["--host=127.0.0.1", "--port=0"]
+    told += [f"--host={LOOPBACK}", "--port=0"]
     if place == 0:
         return [*told, f"--jobs={given['jobs']}"] if "jobs" in given else told
     return [*told, "--jobs=0", "--no-page"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
@@ -14,9 +15,11 @@ import uvicorn
 
 from rung.engine.engine import MEMORY_SHARE
 from rung.errors import ConfigError
+from rung.launch import ray_cluster
 from rung.server.knobs import ServeKnobs
 from rung.server.protocol import MAX_HEADERS, protocol_with
 from rung.server.replicas.children import Child, command, environment
+from rung.server.replicas.hosted import Hosts, reserved
 from rung.server.replicas.router import Router, application
 from rung.server.serve import GRACE
 from rung.server.state import Limits
@@ -38,28 +41,35 @@ def run(
     Raises:
         ConfigError: where a replica cannot be started, or certificate or key cannot be used.
     """
-    asyncio.run(_run(names, given, knobs, on, ready))
+    router = Router(knobs.replicas, int(max(knobs.max_body, knobs.max_file) * 1e6))
+    if knobs.memory is None and knobs.cluster in (None, ray_cluster.LOCAL):
+        # Each by itself would take two fifths of what is free.
+        each = int(MEMORY_SHARE * psutil.virtual_memory().available / knobs.replicas)
+        given = {**given, "memory": f"{each}B"}
+    hosts = reserved(knobs.cluster, knobs.replicas) if knobs.cluster else contextlib.nullcontext()
+    with hosts as found:
+        children = [
+            _child(found, place, knobs.replicas, command(names, given, place), router)
+            for place in range(knobs.replicas)
+        ]
+        asyncio.run(_run(children, router, knobs, on, ready))
+
+
+def _child(hosts: Hosts | None, place: int, count: int, words: Sequence[str], router: Router) -> Child:
+    """One replica, on this machine or on a host of a cluster; the router is told when it answers."""
+    came, went = partial(router.came, place), partial(router.went, place)
+    if hosts is None:
+        return Child(words, environment(count), came, went)
+    return hosts.child(place, words, came, went)
 
 
 async def _run(
-    names: Sequence[str],
-    given: Mapping[str, Any],
+    children: Sequence[Child],
+    router: Router,
     knobs: ServeKnobs,
     on: socket.socket,
     ready: Callable[[], None],
 ) -> None:
-    count = knobs.replicas
-    router = Router(count, int(max(knobs.max_body, knobs.max_file) * 1e6))
-    if knobs.memory is None:  # each by itself would take two fifths of what is free
-        each = int(MEMORY_SHARE * psutil.virtual_memory().available / count)
-        given = {**given, "memory": f"{each}B"}
-    children = [
-        Child(
-            command(names, given, place), environment(count), partial(router.came, place),
-            partial(router.went, place),
-        )
-        for place in range(count)
-    ]  # fmt: skip
     try:
         await asyncio.gather(*(child.start() for child in children))
         server = _Server(_config(application(router), knobs), ready)
