@@ -1,10 +1,11 @@
 """Sampler: draws tokens for a whole batch: penalties, constraints, temperature, and what is cut off.
 
-A request's randomness is its own: one exponential number per vocabulary entry and token, from a
-generator seeded by the request; the token is the argmax of `probability / number` (the Gumbel trick).
-So an answer does not depend on what else is in the batch. Inverting the cumulative distribution with
-one uniform number would be cheaper but hangs on the last digit: rounding that moves the borders of
-49,000 tokens by 1e-6 changes every draw that falls among the improbable ones.
+A request's randomness is its own: one exponential number per vocabulary entry and token, a hash of the
+request's seed, the token's place in the answer and the entry; the token is the argmax of
+`probability / number` (the Gumbel trick). So an answer does not depend on what else is in the batch,
+and numbers are needed of those entries alone that may be drawn. Inverting the cumulative distribution
+with one uniform number would be cheaper still but hangs on the last digit: rounding that moves the
+borders of 49,000 tokens by 1e-6 changes every draw that falls among the improbable ones.
 
 The order is that of transformers: penalties and bias change the logits, a constraint removes what may
 not come, temperature, then top_k, top_p and min_p, each on what the one before has left. Told
@@ -15,7 +16,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -63,16 +66,15 @@ class Draw:
         self.plain = self.greedy and not self.penalises and not decoding.logit_bias
         self._prompt = prompt
         self._counts: Tensor | None = None  # (2, V): how often in the answer; whether anywhere
-        self._generator = torch.Generator()
-        if not self.greedy:
-            seed = secrets.randbits(63) if decoding.seed is None else decoding.seed
-            self._generator.manual_seed(seed)
+        self._seed = secrets.randbits(63) if decoding.seed is None else decoding.seed
+        self._drawn = 0
 
-    def noise(self, size: int) -> Tensor:
-        """Draw exponential numbers (size,), on the CPU so that every device draws the same; 1 where the
-        model has no token, so that its randomness does not depend on its batch."""
-        own = torch.empty(self._own(size)).exponential_(generator=self._generator)
-        return F.pad(own, (0, size - len(own)), value=1.0)
+    def next_key(self) -> tuple[int, int]:
+        """What the next token's `exponentials` are made from, two signed numbers of 32 bits."""
+        self._drawn += 1
+        mixed = _splitmix(_splitmix(self._seed) + self._drawn)
+        low, high = mixed & 0xFFFFFFFF, mixed >> 32
+        return low - (low >> 31 << 32), high - (high >> 31 << 32)
 
     def _own(self, size: int) -> int:
         return size if self.vocabulary is None else min(size, self.vocabulary)
@@ -105,10 +107,9 @@ class Draw:
     def allowed(self, size: int) -> Tensor:
         """Mark what the constraint lets come next: (size,) of bool."""
         assert self.matcher is not None
-        bits = torch.frombuffer(bytearray(self.matcher.compute_bitmask()), dtype=torch.uint8)
+        bits = np.frombuffer(self.matcher.compute_bitmask(), dtype=np.uint8)
         self._check()
-        spread = bits[:, None] >> torch.arange(8, dtype=torch.uint8) & 1
-        found = spread.reshape(-1)[:size].bool()
+        found = torch.from_numpy(np.unpackbits(bits, count=size, bitorder="little")).view(torch.bool)
         return F.pad(found, (0, size - len(found)))
 
     def _check(self) -> None:
@@ -124,12 +125,13 @@ def draw(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     A row whose constraint cannot be followed draws anything; its `take` then raises.
     """
     adjusted = adjust(logits, draws)
-    ids = likeliest_of(adjusted)
     rows = [i for i, d in enumerate(draws) if not d.greedy]
+    if len(rows) == len(draws):
+        return _sample(adjusted.float(), draws)
+    ids = likeliest_of(adjusted)
     if rows:
         at = torch.tensor(rows, device=logits.device)
-        chosen = adjusted if len(rows) == len(draws) else adjusted[at]
-        ids[at] = _sample(chosen.float(), [draws[i] for i in rows])
+        ids[at] = _sample(adjusted[at].float(), [draws[i] for i in rows])
     return ids
 
 
@@ -184,22 +186,105 @@ def cuts(decoding: Decoding) -> bool:
     return decoding.top_k > 0 or decoding.top_p < 1 or decoding.min_p > 0
 
 
+@dataclass(frozen=True)
+class _Cuts:
+    """What top_k, top_p and min_p say of each row, (B,) each."""
+
+    top_k: Tensor
+    top_p: Tensor
+    min_p: Tensor
+
+    @classmethod
+    def of(cls, draws: Sequence[Draw], device: torch.device) -> _Cuts:
+        ways = [d.decoding for d in draws]
+        return cls(
+            torch.tensor([w.top_k for w in ways], device=device),
+            torch.tensor([w.top_p for w in ways], dtype=torch.float32, device=device),
+            torch.tensor([w.min_p for w in ways], dtype=torch.float32, device=device),
+        )
+
+    def __getitem__(self, rows: Tensor) -> _Cuts:
+        return _Cuts(self.top_k[rows], self.top_p[rows], self.min_p[rows])
+
+    @property
+    def leave_few(self) -> Tensor:
+        """Whether the likeliest candidates of a row are, as a rule, all that is left of it: (B,)."""
+        return ((self.top_k == 0) & (self.top_p < 1)) | ((self.top_k > 0) & (self.top_k < NUCLEUS))
+
+    def narrow(self, probabilities: Tensor, whole: Tensor | None = None) -> Tensor:
+        """As the function `narrow`."""
+        return narrow(probabilities, self.top_k, self.top_p, self.min_p, whole)
+
+
+def _tempered(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+    return torch.softmax(logits / _column((d.decoding.temperature for d in draws), logits), -1)
+
+
 def _probabilities(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     """What tokens are drawn by, (B, V); rows need not sum to 1."""
-    ways = [d.decoding for d in draws]
-    probabilities = torch.softmax(logits / _column((w.temperature for w in ways), logits), -1)
-    return narrow(
-        probabilities,
-        top_k=torch.tensor([w.top_k for w in ways], device=logits.device),
-        top_p=_column((w.top_p for w in ways), logits)[:, 0],
-        min_p=_column((w.min_p for w in ways), logits)[:, 0],
-    )
+    return _Cuts.of(draws, logits.device).narrow(_tempered(logits, draws))
 
 
 def _sample(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
-    probabilities = _probabilities(logits, draws)
-    noise = torch.stack([d.noise(logits.shape[1]) for d in draws]).to(logits.device)
-    return likeliest_of(probabilities / noise)
+    probabilities, cuts = _tempered(logits, draws), _Cuts.of(draws, logits.device)
+    keys = torch.tensor([d.next_key() for d in draws], dtype=torch.int32, device=logits.device)
+    ids = torch.empty(len(draws), dtype=torch.long, device=logits.device)
+    left = torch.ones_like(ids, dtype=torch.bool)
+    few = cuts.leave_few.nonzero()[:, 0]
+    if len(few) and probabilities.shape[1] > NUCLEUS:
+        found, sure = _among_likeliest(probabilities[few], keys[few], cuts[few])
+        ids[few], left[few] = found, ~sure
+    if bool(left.any()):
+        ids[left] = _among_all(probabilities[left], keys[left], cuts[left])
+    return ids
+
+
+def _among_likeliest(probabilities: Tensor, keys: Tensor, cuts: _Cuts) -> tuple[Tensor, Tensor]:
+    """Draw among the likeliest NUCLEUS tokens (B,), and whether cuts leave no others: (B,)."""
+    best, tokens = probabilities.topk(NUCLEUS, -1)
+    kept = cuts.narrow(best, probabilities.sum(-1))
+    drawn = likeliest_of(kept / exponentials(keys, tokens.int()))
+    return tokens.gather(1, drawn[:, None])[:, 0], kept[:, -1] == 0
+
+
+def _among_all(probabilities: Tensor, keys: Tensor, cuts: _Cuts) -> Tensor:
+    """Draw among all tokens, (B,)."""
+    every = torch.arange(probabilities.shape[1], dtype=torch.int32, device=probabilities.device)
+    # Row by row, so that what is computed stays in a core's cache.
+    noise = torch.cat([exponentials(key[None], every[None]) for key in keys])
+    return likeliest_of(cuts.narrow(probabilities) / noise)
+
+
+def exponentials(keys: Tensor, tokens: Tensor) -> Tensor:
+    """Exponential numbers, each a function of its row's key and its token alone.
+
+    The hash is MurmurHash3's finalizer, with a key in front and one between its rounds.
+
+    Args:
+        keys: (B, 2) int32. tokens: (B, n) int32.
+
+    Returns:
+        (B, n) float32, above 0.
+    """
+    x = tokens + keys[:, :1]
+    x ^= x >> 16 & 0xFFFF
+    x *= -0x7A143595
+    x ^= keys[:, 1:]
+    x ^= x >> 13 & 0x7FFFF
+    x *= -0x3D4D51CB
+    x ^= x >> 16 & 0xFFFF
+    # Of 31 bits; small numbers, which decide for improbable tokens, keep all their digits.
+    uniform = (x & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31)
+    return uniform.neg_().log1p_().neg_()
+
+
+def _splitmix(number: int) -> int:
+    """Mix the bits of a number: SplitMix64 (Steele et al. 2014), 64 bits unsigned."""
+    mask = (1 << 64) - 1
+    mixed = number * 0x9E3779B97F4A7C15 & mask
+    mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & mask
+    mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & mask
+    return mixed ^ mixed >> 31
 
 
 def likeliest_of(scores: Tensor) -> Tensor:
@@ -213,15 +298,22 @@ def _column(numbers: Iterable[float], like: Tensor) -> Tensor:
     return torch.tensor(list(numbers), dtype=torch.float32, device=like.device)[:, None]
 
 
-def narrow(probabilities: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
-    """Zero what top_k, top_p and min_p cut off, row by row: (B, V) and three (B,) -> (B, V)."""
-    cut = (top_k > 0) & (top_k < probabilities.shape[1])
-    if bool(cut.any()):
-        probabilities[cut] = likeliest(probabilities[cut], top_k[cut])
+def narrow(
+    probabilities: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, whole: Tensor | None = None
+) -> Tensor:
+    """Zero what top_k, top_p and min_p cut off, row by row: (B, V) and three (B,) -> (B, V).
+
+    Args:
+        whole: the sum of each row (B,), where the likeliest of its tokens are all that is given.
+    """
+    counted = (top_k > 0) & (top_k < probabilities.shape[1])
+    if bool(counted.any()):
+        probabilities[counted] = likeliest(probabilities[counted], top_k[counted])
     cut = top_p < 1
     if bool(cut.any()):
-        rest = probabilities[cut]
-        probabilities[cut] = nucleus(rest / rest.sum(-1, keepdim=True), top_p[cut])
+        total = probabilities.sum(-1)
+        total = total if whole is None else torch.where(counted, total, whole)
+        probabilities[cut] = nucleus(probabilities[cut] / total[cut, None], top_p[cut])
     if bool((min_p > 0).any()):
         least = probabilities.amax(-1) * min_p
         probabilities = torch.where(probabilities >= least[:, None], probabilities, 0.0)

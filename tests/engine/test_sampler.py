@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from rung.engine.sampler import NUCLEUS, Draw, draw, nucleus
+from rung.engine.sampler import (
+    NUCLEUS,
+    Draw,
+    _among_all,
+    _Cuts,
+    _tempered,
+    draw,
+    exponentials,
+    nucleus,
+)
 from rung.types import Decoding
 
 
@@ -65,3 +76,45 @@ def test_extreme_temperatures_stay_finite():
     for temperature in (1e-300, 1e-6, 1e-4, 2.0):
         way = Draw(Decoding(temperature=temperature, seed=0))
         assert 0 <= int(draw(logits, [way])) < 3
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 10**6), st.floats(0.2, 30),
+    st.sampled_from([0, 1, 40, NUCLEUS - 1, NUCLEUS, 3 * NUCLEUS]),
+    st.sampled_from([1.0, 0.95, 0.5, 0.0]), st.sampled_from([0.0, 0.01]), st.booleans(),
+)  # fmt: skip
+def test_a_draw_among_the_likeliest_is_that_among_all(seed, spread, top_k, top_p, min_p, masked):
+    generator = torch.Generator().manual_seed(seed)
+    logits = spread * torch.randn(3, 4 * NUCLEUS, generator=generator)
+    if masked:
+        logits[:, torch.rand(4 * NUCLEUS, generator=generator) < 0.9] = float("-inf")
+    ways = [
+        Decoding(temperature=0.8, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed + i)
+        for i in range(3)
+    ]
+    found = draw(logits, [Draw(w) for w in ways])
+    keys = torch.tensor([Draw(w).next_key() for w in ways], dtype=torch.int32)
+    draws = [Draw(w) for w in ways]
+    whole = _among_all(_tempered(logits, draws), keys, _Cuts.of(draws, logits.device))
+    assert found.tolist() == whole.tolist()
+    assert bool(logits.gather(1, found[:, None]).isfinite().all())
+
+
+def test_exponential_numbers_are_spread_as_they_should_be():
+    keys = torch.tensor([Draw(Decoding(temperature=1, seed=i)).next_key() for i in range(64)])
+    found = exponentials(keys.int(), torch.arange(4096, dtype=torch.int32)[None]).double()
+    assert abs(float(found.mean()) - 1) < 0.01 and abs(float(found.var()) - 1) < 0.03
+    uniform = (-(-found).expm1()).flatten().sort().values
+    steps = (torch.arange(uniform.numel()) + 0.5) / uniform.numel()
+    assert float((uniform - steps).abs().max()) < 1.63 / uniform.numel() ** 0.5  # Kolmogorov, p = 0.01
+    for other in (found.roll(1, 0), found.roll(1, 1)):  # the next request, the next token
+        together = torch.corrcoef(torch.stack([found.flatten(), other.flatten()]))
+        assert abs(float(together[0, 1])) < 0.01
+
+
+def test_tokens_of_an_answer_are_drawn_apart():
+    way = Draw(Decoding(temperature=1.0, seed=1))
+    keys = {way.next_key() for _ in range(1000)}
+    assert len(keys) == 1000
+    assert Draw(Decoding(temperature=1.0, seed=2)).next_key() not in keys
