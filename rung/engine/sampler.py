@@ -187,7 +187,7 @@ def cuts(decoding: Decoding) -> bool:
 
 
 @dataclass(frozen=True)
-class _Cuts:
+class _Limits:
     """What top_k, top_p and min_p say of each row, (B,) each."""
 
     top_k: Tensor
@@ -195,7 +195,7 @@ class _Cuts:
     min_p: Tensor
 
     @classmethod
-    def of(cls, draws: Sequence[Draw], device: torch.device) -> _Cuts:
+    def of(cls, draws: Sequence[Draw], device: torch.device) -> _Limits:
         ways = [d.decoding for d in draws]
         return cls(
             torch.tensor([w.top_k for w in ways], device=device),
@@ -203,8 +203,8 @@ class _Cuts:
             torch.tensor([w.min_p for w in ways], dtype=torch.float32, device=device),
         )
 
-    def __getitem__(self, rows: Tensor) -> _Cuts:
-        return _Cuts(self.top_k[rows], self.top_p[rows], self.min_p[rows])
+    def __getitem__(self, rows: Tensor) -> _Limits:
+        return _Limits(self.top_k[rows], self.top_p[rows], self.min_p[rows])
 
     @property
     def leave_few(self) -> Tensor:
@@ -212,7 +212,6 @@ class _Cuts:
         return ((self.top_k == 0) & (self.top_p < 1)) | ((self.top_k > 0) & (self.top_k < NUCLEUS))
 
     def narrow(self, probabilities: Tensor, whole: Tensor | None = None) -> Tensor:
-        """As the function `narrow`."""
         return narrow(probabilities, self.top_k, self.top_p, self.min_p, whole)
 
 
@@ -222,37 +221,38 @@ def _tempered(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
 
 def _probabilities(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     """What tokens are drawn by, (B, V); rows need not sum to 1."""
-    return _Cuts.of(draws, logits.device).narrow(_tempered(logits, draws))
+    return _Limits.of(draws, logits.device).narrow(_tempered(logits, draws))
 
 
 def _sample(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
-    probabilities, cuts = _tempered(logits, draws), _Cuts.of(draws, logits.device)
+    probabilities, limits = _tempered(logits, draws), _Limits.of(draws, logits.device)
     keys = torch.tensor([d.next_key() for d in draws], dtype=torch.int32, device=logits.device)
     ids = torch.empty(len(draws), dtype=torch.long, device=logits.device)
     left = torch.ones_like(ids, dtype=torch.bool)
-    few = cuts.leave_few.nonzero()[:, 0]
+    few = limits.leave_few.nonzero()[:, 0]
     if len(few) and probabilities.shape[1] > NUCLEUS:
-        found, sure = _among_likeliest(probabilities[few], keys[few], cuts[few])
+        found, sure = _among_likeliest(probabilities[few], keys[few], limits[few])
         ids[few], left[few] = found, ~sure
     if bool(left.any()):
-        ids[left] = _among_all(probabilities[left], keys[left], cuts[left])
+        ids[left] = _among_all(probabilities[left], keys[left], limits[left])
     return ids
 
 
-def _among_likeliest(probabilities: Tensor, keys: Tensor, cuts: _Cuts) -> tuple[Tensor, Tensor]:
-    """Draw among the likeliest NUCLEUS tokens (B,), and whether cuts leave no others: (B,)."""
+def _among_likeliest(probabilities: Tensor, keys: Tensor, limits: _Limits) -> tuple[Tensor, Tensor]:
+    """Draw among the likeliest NUCLEUS tokens (B,), and whether limits leave no others: (B,)."""
     best, tokens = probabilities.topk(NUCLEUS, -1)
-    kept = cuts.narrow(best, probabilities.sum(-1))
+    kept = limits.narrow(best, probabilities.sum(-1))
     drawn = likeliest_of(kept / exponentials(keys, tokens.int()))
     return tokens.gather(1, drawn[:, None])[:, 0], kept[:, -1] == 0
 
 
-def _among_all(probabilities: Tensor, keys: Tensor, cuts: _Cuts) -> Tensor:
+def _among_all(probabilities: Tensor, keys: Tensor, limits: _Limits) -> Tensor:
     """Draw among all tokens, (B,)."""
     every = torch.arange(probabilities.shape[1], dtype=torch.int32, device=probabilities.device)
-    # Row by row, so that what is computed stays in a core's cache.
-    noise = torch.cat([exponentials(key[None], every[None]) for key in keys])
-    return likeliest_of(cuts.narrow(probabilities) / noise)
+    # On a CPU row by row, so that what is computed stays in a core's cache.
+    parts = keys.split(1 if keys.device.type == "cpu" else len(keys))
+    noise = torch.cat([exponentials(part, every[None]) for part in parts])
+    return likeliest_of(limits.narrow(probabilities) / noise)
 
 
 def exponentials(keys: Tensor, tokens: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from rung.forward.bank import Bank
 from rung.ladder.cost import Cost
 from rung.ladder.machine import Machine
 from rung.ladder.rungs import Rung
-from rung.methods.base import Schedule
+from rung.methods.base import Method, Schedule
 from rung.methods.workload import Shape, Workload, scoring
 from rung.tools.agent import Agent
 from rung.train import estimate
@@ -195,7 +195,7 @@ class Forecaster:
             raise MethodMisfit(why)
         held = self.shape.held if held is None else held
         method, config = rung.method, plan.config
-        counted = self._shape(rung)
+        counted = self._shape(method)
         if rung.key not in self.sizes:
             self.sizes[rung.key] = method.size(self.bank, config, counted)
         size = self.sizes[rung.key]
@@ -223,16 +223,15 @@ class Forecaster:
         tokens_trained = round(steps * schedule.batch * (shape.prompt + shape.reply))
         return Prediction(cost, each, steps, tokens_trained, size, held)
 
-    def _shape(self, rung: Rung) -> Shape:
-        """The data as a rung reads it: training learns calls that rows show."""
-        method = rung.method
+    def _shape(self, method: Method) -> Shape:
+        """The data as a method reads it: training learns calls that rows show."""
         calls = method.calls_tools or (method.trained and self.shape.calls > 0)
         return self.shape.with_tools() if calls else self.shape
 
     def batch_size(self, plan: Plan) -> int:
         """Rows of a step: more than the plan's where a step of so short rows mostly reads weights."""
         rows, knobs = self.shape.rows, plan.train
-        shape = self.shape.with_tools() if self.shape.calls else self.shape
+        shape = self._shape(plan.method)
         tokens = (shape.prompt + shape.reply) * self.machine.token
         batch = knobs.batch_size
         while (

@@ -72,8 +72,8 @@ class Launch:
         """The largest count that any process names."""
         return count
 
-    def part(self) -> None:
-        """Leave together: nobody's last sum may break because another one is gone already."""
+    def barrier(self) -> None:
+        """Wait until all are here or gone: one that leaves first could break another's last sum."""
 
     def same(self, make: Callable[[], T]) -> T:
         """What the process of rank 0 makes, on every process; what it raises is raised on all."""

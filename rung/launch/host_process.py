@@ -22,7 +22,7 @@ PR_SET_PDEATHSIG = 1
 
 
 class HostProcess:
-    """One process of a training, on the host of the Ray actor that this is."""
+    """One process of `rung`, on the host of the Ray actor that this is."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -84,6 +84,13 @@ class HostProcess:
         """Send a signal to the process, if it still runs."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
+
+
+def pass_on(number: int, part: bytes) -> None:
+    """Write what a process wrote, to the stream of that number (1 or 2) of this one."""
+    stream = sys.stdout if number == 1 else sys.stderr
+    stream.buffer.write(part)
+    stream.flush()
 
 
 def ends_with_parent() -> Callable[[], None] | None:

@@ -10,7 +10,6 @@ torchrun do. Every host must see data, base and RUNG_HOME at the same places.
 from __future__ import annotations
 
 import os
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from signal import SIGINT, SIGKILL, SIGTERM, Signals
 from typing import Any
 
 from rung.launch import ray_cluster, torchrun
-from rung.launch.host_process import AT_ONCE, HostProcess
+from rung.launch.host_process import AT_ONCE, HostProcess, pass_on
 
 STARTED = "RUNG_LAUNCHED_BY_RAY"  # set for the processes of a training
 ADDRESS = "RAY_ADDRESS"  # Ray's own variable
@@ -63,9 +62,7 @@ def _devices(ray: Any) -> int:
 
 def _trained(ray: Any, arguments: Sequence[str], count: int) -> int:
     """Reserve, start, follow, give back -> the exit code; raises as `Launch.start`."""
-    each: dict[str, float] = {"CPU": ray_cluster.cores_of_each(ray, count)}
-    if ray.cluster_resources().get("GPU", 0) >= count:
-        each["GPU"] = 1
+    each = ray_cluster.resources_of_each(ray, count)
     group = ray_cluster.reserve(ray, each, count, f"--processes {count}")
     actor = ray.remote(HostProcess)
     placed = [ray_cluster.place(group, place, each) for place in range(count)]
@@ -136,9 +133,7 @@ class _Followed:
         except self.ray.exceptions.RayError:  # the host, or Ray's process on it, is gone
             said, code = [], -SIGKILL
         for number, part in said:
-            stream = sys.stdout if number == 1 else sys.stderr
-            stream.buffer.write(part)
-            stream.flush()
+            pass_on(number, part)
         if code is None:
             return True
         self.ends[rank] = _End(code)

@@ -107,6 +107,14 @@ def cores_of_each(ray: Any, count: int) -> int:
     return max(1, int(min(sum(hosts) / count, max(hosts, default=1.0))))
 
 
+def resources_of_each(ray: Any, count: int) -> dict[str, float]:
+    """Resources of each of so many processes: cores, and a GPU where the cluster has as many."""
+    found: dict[str, float] = {"CPU": cores_of_each(ray, count)}
+    if ray.cluster_resources().get("GPU", 0) >= count:
+        found["GPU"] = 1
+    return found
+
+
 def reserve(ray: Any, each: Mapping[str, float], count: int, what: str) -> Any:
     """Reserve resources for so many processes, all of them or none, before any of them starts.
 

@@ -135,7 +135,7 @@ class Launch(base.Launch):
             dist.all_reduce(found, op=dist.ReduceOp.MAX)
         return int(found)
 
-    def part(self) -> None:
+    def barrier(self) -> None:
         import torch.distributed as dist
 
         with contextlib.suppress(PeerLost), _peers():

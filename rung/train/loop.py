@@ -116,7 +116,7 @@ class Trainer:
                 raise
             if event is None:
                 self._save()
-                self.launch.part()
+                self.launch.barrier()
                 raise Interrupted
             self.observers.step(event)
             self._validate_if_due()

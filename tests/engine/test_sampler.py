@@ -11,7 +11,7 @@ from rung.engine.sampler import (
     NUCLEUS,
     Draw,
     _among_all,
-    _Cuts,
+    _Limits,
     _tempered,
     draw,
     exponentials,
@@ -96,7 +96,7 @@ def test_a_draw_among_the_likeliest_is_that_among_all(seed, spread, top_k, top_p
     found = draw(logits, [Draw(w) for w in ways])
     keys = torch.tensor([Draw(w).next_key() for w in ways], dtype=torch.int32)
     draws = [Draw(w) for w in ways]
-    whole = _among_all(_tempered(logits, draws), keys, _Cuts.of(draws, logits.device))
+    whole = _among_all(_tempered(logits, draws), keys, _Limits.of(draws, logits.device))
     assert found.tolist() == whole.tolist()
     assert bool(logits.gather(1, found[:, None]).isfinite().all())
 

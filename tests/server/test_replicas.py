@@ -24,7 +24,9 @@ from starlette.testclient import TestClient
 
 import rung
 from rung.cli import run
-from rung.server.replicas.children import REPLICA, command
+from rung.errors import ConfigError
+from rung.server.replicas import hosted
+from rung.server.replicas.children import REPLICA, Child, command
 from rung.server.replicas.hosted import HostedProcess
 from rung.server.replicas.metrics import summed
 from rung.server.replicas.policy import BOUND, Balanced, Random, Warm, blocks
@@ -333,6 +335,32 @@ class Actor:
 
 class Gone(Exception):
     pass
+
+
+def test_what_keeps_a_replica_from_beginning_is_told():
+    class Unable(Child):
+        async def spawn(self):
+            raise ConfigError("--cluster could not start a replica on b: no such folder")
+
+    one = Unable([], {}, lambda address: None, lambda: None)
+    with pytest.raises(ConfigError, match="on b: no such folder"):
+        asyncio.run(one.start())
+
+
+def test_a_replica_whose_host_goes_while_it_begins_begins_again(monkeypatch):
+    monkeypatch.setattr(hosted, "AGAIN_SECONDS", 0.0)
+    begun: list[int] = []
+
+    async def begin(place: int, command: list[str]) -> str:
+        begun.append(place)
+        if len(begun) < 3:
+            raise Gone
+        return "a process"
+
+    ray = SimpleNamespace(exceptions=SimpleNamespace(RayError=Gone))
+    hosts = SimpleNamespace(ray=ray, begin=begin)
+    one = hosted._HostedChild(hosts, 1, ["serve"], lambda address: None, lambda: None)
+    assert asyncio.run(one.spawn()) == "a process" and begun == [1, 1, 1]
 
 
 def test_a_hosted_process_says_whole_lines_and_how_it_ended(capfdbinary):

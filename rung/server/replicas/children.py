@@ -21,15 +21,8 @@ START_SECONDS = 600.0  # for a base to load
 DRAIN_SECONDS = 330.0  # for answers to be finished; then a replica is killed
 AGAIN_SECONDS = 2.0  # between the end of a replica and its next start
 REPLICA = "RUNG_REPLICA"  # set for a replica's process, as rung/cli/serve.py reads it
-OWN = (
-    "host",
-    "port",
-    "replicas",
-    "cluster",
-    "tls_certificate",
-    "tls_key",
-    "jobs",
-)  # what the router has
+# What the router has.
+OWN = ("host", "port", "replicas", "cluster", "tls_certificate", "tls_key", "jobs")
 LOOPBACK = "127.0.0.1"
 ADDRESS = re.compile(rb"serving at (http://[^/\s]+)/v1")
 
@@ -75,7 +68,7 @@ class Child:
         """Start it, and wait until it answers.
 
         Raises:
-            ConfigError: where it ended before; it has said why to stderr.
+            ConfigError: where it could not begin, or ended before; it has said why to stderr then.
         """
         self._watch = asyncio.create_task(self._run())
         waiting = asyncio.create_task(self.ready.wait())
@@ -84,6 +77,8 @@ class Child:
         )
         if not self.ready.is_set():
             waiting.cancel()
+            if self._watch.done():
+                self._watch.result()  # raises what was wrong, where it could not even begin
             raise ConfigError("a replica could not be started: see above")
 
     async def _run(self) -> None:

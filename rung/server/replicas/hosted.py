@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from signal import SIGKILL
 from typing import Any
 
 from rung.errors import ConfigError
 from rung.launch import ray_cluster
-from rung.launch.host_process import AT_ONCE, HostProcess
-from rung.server.replicas.children import LOOPBACK, REPLICA, Child
+from rung.launch.host_process import AT_ONCE, HostProcess, pass_on
+from rung.server.replicas.children import AGAIN_SECONDS, LOOPBACK, REPLICA, Child
 
 PASSED_ON = ("RUNG_API_KEY",)  # of this process's environment, beside the places that hosts share
 
@@ -27,9 +26,7 @@ class Hosts:
 
     def __init__(self, ray: Any, address: str, count: int):
         self.ray, self.here = ray, address == ray_cluster.LOCAL
-        self.each: dict[str, float] = {"CPU": ray_cluster.cores_of_each(ray, count)}
-        if ray.cluster_resources().get("GPU", 0) >= count:
-            self.each["GPU"] = 1
+        self.each = ray_cluster.resources_of_each(ray, count)
         self._group = ray_cluster.reserve(ray, self.each, count, f"--replicas {count}")
 
     def child(
@@ -85,8 +82,7 @@ class HostedProcess:
                 if number == 1:
                     rest += part
                 else:
-                    sys.stderr.buffer.write(part)
-                    sys.stderr.flush()
+                    pass_on(number, part)
             *lines, rest = rest.split(b"\n")
             for line in lines:
                 yield line + b"\n"
@@ -118,7 +114,11 @@ class _HostedChild(Child):
         self.hosts, self.place = hosts, place
 
     async def spawn(self) -> HostedProcess:
-        return await self.hosts.begin(self.place, self.command)
+        while True:
+            try:
+                return await self.hosts.begin(self.place, self.command)
+            except self.hosts.ray.exceptions.RayError:  # its host went meanwhile; Ray finds another
+                await asyncio.sleep(AGAIN_SECONDS)
 
 
 @contextlib.contextmanager
