@@ -23,7 +23,7 @@ class Together(launch.Launch):
     def __init__(self, name: str = "together"):
         super().__init__(name)
         self.own = threading.local()
-        self.barrier = threading.Barrier(self.size, timeout=60)
+        self.meeting = threading.Barrier(self.size, timeout=60)
         self.given: dict[int, Any] = {}
 
     @property
@@ -40,12 +40,15 @@ class Together(launch.Launch):
     def agree(self, flag):
         return self._gathered(flag) or flag
 
+    def barrier(self):
+        self.meeting.wait()
+
     def _gathered(self, given):
         """What the other one gave."""
         self.given[self.rank] = given
-        self.barrier.wait()
+        self.meeting.wait()
         found = self.given[1 - self.rank]
-        self.barrier.wait()
+        self.meeting.wait()
         return found
 
     def run(self, work: Callable[[int], Any]) -> list[Any]:
