@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from rung import home
 from rung.data.encoding import clean
@@ -150,7 +151,7 @@ def install(app: FastAPI) -> None:
     async def plain(request: Request, fault: HTTPException) -> JSONResponse:
         message = str(fault.detail)
         if fault.status_code == 404:
-            message = f"no such address: {request.method} {request.url.path}"
+            message = f"no such address: {request.method} {request.url.path}{_meant(request)}"
         param, code = getattr(fault, "param", None), getattr(fault, "code", None)
         content = body(message, fault.status_code, param, code)
         return respond(fault.status_code, content, fault.headers, request.url.path)
@@ -158,6 +159,16 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def broken(request: Request, fault: Exception) -> JSONResponse:
         return respond(*of_fault(fault), path=request.url.path)
+
+
+def _meant(request: Request) -> str:
+    """A hint where only the client's base URL is wrong: `/v1` left out, or there twice."""
+    path = request.url.path
+    other = path.removeprefix("/v1") if path.startswith("/v1/v1/") else "/v1" + path
+    routes = request.app.routes
+    if all(r.matches({**request.scope, "path": other})[0] is not Match.FULL for r in routes):
+        return ""
+    return f", there is {other}: look at /v1 in your client's base URL"
 
 
 def described(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None, str | None]:

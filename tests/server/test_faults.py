@@ -185,7 +185,10 @@ def test_unknown_models_and_addresses(http):
         )
         error = fault_of(response, 404)
         assert (error["code"], error["param"]) == ("model_not_found", "model")
-    fault_of(http.get("/v1/nothing"), 404)
+    assert "base URL" not in fault_of(http.get("/v1/nothing"), 404)["message"]
+    for wrong in (CHAT.removeprefix("/v1"), "/v1" + CHAT):
+        said = fault_of(http.post(wrong, json={}), 404)["message"]
+        assert f"there is {CHAT}: look at /v1 in your client's base URL" in said
     fault_of(http.get(CHAT), 405)
 
 
