@@ -8,8 +8,8 @@ WORKERS ?= 2
 .DEFAULT_GOAL := help
 .PHONY: help env user lint format test test-quick test-faults quickstart bench-train bench-align bench-eval \
 	bench-features bench-vision bench-combine bench-map bench-synth bench-documents bench-before bench-agents \
-	bench-distributed bench-simulate sweep harness-server soak fuzz steady bench-clients bench-adapters bench-serve \
-	bench-llamacpp bench-exports clean
+	bench-distributed bench-simulate bench-routing sweep harness-server soak fuzz steady bench-clients bench-adapters \
+	bench-serve bench-llamacpp bench-exports clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -102,6 +102,9 @@ bench-distributed: $(ENV)  ## training on several processes: what the launcher c
 
 bench-simulate: $(ENV)  ## requests routed to replicas by simulation: warm adapters beside random and least-loaded
 	@$(BIN)/python -m bench.simulate $(ARGS)
+
+bench-routing: $(ENV)  ## prompt tokens that two real replicas need not recompute: warm routing beside random
+	@$(BIN)/python -m bench.routing $(ARGS)
 
 bench-before: $(ENV)  ## Rung's own speeds beside another checkout: ARGS="../before"
 	@$(BIN)/python -m bench.before $(ARGS)

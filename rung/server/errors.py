@@ -72,7 +72,7 @@ def body(
     message: str, status: int, param: str | None = None, code: str | None = None
 ) -> dict[str, Any]:
     """Write the JSON of an error; places on this machine are left out of its message."""
-    message = without_places(message)
+    message = " ".join(without_places(message).splitlines())  # a client's names may hold line breaks
     kind = "server_error" if status >= 500 else TYPES.get(status, "invalid_request_error")
     error = {"message": clean(message), "type": kind, "param": param, "code": code or CODES.get(status)}
     return {"error": error}

@@ -281,6 +281,25 @@ def test_half_a_character_is_refused_wherever_it_stands(http, address, content, 
             assert error["param"] in (param, "tools.0.function.parameters.properties.a.enum.0")
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\x85", "\u2028"])
+@pytest.mark.parametrize(
+    ("address", "content"),
+    [
+        (CHAT, {**chat()[1], "x{}y": 1}),
+        (CHAT, {**chat()[1], "model": "x{}y"}),
+        (CHAT, {**chat()[1], "logit_bias": {"x{}y": 1}}),
+        ("/v1/responses", {"model": "base", "input": [{"x{}y": [None], "role": "user"}]}),
+        ("/v1/responses", {"model": "base", "input": [{"type": "x{}y"}]}),
+    ],
+)
+def test_a_fault_is_one_line_whatever_names_the_client_chose(http, address, content, end):
+    sent = json.loads(json.dumps(content).replace("x{}y", json.dumps(f"x{end}y")[1:-1]))
+    response = http.post(address, json=sent)
+    message = fault_of(response, response.status_code)["message"]
+    assert response.status_code in (400, 404)
+    assert message.splitlines() == [message]
+
+
 def test_a_full_queue_says_when_to_come_back():
     served = serve(engine_of(tiny_llama(), (), max_batch=1, max_waiting=2))
     try:
