@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from rung.trackers import base
 
@@ -26,11 +27,12 @@ class Tracker(base.Tracker):
         import wandb
 
         self.step = run.at
+        # wandb itself refuses a mode that it does not know.
+        mode: Any = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or PROJECT, name=run.name, id=run.id,
             dir=str(run.folder), config=dict(run.settings), resume="allow", reinit="create_new",
-            mode=os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline"),
-            settings=wandb.Settings(silent=True, console="off"),
+            mode=mode, settings=wandb.Settings(silent=True, console="off"),
         )  # fmt: skip
 
     def log(self, step, figures):
