@@ -15,7 +15,10 @@ from pathlib import Path
 TRIM, MMAP = -1, -3  # mallopt's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD (mallopt(3))
 LARGEST = 32 << 20  # bytes that glibc lets a block have which is not mapped by itself
 
+ALONE = 1 << 20  # bytes from which a block is mapped by itself where freed memory is to be returned
+
 _keeping = 0  # how many want freed memory kept, one within another
+_returning = False
 
 
 def reset_high_water() -> bool:
@@ -57,8 +60,8 @@ def keep_freed() -> Iterator[None]:
     costs a fault, which is dear in virtual machines. One may stand within another.
     """
     global _keeping
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if libc is None or not hasattr(libc, "malloc_trim"):  # glibc's
+    libc = _glibc()
+    if libc is None or _returning:
         yield
         return
     libc.mallopt(MMAP, LARGEST)
@@ -71,3 +74,22 @@ def keep_freed() -> Iterator[None]:
         if not _keeping:
             libc.mallopt(TRIM, 2 * LARGEST)
             libc.malloc_trim(0)
+
+
+def return_freed() -> None:
+    """Have the C library give blocks of a megabyte or more back as soon as they are freed, for good.
+
+    For what gathers large blocks and frees them between small ones that stay: their places could be
+    used again for little else, and the process would grow. `keep_freed` does nothing from then on.
+    """
+    global _returning
+    libc = _glibc()
+    if libc is not None:
+        libc.mallopt(MMAP, ALONE)
+        libc.mallopt(TRIM, ALONE)
+        _returning = True
+
+
+def _glibc() -> ctypes.CDLL | None:
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return libc if libc is not None and hasattr(libc, "malloc_trim") else None

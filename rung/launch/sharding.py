@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from rung.errors import ConfigError
 from rung.forward.backbone import layer_names
+from rung.forward.memory import return_freed
 
 MADV_DONTNEED = 4  # madvise(2)
 
@@ -39,6 +40,7 @@ def shard(model: Any, dtype: torch.dtype, device: str, processes: int) -> None:
             f"--shard needs a base with a list of decoder layers, which {type(model).__name__} "
             "has not: leave it out"
         )
+    return_freed()
     model.requires_grad_(False)
     mesh = init_device_mesh(torch.device(device).type, (processes,))
     for name in names:

@@ -6,7 +6,6 @@ resumed ends with the weights of one that was not.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -98,9 +97,7 @@ class Trainer:
             Interrupted: when asked to stop, after writing a checkpoint.
             TrainingStopped: when it cannot go on, after keeping the last good weights.
         """
-        # Layers of a sharded base are gathered and freed at every step, between what a step keeps: the
-        # C library could use their places again for little else, and would grow.
-        with contextlib.nullcontext() if self.launch.sharded else keep_freed():
+        with keep_freed():
             return self._run()
 
     def _run(self) -> State:

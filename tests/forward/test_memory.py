@@ -1,9 +1,10 @@
-"""What a training frees stays with the process until it ends."""
+"""What a training frees stays with the process until it ends, but where it divides a base."""
 
 from __future__ import annotations
 
 import ctypes
 import resource
+import subprocess
 import sys
 
 import pytest
@@ -43,3 +44,23 @@ def resident() -> int:
     import psutil
 
     return psutil.Process().memory_info().rss
+
+
+@pytest.mark.skipif(not glibc, reason="another C library has its own ways")
+def test_blocks_between_ones_that_stay_are_returned():
+    """Blocks of 8 MB, with small ones after each; in a process of its own, as it holds for good."""
+    said = """if True:
+        import psutil, torch
+        from rung.forward.memory import keep_freed, return_freed
+        return_freed()
+        def resident(): return psutil.Process().memory_info().rss
+        with keep_freed():
+            before, small = resident(), []
+            for _ in range(16):
+                blocks = [torch.ones(1 << 21) for _ in range(2)]
+                small += [torch.ones(1 << 10) for _ in range(64)]
+                del blocks
+            print(resident() - before)
+    """
+    grown = int(subprocess.run([sys.executable, "-c", said], capture_output=True, check=True).stdout)
+    assert grown < 16e6
