@@ -48,15 +48,42 @@ class Crew:
         self._workers = {place: self._start(place) for place in range(size)}
         self._processes: dict[int, Any] = {p: w.where.remote() for p, w in self._workers.items()}
         self.busy: dict[str, Busy] = {}
+        self._coming: set[int] = set()  # places of workers that were lost, until another one answers
 
     @property
     def free(self) -> bool:
         """Whether a worker waits for an attempt."""
-        return len(self.busy) < self.size
+        return bool(self._idle())
+
+    def _idle(self) -> set[int]:
+        """Places of the workers that wait; a place whose host is gone may stay empty for good."""
+        if self._coming:
+            came, _ = self._arrived(0)
+            self._coming -= came
+        return set(self._workers) - {b.place for b in self.busy.values()} - self._coming
+
+    def wait(self) -> None:
+        """Wait for a worker where all are gone.
+
+        Raises:
+            ClusterError: where no host has room for one.
+        """
+        came, asked = self._arrived(ray_cluster.RESERVE_SECONDS)
+        if not came:
+            raise ray_cluster.ClusterError(
+                f"all {asked} workers are gone, and no host took their place in "
+                f"{ray_cluster.RESERVE_SECONDS:.0f} s: go on with rung climb --resume when one is there"
+            )
+
+    def _arrived(self, seconds: float) -> tuple[set[int], int]:
+        """Which lost places have a worker again, after a wait of at most so long, and of how many."""
+        coming = {self._processes[place]: place for place in self._coming}
+        ready, _ = self.ray.wait(list(coming), num_returns=1, timeout=seconds)
+        return {coming[one] for one in ready}, len(coming)
 
     def give(self, order: Order) -> None:
         """Have an attempt made by a worker that is free."""
-        place = min(set(self._workers) - {b.place for b in self.busy.values()})
+        place = min(self._idle())
         machine = dataclasses.replace(order.machine, path=None)  # the controller keeps what is learned
         order = dataclasses.replace(order, machine=machine)
         self.busy[order.step.key] = Busy(place, self._workers[place].attempt.remote(order))
@@ -105,6 +132,7 @@ class Crew:
             self.ray.kill(self._workers[place])
         self._workers[place] = self._start(place)
         self._processes[place] = self._workers[place].where.remote()
+        self._coming.add(place)
 
     def _node(self, place: int) -> str:
         from ray.util import placement_group_table

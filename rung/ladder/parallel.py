@@ -66,7 +66,10 @@ class ParallelClimb(ClimbController):
             while workers.free and (step := self._next(workers.busy, workers.size)) is not None:
                 self._give(workers, step)
             if not workers.busy:
-                return
+                if workers.free:
+                    return
+                workers.wait()
+                continue
             for key, answer in workers.ended():
                 self._take(key, answer)
                 self._prune(workers)

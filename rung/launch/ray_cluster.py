@@ -9,6 +9,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rung.errors import ConfigError, RungError
@@ -16,6 +17,7 @@ from rung.launch.torchrun import threads
 
 LOCAL = "local"
 SHARED = ("RUNG_HOME", "RUNG_STORE")  # places that every host must see alike
+MODE, TOKENS = "RAY_AUTH_MODE", ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_TQDM": "0"}
 OBJECT_STORE_BYTES = 256 << 20  # of a cluster on this machine: rows of a data set, no weights
 RESERVE_SECONDS = 60.0  # for a cluster to find free what was asked for
@@ -38,6 +40,8 @@ def imported(what: str) -> Any:
         ConfigError: where it is not installed; `what` is the flag that needs it.
     """
     os.environ |= {key: value for key, value in QUIET.items() if key not in os.environ}
+    if MODE not in os.environ and _has_token():
+        os.environ[MODE] = "token"  # Ray's client sends none by itself, and would wait in vain
     try:
         import ray
     except ModuleNotFoundError:
@@ -92,8 +96,16 @@ def connect(address: str, what: str, named: str = "--cluster") -> Any:
         ray.init(**settings)
     except (ConnectionError, OSError, RuntimeError, ValueError) as fault:
         said = " ".join(str(fault).split())[:200]
-        raise ClusterError(f"Ray at {address} does not answer ({said}): is it running?") from None
+        raise ClusterError(
+            f"Ray at {address} does not answer ({said}): is it running, and is its token here "
+            f"({TOKENS[0]} or {TOKENS[1]})?"
+        ) from None
     return ray
+
+
+def _has_token() -> bool:
+    """Whether a token of a cluster is where Ray looks for one (Ray 2.60, token authentication)."""
+    return any(map(os.environ.get, TOKENS)) or (Path.home() / ".ray" / "auth_token").exists()
 
 
 def leave(ray: Any) -> None:

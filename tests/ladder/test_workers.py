@@ -22,6 +22,7 @@ from rung.ladder import parallel
 from rung.ladder.arms import Arms
 from rung.ladder.climb import climb, resume
 from rung.ladder.cost import Cost
+from rung.ladder.crew import Busy, Crew
 from rung.ladder.forecast import Prediction
 from rung.ladder.knobs import ClimbKnobs
 from rung.ladder.trial_worker import Answer, Order, TrialWorker, portable
@@ -190,6 +191,34 @@ def test_interrupted_it_goes_on_with_all_that_was_under_way(words, here):
         assert done.status == "succeeded"
         assert again.tried()[:3] == under_way
         assert all(r.status == "succeeded" for r in rungs_of(store, done.id).values())
+
+
+class PlayedRay:
+    """Ray where only some of what it was asked for has come; `come` may be added to."""
+
+    def __init__(self) -> None:
+        self.come: set[str] = set()
+
+    def wait(self, asked: list[str], num_returns: int, timeout: float) -> tuple[list[str], list[str]]:
+        ready = [one for one in asked if one in self.come][:num_returns]
+        return ready, [one for one in asked if one not in ready]
+
+
+def test_a_place_whose_host_is_gone_gets_no_attempt_until_a_worker_answers_there():
+    made, ray = object.__new__(Crew), PlayedRay()
+    made.ray, made.busy = ray, {"lora": Busy(0, "answer")}
+    made._workers = made._processes = {0: "first", 1: "second"}
+    made._coming = {1}
+    assert not made.free
+    made.busy.clear()
+    assert made._idle() == {0}
+    made._coming = {0, 1}
+    assert not made.free
+    with pytest.raises(ray_cluster.ClusterError, match="all 2 workers are gone.*climb --resume"):
+        made.wait()
+    ray.come.add("second")
+    made.wait()
+    assert made._idle() == {1}
 
 
 def test_without_ray_one_line_says_what_to_install(words, monkeypatch):
