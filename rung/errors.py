@@ -110,8 +110,13 @@ def one_line(problems: Sequence[str], most: int = 10) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for an unknown name: `, did you mean 'x'?` or the list of known ones."""
+    """A hint for an unknown name: `, did you mean 'x'?` or the list of known ones.
+
+    Empty where the name itself is known.
+    """
     names = sorted(set(known))
+    if name in names:  # known, and wrong for another reason: nothing was mistyped
+        return ""
     best = max(names, key=lambda one: _likeness(name, one), default="")
     if best and _likeness(name, best) >= 0.5:
         return f", did you mean '{best}'?"

@@ -238,3 +238,7 @@ def test_a_key_that_stands_twice_is_named(tmp_path, second) -> None:
     path.write_text("heat: 1\nhe_at: 4\n" + second + "\n")
     with pytest.raises(ConfigError, match=r"a\.yaml:3: .*stands twice, first in line [12]"):
         read_yaml(path)
+
+
+def test_a_name_that_is_known_was_not_mistyped():
+    assert nearest("qwen2.5-0.5b", ["qwen2.5-0.5b", "qwen2.5-1.5b"]) == ""
