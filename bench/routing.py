@@ -28,12 +28,12 @@ from pathlib import Path
 import httpx
 
 from bench import report
+from bench.simulate import policies, verdict
 from rung.server.replicas.children import Child, command, environment
-from rung.server.replicas.policy import Balanced, Random, Warm
+from rung.server.replicas.policy import Balanced
 from rung.server.replicas.router import Router, application
 
 CHAT = "/v1/chat/completions"
-LEAST = 1.3  # times as many tokens must warm routing save as random
 MAX_BODY = 1 << 20
 
 
@@ -120,16 +120,11 @@ def main() -> int:
         names = [f"coach{i}" for i in range(args.adapters)]
         for name in names:
             keep(name, "lora", base)
-        policies = {"random": Random(args.replicas, args.seed), "least loaded": Balanced(args.replicas),
-                    "warm": Warm(args.replicas)}  # fmt: skip
-        for title, policy in policies.items():
+        for title, policy in policies(args).items():
             asked, saved[title], seconds = asyncio.run(load(policy, names, args))
             print(f"{title:12} {asked:,} prompt tokens, {saved[title]:,} not recomputed "
                   f"({saved[title] / asked:.0%}), {seconds:.1f} s", flush=True)  # fmt: skip
-    ratio = saved["warm"] / max(saved["random"], 1)
-    print(f"beside least loaded: {saved['warm'] / max(saved['least loaded'], 1):.2f}")
-    print(f"RATIO warm_routing {ratio:.2f} (>= {LEAST})")
-    return 0 if ratio >= LEAST else 1
+    return verdict(saved)
 
 
 def arguments() -> argparse.Namespace:

@@ -25,7 +25,7 @@ import statistics
 import sys
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from pathlib import Path
@@ -231,9 +231,7 @@ def main() -> int:
     print(f"trace      {arrivals}; {args.replicas} replicas, "
           f"{args.adapters:,} adapters, {args.room:,} tokens kept by each replica")  # fmt: skip
     saved = {}
-    policies = {"random": Random(args.replicas, args.seed), "least loaded": Balanced(args.replicas),
-                "warm": Warm(args.replicas)}  # fmt: skip
-    for name, policy in policies.items():
+    for name, policy in policies(args).items():
         trace = list(read(args.trace) if args.trace else drawn(args, rate))
         for one in trace:
             one.keys = blocks(one.model, one.text)
@@ -243,6 +241,19 @@ def main() -> int:
         print(f"{name:12} {len(trace):,} requests; {found['saved']:,} prompt tokens not recomputed "
               f"({share:.0%}); first token {1e3 * found['median']:.0f} ms, "
               f"95th {1e3 * found['late']:.0f} ms; busy {found['busy']:.0%}", flush=True)  # fmt: skip
+    return verdict(saved)
+
+
+def policies(args: argparse.Namespace) -> dict[str, Balanced]:
+    """What is compared, by its name."""
+    return {
+        "random": Random(args.replicas, args.seed), "least loaded": Balanced(args.replicas),
+        "warm": Warm(args.replicas),
+    }  # fmt: skip
+
+
+def verdict(saved: Mapping[str, float]) -> int:
+    """Print how many times as many tokens warm routing saved; the exit code."""
     ratio = saved["warm"] / max(saved["random"], 1)
     print(f"beside least loaded: {saved['warm'] / max(saved['least loaded'], 1):.2f}")
     print(f"RATIO warm_routing {ratio:.2f} (>= {LEAST})")

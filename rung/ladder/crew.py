@@ -58,8 +58,7 @@ class Crew:
     def _idle(self) -> set[int]:
         """Places of the workers that wait; a place whose host is gone may stay empty for good."""
         if self._coming:
-            came, _ = self._arrived(0)
-            self._coming -= came
+            self._coming -= self._arrived(0)
         return set(self._workers) - {b.place for b in self.busy.values()} - self._coming
 
     def wait(self) -> None:
@@ -68,18 +67,17 @@ class Crew:
         Raises:
             ClusterError: where no host has room for one.
         """
-        came, asked = self._arrived(ray_cluster.RESERVE_SECONDS)
-        if not came:
+        if not self._arrived(ray_cluster.RESERVE_SECONDS):
             raise ray_cluster.ClusterError(
-                f"all {asked} workers are gone, and no host took their place in "
+                f"all {len(self._coming)} workers are gone, and no host took their place in "
                 f"{ray_cluster.RESERVE_SECONDS:.0f} s: go on with rung climb --resume when one is there"
             )
 
-    def _arrived(self, seconds: float) -> tuple[set[int], int]:
-        """Which lost places have a worker again, after a wait of at most so long, and of how many."""
+    def _arrived(self, seconds: float) -> set[int]:
+        """A lost place that has a worker again, after a wait of at most so long; empty for none."""
         coming = {self._processes[place]: place for place in self._coming}
         ready, _ = self.ray.wait(list(coming), num_returns=1, timeout=seconds)
-        return {coming[one] for one in ready}, len(coming)
+        return {coming[one] for one in ready}
 
     def give(self, order: Order) -> None:
         """Have an attempt made by a worker that is free."""
