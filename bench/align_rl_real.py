@@ -3,8 +3,9 @@
     python -m bench.align_rl_real                            # some 20 minutes on two cores
     python -m bench.align_rl_real --only grpo --steps 3 --items 10
 
-grpo    counting ducks, out of the pinned wheel of openai-evals: accuracy of the base and of the model
-        on the test rows, by the same items; the answer is extracted before it is compared.
+grpo    sums of two or three figures, made by the pinned reasoning-gym: accuracy of the base and of the
+        model on sums that were never trained on, by the same items; the answer is extracted before it
+        is compared.
 ppo     notes on everyday subjects, rewarded by VADER's words out of its pinned wheel: mean reward
         before and after on subjects that were never trained on, the divergence from the base in nats a
         token, and the perplexity that the base gives to either side's notes.
@@ -17,6 +18,7 @@ import itertools
 import json
 import os
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -25,7 +27,7 @@ from typing import Any
 from bench import report
 
 FOLDER = report.RESULTS.parent.parent / "build" / "bench" / "align-rl"
-DUCKS = "wheel:evals==3.0.1.post1/evals/registry/data/logical_counting/samples.jsonl"
+GYM = "reasoning-gym==0.1.25"
 VADER = "lexicon:wheel:vaderSentiment==3.3.2/vaderSentiment/vader_lexicon.txt"
 SUBJECTS = (
     "a walk by the river", "the price of bread", "a late train", "my neighbour's dog", "a broken cup",
@@ -74,20 +76,39 @@ def _share_cache(home: Path) -> None:
 def grpo(args: argparse.Namespace) -> list[str]:
     import rung
 
+    sums = _sums(FOLDER / "sums.jsonl")
+    common = {"data": sums, "dtype": "float32", "test": 0.3, "validation": 0.0}
     made = rung.tune(
-        "counter", DUCKS, base=args.base, objective="grpo", reward="number", dtype="float32",
-        answers=8, answer_tokens=24, batch_size=8, steps=args.steps or 60, lr=1e-4, test=0.2,
-        validation=0.0, kl=0.01,
+        "solver", base=args.base, objective="grpo", reward="number", answers=8, answer_tokens=24,
+        batch_size=8, steps=args.steps or 120, lr=1e-4, kl=0.01, **common,
     )  # fmt: skip
-    found = rung.evaluate(
-        args.base, "counter", data=DUCKS, reward="number", test=0.2, validation=0.0, items=args.items
-    )
-    rows = {name: found[name] for name in (args.base, "counter")}
+    found = rung.evaluate(args.base, "solver", reward="number", items=args.items, **common)
+    rows = {name: found[name] for name in (args.base, "solver")}
     lines = [
         f"grpo: {made.state.step} steps of 8 prompts x 8 answers, accuracy on {_n(rows)} test rows"
     ]
     lines += [f"  {name:<14} {_figure(m)}" for name, m in rows.items()]
     return [*lines, f"  {found.comparisons[0].says}"]
+
+
+def _sums(path: Path) -> Path:
+    """Sums and their results, each once, by reasoning-gym out of a folder of its own."""
+    packages = FOLDER / "packages"
+    install = ["pip", "install", "-qq", "--disable-pip-version-check", "--target", str(packages), GYM]
+    subprocess.run([sys.executable, "-m", *install], check=True)
+    asked = {"seed": 2, "size": 1500, "min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1}
+    code = (
+        "import json, sys, reasoning_gym as gym\n"
+        "rows = gym.create_dataset('chain_sum', **json.loads(sys.argv[1]))\n"
+        "for question, answer in {r['question']: r['answer'] for r in rows}.items():\n"
+        "    print(json.dumps({'prompt': question, 'answer': answer}))\n"
+    )
+    made = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(asked)], check=True, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(packages)},
+    )  # fmt: skip
+    path.write_text(made.stdout)
+    return path
 
 
 def ppo(args: argparse.Namespace) -> list[str]:

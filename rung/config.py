@@ -24,11 +24,16 @@ from typing import Any, TypeVar
 from rung.errors import ConfigError, nearest, one_line
 
 K = TypeVar("K")
+DURATION = re.compile(
+    r"(?:(\d+(?:\.\d+)?)h(?:(?:ou)?rs?)?)?(?:(\d+(?:\.\d+)?)m(?:in(?:ute)?s?)?)?"
+    r"(?:(\d+(?:\.\d+)?)(?:s(?:ec(?:ond)?s?)?)?)?",
+    re.IGNORECASE,
+)
 HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+|0o[0-7]+")
 
 
 class Duration(str):
-    """A length of time as the user writes it: `90s`, `20m`, `1h30m` or a plain number of seconds.
+    """A length of time as the user writes it: `90s`, `20m`, `1h30m`, `3 min` or plain seconds.
 
     Raises:
         ValueError: for any other text, and for no time at all, in words that follow the knob's name.
@@ -44,8 +49,8 @@ class Duration(str):
 
     @property
     def seconds(self) -> float:
-        parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", self)
-        found = [float(p or 0) for p in parts.groups()] if parts and self else []
+        parts = DURATION.fullmatch("".join(self.split())) if self.strip() else None
+        found = [float(p or 0) for p in parts.groups()] if parts else []
         return sum(value * unit for value, unit in zip(found, (3600, 60, 1), strict=False))
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+MANY = 20  # names in a message
+
 
 class RungError(Exception):
     """A fault the user can mend. `str(error)` is one line without a trailing full stop needed."""
@@ -112,20 +114,21 @@ def one_line(problems: Sequence[str], most: int = 10) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown name: `, did you mean 'x'?` or the list of known ones.
 
-    Empty where the name itself is known.
+    Empty where the name itself is known. Of a long list its beginning is told.
     """
     names = sorted(set(known))
     if name in names:  # known, and wrong for another reason: nothing was mistyped
         return ""
     best = max(names, key=lambda one: _likeness(name, one), default="")
-    if best and _likeness(name, best) >= 0.5:
+    if best and _likeness(name, best) >= 0.6:
         return f", did you mean '{best}'?"
-    return f", known: {', '.join(names)}" if names else ""
+    more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
+    return f", known: {', '.join(names[:MANY])}{more}" if names else ""
 
 
 def _likeness(name: str, known: str) -> float:
     """From 0 to 1. Who knows only how a name begins has not mistyped the rest of it."""
-    name, known = name[:100].lower(), known.lower()
+    name, known = (one.lower().lstrip("-") for one in (name[:100], known))  # of flags, the words
     whole = difflib.SequenceMatcher(None, name, known).ratio()
     start = difflib.SequenceMatcher(None, name, known[: len(name) + 1]).ratio()
     return max(whole, 0.9 * start if start >= 0.7 else 0.0)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+from collections.abc import Mapping
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, Generic, TypeVar
 
 from rung.errors import ConfigError, nearest
@@ -30,11 +31,15 @@ class Registry(Generic[T]):
             `routes`.
         noun: what an entry is called in messages, such as `method`.
         group: the entry point group; by default the package's name.
+        foreign: what else the field calls an entry, and what to say here instead.
     """
 
-    def __init__(self, package: str, attribute: str, noun: str, group: str | None = None):
+    def __init__(
+        self, package: str, attribute: str, noun: str, group: str | None = None,
+        foreign: Mapping[str, str] = MappingProxyType({}),
+    ):  # fmt: skip
         self.package, self.attribute, self.noun = package, attribute, noun
-        self.group = group or package
+        self.group, self.foreign = group or package, foreign
         self._made: dict[str, T] = {}
 
     def names(self) -> list[str]:
@@ -50,7 +55,9 @@ class Registry(Generic[T]):
         """
         if name not in self._made:
             if name not in self._files and name not in self._entry_points:
-                raise ConfigError(f"unknown {self.noun} '{name}'{nearest(name, self.names())}")
+                ours = self.foreign.get(name.replace("-", "_").lower())
+                hint = f", here {ours}" if ours else nearest(name, self.names())
+                raise ConfigError(f"unknown {self.noun} '{name}'{hint}")
             found = self._defined(name)
             self._made[name] = found(name) if isinstance(found, type) else found
         return self._made[name]

@@ -199,6 +199,32 @@ def test_no_name_is_near() -> None:
     assert nearest("xyzzy", []) == ""
 
 
+def test_of_many_names_the_first_are_told():
+    hint = nearest("xyzzy", [f"model-{i:03}" for i in range(300)])
+    assert hint.startswith(", known: model-000, model-001") and hint.endswith(" and 280 more")
+    assert len(hint) < 400
+
+
+def test_dashes_make_no_two_flags_alike():
+    assert "did you mean" not in nearest("--verbose", ["--base", "--lr", "--help"])
+    assert nearest("--quantise", ["--base", "--quantize"]) == ", did you mean '--quantize'?"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("3min", 180), ("90 sec", 90), ("2 hours", 7200), ("1h 30m", 5400), ("1.5hrs", 5400),
+     ("20M", 1200), ("45", 45)],
+)  # fmt: skip
+def test_time_is_read_as_people_write_it(text, seconds):
+    assert Duration(text).seconds == seconds
+
+
+@pytest.mark.parametrize("text", ["", " ", "3 months", "m", "min", "-3m", "3m2h", "0s", "1e9m"])
+def test_what_is_no_time_is_refused(text):
+    with pytest.raises(ValueError, match="give a time such as"):
+        Duration(text)
+
+
 @pytest.mark.parametrize(
     ("text", "name", "value"),
     [

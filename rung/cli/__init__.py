@@ -115,7 +115,7 @@ def run(arguments: list[str]) -> int:
     except typer.Abort:
         return 130
     except KeyboardInterrupt:
-        print(file=sys.stderr)
+        print("\nrung: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # Whoever read us is gone: nothing is left to say, not even what the buffer still holds.

@@ -53,9 +53,14 @@ def climb(
     replace: Annotated[
         bool, typer.Option("--replace", help="Take the place of the models of an earlier climb.")
     ] = False,
-    report: Annotated[Path, typer.Option(help="Where to write the scorecard as a page.")] = Path(
-        "report.html"
-    ),
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Where to write the scorecard as a page: report.html, or report-CLIMB.html where "
+            "another file has that name.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the scorecard as JSON.")] = False,
 ) -> None:
     """Measure what each way of adapting a base gives and costs, and stop at the first that is enough.
@@ -88,7 +93,7 @@ def climb(
     _run(lambda watcher: begin(prefix, rest, knobs, watcher, store, replace, began), report, as_json)
 
 
-def _run(work: Callable[[Ladder], ClimbRecord], report: Path, as_json: bool) -> None:
+def _run(work: Callable[[Ladder], ClimbRecord], report: Path | None, as_json: bool) -> None:
     from rung.cli.ladder import Ladder
     from rung.errors import Interrupted
     from rung.ladder.scorecard import Scorecard
@@ -106,15 +111,15 @@ def _run(work: Callable[[Ladder], ClimbRecord], report: Path, as_json: bool) -> 
         card = Scorecard.of(store, record)
         from rung.ladder.report import write_report
 
-        write_report(store, card, report)
+        page = write_report(store, card, report)
     if as_json:
         typer.echo(json.dumps(card.as_dict(), indent=2, ensure_ascii=False))
         return
     show(card)
-    _advise(card, report)
+    _advise(card, page)
 
 
-def _show_so_far(climb: str, report: Path) -> None:
+def _show_so_far(climb: str, report: Path | None) -> None:
     """The table and the verdict by what was seen before Ctrl-C."""
     from rung.ladder.report import write_report
     from rung.ladder.scorecard import Scorecard
@@ -124,8 +129,7 @@ def _show_so_far(climb: str, report: Path) -> None:
         card = Scorecard.of(store, store.climbs.get(climb))
         if any(r.validation for r in card.rows):
             show(card)
-            _advise(card, report)
-            write_report(store, card, report)
+            _advise(card, write_report(store, card, report))
 
 
 def show(card: Scorecard) -> None:

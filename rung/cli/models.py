@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from rung.store import Store
     from rung.store.records import EvaluationRecord, ModelRecord, Node, RunRecord
 
-_SIDE = ("_of_base", "_rows")  # metrics that say something only beside another one
-_PROGRESS = ("best_step", "steps")
+# Which rows a figure is of, those that say most first; a base's own figure stands beside its model's.
+_PARTS = ("test_", "validation_", "held_out_", "")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
 
@@ -150,14 +150,23 @@ def _remove(store: Store, model: ModelRecord) -> str | None:
 def _model_row(model: ModelRecord, bases: dict[str, str]) -> list[str]:
     from rung.artefacts.cards import shown
 
-    # What was measured on rows held out says most; a base's own figure stands beside its model's.
-    measured = {k: v for k, v in model.metrics.items() if v is not None and not k.endswith(_SIDE)}
-    key = min(measured, key=lambda k: (not k.startswith("test_"), k in _PROGRESS), default=None)
-    quality = f"{key} {shown(key, measured[key])}" if key else ""
+    key = _quality(model.metrics)
+    quality = f"{key} {shown(key, model.metrics[key])}" if key else ""
     if f"{key}_of_base" in model.metrics:
         quality += f" (base {shown(f'{key}_of_base', model.metrics[f'{key}_of_base'])})"
     base = bases.get(model.base, model.base[:12])
     return [model.name, model.method, base, model.licence_class, quality, _when(model.created)]
+
+
+def _quality(found: Mapping[str, Any]) -> str | None:
+    """The figure that says most of a model: of a metric, not a setting that its method chose."""
+    from rung.evals import metrics
+
+    named = {
+        f"{part}{metric}": at for at, part in enumerate(_PARTS) for metric in ("loss", *metrics.names())
+    }
+    measured = [key for key in found if key in named and found[key] is not None]
+    return min(measured, key=lambda key: (named[key], key.endswith("loss")), default=None)
 
 
 def _run_row(run: RunRecord) -> list[str]:

@@ -295,14 +295,9 @@ def _problems(examples: Sequence[Example], doubles: Duplicates) -> list[Problem]
     if doubles.count:
         first = " = ".join(doubles.groups[0][:4])
         rows = tuple(origin for group in doubles.groups for origin in group[1:])
-        problems.append(
-            Problem(
-                "warning",
-                f"{doubles.count} rows repeat another row ({first}); "
-                "they stay, and fall into the same split",
-                rows,
-            )
-        )
+        many = "1 row repeats" if doubles.count == 1 else f"{doubles.count} rows repeat"
+        told = f"{many} another row ({first}); repeated rows stay, and fall into the same split"
+        problems.append(Problem("warning", told, rows))
     empty = [e.origin for e in examples if _is_empty(e)]
     if empty:
         severity: str = "error" if len(empty) == len(examples) else "warning"

@@ -346,7 +346,10 @@ def _instruction_beside(reply: str) -> Callable[[Row], set[str]]:
     return unread_of
 
 
-_PAIRS = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"))
+_PAIRS = (
+    ("prompt", "completion"), ("prompt", "response"), ("prompt", "answer"), ("question", "answer"),
+    ("question", "response"), ("query", "response"), ("query", "answer"), ("input", "output"),
+)  # fmt: skip
 
 FORMATS: tuple[DataFormat, ...] = (
     # Before all others, whose columns preference rows have too.

@@ -91,7 +91,7 @@ def _of_kind(kind: str, examples: Sequence[Example]) -> Task:
     """A task of the kind that the user wants, on these rows."""
     known = kinds.names()
     if kind not in known:
-        raise ConfigError(f"--task is '{kind}'{nearest(kind, known)}; there are {', '.join(known)}")
+        raise ConfigError(f"--task is '{kind}'{nearest(kind, known)}")
     sample = _sample(examples)
     return _shown(kinds.get(kind).of(sample), sample, examples)
 

@@ -108,7 +108,7 @@ def next_rung(seen: Evidence) -> str | None:
         goal = f"clear {seen.bar}" if clears else "do better"
         what = f"Most likely to {goal}: {pick.key} on all its rows"
     elif unknown:
-        pick = min(unknown, key=lambda o: o.seconds)
+        pick = min(unknown, key=lambda o: (o.total, o.seconds))
         what = f"The cheapest that was not tried is {pick.key}"
     else:
         return None

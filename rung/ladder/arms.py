@@ -26,12 +26,14 @@ class Outlook:
 
     Attributes:
         potential: on the hopeful side; None of a rung that was never tried. seconds: of the attempt.
+        total: seconds of the attempt and of the requests that it is meant for.
         whole: whether it was tried with all its rows.
     """
 
     key: str
     potential: float | None
     seconds: float
+    total: float
     whole: bool
     learns: bool
 
@@ -201,7 +203,8 @@ class Arms:
             found.append(
                 Outlook(
                     arm.key, self.scale.sign * hope if math.isfinite(hope) else None,
-                    arm.cost(arm.levels[-1]), arm.whole, len({v.share for v in arm.levels}) > 1,
+                    arm.cost(arm.levels[-1]), arm.total, arm.whole,
+                    len({v.share for v in arm.levels}) > 1,
                 )
             )  # fmt: skip
         return found

@@ -18,8 +18,8 @@ class ClimbKnobs:
     bar: str | None = knob(
         None,
         "Stop at the cheapest rung that clears it, such as accuracy=0.84 or perplexity<=12.",
-        metavar="BAR",
-    )
+        metavar="BAR", foreign=("target", "threshold", "goal"),
+    )  # fmt: skip
     budget: Budget = knob(
         Budget("20m"),
         "What all rungs share: time such as 90s, 20m or 1h, money such as 0.50usd (with --price), or "

@@ -15,7 +15,11 @@ from rung.store.climbs import ClimbRecord, RungRecord
 
 @dataclass(frozen=True)
 class Entry:
-    """One model's figure on one task. `part` says which rows it was measured on."""
+    """One model's figure on one task. `part` says which rows it was measured on.
+
+    Attributes:
+        task: of one data set there is one, named by the first climb on it, else by the data.
+    """
 
     task: str
     data: str
@@ -46,16 +50,19 @@ def entries(store: Store, task: str | None = None) -> list[Entry]:
     Raises:
         DataError: when nothing was measured on such a task, naming the nearest.
     """
-    names = {d.digest: d.name for d in store.datasets.list()}
+    climbs = list(reversed(store.climbs.list()))  # the first one first
+    own = {d.digest: d.name for d in store.datasets.list()}
+    names = own | {c.data: c.name for c in reversed(climbs) if c.data}
     bases = {b.digest: b.name for b in store.bases.list()}
     found: dict[tuple, Entry] = {}
-    for climb in reversed(store.climbs.list()):
+    for climb in climbs:
         for record in store.climbs.rungs(climb.id):
             for entry in _of_rung(climb, record, names, bases):
                 found[entry.data, entry.model, entry.metric, entry.part] = entry
     for entry in _evaluated(store, names, bases):
         found.setdefault((entry.data, entry.model, entry.metric, entry.part), entry)
-    kept = [e for e in found.values() if task is None or _is(task, e)]
+    meant = {c.data for c in climbs if c.name == task} | {d for d, name in own.items() if name == task}
+    kept = [e for e in found.values() if task is None or _is(task, e) or e.data in meant]
     if task is not None and not kept:
         known = {e.task for e in found.values()}
         raise DataError(f"nothing was measured on '{task}'{nearest(task, known)}")
@@ -73,7 +80,8 @@ def _of_rung(
             continue
         made.append(
             Entry(
-                climb.name, climb.data or "", record.model or base, record.method or BASE,
+                names.get(climb.data or "", climb.name), climb.data or "", record.model or base,
+                record.method or BASE,
                 seen["metric"], seen["value"], seen["low"], seen["high"], seen["n"], part,
                 record.cost.get("total_seconds"), base, climb.id, climb.started,
             )
@@ -105,7 +113,7 @@ def _evaluated(store: Store, names: dict[str, str], bases: dict[str, str]) -> li
 def _is(task: str, entry: Entry) -> bool:
     if len(task) >= 6 and entry.data.startswith(task):
         return True
-    return task in (entry.task, entry.data)
+    return task == entry.task
 
 
 def _rank(entry: Entry) -> tuple:

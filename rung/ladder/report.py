@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from rung.ladder.lessons import Lesson, lessons
 from rung.ladder.scorecard import Row, Scorecard
 from rung.ladder.task_context import ranked, shared_settings
 from rung.store import Store
-from rung.store.climbs import RungRecord
+from rung.store.climbs import ClimbRecord, RungRecord
 from rung.train.prepare import read
 from rung.types import Example
 
@@ -26,17 +28,19 @@ MOST_CONFUSED = 40  # pairs that are listed
 
 
 def write_report(
-    store: Store, card: Scorecard, path: Path, examples: Sequence[Example] | None = None
-) -> None:
-    """Write the page.
+    store: Store, card: Scorecard, path: Path | None = None, examples: Sequence[Example] | None = None
+) -> Path:
+    """Write the page and return its path.
 
     Args:
+        path: by default report.html here, or report-CLIMB.html where that is not this climb's.
         examples: the validation rows; read again from the source where they are not given.
 
     Raises:
         StoreError: when the file cannot be written.
     """
     page = render(store, card, examples)
+    path = path or _free_path(card.climb)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page, encoding="utf-8")
@@ -44,6 +48,24 @@ def write_report(
         raise StoreError(
             f"cannot write {path} ({fault.strerror}): say --report FILE; the climb itself is kept"
         ) from None
+    return path
+
+
+def _free_path(climb: ClimbRecord) -> Path:
+    """Where the page of a climb goes that was given no place: over nobody else's page."""
+    usual = Path("report.html")
+    if not usual.exists() or _written_for(usual) == climb.id:
+        return usual
+    return Path(f"report-{climb.name}.html")
+
+
+def _written_for(path: Path) -> str | None:
+    """The climb whose page a file is; None where it is no such page."""
+    with contextlib.suppress(OSError):
+        head = path.read_bytes()[:1000].decode(errors="replace")
+        if found := re.search(r'<meta name="climb" content="([^"]*)">', head):
+            return found[1]
+    return None
 
 
 def render(store: Store, card: Scorecard, examples: Sequence[Example] | None = None) -> str:

@@ -9,7 +9,14 @@ from __future__ import annotations
 from rung.methods.base import Method
 from rung.registry import Registry
 
-registry: Registry[Method] = Registry("rung.methods", "Method", "method")
+# What people who come from elsewhere type.
+_FOREIGN = {
+    "qlora": "lora with --quantize nf4", "p_tuning": "prompt_tuning", "soft_prompt": "prompt_tuning",
+    "full_finetuning": "full", "fft": "full", "icl": "few_shot", "cot": "chain_of_thought",
+    "prefix": "prefix_tuning",
+}  # fmt: skip
+
+registry: Registry[Method] = Registry("rung.methods", "Method", "method", foreign=_FOREIGN)
 names, get = registry.names, registry.get
 
 

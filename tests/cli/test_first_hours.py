@@ -132,3 +132,21 @@ def test_a_refused_setting_leaves_no_run(ask: Ask, rung_home: Path, good: Path) 
     with Store.open() as store:
         assert store.runs.list() == []
     assert not list((rung_home / "runs").glob("*/log.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "told"),
+    [
+        ({"c": 0.5, "choice": "19.last", "held_out_accuracy": 0.9, "validation_accuracy": 0.8},
+         "validation_accuracy 0.8"),
+        ({"best_step": 9, "validation_loss": 1.5, "test_loss": 1.25, "test_loss_of_base": 2.0},
+         "test_loss 1.25 (base 2)"),
+        ({"choice": "C 2", "features": 443}, ""),
+        ({"accuracy": {"value": 0.8, "low": 0.7, "high": 0.9, "n": 50}, "loss": 1.0}, "accuracy 0.8 "),
+    ],
+)  # fmt: skip
+def test_the_quality_of_a_model_is_a_figure_and_no_setting(metrics, told, ask: Ask, rung_home):
+    Store.open().models.put("coach", method="lora", base=BASE, metrics=metrics)
+    head, row = (line.split("\t") for line in ask("models").out.splitlines())
+    shown = row[head.index("quality")]
+    assert shown.startswith(told) and bool(shown) == bool(told)

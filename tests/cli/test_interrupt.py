@@ -105,4 +105,5 @@ def test_before_anything_is_asked(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> 
         raise KeyboardInterrupt
 
     monkeypatch.setattr("rung.cli.usage.check_verb", pressed)
-    assert ask("models").code == 130
+    said = ask("models")
+    assert said.code == 130 and said.err.strip() == "rung: interrupted"

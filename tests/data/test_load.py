@@ -283,7 +283,8 @@ def test_faults_of_files(write, name, content, words):
 @pytest.mark.parametrize(
     "source", ["", "nothing.jsonl", "hf:", "hf:a:b:c:d", "wheel:x", ".", "/no/such/folder/x.csv"]
 )
-def test_sources_that_are_none(source):
+def test_sources_that_are_none(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError):
         load(DataKnobs(data=source))
 

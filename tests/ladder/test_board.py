@@ -90,6 +90,17 @@ def test_a_task_is_named_by_its_climb_its_data_or_a_digest(store: Store) -> None
         entries(store, "moood")
 
 
+def test_climbs_and_evaluations_on_one_data_set_are_one_task(store: Store) -> None:
+    again = store.climbs.create("mood-2", task={"metric": "accuracy"}, base=BASE, data=MOOD)
+    found = {"validation": figure(0.9, 40)}
+    store.climbs.put(
+        RungRecord(again.id, "ia3", "ia3", status="succeeded", metrics=found, model="mood-2-ia3")
+    )
+    assert tasks(entries(store)) == ["mood", "prose"]
+    assert entries(store, "mood-2") == entries(store, "mood")
+    assert "mood-2-ia3" in {e.model for e in entries(store, "mood")}
+
+
 def test_the_command(store: Store, ask: Ask) -> None:
     answer = ask("board", "mood")
     head, *lines = [line.split("\t") for line in answer.out.splitlines()]

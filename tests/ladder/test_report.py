@@ -143,12 +143,27 @@ def test_the_command_of_each_row_makes_it_again(climbed, tmp_path):
 
 
 def test_a_page_of_a_climb_that_has_not_ended(climbed, tmp_path):
-    import dataclasses
 
     card, _, store, _ = climbed
     bare = dataclasses.replace(card, climb=dataclasses.replace(card.climb, verdict={}))
     write_report(store, bare, tmp_path / "deep" / "page.html")
     assert "has not ended" in (tmp_path / "deep" / "page.html").read_text()
+
+
+def test_no_page_is_written_over_somebody_elses(climbed, tmp_path, monkeypatch):
+
+    card, _, store, _ = climbed
+    other = dataclasses.replace(card, climb=dataclasses.replace(card.climb, id="other", name="words-2"))
+    monkeypatch.chdir(tmp_path)
+    assert write_report(store, card) == write_report(store, card) == Path("report.html")
+    before = Path("report.html").read_text()
+    assert write_report(store, other) == Path("report-words-2.html")
+    assert Path("report.html").read_text() == before
+    Path("report.html").write_text("my own page")
+    write_report(store, card)
+    assert Path("report.html").read_text() == "my own page"
+    assert write_report(store, card, Path("report.html")) == Path("report.html")  # it was asked for
+    assert Path("report.html").read_text() != "my own page"
 
 
 def test_the_table_shows_what_pays_once_and_what_with_every_request(climbed):

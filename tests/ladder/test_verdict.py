@@ -114,9 +114,9 @@ def test_without_more_evidence_only_the_figure_is_told():
 
 def test_what_was_not_tried_is_never_called_no_better():
     seen = evidence(standing("scratch", 50), others=[waiting("lora"), waiting("full")],
-                    outlook=[Outlook("scratch", 0.5, 9, True, True),
-                             Outlook("lora", None, 60, False, True),
-                             Outlook("full", None, 900, False, True)])  # fmt: skip
+                    outlook=[Outlook("scratch", 0.5, 9, 9, True, True),
+                             Outlook("lora", None, 60, 60, False, True),
+                             Outlook("full", None, 900, 900, False, True)])  # fmt: skip
     said = " ".join([says(seen), *advice(seen)])
     assert "nothing is known of them: lora, full" in said
     assert "The cheapest that was not tried is lora; --budget 13m has room for it." in said
@@ -124,8 +124,17 @@ def test_what_was_not_tried_is_never_called_no_better():
         assert claim not in said
 
 
+def test_cheap_is_what_is_cheap_with_the_requests_that_it_is_meant_for():
+    made_fast = Outlook("few_shot", None, 5, 4000, False, True)  # every request carries the examples
+    seen = evidence(
+        others=[waiting("few_shot"), waiting("lora")],
+        outlook=[made_fast, Outlook("lora", None, 60, 900, False, True)],
+    )
+    assert advice(seen)[0].startswith("The cheapest that was not tried is lora;")
+
+
 def test_a_budget_that_allowed_nothing_claims_nothing():
-    seen = evidence(others=[waiting("lora")], outlook=[Outlook("lora", None, 60, False, True)])
+    seen = evidence(others=[waiting("lora")], outlook=[Outlook("lora", None, 60, 60, False, True)])
     assert says(seen) == "No rung was tried within --budget 10m: nothing can be said of them."
     assert advice(seen) == ["The cheapest that was not tried is lora; --budget 13m has room for it."]
     failed = evidence(others=[waiting("lora", "failed")])
@@ -230,9 +239,9 @@ def test_what_was_tried_on_a_part_is_not_held_against_it():
 
 
 def test_the_rung_most_likely_to_clear_the_bar_is_named_with_its_budget():
-    outlook = [Outlook("probe", 0.80, 9, True, True), Outlook("lora", 0.90, 400, False, True),
-               Outlook("full", 0.82, 900, False, True),
-               Outlook("ia3", None, 5, False, True)]  # fmt: skip
+    outlook = [Outlook("probe", 0.80, 9, 9, True, True), Outlook("lora", 0.90, 400, 400, False, True),
+               Outlook("full", 0.82, 900, 900, False, True),
+               Outlook("ia3", None, 5, 5, False, True)]  # fmt: skip
     seen = evidence(standing("probe", 80), bar="accuracy=0.88", outlook=outlook)
     told = advice(seen)
     most = "Most likely to clear accuracy >= 0.88: lora on all its rows; "
@@ -242,10 +251,10 @@ def test_the_rung_most_likely_to_clear_the_bar_is_named_with_its_budget():
 
 
 def test_a_larger_base_is_advised_only_when_every_rung_was_tried_whole():
-    every = [Outlook("probe", 0.8, 9, True, True), Outlook("lora", 0.7, 9, True, True)]
+    every = [Outlook("probe", 0.8, 9, 9, True, True), Outlook("lora", 0.7, 9, 9, True, True)]
     pair = (standing("probe", 80), standing("lora", 70))
     assert any("larger base" in s for s in advice(evidence(*pair, outlook=every)))
-    cut = [every[0], Outlook("lora", 0.7, 9, False, True)]
+    cut = [every[0], Outlook("lora", 0.7, 9, 9, False, True)]
     for other in (
         evidence(*pair, outlook=cut), evidence(*pair, outlook=every, others=[waiting("full")]),
         evidence(*pair, outlook=every, stopped=True),

@@ -40,6 +40,13 @@ def test_an_unknown_name_gets_the_nearest():
         methods.get("prompt-tuning")
 
 
+def test_names_that_others_use_are_answered_with_ours():
+    with pytest.raises(ConfigError, match="unknown method 'QLoRA', here lora with --quantize nf4"):
+        methods.get("QLoRA")
+    for ours in methods.registry.foreign.values():
+        methods.get(ours.split()[0])
+
+
 def test_a_third_party_adds_a_method_by_an_entry_point(monkeypatch):
     import types
 

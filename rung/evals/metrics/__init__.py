@@ -34,7 +34,7 @@ def _all() -> dict[str, Metric]:
 def get(name: str) -> Metric:
     """The metric of that name. Raises ConfigError naming the nearest."""
     if name not in _all():
-        raise ConfigError(f"no metric '{name}'{nearest(name, names())}; there are {', '.join(names())}")
+        raise ConfigError(f"no metric '{name}'{nearest(name, names())}")
     return _all()[name]
 
 
