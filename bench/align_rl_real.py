@@ -37,6 +37,7 @@ SUBJECTS = (
 )  # fmt: skip
 FORMS = ("a short note", "two sentences", "a diary entry", "a message to a friend", "a review")
 NOTE_TOKENS = 40
+NOTES = 5  # to a held-out prompt
 
 
 def main() -> int:
@@ -126,7 +127,8 @@ def ppo(args: argparse.Namespace) -> list[str]:
     )  # fmt: skip
     asked = [line for line in held.read_text().splitlines()][: args.items]
     texts = _drawn(args.base, asked)
-    lines = [f"ppo: {made.state.step} steps of 16 prompts x 2 answers, notes on {len(asked)} prompts"]
+    head = f"ppo: {made.state.step} steps of 16 prompts x 2 answers"
+    lines = [f"{head}, {NOTES} notes on each of {len(asked)} prompts"]
     for name, notes in texts.items():
         reward, perplexity = _rewards(notes), _perplexity(args.base, name, notes)
         lines.append(f"  {name:<14} reward {reward}, perplexity by the base {perplexity:.1f}")
@@ -134,14 +136,18 @@ def ppo(args: argparse.Namespace) -> list[str]:
 
 
 def _drawn(base: str, asked: list[str]) -> dict[str, list[str]]:
-    """Notes of the base and of the model, drawn at temperature 1 with one seed."""
+    """Notes of the base and of the model, several to a prompt, drawn at temperature 1 by seeds."""
     import rung
 
-    found = rung.compare(
-        ["cheerful"], asked, temperature=1.0, seed=1, max_tokens=NOTE_TOKENS, dtype="float32"
-    )
-    names = list(next(iter(found.values())))
-    return {name: [found[prompt][name] for prompt in asked] for name in names}
+    notes: dict[str, list[str]] = {}
+    for seed in range(1, NOTES + 1):
+        found = rung.compare(
+            ["cheerful"], asked, temperature=1.0, seed=seed, max_tokens=NOTE_TOKENS, dtype="float32"
+        )
+        for prompt in asked:
+            for name, note in found[prompt].items():
+                notes.setdefault(name, []).append(note)
+    return notes
 
 
 def _rewards(notes: list[str]) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 GIVEN = os.environ.get("RUNG_TEST_POSTGRES")
 START_SECONDS = 30.0
+LOOPBACK = "127.0.0.1"
 
 
 def programs() -> Path | None:
@@ -29,9 +30,13 @@ AVAILABLE = bool(GIVEN) or programs() is not None
 
 
 @contextmanager
-def serving() -> Iterator[str]:
-    """The URL of a server's database, of the given one or of one that ends with this block."""
-    if GIVEN:
+def serving(host: str = LOOPBACK) -> Iterator[str]:
+    """The URL of a server's database, of the given one or of one that ends with this block.
+
+    Args:
+        host: the address of this machine at which it listens; those of its network may come in.
+    """
+    if GIVEN and host == LOOPBACK:
         yield GIVEN
         return
     where = programs()
@@ -45,16 +50,18 @@ def serving() -> Iterator[str]:
     try:
         made = ["initdb", "-D", str(data), "-U", "postgres", "-A", "trust", "-N", "-E", "UTF8"]
         _run(where, made, user)
+        with (data / "pg_hba.conf").open("a") as allowed:
+            allowed.write("host all all samenet trust\n")
         settings = ["fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=60"]
         command = [
             str(where / "postgres"), "-D", str(data), "-k", str(folder), "-p", str(port),
-            "-h", "127.0.0.1", *[part for s in settings for part in ("-c", s)],
+            "-h", host, *[part for s in settings for part in ("-c", s)],
         ]  # fmt: skip
         log = (folder / "log").open("wb")
         server = subprocess.Popen(command, user=user, stdout=log, stderr=log, cwd=folder)
         try:
-            _wait(port, server, folder / "log")
-            yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+            _wait(host, port, server, folder / "log")
+            yield f"postgresql://postgres@{host}:{port}/postgres"
         finally:
             server.terminate()  # sessions that are still open end on the second signal
             try:
@@ -79,14 +86,14 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
+def _wait(host: str, port: int, server: subprocess.Popen[bytes], log: Path) -> None:
     import psycopg
 
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until:
         assert server.poll() is None, log.read_text(encoding="utf-8", errors="replace")
         try:
-            psycopg.connect(f"host=127.0.0.1 port={port} user=postgres", connect_timeout=2).close()
+            psycopg.connect(f"host={host} port={port} user=postgres", connect_timeout=2).close()
         except psycopg.OperationalError:
             time.sleep(0.05)
         else:

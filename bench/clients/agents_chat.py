@@ -16,6 +16,7 @@ from openai import AsyncOpenAI
 from pydantic import BaseModel
 
 set_tracing_disabled(True)
+LOOP = asyncio.Runner()  # one for all: what a client keeps open belongs to its loop
 
 
 class Mood(BaseModel):
@@ -41,7 +42,7 @@ def agent(kind=OpenAIChatCompletionsModel, forced=None, **settings):
 
 
 def asked(one):
-    return asyncio.run(Runner.run(one, QUESTION)).final_output
+    return LOOP.run(Runner.run(one, QUESTION)).final_output
 
 
 def chat():
@@ -53,7 +54,7 @@ def stream():
         running = Runner.run_streamed(agent(), QUESTION)
         return [event.type async for event in running.stream_events()], running.final_output
 
-    events, said = asyncio.run(kinds())
+    events, said = LOOP.run(kinds())
     assert "raw_response_event" in events and said.strip()
 
 
@@ -72,7 +73,7 @@ def responses():
 
 
 def embeddings():
-    made = asyncio.run(client().embeddings.create(model=MODEL, input=TEXTS))
+    made = LOOP.run(client().embeddings.create(model=MODEL, input=TEXTS))
     assert len(made.data) == 2
 
 
