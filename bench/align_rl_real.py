@@ -81,7 +81,7 @@ def grpo(args: argparse.Namespace) -> list[str]:
     common = {"data": sums, "dtype": "float32", "test": 0.3, "validation": 0.0}
     made = rung.tune(
         "solver", base=args.base, objective="grpo", reward="number", answers=8, answer_tokens=24,
-        batch_size=8, steps=args.steps or 120, lr=1e-4, kl=0.01, **common,
+        batch_size=8, steps=args.steps or 78, epochs=5, lr=1e-4, kl=0.01, **common,
     )  # fmt: skip
     found = rung.evaluate(args.base, "solver", reward="number", items=args.items, **common)
     rows = {name: found[name] for name in (args.base, "solver")}
@@ -122,7 +122,7 @@ def ppo(args: argparse.Namespace) -> list[str]:
         path.write_text("".join(line + "\n" for line in lines))
     made = rung.tune(
         "cheerful", train, base=args.base, objective="ppo", reward=VADER, dtype="float32",
-        answer_tokens=NOTE_TOKENS, batch_size=16, answers=2, updates=2, steps=args.steps or 60, lr=1e-4,
+        answer_tokens=NOTE_TOKENS, batch_size=16, answers=2, updates=2, steps=args.steps or 40, epochs=20, lr=1e-4,
         kl=0.02, validation=0.0, test=0.0,
     )  # fmt: skip
     asked = [line for line in held.read_text().splitlines()][: args.items]

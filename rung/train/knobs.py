@@ -80,7 +80,7 @@ class TrainKnobs:
     )
     steps: int | None = knob(
         None,
-        "Stop after so many steps, whatever the epochs say.",
+        "Stop after so many steps, where the epochs do not end before.",
         least=1,
         foreign=("max_steps", "num_steps", "iters"),
     )

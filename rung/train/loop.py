@@ -105,6 +105,11 @@ class Trainer:
         self._start_above_what_is_frozen()
         self._validate_at_start()
         self.observers.begin(self.steps, self.state.step)
+        if (self.knobs.steps or 0) > self.steps:
+            self.observers.note(
+                f"--epochs {self.knobs.epochs:g} ends at step {self.steps} of {self.knobs.steps}: "
+                "raise it for more"
+            )
         while self.state.step < self.steps and not self._ended():
             try:
                 event = None if self._asked_to_stop() else self._step()

@@ -85,6 +85,14 @@ def test_the_order_depends_on_seed_and_epoch_alone():
     assert source.steps(0.01, None) == 1
 
 
+def test_steps_that_epochs_do_not_reach_are_told(make_work):
+    for steps, told in ((50, ["--epochs 2 ends at step 12 of 50: raise it for more"]), (12, [])):
+        work = make_work("lora", f"steps{steps}", epochs=2.0, steps=steps)
+        work.observer = Notes()
+        assert work.run().step == 12
+        assert [note for note in work.observer.notes if "--epochs" in note] == told
+
+
 FILES = ["adapter.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]
 
 
