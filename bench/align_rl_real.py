@@ -122,8 +122,8 @@ def ppo(args: argparse.Namespace) -> list[str]:
         path.write_text("".join(line + "\n" for line in lines))
     made = rung.tune(
         "cheerful", train, base=args.base, objective="ppo", reward=VADER, dtype="float32",
-        answer_tokens=NOTE_TOKENS, batch_size=16, answers=2, updates=2, steps=args.steps or 40, epochs=20, lr=1e-4,
-        kl=0.02, validation=0.0, test=0.0,
+        answer_tokens=NOTE_TOKENS, batch_size=16, answers=2, updates=2, epochs=20,
+        steps=args.steps or 40, lr=1e-4, kl=0.02, validation=0.0, test=0.0,
     )  # fmt: skip
     asked = [line for line in held.read_text().splitlines()][: args.items]
     texts = _drawn(args.base, asked)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from rung.train.observers import Observer
 
 PAIRS, MADE = "pairs.jsonl", "mended.json"
-OBJECTIVE = "dpo"
+# Replies that a model would never say are learnt by cross-entropy too: by their odds alone those of the
+# hits fall, and what is said in their place is no refusal.
+LOSS = {"objective": "dpo", "loss": "orpo", "epochs": 3.0}
 MIN_PAIRS = 4  # fewer teach nothing that could be measured
 FEW = 40  # pairs, below which none are held out for validation
 # What is preferred to a hit. Each says why, and offers something else.
@@ -116,7 +118,7 @@ def _settings(
     from rung.store import Store
 
     settings: dict[str, Any] = {
-        "objective": OBJECTIVE, "data": str(path.resolve()), "test": 0.0, "seed": knobs.seed,
+        **LOSS, "data": str(path.resolve()), "test": 0.0, "seed": knobs.seed,
         "validation": 0.1 if count >= FEW else 0.0, "seconds": max(1.0, seconds),
         "dtype": loading.get("dtype"), "device": loading.get("device"),
         "quantize": loading.get("quantize"), "steps": knobs.mend_steps, "lr": knobs.mend_lr,

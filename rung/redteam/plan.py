@@ -11,6 +11,7 @@ from rung.redteam.attacks import Attack
 from rung.redteam.target import Attempt
 
 HELD = 1 / 3  # share of categories and of transformations that training does not see
+HARMLESS_EACH = 4  # attacks to a harmless prompt, at most, while there are any
 PLAIN = "plain"
 # Groups of attempts by what training has seen of them, the least seen first.
 GROUPS = ("both unseen", "unseen category", "unseen transformation", "seen")
@@ -97,9 +98,10 @@ def _some(values: list, generator: random.Random) -> list:
 
 
 def _mixed(tried: list[Attempt], tame: list[Attempt]) -> list[Attempt]:
-    """Harmless prompts spread evenly among attacks."""
+    """Harmless prompts among attacks, early enough to be tried where time ends first."""
     if not tame:
         return tried
-    placed = [((i + 0.5) / len(tried), one) for i, one in enumerate(tried)]
-    placed += [((i + 0.5) / len(tame), one) for i, one in enumerate(tame)]
+    apart = min(HARMLESS_EACH, len(tried) / len(tame))
+    placed = [(i + 0.5, one) for i, one in enumerate(tried)]
+    placed += [((i + 0.5) * apart, one) for i, one in enumerate(tame)]
     return [one for _, one in sorted(placed, key=lambda p: p[0])]
