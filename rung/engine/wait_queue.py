@@ -44,6 +44,8 @@ class WaitQueue:
             Busy: when they do not fit.
         """
         with self._lock:
+            if not patient and len(requests) > self.max_waiting:
+                raise Busy(f"{len(requests)} at once, and {self.max_waiting} may wait: ask for fewer")
             if not patient and self._count() + len(requests) > self.max_waiting:
                 raise Busy(f"{self._count()} requests are waiting: try again later")
             for request in requests:

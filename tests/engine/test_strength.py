@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from rung.errors import ConfigError
 from rung.forward.adapter import Adapter
 from rung.forward.steer import SteerOp, last_modules
 from rung.types import Decoding, Prompt
-from tests.engine.world import engine_of, tiny_llama
+from tests.engine.world import engine_of, text, tiny_llama
 from tests.models import tiny_adapter
 
 PROMPT = tuple(range(40, 60))
@@ -30,7 +31,9 @@ def world(strength=1.0):
     engine = engine_of(tiny_llama(), ())
     base = engine.models["base"]
     engine.load(dataclasses.replace(base, name="calm", root="base"), calm(engine, strength))
-    engine.load(dataclasses.replace(base, name="lora", root="base"), tiny_adapter(engine.bank, "lora"))
+    for name, method in (("lora", "lora"), ("soft", "prompt_tuning")):
+        adapter = tiny_adapter(engine.bank, method)
+        engine.load(dataclasses.replace(base, name=name, root="base"), adapter)
     return engine
 
 
@@ -60,14 +63,50 @@ def test_each_strength_is_as_a_model_of_that_strength_alone_and_shares_no_prefix
     assert logprobs(found[0]) != pytest.approx(logprobs(found[2]), abs=1e-2)
 
 
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_mixed_requests_are_each_as_alone(count):
+    """Steered, LoRA, soft-prompt and bare ones together, greedy and drawn, as each is by itself."""
+    draw = random.Random(count)
+    kinds = [
+        ("calm", None),
+        ("calm", 0.5),
+        ("calm", -1.0),
+        ("lora", None),
+        ("soft", None),
+        ("base", None),
+    ]
+    different = [
+        GenerationRequest(
+            name, Prompt(tuple(text(draw.randrange(40), draw.randint(1, 60)))),
+            Decoding(max_tokens=draw.randint(1, 12), temperature=draw.choice([0.0, 1.0]), seed=i,
+                     strength=strength),
+            stop_ids=(), logprobs=0,
+        )
+        for i, (name, strength) in enumerate(kinds * max(4, count // 200))
+    ]  # fmt: skip
+    alone = {one: world().generate([one])[0] for one in different}
+    engine = world().start()
+    try:
+        sent = [draw.choice(different) for _ in range(count)]
+        for at in range(0, count, 200):
+            part = sent[at : at + 200]
+            for one, going in zip(part, engine.submit_all(part), strict=True):
+                found = going.result(600)
+                assert found.ids == alone[one].ids
+                assert logprobs(found) == pytest.approx(logprobs(alone[one]), abs=1e-4)
+    finally:
+        engine.stop()
+
+
 def test_strengths_are_bounded_and_leave_with_their_model():
     engine = world()
     for i in range(MAX_STRENGTHS + 5):
         engine.generate([asked(strength=i / 10)])
-    assert len(engine.bank.adapters) <= MAX_STRENGTHS + 2
+    assert len(engine.bank.adapters) <= MAX_STRENGTHS + 3
     engine.unload("calm")
     engine.step()
-    assert len(engine.bank.adapters) == 1
+    assert len(engine.bank.adapters) == 2
 
 
 def test_other_models_refuse_a_strength_by_name():
