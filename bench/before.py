@@ -9,7 +9,8 @@ Both sides run the same jobs, by this environment's packages, each in a process 
 checkout first on the path; they take turns, and the medians count. A ratio is this checkout's speed
 over the other one's: training in tokens per second, the last layers in tokens, features of frozen
 layers in rows (all at once, and one at a time), evaluation in items, serving in tokens per second with
-one client and with many. The run fails where a ratio is below 0.97.
+one client and with many, starts of `rung chat -p` from the command to the first token, in a home that
+has asked the base before. The run fails where a ratio is below 0.97.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,6 +107,7 @@ def measurements() -> list[Measurement]:
         Measurement("features", _features, _pooled),
         Measurement("eval", _evaluation, _evaluated),
         Measurement("serve", _serving, _served),
+        Measurement("start_up", _starting, _started),
     ]
 
 
@@ -187,6 +190,12 @@ def _serving(args: argparse.Namespace) -> tuple[Path, float]:
     return path, 1.0
 
 
+def _starting(args: argparse.Namespace) -> tuple[Path, float]:
+    path = FOLDER / "start_up.json"
+    path.write_text(json.dumps({"base": args.base}))
+    return path, 1.0
+
+
 # --- sides ----------------------------------------------------------------------------------------
 
 
@@ -245,6 +254,31 @@ def _served(checkout: Path, path: Path) -> dict[str, float]:
             asked = [(serve.MIXED[i % len(serve.MIXED)], ids) for i, ids in enumerate(some)]
             found[f"_{clients}"] = 1 / ask(port, asked, clients, serve.TOKENS, {}).speed
     return found
+
+
+def _started(checkout: Path, path: Path) -> dict[str, float]:
+    """Seconds from `rung chat -p` to the first character of the answer."""
+    home = FOLDER / f"home-start-{checkout.name}"
+    base = json.loads(path.read_text())["base"]
+    if not home.exists():  # what is converted and checked once is there the next time
+        _first_token(checkout, home, base)
+    return {"": _first_token(checkout, home, base)}
+
+
+def _first_token(checkout: Path, home: Path, base: str) -> float:
+    began = time.perf_counter()
+    environment = _environment(checkout) | {"RUNG_HOME": str(home), "PYTHONUNBUFFERED": "1"}
+    with (FOLDER / "start_up.log").open("w") as log, subprocess.Popen(
+        [sys.executable, "-m", "rung.cli", "chat", base, "-p", "hello"], cwd=checkout,
+        env=environment, stdout=subprocess.PIPE, stderr=log,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        first = process.stdout.read(1)
+        seconds = time.perf_counter() - began
+        process.stdout.read()
+    if process.returncode or not first.strip():
+        raise SystemExit(f"rung chat of {checkout} failed, see {log.name}")
+    return seconds
 
 
 @contextlib.contextmanager
