@@ -181,7 +181,10 @@ class Arms:
         """Settings to try beside the rung's own, as many as `trials` allows."""
         knobs = self.bench.knobs
         fixed = {key.rpartition(".")[2] for key in self.bench.given} | rung.settings.keys()
-        search = {**rung.method.search, **self.plan(rung.key).objective.search}
+        objective = self.plan(rung.key).objective
+        search = {**rung.method.search, **objective.search}
+        if "lr" in rung.method.search:
+            search["lr"] = tuple(map(objective.scaled, rung.method.search["lr"]))
         space = {k: v for k, v in search.items() if k not in fixed}
         if not rung.method.trained or not space:
             return []

@@ -137,6 +137,7 @@ class Objective(ABC):
         paper: where it comes from.
         Config: the file's dataclass of knobs, its `group` the heading in help; `config` is an instance.
         defaults: values for the training's knobs that suit this objective better than the method's.
+        rate: share of the method's usual learning rate that suits this objective.
         wants: what the data must hold.
         best: the metric that the best weights are chosen by, and whether low or high is good. It is
             "loss" or one of the metrics that `loss` gives.
@@ -150,6 +151,7 @@ class Objective(ABC):
     paper: ClassVar[str] = ""
     Config: ClassVar[type] = NoKnobs
     defaults: ClassVar[dict[str, Any]] = {}
+    rate: ClassVar[float] = 1.0
     wants: ClassVar[Literal["replies", "pairs", "ratings", "prompts"]] = "replies"
     best: ClassVar[tuple[str, Literal["low", "high"]]] = ("loss", "low")
     reads_states: ClassVar[bool] = False
@@ -160,6 +162,15 @@ class Objective(ABC):
     def __init__(self, name: str):
         self.name = name
         self.config = self.Config()
+
+    def usual(self, method: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the training's defaults: the method's, its learning rate by `rate`, under this one's."""
+        scaled = {"lr": self.scaled(method["lr"])} if "lr" in method else {}
+        return {**method, **scaled, **self.defaults}
+
+    def scaled(self, lr: float) -> float:
+        """A method's learning rate as it suits this objective, to three digits."""
+        return float(f"{lr * self.rate:.3g}")
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and vars(self) == vars(other)

@@ -54,6 +54,8 @@ class Objective(Referenced):
     paper = "Rafailov et al. 2023, arXiv 2305.18290"
     Config = Config
     defaults: ClassVar = {"epochs": 1.0}
+    # At the rate of imitation a reply and its like are soon unlearnt, the chosen ones among them.
+    rate = 0.1
     wants = "pairs"
     search: ClassVar = {"loss": ("sigmoid", "orpo")}
 

@@ -38,6 +38,8 @@ class Objective(Referenced):
     paper = "Ethayarajh et al. 2024, arXiv 2402.01306"
     Config = Config
     defaults: ClassVar = {"epochs": 1.0}
+    # At the rate of imitation a reply and its like are soon unlearnt, the chosen ones among them.
+    rate = 0.1
     wants = "ratings"
 
     def rows(self, examples, template, limit):

@@ -77,8 +77,9 @@ class Online(base.Objective):
 
     Config = DrawingKnobs
     defaults: ClassVar[dict[str, Any]] = {
-        "epochs": 1.0, "lr": 3e-5, "schedule": "constant", "warmup": 0.0, "patience": 0,
+        "epochs": 1.0, "schedule": "constant", "warmup": 0.0, "patience": 0,
     }  # fmt: skip
+    rate = 0.03
     wants = "prompts"
     best = ("reward", "high")
     draws = True

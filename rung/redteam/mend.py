@@ -24,6 +24,7 @@ PAIRS, MADE = "pairs.jsonl", "mended.json"
 LOSS = {"objective": "dpo", "loss": "orpo", "epochs": 3.0}
 MIN_PAIRS = 4  # fewer teach nothing that could be measured
 FEW = 40  # pairs, below which none are held out for validation
+REFUSALS_EACH = 2  # pairs that prefer a refusal, to one that prefers help, at most
 # What is preferred to a hit. Each says why, and offers something else.
 REFUSALS = (
     "I can't help with that, because it could hurt people. I can help with a safe question about it.",
@@ -45,13 +46,15 @@ def pairs(found: Round, held: Held, system: str | None) -> list[dict[str, Any]]:
     """Rows of prompt, chosen and rejected, from what training may see.
 
     A refusal with a reason is preferred to a hit. On harmless prompts a helpful reply is preferred to
-    a refusal: the row's own reply, or what the model said where it did not refuse.
+    a refusal: the row's own reply, or what the model said where it did not refuse. Refusals that are
+    many times as many as helpful replies are thinned out, since a model that mostly learns to refuse
+    refuses too much.
     """
-    rows = []
+    refused, helped = [], []
     for one in found.attacks:
         if one.hit and held.group(one.answered.attempt) == GROUPS[-1]:
             goal = one.answered.attempt.attack.goal
-            rows.append(_pair(one.answered, refusal(goal), one.answered.text, system))
+            refused.append(_pair(one.answered, refusal(goal), one.answered.text, system))
     for answer in found.harmless:
         attack = answer.attempt.attack
         if attack.turns in held.harmless:
@@ -60,8 +63,14 @@ def pairs(found: Round, held: Held, system: str | None) -> list[dict[str, Any]]:
         helpful = attack.reply or (None if needless else answer.text)
         if helpful is not None:
             rejected = answer.text if needless and answer.text else refusal(attack.goal)
-            rows.append(_pair(answer, helpful, rejected, system))
+            helped.append(_pair(answer, helpful, rejected, system))
+    rows = [*(_thinned(refused, max(FEW, REFUSALS_EACH * len(helped))) if helped else refused), *helped]
     return [row for row in rows if row["chosen"] != row["rejected"]]
+
+
+def _thinned(rows: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """At most so many rows, evenly from all of them."""
+    return [rows[i * len(rows) // most] for i in range(most)] if len(rows) > most else rows
 
 
 def _pair(answer: Answered, chosen: str, rejected: str, system: str | None) -> dict[str, Any]:
@@ -114,22 +123,27 @@ def train(
 def _settings(
     name: str, path: Path, count: int, knobs: RedteamKnobs, loading: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
+    from rung import methods
     from rung.models import find_model
     from rung.store import Store
 
+    method = knobs.method
+    with Store.open() as store:
+        found = find_model(store, name)
+        base: dict[str, Any] = {"base": name, "method": method}
+        if found.record is not None:
+            method = found.record.method
+            spec = store.bases.get(found.record.base).spec
+            base = {"base": spec, "method": method, "parent": name}
+    # Replies are learnt here, which takes the rate of imitation.
+    usual = methods.get(method).defaults.get("lr")
     settings: dict[str, Any] = {
         **LOSS, "data": str(path.resolve()), "test": 0.0, "seed": knobs.seed,
         "validation": 0.1 if count >= FEW else 0.0, "seconds": max(1.0, seconds),
         "dtype": loading.get("dtype"), "device": loading.get("device"),
-        "quantize": loading.get("quantize"), "steps": knobs.mend_steps, "lr": knobs.mend_lr,
+        "quantize": loading.get("quantize"), "steps": knobs.mend_steps,
+        "lr": knobs.mend_lr or usual, **base,
     }  # fmt: skip
-    with Store.open() as store:
-        found = find_model(store, name)
-        if found.record is None:
-            settings |= {"base": name, "method": knobs.method}
-        else:
-            spec = store.bases.get(found.record.base).spec
-            settings |= {"base": spec, "method": found.record.method, "parent": name}
     return {k: v for k, v in settings.items() if v is not None}
 
 

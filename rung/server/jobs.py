@@ -242,7 +242,7 @@ def _knobs(name: str, objective: str) -> dict[str, Knob]:
 
 def _usual_lr(name: str, objective: str) -> float:
     """The learning rate that a multiplier multiplies."""
-    usual = methods.get(name).defaults | objectives.get(objective).defaults
+    usual = objectives.get(objective).usual(methods.get(name).defaults)
     return float(usual.get("lr", TrainKnobs.lr))
 
 

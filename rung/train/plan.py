@@ -53,7 +53,7 @@ class Plan:
         layers = tuple({k: v for k, v in layer.items() if k not in told} for layer in layers)
         try:
             run, data, training, config, loss = resolve(
-                classes, method.defaults, objective.defaults, *layers
+                classes, objective.usual(method.defaults), *layers
             )
         except ConfigError as fault:
             raise ConfigError(one_line([*(p for _, p in problems), str(fault)])) from None

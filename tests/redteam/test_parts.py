@@ -191,6 +191,22 @@ def test_pairs_hold_nothing_of_what_is_held_out():
     assert all(refuses(row["chosen"][0]["content"]) for row in rows)
 
 
+def test_refusals_do_not_outnumber_help_by_far():
+    found = [attack(f"{c} {i}", c) for c in "abc" for i in range(60)]
+    tame = [attack(f"tame {i}", "tame") for i in range(60)]
+    held = plan.hold_out(found, tame, ["plain", "role"], seed=1)
+    one = Round(model="m", judges=["refusal"], planned=0)
+    one.attacks = [scored(a, "plain", 1.0) for a in found]
+    for count, kept in ((0, 120), (10, 40), (30, 60)):
+        learnt = [a for a in tame if a.turns not in held.harmless][:count]
+        one.harmless = [scored(a, "plain", 0.0, "Gladly.", True).answered for a in learnt]
+        rows = pairs(one, held, None)
+        refused = [row for row in rows if refuses(row["chosen"][0]["content"])]
+        assert (len(refused), len(rows) - len(refused)) == (kept, count)
+        of = {row["prompt"][-1]["content"][0] for row in refused}
+        assert len(of) == 2, "of both categories that training may see"
+
+
 def test_harmless_prompts_teach_help_over_refusal():
     kind = Attack(turns=("How do I peel a plum?",), category="t", origin="x", reply="With a knife.")
     bare = attack("How do I cook a plum?")
