@@ -48,11 +48,11 @@ def main() -> int:
 def qlora(layers: int) -> bool:
     """Print bytes for each weight of the base; returns whether they are few enough."""
     base = distributed.random_base(layers)
-    # The words are a token each, but for a few: rows are cut at the limit.
-    data = distributed.rows(8, TOKENS + 40)
+    # A word is a token, and the rest are those of the template and the question.
+    data = distributed.rows(8, TOKENS - 72)
     found = peak(ROOT, "qlora", data, [
         "--base", str(base), "--method", "lora", "--quantize", "nf4", "--max-length", str(TOKENS),
-        "--steps", "2", "--batch-size", "1",
+        "--steps", "2", "--batch-size", "1", "--recompute", "on",
     ])  # fmt: skip
     weights = sum(p.stat().st_size for p in base.glob("*.safetensors")) / 2
     ratio = (found - FIXED) / weights

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rung.forward import fits, padded, probe, sight, token_rows
+from rung.forward import fits, padded, probe, recompute, sight, token_rows
 from rung.forward.adapter import Adapter
 from rung.forward.attention import Plan, TriePlan, register
 from rung.forward.backbone import Record
@@ -51,6 +51,7 @@ class Bank(OutputLayers):
         self._seams: dict[str, Seam] = {}
         self._next = 0
         self._training: bool | None = None  # whether layers train in two steps; None: not tried
+        self._keep: Callable[[], None] | None = None  # undoes recomputation
         self.own_attention = model.config._attn_implementation
         register()
         integers.attach(self)
@@ -61,6 +62,7 @@ class Bank(OutputLayers):
         """Give the model back as it was, for another bank to hold; this one is of no use then."""
         for slot in list(self.adapters):
             self.remove(slot)
+        self.recompute(False)
         if self._training:
             training.detach(self)
         integers.detach(self)
@@ -290,10 +292,29 @@ class Bank(OutputLayers):
             return self.compiled
         if not torch.is_grad_enabled() and self.inference is not None and self.inference.suits(plan):
             return self.inference
-        if torch.is_grad_enabled() and self._training is None:
+        if torch.is_grad_enabled():
+            self._train_in_steps()
+        return self.layers
+
+    def _train_in_steps(self) -> None:
+        if self._training is None:
             self._training = False
             self._training = training.attach(self, self._changes)
-        return self.layers
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether backward passes compute activations again in place of keeping them."""
+        return self._keep is not None
+
+    def recompute(self, wanted: bool) -> None:
+        """Compute activations again in backward passes from now on, or keep them; only where the base
+        carries tries, since padded rows are few."""
+        if self._keep is not None and not wanted:
+            self._keep()
+            self._keep = None
+        elif self._keep is None and wanted and self.carries_trie and self.layer_names:
+            self._train_in_steps()
+            self._keep = recompute.attach(self)
 
     @functools.cached_property
     def compiled(self) -> CompiledDecoder | None:

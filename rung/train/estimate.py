@@ -1,7 +1,8 @@
 """What a run will need, before it starts: precision, memory, micro-batches, time.
 
 Formulas, for L layers of width d with feed-forward width f, P parameters in projections:
-a token kept for the backward pass holds about L (10 d + 4 f) values; forward and the gradient of the
+a token kept for the backward pass holds about L (10 d + 4 f) values, or, where layers are computed
+again, L d + 10 d + 4 f; forward and the gradient of the
 activations cost 2 P operations each, the head as much for each supervised token.
 """
 
@@ -26,11 +27,16 @@ ADAM = 4  # float32 values per trained parameter: itself, gradient, two moments
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one run. Seconds are for all epochs and a guess; bytes are the peak."""
+    """Of one run. Seconds are for all epochs and a guess; bytes are the peak.
+
+    Attributes:
+        recomputes: whether activations must be, or shall be, computed again in backward passes.
+    """
 
     seconds: float
     bytes: int
     max_tokens: int
+    recomputes: bool = False
 
 
 def device(name: str) -> str:
@@ -75,12 +81,14 @@ def free_bytes(where: str) -> int:
     return psutil.virtual_memory().available
 
 
-def token_bytes(bank: Bank) -> int:
+def token_bytes(bank: Bank, recomputes: bool = False) -> int:
     """What a token of a micro-batch holds until its backward pass."""
     c: Any = bank.config
     width = c.hidden_size
     inner = getattr(c, "intermediate_size", None) or getattr(c, "ffn_dim", None) or 4 * width
-    return c.num_hidden_layers * (10 * width + 4 * inner) * bank.dtype.itemsize
+    layer = 10 * width + 4 * inner
+    values = c.num_hidden_layers * width + layer if recomputes else c.num_hidden_layers * layer
+    return values * bank.dtype.itemsize
 
 
 def of(
@@ -98,12 +106,15 @@ def of(
         processes: that train together on this machine, and share its memory where that is not a GPU's.
     """
     where = str(bank.device)
-    per_token = token_bytes(bank)
     optimizer = adapter_size * ADAM * 4
     free = free_bytes(where) // (1 if where.startswith("cuda") else processes)
+    lengths = sorted((r.tokens for r in rows), reverse=True)
+    recomputes = knobs.recompute == "on"
+    if knobs.recompute == "auto" and bank.carries_trie:
+        recomputes = (free - optimizer) * SHARE < lengths[0] * token_bytes(bank)
+    per_token = token_bytes(bank, recomputes)
     room = int((free - optimizer) * SHARE / per_token)
     budget = knobs.max_tokens or max(64, min(MAX_MICRO_BATCH_TOKENS, room))
-    lengths = sorted((r.tokens for r in rows), reverse=True)
     micro = min(budget, max(sum(lengths[: knobs.batch_size]), lengths[0]))
     tokens = sum(lengths)
     supervised = sum(r.supervised for r in rows)
@@ -116,4 +127,5 @@ def of(
         seconds=knobs.epochs * work / rate,
         bytes=resident + optimizer + micro * per_token,
         max_tokens=budget,
+        recomputes=recomputes,
     )

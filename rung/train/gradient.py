@@ -182,6 +182,8 @@ class Gradients:
         return metrics | {k: v / weight for k, v in found.metrics.items()}, gradients
 
     def _halve(self, micro: list[Row]) -> list[list[Row]]:
+        if len(micro) == 1 and self._recompute(micro[0]):
+            return [micro]
         if len(micro) == 1:
             raise TrainingStopped(
                 f"out of memory on a single row of {micro[0].tokens} tokens ({micro[0].origin}): "
@@ -197,6 +199,19 @@ class Gradients:
         )
         half = len(micro) // 2
         return [micro[:half], micro[half:]]
+
+    def _recompute(self, row: Row) -> bool:
+        """Compute activations again from now on; False where that is so already, or cannot be."""
+        bank = self.passes.bank
+        if bank.recomputes:
+            return False
+        bank.recompute(True)
+        if bank.recomputes:
+            self.note(
+                f"out of memory on a single row of {row.tokens} tokens: activations are computed again "
+                "from here on (--recompute on), with the same gradient"
+            )
+        return bank.recomputes
 
     def _blame(self, rows: list[Row], step: int) -> str:
         """Which rows alone give a loss that is not finite."""

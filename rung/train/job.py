@@ -302,9 +302,10 @@ def _train(
             prepared.bank, adapter.size, expected, knobs, _resident_bytes(), together.neighbours
         )
     )
-    if knobs.max_tokens is None:
+    if knobs.max_tokens is None or knobs.recompute == "auto":
         # Kept for the resumed run: another split into micro-batches would round differently.
         knobs.max_tokens = guess.max_tokens
+        knobs.recompute = "on" if guess.recomputes else "off"
         if together.main:
             store.runs.update(run, config=plan.settings())
     parts = ("train", "validation", "test") if test else ("train", "validation")

@@ -105,6 +105,14 @@ class TrainKnobs:
     max_tokens: int | None = knob(
         None, "Tokens per micro-batch; what fits into memory by default.", least=1
     )
+    recompute: str = knob(
+        "auto",
+        "Compute activations again in backward passes in place of keeping them: a third more time, "
+        "much less memory; auto where a row would not fit else.",
+        choices=("auto", "on", "off"),
+        foreign=("gradient_checkpointing=on", "activation_checkpointing=on",
+                 "use_gradient_checkpointing=on"),
+    )  # fmt: skip
     seed: int = knob(
         0, "Seed of the order of the rows and of the initial weights.", least=0, most=2**32 - 1
     )

@@ -87,6 +87,7 @@ class Trainer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.bank.recompute(False)
         for slot in (self.slot, self.bare):
             self.bank.remove(slot)  # a bank that is shared must not keep what it no longer needs
 
@@ -97,6 +98,10 @@ class Trainer:
             Interrupted: when asked to stop, after writing a checkpoint.
             TrainingStopped: when it cannot go on, after keeping the last good weights.
         """
+        wanted = self.knobs.recompute == "on"
+        self.bank.recompute(wanted)
+        if wanted and not self.bank.recomputes:
+            self.observers.note("activations are kept: this base computes rows padded, a few at a time")
         with keep_freed():
             return self._run()
 
