@@ -1,7 +1,7 @@
 """Activation checkpointing (arXiv 1604.06174): compute what a layer saw again in the backward pass.
 
-A token then holds what enters each layer and, for one layer at a time, what the layer keeps, in place of
-the latter for all layers. Results and gradients are those of a pass that keeps everything, to the bit:
+A token then holds what enters each layer and, for one layer at a time, what the layer keeps, in place
+of the latter for all layers. Results and gradients are to the bit those of a pass that keeps all of it:
 operations are the same, on the plan and the slots of the pass that is computed again.
 """
 

@@ -21,6 +21,7 @@ from rung.data import Dataset, Splits
 from rung.data.knobs import DataKnobs
 from rung.data.split import place
 from rung.engine import Engine, GenerationRequest, ServedModel
+from rung.engine.request import ScoreRequest
 from rung.errors import ConfigError
 from rung.evals import metrics, tasks
 from rung.evals.answers import NO_JUDGE, Answers
@@ -43,7 +44,7 @@ from rung.train.keeping import data_record
 from rung.train.knobs import RunKnobs, TrainKnobs
 from rung.train.plan import Plan
 from rung.train.prepare import Prepared, find_base, open_base, read
-from rung.types import BaseInfo, Example, Modality, Task
+from rung.types import BaseInfo, Example, Modality, Prompt, Task
 
 MAX_TOKENS = 2048  # of a micro-batch, so that every rung's memory is measured alike
 TIMED = 7  # single requests that are timed, after a first one that warms up
@@ -268,6 +269,15 @@ class TaskContext:
         """Ask one engine, which arranges an adapter and reads a shared beginning once."""
         engine = Engine(opened.bank, {model.name: model}, max_batch=1, memory=1 << 28)
         own = model.conversation.max_tokens if model.conversation else None
+
+        def score(example: Example) -> tuple[float, int]:
+            began = now()
+            whole = Prompt(tuple(opened.template.render(example).ids))
+            done = engine.generate([ScoreRequest(model.name, whole)], remember=True)[0]
+            return now() - began, done.prompt_tokens
+
+        if model.reward is not None:
+            return score
 
         def ask(example: Example) -> tuple[float, int]:
             reply = opened.template.encoder.encode(example.messages[-1]["content"])[0]

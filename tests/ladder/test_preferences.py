@@ -67,10 +67,13 @@ def test_rungs_are_held_against_the_base_and_the_best_of_n_wins_by_its_own_judge
 
 
 def test_preference_accuracy_needs_no_judge(pairs):
-    _, rungs = go(pairs, given={**given(pairs)}, only=["zero_shot", "lora"], skip=["lora-int8-dpo"],
-                  validation_rows=16)  # fmt: skip
+    _, rungs = go(pairs, given={**given(pairs)}, skip=["lora-int8-dpo"], validation_rows=16,
+                  only=["zero_shot", "lora", "linear_probe"])  # fmt: skip
     shown = rungs["lora-dpo"].metrics["validation"]
     assert shown["metric"] == "preference_accuracy" and "chosen_likelier" in shown["more"]
+    judge = rungs["linear_probe"]  # a reward model writes nothing, and is right about pairs
+    assert judge.status == "succeeded", judge.reason
+    assert judge.metrics["validation"]["value"] > 0.5 and judge.cost["request_seconds"] > 0
 
 
 @pytest.mark.parametrize(
