@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -186,6 +187,19 @@ def test_fit_reports_effect_and_damage_by_strength(kind, template, tmp_path, run
     }
     with pytest.raises(ArtefactError, match=r"direction\.99"):
         method.from_files(written, {"direction.99": tensors.popitem()[1]}, study.bank)
+
+
+def test_a_base_in_few_bits_is_steered_too(template, tmp_path, rung_home):
+    """Its sums are rounded by far more than float32's, beside a short vector."""
+    study = study_of(template, tmp_path, contrasts(24), [])
+    model = study.bank.model
+    study.bank.close()
+    with torch.no_grad():
+        model.get_input_embeddings().weight.add_(3)  # what all states have in common
+    study = dataclasses.replace(study, bank=Bank(model.to(torch.bfloat16)))
+    method = methods.get("steering")
+    fitted = method.fit(study, method.Config(strengths=[0.0, 1.0]))
+    assert fitted.metrics["held_out_pairs"] > 0
 
 
 def test_the_curve_is_what_hooks_give(tmp_path, template):
