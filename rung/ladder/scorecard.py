@@ -12,8 +12,8 @@ from rung.evals import metrics
 from rung.ladder.bar import BASE
 from rung.store import Store
 from rung.store.climbs import ClimbRecord, RungRecord
+from rung.train.knobs import SETTLED
 
-HIDDEN = ("max_tokens", "dtype", "device")  # found by the machine, not asked for
 BELOW = "the bar was cleared below it"
 
 
@@ -147,8 +147,8 @@ def command(record: RungRecord, given: Mapping[str, Any]) -> str:
     if record.key == BASE:
         return f"rung chat {shlex.quote(str(given.get('base', 'smollm2-135m')))}"
     name = record.model or f"{record.key}-again"
-    settings = {**{k: v for k, v in given.items() if k not in HIDDEN}, **record.settings}
-    settings = {k: v for k, v in settings.items() if k not in (*HIDDEN, "method", "data")}
+    settings = {**{k: v for k, v in given.items() if k not in SETTLED}, **record.settings}
+    settings = {k: v for k, v in settings.items() if k not in (*SETTLED, "method", "data")}
     words = ["rung", "tune", name, "--method", record.method, "--data", str(given.get("data", ""))]
     for key, value in sorted(settings.items()):
         words += flags(key, value)

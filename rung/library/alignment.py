@@ -16,6 +16,7 @@ from rung.library.knobs import STAGES, AlignKnobs
 from rung.store import Store
 from rung.store.records import ModelRecord
 from rung.train.job import resume, tune
+from rung.train.knobs import SETTLED
 from rung.train.observers import Observer
 from rung.train.plan import Plan
 
@@ -124,9 +125,8 @@ def _known(store: Store, name: str) -> ModelRecord | None:
 
 def _same(config: Mapping[str, Any], plan: Plan) -> bool:
     """Whether an interrupted run has a plan's settings, but for those that a run settles itself."""
-    settled = {"device", "dtype", "max_tokens"}
     now = plan.settings()
-    return all(config.get(k) == v for k, v in now.items() if k not in settled)
+    return all(config.get(k) == v for k, v in now.items() if k not in SETTLED)
 
 
 def _spec(model: ModelRecord) -> str:

@@ -64,6 +64,10 @@ class RunKnobs:
     )
 
 
+# What a run finds out about its machine where it is not asked for; another run may find something else.
+SETTLED = ("device", "dtype", "max_tokens", "recompute")
+
+
 @dataclass
 class TrainKnobs:
     """How training goes."""
