@@ -120,7 +120,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if name in names:  # known, and wrong for another reason: nothing was mistyped
         return ""
     best = max(names, key=lambda one: _likeness(name, one), default="")
-    if best and _likeness(name, best) >= 0.6:
+    # Flags are words, of which many are half alike.
+    if best and _likeness(name, best) >= (0.6 if name.startswith("-") else 0.5):
         return f", did you mean '{best}'?"
     more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
     return f", known: {', '.join(names[:MANY])}{more}" if names else ""

@@ -109,7 +109,7 @@ def of(
     optimizer = adapter_size * ADAM * 4
     free = free_bytes(where) // (1 if where.startswith("cuda") else processes)
     lengths = sorted((r.tokens for r in rows), reverse=True)
-    recomputes = knobs.recompute == "on"
+    recomputes = knobs.recompute == "on" and bank.carries_trie
     if knobs.recompute == "auto" and bank.carries_trie:
         recomputes = (free - optimizer) * SHARE < lengths[0] * token_bytes(bank)
     per_token = token_bytes(bank, recomputes)

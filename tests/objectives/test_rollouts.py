@@ -87,7 +87,8 @@ def test_recorded_logprobs_are_those_of_the_training_pass_also_after_steps(metho
         assert apart(source, rows) < 1e-4
         for tensor in source.setting.adapter.parameters().values():  # a step of training
             assert tensor.requires_grad
-            tensor.data += 0.2 * torch.randn(
+            # Larger steps make a net in which rounding alone comes to 1e-4 on some processors.
+            tensor.data += 0.1 * torch.randn(
                 tensor.shape, generator=torch.Generator().manual_seed(step)
             )
     assert any(len(s) > 5 for row in rows for s in row.sequences)
