@@ -60,7 +60,7 @@ def undetected(rows: Sequence[Row], source: str) -> str:
     for flags in _candidates(rows, columns):
         if filled(flags, rows):
             command = f"rung data {shlex.quote(source)} {written_out(flags)}"
-            return f"{told}Say how to read it, to this and every verb, for example: {command}"
+            return f"{told}Say how to read it (every verb takes these flags), for example: {command}"
     return f"{told}Say how to read it with --user and --assistant, or --text"
 
 

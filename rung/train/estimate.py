@@ -1,9 +1,9 @@
 """What a run will need, before it starts: precision, memory, micro-batches, time.
 
 Formulas, for L layers of width d with feed-forward width f, P parameters in projections:
-a token kept for the backward pass holds about L (10 d + 4 f) values, or, where layers are computed
-again, L d + 10 d + 4 f; forward and the gradient of the
-activations cost 2 P operations each, the head as much for each supervised token.
+a token kept for the backward pass holds about L (10 d + 4 f) values, or L d + 10 d + 4 f where layers
+are computed again; forward and the gradient of the activations cost 2 P operations each, the head as
+much for each supervised token.
 """
 
 from __future__ import annotations

@@ -182,9 +182,9 @@ class Gradients:
         return metrics | {k: v / weight for k, v in found.metrics.items()}, gradients
 
     def _halve(self, micro: list[Row]) -> list[list[Row]]:
-        if len(micro) == 1 and self._recompute(micro[0]):
-            return [micro]
         if len(micro) == 1:
+            if self._recompute(micro[0]):
+                return [micro]
             raise TrainingStopped(
                 f"out of memory on a single row of {micro[0].tokens} tokens ({micro[0].origin}): "
                 "lower --max-length, or take a smaller base or a cheaper method"
