@@ -305,7 +305,8 @@ def _train(
     if knobs.max_tokens is None or knobs.recompute == "auto":
         # Kept for the resumed run: another split into micro-batches would round differently.
         knobs.max_tokens = guess.max_tokens
-        knobs.recompute = "on" if guess.recomputes else "off"
+        if knobs.recompute == "auto":
+            knobs.recompute = "on" if guess.recomputes else "off"
         if together.main:
             store.runs.update(run, config=plan.settings())
     parts = ("train", "validation", "test") if test else ("train", "validation")
