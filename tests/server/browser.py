@@ -41,13 +41,15 @@ def browsing(url: str, **settings):
 
 
 def warned(page, said: str) -> None:
-    """Wait for the line that says what went wrong, and close it; an earlier one may still fade."""
+    """Wait for the line that says what went wrong, and close it; one closed before may still fade."""
     line = page.get_by_role("alert").filter(has_text=said).first
     try:
         line.wait_for()
     except Exception as fault:
         alerts = page.get_by_role("alert").all_inner_texts()
         seen = page.locator("body").inner_text()
-        raise AssertionError(f"no alert says {said!r}, but {alerts}, on a page of: {seen}") from fault
+        raise AssertionError(
+            f"no alert says {said!r}, but {alerts}; the console said {page.said}, on a page of: {seen}"
+        ) from fault
     line.get_by_role("button", name="Close").click()
     line.wait_for(state="hidden")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import importlib.util
 import os
@@ -15,6 +16,7 @@ import torch
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from rung.errors import ConfigError
 from rung.forward.adapter import Adapter
 from rung.forward.steer import SteerOp, last_modules
 from rung.server.page.chat import Settings
@@ -318,6 +320,26 @@ def test_a_climb_with_its_scorecard(page, shop):
 
 @nicegui
 @chromium
+@nicegui
+def test_what_went_wrong_stays_until_it_is_closed(monkeypatch):
+    from rung.server.page.session import told  # needs NiceGUI
+
+    shown = []
+    monkeypatch.setattr("rung.server.page.session.ui.notify", lambda *a, **k: shown.append((a, k)))
+
+    async def fail(fault):
+        async with told():
+            raise fault
+
+    for fault in (ConfigError("say what is wanted"), KeyError("a fault of the page's own")):
+        asyncio.run(fail(fault))
+    assert [said for said, _ in shown] == [
+        ("say what is wanted",),
+        ("The page met a fault of its own; the server's log says which.",),
+    ]
+    assert all(how["timeout"] == 0 and how["close_button"] for _, how in shown)
+
+
 def test_nothing_leaves_the_host_and_nothing_is_wrong(page):
     """Last, since it looks at all that came before."""
     assert len(page.asked) > 5

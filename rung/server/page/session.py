@@ -86,11 +86,16 @@ class Visit:
 
 @asynccontextmanager
 async def told() -> AsyncIterator[None]:
-    """Show what goes wrong as one line at the foot of the page."""
+    """Show what goes wrong as one line at the foot of the page, until it is closed."""
     try:
         yield
     except RungError as fault:
-        ui.notify(str(fault), type="negative", multi_line=True, close_button="Close", timeout=10_000)
+        _warn(str(fault))
     except Exception:
         log.exception("the page met a fault")
-        ui.notify("The page met a fault of its own; the server's log says which.", type="negative")
+        _warn("The page met a fault of its own; the server's log says which.")
+
+
+def _warn(said: str) -> None:
+    # Without a limit of time: who looks away for some seconds would not learn why nothing happened.
+    ui.notify(said, type="negative", multi_line=True, close_button="Close", timeout=0)
