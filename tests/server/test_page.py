@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import importlib.util
 import os
@@ -23,7 +22,7 @@ from rung.server.page.chat import Settings
 from rung.server.page.mount import Front, Page
 from rung.store.climbs import RungRecord
 from rung.store.serving import ACTIVE
-from tests.server.browser import CHROMIUM, browsing, warned
+from tests.server.browser import CHROMIUM, browsing, press_until_warned, warned
 from tests.server.shop import base_folder, open_shop, rows
 from tests.tokens import tiny_tokenizer
 
@@ -237,8 +236,7 @@ def test_a_tuning_from_the_form_to_the_answer(page):
     page.get_by_label("epochs", exact=True).fill("900")  # more than a form should send
     page.get_by_label("batch size", exact=True).fill("0")
     start = page.get_by_role("button", name="Start", exact=True)
-    start.click()
-    warned(page, "batch_size")
+    press_until_warned(page, start, "batch_size")
     page.get_by_label("epochs", exact=True).fill("2")
     page.get_by_label("batch size", exact=True).fill("4")
     start.click()
@@ -314,12 +312,10 @@ def test_a_climb_with_its_scorecard(page, shop):
     bar = page.get_by_label("bar", exact=True)
     bar.fill("nonsense")
     assert bar.input_value() == "nonsense"
-    page.get_by_role("button", name="Start", exact=True).last.click()
-    warned(page, "nonsense")
+    start = page.get_by_role("button", name="Start", exact=True).last
+    press_until_warned(page, start, "nonsense")
 
 
-@nicegui
-@chromium
 @nicegui
 def test_what_went_wrong_stays_until_it_is_closed(monkeypatch):
     from rung.server.page.session import told  # needs NiceGUI
@@ -332,7 +328,10 @@ def test_what_went_wrong_stays_until_it_is_closed(monkeypatch):
             raise fault
 
     for fault in (ConfigError("say what is wanted"), KeyError("a fault of the page's own")):
-        asyncio.run(fail(fault))
+        with pytest.raises(
+            StopIteration
+        ):  # it waits for nothing, and Playwright holds this thread's loop
+            fail(fault).send(None)
     assert [said for said, _ in shown] == [
         ("say what is wanted",),
         ("The page met a fault of its own; the server's log says which.",),
@@ -340,6 +339,8 @@ def test_what_went_wrong_stays_until_it_is_closed(monkeypatch):
     assert all(how["timeout"] == 0 and how["close_button"] for _, how in shown)
 
 
+@nicegui
+@chromium
 def test_nothing_leaves_the_host_and_nothing_is_wrong(page):
     """Last, since it looks at all that came before."""
     assert len(page.asked) > 5

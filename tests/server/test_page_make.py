@@ -13,7 +13,7 @@ from rung.server import jobs_supervisor
 from rung.store.files import place
 from rung.synthesis import topics
 from rung.synthesis.kinds import base as kinds_base
-from tests.server.browser import CHROMIUM, browsing, warned
+from tests.server.browser import CHROMIUM, browsing, press_until_warned
 from tests.server.looks import faults
 from tests.server.shop import base_folder, open_shop
 from tests.server.working import as_thread
@@ -55,8 +55,7 @@ def ask_for_rows(page, shop) -> dict[str, list[str]]:
     page.get_by_role("tab", name="Make").click()
     said = page.get_by_label("What the model should do, in a sentence or two")
     write = page.get_by_role("button", name="Write rows")
-    write.click()
-    warned(page, "describe what the model should do")
+    press_until_warned(page, write, "describe what the model should do")
     said.fill("Says numbers, warmly.")
     page.get_by_label("Number of examples").fill("4")
     page.get_by_text("More settings").locator("visible=true").first.click()
