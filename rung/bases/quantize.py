@@ -12,6 +12,7 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from rung.errors import ConfigError, nearest
+from rung.forward.memory import page_out
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,7 +81,7 @@ def _coded(module: Any, name: str, kind: str, dtype: Any, device: str) -> Any:
         kept = code.of(here, dtype)
     else:  # a copy: a view of the mapped file would hold all of it
         kept = here.to(dtype if here.is_floating_point() else None, copy=True)
-    _forget(weight)
+    page_out(weight)
     with torch.no_grad():
         return Parameter(kept, requires_grad=False)
 
@@ -98,26 +99,6 @@ def _code_of(module: Any, name: str, weight: Tensor, kind: str) -> Any:
     if isinstance(module, Linear) or type(module).__name__ == "Conv1D":
         return {"int8": Int8, "int4": Int4, "nf4": Nf4}[kind]
     return None
-
-
-def _forget(weight: Tensor) -> None:
-    """Let the system take back the pages of a mapped file that held a weight.
-
-    A hint, not needed for being right: the pages could be read again. Without it they pile up to the
-    whole float32 model.
-    """
-    import ctypes
-    import mmap
-    import sys
-
-    if sys.platform != "linux" or weight.device.type != "cpu":
-        return
-    begin = -(-weight.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-    end = weight.data_ptr() + weight.numel() * weight.element_size()
-    length = end // mmap.PAGESIZE * mmap.PAGESIZE - begin
-    if length > 0:
-        pageout = 21  # MADV_PAGEOUT, which Python's mmap does not name
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(length), pageout)
 
 
 def _trim() -> None:

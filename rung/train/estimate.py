@@ -18,11 +18,12 @@ import torch
 from rung.bases.loaded import check_device
 from rung.forward.bank import Bank
 from rung.objectives import Row
+from rung.train.adamw8bit import BLOCK
 from rung.train.knobs import TrainKnobs
 
 MAX_MICRO_BATCH_TOKENS = 8192  # a larger micro-batch gains no speed
 SHARE = 0.6  # of the memory that is free, since others use it too
-ADAM = 4  # float32 values per trained parameter: itself, gradient, two moments
+TRAINED = 8  # bytes per trained parameter: itself and its gradient in float32
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,11 @@ def token_bytes(bank: Bank, recomputes: bool = False) -> int:
     return values * bank.dtype.itemsize
 
 
+def moment_bytes(knobs: TrainKnobs) -> float:
+    """What an optimiser keeps for each trained parameter."""
+    return 2 * (1 + 4 / BLOCK) if knobs.optimizer == "adamw8bit" else 8
+
+
 def of(
     bank: Bank,
     adapter_size: int,
@@ -106,7 +112,7 @@ def of(
         processes: that train together on this machine, and share its memory where that is not a GPU's.
     """
     where = str(bank.device)
-    optimizer = adapter_size * ADAM * 4
+    optimizer = int(adapter_size * (TRAINED + moment_bytes(knobs)))
     free = free_bytes(where) // (1 if where.startswith("cuda") else processes)
     lengths = sorted((r.tokens for r in rows), reverse=True)
     recomputes = knobs.recompute == "on" and bank.carries_trie

@@ -133,6 +133,12 @@ class TrainKnobs:
         most=1,
         foreign=("warmup_ratio", "warmup_steps"),
     )
+    optimizer: str = knob(
+        "adamw",
+        "What updates the weights; adamw8bit keeps AdamW's moments in a byte each in place of four.",
+        choices=("adamw", "adamw8bit"),
+        foreign=("optim",),
+    )
     weight_decay: float = knob(0.0, "Decoupled weight decay of AdamW.", least=0)
     beta1: float = knob(
         0.9, "AdamW's decay of the mean.", least=0, most=0.9999, foreign=("adam_beta1",)

@@ -17,7 +17,7 @@ from rung import launch as launches
 from rung.errors import DataError, Interrupted, PeerLost, TrainingStopped
 from rung.forward.adapter import Adapter
 from rung.forward.features import Boundary
-from rung.forward.memory import keep_freed
+from rung.forward.memory import keep_freed, page_out
 from rung.forward.token_rows import lacking_rows
 from rung.objectives import Row, RowSource
 from rung.train import checkpoint
@@ -109,6 +109,7 @@ class Trainer:
         self._resume()
         self._start_above_what_is_frozen()
         self._validate_at_start()
+        self._page_out_what_was_copied()
         self.observers.begin(self.steps, self.state.step)
         if (self.knobs.steps or 0) > self.steps:
             self.observers.note(
@@ -129,6 +130,14 @@ class Trainer:
             self._validate_if_due()
             self._save_if_due()
         return self._finish()
+
+    def _page_out_what_was_copied(self) -> None:
+        """Hand back the memory of base weights that are trained as copies: no step reads them."""
+        if self.launch.sharded:
+            return  # parts of them are gathered where they are read
+        own = dict(self.bank.model.named_parameters())
+        for name in self.adapter.weights.keys() & own.keys():
+            page_out(own[name])
 
     def _asked_to_stop(self) -> bool:
         return self.launch.size > 1 and self.launch.agree(self.stopping())

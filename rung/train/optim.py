@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rung.train.adamw8bit import AdamW8bit
 from rung.train.knobs import TrainKnobs
 
 
 class Optimizer:
-    """AdamW with clipping and a schedule, whose whole state is tensors.
+    """AdamW, with moments whole or in 8 bits, clipping and a schedule; its whole state is tensors.
 
     Args:
         parameters: by stable name.
@@ -37,12 +38,13 @@ class Optimizer:
         self.fused = all(
             p.device.type in ("cpu", "cuda") and p.is_contiguous() for p in parameters.values()
         )
-        self.adamw = torch.optim.AdamW(
-            [{"params": group, "lr": knobs.lr * rate} for rate, group in groups.items()],
-            betas=(knobs.beta1, knobs.beta2),
-            weight_decay=knobs.weight_decay,
-            fused=self.fused,
-        )
+        learning = [{"params": group, "lr": knobs.lr * rate} for rate, group in groups.items()]
+        decays: Any = {"betas": (knobs.beta1, knobs.beta2), "weight_decay": knobs.weight_decay}
+        self.adamw: torch.optim.Optimizer
+        if knobs.optimizer == "adamw8bit":
+            self.adamw, self.fused = AdamW8bit(learning, **decays), False
+        else:
+            self.adamw = torch.optim.AdamW(learning, **decays, fused=self.fused)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -70,7 +72,7 @@ class Optimizer:
         return float(norm)
 
     def state(self) -> dict[str, Tensor]:
-        """AdamW's moments and counts by `PARAMETER/KIND`."""
+        """The optimiser's moments and counts by `PARAMETER/KIND`."""
         found = {}
         for name, parameter in self.parameters.items():
             for kind, value in self.adamw.state.get(parameter, {}).items():
