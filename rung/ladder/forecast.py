@@ -288,5 +288,6 @@ class Forecaster:
         if rung.method.trained:
             batch = plan.train.batch_size * (shape.prompt + shape.reply) + shape.shared
             micro = min(plan.train.max_tokens or batch, batch)
-            more += round(estimate.ADAM * 4 * size + micro * estimate.token_bytes(bank))
+            trained = estimate.trained_bytes(plan.train) * size
+            more += round(trained + micro * estimate.token_bytes(bank))
         return self.resident + more

@@ -23,7 +23,6 @@ from rung.train.knobs import TrainKnobs
 
 MAX_MICRO_BATCH_TOKENS = 8192  # a larger micro-batch gains no speed
 SHARE = 0.6  # of the memory that is free, since others use it too
-TRAINED = 8  # bytes per trained parameter: itself and its gradient in float32
 
 
 @dataclass(frozen=True)
@@ -92,9 +91,9 @@ def token_bytes(bank: Bank, recomputes: bool = False) -> int:
     return values * bank.dtype.itemsize
 
 
-def moment_bytes(knobs: TrainKnobs) -> float:
-    """What an optimiser keeps for each trained parameter."""
-    return 2 * (1 + 4 / BLOCK) if knobs.optimizer == "adamw8bit" else 8
+def trained_bytes(knobs: TrainKnobs) -> float:
+    """What each trained parameter takes: itself, its gradient, and what the optimiser keeps of it."""
+    return 8 + (2 * (1 + 4 / BLOCK) if knobs.optimizer == "adamw8bit" else 8)
 
 
 def of(
@@ -112,7 +111,7 @@ def of(
         processes: that train together on this machine, and share its memory where that is not a GPU's.
     """
     where = str(bank.device)
-    optimizer = int(adapter_size * (TRAINED + moment_bytes(knobs)))
+    optimizer = int(adapter_size * trained_bytes(knobs))
     free = free_bytes(where) // (1 if where.startswith("cuda") else processes)
     lengths = sorted((r.tokens for r in rows), reverse=True)
     recomputes = knobs.recompute == "on" and bank.carries_trie

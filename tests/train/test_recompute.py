@@ -88,7 +88,7 @@ def test_auto_computes_again_only_what_would_not_fit(make_work, monkeypatch):
     work = make_work("lora")
     rows, knobs = work.train, work.plan.train
     longest = max(row.tokens for row in rows) * estimate.token_bytes(work.bank)
-    optimizer = work.adapter.size * estimate.ADAM * 4
+    optimizer = work.adapter.size * estimate.trained_bytes(knobs)
 
     def guess(free: float, how: str = "auto"):
         monkeypatch.setattr(estimate, "free_bytes", lambda where: int(free))
@@ -100,3 +100,12 @@ def test_auto_computes_again_only_what_would_not_fit(make_work, monkeypatch):
     assert guess(0.5 * longest / estimate.SHARE + optimizer).recomputes
     assert guess(1e12, "on").recomputes and not guess(0.0, "off").recomputes
     assert guess(1e12, "on").bytes < guess(1e12, "off").bytes
+
+
+def test_moments_in_8_bits_take_a_quarter(make_work):
+    work = make_work("full")
+    knobs, size, found = work.plan.train, work.adapter.size, {}
+    for knobs.optimizer in ("adamw", "adamw8bit"):
+        found[knobs.optimizer] = estimate.of(work.bank, size, work.train[:1], knobs, 0).bytes
+    saved = (found["adamw"] - found["adamw8bit"]) / size
+    assert saved == pytest.approx(6 - 8 / 256, rel=1e-3)
