@@ -55,6 +55,7 @@ def reward(job: dict[str, Any]) -> Any:
     config.inference_mode, config.task_type, config.modules_to_save = False, "SEQ_CLS", ["score"]
     model = get_peft_model(base, config)
     weights = load_peft_weights(job["adapter"], device="cpu")
+    weights["base_model.model.score.weight"] = torch.zeros_like(base.score.weight)
     found = set_peft_model_state_dict(model, weights)
     assert not found.unexpected_keys, found.unexpected_keys[:3]
     rows = ordered(job)

@@ -4,6 +4,7 @@
 `dpo` with pairs, or `reinforcement` with prompts and a grader. Rung adds to it in one way: the type may
 also be any of its methods or objectives, and the hyperparameters any of their knobs:
 `{"type": "prefix_tuning", "prefix_tuning": {"hyperparameters": {"n_epochs": 4, "virtual_tokens": 8}}}`.
+Where it is an objective, the hyperparameter `method` says what carries it, LoRA where it is not given.
 """
 
 from __future__ import annotations
@@ -221,9 +222,24 @@ def _method(asked: JobRequest) -> tuple[str, str, Hyperparameters | None]:
         said = found.model_dump(exclude_none=True) if found else {}
         mapped = Hyperparameters.model_validate(reinforcement.hyperparameters(said))
         return RunKnobs.method, reinforcement.OBJECTIVE, mapped
-    name = kind if kind in methods.names() else RunKnobs.method
-    objective = kind if kind in objectives.names() else RunKnobs.objective
-    return name, objective, found
+    if kind in objectives.names():
+        name, rest = _carrier(found)
+        return name, kind, rest
+    return kind if kind in methods.names() else RunKnobs.method, RunKnobs.objective, found
+
+
+def _carrier(said: Hyperparameters | None) -> tuple[str, Hyperparameters | None]:
+    """The method that carries a job's objective, and the hyperparameters besides."""
+    if said is None or "method" not in (said.model_extra or {}):
+        return RunKnobs.method, said
+    rest = said.model_dump(exclude_unset=True)
+    name = rest.pop("method")
+    known = [n for n in methods.names() if methods.get(n).trained]
+    if name not in known:
+        hint = nearest(str(name)[:80], known)
+        told = f"no method '{str(name)[:80]}' that is trained{hint}"
+        raise ApiError(told, param="method.hyperparameters.method")
+    return name, Hyperparameters.model_validate(rest)
 
 
 def _rewarded(service: Service, asked: JobRequest) -> dict[str, Any]:

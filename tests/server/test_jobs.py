@@ -148,6 +148,28 @@ def test_a_dpo_job_by_the_book(client):
     assert ask(client, done.fine_tuned_model) is not None
 
 
+def test_an_objective_is_carried_by_the_method_that_is_asked_for(client):
+    rows = [{"prompt": f"Say {i}", "chosen": f"{i} it is", "rejected": "no"} for i in range(8)]
+    file = upload(client, "\n".join(json.dumps(row) for row in rows).encode(), "pairs.jsonl")
+
+    def asked(carrier):
+        knobs = {**QUICK, "method": carrier, "virtual_tokens": 3}
+        return {"type": "dpo", "dpo": {"hyperparameters": knobs}}
+
+    def create(carrier):
+        return client.fine_tuning.jobs.create(
+            model="tiny", training_file=file.id, method=asked(carrier)
+        )
+
+    for wrong in ("prompt_tunning", "few_shot", 3):
+        with pytest.raises(openai.BadRequestError, match="that is trained"):
+            create(wrong)
+    job = create("prompt_tuning")
+    assert job.method.dpo.hyperparameters.method == "prompt_tuning"
+    done = wait(client, job)
+    assert done.status == "succeeded" and ask(client, done.fine_tuned_model) is not None
+
+
 def test_rows_of_another_kind_end_a_dpo_job_with_the_reason(client):
     asked = {"type": "dpo", "dpo": {"hyperparameters": QUICK}}
     job = client.fine_tuning.jobs.create(model="tiny", training_file=upload(client).id, method=asked)

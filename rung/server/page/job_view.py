@@ -15,6 +15,7 @@ from rung.server.page.session import Visit, told
 from rung.store import Store
 from rung.store.records import moment
 from rung.store.serving import ACTIVE, EventRecord, FileNotFound, JobKind, JobRecord
+from rung.train.knobs import RunKnobs
 
 LINES = 200  # maximum number of events shown
 COLOURS = {"succeeded": "positive", "failed": "negative", "running": "primary", "paused": "warning"}
@@ -41,8 +42,10 @@ class Seen:
 
     @property
     def method(self) -> str:
-        """Its method in words."""
-        return str(self.job.settings.get("method", "")).replace("_", " ")
+        """Its method in words, with its objective where that is not the usual one."""
+        words = str(self.job.settings.get("method", "")).replace("_", " ")
+        objective = self.job.settings.get("objective", RunKnobs.objective)
+        return words if objective == RunKnobs.objective else f"{words} by {objective}"
 
     @property
     def share(self) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from nicegui import ui
 
-from rung import methods
+from rung import methods, objectives
 from rung.config import knobs_of
 from rung.data.knobs import DataKnobs
 from rung.errors import RungError
@@ -150,6 +150,8 @@ def _form(visit: Visit, begun: Callable[[str], Awaitable[None]]) -> Callable[[],
             held = ui.select({}, label="Validation set (optional)", clearable=True).props(outlined)
             model = ui.select([], label="Model to begin from").props(outlined)
             method = ui.select(said, label="Method", value=RunKnobs.method).props(outlined)
+            aims = {n: f"{n}: {objectives.get(n).summary}" for n in objectives.names()}
+            aim = ui.select(aims, label="Objective", value=RunKnobs.objective).props(outlined)
             name = ui.input("Name").props('outlined dense placeholder="such as support"')
         place = ui.column().classes("wide")
         with ui.row().classes("head"):
@@ -161,13 +163,14 @@ def _form(visit: Visit, begun: Callable[[str], Awaitable[None]]) -> Callable[[],
     def fields() -> None:
         place.clear()
         groups.clear()
-        chosen = methods.get(method.value)
-        usual = chosen.defaults
+        chosen, objective = methods.get(method.value), objectives.get(aim.value)
+        usual = objective.usual(chosen.defaults)
         train = [k for k in knobs_of(TrainKnobs) if k.name not in OURS]
         with place:
             groups.append(Fields([k for k in train if k.name in FIRST], usual))
             for title, knobs in (
                 (f"Settings of {method.value.replace('_', ' ')}", knobs_of(chosen.Config)),
+                (f"Settings of {aim.value}", knobs_of(objective.Config)),
                 ("Settings of training", [k for k in train if k.name not in FIRST]),
                 ("Settings of data", [k for k in knobs_of(DataKnobs) if k.name not in OURS]),
             ):
@@ -178,10 +181,13 @@ def _form(visit: Visit, begun: Callable[[str], Awaitable[None]]) -> Callable[[],
     async def begin() -> None:
         async with told():
             settings = {key: value for group in groups for key, value in group.given().items()}
+            kind = method.value
+            if aim.value != RunKnobs.objective:
+                kind, settings["method"] = aim.value, method.value
             body = {
                 "model": model.value, "training_file": file.value, "validation_file": held.value,
                 "suffix": (name.value or "").strip() or None,
-                "method": {"type": method.value, method.value: {"hyperparameters": settings}},
+                "method": {"type": kind, kind: {"hyperparameters": settings}},
             }  # fmt: skip
             made = await visit.api.post(
                 "/v1/fine_tuning/jobs", json={k: v for k, v in body.items() if v is not None}
@@ -205,7 +211,8 @@ def _form(visit: Visit, begun: Callable[[str], Awaitable[None]]) -> Callable[[],
         bring.set_visibility(not found)
         held.set_options(found, value=held.value if held.value in found else None)
 
-    method.on_value_change(fields)
+    for choice in (method, aim):
+        choice.on_value_change(fields)
     start.on_click(begin)
     fields()
     return renew
