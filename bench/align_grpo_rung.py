@@ -20,6 +20,7 @@ from rung.data import Template
 from rung.forward.bank import Bank
 from rung.methods import artefact
 from rung.objectives import Setting
+from rung.train import estimate
 from rung.train.loop import Trainer
 from rung.train.observers import Observer, Step
 from rung.train.plan import Plan
@@ -49,7 +50,8 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     adapter, _ = artefact.load(Path(job["adapter"]), bank)
     given = {
         "data": "the job", "method": job["method"], "objective": "grpo", "reward": [REWARD],
-        "answers": job["answers"], "answer_tokens": job["tokens"], "max_tokens": 8192,
+        "answers": job["answers"], "answer_tokens": job["tokens"],
+        "max_tokens": estimate.MAX_MICRO_BATCH_TOKENS["cpu"],
     }  # fmt: skip
     plan, told = Plan.of("bench", {**given, **settings(job)}), Told()
     template = Template.of(AutoTokenizer.from_pretrained(job["base"]))
