@@ -15,6 +15,7 @@ from rung.artefacts.cards import Card, write_card
 from rung.artefacts.licences import classify, tightest
 from rung.data import Dataset
 from rung.forward.bank import Bank
+from rung.forward.memory import high_water
 from rung.methods import artefact
 from rung.store import Store
 from rung.store.records import DatasetRecord, ModelRecord
@@ -118,6 +119,4 @@ def data_record(dataset: Dataset) -> DatasetRecord:
 def _peak_bytes(bank: Bank) -> int:
     if bank.device.type == "cuda":
         return torch.cuda.max_memory_allocated()
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return high_water()

@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from rung.forward.memory import keep_freed
+from rung.forward.memory import keep_freed, page_out
 
 glibc = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim")
 
@@ -64,3 +64,24 @@ def test_blocks_between_ones_that_stay_are_returned():
     """
     grown = int(subprocess.run([sys.executable, "-c", said], capture_output=True, check=True).stdout)
     assert grown < 16e6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_mark_is_of_this_process_and_not_of_the_one_that_started_it():
+    """`ru_maxrss` is not: a child shares its parent's memory until it runs a program, and its mark."""
+    torch.ones(100_000_000).sum()  # 400 MB
+    own = "from rung.forward.memory import high_water; print(high_water())"
+    said = subprocess.run([sys.executable, "-c", own], capture_output=True, text=True, check=True)
+    assert 1e6 < int(said.stdout) < 200e6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_pages_of_a_mapped_weight_are_given_back_and_read_again(tmp_path):
+    file = tmp_path / "weights"
+    file.write_bytes(torch.arange(30_000_000, dtype=torch.float32).numpy().tobytes())
+    weight = torch.from_file(str(file), size=30_000_000, dtype=torch.float32)
+    total, full = float(weight.sum()), resident()
+    page_out(weight)
+    page_out(weight[:7])  # less than a page
+    assert resident() < full - 80e6
+    assert float(weight.sum()) == total
