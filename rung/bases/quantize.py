@@ -11,8 +11,8 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
+from rung.bases.mapped import page_out
 from rung.errors import ConfigError, nearest
-from rung.forward.memory import page_out
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,20 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import mmap
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 TRIM, MMAP = -1, -3  # mallopt's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD (mallopt(3))
 LARGEST = 32 << 20  # bytes that glibc lets a block have which is not mapped by itself
 
 ALONE = 1 << 20  # bytes from which a block is mapped by itself where freed memory is to be returned
-PAGE_OUT = 21  # madvise's MADV_PAGEOUT (madvise(2)), which Python's mmap does not name
 
 _keeping = 0  # how many want freed memory kept, one within another
 _returning = False
@@ -94,20 +88,6 @@ def return_freed() -> None:
         libc.mallopt(MMAP, ALONE)
         libc.mallopt(TRIM, ALONE)
         _returning = True
-
-
-def page_out(weight: Tensor) -> None:
-    """Let Linux take back the pages of a mapped file that hold a weight on the CPU.
-
-    A hint, not needed for being right: what is read again comes from the file.
-    """
-    if sys.platform != "linux" or weight.device.type != "cpu":
-        return
-    begin = -(-weight.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-    end = weight.data_ptr() + weight.numel() * weight.element_size()
-    length = end // mmap.PAGESIZE * mmap.PAGESIZE - begin
-    if length > 0:
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(length), PAGE_OUT)
 
 
 def _glibc() -> ctypes.CDLL | None:

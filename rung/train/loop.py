@@ -14,10 +14,11 @@ from pathlib import Path
 from torch import Tensor
 
 from rung import launch as launches
+from rung.bases.mapped import page_out
 from rung.errors import DataError, Interrupted, PeerLost, TrainingStopped
 from rung.forward.adapter import Adapter
 from rung.forward.features import Boundary
-from rung.forward.memory import keep_freed, page_out
+from rung.forward.memory import keep_freed
 from rung.forward.token_rows import lacking_rows
 from rung.objectives import Row, RowSource
 from rung.train import checkpoint

@@ -10,7 +10,8 @@ import sys
 import pytest
 import torch
 
-from rung.forward.memory import keep_freed, page_out
+from rung.bases.mapped import page_out
+from rung.forward.memory import keep_freed
 
 glibc = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim")
 
