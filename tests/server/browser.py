@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome")
                  if (p := shutil.which(name))), None)  # fmt: skip
@@ -43,6 +43,18 @@ def browsing(url: str, **settings):
             yield page
         finally:
             browser.close()
+
+
+def show(page, part: str) -> None:
+    """Open a part of the page; a click that reaches no tab on a busy machine is given again."""
+    from playwright.sync_api import TimeoutError as TookTooLong
+
+    for _ in range(5):
+        page.get_by_role("tab", name=part).click()
+        with suppress(TookTooLong):
+            page.get_by_role("tab", name=part, selected=True).wait_for(timeout=10_000)
+            return
+    raise AssertionError(f"{part} does not open; pressed were {page.evaluate('() => window.pressed')}")
 
 
 def press_until_warned(page, button, said: str) -> None:

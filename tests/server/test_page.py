@@ -22,7 +22,7 @@ from rung.server.page.chat import Settings
 from rung.server.page.mount import Front, Page
 from rung.store.climbs import RungRecord
 from rung.store.serving import ACTIVE
-from tests.server.browser import CHROMIUM, browsing, press_until_warned, warned
+from tests.server.browser import CHROMIUM, browsing, press_until_warned, show, warned
 from tests.server.shop import base_folder, open_shop, rows
 from tests.tokens import tiny_tokenizer
 
@@ -59,12 +59,9 @@ def enter(page) -> None:
     page.get_by_label("Message", exact=True).wait_for()
 
 
-def show(page, part: str) -> None:
-    page.get_by_role("tab", name=part).click()
-
-
 def begin_anew(page) -> None:
     """Clear what earlier tests asked, if they asked anything."""
+    show(page, "Chat")
     button = page.get_by_role("button", name="New chat")
     if button.is_enabled():
         button.click()

@@ -13,7 +13,7 @@ from rung.server import jobs_supervisor
 from rung.store.files import place
 from rung.synthesis import topics
 from rung.synthesis.kinds import base as kinds_base
-from tests.server.browser import CHROMIUM, browsing, press_until_warned
+from tests.server.browser import CHROMIUM, browsing, press_until_warned, show
 from tests.server.looks import faults
 from tests.server.shop import base_folder, open_shop
 from tests.server.working import as_thread
@@ -52,7 +52,7 @@ def chosen(page, label: str) -> str:
 
 def ask_for_rows(page, shop) -> dict[str, list[str]]:
     """Fill in the form, have topics planned, and rows written about others; what looks wrong."""
-    page.get_by_role("tab", name="Make").click()
+    show(page, "Make")
     said = page.get_by_label("What the model should do, in a sentence or two")
     write = page.get_by_role("button", name="Write rows")
     press_until_warned(page, write, "describe what the model should do")
@@ -115,7 +115,7 @@ def test_from_a_description_to_rows_edited_by_hand(shop):
         assert edits == ["by hand", None, None] and rows[0]["provenance"]["teacher"] == "tiny"
 
         for button, part in (("Tune on them", "Start a tuning"), ("Climb on them", "Start a climb")):
-            page.get_by_role("tab", name="Make").click()
+            show(page, "Make")
             page.get_by_role("button", name=button).click()
             page.get_by_text(part).wait_for()
             page.get_by_role("button", name="Start", exact=True).locator("visible=true").wait_for()

@@ -11,7 +11,7 @@ import pytest
 
 from rung import methods, objectives
 from rung.server import jobs_supervisor
-from tests.server.browser import CHROMIUM, browsing
+from tests.server.browser import CHROMIUM, browsing, show
 from tests.server.shop import base_folder, open_shop
 from tests.server.working import as_thread
 
@@ -51,7 +51,7 @@ def test_preferences_are_tuned_from_the_form(shop):
     assert sent.status_code == 200
     usual = objectives.get("dpo").usual(methods.get("prompt_tuning").defaults)["lr"]
     with browsing(f"{shop.url}/", reduced_motion="reduce") as page:
-        page.get_by_role("tab", name="Jobs").click()
+        show(page, "Jobs")
         page.get_by_text("Start a tuning").click()
         page.locator(".q-field").filter(has_text="pairs.jsonl").locator("visible=true").first.wait_for()
         pick(page, "Objective", "dpo:")
