@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from tests.server.browser import CHROMIUM, browsing
+from tests.server.browser import CHROMIUM, browsing, show
 from tests.server.looks import faults, in_sight
 from tests.server.shop import base_folder, open_shop, rows
 
@@ -65,7 +65,7 @@ def test_from_bringing_data_to_chatting_with_the_result(page):
     for part in PARTS:
         tab = page.get_by_role("tab", name=part)
         assert in_sight(page, tab)
-        tab.click()
+        show(page, part)
         page.get_by_role("tabpanel").first.wait_for()
         seen[f"{part}, empty"] = faults(page)
     assert page.get_by_role("button", name="Start", exact=True).count() == 0  # the form is folded away
@@ -107,7 +107,7 @@ def test_from_bringing_data_to_chatting_with_the_result(page):
     page.get_by_text("first after").first.wait_for()
     assert page.locator(".speaker").filter(has_text=page.called).locator("visible=true").count() == 1
     seen["chat"] = faults(page)
-    page.get_by_role("tab", name="Models").click()
+    show(page, "Models")
     page.get_by_text(re.compile(f"^{page.called}-")).first.click()
     page.get_by_text("Made from").first.wait_for()
     assert "data numbers.jsonl" in page.locator(".tree").first.inner_text()
