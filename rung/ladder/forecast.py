@@ -287,7 +287,7 @@ class Forecaster:
         more = rung.method.holds(bank, plan.config, rows, tokens)
         if rung.method.trained:
             batch = plan.train.batch_size * (shape.prompt + shape.reply) + shape.shared
-            micro = min(plan.train.max_tokens or batch, batch)
+            micro = min(plan.train.max_tokens or estimate.most_tokens(bank), batch)
             trained = estimate.trained_bytes(plan.train) * size
             more += round(trained + micro * estimate.token_bytes(bank))
         return self.resident + more

@@ -21,6 +21,7 @@ BLOCK = 256  # values that share a scale
 CHUNK = 4096 * BLOCK  # values that are widened at once
 SMALL = 4096  # values of a parameter below which both moments stay float32
 BITS = 7  # of the exponent, at most
+BYTES = 2 * (1 + 4 / BLOCK)  # of both moments of a value
 
 
 class AdamW8bit(torch.optim.Optimizer):
@@ -58,10 +59,12 @@ class AdamW8bit(torch.optim.Optimizer):
             state |= _begin(parameter)
         state["step"] += 1
         mean, squares = (_Moment(state, name) for name in ("exp_avg", "exp_avg_sq"))
-        flat, gradient = parameter.view(-1), parameter.grad.reshape(-1)  # type: ignore[union-attr]
+        flat, gradient = parameter.reshape(-1), parameter.grad.reshape(-1)  # type: ignore[union-attr]
         for begin in range(0, flat.numel(), CHUNK):
             part = slice(begin, min(begin + CHUNK, flat.numel()))
             self._chunk(flat[part], gradient[part], mean, squares, part, float(state["step"]), group)
+        if not parameter.is_contiguous():  # its values were updated in a copy
+            parameter.copy_(flat.view_as(parameter))
 
     @staticmethod
     def _chunk(
@@ -115,7 +118,7 @@ def _begin(parameter: Tensor) -> dict[str, Tensor]:
         if parameter.numel() < SMALL:
             state[name] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
             continue
-        zero = int(torch.argmin(table(signed=name == "exp_avg").abs()))
+        zero = int(table(name == "exp_avg", torch.device("cpu")).abs().argmin())
         state[name] = torch.full((parameter.numel(),), zero, dtype=torch.uint8, device=parameter.device)
         count = -(-parameter.numel() // BLOCK)
         state[f"{name}_scale"] = torch.zeros(count, device=parameter.device)
@@ -123,8 +126,8 @@ def _begin(parameter: Tensor) -> dict[str, Tensor]:
 
 
 @cache
-def table(signed: bool) -> Tensor:
-    """The 256 values that a code stands for, rising, from -1 or 0 to 1 (float32).
+def table(signed: bool, device: torch.device) -> Tensor:
+    """The 256 values that a code stands for, rising, from -0.993 or 0 to 1 (float32).
 
     The exponent is a power of ten. The smaller it is, the fewer bits are left for the fraction, whose
     values lie in the middle of equal parts of [0.1, 1].
@@ -135,11 +138,11 @@ def table(signed: bool) -> Tensor:
         edges = torch.linspace(0.1, 1, parts + 1, dtype=torch.float32)
         middle = (edges[:-1] + edges[1:]) / 2 * 10.0 ** (power - BITS + 1)
         values += middle.tolist() + ((-middle).tolist() if signed else [])
-    return torch.tensor(sorted(values))
+    return torch.tensor(sorted(values), device=device)
 
 
 @cache
-def _nearest(signed: bool) -> tuple[Tensor, Tensor]:
+def _nearest(signed: bool, device: torch.device) -> tuple[Tensor, Tensor]:
     """What finds the code nearest to a share without a search.
 
     Floats that agree in their upper 16 bits lie so close together that at most one middle between two
@@ -148,12 +151,12 @@ def _nearest(signed: bool) -> tuple[Tensor, Tensor]:
     Returns:
         those codes; the middle between each code and the next.
     """
-    known = table(signed)
+    known = table(signed, torch.device("cpu"))
     middles = (known[:-1] + known[1:]) / 2
     upper = torch.arange(65536, dtype=torch.int64)
     ends = torch.stack([upper << 16, (upper << 16) | 0xFFFF]).to(torch.int32).view(torch.float32)
     codes = torch.bucketize(ends.nan_to_num(0.0).amin(0), middles, out_int32=True)
-    return codes, torch.cat([middles, torch.tensor([math.inf])])
+    return codes.to(device), torch.cat([middles, torch.tensor([math.inf])]).to(device)
 
 
 def rounded(values: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
@@ -162,7 +165,7 @@ def rounded(values: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
     blocks = torch.nn.functional.pad(values, (0, short)).view(-1, BLOCK)
     scales = blocks.abs().amax(1)
     shares = (blocks / scales.clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(1)).view(-1)
-    least, middles = (t.to(values.device) for t in _nearest(signed))
+    least, middles = _nearest(signed, values.device)
     codes = least.index_select(0, (shares.view(torch.int32) >> 16) & 0xFFFF)
     codes += shares > middles.index_select(0, codes)
     return codes[: values.numel()].to(torch.uint8), scales
@@ -170,7 +173,7 @@ def rounded(values: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
 
 def widened(codes: Tensor, scales: Tensor, signed: bool) -> Tensor:
     """The values that codes and scales stand for, float32."""
-    values = table(signed).to(codes.device).index_select(0, codes.int())
+    values = table(signed, codes.device).index_select(0, codes.int())
     whole = codes.numel() // BLOCK * BLOCK
     values[:whole].view(-1, BLOCK).mul_(scales[: whole // BLOCK].unsqueeze(1))
     if whole < codes.numel():

@@ -18,12 +18,13 @@ import torch
 from rung.bases.loaded import check_device
 from rung.forward.bank import Bank
 from rung.objectives import Row
-from rung.train.adamw8bit import BLOCK
 from rung.train.knobs import TrainKnobs
+from rung.train.optim import moment_bytes
 
 # A larger micro-batch gains no speed: a CPU is at its best with fewer tokens than a GPU, and what they
 # keep until their backward pass is most of what training takes.
 MAX_MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": 8192, "mps": 8192}
+FLOAT32 = 4  # bytes
 SHARE = 0.6  # of the memory that is free, since others use it too
 
 
@@ -95,7 +96,12 @@ def token_bytes(bank: Bank, recomputes: bool = False) -> int:
 
 def trained_bytes(knobs: TrainKnobs) -> float:
     """What each trained parameter takes: itself, its gradient, and what the optimiser keeps of it."""
-    return 8 + (2 * (1 + 4 / BLOCK) if knobs.optimizer == "adamw8bit" else 8)
+    return 2 * FLOAT32 + moment_bytes(knobs)
+
+
+def most_tokens(bank: Bank) -> int:
+    """Tokens of a micro-batch beyond which there is no more speed to gain."""
+    return MAX_MICRO_BATCH_TOKENS[bank.device.type]
 
 
 def of(
@@ -121,7 +127,7 @@ def of(
         recomputes = (free - optimizer) * SHARE < lengths[0] * token_bytes(bank)
     per_token = token_bytes(bank, recomputes)
     room = int((free - optimizer) * SHARE / per_token)
-    budget = knobs.max_tokens or max(64, min(MAX_MICRO_BATCH_TOKENS[bank.device.type], room))
+    budget = knobs.max_tokens or max(64, min(most_tokens(bank), room))
     micro = min(budget, max(sum(lengths[: knobs.batch_size]), lengths[0]))
     tokens = sum(lengths)
     supervised = sum(r.supervised for r in rows)

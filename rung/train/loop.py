@@ -133,7 +133,8 @@ class Trainer:
         return self._finish()
 
     def _page_out_what_was_copied(self) -> None:
-        """Hand back the memory of base weights that are trained as copies: no step reads them."""
+        """Hand back the memory of base weights that are trained as copies; who still reads them, such
+        as a reference model, has them from the file again."""
         if self.launch.sharded:
             return  # parts of them are gathered where they are read
         own = dict(self.bank.model.named_parameters())

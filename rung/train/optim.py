@@ -9,8 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rung.train.adamw8bit import AdamW8bit
+from rung.train import adamw8bit
 from rung.train.knobs import TrainKnobs
+
+EIGHT_BITS = "adamw8bit"  # the knob `optimizer` that keeps moments in 8 bits
+
+
+def moment_bytes(knobs: TrainKnobs) -> float:
+    """What an optimiser keeps of each value that it updates, bytes."""
+    return adamw8bit.BYTES if knobs.optimizer == EIGHT_BITS else 8
 
 
 class Optimizer:
@@ -41,8 +48,8 @@ class Optimizer:
         learning = [{"params": group, "lr": knobs.lr * rate} for rate, group in groups.items()]
         decays: Any = {"betas": (knobs.beta1, knobs.beta2), "weight_decay": knobs.weight_decay}
         self.adamw: torch.optim.Optimizer
-        if knobs.optimizer == "adamw8bit":
-            self.adamw, self.fused = AdamW8bit(learning, **decays), False
+        if knobs.optimizer == EIGHT_BITS:
+            self.adamw, self.fused = adamw8bit.AdamW8bit(learning, **decays), False
         else:
             self.adamw = torch.optim.AdamW(learning, **decays, fused=self.fused)
 

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rung.train import adamw8bit
-from rung.train.adamw8bit import BLOCK, AdamW8bit, rounded, table, widened
+from rung.train.adamw8bit import BLOCK, AdamW8bit, rounded, widened
 from rung.train.knobs import TrainKnobs
 from rung.train.optim import Optimizer
 
+CPU = torch.device("cpu")
 SEEDS = st.integers(0, 2**32 - 1)
 COUNTS = st.one_of(st.integers(1, 3 * BLOCK + 5), st.just(64 * BLOCK))
 
@@ -25,6 +26,10 @@ def values(count: int, seed: int, signed: bool, spread: float = 3.0) -> Tensor:
     found *= 10 ** (spread * torch.randn(count, generator=generator))
     found[torch.rand(count, generator=generator) < 0.05] = 0.0
     return found if signed else found.abs()
+
+
+def table(signed: bool) -> Tensor:
+    return adamw8bit.table(signed, CPU)
 
 
 def nearest(shares: Tensor, signed: bool) -> Tensor:
@@ -187,3 +192,17 @@ def test_the_state_is_tensors_of_two_bytes_a_value_and_goes_on_to_the_bit():
         optimizer.step(step, [g.clone() for g in steps[step]])
     for name in start:
         assert torch.equal(whole[name], resumed[name])
+
+
+def test_a_parameter_stored_transposed_is_updated_like_any_other():
+    generator = torch.Generator().manual_seed(2)
+    start = torch.randn(80, 70, generator=generator)
+    gradients = [torch.randn(80, 70, generator=generator) for _ in range(3)]
+    plain, turned = start.clone().requires_grad_(), start.t().contiguous().t().requires_grad_()
+    assert not turned.is_contiguous()
+    for parameter in (plain, turned):
+        optimizer = AdamW8bit([{"params": [parameter], "lr": 0.1}])
+        for gradient in gradients:
+            parameter.grad = gradient.clone()
+            optimizer.step()
+    assert torch.equal(plain, turned)

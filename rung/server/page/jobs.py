@@ -150,8 +150,8 @@ def _form(visit: Visit, begun: Callable[[str], Awaitable[None]]) -> Callable[[],
             held = ui.select({}, label="Validation set (optional)", clearable=True).props(outlined)
             model = ui.select([], label="Model to begin from").props(outlined)
             method = ui.select(said, label="Method", value=RunKnobs.method).props(outlined)
-            aims = {n: f"{n}: {objectives.get(n).summary}" for n in objectives.names()}
-            aim = ui.select(aims, label="Objective", value=RunKnobs.objective).props(outlined)
+            sought = {n: f"{n}: {objectives.get(n).summary}" for n in objectives.names()}
+            objective = ui.select(sought, label="Objective", value=RunKnobs.objective).props(outlined)
             name = ui.input("Name").props('outlined dense placeholder="such as support"')
         place = ui.column().classes("wide")
         with ui.row().classes("head"):
@@ -163,14 +163,14 @@ def _form(visit: Visit, begun: Callable[[str], Awaitable[None]]) -> Callable[[],
     def fields() -> None:
         place.clear()
         groups.clear()
-        chosen, objective = methods.get(method.value), objectives.get(aim.value)
-        usual = objective.usual(chosen.defaults)
+        chosen, minimised = methods.get(method.value), objectives.get(objective.value)
+        usual = minimised.usual(chosen.defaults)
         train = [k for k in knobs_of(TrainKnobs) if k.name not in OURS]
         with place:
             groups.append(Fields([k for k in train if k.name in FIRST], usual))
             for title, knobs in (
                 (f"Settings of {method.value.replace('_', ' ')}", knobs_of(chosen.Config)),
-                (f"Settings of {aim.value}", knobs_of(objective.Config)),
+                (f"Settings of {objective.value}", knobs_of(minimised.Config)),
                 ("Settings of training", [k for k in train if k.name not in FIRST]),
                 ("Settings of data", [k for k in knobs_of(DataKnobs) if k.name not in OURS]),
             ):
@@ -182,8 +182,8 @@ def _form(visit: Visit, begun: Callable[[str], Awaitable[None]]) -> Callable[[],
         async with told():
             settings = {key: value for group in groups for key, value in group.given().items()}
             kind = method.value
-            if aim.value != RunKnobs.objective:
-                kind, settings["method"] = aim.value, method.value
+            if objective.value != RunKnobs.objective:
+                kind, settings["method"] = objective.value, method.value
             body = {
                 "model": model.value, "training_file": file.value, "validation_file": held.value,
                 "suffix": (name.value or "").strip() or None,
@@ -211,7 +211,7 @@ def _form(visit: Visit, begun: Callable[[str], Awaitable[None]]) -> Callable[[],
         bring.set_visibility(not found)
         held.set_options(found, value=held.value if held.value in found else None)
 
-    for choice in (method, aim):
+    for choice in (method, objective):
         choice.on_value_change(fields)
     start.on_click(begin)
     fields()
