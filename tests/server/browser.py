@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import re
 import shutil
 from contextlib import contextmanager, suppress
 
+import pytest
+
 CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome")
                  if (p := shutil.which(name))), None)  # fmt: skip
+
+
+def _needs(*modules: str):
+    return pytest.mark.skipif(
+        not all(map(importlib.util.find_spec, modules)),
+        reason="needs the extra 'page', and " + " and ".join(modules[1:]).replace("_", "-"),
+    )
+
+
+needs_page = _needs("nicegui", "playwright")
+needs_axe = _needs("nicegui", "playwright", "axe_playwright_python")
+# A person without Chromium may skip these; where CI is set they run, and fail without it.
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None and not os.environ.get("CI"), reason="needs Chromium (apt install chromium)"
+)
 
 # Keeps what clicks have reached, a button by its text.
 PRESSED = """window.pressed = []; document.addEventListener(
@@ -55,6 +75,14 @@ def show(page, part: str) -> None:
             page.get_by_role("tab", name=part, selected=True).wait_for(timeout=10_000)
             return
     raise AssertionError(f"{part} does not open; pressed were {page.evaluate('() => window.pressed')}")
+
+
+def pick(page, label: str, start: str) -> None:
+    """Choose from a list what begins so, and wait until the list is folded again."""
+    page.get_by_label(label, exact=True).locator("visible=true").first.click()
+    option = page.get_by_role("option", name=re.compile(start)).first
+    option.click()
+    option.wait_for(state="hidden")
 
 
 def press_until_warned(page, button, said: str) -> None:

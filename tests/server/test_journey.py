@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import re
 
 import pytest
 
-from tests.server.browser import CHROMIUM, browsing, show
+from tests.server.browser import browsing, needs_axe, needs_chromium, show
 from tests.server.looks import faults, in_sight
 from tests.server.shop import base_folder, open_shop, rows
 
-pytestmark = [
-    pytest.mark.skipif(
-        not all(map(importlib.util.find_spec, ("nicegui", "playwright", "axe_playwright_python"))),
-        reason="needs the extra 'page', playwright and axe-playwright-python",
-    ),
-    pytest.mark.skipif(
-        CHROMIUM is None and not os.environ.get("CI"), reason="needs Chromium (apt install chromium)"
-    ),
-]
+pytestmark = [needs_axe, needs_chromium]
 SIZES = {"desktop": {"width": 1200, "height": 800}, "phone": {"width": 390, "height": 844}}
 PARTS = ("Chat", "Models", "Data", "Make", "Jobs", "Climbs")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import os
 import re
 import time
 from urllib.parse import urlsplit
@@ -22,18 +21,18 @@ from rung.server.page.chat import Settings
 from rung.server.page.mount import Front, Page
 from rung.store.climbs import RungRecord
 from rung.store.serving import ACTIVE
-from tests.server.browser import CHROMIUM, browsing, press_until_warned, show, warned
+from tests.server.browser import (
+    browsing,
+    needs_chromium,
+    needs_page,
+    pick,
+    press_until_warned,
+    show,
+    warned,
+)
 from tests.server.shop import base_folder, open_shop, rows
 from tests.tokens import tiny_tokenizer
 
-nicegui = pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("nicegui", "playwright"))),
-    reason="needs the extra 'page', and playwright",
-)
-# A person without Chromium may skip these; where CI is set they run, and fail without it.
-chromium = pytest.mark.skipif(
-    CHROMIUM is None and not os.environ.get("CI"), reason="needs Chromium (apt install chromium)"
-)
 KEY = "a key for the page"
 END = str(tiny_tokenizer().eos_token_id)
 
@@ -67,11 +66,6 @@ def begin_anew(page) -> None:
         button.click()
 
 
-def pick(page, label: str, start: str) -> None:
-    page.get_by_label(label, exact=True).locator("visible=true").first.click()
-    page.get_by_role("option", name=re.compile(start)).first.click()
-
-
 def recorded(service):
     """A climb in the store, ended, with two rungs."""
     store = service.store
@@ -96,8 +90,8 @@ def recorded(service):
     return store.climbs.update(climb.id, status="succeeded", verdict=said)
 
 
-@nicegui
-@chromium
+@needs_page
+@needs_chromium
 def test_a_key_is_asked_for_and_heeded(page):
     given = page.get_by_label("API key", exact=True)
     given.fill("another key")
@@ -109,8 +103,8 @@ def test_a_key_is_asked_for_and_heeded(page):
     page.get_by_label("Message", exact=True).wait_for()  # the tab still knows the key
 
 
-@nicegui
-@chromium
+@needs_page
+@needs_chromium
 def test_two_models_answer_side_by_side(page):
     page.get_by_text("Two models").click()
     box = page.get_by_label("Message", exact=True)
@@ -127,8 +121,8 @@ def test_two_models_answer_side_by_side(page):
     assert box.input_value() == ""
 
 
-@nicegui
-@chromium
+@needs_page
+@needs_chromium
 def test_a_steered_model_is_asked_at_the_strength_of_its_slider(page, shop):
     engine = shop.engine
     base = next(m for m in engine.models.values() if m.root is None)
@@ -164,8 +158,8 @@ def test_a_steered_model_is_asked_at_the_strength_of_its_slider(page, shop):
         engine.unload("calm")
 
 
-@nicegui
-@chromium
+@needs_page
+@needs_chromium
 def test_escape_stops(page, shop, monkeypatch):
     step, asked = shop.engine.step, Settings.body
     endless = {"seed": 4, "logit_bias": {END: -100}}  # no draw may end it before the key does
@@ -188,8 +182,8 @@ def test_escape_stops(page, shop, monkeypatch):
     assert shop.app.state.traffic.in_flight == 0
 
 
-@nicegui
-@chromium
+@needs_page
+@needs_chromium
 def test_a_question_with_an_empty_answer_can_be_cleared_away(page, monkeypatch):
     monkeypatch.setattr(Settings, "body", lambda self: {"logit_bias": {END: 100}})
     begin_anew(page)
@@ -202,8 +196,8 @@ def test_a_question_with_an_empty_answer_can_be_cleared_away(page, monkeypatch):
     log.get_by_text("Say 5").wait_for(state="detached")
 
 
-@nicegui
-@chromium
+@needs_page
+@needs_chromium
 def test_a_data_set_is_shown_with_what_is_learnt_marked(page):
     show(page, "Data")
     file = {"name": "numbers.jsonl", "mimeType": "application/json", "buffer": rows(20)}
@@ -223,8 +217,8 @@ def test_a_data_set_is_shown_with_what_is_learnt_marked(page):
     warned(page, ":2: not JSON")
 
 
-@nicegui
-@chromium
+@needs_page
+@needs_chromium
 def test_a_tuning_from_the_form_to_the_answer(page):
     show(page, "Jobs")
     page.get_by_text("Start a tuning").click()
@@ -253,8 +247,8 @@ def test_a_tuning_from_the_form_to_the_answer(page):
         assert model in field.inner_text()
 
 
-@nicegui
-@chromium
+@needs_page
+@needs_chromium
 def test_a_job_whose_objective_reports_them_shows_rewards_and_divergence(page, shop):
     store = shop.app.state.service.store
     made = store.jobs.list(limit=1, kind="tune").items[0]
@@ -270,8 +264,8 @@ def test_a_job_whose_objective_reports_them_shows_rewards_and_divergence(page, s
     assert page.get_by_role("img", name="Answer length").count() == 0
 
 
-@nicegui
-@chromium
+@needs_page
+@needs_chromium
 def test_models_tell_their_lineage_and_licence(page):
     show(page, "Models")
     page.get_by_text(re.compile("^coach-")).first.click()
@@ -281,8 +275,8 @@ def test_models_tell_their_lineage_and_licence(page):
     assert "states no licence" in page.locator(".pairs").nth(1).inner_text()
 
 
-@nicegui
-@chromium
+@needs_page
+@needs_chromium
 def test_a_climb_with_its_scorecard(page, shop):
     climb = recorded(shop.app.state.service)
     show(page, "Climbs")
@@ -313,7 +307,7 @@ def test_a_climb_with_its_scorecard(page, shop):
     press_until_warned(page, start, "nonsense")
 
 
-@nicegui
+@needs_page
 def test_what_went_wrong_stays_until_it_is_closed(monkeypatch):
     from rung.server.page.session import told  # needs NiceGUI
 
@@ -336,8 +330,8 @@ def test_what_went_wrong_stays_until_it_is_closed(monkeypatch):
     assert all(how["timeout"] == 0 and how["close_button"] for _, how in shown)
 
 
-@nicegui
-@chromium
+@needs_page
+@needs_chromium
 def test_nothing_leaves_the_host_and_nothing_is_wrong(page):
     """Last, since it looks at all that came before."""
     assert len(page.asked) > 5
@@ -346,7 +340,7 @@ def test_nothing_leaves_the_host_and_nothing_is_wrong(page):
     assert page.said == []
 
 
-@nicegui
+@needs_page
 def test_the_api_is_what_it_is_without_the_page(shop):
     head = {"authorization": f"Bearer {KEY}"}
     with httpx.Client(base_url=shop.url) as http:

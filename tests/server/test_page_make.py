@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import time
 
 import pytest
@@ -13,20 +11,12 @@ from rung.server import jobs_supervisor
 from rung.store.files import place
 from rung.synthesis import topics
 from rung.synthesis.kinds import base as kinds_base
-from tests.server.browser import CHROMIUM, browsing, press_until_warned, show
+from tests.server.browser import browsing, needs_axe, needs_chromium, press_until_warned, show
 from tests.server.looks import faults
 from tests.server.shop import base_folder, open_shop
 from tests.server.working import as_thread
 
-pytestmark = [
-    pytest.mark.skipif(
-        not all(map(importlib.util.find_spec, ("nicegui", "playwright", "axe_playwright_python"))),
-        reason="needs the extra 'page', playwright and axe-playwright-python",
-    ),
-    pytest.mark.skipif(
-        CHROMIUM is None and not os.environ.get("CI"), reason="needs Chromium (apt install chromium)"
-    ),
-]
+pytestmark = [needs_axe, needs_chromium]
 
 
 @pytest.fixture

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 
 import httpx
 import pytest
 
 from rung import methods, objectives
 from rung.server import jobs_supervisor
-from tests.server.browser import CHROMIUM, browsing, show
+from tests.server.browser import browsing, needs_chromium, needs_page, pick, show
 from tests.server.shop import base_folder, open_shop
 from tests.server.working import as_thread
 
-pytestmark = [
-    pytest.mark.skipif(
-        not all(map(importlib.util.find_spec, ("nicegui", "playwright"))),
-        reason="needs the extra 'page', and playwright",
-    ),
-    pytest.mark.skipif(
-        CHROMIUM is None and not os.environ.get("CI"), reason="needs Chromium (apt install chromium)"
-    ),
-]
+pytestmark = [needs_page, needs_chromium]
 
 
 @pytest.fixture
@@ -32,14 +22,6 @@ def shop(tmp_path, rung_home, monkeypatch):
     served = open_shop(base_folder(tmp_path / "tiny"), page=True, jobs=1)
     yield served
     served.stop()
-
-
-def pick(page, label: str, start: str) -> None:
-    """Choose from a list, and wait until it is folded again."""
-    page.get_by_label(label, exact=True).locator("visible=true").first.click()
-    option = page.get_by_role("option", name=start).first
-    option.click()
-    option.wait_for(state="hidden")
 
 
 def test_preferences_are_tuned_from_the_form(shop):
