@@ -8,8 +8,8 @@ WORKERS ?= 2
 .DEFAULT_GOAL := help
 .PHONY: help env user lint format test test-quick test-faults quickstart bench-train bench-align bench-eval \
 	bench-features bench-vision bench-combine bench-map bench-synth bench-documents bench-before bench-agents \
-	bench-distributed bench-simulate bench-routing sweep harness-server soak fuzz steady bench-clients bench-adapters \
-	bench-serve bench-llamacpp bench-exports clean
+	bench-climb-tasks bench-plan bench-redteam bench-distributed bench-simulate bench-routing sweep harness-server \
+	soak fuzz steady bench-clients bench-adapters bench-serve bench-llamacpp bench-exports clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,9 @@ bench-combine: $(ENV)  ## what a projector and towers learn of 1,412 drawings: A
 
 bench-climb-tasks: $(ENV)  ## climbs on eight real tasks beside TF-IDF, SetFit, AutoGluon: ARGS="--tasks laws --budgets 1"
 	@$(BIN)/python -m bench.climb_tasks $(ARGS)
+
+bench-plan: $(ENV)  ## what rung plan says beside what then happens, on eight rungs: ARGS="--burn"
+	@$(BIN)/python -m bench.plan $(ARGS)
 
 bench-redteam: $(ENV)  ## red team on a package's attacks, before and after mending: ARGS="--budget 2m"
 	@$(BIN)/python -m bench.redteam_real $(ARGS)
