@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NotRequired, TypedDict
 
 # What a base reads.
@@ -86,6 +87,11 @@ def pieces(message: Message) -> list[str]:
     return [*found, content[at:]] if at < len(content) or not at else found
 
 
+def plain(text: str) -> str:
+    """A text without letter case and extra blanks."""
+    return " ".join(text.casefold().split())
+
+
 def without_tools(messages: Iterable[Message]) -> tuple[Message, ...]:
     """The turns without the functions beside them."""
     return tuple({k: v for k, v in m.items() if k != "tools"} for m in messages)  # type: ignore[misc]
@@ -140,7 +146,14 @@ class Example:
             end -= 1  # the turn that made the calls
         return without_tools(self.messages[:end])
 
-    @property
+    @cached_property
+    def words(self) -> tuple[str, ...]:
+        """Each turn, or the text, with its pictures, without letter case and extra blanks."""
+        if self.text is not None:
+            return (plain(self.text),)
+        return tuple(plain(" ".join([f"{m['role']}:", *pieces(m)])) for m in self.messages)
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the content alone, so that the same row has the same digest anywhere."""
         content: dict[str, object] = {

@@ -72,6 +72,7 @@ class Card:
     settings: Mapping[str, Any] = field(default_factory=dict)
     pipeline_tag: str = "text-generation"
     pictures: bool = False  # whether it is asked with pictures
+    reward: bool = False  # whether it scores texts and writes none
     rows: int = 0  # that its base's embeddings must have for added tokens; 0: as many as they have
     tags: Sequence[str] = ()
 
@@ -196,7 +197,8 @@ HERE = 'folder = "."  # of these files, or the name of this repository on the Hu
 def _usage(card: Card) -> str:
     if card.pictures:
         return _usage_on_pictures(card)
-    text = f"```bash\nrung chat {card.name}\n```"
+    verb = "eval" if card.reward else "chat"
+    text = f"```bash\nrung {verb} {card.name}\n```"
     base = card.hub_base or hub_id(card.base)
     if card.peft and not base:
         own = card.base_name or "which it was made from"

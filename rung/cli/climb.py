@@ -160,5 +160,8 @@ def _advise(card: Scorecard, report: Path) -> None:
     if card.licence:
         typer.echo(f"Licence class: {card.licence['class']}.")
     typer.echo(f"The whole scorecard: {report}")
-    if said.get("model"):
-        typer.echo(f"Go on with: rung chat {said['model']}, rung serve {said['model']}")
+    if name := said.get("model"):
+        from rung.artefacts.folders import model_folder
+        from rung.methods.artefact import verb
+
+        typer.echo(f"Go on with: rung {verb(model_folder(name))} {name}, rung serve {name}")

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from rung import bases
 from rung.cli import plot
+from rung.methods import artefact
 from rung.train.observers import Observer
 
 if TYPE_CHECKING:
@@ -147,8 +148,8 @@ class Terminal(Observer):
                       f"(base -> {name}, {metrics['test_rows']} rows)")  # fmt: skip
         self._say("cost", f"{_duration(cost['seconds'])}, {cost['tokens']:,} tokens, "
                   f"{cost['peak_bytes'] / 2**30:.1f} GiB")  # fmt: skip
-        use = "eval" if outcome.adapter.reward is not None else "chat"  # a reward model writes nothing
-        self._say("model", f"{name}: rung {use} {name}, rung serve {name}")
+        verb = artefact.verb(outcome.model.folder)
+        self._say("model", f"{name}: rung {verb} {name}, rung serve {name}")
 
     def _say(self, head: str, text: str | Text) -> None:
         self.console.print(Text(f"{head:>10}  ", style="bold cyan").append(text), soft_wrap=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def loads(text: str) -> Any:
         json.JSONDecodeError: for what is no JSON.
         ValueError: for a key that stands twice.
     """
-    return json.loads(text, parse_constant=_constant, object_pairs_hook=_once)
+    return _decoder().decode(text)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -78,6 +79,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [k for k, _ in pairs]
         raise ValueError(f"the key '{next(k for k in keys if keys.count(k) > 1)[:40]}' stands twice")
     return found
+
+
+@cache
+def _decoder() -> json.JSONDecoder:
+    """One for all lines: making it takes as long as reading a short one."""
+    return json.JSONDecoder(parse_constant=_constant, object_pairs_hook=_once)
 
 
 def _told(fault: ValueError) -> str:
@@ -175,7 +182,7 @@ def _are_objects(lines: list[tuple[int, str]]) -> bool:
 
 def _values(text: str) -> list[tuple[int, Any]] | ValueError:
     """(line, value) of values with blanks and commas between them, or the fault that ends them."""
-    decoder = json.JSONDecoder(parse_constant=_constant, object_pairs_hook=_once)
+    decoder = _decoder()
     found: list[tuple[int, Any]] = []
     at = line = 0
     while True:
@@ -217,7 +224,7 @@ def _is_rows(value: Any) -> bool:
 
 def _unwrapped(rows: list[Any]) -> list[Any]:
     """Rows without what the datasets server puts around each of them."""
-    if _is_rows(rows) and all({"row", "row_idx"} <= set(v) for v in rows):
+    if all(isinstance(v, Mapping) and "row" in v and "row_idx" in v for v in rows):
         return [v["row"] for v in rows]
     return rows
 

@@ -6,21 +6,16 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from rung.types import Example, pieces
+from rung.types import Example, plain
 
 # A question that more of the rows ask is no question, but how all of them begin.
 GENERIC_SHARE = 0.1
 GENERIC_ROWS = 10  # at least, unless no other question is asked
 
 
-def plain(text: str) -> str:
-    """A text without letter case and extra blanks."""
-    return " ".join(text.casefold().split())
-
-
 def content_key(example: Example) -> str:
     """What counts as the same content: the words of all turns, without case and extra blanks."""
-    return json.dumps(_words(example, len(example.messages)))
+    return json.dumps(example.words)
 
 
 def question_key(example: Example) -> str:
@@ -30,15 +25,7 @@ def question_key(example: Example) -> str:
     if example.text is not None or len(example.messages) < 2:
         return content_key(example)
     replied = example.messages[-1]["role"] == "assistant"  # else it is a prompt alone
-    return json.dumps(_words(example, len(example.messages) - replied))
-
-
-def _words(example: Example, turns: int) -> list[str]:
-    if example.text is not None:
-        parts = [example.text]
-    else:
-        parts = [" ".join([f"{m['role']}:", *pieces(m)]) for m in example.messages[:turns]]
-    return [plain(part) for part in parts]
+    return json.dumps(example.words[: len(example.messages) - replied])
 
 
 def grouping(examples: Sequence[Example]) -> Callable[[Example], str]:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 
-from rung.data.keys import plain, several_answers
+from rung.data.keys import several_answers
 from rung.data.problem import Problem, places
-from rung.types import Example
+from rung.types import Example, plain
 
 MAX_LABELS = 1000
 MANY_LABELS = 50  # above, most of them must come again, and be no numbers

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
-from rung.data.keys import plain
 from rung.data.problem import Problem, places
-from rung.types import Example, Picture
+from rung.types import Example, Picture, plain
 
 
 def groups(examples: Sequence[Example]) -> list[list[Example]]:

@@ -265,6 +265,13 @@ def _reward_head(folder: Path, bank: Bank) -> RewardHead | None:
     return head and replace(head, weight=head.weight.to(bank.device))
 
 
+def verb(folder: str | Path) -> str:
+    """Name the verb that asks a model first: a reward model scores and writes nothing."""
+    from rung.forward.reward_head import FILE
+
+    return "eval" if (Path(folder) / FILE).exists() else "chat"
+
+
 def _own(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Settings and tensors of a method that PEFT does not know; it has one of them at least."""
     from safetensors.torch import load_file

@@ -47,6 +47,7 @@ def keep(made: Made, store: Store) -> tuple[ModelRecord, dict[str, Any]]:
     licence_class, reasons = _licence(prepared.base, data, plan.run.parent, store, further)
 
     base, pictures = prepared.base, prepared.bank.reads == "pictures"
+    reward = adapter.reward is not None
 
     def fill(temporary: Path) -> None:
         nonlocal base
@@ -57,7 +58,8 @@ def keep(made: Made, store: Store) -> tuple[ModelRecord, dict[str, Any]]:
         card = Card(
             name=plan.name, base=prepared.base.spec, base_name=prepared.base.name,
             hub_base=prepared.base.extra.get("hub_id", ""),
-            pipeline_tag=_pipeline(plan.method.classifies, pictures), pictures=pictures,
+            pipeline_tag=_pipeline(plan.method.classifies or reward, pictures), pictures=pictures,
+            reward=reward,
             method=plan.method.name, relation="adapter", peft=plan.method.peft_type is not None,
             objective=plan.run.objective if plan.method.trained else "", parent=plan.run.parent,
             datasets=[data],

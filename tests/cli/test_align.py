@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+from rung.methods import artefact
 from rung.store import Store
 from tests.cli.conftest import SCRATCH, ask
 from tests.server.shop import base_folder
@@ -50,6 +52,9 @@ def test_three_stages_are_one_lineage(rung_home, ask, data, config, tmp_path):
         models = [store.models.get(s["model"]) for s in stages]
         run = store.runs.list(model="helper")[0]
     assert len({m.base for m in models}) == 1 and models[2].parent == "helper-sft"
+    assert [artefact.verb(m.folder) for m in models] == ["chat", "eval", "chat"]
+    card = Path(models[1].folder, "README.md").read_text("utf-8")
+    assert "rung eval helper-judge" in card and "pipeline_tag: text-classification" in card
     assert run.config["reward"] == ["model:helper-judge"] and run.config["steps"] == 2
     assert run.objective == "ppo" and run.config["kl"] == 0.1
     again = ask("align", "helper", *flags(data), *config, *settings)

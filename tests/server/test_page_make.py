@@ -110,5 +110,14 @@ def test_from_a_description_to_rows_edited_by_hand(shop):
             page.get_by_text(part).wait_for()
             page.get_by_role("button", name="Start", exact=True).locator("visible=true").wait_for()
             assert "says-numbers-warmly.jsonl" in chosen(page, "Data set")
+
+        page.reload()
+        show(page, "Make")
+        page.get_by_role("button", name="Edit this plan").click()
+        page.get_by_text("More settings").locator("visible=true").first.click()
+        page.get_by_label("language (as-described)", exact=True).locator("visible=true").wait_for()
+        assert "any" in chosen(page, "language (as-described)")
+        assert page.get_by_label("Topics, one in each line").input_value() == "rain\nlost keys"
+        assert page.get_by_label("Number of examples").input_value() == "4"
         assert "\n".join(f"{stage}: {line}" for stage, told in seen.items() for line in told) == ""
         assert page.said == []

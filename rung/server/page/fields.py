@@ -34,6 +34,13 @@ class Fields:
             found[knob.name] = [v.strip() for v in value.split(",")] if knob.many else value
         return found
 
+    def fill(self, given: Mapping[str, Any]) -> None:
+        """Show what `given` gave; inputs of other knobs are emptied."""
+        for knob in self._knobs:
+            value = given.get(knob.name)
+            listed = isinstance(value, (list, tuple))
+            self._inputs[knob.name].set_value(", ".join(map(str, value)) if listed else value)
+
 
 def _input(knob: Knob, usual: Any) -> Any:
     made: Any

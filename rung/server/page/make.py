@@ -162,9 +162,13 @@ class _Form:
 
     def again(self, job: JobRecord) -> None:
         """Open the form with what a synthesis was asked for, and its plan."""
+        asked = job.settings["knobs"]
         self._said.set_value(job.settings["description"])
-        self._kind.set_value(job.settings["knobs"]["kinds"] or usual(False))
-        self._count.set_value(job.settings["knobs"]["examples"])
+        self._kind.set_value(asked["kinds"] or usual(False))
+        self._count.set_value(asked["examples"])
+        if asked["teacher"] and asked["teacher"][0] in self._model.options:
+            self._model.set_value(asked["teacher"][0])
+        self._more.fill(job.settings["given"])
         self.planned(job)
         self._form.open()
 
