@@ -38,8 +38,9 @@ class Fields:
         """Show what `given` gave; inputs of other knobs are emptied."""
         for knob in self._knobs:
             value = given.get(knob.name)
-            listed = isinstance(value, (list, tuple))
-            self._inputs[knob.name].set_value(", ".join(map(str, value)) if listed else value)
+            if isinstance(value, (list, tuple)):
+                value = ", ".join(map(str, value))
+            self._inputs[knob.name].set_value(value)
 
 
 def _input(knob: Knob, usual: Any) -> Any:
