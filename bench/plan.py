@@ -51,10 +51,9 @@ class Beside:
 
     @property
     def told(self) -> str:
-        return (
-            f"{self.key:<20} planned {self.planned:7.1f} s, took {self.taken:7.1f} s "
-            f"({self.off:+.0%}); memory {self.bytes_planned / 2**30:.2f} GB, took {self.bytes_taken / 2**30:.2f} GB"
-        )
+        taken = f"planned {self.planned:7.1f} s, took {self.taken:7.1f} s ({self.off:+.0%})"
+        memory = f"{self.bytes_planned / 2**30:.2f} GB, took {self.bytes_taken / 2**30:.2f} GB"
+        return f"{self.key:<20} {taken}; memory {memory}"
 
 
 def main() -> int:
