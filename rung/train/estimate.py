@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from rung.train.optim import moment_bytes
 # keep until their backward pass is most of what training takes.
 MAX_MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": 8192, "mps": 8192}
 FLOAT32 = 4  # bytes
+LOOK, PRODUCT = 192, 768  # rows and columns of the products that speed is measured by
 SHARE = 0.6  # of the memory that is free, since others use it too
 
 
@@ -53,17 +55,25 @@ def device(name: str) -> str:
 
 
 def dtype(name: str, where: str) -> str:
-    """The precision that `auto` means here: the fastest by a short measurement, float32 in doubt.
+    """The precision that `auto` means here: the fastest by a short measurement, float32 in doubt."""
+    return _fastest(where) if name == "auto" else name
 
-    A bfloat16 product must beat float32 by a half to be taken, since all else gains less.
+
+@cache
+def _fastest(where: str) -> str:
+    """The precision whose products are fastest on a device, measured once in a process.
+
+    A bfloat16 product must beat float32 by a half to be taken, since all else gains less. A processor
+    without instructions for bfloat16 takes seconds for a product of the usual size: a small one comes
+    first, and tells it.
     """
-    if name != "auto":
-        return name
-    speeds = {d: speed(d, where) for d in ("float32", "bfloat16")}
-    return "bfloat16" if speeds["bfloat16"] > 1.5 * speeds["float32"] else "float32"
+    for size, least in ((LOOK, 0.5), (PRODUCT, 1.5)):
+        if speed("bfloat16", where, size) < least * speed("float32", where, size):
+            return "float32"
+    return "bfloat16"
 
 
-def speed(kind: str, where: str, size: int = 768) -> float:
+def speed(kind: str, where: str, size: int = PRODUCT) -> float:
     """Operations per second of a matrix product in a precision; the best of three."""
     a = torch.rand(size, size, device=where).to(getattr(torch, kind))
     b = torch.rand(size, size, device=where).to(getattr(torch, kind))
