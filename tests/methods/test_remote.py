@@ -16,6 +16,9 @@ from rung.types import Decoding, Example, Task
 from tests.conftest import _prepare
 from tests.methods.scripted import chat, fault, scripted
 from tests.server.shop import base_folder, open_shop, rows
+from tests.server.working import jobs_in_threads
+
+__all__ = ["jobs_in_threads"]
 
 HELLO = ({"role": "user", "content": "Hello"},)
 SECRET = "sk-not-to-be-kept-anywhere"
@@ -181,6 +184,7 @@ def test_the_key_is_sent_and_kept_nowhere(asked_only, home):
         assert headers["authorization"] == f"Bearer {SECRET}"
 
 
+@pytest.mark.usefixtures("jobs_in_threads")
 def test_fine_tuned_there_it_answers_as_the_model_of_the_job(base, shop, data, capfd):
     flags = ["--base", str(base), "--device", "cpu", "--dtype", "float32", "--data", str(data)]
     there = ["--url", f"{shop.url}/v1", "--remote-model", "tiny", "--fine-tune", "--suffix", "far"]
@@ -208,6 +212,7 @@ def test_fine_tuned_there_it_answers_as_the_model_of_the_job(base, shop, data, c
     assert taught == own.choices[0].message.content + "\n" != bare
 
 
+@pytest.mark.usefixtures("jobs_in_threads")
 def test_a_run_that_goes_on_follows_the_job_that_it_started(shop, data, tmp_path):
     from rung.data import load
     from rung.data.knobs import DataKnobs

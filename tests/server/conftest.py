@@ -10,6 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from tests.engine.world import engine_of, tiny_llama
+from tests.server.working import jobs_in_threads
+
+__all__ = ["jobs_in_threads"]
 
 
 def serve(engine, tls=None, **settings):

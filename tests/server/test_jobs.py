@@ -99,6 +99,7 @@ def test_a_job_from_upload_to_answer(client, shop):
     assert [j.id for j in client.fine_tuning.jobs.list(extra_query={"metadata[team]": "a"})] == [job.id]
 
 
+@pytest.mark.usefixtures("jobs_in_threads")
 def test_warnings_of_a_job_name_lines_and_not_the_files_of_the_server(client):
     file = upload(client, rows(12).rstrip() + b"\n" + rows(3), "twice.jsonl")
     job = client.fine_tuning.jobs.create(model="tiny", training_file=file.id, method=supervised())
@@ -108,6 +109,7 @@ def test_warnings_of_a_job_name_lines_and_not_the_files_of_the_server(client):
     assert not any("file-" in message for message in told)
 
 
+@pytest.mark.usefixtures("jobs_in_threads")
 def test_a_tuned_model_is_a_parent_and_can_be_deleted(client):
     file = upload(client)
     first = wait(client, client.fine_tuning.jobs.create(model="tiny", training_file=file.id))
@@ -125,6 +127,7 @@ def test_a_tuned_model_is_a_parent_and_can_be_deleted(client):
         client.models.delete("tiny")
 
 
+@pytest.mark.usefixtures("jobs_in_threads")
 def test_a_dpo_job_by_the_book(client):
     """OpenAI's rows of preferences, beta and all, to the end; the events tell what only pairs have."""
     pairs = [
@@ -148,6 +151,7 @@ def test_a_dpo_job_by_the_book(client):
     assert ask(client, done.fine_tuned_model) is not None
 
 
+@pytest.mark.usefixtures("jobs_in_threads")
 def test_an_objective_is_carried_by_the_method_that_is_asked_for(client):
     rows = [{"prompt": f"Say {i}", "chosen": f"{i} it is", "rejected": "no"} for i in range(8)]
     file = upload(client, "\n".join(json.dumps(row) for row in rows).encode(), "pairs.jsonl")
@@ -170,6 +174,7 @@ def test_an_objective_is_carried_by_the_method_that_is_asked_for(client):
     assert done.status == "succeeded" and ask(client, done.fine_tuned_model) is not None
 
 
+@pytest.mark.usefixtures("jobs_in_threads")
 def test_rows_of_another_kind_end_a_dpo_job_with_the_reason(client):
     asked = {"type": "dpo", "dpo": {"hyperparameters": QUICK}}
     job = client.fine_tuning.jobs.create(model="tiny", training_file=upload(client).id, method=asked)
@@ -177,6 +182,7 @@ def test_rows_of_another_kind_end_a_dpo_job_with_the_reason(client):
     assert "chosen" in done.error.message
 
 
+@pytest.mark.usefixtures("jobs_in_threads")
 @pytest.mark.parametrize("kind", [pytest.param("prefix_tuning", marks=pytest.mark.slow), "few_shot"])
 def test_any_method_of_rung(client, kind):
     file = upload(client)
@@ -194,6 +200,7 @@ def test_any_method_of_rung(client, kind):
     assert ask(client, done.fine_tuned_model) is not None
 
 
+@pytest.mark.usefixtures("jobs_in_threads")
 def test_a_bad_line_fails_the_job_and_is_named(client):
     lines = rows(10).splitlines()
     lines[6] = b'{"messages": [{"role": "user"'
@@ -293,6 +300,7 @@ def test_what_a_job_cannot_be(client, shop, changes, status, param):
     assert error["param"].split(".")[0] == param.split(".")[0]
 
 
+@pytest.mark.usefixtures("jobs_in_threads")
 def test_auto_means_the_methods_own(client):
     file = upload(client)
     auto = {"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"}

@@ -57,6 +57,7 @@ def asked(grader, **hyperparameters):
     }
 
 
+@pytest.mark.usefixtures("jobs_in_threads")
 @pytest.mark.parametrize(
     "grader", [BOTH, pytest.param(CHECK, marks=pytest.mark.slow)], ids=["multi", "string_check"]
 )

@@ -302,6 +302,7 @@ def test_without_a_classifier_moderation_says_so(client):
     assert fault.value.status_code == 501 and "--moderation" in fault.value.message
 
 
+@pytest.mark.usefixtures("jobs_in_threads")
 def test_a_classifier_trained_by_a_job_moderates(rung_home, tmp_path):
     base = base_folder(tmp_path / "tiny")
     lines = [

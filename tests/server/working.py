@@ -7,7 +7,9 @@ import threading
 from types import SimpleNamespace
 from typing import Any
 
-from rung.server import worker
+import pytest
+
+from rung.server import jobs_supervisor, worker
 from rung.server.jobs_supervisor import Worker
 
 
@@ -23,3 +25,9 @@ def as_thread(job: Any, kind: str) -> Worker:
     child: Any = SimpleNamespace(poll=lambda: None if thread.is_alive() else 0, returncode=0)
     process: Any = SimpleNamespace(terminate=lambda: None, kill=lambda: None)
     return Worker(job.id, kind, process, child=child)
+
+
+@pytest.fixture
+def jobs_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin no process for a job."""
+    monkeypatch.setattr(jobs_supervisor, "_spawn", as_thread)
