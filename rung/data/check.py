@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rung.data import template_check
-from rung.data.problem import Problem, places
+from rung.data.problem import Problem, counted, places
 from rung.data.split import Splits
 from rung.errors import DataError, one_line
 from rung.pictures.tokens import FIRST_ID
@@ -113,7 +113,7 @@ def _supervision(rendered: Sequence[Rendered]) -> list[Problem]:
         return [
             Problem(
                 "warning",
-                f"{len(empty)} rows have no token to learn from ({places(empty)}): "
+                f"{counted(empty, 'row has', 'rows have')} no token to learn from ({places(empty)}): "
                 "raise --max-length or remove them",
                 tuple(empty),
             )
@@ -128,7 +128,7 @@ def _length(rendered: Sequence[Rendered], max_length: int) -> list[Problem]:
     return [
         Problem(
             "warning",
-            f"{len(long)} rows are longer than {max_length} tokens ({places(long)}): "
+            f"{counted(long, 'row is', 'rows are')} longer than {max_length} tokens ({places(long)}): "
             "raise --max-length, or they are left out",
             tuple(long),
         )
@@ -151,7 +151,7 @@ def _ends(rendered: Sequence[Rendered], template: Template) -> list[Problem]:
     return [
         Problem(
             "error" if whole else "warning",
-            f"the end of turn ({template.end_of_turn}) is not learnt in {len(open_ended)} rows "
+            f"the end of turn ({template.end_of_turn}) is not learnt in {counted(open_ended, 'row')} "
             f"({places(open_ended)}): the model would not stop there; raise --max-length, "
             "or render the rows with this template",
             tuple(open_ended),
@@ -167,7 +167,8 @@ def _begins(rendered: Sequence[Rendered], template: Template) -> list[Problem]:
     return [
         Problem(
             "error",
-            f"{len(double)} rows begin with two beginning-of-text tokens ({places(double)}): "
+            f"{counted(double, 'row begins', 'rows begin')} with two beginning-of-text "
+            f"tokens ({places(double)}): "
             "remove one from the chat template, or do not add it to the text",
             tuple(double),
         )

@@ -23,7 +23,7 @@ from rung.data import (
 from rung.data.format_strings import Condition, Format, Missing, Nothing
 from rung.data.knobs import DataKnobs
 from rung.data.pairs import paired
-from rung.data.problem import Problem, places
+from rung.data.problem import Problem, counted, places
 from rung.errors import ConfigError, DataError, one_line
 from rung.types import Example, RowKind
 
@@ -211,11 +211,14 @@ class _Kept:
         """What was left out, by name: nothing of a row is dropped in silence."""
         found = list(self.told)
         for why, rows in self.nothing.items():
-            told = f"{len(rows)} rows hold nothing to learn and are left out: {why} ({places(rows)})"
+            told = (
+                f"{counted(rows, 'row holds', 'rows hold')} nothing to learn: left out: {why} "
+                f"({places(rows)})"
+            )
             found.append(Problem("warning", told, tuple(rows)))
         if self.beside:
             names = ", ".join(
-                f"{name} ({len(rows)} rows)" for name, rows in sorted(self.beside.items())
+                f"{name} ({counted(rows, 'row')})" for name, rows in sorted(self.beside.items())
             )
             told = f"not read, neither as question nor as reply: {names}"
             found.append(Problem("warning", told))
@@ -295,7 +298,7 @@ def _problems(examples: Sequence[Example], doubles: Duplicates) -> list[Problem]
     if doubles.count:
         first = " = ".join(doubles.groups[0][:4])
         rows = tuple(origin for group in doubles.groups for origin in group[1:])
-        many = "1 row repeats" if doubles.count == 1 else f"{doubles.count} rows repeat"
+        many = counted(doubles.count, "row repeats", "rows repeat")
         told = f"{many} another row ({first}); repeated rows stay, and fall into the same split"
         problems.append(Problem("warning", told, rows))
     empty = [e.origin for e in examples if _is_empty(e)]
@@ -304,14 +307,16 @@ def _problems(examples: Sequence[Example], doubles: Duplicates) -> list[Problem]
         problems.append(
             Problem(
                 severity,  # type: ignore[arg-type]
-                f"{len(empty)} rows have an empty reply ({places(empty)}): "
+                f"{counted(empty, 'row has', 'rows have')} an empty reply ({places(empty)}): "
                 "they teach the model to say nothing; fill them in or leave them out with --where",
                 tuple(empty),
             )
         )
     if len(examples) < FEW_ROWS:
         problems.append(
-            Problem("warning", f"only {len(examples)} rows: quality will be hard to tell from luck")
+            Problem(
+                "warning", f"only {counted(examples, 'row')}: quality will be hard to tell from luck"
+            )
         )
     return problems
 

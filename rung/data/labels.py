@@ -10,7 +10,7 @@ from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 
 from rung.data.keys import several_answers
-from rung.data.problem import Problem, places
+from rung.data.problem import Problem, counted, places
 from rung.types import Example, plain
 
 MAX_LABELS = 1000
@@ -105,8 +105,8 @@ def _groups(
     """Labels of one key, in words, those left out that are told already."""
     counts = Counter(labels)
     return [
-        " and ".join(f"{short(g)!a} ({counts[g]} rows)" if _hidden(g) else
-                     f"{short(g)!r} ({counts[g]} rows)" for g in sorted(group))
+        " and ".join(f"{short(g)!a} ({counted(counts[g], 'row')})" if _hidden(g) else
+                     f"{short(g)!r} ({counted(counts[g], 'row')})" for g in sorted(group))
         for group in _grouped(labels, key)
         if sorted(group) not in told
     ]  # fmt: skip
@@ -144,7 +144,8 @@ def problems(examples: Sequence[Example], limit: int | None) -> list[Problem]:
     lone = [e.origin for e, label in zip(examples, labels, strict=False) if counts[label] == 1]
     if lone and len(counts) > 1 and len(labels) > len(counts):
         told = (
-            f"{len(lone)} labels have a single row ({places(lone)}): it is learnt or measured, not both"
+            f"{counted(lone, 'label has', 'labels have')} a single row ({places(lone)}): "
+            "it is learnt or measured, not both"
         )
         found.append(Problem("warning", told, tuple(lone)))
     return found
@@ -166,9 +167,12 @@ def disputed(examples: Sequence[Example]) -> list[Problem]:
         return []
     shown = places([" = ".join(_said(e) for e in group[:3]) for group in groups], 3)
     if labels_of(examples):
-        told = f"{len(groups)} texts have several labels ({shown}): no model can be right of them all"
+        told = (
+            f"{counted(groups, 'text has', 'texts have')} several labels ({shown}): no "
+            "model can be right of them all"
+        )
     else:
-        told = f"{len(groups)} questions have several answers ({shown})"
+        told = f"{counted(groups, 'question has', 'questions have')} several answers ({shown})"
     rows = tuple(e.origin for group in groups for e in group)
     return [Problem("warning", f"{told}; rows that ask the same stay in one part", rows)]
 
@@ -184,7 +188,8 @@ def unlearnt(train: Sequence[Example], held: Mapping[str, Sequence[Example]]) ->
         lost = [e for e, label in zip(examples, labels, strict=True) if label not in known]
         if lost:
             told = (
-                f"{len(lost)} {part} rows have labels that no training row has "
+                f"{counted(lost, f'{part} row has a label', f'{part} rows have labels')} "
+                "that no training row has "
                 f"({places([_said(e) for e in lost], 3)}): no model can learn them from these rows"
             )
             found.append(Problem("warning", told, tuple(e.origin for e in lost)))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rung.data.format_strings import Format, Missing, written
+from rung.data.problem import counted
 from rung.errors import nearest
 
 BITS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
@@ -76,8 +77,12 @@ def told(rows: Sequence[Row], columns: Sequence[str]) -> str:
     counts = [sum(bool(bit(row.get(c))) for c in columns) for row in rows]
     several = [i for i, n in enumerate(counts, 1) if n > 1]
     none = counts.count(0)
-    parts = [f"{len(several)} rows (the first is row {several[0]}) have several 1"] if several else []
-    parts += [f"{none} rows have none"] if none else []
+    parts = (
+        [f"{counted(several, 'row has', 'rows have')} several 1 (the first is row {several[0]})"]
+        if several
+        else []
+    )
+    parts += [f"{counted(none, 'row has', 'rows have')} none"] if none else []
     shown = f"The columns {', '.join(columns)} hold 0 and 1: {', '.join(parts)}"
     return f"{shown}, and Rung learns one class of each row" if parts else ""
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from rung.data.problem import Problem, places
+from rung.data.problem import Problem, counted, places
 from rung.errors import DataError
 from rung.types import Example, Message, Pair
 
@@ -45,7 +45,10 @@ def paired(examples: Sequence[Example], least_gap: float = 0.0) -> tuple[list[Ex
             alone += [e.origin for e in group]
     problems = []
     if near:
-        told = f"{len(near)} pairs have a margin below --least-gap ({places(near)}): they are left out"
+        told = (
+            f"{counted(near, 'pair has', 'pairs have')} a margin below --least-gap ({places(near)}): "
+            "they are left out"
+        )
         problems.append(Problem("warning", told, tuple(near)))
     if alone:
         told = (
@@ -62,7 +65,10 @@ def unlike(examples: Sequence[Example]) -> tuple[list[Example], list[Problem]]:
     found = [e for e in whole if not _alike(e.messages, e.rejected)]
     same = tuple(e.origin for e in whole if _alike(e.messages, e.rejected))
     if same:
-        told = f"{len(same)} rows have two equal replies ({places(same)}): they are left out"
+        told = (
+            f"{counted(same, 'row has', 'rows have')} two equal replies ({places(same)}): "
+            "they are left out"
+        )
         problems.insert(0, Problem("warning", told, same))
     return found, problems
 
@@ -115,7 +121,10 @@ def too_long(found: Sequence[Pair], template: Template, limit: int) -> list[Prob
     problems = []
     for origins, what in ((long, "a reply that does not fit"), (prompts, "a prompt that alone fills")):
         if origins:
-            told = f"{len(origins)} pairs have {what} --max-length {limit} ({places(origins)})"
+            told = (
+                f"{counted(origins, 'pair has', 'pairs have')} {what} --max-length {limit} "
+                f"({places(origins)})"
+            )
             problems.append(Problem("warning", f"{told}: they are left out whole", tuple(origins)))
     return problems
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
-from rung.data.problem import Problem, places
+from rung.data.problem import Problem, counted, places
 from rung.types import Example, Picture, plain
 
 
@@ -56,7 +56,8 @@ def problems(examples: Sequence[Example]) -> list[Problem]:
     torn = sum(len({e.label for e in group}) > 1 for group in found)
     first = " ~ ".join(_origins(found[0])[:4])
     message = (
-        f"{len(told)} pictures look like another one ({first}); they stay, and fall into the same split"
+        f"{counted(told, 'picture looks', 'pictures look')} like another one ({first}); "
+        "all stay, and fall into the same split"
     )
     message += f"; {torn} of {len(found)} groups carry different labels" if torn else ""
     return [Problem("warning", message, tuple(told))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,3 +24,9 @@ def places(rows: Sequence[str], most: int = 5) -> str:
     shown = ", ".join(row or "unnamed row" for row in rows[:most])
     rest = len(rows) - most
     return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def counted(what: int | Sized, one: str, more: str | None = None) -> str:
+    """How many there are, and the words that follow: `more`, or `one` with an s, unless it is one."""
+    count = what if isinstance(what, int) else len(what)
+    return f"{count:,} {one if count == 1 else more or f'{one}s'}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rung.data.problem import Problem, places
+from rung.data.problem import Problem, counted, places
 from rung.errors import one_line
 from rung.types import Rendered
 
@@ -32,7 +32,7 @@ def problems(
         problems.append(
             Problem(
                 "warning",
-                f"{len(long)} conversations are longer than {max_length} tokens and were left out "
+                f"{counted(long, 'conversation')} longer than {max_length} tokens left out "
                 f"({places(long)}): raise --max-length",
                 tuple(long),
             )
@@ -41,7 +41,7 @@ def problems(
         problems.append(
             Problem(
                 "warning",
-                f"{len(split)} texts are longer than {max_length} tokens and were split "
+                f"{counted(split, 'text')} longer than {max_length} tokens split "
                 f"into windows ({places(split)})",
                 tuple(split),
             )
@@ -58,14 +58,16 @@ def unshown(thoughtless: Sequence[str], mute: Sequence[str]) -> list[Problem]:
     found = []
     if thoughtless:
         told = (
-            f"{len(thoughtless)} rows have thoughts (reasoning_content) that this base's chat "
+            f"{counted(thoughtless, 'row has', 'rows have')} thoughts (reasoning_content) "
+            "that this base's chat "
             f"template does not show ({places(thoughtless)}): they are not learnt; write them into "
             "the content to learn them"
         )
         found.append(Problem("warning", told, tuple(thoughtless)))
     if mute:
         told = (
-            f"{len(mute)} rows have text beside calls of tools that this base's chat template does not "
+            f"{counted(mute, 'row has', 'rows have')} text beside calls of tools that "
+            "this base's chat template does not "
             f"show ({places(mute)}): it is not learnt; give it a turn of its own to learn it"
         )
         found.append(Problem("warning", told, tuple(mute)))

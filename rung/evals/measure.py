@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rung.data.problem import counted
 from rung.errors import ConfigError, DataError
 from rung.evals import kinds, metrics
 from rung.evals.intervals import bootstrap, percentile, wilson
@@ -143,7 +144,10 @@ def case_of(answers: Answers, examples: Sequence[Example], task: Task) -> Case:
     references = [reply(e) for e in examples]
     missing = [e.origin or "a row" for e, r in zip(examples, references, strict=True) if r is None]
     if missing and not metrics.by_likelihood(task):
-        raise DataError(f"{len(missing)} rows have no reply to compare with, {missing[0]} among them")
+        raise DataError(
+            f"{counted(missing, 'row has', 'rows have')} no reply to compare with, {missing[0]} "
+            "among them"
+        )
     wanted = [calls_of(e) for e in examples] if answers.calls is not None else []
     return Case(
         answers.texts, [r or "" for r in references], answers.scores, task, answers.calls, wanted

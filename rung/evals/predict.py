@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from rung.data.problem import counted
 from rung.engine import Engine, ServedModel
 from rung.engine.request import ContextExceeded
 from rung.engine.tool_loop import has_tools, step_request, take_steps
@@ -335,7 +336,8 @@ def _fit(bank: Bank, model: ServedModel, lengths: Sequence[int], examples: Seque
     if long:
         n, example = max(long, key=lambda pair: pair[0])
         raise ContextExceeded(
-            f"{len(long)} rows do not fit into the context of '{model.name}' ({room} tokens): "
+            f"{counted(long, 'row does', 'rows do')} not fit into the context of '{model.name}' "
+            f"({room} tokens): "
             f"{example.origin or 'the longest'} has {n} tokens with its prompt; leave them out "
             "or use a shorter prompt"
         )

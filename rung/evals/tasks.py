@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rung.data.labels import alike, short
-from rung.data.problem import Problem, places
+from rung.data.problem import Problem, counted, places
 from rung.errors import ConfigError, DataError, nearest, one_line
 from rung.evals import kinds
 from rung.evals.kinds import Sample
@@ -134,7 +134,8 @@ def faults(examples: Sequence[Example], task: Task) -> list[str]:
     empty = [e.origin for e in examples if (said := reply(e)) is not None and not said.strip()]
     if empty:
         found.append(
-            f"{len(empty)} rows have no answer or label ({places(empty)}): fill them in, or leave "
+            f"{counted(empty, 'row has', 'rows have')} no answer or label ({places(empty)}): "
+            "fill them in, or leave "
             "them out with --where"
         )
     counts = Counter(said for e in examples if (said := reply(e)) is not None and said.strip())

@@ -335,6 +335,11 @@ class Bank(OutputLayers):
         """Read so many tokens of no meaning, whose time is that of any others."""
         self.forward(self.trie([Sequence((0,) * tokens)]))
 
+    @property
+    def preparing_bytes(self) -> int:
+        """Bytes that `prepare` may still take, at most."""
+        return 0 if self.inference is None else self.inference.packable_bytes
+
     def prepare(self, packing: Packing, decoding: bool = False) -> None:
         """Lay weights out for products of so many rows, where the base is built for it.
 

@@ -20,7 +20,7 @@ from rung.ladder.cost import Cost
 from rung.ladder.machine import Machine
 from rung.ladder.rungs import Rung
 from rung.methods.base import Method, Schedule
-from rung.methods.workload import Shape, Workload, scoring
+from rung.methods.workload import PASS_TOKENS, Shape, Workload, scoring
 from rung.tools.agent import Agent
 from rung.train import estimate
 from rung.train.plan import Plan
@@ -121,6 +121,15 @@ def _choices(template: Template, task: Task, rows: Sequence[Example]) -> float:
     return sum(lengths) / max(len(lengths), 1)
 
 
+def passes_bytes(bank: Bank) -> int:
+    """Bytes of a pass of `PASS_TOKENS` without gradients: states of a layer, keys and values."""
+    config: Any = bank.config
+    width = config.hidden_size
+    inner = getattr(config, "intermediate_size", None) or 4 * width
+    layer = 10 * width + 4 * inner
+    return PASS_TOKENS * (layer + 2 * config.num_hidden_layers * width) * bank.dtype.itemsize
+
+
 def spread(rows: Sequence[Example], most: int) -> list[Example]:
     """At most so many rows, evenly through all."""
     step = max(1, len(rows) // most)
@@ -162,7 +171,9 @@ class Forecaster:
         )
         path = Path(opened.base.path) / "tokenizer.json"
         size = path.stat().st_size if path.exists() else 0
-        return cls(machine, shape, opened.bank, bench.task, size, psutil.Process().memory_info().rss)
+        # The base is measured before any rung, and what it was laid out as stays.
+        resident = psutil.Process().memory_info().rss + opened.bank.preparing_bytes
+        return cls(machine, shape, opened.bank, bench.task, size, resident + passes_bytes(opened.bank))
 
     def misfit(self, rung: Rung, plan: Plan) -> str | None:
         """Why a rung cannot be tried here, or None."""

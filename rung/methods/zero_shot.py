@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 from rung.config import knob
 from rung.data.conversation import Conversation
+from rung.data.problem import counted
 from rung.errors import ConfigError
 from rung.evals import kinds
 from rung.methods import base, choice
@@ -82,7 +83,10 @@ class Method(choice.PromptMethod):
         found = candidates(study.task, rows, prompts(config.system_prompts))
         fitting = [c for c in found if room.holds(study, c.conversation, rows)]
         if len(fitting) < len(found):
-            study.note(f"{len(found) - len(fitting)} prompts are too long for the context: not tried")
+            study.note(
+                f"{counted(len(found) - len(fitting), 'prompt is', 'prompts are')} too long "
+                "for the context: not tried"
+            )
         race = choice.Race(study, rows)
         best = race.best(fitting or found[:1])
         study.note(f"chose the prompt {race.told(best)}")

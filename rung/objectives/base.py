@@ -279,17 +279,19 @@ def _filled(row: Row, limit: int) -> bool:
 
 def _left_out(long: list[str], alone: list[str], refused: list[str], limit: int) -> list[Problem]:
     from rung.data import Problem
-    from rung.data.problem import places
+    from rung.data.problem import counted, places
 
     problems = []
     if long:
         told = (
-            f"{len(long)} rows are longer than --max-length {limit} ({places(long)}): they are left out"
+            f"{counted(long, 'row is', 'rows are')} longer than --max-length {limit} "
+            f"({places(long)}): left out"
         )
         problems.append(Problem("warning", told, tuple(long)))
     if alone:
         told = (
-            f"{len(alone)} rows have a prompt that alone fills --max-length {limit} ({places(alone)}): "
+            f"{counted(alone, 'row has', 'rows have')} a prompt that alone fills --max-length "
+            f"{limit} ({places(alone)}): "
             "they are left out"
         )
         problems.append(Problem("warning", told, tuple(alone)))

@@ -115,7 +115,7 @@ class Online(base.Objective):
 
     def rows(self, examples, template, limit):
         from rung.data import Problem
-        from rung.data.problem import places
+        from rung.data.problem import counted, places
 
         rows, refused, long = [], [], []
         for example in examples:
@@ -129,7 +129,8 @@ class Online(base.Objective):
         problems = [Problem("error", "; ".join(refused[:10]), tuple(refused))] if refused else []
         if long:
             told = (
-                f"{len(long)} prompts leave no room for --answer-tokens {self.config.answer_tokens} "
+                f"{counted(long, 'prompt leaves', 'prompts leave')} no room for --answer-tokens "
+                f"{self.config.answer_tokens} "
                 f"within {limit} tokens ({places(long)}): they are left out"
             )
             problems.append(Problem("warning", told, tuple(long)))

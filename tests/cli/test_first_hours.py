@@ -122,7 +122,7 @@ def test_what_is_odd_about_the_data_is_said_whatever_the_method(
     data = ("--data", tmp_path / "train.jsonl", "--test-data", tmp_path / "test.jsonl")
     answer = ask("tune", "odd", *data, *FAST, "--method", method)
     assert answer.code == 0, answer.err
-    assert "1 labels have a single row" in answer.err
+    assert "1 label has a single row" in answer.err
     assert "1 test rows have labels that no training row has" in answer.err
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rung.data import Template, check, refuse, template_check, untrained_rows
+from rung.data.problem import counted
 from rung.data.split import Splits
 from rung.errors import DataError
 from rung.types import Example, Rendered
@@ -47,7 +48,7 @@ def test_end_of_turn_that_is_not_learnt():
     one = template()
     whole = one.render(row())
     masked = Rendered(whole.ids, (*whole.supervised[:-1], False), "x:2")
-    assert "<|im_end|>) is not learnt in 1 rows (x:2)" in errors(check([masked], template=one))[0]
+    assert "<|im_end|>) is not learnt in 1 row (x:2)" in errors(check([masked], template=one))[0]
     assert [p.severity for p in check([whole, masked], template=one)] == ["warning"]
 
 
@@ -126,3 +127,9 @@ def test_a_template_that_writes_the_time_is_told():
     tokenizer.chat_template = "{{ strftime_now('%H:%M') }}" + CHATML
     problems = template_check.problems(Template.of(tokenizer))
     assert any("time or the date" in p.message for p in problems)
+
+
+def test_counts_are_told_in_the_right_number():
+    assert counted(1, "row") == "1 row" and counted(0, "row") == "0 rows"
+    assert counted(["a"], "row is", "rows are") == "1 row is"
+    assert counted(1200, "row is", "rows are") == "1,200 rows are"

@@ -174,7 +174,7 @@ def test_what_is_said_of_labels_with_lines_is_one_line(write):
 
 def test_a_label_of_a_single_row_is_told(write):
     found = load(DataKnobs(data=write("rows.jsonl", lines(labelled([*["up", "down"] * 10, "lone"])))))
-    assert "1 labels have a single row (rows.jsonl:21)" in messages(found)
+    assert "1 label has a single row (rows.jsonl:21)" in messages(found)
 
 
 def held_out(write, train, test, columns=("text", "label")):

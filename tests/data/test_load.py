@@ -314,7 +314,7 @@ def test_duplicates_are_counted_and_stay(write):
     assert dataset.duplicates.groups == (("rows.jsonl:1", "rows.jsonl:2", "rows.jsonl:3"),)
     words = " ".join(p.message for p in dataset.problems)
     assert "rows.jsonl:1 = rows.jsonl:2" in words
-    assert "1 rows have an empty reply (rows.jsonl:4)" in words
+    assert "1 row has an empty reply (rows.jsonl:4)" in words
     assert "only 4 rows" in words
 
 

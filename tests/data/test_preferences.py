@@ -206,7 +206,7 @@ def test_margins_below_the_least_gap_are_counted(write):
     rows = [{**PAIRS["a question"], "margin": m} for m in (0.1, 2, 3)]
     dataset = load(DataKnobs(data=write("a.jsonl", lines(*rows)), least_gap=1), wants="pairs")
     assert len(dataset.examples) == 2
-    assert any("1 pairs have a margin below --least-gap" in p.message for p in dataset.problems)
+    assert any("1 pair has a margin below --least-gap" in p.message for p in dataset.problems)
 
 
 def test_a_score_that_is_no_number_is_named(write):
@@ -233,9 +233,9 @@ def test_the_report_counts_pairs_margins_and_prompts_that_leave_no_room(write):
     told = " | ".join(p.message for p in found.problems)
     for words in (
         "3 pairs of a better and a worse reply; 1 say by how much: 2 to 2, median 2",
-        "1 rows have two equal replies (a.jsonl:2)",
-        "1 pairs have a prompt that alone fills --max-length 100 (a.jsonl:3)",
-        "1 pairs have a reply that does not fit --max-length 100 (a.jsonl:4)",
+        "1 row has two equal replies (a.jsonl:2)",
+        "1 pair has a prompt that alone fills --max-length 100 (a.jsonl:3)",
+        "1 pair has a reply that does not fit --max-length 100 (a.jsonl:4)",
     ):
         assert words in told
 

@@ -156,7 +156,7 @@ def test_a_row_with_tools_and_what_is_left_out(write):
     (example,) = found.examples
     assert [m["role"] for m in example.messages] == ["system", "user", "assistant", "user", "assistant"]
     assert example.messages[2]["content"] == WRITTEN
-    assert any("cache_control of messages (1 rows)" in p.message for p in found.problems)
+    assert any("cache_control of messages (1 row)" in p.message for p in found.problems)
     assert functions([tool])[0]["function"]["parameters"] == tool["input_schema"]
 
 

@@ -239,7 +239,7 @@ def test_a_name_a_refusal_and_fields_that_are_left_out(write):
     dataset = rows_of(write, {"messages": said, "id": 7, "tools": None})
     assert [m["content"] for m in dataset.examples[0].messages] == ["ada: q", "I will not."]
     (told,) = [p.message for p in dataset.problems if "not read" in p.message]
-    assert "id (1 rows)" in told and "timestamp of messages (1 rows)" in told
+    assert "id (1 row)" in told and "timestamp of messages (1 row)" in told
 
 
 @pytest.mark.parametrize("column", ["system", "system_prompt"])
@@ -277,7 +277,7 @@ def test_formats_by_columns_name_what_they_leave_out(write):
         ("source", "idx"),
     ):
         dataset = rows_of(write, {**row, left: "x"})
-        assert any(f"{left} (1 rows)" in p.message for p in dataset.problems)
+        assert any(f"{left} (1 row)" in p.message for p in dataset.problems)
 
 
 def test_a_list_of_replies_is_not_learnt_as_text(write):

@@ -118,7 +118,7 @@ def test_rows_with_two_equal_replies_are_told_of_and_left_out(world):
     task = tasks.detect(PAIRS)
     items, problems = tasks.measurable(task, [*PAIRS, pair("x", "same", "same")])
     assert items == list(PAIRS)
-    assert [p.message.partition(" (")[0] for p in problems] == ["1 rows have two equal replies"]
+    assert [p.message.partition(" (")[0] for p in problems] == ["1 row has two equal replies"]
     # Where answers are judged, both replies of a row do not matter: its prompt stays.
     wins = dataclasses.replace(task, metric="win_rate")
     assert len(tasks.measurable(wins, [pair("x", "same", "same")])[0]) == 1

@@ -18,6 +18,7 @@ from rung.engine.decode import DecodePlan
 from rung.forward.bank import Bank
 from rung.forward.compiled import compiler, integers
 from rung.forward.compiled.structures import weight_of
+from rung.forward.llama.prepacked import Packing
 from rung.forward.slots import Slots
 from rung.forward.trie import Sequence
 from tests.engine.world import asked, engine_of, text, tiny_llama
@@ -193,3 +194,14 @@ def test_what_is_drawn_for_a_training_is_computed_as_it_is_trained():
         assert not torch.equal(linear(x, weight), exact)
         bank.compute_as_in_training()
         assert torch.equal(linear(x, weight), exact) and bank.compiled is None
+
+
+@compiles
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_an_engine_that_prepares_within_inference_keeps_the_joined_pass(kind):
+    bank = Bank(tiny(kind))
+    integers.attach(bank, min_numbers=0)
+    assert bank.inference is not None
+    with torch.inference_mode():
+        bank.prepare(Packing(rows=4), decoding=True)
+    assert bank.inference is not None

@@ -97,7 +97,7 @@ def test_prompts_that_do_not_fit_are_not_tried(tmp_path, monkeypatch):
     asked = answering(monkeypatch, lambda m, e: "no")
     ZERO.fit(made, ZERO.Config(system_prompts=["long " * 60, "short"]))
     assert {name for name, _ in asked} == {"as it is", "add 2"}
-    assert "1 prompts are too long" in made.notes[0]
+    assert "1 prompt is too long" in made.notes[0]
 
 
 def test_plain_text_is_refused_and_damage_is_named():

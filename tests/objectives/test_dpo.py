@@ -271,7 +271,7 @@ def test_what_does_not_fit_is_told(rung_home, tmp_path):
     pairs.write_text(pairs.read_text() + json.dumps(long) + "\n")
     outcome = tune(plan("kind", pairs))
     told = [p.message for p in outcome.prepared.problems if "--max-length" in p.message]
-    assert len(told) == 1 and told[0].startswith("1 rows are longer") and "pairs.jsonl:41" in told[0]
+    assert len(told) == 1 and told[0].startswith("1 row is longer") and "pairs.jsonl:41" in told[0]
     with pytest.raises(DataError):
         quotes = tmp_path / "quotes.jsonl"
         quotes.write_text('{"prompt": "a", "completion": "b"}\n' * 3)

@@ -116,8 +116,8 @@ def test_what_is_left_out_or_odd_is_told(folder):
     (folder / "alone.png").write_bytes(as_bytes(drawn((1, 1, 1))))
     (folder / "red" / "is-png.jpg").write_bytes(as_bytes(drawn((99, 1, 1))))
     told = " ".join(p.message for p in read(folder).problems)
-    assert "1 files are no pictures by their names: left out (notes.txt)" in told
-    assert "1 pictures lie in no folder of a label: left out (alone.png)" in told
+    assert "1 file is no picture by name: left out (notes.txt)" in told
+    assert "1 picture lies in no folder of a label: left out (alone.png)" in told
     assert "red/is-png.jpg: is a PNG in spite of its name" in told
 
 

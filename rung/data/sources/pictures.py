@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from rung.data.picture_rows import PLACE
-from rung.data.problem import places
+from rung.data.problem import counted, places
 from rung.data.sources import base
 from rung.errors import DataError
 from rung.pictures.reading import MEMBER, SUFFIXES
@@ -34,7 +34,9 @@ class Source(base.FileKind):
                 "with a folder of pictures for each label"
             )
         if left:
-            notes.append(f"{len(left)} files are no pictures by their names: left out ({places(left)})")
+            notes.append(
+                f"{counted(left, 'file is', 'files are')} no picture by name: left out ({places(left)})"
+            )
         yield from _labelled(path, found, notes)
 
 
@@ -54,7 +56,10 @@ def _labelled(path: Path, found: list[tuple[str, str]], notes: list[str]) -> Ite
             f"to judge by, such as {path / part}"
         )
     if alone:
-        notes.append(f"{len(alone)} pictures lie in no folder of a label: left out ({places(alone)})")
+        notes.append(
+            f"{counted(alone, 'picture lies', 'pictures lie')} in no folder of a label: "
+            f"left out ({places(alone)})"
+        )
     for name, place in found:
         if "/" in name:
             yield name, {PLACE: place, "label": PurePosixPath(name).parent.name}

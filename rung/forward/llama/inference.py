@@ -122,7 +122,8 @@ class LlamaInference:
         def compute() -> list[tuple[Tensor, Tensor]]:
             trie = selfcheck.sample(self.backbone.vocabulary)
             positions = trie.positions.to(self.backbone.device)
-            with torch.no_grad():  # not inference mode, within which inputs of codes are coded
+            # Not in inference mode, within which inputs of codes are coded: the engine prepares in it.
+            with torch.inference_mode(False), torch.no_grad():
                 plans = TriePlan(trie), TriePlan(trie)
                 embeddings = self.backbone.embed(trie.ids, plans[0].slots)
                 ours = self.run(embeddings, positions, plans[0])
@@ -165,6 +166,18 @@ class LlamaInference:
             if head and self._head is None and own.plain:
                 self._head = next(iter(packing.pack([own.weight.detach()]) or ()), None)
         self._packings.append(packing)
+
+    @property
+    def packable_bytes(self) -> int:
+        """Bytes that `pack` may still take, where it packs all that it can."""
+        device, dtype = self.backbone.device, self.backbone.dtype
+        if self.coded or device.type != "cpu" or dtype != torch.float32:
+            return 0
+        left = [p.weight for one in self.layers for g in GROUPS if g not in one.packed
+                for p in one.linear[g]]  # fmt: skip
+        own = self.backbone.own_head()
+        left += [own.weight] if own.plain and self._head is None else []
+        return sum(w.numel() * w.element_size() for w in left)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(N, d) -> (N, vocabulary), through the base's own output layer."""

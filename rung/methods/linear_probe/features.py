@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from rung.data.problem import counted
 from rung.errors import DataError
 from rung.evals.tasks import reply
 from rung.methods import base
@@ -52,7 +53,9 @@ class Rows:
             asked.append(Prompt(ids, tuple(messages)))
             labels.append(label)
         if left:
-            study.note(f"{left} rows are left out: they have no label, or do not fit the context")
+            study.note(
+                f"{counted(left, 'row is', 'rows are')} left out: no label, or too long for the context"
+            )
         return cls(asked, labels)
 
 

@@ -18,6 +18,7 @@ import torch
 
 from rung.data import pairs
 from rung.data.pairs import conversations
+from rung.data.problem import counted
 from rung.errors import DataError, Interrupted, MethodMisfit
 from rung.forward.adapter import Adapter
 from rung.forward.features import Frame, pooled
@@ -104,7 +105,7 @@ def _compared(study: base.Study, head: RewardHead) -> Compared:
             groups.append(prompts.setdefault(repr(pair.prompt), len(prompts)))
         train = train or len(found)
     if long:
-        study.note(f"{long} pairs are left out: they do not fit the context")
+        study.note(f"{counted(long, 'pair is', 'pairs are')} left out: too long for the context")
     if not train:
         raise DataError("no pair is left to fit: all are too long, or cannot be rendered")
     return Compared(texts=list(places), places=np.array(found), groups=np.array(groups), train=train)

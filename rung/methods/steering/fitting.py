@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rung.data.pairs import conversations, pairs
+from rung.data.problem import counted
 from rung.errors import DataError, MethodMisfit
 from rung.forward.adapter import Adapter
 from rung.forward.features import Frame, pooled
@@ -166,9 +167,12 @@ def _contrasts(study: base.Study) -> Contrasts:
             letters.append(_letter(pair))
             held.append(kept_out)
     if left:
-        study.note(f"{left} pairs are left out: they cannot be rendered, or do not fit the context")
+        study.note(
+            f"{counted(left, 'pair is', 'pairs are')} left out: not rendered, or too "
+            "long for the context"
+        )
     if len(sides) < LEAST_PAIRS:
-        raise DataError(f"steering needs {LEAST_PAIRS} pairs at least, and there are {len(sides)}")
+        raise DataError(f"steering needs {LEAST_PAIRS} pairs at least, and has {len(sides)}")
     apart = np.array(held)
     if not apart.any():
         apart = np.arange(len(sides)) % HELD_SHARE == HELD_SHARE - 1
@@ -247,7 +251,7 @@ def _confound(
         found[f"separation_{name}"] = float(np.mean(right))
     told = ", ".join(f"{k[-1]} {v:.3f}" for k, v in found.items() if k.startswith("separation_"))
     study.note(
-        f"pairs are answered by letters: cosine with the letter's direction "
+        "pairs are answered by letters: cosine with the letter's direction "
         f"{found['letter_cosine']:.3f}; held-out pairs ordered rightly, by letter: {told or 'none'}"
     )
     return found
