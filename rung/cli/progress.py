@@ -19,6 +19,7 @@ from rich.text import Text
 
 from rung import bases
 from rung.cli import plot
+from rung.data.problem import counted
 from rung.methods import artefact
 from rung.train.observers import Observer
 
@@ -145,7 +146,7 @@ class Terminal(Observer):
         if f"test_{self._shown}" in metrics:
             before, after = (metrics[f"test_{self._shown}{who}"] for who in ("_of_base", ""))
             self._say(f"test {self._shown}"[:10], f"{before:.3f} -> {after:.3f} "
-                      f"(base -> {name}, {metrics['test_rows']} rows)")  # fmt: skip
+                      f"(base -> {name}, {counted(metrics['test_rows'], 'row')})")  # fmt: skip
         self._say("cost", f"{_duration(cost['seconds'])}, {cost['tokens']:,} tokens, "
                   f"{cost['peak_bytes'] / 2**30:.1f} GiB")  # fmt: skip
         verb = artefact.verb(outcome.model.folder)

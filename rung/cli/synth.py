@@ -13,6 +13,7 @@ import typer
 
 from rung.cli.flags import Given, panels_of, takes_knobs
 from rung.config import resolve
+from rung.data.problem import counted
 from rung.synthesis.knobs import SynthKnobs
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def plain(made: Made, out: Path) -> dict:
 
 def tell(made: Made, out: Path, card: Path) -> None:
     """Show what was made."""
-    typer.echo(f"{out}: {len(made.rows)} rows ({made.kind.name}); card in {card}")
+    typer.echo(f"{out}: {counted(made.rows, 'row')} ({made.kind.name}); card in {card}")
     typer.echo(f"licence class: {made.terms.licence_class} ({'; '.join(made.terms.reasons)})")
     typer.echo(f"diversity: {made.diversity}")
     if made.refused:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung.config import knob
 from rung.data.conversation import Conversation
+from rung.data.problem import counted
 from rung.errors import ArtefactError, DataError, MethodMisfit
 from rung.evals import kinds
 from rung.methods import base
@@ -153,7 +154,7 @@ class Race:
         """The choice in one line."""
         score, count = self.scores[best.name], len(self.scores)
         others = f", the best of {count}" if count > 1 else ""
-        return f"{best.name}: {score.metric} {score.value:.3f} on {score.n} rows{others}"
+        return f"{best.name}: {score.metric} {score.value:.3f} on {counted(score.n, 'row')}{others}"
 
     def _ask(self, candidate: Candidate, until: int) -> None:
         """Have the candidate answer the rows up to `until` that it has not answered yet."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung.config import knob
+from rung.data.problem import counted
 from rung.errors import ArtefactError, MethodMisfit
 from rung.evals import kinds
 from rung.evals.tasks import question, reply
@@ -127,7 +128,8 @@ def _labels(study: base.Study, rows: Sequence[Example]) -> base.Fitted:
     fit = fit_labels(ngrams, texts, labels, *_pairs(held, last_question), study.stopping)
     choice = f"C {fit.c:g}" if fit.c else "the most frequent label"
     study.note(
-        f"chose {choice}: accuracy {fit.accuracy:.3f} on {fit.n} rows, majority {fit.majority:.3f}"
+        f"chose {choice}: accuracy {fit.accuracy:.3f} on {counted(fit.n, 'row')}, "
+        f"majority {fit.majority:.3f}"
     )
     classifier = NgramClassifier(
         fit.labels, ngrams, torch.from_numpy(fit.weight), torch.from_numpy(fit.bias)
@@ -160,7 +162,7 @@ def _answers(study: base.Study, rows: Sequence[Example]) -> base.Fitted:
     nearest.constant = sign * values[True] > sign * values[False]
     choice = "the most frequent answer" if nearest.constant else "the nearest answer"
     study.note(
-        f"chose {choice}: {study.task.metric} {values[nearest.constant]:.3f} on {len(held)} rows"
+        f"chose {choice}: {study.task.metric} {values[nearest.constant]:.3f} on {counted(held, 'row')}"
     )
     return base.Fitted(Adapter(remote=nearest), {"choice": choice, "answers": len(answers)})
 

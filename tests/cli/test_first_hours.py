@@ -123,7 +123,7 @@ def test_what_is_odd_about_the_data_is_said_whatever_the_method(
     answer = ask("tune", "odd", *data, *FAST, "--method", method)
     assert answer.code == 0, answer.err
     assert "1 label has a single row" in answer.err
-    assert "1 test rows have labels that no training row has" in answer.err
+    assert "1 test row has a label that no training row has" in answer.err
 
 
 def test_a_refused_setting_leaves_no_run(ask: Ask, rung_home: Path, good: Path) -> None:

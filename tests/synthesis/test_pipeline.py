@@ -58,7 +58,7 @@ def test_a_teacher_who_repeats_itself_ends_with_the_reason(rung_home, tmp_path, 
         words = ["--teacher", teacher.name, "--teacher-licence", "mit", "--examples", "5"]
         assert run(["synth", DESCRIPTION, "--out", str(out), *words]) == 1
     told = capsys.readouterr()
-    assert "1 rows (replies)" in told.out and "duplicate" in told.err
+    assert "1 row (replies)" in told.out and "duplicate" in told.err
     assert "Fewer rows than were asked for" in out.with_suffix(".md").read_text()
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rung.data.problem import counted
 from rung.errors import Interrupted
 
 FOLDS = 3
@@ -70,7 +71,8 @@ class Chosen:
     def told(self) -> str:
         layer, _, pooling = self.name.partition(".")
         what = f"layer {layer}, {pooling} token states" if pooling else self.name
-        return f"{what}, C {self.c:.2g}: accuracy {self.accuracy:.3f} on {self.n} rows not fitted"
+        held = counted(self.n, "row")
+        return f"{what}, C {self.c:.2g}: accuracy {self.accuracy:.3f} on {held} not fitted"
 
 
 def choose(
