@@ -199,9 +199,8 @@ def test_held_out_rows_with_labels_that_nobody_can_learn_are_told(write, train, 
     told = [p for p in held_out(write, train, test, columns) if "no training row has" in p.message]
     assert [list(p.rows) for p in told] == ([lost] if lost else [])
     if told:
-        assert (
-            told[0].message.startswith(f"{len(lost)} test rows have labels") and "'" in told[0].message
-        )
+        begun = "1 test row has a label" if len(lost) == 1 else f"{len(lost)} test rows have labels"
+        assert told[0].message.startswith(begun) and "'" in told[0].message
 
 
 def test_test_rows_of_one_label_alone_are_told(write):

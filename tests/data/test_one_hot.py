@@ -69,7 +69,7 @@ def test_rows_with_several_or_none_are_told_and_never_read(write):
     rows = [[f"{SAYS} {i}", i % 2, int(i % 4 == 1), int(i % 5 == 0)] for i in range(30)]
     path = write("rows.csv", table(rows, ["comment", "toxic", "obscene", "insult"]))
     with pytest.raises(
-        DataError, match=r"rows \(the first is row 2\) have several 1, 12 rows have none"
+        DataError, match=r"rows have several 1 \(the first is row 2\), 12 rows have none"
     ):
         load(DataKnobs(data=path))
     with pytest.raises(DataError) as refused:
