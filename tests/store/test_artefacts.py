@@ -316,11 +316,15 @@ def _write_often(folder: Path, seed: int) -> None:
 
 def test_readers_never_see_a_mixture_while_writers_race(tmp_path: Path) -> None:
     folder = tmp_path / "coach"
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")  # threads of other tests may hold locks here
     writers = [context.Process(target=_write_often, args=(folder, i)) for i in range(2)]
     for writer in writers:
         writer.start()
     try:
+        end = time.monotonic() + 30
+        while not folder.exists():  # processes of their own import first
+            assert time.monotonic() < end
+            time.sleep(0.01)
         end = time.monotonic() + 1.0
         seen = 0
         while time.monotonic() < end:

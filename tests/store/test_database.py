@@ -192,7 +192,7 @@ def _put_models(url: str, base: BaseRecord, started: multiprocessing.synchronize
 
 
 def test_a_kill_in_the_middle_leaves_whole_lineages(url: str, base: BaseRecord) -> None:
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")  # threads of other tests may hold locks here
     started = context.Event()
     worker = context.Process(target=_put_models, args=(url, base, started))
     worker.start()
@@ -216,7 +216,7 @@ def _write_runs(url: str, base: BaseRecord, writer: int, count: int) -> None:
 
 def test_eight_processes_migrate_and_write_one_store(url: str, base: BaseRecord) -> None:
     """All open a store that has no tables yet, so that they migrate it under each other's writes."""
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")  # threads of other tests may hold locks here
     workers = [context.Process(target=_write_runs, args=(url, base, i, 10)) for i in range(8)]
     for worker in workers:
         worker.start()
