@@ -18,6 +18,7 @@ from rung.engine.decode import DecodePlan
 from rung.forward.bank import Bank
 from rung.forward.compiled import compiler, integers
 from rung.forward.compiled.structures import weight_of
+from rung.forward.llama.inference import LlamaInference
 from rung.forward.llama.prepacked import Packing
 from rung.forward.slots import Slots
 from rung.forward.trie import Sequence
@@ -197,11 +198,17 @@ def test_what_is_drawn_for_a_training_is_computed_as_it_is_trained():
 
 
 @compiles
-@pytest.mark.parametrize("kind", ["int8", "int4"])
-def test_an_engine_that_prepares_within_inference_keeps_the_joined_pass(kind):
-    bank = Bank(tiny(kind))
+def test_the_self_check_multiplies_no_coded_inputs(monkeypatch):
+    """An engine prepares within inference mode, where rounding flips codes that are all but equal."""
+    bank, run, coded = Bank(tiny("int8")), LlamaInference.run, []
     integers.attach(bank, min_numbers=0)
     assert bank.inference is not None
+
+    def seen(self, *arguments, **more):
+        coded.append(torch.is_inference_mode_enabled())
+        return run(self, *arguments, **more)
+
+    monkeypatch.setattr(LlamaInference, "run", seen)
     with torch.inference_mode():
         bank.prepare(Packing(rows=4), decoding=True)
-    assert bank.inference is not None
+    assert coded and not any(coded) and bank.inference is not None
