@@ -17,6 +17,7 @@ import argparse
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 from bench import report
@@ -52,7 +53,7 @@ class Beside:
     @property
     def told(self) -> str:
         taken = f"planned {self.planned:7.1f} s, took {self.taken:7.1f} s ({self.off:+.0%})"
-        memory = f"{self.bytes_planned / 2**30:.2f} GB, took {self.bytes_taken / 2**30:.2f} GB"
+        memory = f"{self.bytes_planned / 2**30:.2f} GiB, took {self.bytes_taken / 2**30:.2f} GiB"
         return f"{self.key:<20} {taken}; memory {memory}"
 
 
@@ -60,7 +61,9 @@ def main() -> int:
     args = arguments()
     LOGS.mkdir(parents=True, exist_ok=True)
     print(f"machine    {report.machine()}\n", flush=True)
-    flags = [args.data, "--limit", str(args.rows), "--base", args.base, "--budget", "24h"]
+    # Commands run elsewhere.
+    data = str(Path(args.data).resolve()) if Path(args.data).exists() else args.data
+    flags = [data, "--limit", str(args.rows), "--base", args.base, "--budget", "24h"]
     flags += ["--steps", str(args.steps)]
     with burning(args.burn):
         with Home() as home:

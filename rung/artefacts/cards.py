@@ -194,11 +194,15 @@ def _body(card: Card) -> str:
 HERE = 'folder = "."  # of these files, or the name of this repository on the Hub'
 
 
+def verb(reward: bool) -> str:
+    """Name the verb that asks a model first: a reward model scores and writes nothing."""
+    return "eval" if reward else "chat"
+
+
 def _usage(card: Card) -> str:
     if card.pictures:
         return _usage_on_pictures(card)
-    verb = "eval" if card.reward else "chat"
-    text = f"```bash\nrung {verb} {card.name}\n```"
+    text = f"```bash\nrung {verb(card.reward)} {card.name}\n```"
     base = card.hub_base or hub_id(card.base)
     if card.peft and not base:
         own = card.base_name or "which it was made from"

@@ -212,7 +212,7 @@ class _Kept:
         found = list(self.told)
         for why, rows in self.nothing.items():
             told = (
-                f"{counted(rows, 'row holds', 'rows hold')} nothing to learn: left out: {why} "
+                f"{counted(rows, 'row holds', 'rows hold')} nothing to learn, left out: {why} "
                 f"({places(rows)})"
             )
             found.append(Problem("warning", told, tuple(rows)))

@@ -121,15 +121,6 @@ def _choices(template: Template, task: Task, rows: Sequence[Example]) -> float:
     return sum(lengths) / max(len(lengths), 1)
 
 
-def passes_bytes(bank: Bank) -> int:
-    """Bytes of a pass of `PASS_TOKENS` without gradients: states of a layer, keys and values."""
-    config: Any = bank.config
-    width = config.hidden_size
-    inner = getattr(config, "intermediate_size", None) or 4 * width
-    layer = 10 * width + 4 * inner
-    return PASS_TOKENS * (layer + 2 * config.num_hidden_layers * width) * bank.dtype.itemsize
-
-
 def spread(rows: Sequence[Example], most: int) -> list[Example]:
     """At most so many rows, evenly through all."""
     step = max(1, len(rows) // most)
@@ -171,9 +162,11 @@ class Forecaster:
         )
         path = Path(opened.base.path) / "tokenizer.json"
         size = path.stat().st_size if path.exists() else 0
-        # The base is measured before any rung, and what it was laid out as stays.
-        resident = psutil.Process().memory_info().rss + opened.bank.preparing_bytes
-        return cls(machine, shape, opened.bank, bench.task, size, resident + passes_bytes(opened.bank))
+        # The base is measured before any rung: what it was laid out as stays, and the memory of a pass,
+        # which holds a layer's values and, for keys and values, one of a state's width for each layer.
+        passing = PASS_TOKENS * estimate.token_bytes(opened.bank, recomputes=True)
+        resident = psutil.Process().memory_info().rss + opened.bank.preparing_bytes + passing
+        return cls(machine, shape, opened.bank, bench.task, size, resident)
 
     def misfit(self, rung: Rung, plan: Plan) -> str | None:
         """Why a rung cannot be tried here, or None."""

@@ -266,10 +266,10 @@ def _reward_head(folder: Path, bank: Bank) -> RewardHead | None:
 
 
 def verb(folder: str | Path) -> str:
-    """Name the verb that asks a model first: a reward model scores and writes nothing."""
+    """Name the verb that asks the model of a folder first, see `cards.verb`."""
     from rung.forward.reward_head import FILE
 
-    return "eval" if (Path(folder) / FILE).exists() else "chat"
+    return cards.verb((Path(folder) / FILE).exists())
 
 
 def _own(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

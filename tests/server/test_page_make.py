@@ -7,21 +7,18 @@ import time
 
 import pytest
 
-from rung.server import jobs_supervisor
 from rung.store.files import place
 from rung.synthesis import topics
 from rung.synthesis.kinds import base as kinds_base
 from tests.server.browser import browsing, needs_axe, needs_chromium, press_until_warned, show
 from tests.server.looks import faults
 from tests.server.shop import base_folder, open_shop
-from tests.server.working import as_thread
 
 pytestmark = [needs_axe, needs_chromium]
 
 
 @pytest.fixture
-def shop(tmp_path, rung_home, monkeypatch):
-    monkeypatch.setattr(jobs_supervisor, "_spawn", as_thread)
+def shop(tmp_path, rung_home, jobs_in_threads, monkeypatch):
     monkeypatch.setattr(topics, "MAX_TRIES", 1)
     monkeypatch.setattr(kinds_base, "MAX_CHARACTERS", 40)  # fewer tokens
     base = base_folder(tmp_path / "tiny", max_position_embeddings=1200)

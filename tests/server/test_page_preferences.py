@@ -8,17 +8,14 @@ import httpx
 import pytest
 
 from rung import methods, objectives
-from rung.server import jobs_supervisor
 from tests.server.browser import browsing, needs_chromium, needs_page, pick, show
 from tests.server.shop import base_folder, open_shop
-from tests.server.working import as_thread
 
 pytestmark = [needs_page, needs_chromium]
 
 
 @pytest.fixture
-def shop(tmp_path, rung_home, monkeypatch):
-    monkeypatch.setattr(jobs_supervisor, "_spawn", as_thread)
+def shop(tmp_path, rung_home, jobs_in_threads):
     served = open_shop(base_folder(tmp_path / "tiny"), page=True, jobs=1)
     yield served
     served.stop()
