@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rung.data import Template
 
 MEMORY = 1 << 44  # bytes, never reached: no draw may depend on how much memory is free
-MAX_LANES = 128  # answers that are drawn at once
+LANES = 64, 128  # answers that are drawn at once: those of a step if so many hold them, else the most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,10 +152,17 @@ def _between(
 
 
 class Drawer:
-    """Draws answers from a slot of the bank that is trained."""
+    """Draws answers from a slot of the bank that is trained.
 
-    def __init__(self, setting: Setting):
+    Args:
+        answers: to each prompt of a step. It decides with the prompts of the first step, which has the
+            most, how many lanes there are: few can go by compiled steps, and lay out no weights anew.
+    """
+
+    def __init__(self, setting: Setting, answers: int):
         self.bank, self.template, self.stopping = setting.bank, setting.template, setting.stopping
+        drawn = len(setting.shuffled.rows(0)) * answers
+        self.lanes = next((n for n in LANES if drawn <= n), LANES[-1])
         self._engine: Engine | None = None
 
     def draw(
@@ -205,7 +212,7 @@ class Drawer:
         """Arrange the base for drawing, once: from then on training computes with what is arranged."""
         if self._engine is None:
             self.bank.compute_as_in_training()
-            self._engine = Engine(self.bank, {}, MAX_LANES, max_waiting=1 << 20, memory=MEMORY)
+            self._engine = Engine(self.bank, {}, self.lanes, max_waiting=1 << 20, memory=MEMORY)
             self._engine.arrange()
         return self._engine
 

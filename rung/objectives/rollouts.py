@@ -111,7 +111,7 @@ class RolloutSource:
     def __init__(self, objective: Learner, setting: Setting, reward: Reward, reference: Adapter | None):
         self.objective, self.setting, self.reward = objective, setting, reward
         self.updates = objective.config.updates
-        self.drawer = Drawer(setting)
+        self.drawer = Drawer(setting, objective.answers)
         self.control = objective.control()
         self.reference = -1 if reference is None else setting.bank.add(reference)
         self._made: tuple[int, list[Row]] | None = None  # the number of the last draw, and its rows

@@ -201,5 +201,12 @@ def test_a_stopped_training_makes_no_further_calls(tools, monkeypatch):
     setting = setting_of(one, tools, stopping=lambda: bool(made))
     slot = setting.bank.add(setting.adapter)
     with pytest.raises(Interrupted):
-        Drawer(setting).draw(setting.shuffled.rows(0), slot, 4, Decoding(max_tokens=5), (0,))
+        Drawer(setting, 4).draw(setting.shuffled.rows(0), slot, 4, Decoding(max_tokens=5), (0,))
     assert len(made) == 1
+
+
+@pytest.mark.parametrize(("answers", "lanes"), [(1, 64), (32, 64), (33, 128), (500, 128)])
+def test_as_many_lanes_as_a_step_draws_answers(tools, answers, lanes):
+    """Steps of 64 lanes go by compiled ones, and no weights are laid out a second time for them."""
+    drawer = Drawer(setting_of(Template.of(tiny_tokenizer()), tools), answers)
+    assert drawer.prepare().scheduler.max_batch == lanes
