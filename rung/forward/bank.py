@@ -338,7 +338,8 @@ class Bank(OutputLayers):
     @property
     def preparing_bytes(self) -> int:
         """Bytes that `prepare` may still take, at most."""
-        return 0 if self.inference is None else self.inference.packable_bytes
+        packable = 0 if self.inference is None else self.inference.packable_bytes
+        return packable + integers.layable_bytes(self)
 
     def prepare(self, packing: Packing, decoding: bool = False) -> None:
         """Lay weights out for products of so many rows, where the base is built for it.
@@ -346,7 +347,9 @@ class Bank(OutputLayers):
         Args:
             decoding: join the base's weights too, for steps of few tokens, and pack its output layer.
         """
-        compiled = self.compiled if decoding else None  # which reads the weights as they are
+        compiled = self.compiled if decoding else None  # which reads float32 weights as they are
+        if compiled is not None:
+            compiled.lay()
         if compiled is not None and packing.rows <= compiled.max_rows or self.inference is None:
             return
         if decoding and not self.inference.joins:

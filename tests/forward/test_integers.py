@@ -36,8 +36,11 @@ def library(instructions: str):
         return compiler.library()
 
 
-def product(instructions: str, weight, x: torch.Tensor, bias: torch.Tensor | None = None):
+def product(instructions: str, weight, x: torch.Tensor, bias: torch.Tensor | None = None, kept=False):
     structure, held = weight_of(weight, bias)
+    if kept:
+        held.append(integers.panels_of(library(instructions), structure))
+        structure.panels = held[-1].data_ptr()
     found = integers.multiply(library(instructions), structure, x)
     del held
     return found
@@ -77,6 +80,7 @@ def test_a_product_is_that_of_the_codes(instructions, kind, shape, rows, seed, b
     assert bool(((found - expected).abs() <= 3e-6 * size).all())
     alone = torch.cat([product(instructions, weight, row[None], bias) for row in x])
     assert torch.equal(alone, found)
+    assert torch.equal(product(instructions, weight, x, bias, kept=True), found)
 
 
 @compiles
@@ -134,6 +138,30 @@ def test_a_decoded_token_does_not_depend_on_the_others(kind):
             alone = compiled.run(entering[row : row + 1], one.positions, one)
             assert torch.equal(alone[0], together[row])
             assert torch.equal(bank.logits(alone, [slot])[0], logits[row])
+
+
+@compiles
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_codes_that_are_held_once_more_give_the_same_numbers(kind, monkeypatch):
+    bank, draw = Bank(tiny(kind)), torch.Generator().manual_seed(0)
+    compiled = compiled_of(bank)
+    slots = [-1, bank.add(random_adapter(bank, draw, 4, True))] * 3
+
+    def computed() -> torch.Tensor:
+        plan, entering = step_of(bank, slots, torch.Generator().manual_seed(1))
+        with torch.inference_mode():
+            return bank.logits(compiled.run(entering, plan.positions, plan), slots)
+
+    before = computed()
+    size = integers.layable_bytes(bank)
+    monkeypatch.setattr(integers, "SPARE", 1 << 60)  # no machine has as much memory
+    compiled.lay()
+    assert size > 0 and integers.layable_bytes(bank) == size
+    monkeypatch.undo()
+    compiled.lay()
+    assert integers.layable_bytes(bank) == 0
+    assert all(w.panels for layer in compiled._layers for w in layer.weights)
+    assert torch.equal(computed(), before)
 
 
 @compiles

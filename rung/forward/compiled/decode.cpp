@@ -144,7 +144,7 @@ struct Thread {
     if (from >= one.rank)
       return;
     const int64_t n = run.base.layers[layer].weights[first].columns, stride = 3 * run.step.max_rank;
-    Weight a = {one.a, nullptr, nullptr, nullptr, one.rank, n, FLOAT32};
+    Weight a = {one.a, nullptr, nullptr, nullptr, nullptr, one.rank, n, FLOAT32};
     float *to = run.low.get() + group.first * stride + part * run.step.max_rank;
     multiply(a, from, std::min(from + RANKS, one.rank), {x + group.first * n, {}, group.count}, to, stride,
              false, scratch);
@@ -347,5 +347,18 @@ void rung_product(const Weight *weight, const float *x, int64_t count, float *y,
       multiply(*weight, from, std::min(from + PIECE, weight->rows), input, y, weight->rows, false,
                scratch);
   }
+}
+
+// Bytes that the panels of a weight of codes take.
+int64_t rung_panel_bytes(const Weight *weight) {
+  return (weight->rows + OUTPUTS - 1) / OUTPUTS * kept_bytes(*weight);
+}
+
+// Lays all panels of a weight of codes out, one behind the other.
+void rung_lay(const Weight *weight, uint8_t *to, int64_t threads) {
+  const int64_t count = (weight->rows + OUTPUTS - 1) / OUTPUTS;
+#pragma omp parallel for num_threads(threads)
+  for (int64_t i = 0; i < count; i++)
+    keep_panel(*weight, i * OUTPUTS, to + i * kept_bytes(*weight));
 }
 }

@@ -24,7 +24,7 @@ from rung.forward import selfcheck
 from rung.forward.adapter import Adapter
 from rung.forward.attention import TriePlan
 from rung.forward.backbone import Backbone
-from rung.forward.compiled import compiler
+from rung.forward.compiled import compiler, integers
 from rung.forward.compiled.changes import Changes
 from rung.forward.compiled.integers import MIN_NUMBERS, multiply
 from rung.forward.compiled.structures import PARTS, Base, Layer, Step, Weight, readable, weight_of
@@ -84,10 +84,10 @@ class CompiledDecoder:
         attention, first = base.layers[0].self_attn, base.layers[0]
         self.coded = isinstance(attention.q_proj.weight, Quantized)
         self.max_rows = MAX_CODED_ROWS if self.coded else MAX_ROWS
-        layers = (Layer * len(base.layers))(*map(self._layer, base.layers))
-        self._held.append(layers)
+        self._layers = (Layer * len(base.layers))(*map(self._layer, base.layers))
+        self._take_panels()
         self.base = Base(
-            c.addressof(layers), self._pointer(base.norm.weight), len(base.layers), backbone.width,
+            c.addressof(self._layers), self._pointer(base.norm.weight), len(base.layers), backbone.width,
             attention.q_proj.out_features // attention.head_dim,
             attention.k_proj.out_features // attention.head_dim, attention.head_dim,
             first.mlp.gate_proj.out_features, base.norm.variance_epsilon, attention.scaling,
@@ -124,6 +124,23 @@ class CompiledDecoder:
         norms = layer.input_layernorm, layer.post_attention_layernorm
         pointers = (c.c_void_p * 2)(*(self._pointer(n.weight) for n in norms))
         return Layer(weights, pointers, (c.c_float * 2)(*(n.variance_epsilon for n in norms)))
+
+    def lay(self) -> None:
+        """Hold codes once more in the order in which steps of few rows read them; see `integers.lay`."""
+        if self.coded:
+            integers.lay(self.backbone)
+            self._take_panels()
+
+    def _take_panels(self) -> None:
+        """Read codes in panels where they are there."""
+        base: Any = self.backbone.base_model
+        for structure, layer in zip(self._layers, base.layers, strict=True):
+            modules = dict(layer.named_modules())
+            for place, name in enumerate(NAMES):
+                product = getattr(modules[name].weight, "integers", None)
+                if product is not None:
+                    structure.weights[place].panels = product.structure.panels
+                    self._held.append(product)
 
     def _weight(self, module: Any) -> Weight:
         weight, held = weight_of(module.weight, module.bias)

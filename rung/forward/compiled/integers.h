@@ -5,7 +5,9 @@
 //
 // Rows of a weight stand one behind the other. OUTPUTS of them at a time are laid out as a panel, in
 // which four codes of each output stand side by side, as instructions for dot products of four bytes read
-// them. A panel serves all rows of the input and stays in a core's cache, so that a weight is held once.
+// them. A panel serves all rows of the input. It is laid out in a core's cache and forgotten, so that a
+// weight is held once; with few rows that takes longer than the products, so panels are kept where memory
+// is plentiful.
 #pragma once
 
 #include <cstdint>
@@ -206,6 +208,20 @@ inline void halves_to_floats(const uint16_t *from, int64_t n, float *to) {
 #endif
   for (; i < n; i++)
     to[i] = of_half(from[i]);
+}
+
+// A panel of int4 as it is kept -> codes, steps and least values as products read them.
+inline void spread_int4(const uint8_t *kept, int64_t blocks, uint8_t *codes, float *steps, float *least) {
+  typedef uint8_t Bytes __attribute__((vector_size(LANES * 4)));
+  for (int64_t i = 0; i < blocks; i++, codes += QUADS * QUAD)
+    for (int64_t at = 0; at < QUADS / 2 * QUAD; at += sizeof(Bytes)) {
+      const Bytes both = load<Bytes>(kept + i * (QUADS / 2 * QUAD) + at), low = both & 15, high = both >> 4;
+      std::memcpy(codes + at, &low, sizeof low);
+      std::memcpy(codes + QUADS / 2 * QUAD + at, &high, sizeof high);
+    }
+  const uint16_t *halves = reinterpret_cast<const uint16_t *>(kept + blocks * (QUADS / 2 * QUAD));
+  halves_to_floats(halves, blocks * OUTPUTS, steps);
+  halves_to_floats(halves + blocks * OUTPUTS, blocks * OUTPUTS, least);
 }
 
 // Numbers (4, n) float16 -> (n, OUTPUTS) float32, into four places; room for 4 rows, n rounded up to 4.

@@ -2,7 +2,8 @@
 
 An input row is coded in int8 with a scale for each 32 of its numbers. Sums of products of codes are
 whole numbers, exact on every processor, and are scaled in float32 in one order, so that what comes out
-for a row does not depend on other rows. The weights are read as they are held.
+for a row does not depend on other rows. The weights are read as they are held; `lay` holds them once more
+in the order in which they are multiplied, for steps of few rows, and the same numbers come out.
 
 Prefill, decoding and scoring of a base all compute so, or none of them does, since keys and values that
 one has written are read by the others. Who trains computes with float32 inputs: gradients need them.
@@ -15,6 +16,7 @@ import logging
 from functools import cached_property
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -24,6 +26,7 @@ from rung.forward.compiled import compiler
 from rung.forward.compiled.structures import readable, weight_of
 
 MIN_NUMBERS = 1 << 20  # in the table of embeddings of a base that this is worth compiling for
+SPARE = 4  # times the bytes of all codes that must be free for them to be held once more
 MAX_ERROR = 0.05  # of the length of a product, by coding its input; 0.005 is usual
 
 log = logging.getLogger("rung.forward")
@@ -56,6 +59,14 @@ class Product:
             return None
         return multiply(library, self.structure, x)
 
+    def lay(self) -> None:
+        """Hold the codes once more, in panels."""
+        library = self.integers.library
+        if library is not None and not self.structure.panels:
+            panels = panels_of(library, self.structure)
+            self.structure.panels = panels.data_ptr()
+            self.held.append(panels)
+
     def __deepcopy__(self, memo: Any) -> Product:
         return self  # codes are never written to
 
@@ -69,6 +80,14 @@ def multiply(library: Any, weight: Any, x: Tensor) -> Tensor:
         c.c_int64(torch.get_num_threads()),
     )  # fmt: skip
     return out
+
+
+def panels_of(library: Any, weight: Any) -> Tensor:
+    """The codes of a weight's structure as `products.h` lays them out: (bytes,) uint8."""
+    library.rung_panel_bytes.restype = c.c_int64
+    panels = torch.empty(library.rung_panel_bytes(c.byref(weight)), dtype=torch.uint8)
+    library.rung_lay(c.byref(weight), c.c_void_p(panels.data_ptr()), c.c_int64(torch.get_num_threads()))
+    return panels
 
 
 def attach(backbone: Backbone, min_numbers: int = MIN_NUMBERS) -> Integers | None:
@@ -88,6 +107,25 @@ def attach(backbone: Backbone, min_numbers: int = MIN_NUMBERS) -> Integers | Non
     for weight in weights:
         weight.integers = Product(integers, weight)
     return integers
+
+
+def lay(backbone: Backbone) -> None:
+    """Hold a base's codes once more, for steps of few rows, where memory is plentiful."""
+    if 0 < SPARE * layable_bytes(backbone) <= psutil.virtual_memory().available:
+        for weight in _multiplied(backbone):
+            weight.integers.lay()
+
+
+def layable_bytes(backbone: Backbone) -> int:
+    """Bytes that `lay` may still take, at most."""
+    left = (w for w in _multiplied(backbone) if not w.integers.structure.panels)
+    return sum(w.nbytes_held for w in left)
+
+
+def _multiplied(backbone: Backbone) -> list[Any]:
+    """The weights whose codes are multiplied by whole numbers."""
+    held: list[Any] = list(backbone.model.parameters())
+    return [w for w in held if isinstance(w, Quantized) and isinstance(w.integers, Product)]
 
 
 def detach(backbone: Backbone) -> None:

@@ -16,6 +16,7 @@ struct Weight {
   const void *scales; // int8: (rows,) float32; int4: (rows, blocks) float16, the step of a code
   const void *least;  // int4: (rows, blocks) float16, what a code of 0 stands for
   const float *bias;  // (rows,), or null
+  const void *panels; // the codes once more, laid out as `lay_all` does; or null
   int64_t rows, columns, kind;
 };
 }
@@ -82,35 +83,82 @@ void multiply_floats(const Weight &weight, int64_t first, int64_t last, const In
   }
 }
 
-// Lays OUTPUTS rows of a weight of codes from `first` on, the last one again where fewer are left.
+// Four rows of a weight of codes, the last one again where fewer are left.
+struct Four {
+  const void *codes[4], *steps[4], *least[4];
+  Four(const Weight &weight, int64_t first, int64_t last) {
+    const int64_t blocks = blocks_of(weight.columns);
+    const int64_t width = weight.kind == INT8 ? weight.columns : blocks * (BLOCK / 2);
+    for (int i = 0; i < 4; i++) {
+      const int64_t row = std::min(first + i, last - 1);
+      codes[i] = static_cast<const uint8_t *>(weight.data) + row * width;
+      steps[i] = static_cast<const uint16_t *>(weight.scales) + row * blocks;
+      least[i] = static_cast<const uint16_t *>(weight.least) + row * blocks;
+    }
+  }
+};
+
+// Bytes of a panel that is kept: of int8 its codes, of int4 its codes by two, its steps and least values.
+inline int64_t kept_bytes(const Weight &weight) {
+  const int64_t blocks = blocks_of(weight.columns), codes = blocks * QUADS * QUAD;
+  return weight.kind == INT8 ? codes : codes / 2 + 2 * blocks * OUTPUTS * int64_t(sizeof(uint16_t));
+}
+
+// Lays the panel of rows [first, first + OUTPUTS) out to be kept.
+void keep_panel(const Weight &weight, int64_t first, uint8_t *to) {
+  const int64_t blocks = blocks_of(weight.columns);
+  uint16_t *steps = reinterpret_cast<uint16_t *>(to + blocks * QUADS * QUAD / 2);
+  uint16_t *least = steps + blocks * OUTPUTS;
+  for (int o = 0; o < OUTPUTS; o += 4) {
+    const Four four(weight, first + o, weight.rows);
+    if (weight.kind == INT8) {
+      lay_int8(four.codes, weight.columns, to + o * 4);
+      continue;
+    }
+    for (int64_t i = 0; i < blocks; i++) {
+      Square(four.codes, i * (BLOCK / 2)).store_codes(to + i * QUADS / 2 * QUAD + o * 4, 0);
+      for (int j = 0; j < 4; j++) {
+        steps[i * OUTPUTS + o + j] = static_cast<const uint16_t *>(four.steps[j])[i];
+        least[i * OUTPUTS + o + j] = static_cast<const uint16_t *>(four.least[j])[i];
+      }
+    }
+  }
+}
+
+// Lays OUTPUTS rows of a weight of codes from `first` on, or takes what was laid out before.
 Panel lay(const Weight &weight, int64_t first, int64_t last, Scratch &scratch) {
   const int64_t blocks = blocks_of(weight.columns), floats = (blocks + 3) / 4 * 4;
   const int64_t size = blocks * QUADS * QUAD;
   const bool signs = weight.kind == INT8;
-  uint8_t *codes = scratch.of(size + (signs ? 0 : (2 * OUTPUTS + 4) * floats * sizeof(float)));
-  float *steps = reinterpret_cast<float *>(codes + size), *least = steps + OUTPUTS * floats;
-  Panel panel = {codes, signs ? nullptr : steps, signs ? nullptr : least, {}, {}};
+  const uint8_t *kept = static_cast<const uint8_t *>(weight.panels);
+  if (kept)
+    kept += first / OUTPUTS * kept_bytes(weight);
+  Panel panel = {kept, nullptr, nullptr, {}, {}};
   for (int o = 0; o < OUTPUTS; o++) {
     const int64_t row = std::min(first + o, last - 1);
     panel.scales[o] = signs ? static_cast<const float *>(weight.scales)[row] : 1;
     panel.biases[o] = weight.bias ? weight.bias[row] : 0;
   }
-  const int64_t width = signs ? weight.columns : blocks * (BLOCK / 2);
+  if (kept && signs)
+    return panel;
+  uint8_t *codes = scratch.of(size + (signs ? 0 : (2 * OUTPUTS + 4) * floats * sizeof(float)));
+  float *steps = reinterpret_cast<float *>(codes + size), *least = steps + OUTPUTS * floats;
+  panel.codes = codes;
+  if (!signs)
+    panel.steps = steps, panel.least = least;
+  if (kept) {
+    spread_int4(kept, blocks, codes, steps, least);
+    return panel;
+  }
   for (int o = 0; o < OUTPUTS; o += 4) {
-    const void *rows[4], *scales[4], *lows[4];
-    for (int i = 0; i < 4; i++) {
-      const int64_t row = std::min(first + o + i, last - 1);
-      rows[i] = static_cast<const uint8_t *>(weight.data) + row * width;
-      scales[i] = static_cast<const uint16_t *>(weight.scales) + row * blocks;
-      lows[i] = static_cast<const uint16_t *>(weight.least) + row * blocks;
-    }
+    const Four four(weight, first + o, last);
     if (signs) {
-      lay_int8(rows, weight.columns, codes + o * 4);
+      lay_int8(four.codes, weight.columns, codes + o * 4);
       continue;
     }
-    lay_int4(rows, blocks, codes + o * 4);
-    lay_halves(scales, blocks, least + OUTPUTS * floats, steps + o);
-    lay_halves(lows, blocks, least + OUTPUTS * floats, least + o);
+    lay_int4(four.codes, blocks, codes + o * 4);
+    lay_halves(four.steps, blocks, least + OUTPUTS * floats, steps + o);
+    lay_halves(four.least, blocks, least + OUTPUTS * floats, least + o);
   }
   return panel;
 }

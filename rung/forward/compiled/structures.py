@@ -15,10 +15,11 @@ FLOAT32, INT8, INT4 = range(3)  # kinds of weights
 
 
 class Weight(c.Structure):
-    """A weight (rows, columns), one row behind the other."""
+    """A weight (rows, columns), one row behind the other; of codes once more in panels, or 0."""
 
     _fields_ = [
         ("data", c.c_void_p), ("scales", c.c_void_p), ("least", c.c_void_p), ("bias", c.c_void_p),
+        ("panels", c.c_void_p),
         ("rows", c.c_int64), ("columns", c.c_int64), ("kind", c.c_int64),
     ]  # fmt: skip
 
@@ -76,4 +77,4 @@ def weight_of(weight: Any, bias: Tensor | None) -> tuple[Weight, list[Tensor]]:
     if bias is not None:
         held.append(bias.detach().float().contiguous())
         at = held[-1].data_ptr()
-    return Weight(data, scales, least, at, rows, columns, FLOAT32 if codes is None else codes), held
+    return Weight(data, scales, least, at, 0, rows, columns, FLOAT32 if codes is None else codes), held
