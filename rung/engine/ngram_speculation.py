@@ -35,15 +35,10 @@ class NgramSpeculation:
             return []
         return following(ids, min(limit, self.max_draft))
 
-    def verified(self, right: int, least: int = 1) -> None:
-        """Learn how many tokens of a draft were right: if too few, the next comes later.
-
-        Args:
-            least: so many must be right for reading a draft to be faster than single steps.
-        """
-        paid = right >= least
-        self._pause = 1 if paid else min(2 * self._pause, MAX_PAUSE)
-        self._wait = 0 if paid else self._pause
+    def verified(self, right: int) -> None:
+        """Learn how many tokens of a draft were right: if none, the next comes later."""
+        self._pause = 1 if right else min(2 * self._pause, MAX_PAUSE)
+        self._wait = 0 if right else self._pause
 
 
 def following(ids: Sequence[int], limit: int) -> list[int]:

@@ -45,6 +45,10 @@ class PrefillChunk:
         stands in front of where an adapter begins to act is the base's."""
         return (self.slot, self.end) if self.begins is None else (-1, min(self.begins, self.end))
 
+    def slot_at(self, place: int) -> int:
+        """Whose token of the text it is that stands at a place."""
+        return self.slot if self.begins is None or place >= self.begins else -1
+
 
 @dataclass(frozen=True)
 class Read:

@@ -17,11 +17,13 @@ from rung.engine.prefix_cache import PAGE, PrefixCache
 from rung.engine.uncached_runner import UncachedRunner
 from rung.forward import cache_shapes
 from rung.forward.bank import Bank
+from rung.forward.compiled.decoder import LastTokens
 from rung.forward.llama.prepacked import Packing
 from rung.forward.slots import Slots
 
 log = logging.getLogger("rung.engine")
 
+STEP_TOKENS = 16  # at most, of a read that goes by a compiled step: more take a trie less time
 PREFIX_SHARE = 0.5  # maximum share of the memory that the prefix cache takes
 
 
@@ -32,11 +34,6 @@ class Runner(Protocol):
     """
 
     in_chunks: bool  # whether a prompt can be read in several
-
-    @property
-    def least_right(self) -> int:
-        """Tokens of a draft that must be right for reading it to be faster than single steps."""
-        ...
 
     def arrange(self) -> None:
         """Prepare the base for decoding fast."""
@@ -116,11 +113,6 @@ class CachedRunner:
 
     in_chunks = True
 
-    @property
-    def least_right(self) -> int:
-        """A draft is read by torch, which takes as long as two or three compiled steps."""
-        return 1 if self.bank.compiled is None else 2
-
     def __init__(self, bank: Bank, max_lanes: int, budget: int):
         self.bank, self.budget = bank, budget
         self.cache = KVCache(
@@ -198,6 +190,28 @@ class CachedRunner:
     def read(self, chunks: Items[PrefillChunk]) -> Read:
         for chunk in chunks:
             self._drop_failed(chunk)
+        return self._read_in_a_step(chunks) or self._read_as_trie(chunks)
+
+    def _read_in_a_step(self, chunks: Items[PrefillChunk]) -> Read | None:
+        """Read a few tokens, as those of a draft, as a step of decoding with a row for each; None where
+        they are many, or begin a text, or no compiled step computes them."""
+        counts = [c.end - c.begin for c in chunks]
+        compiled = self.bank.compiled
+        if compiled is None or sum(counts) > STEP_TOKENS or not all(c.begin for c in chunks):
+            return None
+        behind = np.concatenate([self.cache.lengths[c.lane] + np.arange(c.end - c.begin) for c in chunks])
+        places, lanes = self._tensor(behind), np.repeat([c.lane for c in chunks], counts)
+        slots = [c.slot_at(i) for c in chunks for i in range(c.begin, c.end)]
+        plan = LastTokens(self.cache, self._tensor(lanes), Slots(slots))
+        if not compiled.suits(plan):
+            return None
+        ids = torch.tensor([i for c in chunks for i in c.ids[c.begin : c.end]], device=self.bank.device)
+        hidden = compiled.run(self.bank.embed(ids, plan.slots), places, plan)
+        for chunk, count in zip(chunks, counts, strict=True):
+            self.cache.lengths[chunk.lane] += count
+        return Read(hidden, list(torch.arange(len(ids)).split(counts)))
+
+    def _read_as_trie(self, chunks: Items[PrefillChunk]) -> Read:
         trie, plan = prefill_plan(self.bank, self.cache, chunks)
         rows, at, into = [], [], []
         for chunk, path in zip(chunks, trie.paths, strict=True):

@@ -16,7 +16,6 @@ class UncachedRunner:
     """Runner that keeps ids in place of keys and values, and reads them all again in every step."""
 
     in_chunks = False
-    least_right = 1
 
     def __init__(self, bank: Bank):
         self.bank = bank

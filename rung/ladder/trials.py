@@ -103,6 +103,7 @@ class Trial:
         if self.first is not None:
             made.state.seconds = self.first.making
         with job.under_way(made.run, self.store, made.observers):
+            _heed(made)
             seen, answering = self._measure(made, until)
         steps = made.state.step if method.trained else None
         whole = self.bench.forecaster.schedule(self.bench.plan(self.name, self.rung), 1.0).steps
@@ -133,6 +134,7 @@ class Trial:
         watcher = Named(self.watcher, self.rung.key)
         made = job.make(plan, watcher, self.store, opened=opened, run=self._left(plan))
         with job.under_way(made.run, self.store, made.observers):
+            _heed(made)
             opened = with_tokens(plan, opened)[0]
             with self.bench.served(opened, made.adapter, self.rung.key) as model:
                 value = self.bench.answer(opened, model, rows)[1].value
@@ -224,6 +226,16 @@ class Trial:
 
     def _note(self, **changed: Any) -> None:
         self.record = self.store.climbs.put(dataclasses.replace(self.record, **changed))
+
+
+def _heed(made: Made) -> None:
+    """Stop where a signal came while a rung was made that did not look: a climb has more to stop.
+
+    Raises:
+        KeyboardInterrupt: so that the rung is taken up again.
+    """
+    if made.asked:
+        raise KeyboardInterrupt
 
 
 def disk_bytes(store: Store, name: str) -> int:

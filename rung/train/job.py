@@ -153,9 +153,12 @@ def make(
             return asked() or (together.main and heartbeat.cancelled())
 
         observers.prepared(prepared)
-        if not plan.method.trained:
-            return _fit(plan, prepared, run.id, folder, observers, stopping, fitted)
-        return _train(plan, prepared, run.id, folder, observers, stopping, test, store)
+        if plan.method.trained:
+            made = _train(plan, prepared, run.id, folder, observers, stopping, test, store)
+        else:
+            made = _fit(plan, prepared, run.id, folder, observers, stopping, fitted)
+        made.asked = asked()
+        return made
 
 
 def _kept(made: Made, store: Store) -> Outcome:

@@ -99,6 +99,7 @@ class Made:
         observers: to be told how it ends.
         stopped: why an observer ended it early.
         told: what a climb's table says beside the figure, in a few words.
+        asked: whether somebody asked to stop, and it came to its end before it looked.
     """
 
     plan: Plan
@@ -110,6 +111,7 @@ class Made:
     observers: Observer
     stopped: Stop | None = None
     told: str = ""
+    asked: bool = False
 
 
 @dataclass(kw_only=True)

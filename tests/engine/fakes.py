@@ -44,8 +44,6 @@ class FakeRunner:
         fronts: positions that a slot's adapter takes in front.
     """
 
-    least_right = 1
-
     def __init__(self, budget, fronts, in_chunks=True):
         self.budget, self.fronts, self.in_chunks = budget, fronts, in_chunks
         self.lanes, self.slots = {}, {}

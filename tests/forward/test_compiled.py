@@ -14,7 +14,7 @@ from rung.bases.quantized import Int4
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
 from rung.forward.compiled import compiler, integers
-from rung.forward.compiled.decoder import MAX_ROWS, CompiledDecoder
+from rung.forward.compiled.decoder import MAX_ROWS, CompiledDecoder, LastTokens
 from rung.forward.lora import LoraOp
 from rung.forward.slots import Slots
 from rung.forward.steer import SteerOp
@@ -125,6 +125,36 @@ def test_a_step_is_that_of_torch(family, heads, head_width, width, inner, kind, 
     assert (logits is None) == (kind != "none")  # torch asks for products of codes by itself
     if logits is not None:
         assert torch.allclose(logits, bank.own_head().logits(hidden), rtol=1e-4, atol=1e-4)
+
+
+@compiles
+@pytest.mark.parametrize("kind", ["none", "int8", "int4"])
+def test_tokens_of_one_lane_in_a_step_are_those_of_a_step_each(kind):
+    """To the bit, in two lanes of different lengths, with and without an adapter."""
+    model = tiny_llama()
+    if kind != "none":
+        quantizing.quantize(model, kind, "float32", "cpu")
+    bank, draw = Bank(model), torch.Generator().manual_seed(0)
+    compiled = compiled_of(bank)
+    slots, counts = [-1, bank.add(random_adapter(bank, draw, 5, True))], (7, 4)
+    found = []
+    for at_once in (True, False):
+        plan, _ = step_of(bank, slots, torch.Generator().manual_seed(1))
+        cache, begin = plan.cache, [3, 17]
+        entering = torch.randn(2, 7, bank.width, generator=torch.Generator().manual_seed(2))
+        each = [(lane, i) for lane, count in enumerate(counts) for i in range(count)]
+        left = torch.zeros_like(entering)
+        for step in [each] if at_once else [[one] for one in each]:
+            lanes = torch.tensor([lane for lane, _ in step])
+            places = torch.tensor([begin[lane] + i for lane, i in step])
+            one = LastTokens(cache, lanes, Slots([slots[lane] for lane, _ in step]))
+            rows = torch.stack([entering[lane, i] for lane, i in step])
+            with torch.inference_mode():
+                hidden = compiled.run(rows, places, one)
+            for row, (lane, i) in zip(hidden, step, strict=True):
+                left[lane, i] = row
+        found.append([left, *cache.k, *cache.v])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def counted(compiled: CompiledDecoder, monkeypatch) -> list[int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rung import methods
 from rung.errors import ConfigError, DataError, Interrupted
 from rung.ladder.arms import Arms
 from rung.ladder.climb import resume
@@ -101,6 +102,25 @@ def test_stopped_while_the_base_is_loaded_the_baseline_has_its_verdict(words):
         figure = rungs_of(store, climb)["tfidf"].metrics["validation"]["value"]
         assert f"{figure:.3f}" in said["says"]  # what was told before the base was there still holds
         assert record.status == "succeeded" and store.models.get("words-tfidf").method == "tfidf"
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_heeded_that_comes_when_a_method_looks_no_more(words, kind, monkeypatch):
+    method = methods.get("zero_shot")
+    fit = type(method).fit
+
+    def fitting(self, *arguments):
+        found = fit(self, *arguments)
+        signal.raise_signal(kind)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(method), "fit", fitting)
+        climb = interrupted(words, Log(), only=["zero_shot", "linear_probe"])
+    with Store.open() as store:
+        assert rungs_of(store, climb)["zero_shot"].status == "interrupted"
+        assert resume(climb, Log(), store).status == "succeeded"
+        assert {r.status for r in rungs_of(store, climb).values()} == {"succeeded"}
 
 
 def test_in_mid_training_the_same_run_goes_on(words):

@@ -190,7 +190,7 @@ class GenerateQueue:
                     break
                 right += 1
             if draft:
-                request.speculation.verified(right, self.scheduler.runner.least_right)
+                request.speculation.verified(right)
             if request.lane >= 0:
                 self.scheduler.runner.cut(request.lane, request.front, request.read)
 

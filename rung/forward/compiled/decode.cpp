@@ -1,7 +1,7 @@
 // One step of decoding through all layers of a base that is built like Llama: one token of each row,
-// whose keys and values go into the row's lane. Called from decoder.py, which says what the structures
-// hold. All threads go through the layers together; what is left of a phase is taken in small pieces, so
-// that a thread that the system holds up costs little.
+// whose keys and values go into the row's lane; rows of one lane stand one behind the other in it. Called
+// from decoder.py, which says what the structures hold. All threads go through the layers together; what
+// is left of a phase is taken in small pieces, so that a thread that the system holds up costs little.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -63,14 +63,18 @@ struct Run {
   std::vector<int64_t> order; // of each row here, its row in the step
   std::vector<Group> groups;
   Numbers hidden, projected, mixed, gate, up, low;
+  bool together; // whether several rows stand in one lane, one behind the other
   std::unique_ptr<std::atomic<int64_t>[]> taken; // pieces of each phase
-  static constexpr int PHASES = 8;
+  static constexpr int PHASES = 9;
 
   Run(const Base &base, const Step &step) : base(base), step(step), order(step.rows) {
     queries = base.heads * base.head_width, keys = base.key_heads * base.head_width;
     auto room = [&](int64_t n) { return numbers_of(step.rows * n); };
     hidden = room(base.width), projected = room(queries + 2 * keys), mixed = room(queries);
     gate = room(base.inner), up = room(base.inner), low = room(3 * step.max_rank);
+    std::vector<int64_t> lanes(step.lanes, step.lanes + step.rows);
+    std::sort(lanes.begin(), lanes.end());
+    together = std::adjacent_find(lanes.begin(), lanes.end()) != lanes.end();
     taken.reset(new std::atomic<int64_t>[base.count * PHASES]);
     for (int64_t i = 0; i < base.count * PHASES; i++)
       taken[i] = 0;
@@ -112,7 +116,7 @@ struct Thread {
     for (int64_t row = 0; row < run.step.rows; row++)
       most = std::max(most, run.step.positions[row] + 1);
     normed = numbers_of(run.step.rows * run.base.width);
-    scores = numbers_of(sharing * (most + ROWS + 1)), heads = numbers_of((sharing + 3) * run.base.head_width);
+    scores = numbers_of(sharing * (most + ROWS + 1)), heads = numbers_of((sharing + 1) * run.base.head_width);
   }
 
   // What projections from `part` on read, (rows, columns). Each thread codes it for itself, which takes
@@ -205,35 +209,53 @@ struct Thread {
     }
   }
 
-  // The heads of one row that share keys: rotations, the lane's new key and value, and attention.
+  // What adapters and the base make of one head of a projection of a row.
+  void project_head(int64_t layer, int64_t row, int part, int64_t at, int64_t head, float *to) {
+    const int64_t n = run.base.head_width;
+    const float *from = run.projected.get() + row * (run.queries + 2 * run.keys) + at + head * n;
+    std::memcpy(to, from, n * sizeof(float));
+    for (const Group &group : run.groups)
+      if (group.first <= row && row < group.first + group.count)
+        raise(group, row, 1, layer, part, part, head * n, n, to, n);
+  }
+
+  void turn(int64_t row, const float *x, float *to) {
+    const int64_t n = run.base.head_width, told = run.order[row];
+    rotate(x, run.step.cosines + told * n, run.step.sines + told * n, n, to);
+  }
+
+  // Where keys or values of a row's lane begin.
+  float *lane(float *const *of, int64_t layer, int64_t row, int64_t key_head) {
+    const int64_t lane = run.step.lanes[run.order[row]];
+    return of[layer] + (lane * run.base.key_heads + key_head) * run.step.capacity * run.base.head_width;
+  }
+
+  // A row's new key and value into its lane.
+  void put(int64_t layer, int64_t row, int64_t key_head) {
+    const int64_t at = run.step.positions[run.order[row]] * run.base.head_width;
+    project_head(layer, row, KEYS, run.queries, key_head, heads.get());
+    turn(row, heads.get(), lane(run.step.keys, layer, row, key_head) + at);
+    project_head(layer, row, VALUES, run.queries + run.keys, key_head,
+                 lane(run.step.values, layer, row, key_head) + at);
+  }
+
+  // The heads of one row that share keys: rotations, and attention to the lane up to the row's own token.
   void attend_shared(int64_t layer, int64_t row, int64_t key_head) {
     const Base &base = run.base;
     const int64_t n = base.head_width, sharing = base.heads / base.key_heads, first = key_head * sharing;
-    const int64_t told = run.order[row];
-    const float *from = run.projected.get() + row * (run.queries + 2 * run.keys);
-    float *queries = heads.get(), *key = queries + sharing * n, *value = key + n, *turned = value + n;
-    const float *cosines = run.step.cosines + told * n, *sines = run.step.sines + told * n;
-    auto projected = [&](int part, int64_t at, int64_t head, float *to) {
-      std::memcpy(to, from + at + head * n, n * sizeof(float));
-      for (const Group &group : run.groups)
-        if (group.first <= row && row < group.first + group.count)
-          raise(group, row, 1, layer, part, part, head * n, n, to, n);
-    };
+    if (!run.together)
+      put(layer, row, key_head);
+    float *queries = heads.get(), *turned = queries + sharing * n;
     for (int64_t i = 0; i < sharing; i++) {
-      projected(QUERIES, 0, first + i, turned);
-      rotate(turned, cosines, sines, n, queries + i * n);
+      project_head(layer, row, QUERIES, 0, first + i, turned);
+      turn(row, turned, queries + i * n);
       for (int64_t j = 0; j < n; j++)
         queries[i * n + j] *= base.scaling;
     }
-    projected(KEYS, run.queries, key_head, turned);
-    rotate(turned, cosines, sines, n, key);
-    projected(VALUES, run.queries + run.keys, key_head, value);
-    const int64_t at = run.step.positions[told];
-    const int64_t lane = (run.step.lanes[told] * base.key_heads + key_head) * run.step.capacity * n;
-    float *keys = run.step.keys[layer] + lane, *values = run.step.values[layer] + lane;
-    std::memcpy(keys + at * n, key, n * sizeof(float));
-    std::memcpy(values + at * n, value, n * sizeof(float));
-    attend(queries, sharing, keys, values, at, key, value, n, scores.get(),
+    const int64_t at = run.step.positions[run.order[row]];
+    const float *keys = lane(run.step.keys, layer, row, key_head);
+    const float *values = lane(run.step.values, layer, row, key_head);
+    attend(queries, sharing, keys, values, at, keys + at * n, values + at * n, n, scores.get(),
            run.mixed.get() + row * run.queries + first * n);
   }
 
@@ -284,6 +306,11 @@ struct Thread {
     project(i, 0, QUERIES, 3, norms(i, 0), run.projected.get(), run.queries + 2 * run.keys, false,
             changed);
 #pragma omp barrier
+    if (run.together) { // tokens of one lane see each other
+      for (int64_t piece; (piece = next(i, 8)) < run.step.rows * base.key_heads;)
+        put(i, piece / base.key_heads, piece % base.key_heads);
+#pragma omp barrier
+    }
     for (int64_t piece; (piece = next(i, 1)) < run.step.rows * base.key_heads;)
       attend_shared(i, piece / base.key_heads, piece % base.key_heads);
 #pragma omp barrier

@@ -87,8 +87,8 @@ class CompiledDecoder:
         self._layers = (Layer * len(base.layers))(*map(self._layer, base.layers))
         self._take_panels()
         self.base = Base(
-            c.addressof(self._layers), self._pointer(base.norm.weight), len(base.layers), backbone.width,
-            attention.q_proj.out_features // attention.head_dim,
+            c.addressof(self._layers), self._pointer(base.norm.weight), len(base.layers),
+            backbone.width, attention.q_proj.out_features // attention.head_dim,
             attention.k_proj.out_features // attention.head_dim, attention.head_dim,
             first.mlp.gate_proj.out_features, base.norm.variance_epsilon, attention.scaling,
         )  # fmt: skip
@@ -126,7 +126,7 @@ class CompiledDecoder:
         return Layer(weights, pointers, (c.c_float * 2)(*(n.variance_epsilon for n in norms)))
 
     def lay(self) -> None:
-        """Hold codes once more in the order in which steps of few rows read them; see `integers.lay`."""
+        """Hold codes once more in the order in which steps read them; see `integers.lay`."""
         if self.coded:
             integers.lay(self.backbone)
             self._take_panels()

@@ -34,6 +34,10 @@ constexpr int RAISED = 128; // added to int8 codes in a panel, whose instruction
 constexpr int RAISED = 0;
 #endif
 
+// How a panel holds codes: one a byte, or those of int4 by two, as they are held.
+enum Form { INT8_CODES, INT4_CODES, INT4_PAIRS };
+template <Form FORM> constexpr int LINES = FORM == INT4_PAIRS ? QUADS / 2 : QUADS; // of QUAD bytes a block
+
 inline int64_t blocks_of(int64_t n) { return (n + BLOCK - 1) / BLOCK; }
 
 // --- inputs ----------------------------------------------------------------------------------------
@@ -210,20 +214,6 @@ inline void halves_to_floats(const uint16_t *from, int64_t n, float *to) {
     to[i] = of_half(from[i]);
 }
 
-// A panel of int4 as it is kept -> codes, steps and least values as products read them.
-inline void spread_int4(const uint8_t *kept, int64_t blocks, uint8_t *codes, float *steps, float *least) {
-  typedef uint8_t Bytes __attribute__((vector_size(LANES * 4)));
-  for (int64_t i = 0; i < blocks; i++, codes += QUADS * QUAD)
-    for (int64_t at = 0; at < QUADS / 2 * QUAD; at += sizeof(Bytes)) {
-      const Bytes both = load<Bytes>(kept + i * (QUADS / 2 * QUAD) + at), low = both & 15, high = both >> 4;
-      std::memcpy(codes + at, &low, sizeof low);
-      std::memcpy(codes + QUADS / 2 * QUAD + at, &high, sizeof high);
-    }
-  const uint16_t *halves = reinterpret_cast<const uint16_t *>(kept + blocks * (QUADS / 2 * QUAD));
-  halves_to_floats(halves, blocks * OUTPUTS, steps);
-  halves_to_floats(halves + blocks * OUTPUTS, blocks * OUTPUTS, least);
-}
-
 // Numbers (4, n) float16 -> (n, OUTPUTS) float32, into four places; room for 4 rows, n rounded up to 4.
 inline void lay_halves(const void *const *rows, int64_t n, float *room, float *to) {
   const int64_t stride = (n + 3) / 4 * 4;
@@ -239,49 +229,72 @@ inline void lay_halves(const void *const *rows, int64_t n, float *room, float *t
 // --- products --------------------------------------------------------------------------------------
 
 #if defined(__AVX2__) && !defined(__AVX512VNNI__) && !defined(__AVXVNNI__)
+// The products of four codes of 8 outputs with four of an input, by two.
+template <Form FORM> inline __m256i pairs8(__m256i codes, __m256i four) {
+  if (FORM == INT8_CODES) // the magnitudes of one factor, and the other with its signs
+    return _mm256_maddubs_epi16(_mm256_abs_epi8(four), _mm256_sign_epi8(codes, four));
+  return _mm256_maddubs_epi16(codes, four);
+}
+
 // The sums of a block for 8 outputs. No sum of 16 bits overflows: two products of codes up to 127 make
 // 32,258 at most; sixteen of codes up to 15 with codes up to 127 make 30,480.
-template <bool SIGNED> inline __m256i dots8(const uint8_t *panel, const int8_t *x) {
-  const __m256i ones = _mm256_set1_epi16(1);
+template <Form FORM> inline __m256i dots8(const uint8_t *panel, const int8_t *x) {
+  const __m256i ones = _mm256_set1_epi16(1), half = _mm256_set1_epi8(15);
   __m256i sums = _mm256_setzero_si256();
+  const auto fours = [x](int q) { return _mm256_set1_epi32(load<int32_t>(x + 4 * q)); };
 #pragma GCC unroll 8
-  for (int q = 0; q < QUADS; q++) {
+  for (int q = 0; q < LINES<FORM>; q++) {
     const __m256i codes = _mm256_loadu_si256((const __m256i *)(panel + q * QUAD));
-    const __m256i four = _mm256_set1_epi32(load<int32_t>(x + 4 * q));
-    if (SIGNED) { // the magnitudes of one factor, and the other with its signs
-      const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(four), _mm256_sign_epi8(codes, four));
-      sums = _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, ones));
+    if (FORM == INT8_CODES) {
+      sums = _mm256_add_epi32(sums, _mm256_madd_epi16(pairs8<FORM>(codes, fours(q)), ones));
+    } else if (FORM == INT4_CODES) {
+      sums = _mm256_add_epi16(sums, pairs8<FORM>(codes, fours(q)));
     } else {
-      sums = _mm256_add_epi16(sums, _mm256_maddubs_epi16(codes, four));
+      const __m256i low = _mm256_and_si256(codes, half);
+      const __m256i high = _mm256_and_si256(_mm256_srli_epi16(codes, 4), half);
+      sums = _mm256_add_epi16(sums, pairs8<FORM>(low, fours(q)));
+      sums = _mm256_add_epi16(sums, pairs8<FORM>(high, fours(q + QUADS / 2)));
     }
   }
-  return SIGNED ? sums : _mm256_madd_epi16(sums, ones);
+  return FORM == INT8_CODES ? sums : _mm256_madd_epi16(sums, ones);
+}
+#endif
+
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+// Adds the products of four codes of LANES outputs with four of each of N rows of the input.
+template <int N> inline void add_fours(Ints codes, const int8_t *x, int64_t stride, Ints (&sums)[N]) {
+#pragma GCC unroll 12
+  for (int b = 0; b < N; b++) {
+    const int32_t four = load<int32_t>(x + b * stride);
+#if defined(__AVX512VNNI__)
+    sums[b] = (Ints)_mm512_dpbusd_epi32((__m512i)sums[b], (__m512i)codes, _mm512_set1_epi32(four));
+#else
+    sums[b] = (Ints)_mm256_dpbusd_avx_epi32((__m256i)sums[b], (__m256i)codes, _mm256_set1_epi32(four));
+#endif
+  }
 }
 #endif
 
 // Adds the sums of a block, of LANES outputs and each of N rows of the input.
-template <int N, bool SIGNED>
+template <int N, Form FORM>
 inline void add_dots(const uint8_t *panel, const int8_t *x, int64_t stride, Ints (&sums)[N]) {
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 #pragma GCC unroll 8
-  for (int q = 0; q < QUADS; q++) {
+  for (int q = 0; q < LINES<FORM>; q++) {
     const Ints codes = load<Ints>(panel + q * QUAD);
-#pragma GCC unroll 12
-    for (int b = 0; b < N; b++) {
-      const int32_t four = load<int32_t>(x + b * stride + 4 * q);
-#if defined(__AVX512VNNI__)
-      sums[b] = (Ints)_mm512_dpbusd_epi32((__m512i)sums[b], (__m512i)codes, _mm512_set1_epi32(four));
-#else
-      sums[b] = (Ints)_mm256_dpbusd_avx_epi32((__m256i)sums[b], (__m256i)codes, _mm256_set1_epi32(four));
-#endif
+    if (FORM == INT4_PAIRS) {
+      add_fours(codes & 0x0f0f0f0f, x + 4 * q, stride, sums);
+      add_fours(codes >> 4 & 0x0f0f0f0f, x + 4 * (q + QUADS / 2), stride, sums);
+    } else {
+      add_fours(codes, x + 4 * q, stride, sums);
     }
   }
 #elif defined(__AVX2__)
 #pragma GCC unroll 4
   for (int b = 0; b < N; b++) {
-    const __m256i low = dots8<SIGNED>(panel, x + b * stride);
+    const __m256i low = dots8<FORM>(panel, x + b * stride);
 #if defined(__AVX512F__)
-    const __m256i high = dots8<SIGNED>(panel + 32, x + b * stride);
+    const __m256i high = dots8<FORM>(panel + 32, x + b * stride);
     sums[b] += (Ints)_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 #else
     sums[b] += (Ints)low;
@@ -291,21 +304,44 @@ inline void add_dots(const uint8_t *panel, const int8_t *x, int64_t stride, Ints
   for (int b = 0; b < N; b++)
     for (int q = 0; q < QUADS; q++)
       for (int o = 0; o < LANES; o++)
-        for (int i = 0; i < 4; i++) // codes of int4 are below 16, so that this holds for them too
-          sums[b][o] += int32_t(int8_t(panel[q * QUAD + o * 4 + i])) * x[b * stride + q * 4 + i];
+        for (int i = 0; i < 4; i++) {
+          const int8_t *seen = x + b * stride + q * 4 + i;
+          const int code = panel[q % LINES<FORM> * QUAD + o * 4 + i];
+          if (FORM == INT4_PAIRS)
+            sums[b][o] += (q < LINES<FORM> ? code & 15 : code >> 4) * *seen;
+          else // codes of int4 are below 16, so that this holds for them too
+            sums[b][o] += int32_t(int8_t(code)) * *seen;
+        }
 #endif
 }
 
 // A panel, and what its sums are multiplied with.
 struct Panel {
-  const uint8_t *codes; // (blocks * QUADS, OUTPUTS, 4)
-  const float *steps;   // int4: (blocks, OUTPUTS); int8: null
-  const float *least;   // int4: (blocks, OUTPUTS)
+  const uint8_t *codes; // (blocks, LINES, OUTPUTS, 4)
+  const void *steps;    // int4: (blocks, OUTPUTS) float32, of INT4_PAIRS float16; int8: null
+  const void *least;    // int4: as steps
   float scales[OUTPUTS], biases[OUTPUTS];
 };
 
+// LANES steps or least values of a panel, from number `at` on.
+template <Form FORM> inline Floats scales_of(const void *from, int64_t at) {
+  if (FORM == INT4_CODES)
+    return load<Floats>(static_cast<const float *>(from) + at);
+  const uint16_t *halves = static_cast<const uint16_t *>(from) + at;
+#if defined(__AVX512F__)
+  return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)halves));
+#elif defined(__F16C__)
+  return (Floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)halves));
+#else
+  Floats out;
+  for (int i = 0; i < LANES; i++)
+    out[i] = of_half(halves[i]);
+  return out;
+#endif
+}
+
 // LANES outputs of a panel, from `first` on, for N rows of the input from `row` on.
-template <int N, bool SIGNED>
+template <int N, Form FORM>
 inline void multiply_rows(const Panel &panel, int first, const Coded &x, int64_t row, float *y,
                           int64_t stride, bool onto) {
   const int64_t codes = x.count * BLOCK;
@@ -316,15 +352,15 @@ inline void multiply_rows(const Panel &panel, int first, const Coded &x, int64_t
     Ints sums[N];
 #pragma GCC unroll 12
     for (int b = 0; b < N; b++)
-      sums[b] = Ints{} + (SIGNED ? blocks[b * x.count + i].start : 0);
-    add_dots<N, SIGNED>(panel.codes + i * QUADS * QUAD + first * 4, from + i * BLOCK, codes, sums);
-    if constexpr (SIGNED) {
+      sums[b] = Ints{} + (FORM == INT8_CODES ? blocks[b * x.count + i].start : 0);
+    add_dots<N, FORM>(panel.codes + i * LINES<FORM> * QUAD + first * 4, from + i * BLOCK, codes, sums);
+    if constexpr (FORM == INT8_CODES) {
 #pragma GCC unroll 12
       for (int b = 0; b < N; b++)
         totals[b] += numbers(sums[b]) * blocks[b * x.count + i].scale;
     } else {
-      const Floats steps = load<Floats>(panel.steps + i * OUTPUTS + first);
-      const Floats least = load<Floats>(panel.least + i * OUTPUTS + first);
+      const Floats steps = scales_of<FORM>(panel.steps, i * OUTPUTS + first);
+      const Floats least = scales_of<FORM>(panel.least, i * OUTPUTS + first);
 #pragma GCC unroll 12
       for (int b = 0; b < N; b++) {
         totals[b] += numbers(sums[b]) * (steps * blocks[b * x.count + i].scale);
@@ -343,7 +379,7 @@ inline void multiply_rows(const Panel &panel, int first, const Coded &x, int64_t
 }
 
 // A panel times rows [row, row + count) of the input, onto or into y (count, OUTPUTS), `stride` apart.
-template <bool SIGNED>
+template <Form FORM>
 inline void multiply_panel(const Panel &panel, const Coded &x, int64_t row, int64_t count, float *y,
                            int64_t stride, bool onto) {
   for (int first = 0; first < OUTPUTS; first += LANES)
@@ -351,12 +387,12 @@ inline void multiply_panel(const Panel &panel, const Coded &x, int64_t row, int6
       const int64_t left = count - b;
       float *to = y + b * stride;
 #if defined(__AVX512VNNI__)
-      if (left >= 12) { multiply_rows<12, SIGNED>(panel, first, x, row + b, to, stride, onto); b += 12; continue; }
-      if (left >= 6) { multiply_rows<6, SIGNED>(panel, first, x, row + b, to, stride, onto); b += 6; continue; }
+      if (left >= 12) { multiply_rows<12, FORM>(panel, first, x, row + b, to, stride, onto); b += 12; continue; }
+      if (left >= 6) { multiply_rows<6, FORM>(panel, first, x, row + b, to, stride, onto); b += 6; continue; }
 #endif
-      if (left >= 4) { multiply_rows<4, SIGNED>(panel, first, x, row + b, to, stride, onto); b += 4; continue; }
-      if (left >= 2) { multiply_rows<2, SIGNED>(panel, first, x, row + b, to, stride, onto); b += 2; continue; }
-      multiply_rows<1, SIGNED>(panel, first, x, row + b, to, stride, onto);
+      if (left >= 4) { multiply_rows<4, FORM>(panel, first, x, row + b, to, stride, onto); b += 4; continue; }
+      if (left >= 2) { multiply_rows<2, FORM>(panel, first, x, row + b, to, stride, onto); b += 2; continue; }
+      multiply_rows<1, FORM>(panel, first, x, row + b, to, stride, onto);
       b += 1;
     }
 }

@@ -2,8 +2,8 @@
 
 An input row is coded in int8 with a scale for each 32 of its numbers. Sums of products of codes are
 whole numbers, exact on every processor, and are scaled in float32 in one order, so that what comes out
-for a row does not depend on other rows. The weights are read as they are held; `lay` holds them once more
-in the order in which they are multiplied, for steps of few rows, and the same numbers come out.
+for a row does not depend on other rows. The weights are read as they are held; `lay` holds them once
+more in the order in which they are multiplied, for steps of few rows, and the same numbers come out.
 
 Prefill, decoding and scoring of a base all compute so, or none of them does, since keys and values that
 one has written are read by the others. Who trains computes with float32 inputs: gradients need them.

@@ -130,26 +130,24 @@ Panel lay(const Weight &weight, int64_t first, int64_t last, Scratch &scratch) {
   const int64_t blocks = blocks_of(weight.columns), floats = (blocks + 3) / 4 * 4;
   const int64_t size = blocks * QUADS * QUAD;
   const bool signs = weight.kind == INT8;
-  const uint8_t *kept = static_cast<const uint8_t *>(weight.panels);
-  if (kept)
-    kept += first / OUTPUTS * kept_bytes(weight);
-  Panel panel = {kept, nullptr, nullptr, {}, {}};
+  Panel panel = {};
   for (int o = 0; o < OUTPUTS; o++) {
     const int64_t row = std::min(first + o, last - 1);
     panel.scales[o] = signs ? static_cast<const float *>(weight.scales)[row] : 1;
     panel.biases[o] = weight.bias ? weight.bias[row] : 0;
   }
-  if (kept && signs)
+  if (weight.panels) {
+    panel.codes = static_cast<const uint8_t *>(weight.panels) + first / OUTPUTS * kept_bytes(weight);
+    const uint16_t *halves = reinterpret_cast<const uint16_t *>(panel.codes + size / 2);
+    if (!signs)
+      panel.steps = halves, panel.least = halves + blocks * OUTPUTS;
     return panel;
+  }
   uint8_t *codes = scratch.of(size + (signs ? 0 : (2 * OUTPUTS + 4) * floats * sizeof(float)));
   float *steps = reinterpret_cast<float *>(codes + size), *least = steps + OUTPUTS * floats;
   panel.codes = codes;
   if (!signs)
     panel.steps = steps, panel.least = least;
-  if (kept) {
-    spread_int4(kept, blocks, codes, steps, least);
-    return panel;
-  }
   for (int o = 0; o < OUTPUTS; o += 4) {
     const Four four(weight, first + o, last);
     if (signs) {
@@ -168,7 +166,9 @@ void multiply_codes(const Weight &weight, int64_t first, int64_t last, const Inp
                     int64_t stride, bool onto, Scratch &scratch) {
   constexpr int64_t AT_ONCE = 64; // rows of the input, where outputs are put in between
   float between[AT_ONCE * OUTPUTS];
-  const auto multiply = weight.kind == INT8 ? multiply_panel<true> : multiply_panel<false>;
+  const auto multiply = weight.kind == INT8 ? multiply_panel<INT8_CODES>
+                        : weight.panels     ? multiply_panel<INT4_PAIRS>
+                                            : multiply_panel<INT4_CODES>;
   for (int64_t o = first; o < last; o += OUTPUTS) {
     const Panel panel = lay(weight, o, last, scratch);
     if (o + OUTPUTS <= last) {
