@@ -191,8 +191,11 @@ class CompiledDecoder:
 
     def _head_weight(self) -> Weight | None:
         head = self.backbone.own_head()
-        if not head.plain or isinstance(head.weight, Quantized) or not readable(head.weight):
-            return None  # codes are multiplied where torch comes upon them
+        if not head.plain or not readable(head.weight):
+            return None
+        if isinstance(head.weight, Quantized):
+            product = head.weight.integers if torch.is_inference_mode_enabled() else None
+            return product.structure if isinstance(product, integers.Product) else None
         if self._head is None or self._head[0] is not head.weight:
             weight, held = weight_of(head.weight, None)
             self._held += held
