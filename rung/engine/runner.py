@@ -199,7 +199,9 @@ class CachedRunner:
         compiled = self.bank.compiled
         if compiled is None or sum(counts) > STEP_TOKENS or not all(c.begin for c in chunks):
             return None
-        behind = np.concatenate([self.cache.lengths[c.lane] + np.arange(c.end - c.begin) for c in chunks])
+        behind = np.concatenate(
+            [self.cache.lengths[c.lane] + np.arange(c.end - c.begin) for c in chunks]
+        )
         places, lanes = self._tensor(behind), np.repeat([c.lane for c in chunks], counts)
         slots = [c.slot_at(i) for c in chunks for i in range(c.begin, c.end)]
         plan = LastTokens(self.cache, self._tensor(lanes), Slots(slots))

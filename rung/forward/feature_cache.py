@@ -13,9 +13,11 @@ import json
 import math
 import os
 import tempfile
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +33,43 @@ SPARE = 1 << 30  # bytes of the disk that are left to others
 SHARE = 0.25  # of the free memory, for what the disk has no room for
 KINDS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.uint8: "U8"}
 
-CHECKSUM = "crc32"  # of the tensors' bytes, in the header's own place for remarks
+# In the header's own place for remarks: of the tensors' bytes, and what it took to make them.
+CHECKSUM, SECONDS = "crc32", "seconds"
 CHUNK = 1 << 22  # bytes read at once
 
 Shapes = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 _unused: ContextVar[bool] = ContextVar("features are made anew", default=False)
+
+
+@dataclass
+class Spared:
+    """Work that was found done.
+
+    Attributes:
+        found: seconds that it once took, by name. made: names of what was made meanwhile.
+    """
+
+    found: dict[str, float] = field(default_factory=dict)
+    made: set[str] = field(default_factory=set)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all that was found and not made meanwhile."""
+        return sum(seconds for name, seconds in self.found.items() if name not in self.made)
+
+
+_spared: ContextVar[Spared | None] = ContextVar("who counts what was found", default=None)
+
+
+@contextlib.contextmanager
+def spared() -> Iterator[Spared]:
+    """Count the seconds that features took which are found here: what they cost is no less for it."""
+    counted = Spared()
+    token = _spared.set(counted)
+    try:
+        yield counted
+    finally:
+        _spared.reset(token)
 
 
 @contextlib.contextmanager
@@ -88,25 +122,29 @@ def find(name: str | None) -> dict[str, Tensor] | None:
         return None
     path = _path(name)
     try:
-        if not _sound(path):
+        seconds = _seconds_if_sound(path)
+        if seconds is None:
             return None
         found = load_file(path)
         os.utime(path)  # the next one to go is the one not used for longest
     except (OSError, ValueError, KeyError, SafetensorError):
         return None
+    if (counted := _spared.get()) is not None:
+        counted.found[name] = seconds
     return found
 
 
-def _sound(path: Path) -> bool:
-    """Whether a file's tensors are those that were written. Raises for a header that is none."""
+def _seconds_if_sound(path: Path) -> float | None:
+    """What it took to make a file's tensors, if they are those that were written; 0 where it does not
+    say. Raises for a header that is none."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > path.stat().st_size:
-            return False
-        said, found = json.loads(file.read(length))["__metadata__"][CHECKSUM], 0
+            return None
+        said, found = json.loads(file.read(length))["__metadata__"], 0
         while part := file.read(CHUNK):
             found = zlib.crc32(part, found)
-    return said == f"{found:08x}"
+    return float(said.get(SECONDS, 0.0)) if said[CHECKSUM] == f"{found:08x}" else None
 
 
 def keep(
@@ -201,8 +239,12 @@ def _on_disk(name: str, shapes: Shapes, fill: Callable, note: Callable) -> dict[
                 # Reserved at once: writing through the map into a full disk would kill the process.
                 os.posix_fallocate(file.fileno(), 0, size)
         whole = torch.from_file(temporary, shared=True, size=size, dtype=torch.uint8)
+        began = time.perf_counter()
         fill(_parts(whole, len(header), shapes))
-        header = _header(shapes, zlib.crc32(whole[len(header) :].numpy().data))
+        seconds = time.perf_counter() - began
+        if (counted := _spared.get()) is not None:
+            counted.made.add(name)
+        header = _header(shapes, zlib.crc32(whole[len(header) :].numpy().data), seconds)
         with open(temporary, "r+b") as file:
             file.write(header)
             file.flush()
@@ -217,12 +259,13 @@ def _on_disk(name: str, shapes: Shapes, fill: Callable, note: Callable) -> dict[
     return find(name)
 
 
-def _header(shapes: Shapes, checksum: int = 0) -> bytes:
+def _header(shapes: Shapes, checksum: int = 0, seconds: float = 0.0) -> bytes:
     """The header of a safetensors file whose tensors stand in the order of `shapes`.
 
-    As long for one checksum as for another.
+    As long for one checksum and time as for another.
     """
-    entries: dict[str, Any] = {"__metadata__": {CHECKSUM: f"{checksum:08x}"}}
+    about = {CHECKSUM: f"{checksum:08x}", SECONDS: f"{seconds:012.3f}"}
+    entries: dict[str, Any] = {"__metadata__": about}
     at = 0
     for name, (shape, dtype) in shapes.items():
         end = at + math.prod(shape) * dtype.itemsize
@@ -270,8 +313,6 @@ def _size(path: Path) -> int:
 
 
 def _age(path: Path) -> float:
-    import time
-
     try:
         return time.time() - path.stat().st_mtime
     except OSError:

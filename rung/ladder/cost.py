@@ -12,7 +12,9 @@ class Cost:
     """Of one rung, measured or predicted.
 
     Attributes:
-        seconds: to find or train the adapter. wall: the same with choosing and measuring it.
+        seconds: to find or train the adapter, with hidden states that were found on disk counted as if
+            they had been computed: whoever makes it elsewhere has to.
+        wall: the time of making, choosing and measuring it here.
         request_seconds: of one request, alone, as served, the median; request_low, request_high: the
             middle half of what was timed. request_tokens: read and written by it.
         bytes: peak memory while it was made. disk: bytes of its artefact.

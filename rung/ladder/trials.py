@@ -175,7 +175,7 @@ class Trial:
             job.drop(made, self.store)
             return own, answering
         cost = Cost(
-            seconds=made.state.seconds, request_seconds=request.seconds,
+            seconds=made.state.seconds + made.spared, request_seconds=request.seconds,
             request_tokens=request.tokens, request_low=request.low, request_high=request.high,
             bytes=peak,
         )  # fmt: skip

@@ -153,11 +153,12 @@ def make(
             return asked() or (together.main and heartbeat.cancelled())
 
         observers.prepared(prepared)
-        if plan.method.trained:
-            made = _train(plan, prepared, run.id, folder, observers, stopping, test, store)
-        else:
-            made = _fit(plan, prepared, run.id, folder, observers, stopping, fitted)
-        made.asked = asked()
+        with feature_cache.spared() as spared:
+            if plan.method.trained:
+                made = _train(plan, prepared, run.id, folder, observers, stopping, test, store)
+            else:
+                made = _fit(plan, prepared, run.id, folder, observers, stopping, fitted)
+        made.spared, made.asked = spared.seconds, asked()
         return made
 
 

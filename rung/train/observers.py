@@ -99,6 +99,7 @@ class Made:
         observers: to be told how it ends.
         stopped: why an observer ended it early.
         told: what a climb's table says beside the figure, in a few words.
+        spared: seconds that it took once to compute hidden states that were found on disk.
         asked: whether somebody asked to stop, and it came to its end before it looked.
     """
 
@@ -111,6 +112,7 @@ class Made:
     observers: Observer
     stopped: Stop | None = None
     told: str = ""
+    spared: float = 0.0
     asked: bool = False
 
 

@@ -219,6 +219,25 @@ def test_what_is_kept_is_found_and_equal_to_the_bit(kept_bank, tmp_path, monkeyp
     assert runs and len(files(tmp_path)) == 2
 
 
+def test_what_was_found_is_counted_as_what_it_took(kept_bank):
+    shapes = {"x": ((4, 8), torch.float32)}
+
+    def fill(made):
+        time.sleep(0.05)
+
+    with feature_cache.spared() as first:
+        for _ in range(2):  # made here, and found again: it was paid for
+            feature_cache.keep("one", shapes, fill)
+    assert first.seconds == 0
+    with feature_cache.spared() as second:
+        for name in ("one", "one", "two"):
+            feature_cache.keep(name, shapes, fill)
+    assert second.found["one"] == second.seconds >= 0.05
+    with feature_cache.spared() as third, feature_cache.unused():
+        feature_cache.keep("one", shapes, fill)
+    assert third.seconds == 0
+
+
 def test_another_base_precision_or_layer_is_another_key(kept_bank):
     key = feature_cache.key
     names = {key(kept_bank, "boundary", 1, "rows"), key(kept_bank, "boundary", 2, "rows")}
@@ -256,7 +275,10 @@ def test_a_damaged_file_is_made_anew(kept_bank, tmp_path, damage):
     }
     path.write_bytes(spoilt[damage])
     assert torch.equal(pooled(kept_bank, prompts, [2], Frame(), keep=True)["2.mean"], first)
-    assert path.read_bytes() == content
+    header = 8 + int.from_bytes(content[:8], "little")  # which tells the time that it took
+    again = path.read_bytes()
+    assert again[header:] == content[header:] and len(again) == len(content)
+    assert feature_cache.find(path.stem) is not None
 
 
 def test_another_template_or_other_rows_are_another_key(kept_bank, tmp_path):
