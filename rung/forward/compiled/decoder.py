@@ -14,7 +14,7 @@ import ctypes as c
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -40,8 +40,7 @@ NAMES = [name for names in GROUPS.values() for name in names]
 log = logging.getLogger("rung.forward")
 
 
-@dataclass(frozen=True)
-class Lanes:
+class KeysAndValues(Protocol):
     """Keys and values by lane, as the engine's KV cache holds them.
 
     Attributes:
@@ -54,14 +53,27 @@ class Lanes:
     @property
     def capacity(self) -> int:
         """Positions of a lane."""
+        ...
+
+
+@dataclass
+class Lanes:
+    """Keys and values by themselves."""
+
+    k: list[Tensor]
+    v: list[Tensor]
+
+    @property
+    def capacity(self) -> int:
+        """Positions of a lane."""
         return self.k[0].shape[2]
 
 
 @dataclass(frozen=True)
 class LastTokens:
-    """The plan of a step by itself: one token behind each of some lanes."""
+    """The plan of a step by itself: a token behind each of some lanes, or several behind one."""
 
-    cache: Lanes
+    cache: KeysAndValues
     lanes: Tensor
     slots: Slots
     one_token_per_lane = True
