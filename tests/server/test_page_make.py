@@ -105,7 +105,7 @@ def test_from_a_description_to_rows_edited_by_hand(shop):
             show(page, "Make")
             page.get_by_role("button", name=button).click()
             page.get_by_text(part).wait_for()
-            page.get_by_role("button", name="Start", exact=True).locator("visible=true").wait_for()
+            page.get_by_role("button", name="Start", exact=True).locator("visible=true").last.wait_for()
             assert "says-numbers-warmly.jsonl" in chosen(page, "Data set")
 
         page.reload()
