@@ -196,8 +196,7 @@ class CachedRunner:
         """Read a few tokens, as those of a draft, as a step of decoding with a row for each; None where
         they are many, or begin a text, or no compiled step computes them."""
         counts = [c.end - c.begin for c in chunks]
-        compiled = self.bank.compiled
-        if compiled is None or sum(counts) > STEP_TOKENS or not all(c.begin for c in chunks):
+        if sum(counts) > STEP_TOKENS or not all(c.begin for c in chunks):
             return None
         behind = np.concatenate(
             [self.cache.lengths[c.lane] + np.arange(c.end - c.begin) for c in chunks]
@@ -205,7 +204,8 @@ class CachedRunner:
         places, lanes = self._tensor(behind), np.repeat([c.lane for c in chunks], counts)
         slots = [c.slot_at(i) for c in chunks for i in range(c.begin, c.end)]
         plan = LastTokens(self.cache, self._tensor(lanes), Slots(slots))
-        if not compiled.suits(plan):
+        compiled = self.bank.compiled
+        if compiled is None or not self.bank.goes_by_step(plan):
             return None
         ids = torch.tensor([i for c in chunks for i in c.ids[c.begin : c.end]], device=self.bank.device)
         hidden = compiled.run(self.bank.embed(ids, plan.slots), places, plan)

@@ -287,14 +287,18 @@ class Bank(OutputLayers):
         front; else the base's own layers, which train in two steps each where the base is built for
         that. Padded rows are left: they have no flat row.
         """
-        decodes = plan.one_token_per_lane and not torch.is_grad_enabled()
-        if decodes and self.compiled is not None and self.compiled.suits(plan):
+        if self.compiled is not None and self.goes_by_step(plan):
             return self.compiled
         if not torch.is_grad_enabled() and self.inference is not None and self.inference.suits(plan):
             return self.inference
         if torch.is_grad_enabled():
             self._train_in_steps()
         return self.layers
+
+    def goes_by_step(self, plan: Any) -> bool:
+        """Whether a compiled step of decoding computes a pass."""
+        decodes = plan.one_token_per_lane and not torch.is_grad_enabled()
+        return decodes and self.compiled is not None and self.compiled.suits(plan)
 
     def _train_in_steps(self) -> None:
         if self._training is None:
