@@ -42,7 +42,7 @@ winner=$(rung board headlines --climbs --json |
     python -c 'import json, sys; print(json.load(sys.stdin)[0]["verdict"]["model"])')
 
 heading "2 of 5: a coach, from 326 quotes, by prompt tuning"
-rung tune coach --replace --base smollm2-135m --method prompt_tuning \
+rung tune coach --replace --base smollm2-135m --method prompt_tuning --epochs 2 \
     --data wheel:inspirational-quotes/inspirational_quotes/quotes.json \
     --user "$COACH" --assistant "{text}"
 

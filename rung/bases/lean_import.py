@@ -36,6 +36,7 @@ def import_models() -> None:
         with contextlib.suppress(ImportError, AttributeError, NameError), _without_rare_uses():
             _import_all()
     _import_all()
+    process.collect_as_usual()
 
 
 def call(function: Callable[[], T]) -> T:

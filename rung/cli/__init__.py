@@ -86,7 +86,7 @@ def _function(verb: str) -> Callable:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its code."""
-    process.runs_command = True
+    process.start_command()
     arguments = sys.argv[1:] if arguments is None else arguments
     if sys.stdout is None:  # closed by whoever started us
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (stays open until the end)

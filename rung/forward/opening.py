@@ -13,6 +13,7 @@ from rung.data import Template
 from rung.data.picture_template import PictureTemplate
 from rung.errors import ConfigError
 from rung.forward.bank import Bank
+from rung.forward.compiled import compiler
 from rung.types import BaseInfo
 
 
@@ -44,6 +45,8 @@ def open_bank(
     """
     if bases.reads(Path(info.path)) == "pictures":
         return _vision(info, dtype, device, quantize)
+    if device == "cpu" and (dtype == "float32" or quantize not in (None, NONE)):
+        compiler.begin()
     base = bases.load(info, dtype=dtype, device=device, quantize=quantize, place=place)
     model = base.model
     generation = model.generation_config.to_dict()

@@ -83,6 +83,7 @@ def shape_of(template: Template, bank: Bank, task: Task, train: Sequence[Example
         letters=sum(letters) / count, labels=len(task.labels), layers=config.num_hidden_layers,
         width=config.hidden_size, weights=layers, head=table / layers, schemas=schemas,
         calls=sum(t.calls for t in told) / count, results=sum(t.results for t in told) / count,
+        system=any(m["role"] in ("system", "developer") for e in rows for m in question(e)[:1]),
     )  # fmt: skip
 
 

@@ -24,17 +24,17 @@ from rung.methods.workload import Workload
 from rung.train.estimate import speed as product_speed
 
 PASS_SECONDS = 0.4  # that the longer of the two passes is meant to take
-SPEED_SECONDS = 2.0  # after which no pass is repeated
-MAX_PASS_TOKENS, MIN_PASS_TOKENS = 384, 16
+SPEED_SECONDS, TURNS = 1.5, 3  # passes are repeated, but not beyond so many seconds
+MAX_PASS_TOKENS, MIN_PASS_TOKENS = 256, 16
 BUSY = 0.75  # of the speed that was kept: below it somebody else computes too
 FASTER = 1.3  # times the speed that was kept: then that was measured beside others, and is again
 OTHERS = 0.2  # share of the cores in use by others from which a machine is called busy
 LOOK_SECONDS = 0.2
 MIN_GAIN_OF_ONE_THREAD = 1.2  # times as fast must one thread be as all of them to be taken
 PROBE = 384  # rows and columns of the product that this is told by
-# Of one product's speed: a sentence encoder in padded batches, fits of a linear classifier on one core,
-# and parameters that an optimiser changes per second.
-ENCODER_SHARE, FIT_SHARE, UPDATES = 0.25, 0.02, 1.5e8
+# Of the speed of one product in float32: a sentence encoder in padded batches, fits of a linear
+# classifier on one core; and parameters that an optimiser changes per second.
+ENCODER_SHARE, FIT_SHARE, UPDATES = 0.45, 0.02, 1.5e8
 ENCODER_WEIGHTS = 10.6e6  # of MiniLM's layers, which each token passes
 MEMORY = 0.5  # weight of the newest correction against those before
 
@@ -44,7 +44,8 @@ class Machine:
     """A machine's speed on one base.
 
     Attributes:
-        product: operations per second of a matrix product, all cores.
+        product: operations per second of a matrix product in the base's precision, all cores.
+        float32: the same in float32, in which encoders and linear classifiers compute; 0: as `product`.
         token, call: seconds of a token in a pass, and of the pass itself.
         busy: how much slower than the best that was ever measured, 1.0 where it is not.
         others: share of all cores that other processes used when it was measured.
@@ -57,6 +58,7 @@ class Machine:
     busy: float = 1.0
     corrections: dict[str, float] = field(default_factory=dict)
     others: float = 0.0
+    float32: float = 0.0
     path: Any = None
 
     @classmethod
@@ -74,17 +76,21 @@ class Machine:
         if now < BUSY * known.product:
             known.busy = known.product / now
         known.product = max(known.product, now)
+        plain = bank.dtype == torch.float32
+        plainly = now if plain else product_speed("float32", str(bank.device))
+        known.float32 = max(known.float32, plainly)
         known.keep()
         return known
 
     def seconds(self, work: Workload) -> float:
         """Seconds of work as counted, on the machine as it is now."""
-        encoder = 2 * ENCODER_WEIGHTS / (ENCODER_SHARE * self.product)
+        plain = self.float32 or self.product
+        encoder = 2 * ENCODER_WEIGHTS / (ENCODER_SHARE * plain)
         return self.busy * (
             (work.read + work.written) * self.token
             + work.passes * self.call
             + work.encoded * encoder
-            + work.fitted / (FIT_SHARE * self.product)
+            + work.fitted / (FIT_SHARE * plain)
             + work.updated / UPDATES
         )
 
@@ -132,7 +138,7 @@ class Machine:
 
 
 def _passes(bank: Bank, product: float) -> tuple[float, float]:
-    """(seconds of a token, seconds of a call), after a pass that warms up; the best of two each where
+    """(seconds of a token, seconds of a call), after a pass that warms up; the best of three each where
     that takes no longer than `SPEED_SECONDS`."""
     weights = sum(p.numel() for p in bank.model.parameters())
     fitting = PASS_SECONDS * 0.5 * product / max(2 * weights, 1)
@@ -150,7 +156,9 @@ def _passes(bank: Bank, product: float) -> tuple[float, float]:
     once(MIN_PASS_TOKENS)
     began = time.perf_counter()
     one, whole = once(1), once(count)
-    if 2 * (time.perf_counter() - began) < SPEED_SECONDS:
+    for turn in range(1, TURNS):
+        if (time.perf_counter() - began) * (turn + 1) / turn > SPEED_SECONDS:
+            break
         one, whole = min(one, once(1)), min(whole, once(count))
     token = max(whole - one, 0.1 * whole) / (count - 1)
     return token, max(one - token, 0.05 * one)
@@ -202,6 +210,7 @@ def _read(path: Any) -> Machine | None:
         kept = json.loads(path.read_text("utf-8"))
         return Machine(
             float(kept["product"]), float(kept["token"]), float(kept["call"]),
+            float32=float(kept.get("float32", 0.0)),
             corrections={str(k): float(v) for k, v in kept["corrections"].items()},
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

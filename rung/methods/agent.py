@@ -68,7 +68,7 @@ class Method(choice.PromptMethod):
             return "rows of two replies have no answer to work out"
         return super().unsuited(task, config)
 
-    def candidates(self, config: Knobs) -> float:
+    def candidates(self, config: Knobs, shape: Shape, rows: int) -> float:
         return 2.0 * len(WORDINGS) + len(set(config.call_shots)) + TRIED / self.rows
 
     def answering(self, config: Knobs, shape: Shape) -> Workload:

@@ -105,7 +105,7 @@ class Method(choice.PromptMethod):
             return str(fault)
         return super().unsuited(task, config)
 
-    def candidates(self, config: Knobs) -> float:
+    def candidates(self, config: Knobs, shape: Shape, rows: int) -> float:
         return 1.0
 
     def answering(self, config: Knobs, shape: Shape) -> Workload:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from rung.forward.bank import Bank
 
 FIRST = 32  # rows that every candidate sees before any is dropped
+STAYING = 0.75  # of the candidates that are not the best: those that so few rows seldom tell from it
 CLEARLY = 2.0  # standard errors of the paired difference
 KEPT = "answers.jsonl"  # in the run's folder
 MAX_DRAWN_TOKENS = 128  # of an answer that is drawn to see what a reward makes of it
@@ -82,10 +83,10 @@ class PromptMethod(base.Method):
 
     def making(self, config: Any, shape: Shape, schedule: base.Schedule) -> Workload:
         _, rows = self.reads(config, shape.rows, shape.held)
-        return self.answering(config, shape) * (rows * self.candidates(config))
+        return self.answering(config, shape) * (rows * self.candidates(config, shape, rows))
 
-    def candidates(self, config: Any) -> float:
-        """How many ways to ask are tried on all the rows to choose by, in the mean."""
+    def candidates(self, config: Any, shape: Shape, rows: int) -> float:
+        """How many ways to ask are tried on all the `rows` to choose by, in the mean."""
         return 3.0
 
     @abstractmethod
@@ -228,6 +229,12 @@ def _together(one: Answers, other: Answers) -> Answers:
         seconds=one.seconds + other.seconds,
         calls=None if one.calls is None or other.calls is None else [*one.calls, *other.calls],
     )
+
+
+def raced(count: int, rows: int) -> float:
+    """How many of so many candidates answer all the rows, those that are dropped counted in part."""
+    first = min(1.0, FIRST / max(rows, 1)) if rows >= 2 * FIRST else 1.0
+    return count * first + (1 + STAYING * (count - 1)) * (1 - first)
 
 
 def clearly_worse(items: Sequence[float], than: Sequence[float]) -> bool:

@@ -122,7 +122,7 @@ class Method(choice.PromptMethod):
             return "--pick balanced needs labels, and these replies are none: use random or nearest"
         return super().unsuited(task, config)
 
-    def candidates(self, config: Knobs) -> float:
+    def candidates(self, config: Knobs, shape: Shape, rows: int) -> float:
         return len(set(config.shots)) + (1.0 if config.pick == "auto" else 0.0)
 
     def answering(self, config: Knobs, shape: Shape) -> Workload:

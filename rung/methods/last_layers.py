@@ -49,10 +49,10 @@ class Method(base.Method):
         return None
 
     def making(self, config: Knobs, shape: Shape, schedule: base.Schedule) -> Workload:
-        # What enters the first tuned layer is computed once for every row.
+        # What enters the first tuned layer is computed once for every row, by the layers before it.
         share = min(1.0, config.layers / max(shape.layers, 1))
         rows = shape.part(schedule.steps * schedule.batch, shape.held)
-        once = (rows.rows + rows.held) * shape.supervised
+        once = (1 - share) * (rows.rows + rows.held) * (shape.prompt + shape.reply)
         return Workload(read=once, passes=once / PASS_TOKENS) + training(
             shape, schedule.steps, schedule.batch, schedule.checks, base.OWN_BACKWARD, share
         )

@@ -134,7 +134,7 @@ class Method(choice.PromptMethod):
             return "it answers from documents: name a folder with --documents"
         return super().unsuited(task, config)
 
-    def candidates(self, config: Knobs) -> float:
+    def candidates(self, config: Knobs, shape: Shape, rows: int) -> float:
         return 1.0 + len(WORDINGS) + len(set(config.passages))
 
     def answering(self, config: Knobs, shape: Shape) -> Workload:

@@ -23,6 +23,7 @@ class Shape:
         head: operations of the output layer for a token, over those of all layers.
         schemas: tokens of the functions of `--tools`, in front of each prompt that tells of them.
         calls, results: mean tokens of a row's calls of these, and of what they gave.
+        system: whether rows bring a system message of their own.
     """
 
     rows: int
@@ -40,6 +41,7 @@ class Shape:
     schemas: float = 0.0
     calls: float = 0.0
     results: float = 0.0
+    system: bool = False
 
     def with_tools(self) -> Shape:
         """The same data for a model that calls tools before it replies."""

@@ -21,8 +21,10 @@ from rung.data.problem import counted
 from rung.errors import ConfigError
 from rung.evals import kinds
 from rung.methods import base, choice
+from rung.methods.workload import Shape
 from rung.types import Example, Message, Modality, Task
 
+OWN_PROMPTS = 2  # that every kind of task brings
 FILES = (".txt", ".json", ".yaml", ".yml")
 
 
@@ -74,6 +76,10 @@ class Method(choice.PromptMethod):
         from rung.methods.pictures.zero_shot import PictureNames
 
         return PictureNames(self.name, self.Config)
+
+    def candidates(self, config: Knobs, shape: Shape, rows: int) -> float:
+        texts = len(config.system_prompts) or OWN_PROMPTS
+        return choice.raced(1 + texts * (2 if shape.system else 1), rows)
 
     def find(self, study: base.Study, config: Knobs) -> base.Fitted:
         from rung.forward.adapter import Adapter

@@ -1,4 +1,4 @@
-"""Loading a base imports neither SciPy nor torch's compiler, and hides neither."""
+"""Loading a base imports neither SciPy nor torch's compiler, hides neither, then collects garbage."""
 
 from __future__ import annotations
 
@@ -14,16 +14,26 @@ from rung import bases, process
 SPEC = "scratch:layers=1,width=16,heads=2,vocab=300,context=64"
 HANDED_DOWN = ("PATH", "HOME", "RUNG_HOME", "PYTHONPATH", "OMP_NUM_THREADS", "LD_LIBRARY_PATH")
 PROBE = """
-import json, sys
+import gc, json, sys, weakref
 from rung import bases, process
-process.runs_command = sys.argv[1] == "command"
+usual = gc.get_threshold()
+if sys.argv[1] == "command":
+    process.start_command()
+importing = gc.get_threshold() != usual
 loaded = bases.load(bases.resolve(sys.argv[2]))
+collecting = [importing, gc.get_threshold() == usual, gc.get_freeze_count() > 0]
+again = bases.load(bases.resolve(sys.argv[2])).model
+again.itself, gone = again, weakref.ref(again)
+del again
+gc.collect()
+freed = gone() is None
 here = [name for name in ("scipy", "torch._dynamo", "torch.distributed.tensor") if name in sys.modules]
 import torch, torch._dynamo
 ids = torch.tensor([[5, 6, 7]])
 logits = loaded.model(input_ids=ids).logits
 compiled = torch.compile(lambda x: x + 1, backend="eager")(ids)
 masked = loaded.model(input_ids=ids, attention_mask=torch.tensor([[0, 1, 1]])).logits
+print(json.dumps([collecting, freed]))
 print(json.dumps([here, list(logits.shape), compiled.tolist(), bool(masked.isfinite().all())]))
 """
 
@@ -45,7 +55,9 @@ def test_what_is_not_needed_is_not_imported(whose, processes):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    here, shape, compiled, finite = json.loads(done.stdout.splitlines()[-1])
+    said = done.stdout.splitlines()
+    assert json.loads(said[-2]) == [[whose == "command", True, whose == "command"], True]
+    here, shape, compiled, finite = json.loads(said[-1])
     assert (
         ("torch.distributed.tensor" in here)
         == bool(here)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 
 import pytest
 import torch
@@ -257,6 +259,25 @@ def test_it_is_compiled_once(monkeypatch):
     compiler._library.cache_clear()
     monkeypatch.setattr(compiler, "_compile", lambda *_: pytest.fail("compiled again"))
     assert compiler.library() is not None
+
+
+@compiles
+def test_who_asks_while_it_is_compiled_waits_for_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("RUNG_HOME", str(tmp_path))
+    compiler._library.cache_clear()
+    whole, calls, under_way = compiler._compile, [], threading.Event()
+
+    def slow(*given):
+        calls.append(given)
+        under_way.set()
+        time.sleep(0.2)
+        whole(*given)
+
+    monkeypatch.setattr(compiler, "_compile", slow)
+    compiler.begin()
+    assert under_way.wait(20)
+    assert compiler.library() is not None and len(calls) == 1
+    compiler._library.cache_clear()
 
 
 def test_int4_recovers_what_had_sixteen_steps():

@@ -77,8 +77,14 @@ def test_more_rows_take_more_where_a_method_learns_from_them(method: str) -> Non
 
 def test_a_prompt_is_chosen_on_rows_of_validation_alone() -> None:
     few, many = making("zero_shot", replace(SHAPE, held=25)), making("zero_shot")
-    assert many.read == pytest.approx(4 * few.read)
+    # Three ways to ask, and all of them answer the first 32 rows; then some are dropped.
+    each = few.read / (3 * 25)
+    assert many.read == pytest.approx((3 * 32 + 2.5 * 68) * each)
     assert making("zero_shot", replace(SHAPE, rows=9)).read == many.read
+    own = making("zero_shot", replace(SHAPE, system=True))  # is kept, sharpened or replaced
+    assert own.read == pytest.approx((5 * 32 + 4 * 68) * each)
+    given = making("zero_shot", system_prompts=["a", "b", "c"])
+    assert given.read == pytest.approx((4 * 32 + 3.25 * 68) * each)
 
 
 def test_reasons_are_written_and_labels_are_scored() -> None:
@@ -107,6 +113,8 @@ def test_seconds_follow_from_counts_and_a_busy_machine_takes_longer() -> None:
     assert busy.seconds(Workload(read=100)) == pytest.approx(2 * idle.seconds(Workload(read=100)))
     assert idle.told is None and "busy" in str(busy.told)
     assert "busy" in str(replace(idle, others=0.6).told)
+    coded = replace(idle, product=8e11, float32=1e11)  # an encoder gains nothing from shorter numbers
+    assert coded.seconds(Workload(encoded=9, fitted=9)) == idle.seconds(Workload(encoded=9, fitted=9))
     assert idle.alone(10, 3) == pytest.approx(10 * 0.002 + 4 * 0.03)
 
 

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from functools import cache
 from pathlib import Path
 
@@ -35,14 +36,24 @@ WHOLE = ("-Wl,-z,defs",) if sys.platform == "linux" else ()  # no library that l
 PLAIN_NATIVE = ("-mcpu=native",)  # where the processor is not of the x86 family
 TIMEOUT = 120  # seconds for the compiler
 
+_making = threading.Lock()  # one compiler at a time, for whoever asks first
 log = logging.getLogger("rung.forward")
 
 
 def library() -> ctypes.CDLL | None:
     """The compiled step; None where it is switched off, or cannot be made."""
-    if os.environ.get(SWITCH, "1").strip().lower() in ("0", "off", "no", "false"):
-        return None
-    return _library(compiler(), _architecture())
+    return None if _switched_off() else _library(compiler(), _architecture())
+
+
+def begin() -> None:
+    """Compile while the caller loads a base, where that was not done before; `library` waits for it."""
+    found = compiler()
+    if found is not None and not _switched_off():
+        threading.Thread(target=_made, args=(found, _architecture()), name="compiling").start()
+
+
+def _switched_off() -> bool:
+    return os.environ.get(SWITCH, "1").strip().lower() in ("0", "off", "no", "false")
 
 
 def compiler() -> str | None:
@@ -60,13 +71,22 @@ def _architecture() -> tuple[str, ...]:
 
 @cache
 def _library(compiler: str | None, architecture: tuple[str, ...]) -> ctypes.CDLL | None:
-    if compiler is None:
-        return None
+    made = None if compiler is None else _made(compiler, architecture)
     try:
-        path = folder("cache") / "compiled" / f"{_key(compiler, architecture)}.so"
-        if not path.exists():
-            _compile(compiler, architecture, path)
-        return ctypes.CDLL(str(path))
+        return None if made is None else ctypes.CDLL(str(made))
+    except OSError as fault:
+        log.info("decoding goes through torch: %s", fault)
+        return None
+
+
+def _made(compiler: str, architecture: tuple[str, ...]) -> Path | None:
+    """The library's file, which is compiled where it is not there; None where it cannot be."""
+    try:
+        with _making:
+            path = folder("cache") / "compiled" / f"{_key(compiler, architecture)}.so"
+            if not path.exists():
+                _compile(compiler, architecture, path)
+            return path
     except (OSError, subprocess.SubprocessError) as fault:
         log.info("decoding goes through torch: %s", fault)
         return None
