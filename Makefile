@@ -17,16 +17,17 @@ help:  ## show this list
 env: $(ENV)  ## build .venv with the pinned versions
 	@:
 
-# constraints.txt pins pip itself: older ones do not know --group.
+# constraints.txt pins pip itself: older ones do not know --group. Most modules are never imported, and
+# compiling them all takes pip longer than the rest: Python compiles those that are.
 $(ENV): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt pip
-	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[documents,hub,page,pictures,quantize,remote,tensorboard]' --group dev
+	@$(BIN)/python -m pip install -qq --no-compile -c constraints.txt -e '.[documents,hub,page,pictures,quantize,remote,tensorboard]' --group dev
 	@touch $@
 
 user: constraints.txt  ## build .venv for a user: rung with its page and the Hub, nothing for developers
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt '.[hub,page]'
+	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check -c constraints.txt '.[hub,page]'
 
 lint: $(ENV)  ## style, types, declared dependencies and the direction of imports
 	@$(BIN)/ruff check .

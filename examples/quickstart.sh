@@ -42,12 +42,12 @@ winner=$(rung board headlines --climbs --json |
     python -c 'import json, sys; print(json.load(sys.stdin)[0]["verdict"]["model"])')
 
 heading "2 of 5: a coach, from 326 quotes, by prompt tuning"
-rung tune coach --replace --base smollm2-135m --method prompt_tuning --epochs 2 \
+rung tune coach --replace --base smollm2-135m --method prompt_tuning --epochs 1 \
     --data wheel:inspirational-quotes/inspirational_quotes/quotes.json \
     --user "$COACH" --assistant "{text}"
 
 heading "3 of 5: a satirist, from $ROWS headlines, by prefix tuning"
-rung tune satire --replace --base smollm2-135m --method prefix_tuning \
+rung tune satire --replace --base smollm2-135m --method prefix_tuning --epochs 1 \
     --data "$SARCASM" --where ideal=1 --limit "$ROWS" \
     --user "$SATIRE" --assistant "{input[1][content]}"
 
