@@ -204,8 +204,8 @@ class CachedRunner:
         places, lanes = self._tensor(behind), np.repeat([c.lane for c in chunks], counts)
         slots = [c.slot_at(i) for c in chunks for i in range(c.begin, c.end)]
         plan = LastTokens(self.cache, self._tensor(lanes), Slots(slots))
-        compiled = self.bank.compiled
-        if compiled is None or not self.bank.goes_by_step(plan):
+        compiled = self.bank.decoder_for(plan)
+        if compiled is None:
             return None
         ids = torch.tensor([i for c in chunks for i in c.ids[c.begin : c.end]], device=self.bank.device)
         hidden = compiled.run(self.bank.embed(ids, plan.slots), places, plan)

@@ -287,18 +287,20 @@ class Bank(OutputLayers):
         front; else the base's own layers, which train in two steps each where the base is built for
         that. Padded rows are left: they have no flat row.
         """
-        if self.compiled is not None and self.goes_by_step(plan):
-            return self.compiled
+        compiled = self.decoder_for(plan)
+        if compiled is not None:
+            return compiled
         if not torch.is_grad_enabled() and self.inference is not None and self.inference.suits(plan):
             return self.inference
         if torch.is_grad_enabled():
             self._train_in_steps()
         return self.layers
 
-    def goes_by_step(self, plan: Any) -> bool:
-        """Whether a compiled step of decoding computes a pass."""
-        decodes = plan.one_token_per_lane and not torch.is_grad_enabled()
-        return decodes and self.compiled is not None and self.compiled.suits(plan)
+    def decoder_for(self, plan: Any) -> CompiledDecoder | None:
+        """The compiled step of decoding, where it computes a pass of that plan."""
+        if not plan.one_token_per_lane or torch.is_grad_enabled():
+            return None
+        return self.compiled if self.compiled is not None and self.compiled.suits(plan) else None
 
     def _train_in_steps(self) -> None:
         if self._training is None:

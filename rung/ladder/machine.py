@@ -76,9 +76,8 @@ class Machine:
         if now < BUSY * known.product:
             known.busy = known.product / now
         known.product = max(known.product, now)
-        plain = bank.dtype == torch.float32
-        plainly = now if plain else product_speed("float32", str(bank.device))
-        known.float32 = max(known.float32, plainly)
+        plain = now if bank.dtype == torch.float32 else product_speed("float32", str(bank.device))
+        known.float32 = max(known.float32, plain)
         known.keep()
         return known
 

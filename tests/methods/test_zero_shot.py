@@ -7,7 +7,7 @@ import pytest
 from rung import methods
 from rung.errors import ArtefactError, ConfigError
 from rung.evals import kinds
-from rung.methods.zero_shot import SystemPrompt, candidates, prompts
+from rung.methods.zero_shot import OWN_PROMPTS, SystemPrompt, candidates, prompts
 from rung.types import Task
 from tests.methods.asking import YES_NO, again, answering, row, rows, study
 
@@ -105,3 +105,8 @@ def test_plain_text_is_refused_and_damage_is_named():
     assert "--user and --assistant" in refused
     with pytest.raises(ArtefactError, match="settings.json"):
         ZERO.from_files({"text": 3, "replaces": True}, {}, None)
+
+
+def test_each_kind_of_task_brings_as_many_prompts_as_a_plan_counts():
+    for name in kinds.names():
+        assert len(kinds.get(name).system_prompts(YES_NO)) == OWN_PROMPTS
