@@ -4,6 +4,8 @@ BIN := .venv/bin
 ENV := .venv/.stamp
 # Worker processes of pytest: each holds its own copy of torch (about 1 GB).
 WORKERS ?= 2
+# Python keeps what it compiles: hundreds of processes would compile torch and Rung once more each.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help env user lint format test test-quick test-faults quickstart bench-train bench-align bench-eval \
@@ -25,9 +27,11 @@ $(ENV): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq --no-compile -c constraints.txt -e '.[documents,hub,page,pictures,quantize,remote,tensorboard]' --group dev
 	@touch $@
 
+# Where Python may not keep what it compiles (as in many containers), pip compiles all.
 user: constraints.txt  ## build .venv for a user: rung with its page and the Hub, nothing for developers
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check -c constraints.txt '.[hub,page]'
+	@$(BIN)/python -m pip install -qq $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile) --disable-pip-version-check \
+		-c constraints.txt '.[hub,page]'
 
 lint: $(ENV)  ## style, types, declared dependencies and the direction of imports
 	@$(BIN)/ruff check .

@@ -204,6 +204,7 @@ def _environment(checkout: Path) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "TRANSFORMERS_VERBOSITY": "error",
         "HF_HUB_OFFLINE": "1",
+        "PYTHONDONTWRITEBYTECODE": "",  # as a user's Python: it compiles a module once
     }
     return os.environ | quiet | {"PYTHONPATH": str(checkout)}
 

@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
-from rung import methods
+from rung import cli, methods
 from rung.cli import VERBS
 from rung.config import knobs_of
 from rung.data.knobs import DataKnobs
@@ -40,6 +42,23 @@ def test_every_verb_is_listed(ask: Ask) -> None:
     for verb in VERBS:
         assert f" {verb} " in shown.out
     assert ask("--version").out.startswith("rung ")
+
+
+def test_the_list_of_verbs_imports_none_of_their_modules() -> None:
+    code = (
+        "import sys; from rung.cli import VERBS, run; run(['--help']); "
+        "print(*[m for m, _ in VERBS.values() if f'rung.cli.{m}' in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr.split(), done.stderr
+
+
+def test_the_list_says_of_a_verb_what_its_own_help_says() -> None:
+    listed: Any = typer.main.get_command(cli.app(summary=True))
+    whole: Any = typer.main.get_command(cli.app())
+    assert [*listed.commands] == [*VERBS]
+    for verb in VERBS:
+        assert listed.commands[verb].help == whole.commands[verb].help
 
 
 def test_alone_it_shows_its_help(ask: Ask) -> None:
