@@ -1,7 +1,9 @@
 """HTTP/1.1 for uvicorn with errors in the API's shape, bounded waiting for headers, and an orderly end.
 
 uvicorn alone answers a malformed request in plain text, closes a connection that still sends (which
-resets it, so that the client never reads why), and waits for the end of headers for ever.
+resets it, so that the client never reads why), and waits for the end of headers for ever. It closes
+an idle connection after 5 s, just when httpx, under openai's client, would still use it: a request
+that crosses the closing is lost.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from rung.server.errors import body
 
 MAX_HEADERS = 64 << 10  # bytes of a request's first line and headers
+KEEP_ALIVE = 120  # seconds of an idle connection: clients keep theirs for 5 to 90
 LINGER = 2.0  # seconds in which a refused client may read why, while what it still sends is dropped
 MESSAGES = {
     408: "the request's headers did not arrive in time",
@@ -103,6 +106,18 @@ class Protocol(H11Protocol):
             self.transport.close()
 
 
-def protocol_with(patience: float) -> type[Protocol]:
-    """Return the protocol with that patience: uvicorn wants a class, which it calls itself."""
-    return type("Protocol", (Protocol,), {"patience": patience})
+def http_settings(patience: float) -> dict[str, Any]:
+    """What every `uvicorn.Config` of Rung says of connections.
+
+    Args:
+        patience: seconds within which the headers of a request must have arrived.
+    """
+    return {
+        # uvicorn wants a class, which it calls itself. h11, in pure Python, bounds headers.
+        "http": type("Protocol", (Protocol,), {"patience": patience}),
+        "h11_max_incomplete_event_size": MAX_HEADERS,
+        "timeout_keep_alive": KEEP_ALIVE,
+        "server_header": False,
+        "log_level": "warning",
+        "access_log": False,  # the gate logs requests
+    }

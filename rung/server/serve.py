@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from rung.errors import ConfigError
-from rung.server.protocol import MAX_HEADERS, protocol_with
+from rung.server.protocol import http_settings
 
 GRACE = 5  # seconds
 
@@ -65,12 +65,9 @@ class Server(uvicorn.Server):
         ready: Callable[[], None] | None = None,
         tls: tuple[str, str] | None = None,
     ):
-        # The pure Python parser bounds headers; the gate logs requests.
-        protocol = protocol_with(app.state.service.limits.patience)
         config = uvicorn.Config(
-            app, http=protocol, ws="auto" if app.state.page else "none",
-            log_level="warning", access_log=False, server_header=False,
-            h11_max_incomplete_event_size=MAX_HEADERS,
+            app, **http_settings(app.state.service.limits.patience),
+            ws="auto" if app.state.page else "none",
             timeout_graceful_shutdown=GRACE,  # once everybody was answered: for who does not hang up
             ssl_certfile=tls[0] if tls else None, ssl_keyfile=tls[1] if tls else None,
         )  # fmt: skip

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import statistics
 import time
+from contextlib import closing
 
 import httpx
 import pytest
@@ -92,6 +94,17 @@ def test_headers_that_never_end_are_given_up(hasty):
         assert raw.recv(65536).startswith(b"HTTP/1.1 200")
         raw.sendall(b"GET /health HT")
         assert b" 408 " in to_the_end(raw)
+
+
+def test_an_idle_connection_outlives_what_clients_keep(live):
+    """httpx uses one for 5 s: a server that closes it just then loses the request that crosses."""
+    with closing(http.client.HTTPConnection("127.0.0.1", live.port)) as kept:
+        for _ in range(2):
+            kept.request("GET", "/health")
+            assert b"ok" in kept.getresponse().read()
+            kept.sock.settimeout(5.5)
+            with pytest.raises(TimeoutError):  # the end of a connection would come as no bytes
+                kept.sock.recv(1)
 
 
 def test_a_slow_answer_is_no_slow_request(hasty):

@@ -17,7 +17,7 @@ from rung.engine.engine import MEMORY_SHARE
 from rung.errors import ConfigError
 from rung.launch import ray_cluster
 from rung.server.knobs import ServeKnobs
-from rung.server.protocol import MAX_HEADERS, protocol_with
+from rung.server.protocol import http_settings
 from rung.server.replicas.children import Child, command, environment
 from rung.server.replicas.hosted import Hosts, reserved
 from rung.server.replicas.router import Router, application
@@ -85,9 +85,7 @@ async def _run(
 def _config(app: Any, knobs: ServeKnobs) -> uvicorn.Config:
     tls = knobs.tls
     config = uvicorn.Config(
-        app, lifespan="off", http=protocol_with(Limits.of(knobs).patience), ws="none",
-        log_level="warning", access_log=False, server_header=False,
-        h11_max_incomplete_event_size=MAX_HEADERS,
+        app, **http_settings(Limits.of(knobs).patience), lifespan="off", ws="none",
         timeout_graceful_shutdown=int(knobs.timeout or knobs.max_wait) + GRACE,
         ssl_certfile=tls[0] if tls else None, ssl_keyfile=tls[1] if tls else None,
     )  # fmt: skip
