@@ -118,7 +118,7 @@ def _kind(knobs: ClimbKnobs) -> type[ClimbController]:
     if knobs.workers == 1:
         return ClimbController
     ray_cluster.check_address(knobs.cluster)
-    ray_cluster.imported(f"--workers {knobs.workers}")
+    ray_cluster.imported(f"--workers {knobs.workers}", knobs.cluster)
     if knobs.cluster == ray_cluster.LOCAL:  # times are those of a worker, which has a part of the cores
         torch.set_num_threads(max(1, threads(knobs.workers)))
     return ParallelClimb

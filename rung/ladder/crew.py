@@ -107,7 +107,7 @@ class Crew:
     def interrupt(self, key: str) -> None:
         """Ask the worker that tries a rung to stop, as SIGTERM does; its answer then says so."""
         with contextlib.suppress(self.ray.exceptions.RayError):
-            _, pid = self.ray.get(self._processes[self.busy[key].place], timeout=WAIT_SECONDS)
+            _, pid = self.ray.get(self._processes[self.busy[key].place], timeout=STOP_SECONDS)
             node = self._node(self.busy[key].place)
             self.ray.get(_sender(self.ray, node).remote(pid), timeout=STOP_SECONDS)
 

@@ -33,15 +33,20 @@ class ClusterError(RungError):
     exit_code = 1
 
 
-def imported(what: str) -> Any:
-    """The package `ray`.
+def imported(what: str, address: str) -> Any:
+    """The package `ray`, which reads its environment while it is imported.
+
+    Args:
+        what: the flag that needs it. address: of the cluster to come.
 
     Raises:
-        ConfigError: where it is not installed; `what` is the flag that needs it.
+        ConfigError: where it is not installed.
     """
     os.environ |= {key: value for key, value in QUIET.items() if key not in os.environ}
-    if MODE not in os.environ and _has_token():
-        os.environ[MODE] = "token"  # Ray's client sends none by itself, and would wait in vain
+    # Ray's client sends no token by itself, and would wait in vain. A Ray of this machine sees to its
+    # own: told to want one once `ray` is imported, it would refuse the process that started it.
+    if address != LOCAL and MODE not in os.environ and _has_token():
+        os.environ[MODE] = "token"
     try:
         import ray
     except ModuleNotFoundError:
@@ -74,7 +79,7 @@ def connect(address: str, what: str, named: str = "--cluster") -> Any:
             that only this machine can write. ClusterError: where nothing answers.
     """
     check_address(address, named)
-    ray = imported(what)
+    ray = imported(what, address)
     shared = {name: os.environ[name] for name in SHARED if os.environ.get(name)}
     settings: dict[str, Any] = {
         "log_to_driver": False, "configure_logging": False, "runtime_env": {"env_vars": shared},
