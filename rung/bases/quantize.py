@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rung.bases.mapped import page_out
 from rung.errors import ConfigError, nearest
+from rung.memory import returning_freed, trim
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +38,7 @@ def check(kind: str) -> None:
         )
 
 
+@returning_freed()
 def quantize(model: Any, kind: str, dtype: str, device: str) -> None:
     """Code a model's weights in place, one after the other, and put all of it on a device.
 
@@ -61,9 +63,9 @@ def quantize(model: Any, kind: str, dtype: str, device: str) -> None:
         for module, name in found:
             module._parameters[name] = coded
         if scratch > SCRATCH:
-            _trim()
+            trim()
             scratch = 0
-    _trim()
+    trim()
     for module in model.modules():
         for name, buffer in module._buffers.items():
             if buffer is not None:
@@ -99,15 +101,6 @@ def _code_of(module: Any, name: str, weight: Tensor, kind: str) -> Any:
     if isinstance(module, Linear) or type(module).__name__ == "Conv1D":
         return {"int8": Int8, "int4": Int4, "nf4": Nf4}[kind]
     return None
-
-
-def _trim() -> None:
-    """Give scratch memory back, which lies between the codes and would not go by itself."""
-    import ctypes
-    import sys
-
-    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim"):  # glibc's
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def memory(model: Any) -> tuple[int, int]:

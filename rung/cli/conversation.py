@@ -111,6 +111,7 @@ class Conversation:
             RungError: when it cannot be answered; the turn is then forgotten.
         """
         from rung.engine import GenerationRequest
+        from rung.engine.labels import labels_only
         from rung.engine.tool_loop import has_tools
 
         write = write or _to_stdout
@@ -121,7 +122,8 @@ class Conversation:
         asked = [*self.turns, turn]
         if has_tools(self.model):
             return self._ask_with_tools(asked, write, end)
-        request = GenerationRequest(self.name, self.model.prompt(asked), self.decoding)
+        held = labels_only(self.engine, self.name)
+        request = GenerationRequest(self.name, self.model.prompt(asked), self.decoding, constraint=held)
         generation = self.engine.submit(request)
         try:
             for token in generation:

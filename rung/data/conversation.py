@@ -19,6 +19,8 @@ class Conversation:
             `vote` does where a model is measured, and a served one draws a single answer.
         steps: how often tools may answer between the question and the reply; 0 where none is called.
         functions: what may be called, in OpenAI's words.
+        labels: the only answers, where a request does not say what its answer must look like; empty
+            where any text is one.
     """
 
     max_tokens: int | None = None
@@ -27,6 +29,7 @@ class Conversation:
     ranks: bool = False
     steps: int = 0
     functions: Sequence[Mapping[str, Any]] = ()
+    labels: tuple[str, ...] = ()
 
     def messages(self, messages: Sequence[Message]) -> list[Message]:
         """A conversation that ends before the reply -> what the model is to see instead."""

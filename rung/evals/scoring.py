@@ -20,8 +20,8 @@ from torch import Tensor
 from rung.errors import ConfigError, Interrupted
 from rung.forward import trie as tries
 from rung.forward.bank import Bank
-from rung.forward.memory import keep_freed
 from rung.forward.packing import common_prefix, sort_key
+from rung.memory import keep_freed
 
 BATCH_TOKENS = 2048  # tokens of a slice that are computed; measured with bench/eval.py
 LOGIT_ROWS = 128  # positions whose logits are held at once

@@ -9,7 +9,6 @@ so that it does not count. Energy comes from the counters of the processor's pac
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import shutil
 import subprocess
@@ -20,7 +19,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from rung.forward.memory import high_water, reset_high_water
+from rung.memory import high_water, reset_high_water, trim
 
 POWERCAP = Path("/sys/class/powercap")
 EVERY = 0.05  # seconds between looks at the memory
@@ -93,13 +92,9 @@ class Meter:
 
 
 def give_back() -> None:
-    """Return what earlier work has freed to the system, so that it does not count for the next.
-
-    The C library of Linux keeps freed memory for later use; its `malloc_trim` lets go of it.
-    """
+    """Return what earlier work has freed to the system, so that it does not count for the next."""
     gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    trim()
 
 
 def _energy() -> dict[str, tuple[int, int]]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rung.errors import ConfigError
 from rung.forward.backbone import layer_names
-from rung.forward.memory import return_freed
+from rung.memory import return_freed
 
 MADV_DONTNEED = 4  # madvise(2)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from rung.config import resolve
 from rung.engine import Completion, Engine, GenerationRequest, ServedModel
+from rung.engine.labels import labels_only
 from rung.engine.tool_loop import Trajectory, has_tools, summed, take_steps
 from rung.errors import ConfigError
 from rung.library.knobs import DecodingKnobs
@@ -105,8 +106,8 @@ def request(engine: Engine, name: str, asked: Asked, knobs: DecodingKnobs) -> Ge
         ModelNotFound: naming the nearest.
     """
     model = engine.model(name)
-    turns = turns_of(asked, knobs)
-    return GenerationRequest(name, model.prompt(turns), knobs.over(model.decoding))
+    prompt, decoding = model.prompt(turns_of(asked, knobs)), knobs.over(model.decoding)
+    return GenerationRequest(name, prompt, decoding, constraint=labels_only(engine, name))
 
 
 def turns_of(asked: Asked, knobs: DecodingKnobs) -> list[Message]:

@@ -13,7 +13,7 @@ import math
 import random
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -76,7 +76,10 @@ class PromptMethod(base.Method):
         refused = self.unsuited(study.task, config)
         if refused:
             raise MethodMisfit(f"{self.name} does not suit this data: {refused}")
-        return self.find(study, config)
+        fitted = self.find(study, config)
+        talk = fitted.adapter.conversation
+        fitted.adapter.conversation = _answering_with(talk, study.task.labels)
+        return fitted
 
     def reads(self, config: Any, train: int, validation: int) -> tuple[int, int]:
         return 0, min(validation or train // 5, config.choose_rows or self.rows)
@@ -100,7 +103,8 @@ class PromptMethod(base.Method):
         from rung.forward.adapter import Adapter
 
         try:
-            return Adapter(conversation=self.speaks.read(settings))
+            labels = tuple(map(str, settings.get("labels", ())))
+            return Adapter(conversation=_answering_with(self.speaks.read(settings), labels))
         except (KeyError, TypeError, ValueError) as fault:
             raise ArtefactError(
                 f"settings.json does not hold what {self.name} wrote: {fault!r}"
@@ -110,6 +114,16 @@ class PromptMethod(base.Method):
         raise MethodMisfit(
             f"{self.name} is a prompt and has no weights to merge: serve it with rung serve"
         )
+
+
+def _answering_with(talk: Any, labels: tuple[str, ...]) -> Any:
+    """The conversation with a task's labels as its answers, where it is one that has labels.
+
+    Such a model is measured by which label it holds likeliest: asked, it answers with one, too. One
+    that reasons before it answers is measured by what it writes.
+    """
+    has_labels = any(field.name == "labels" for field in fields(talk))
+    return replace(talk, labels=labels) if has_labels else talk
 
 
 class Race:

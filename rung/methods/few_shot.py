@@ -60,6 +60,7 @@ class Shots(Conversation):
     count: int = 0
     nearest: bool = False
     characters: int = 0
+    labels: tuple[str, ...] = ()
 
     def messages(self, messages: Sequence[Message]) -> list[Message]:
         start = next((i for i, m in enumerate(messages) if m["role"] not in SYSTEM), len(messages))

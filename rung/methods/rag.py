@@ -85,6 +85,7 @@ class Retrieved(Conversation):
     characters: int = 0
     wording: str = WORDINGS["plain"]
     index: Index | None = field(default=None, repr=False, compare=False)
+    labels: tuple[str, ...] = ()
 
     def messages(self, messages: Sequence[Message]) -> list[Message]:
         text = choice.question(messages)
@@ -166,7 +167,7 @@ class Method(choice.PromptMethod):
     def to_files(self, adapter: Adapter, bank: Any, config: Any):
         asking = adapter.conversation
         assert isinstance(asking, Retrieved)
-        names = ("count", "mode", "encoder", "encoder_digest", "characters", "wording")
+        names = ("count", "mode", "encoder", "encoder_digest", "characters", "wording", "labels")
         return {name: getattr(asking, name) for name in names}, {}
 
     def to_folder(self, adapter: Adapter, bank: Any, folder: Path) -> None:

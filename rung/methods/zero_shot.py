@@ -47,6 +47,7 @@ class SystemPrompt(Conversation):
 
     text: str = ""
     replaces: bool = False
+    labels: tuple[str, ...] = ()
 
     def messages(self, messages: Sequence[Message]) -> list[Message]:
         if not self.text:

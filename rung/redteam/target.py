@@ -113,6 +113,7 @@ class Target:
     def _request(self, attempt: Attempt, replies: tuple[str, ...]) -> GenerationRequest | None:
         """The request for the next reply; None where the conversation fills the context."""
         from rung.engine import GenerationRequest
+        from rung.engine.labels import labels_only
 
         model, knobs = self.engine.model(self.name), self.knobs
         turns = attempt.turns[: len(replies) + 1]
@@ -124,7 +125,9 @@ class Target:
             model.decoding, max_tokens=min(knobs.max_tokens, room), temperature=knobs.temperature,
             seed=knobs.seed,
         )  # fmt: skip
-        return GenerationRequest(self.name, prompt, decoding)
+        return GenerationRequest(
+            self.name, prompt, decoding, constraint=labels_only(self.engine, self.name)
+        )
 
     def _key(self, attempt: Attempt) -> str:
         """The SHA-256 of all that an answer depends on."""

@@ -15,7 +15,7 @@ from rung.artefacts.cards import Card, write_card
 from rung.artefacts.licences import classify, tightest
 from rung.data import Dataset
 from rung.forward.bank import Bank
-from rung.forward.memory import high_water
+from rung.memory import high_water
 from rung.methods import artefact
 from rung.store import Store
 from rung.store.records import DatasetRecord, ModelRecord

@@ -18,8 +18,8 @@ from rung.bases.mapped import page_out
 from rung.errors import DataError, Interrupted, PeerLost, TrainingStopped
 from rung.forward.adapter import Adapter
 from rung.forward.features import Boundary
-from rung.forward.memory import keep_freed
 from rung.forward.token_rows import lacking_rows
+from rung.memory import keep_freed, returning_freed
 from rung.objectives import Row, RowSource
 from rung.train import checkpoint
 from rung.train.checkpoint import State
@@ -103,7 +103,7 @@ class Trainer:
         self.bank.recompute(wanted)
         if wanted and not self.bank.recomputes:
             self.observers.note("activations are kept: this base computes rows padded, a few at a time")
-        with keep_freed():
+        with returning_freed() if self.bank.recomputes else keep_freed():
             return self._run()
 
     def _run(self) -> State:

@@ -9,6 +9,7 @@ import pytest
 from rung.artefacts import folders
 from rung.errors import ConfigError, MethodMisfit
 from rung.exports.export import export
+from rung.library.model import Model
 from rung.store import Store
 from rung.train.job import tune
 from rung.train.plan import Plan
@@ -60,6 +61,10 @@ def test_from_data_to_a_served_model(rung_home, tmp_path, labelled, method):
     assert model.prompt(asked).ids == tuple(model.template.prompt(model.conversation.messages(asked)))
     request = GenerationRequest("asked", model.prompt(asked), Decoding(max_tokens=3))
     assert engine.generate([request])[0].completion_tokens >= 1
+    # Measured by which label is likeliest, it answers with one; who reasons, by what it says.
+    with Model(engine, "asked") as served:
+        said = {served.ask(f"item {i} is b", max_tokens=9) for i in range(3)}
+    assert method == "chain_of_thought" or said <= {"a", "b"}
     for kind in ("peft", "merged"):
         with pytest.raises(MethodMisfit, match="no weights to export"):
             export("asked", tmp_path / "out", kind)

@@ -79,7 +79,7 @@ def test_the_prompt_that_wins_is_kept_with_every_figure(tmp_path, monkeypatch):
     )
     config = ZERO.Config(system_prompts=["plain words", "magic words"])
     fitted = ZERO.fit(made, config)
-    assert fitted.adapter.conversation == SystemPrompt("magic words")
+    assert fitted.adapter.conversation == SystemPrompt("magic words", labels=YES_NO.labels)
     assert fitted.metrics["choice"] == "add 2"
     assert fitted.metrics["choice_accuracy of add 2"]["value"] == 1
     assert fitted.metrics["choice_accuracy of as it is"]["value"] == 0.5
@@ -89,7 +89,7 @@ def test_the_prompt_that_wins_is_kept_with_every_figure(tmp_path, monkeypatch):
 def test_where_no_prompt_helps_nothing_is_changed(tmp_path, monkeypatch):
     answering(monkeypatch, lambda m, e: "no")
     fitted = ZERO.fit(study(tmp_path), ZERO.Config())
-    assert fitted.adapter.conversation == SystemPrompt()
+    assert fitted.adapter.conversation == SystemPrompt(labels=YES_NO.labels)
 
 
 def test_prompts_that_do_not_fit_are_not_tried(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 from rung.cli import run
 from rung.data import Template
 from rung.errors import ConfigError
+from rung.methods.zero_shot import SystemPrompt
 from rung.server.knobs import ServeKnobs
 from rung.server.state import Settings
 from tests.engine.world import engine_of, tiny_llama
@@ -79,3 +80,27 @@ def test_head_is_get_without_the_body(served, path):
     assert headed.content == b"" and headed.headers["content-type"] == got.headers["content-type"]
     assert httpx.head(live.url + "/v1/nowhere").status_code == 404
     assert httpx.head(live.url + "/v1/chat/completions").status_code == 405
+
+
+def test_a_model_of_labels_answers_with_one_unless_the_request_says_otherwise():
+    """As it was measured; its tools, a response format and the base's own name are heard as ever."""
+    engine = engine_of(tiny_llama(), ())
+    talk = SystemPrompt("Say yes or no.", labels=("yes", "no"))
+    engine.load(dataclasses.replace(engine.model("base"), name="labels", conversation=talk))
+    made = serve(engine)
+    with httpx.Client(base_url=made.url, timeout=60) as http:
+
+        def said(model="labels", **more):
+            body = {"model": model, "messages": TURN, "max_tokens": 9, "temperature": 1.5, **more}
+            answer = http.post("/v1/chat/completions", json=body)
+            assert answer.status_code == 200, answer.text
+            return answer.json()["choices"]
+
+        drawn = said(n=8)
+        assert {one["message"]["content"] for one in drawn} <= {"yes", "no"}
+        assert all(one["finish_reason"] == "stop" for one in drawn)
+        form = {"type": "choice", "choice": ["never"]}
+        assert said(response_format=form)[0]["message"]["content"] == "never"
+        for free in (said("base", n=8), said(n=8, response_format={"type": "text"})):
+            assert not {one["message"]["content"] for one in free} <= {"yes", "no"}
+    made.stop()

@@ -8,7 +8,7 @@ import torch
 
 from rung import bases
 from rung.evals.basecard.subject import Subject
-from rung.forward.memory import high_water
+from rung.memory import high_water
 
 
 def facts(subject: Subject) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from rung.engine import Completion, Engine, GenerationRequest, ServedModel
 from rung.errors import ConfigError
 from rung.evals.scoring import Item
 from rung.forward.bank import Bank
-from rung.forward.memory import reset_high_water
+from rung.memory import reset_high_water
 from rung.types import BaseInfo, Decoding, Prompt
 
 TOGETHER = 32  # answers that are written side by side

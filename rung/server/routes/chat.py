@@ -12,6 +12,7 @@ from fastapi.responses import Response
 from rung.data.call_format import made_in
 from rung.engine import GenerationRequest, ServedModel
 from rung.engine.constraint import Constraint
+from rung.engine.labels import labels_only
 from rung.engine.patterns import ConstraintError
 from rung.engine.tool_loop import has_tools
 from rung.server import tools
@@ -148,6 +149,8 @@ def constraint_of(
         talk = model.conversation
         if asked.callable and talk is not None and (held := talk.grammar(turns)) is not None:
             return made(name, "tool_calls", held)
+        if not asked.callable and form is None:
+            return labels_only(service.engine, name)
     except ConstraintError as fault:
         raise ApiError(str(fault), param=param, code="invalid_schema") from None
     return None

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from rung.bases.mapped import page_out
-from rung.forward.memory import keep_freed
+from rung.memory import keep_freed
+from tests.conftest import ROOT
 
 glibc = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim")
 
@@ -52,7 +53,7 @@ def test_blocks_between_ones_that_stay_are_returned():
     """Blocks of 8 MB, with small ones after each; in a process of its own, as it holds for good."""
     said = """if True:
         import psutil, torch
-        from rung.forward.memory import keep_freed, return_freed
+        from rung.memory import keep_freed, return_freed
         return_freed()
         def resident(): return psutil.Process().memory_info().rss
         with keep_freed():
@@ -67,11 +68,31 @@ def test_blocks_between_ones_that_stay_are_returned():
     assert grown < 16e6
 
 
+@pytest.mark.skipif(not glibc, reason="another C library has its own ways")
+def test_what_is_freed_is_returned_for_a_while_alone():
+    """In a process of its own, since a block that lies free already is used again without a fault."""
+    said = """if True:
+        from rung.memory import keep_freed, returning_freed
+        from tests.test_memory import faults
+        with returning_freed():
+            with keep_freed():
+                print(faults())
+            with returning_freed():
+                pass
+            print(faults())
+        with keep_freed():
+            print(min(faults() for _ in range(8)))
+    """
+    done = subprocess.run([sys.executable, "-c", said], capture_output=True, check=True, cwd=ROOT)
+    inside, still, after = map(int, done.stdout.split())
+    assert inside > 2000 and still > 2000 and after < 100  # of 4,096 pages
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_mark_is_of_this_process_and_not_of_the_one_that_started_it():
     """`ru_maxrss` is not: a child shares its parent's memory until it runs a program, and its mark."""
     torch.ones(100_000_000).sum()  # 400 MB
-    own = "from rung.forward.memory import high_water; print(high_water())"
+    own = "from rung.memory import high_water; print(high_water())"
     said = subprocess.run([sys.executable, "-c", own], capture_output=True, text=True, check=True)
     assert 1e6 < int(said.stdout) < 200e6
 

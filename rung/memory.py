@@ -52,6 +52,13 @@ def _life() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def trim() -> None:
+    """Give what was freed back to the system, as far as the C library can be told to."""
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
 @contextlib.contextmanager
 def keep_freed() -> Iterator[None]:
     """Have the C library keep what is freed until this ends, where it can be told to.
@@ -88,6 +95,22 @@ def return_freed() -> None:
         libc.mallopt(MMAP, ALONE)
         libc.mallopt(TRIM, ALONE)
         _returning = True
+
+
+@contextlib.contextmanager
+def returning_freed() -> Iterator[None]:
+    """`return_freed` until this ends: for coding a base, and for trainings that are to be small."""
+    global _returning
+    before = _returning
+    return_freed()
+    try:
+        yield
+    finally:
+        _returning = before
+        libc = _glibc()
+        if libc is not None and not before:
+            libc.mallopt(MMAP, LARGEST)
+            libc.mallopt(TRIM, 2 * LARGEST)
 
 
 def _glibc() -> ctypes.CDLL | None:
