@@ -26,17 +26,18 @@ from rung.errors import ConfigError, nearest, one_line
 K = TypeVar("K")
 DURATION = re.compile(
     r"(?:(\d+(?:\.\d+)?)h(?:(?:ou)?rs?)?)?(?:(\d+(?:\.\d+)?)m(?:in(?:ute)?s?)?)?"
-    r"(?:(\d+(?:\.\d+)?)(?:s(?:ec(?:ond)?s?)?)?)?",
+    r"(?:(\d+(?:\.\d+)?)s(?:ec(?:ond)?s?)?)?",
     re.IGNORECASE,
 )
 HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+|0o[0-7]+")
 
 
 class Duration(str):
-    """A length of time as the user writes it: `90s`, `20m`, `1h30m`, `3 min` or plain seconds.
+    """A length of time as the user writes it: `90s`, `20m`, `1h30m` or `3 min`.
 
     Raises:
-        ValueError: for any other text, and for no time at all, in words that follow the knob's name.
+        ValueError: for any other text, a number without a unit among them, and for no time at all, in
+            words that follow the knob's name.
     """
 
     __slots__ = ()
@@ -44,7 +45,7 @@ class Duration(str):
     def __new__(cls, text: Any) -> Duration:
         made = super().__new__(cls, text)
         if made.seconds <= 0:
-            raise ValueError(f"is '{text}': give a time such as 90s, 20m or 1h")
+            raise ValueError(f"is '{text}': {unitless(made) or 'give a time such as 90s, 20m or 1h'}")
         return made
 
     @property
@@ -52,6 +53,14 @@ class Duration(str):
         parts = DURATION.fullmatch("".join(self.split())) if self.strip() else None
         found = [float(p or 0) for p in parts.groups()] if parts else []
         return sum(value * unit for value, unit in zip(found, (3600, 60, 1), strict=False))
+
+
+def unitless(text: str) -> str:
+    """What to write in place of a number without a unit; empty for any other text."""
+    number = text.strip()
+    if not re.fullmatch(r"[1-9]\d*(\.\d+)?", number):
+        return ""
+    return f"of what? Write {number}s, {number}m or {number}h"
 
 
 def knob(

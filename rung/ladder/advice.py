@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from rung.data.problem import counted
 from rung.evals.compare import compare
 from rung.ladder.attempts import Attempt, attempts_of
 from rung.ladder.verdict import Evidence, Sentence, Standing, is_cut
@@ -66,17 +67,27 @@ def perfect_told(seen: Evidence) -> str | None:
     )
     if best is None or seen.winner.measured.value != best:
         return None
-    return "No validation row is missed: harder or more validation rows would tell more."
+    rows = counted(seen.winner.measured.n, "validation row")
+    if seen.own is not None and seen.own.value != best:
+        return f"It misses none of {rows}, and some test rows: so few choose badly. Give more rows."
+    return f"It misses none of {rows}: harder or more validation rows would tell more."
 
 
 def untried_told(seen: Evidence) -> str | None:
     """Needs: rungs that fit and have no figure."""
-    names = seen.untried
-    if not names:
-        return None
-    if seen.chosen.cleared:
-        return f"Not tried, since the bar was cleared below: {', '.join(names)}; --all would try them."
-    return f"Not tried, so that nothing is known of them: {', '.join(names)}."
+    begun = seen.begun
+    names = [key for key in seen.untried if key not in begun]
+    lines = []
+    if begun:
+        lines.append(f"Begun, and out of time before they were measured: {', '.join(begun)}.")
+    if names and seen.chosen.cleared:
+        lines.append(
+            f"Not tried, since a cheaper rung clears the bar on validation: {', '.join(names)}; --all "
+            "would try them."
+        )
+    elif names:
+        lines.append(f"Not tried, so that nothing is known of them: {', '.join(names)}.")
+    return " ".join(lines) or None
 
 
 def cut_told(seen: Evidence) -> str | None:

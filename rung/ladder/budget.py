@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-from rung.config import Duration
+from rung.config import Duration, unitless
 from rung.errors import ConfigError
 
 MONEY = re.compile(r"(?:([$€£])\s*)?(\d+(?:\.\d+)?)\s*(usd|eur|gbp|chf|[$€£])?", re.IGNORECASE)
@@ -33,7 +33,7 @@ class Budget(Duration):
         made = str.__new__(cls, str(text).strip())
         made._seconds = made._in_seconds(price, watts)
         if made._seconds <= 0:
-            raise ValueError(f"is '{text}': {FORMS}")
+            raise ValueError(f"is '{text}': {unitless(made) or FORMS}")
         return made
 
     @property

@@ -306,7 +306,8 @@ class ClimbController:
         bench, record = self.bench, self.records[BASE]
         limit = limit_of(step.seconds, self.left)
         done, each = base_as_it_is(bench, record, step.level.held, limit, self.loading)
-        bench.forecaster.learn(BASE, BASE, self.arms.prediction(BASE, step.level), 0.0, each)
+        counted, request = self.arms.prediction(BASE, step.level), done.cost["request_seconds"]
+        bench.forecaster.learn(BASE, BASE, counted, 0.0, each, request)
         return done
 
     def _repeat_seeds(self) -> None:

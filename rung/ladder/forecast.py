@@ -183,7 +183,7 @@ class Forecaster:
     def base(self, held: int) -> Prediction:
         """What the base as it is takes to be measured."""
         each = self._answering("base", scoring(self.shape))
-        seconds, tokens = self._request(scoring(self.shape))
+        seconds, tokens = self._request("base", scoring(self.shape))
         cost = Cost(wall=FIXED_SECONDS + held * each, request_seconds=seconds, request_tokens=tokens)
         return Prediction(cost, each, held=held)
 
@@ -219,7 +219,7 @@ class Forecaster:
         )
         answering = method.answering(config, shape)
         each = self._answering(rung.key, answering, method.name)
-        seconds, tokens = self._request(answering)
+        seconds, tokens = self._request(rung.key, answering, method.name)
         cost = Cost(
             seconds=making, wall=FIXED_SECONDS + making + held * each, request_seconds=seconds,
             request_tokens=tokens, bytes=self._bytes(rung, plan, shape, size),
@@ -255,14 +255,29 @@ class Forecaster:
         every = train.eval_every or max(1, source.per_epoch // 2)
         return Schedule(steps, train.batch_size, 1 + steps // every + (1 if steps % every else 0))
 
-    def learn(self, key: str, method: str, counted: Prediction, making: float, answer: float) -> None:
-        """Correct by what an attempt really took."""
+    def learn(
+        self,
+        key: str,
+        method: str,
+        counted: Prediction,
+        making: float,
+        answer: float,
+        request: float = 0.0,
+    ) -> None:
+        """Correct by what an attempt really took.
+
+        Args:
+            request: seconds of a request by itself; 0 where none was timed.
+        """
         took = {"making": (counted.cost.seconds, making), "answering": (counted.answer_seconds, answer)}
         for what, (expected, seconds) in took.items():
             plain = expected / self.machine.factor(f"{what} {key}", f"{what} {method}")
             plain /= self.slower.get(key, 1.0)
             for name in {key, method}:
                 self.machine.learn(f"{what} {name}", plain, seconds)
+        asked = counted.cost.request_seconds / self._asking(key, method, counted.cost.request_tokens)
+        for name in {key, method}:
+            self.machine.learn(f"asking {name}", asked, request)
         self.machine.keep()
 
     def was_late(self, key: str, counted: Prediction, took: float) -> None:
@@ -277,12 +292,18 @@ class Forecaster:
             * self.slower.get(key, 1.0)
         )
 
-    def _request(self, work: Workload) -> tuple[float, float]:
+    def _request(self, key: str, work: Workload, method: str = "") -> tuple[float, float]:
         """(seconds, tokens) of one request by itself."""
         encoded = replace(work, read=0.0, passes=0.0, written=0.0)
         written = min(work.written, REPLY_TOKENS)
         seconds = self.machine.alone(work.read, written) + self.machine.seconds(encoded)
-        return seconds, work.read + written + (self.shape.shared if work.read else 0)
+        tokens = work.read + written + (self.shape.shared if work.read else 0)
+        return seconds * self._asking(key, method or key, tokens), tokens
+
+    def _asking(self, key: str, method: str, tokens: float) -> float:
+        """What a counted request is multiplied by: as seen of the rung, else of the base it asks."""
+        base = ("asking base",) if tokens else ()
+        return self.machine.factor(f"asking {key}", f"asking {method}", *base)
 
     def _bytes(self, rung: Rung, plan: Plan, shape: Shape, size: int) -> int:
         """The process's memory at its peak."""

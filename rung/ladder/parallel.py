@@ -101,7 +101,11 @@ class ParallelClimb(ClimbController):
             done = answer.record.trials["done"][-1]
             method = self.rungs[key].method.name if key in self.rungs else BASE
             counted = self.arms.prediction(key, step.level)
-            self.bench.forecaster.learn(key, method, counted, done["making"], done["answering"])
+            timed = key == BASE or answer.record.run == done["run"]
+            request = answer.record.cost.get("request_seconds", 0.0) if timed else 0.0
+            self.bench.forecaster.learn(
+                key, method, counted, done["making"], done["answering"], request
+            )
         elif answer.fault is not None:
             self._failed(step, answer.fault, now() - began)
         self.pruned.discard(key)

@@ -70,9 +70,11 @@ class Trial:
         # At once: a climb that is killed behind it finds an attempt that has ended, with its cost.
         self._note(status="succeeded", reason=None, trials={"done": done}, cost=cost)
         counted = self.prediction
+        timed = self.record.run == attempt.run
         self.bench.forecaster.learn(
-            self.rung.key, self.rung.method.name, counted, attempt.making, attempt.answering
-        )
+            self.rung.key, self.rung.method.name, counted, attempt.making, attempt.answering,
+            cost.get("request_seconds", 0.0) if timed else 0.0,
+        )  # fmt: skip
         return self.record
 
     def plan(self) -> Plan:

@@ -11,6 +11,7 @@ from rung.evals.intervals import detectable
 from rung.evals.measure import Measured
 from rung.evals.metrics.wins import EQUAL_LENGTH, LONGER, OTHER_REPEATS, REPEATS, SECOND
 from rung.ladder.arms import Outlook
+from rung.ladder.attempts import attempts_of
 from rung.ladder.bar import Bar
 from rung.store.climbs import RungRecord
 from rung.types import Task
@@ -155,6 +156,12 @@ class Evidence:
         ]  # fmt: skip
 
     @property
+    def begun(self) -> list[str]:
+        """Those of them whose time was over before they had been measured."""
+        late = [r.key for r in self.records if any(a.late for a in attempts_of(r))]
+        return [key for key in self.untried if key in late]
+
+    @property
     def tried(self) -> list[str]:
         return [s.key for s in self.chosen.standings]
 
@@ -293,8 +300,24 @@ def against_told(seen: Evidence) -> str | None:
     for key, other in seen.test.items():
         if key != seen.winner.key:
             count = min(own.n, other.n)
-            lines.append(f"Beside {key}: {compare(other.first(count), own.first(count)).says}.")
+            found = compare(other.first(count), own.first(count))
+            shown = f" ({other.first(count).value:.3f})" if not found.certain else ""
+            lines.append(f"Beside {key}{shown}: {found.says}.")
     return " ".join(lines) or None
+
+
+def outdone_told(seen: Evidence) -> str | None:
+    """Needs: the base as it is does better on the test rows, by chance or not."""
+    own, base = seen.own, seen.test.get(seen.base)
+    if own is None or base is None or seen.winner.key == seen.base or base.n < own.n:
+        return None
+    base = base.first(own.n)
+    if not (base.value < own.value if own.lower else base.value > own.value):
+        return None
+    return (
+        "On the test rows the base as it is does better: do not count on "
+        f"{seen.winner.key} before more rows have shown that it gains anything."
+    )
 
 
 def baseline_told(seen: Evidence) -> str | None:
@@ -315,7 +338,7 @@ def baseline_told(seen: Evidence) -> str | None:
 
 VERDICT: tuple[Sentence, ...] = (
     figure_told, worst_told, length_told, repeats_told, second_judge_told, part_told, one_answer_told,
-    bar_told, against_told, baseline_told,
+    bar_told, against_told, outdone_told, baseline_told,
 )  # fmt: skip
 
 

@@ -89,6 +89,8 @@ def resume(
     run = store.runs.get(run_id)
     if launch.here() is None:  # of several processes one may have taken it up already
         _refuse_ended(run)
+    if run.status != "interrupted":  # a climb's, whose time was over: there is time now
+        run = dataclasses.replace(run, config={k: v for k, v in run.config.items() if k != "seconds"})
     if launched is not None:
         run = dataclasses.replace(run, config={**run.config, "launch": launched, "processes": None})
     plan = Plan.of(run.model, run.config)

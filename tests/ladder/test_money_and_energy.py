@@ -18,10 +18,15 @@ from rung.ladder.knobs import ClimbKnobs
 PARTS = st.floats(0.01, 1e4).map(lambda x: f"{x:.2f}")
 
 
-@pytest.mark.parametrize("text", ["90s", "20m", "1h30m", "1.5h", "45"])
+@pytest.mark.parametrize("text", ["90s", "20m", "1h30m", "1.5h", "45s"])
 def test_time_is_read_as_before(text):
     assert Budget(text).seconds == Duration(text).seconds
     assert ClimbKnobs(budget=text).budget == text
+
+
+def test_a_budget_without_a_unit_is_asked_for_one():
+    with pytest.raises(ConfigError, match=r"--budget is '20': of what\? Write 20s, 20m or 20h"):
+        resolve([ClimbKnobs], {"budget": "20"})
 
 
 @given(PARTS, st.sampled_from(["usd", "EUR", " chf", "$", "€"]), st.floats(0.01, 100))

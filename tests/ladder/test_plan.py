@@ -131,6 +131,24 @@ def test_what_was_taken_corrects_what_is_counted_and_is_kept(words: Path) -> Non
     assert fresh.cost.seconds > 2 * counted.cost.seconds / 1.5
 
 
+def test_a_request_is_expected_to_take_what_those_before_it_took(words: Path) -> None:
+    """Of the rung itself, else of the base where the rung asks it; a probe over an encoder does not."""
+    found = bench(words)
+    found.opened.bank.digest = uuid4().hex
+    before = {
+        key: forecast_of(found, key).cost.request_seconds for key in ("lora", "zero_shot", "tfidf")
+    }
+    base = found.forecaster.base(10)
+    found.forecaster.learn("base", "base", base, 0.0, 0.0, 3 * base.cost.request_seconds)
+    after = {key: forecast_of(found, key).cost.request_seconds for key in before}
+    assert after["lora"] == pytest.approx(3 * before["lora"])
+    assert after["zero_shot"] == pytest.approx(3 * before["zero_shot"])
+    assert after["tfidf"] == before["tfidf"]
+    found.forecaster.learn("lora", "lora", forecast_of(found, "lora"), 0.0, 0.0, before["lora"])
+    assert forecast_of(found, "lora").cost.request_seconds == pytest.approx(before["lora"])
+    assert forecast_of(found, "zero_shot").cost.request_seconds == after["zero_shot"]
+
+
 def test_the_speed_is_measured_once_for_a_machine_and_base(words: Path, monkeypatch: Any) -> None:
     found = bench(words)
     speed = {"now": 1e11}

@@ -228,8 +228,35 @@ def test_of_a_method_that_learns_nothing_from_rows_no_curve_is_told():
 
 
 def test_a_faultless_winner_needs_harder_rows():
-    assert any("No validation row is missed" in s for s in advice(evidence(standing("probe", 100))))
-    assert not any("missed" in s for s in advice(evidence(standing("probe", 99))))
+    def told(right: int, **more) -> str:
+        return " ".join(advice(evidence(standing("probe", right), **more)))
+
+    harder = "It misses none of 100 validation rows: harder or more validation rows would tell more."
+    assert harder in told(100) and harder in told(100, test={"probe": measured(100)})
+    assert "misses none" not in told(99)
+    # Right on all that it was chosen by, and wrong on others: that is no praise.
+    chosen_badly = told(100, test={"probe": measured(30)})
+    assert "It misses none of 100 validation rows, and some test rows: so few choose" in chosen_badly
+
+
+def test_a_rung_whose_time_was_over_is_not_called_untried():
+    late = replace(attempt(500, 60, 0.25), measured=None, late=True)
+    begun = replace(waiting("lora"), trials={"done": [late.as_dict()]})
+    seen = evidence(standing("probe", 95), bar="accuracy=0.9", others=[begun, waiting("full")])
+    told = " ".join(advice(seen))
+    assert "Begun, and out of time before they were measured: lora." in told
+    assert "Not tried, since a cheaper rung clears the bar on validation: full; --all" in told
+
+
+def test_a_base_that_does_better_on_the_test_rows_is_told():
+    """However few they are: a winner chosen by seven rows is no ground to use it."""
+    test = {"zero_shot": measured(2, 6), "base": measured(4, 6)}
+    told = says(evidence(standing("zero_shot", 100), test=test, test_of=6))
+    assert "Beside base (0.667): no difference can be shown with 6 items" in told
+    assert "the base as it is does better: do not count on zero_shot" in told
+    for base in (measured(2, 6), measured(1, 6)):
+        worse = {"zero_shot": measured(2, 6), "base": base}
+        assert "does better" not in says(evidence(standing("zero_shot", 100), test=worse, test_of=6))
 
 
 def test_what_was_tried_on_a_part_is_not_held_against_it():
@@ -298,7 +325,7 @@ def test_every_sentence_is_walked_here():
     told = {f.__name__ for f in (*verdict.VERDICT, *advise.ADVICE, verdict.nothing_tried)}
     assert told == {
         "figure_told", "worst_told", "length_told", "repeats_told", "second_judge_told", "part_told",
-        "one_answer_told", "bar_told", "against_told", "baseline_told",
+        "one_answer_told", "bar_told", "against_told", "outdone_told", "baseline_told",
         "data_curve", "perfect_told", "untried_told", "cut_told", "next_rung", "exhausted",
         "nothing_tried",
     }  # fmt: skip
