@@ -30,6 +30,7 @@ def chat(
 ) -> None:
     """Ask a model: once with -p or a text on stdin, else as a conversation."""
     answers, beside, loading = resolve([DecodingKnobs, ToolKnobs, LoadKnobs], given)
+    from rung.cli import terminal
     from rung.models import check_name, load_engine
 
     check_name(name)  # before anything else is asked for
@@ -37,11 +38,12 @@ def chat(
         prompt = sys.stdin.read().strip()
         if not prompt:
             raise ConfigError("there is nothing to ask: give -p TEXT, or a text on stdin")
+        if (first := prompt.split()[0]) in terminal.WORDS:
+            typer.echo(f"(a text on stdin is one question: {first} is no command here)", err=True)
     elif prompt is not None and not prompt.strip() and not picture:
         raise ConfigError("there is nothing to ask: -p is empty")
     if picture and prompt is None:
         raise ConfigError("--picture goes with -p TEXT; in a conversation write /picture FILE")
-    from rung.cli import terminal
     from rung.cli.conversation import Conversation
 
     with status():

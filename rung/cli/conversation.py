@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from rung.data.problem import counted
 from rung.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -133,9 +134,11 @@ class Conversation:
         end()
         sys.stdout.write("\n")
         answer = generation.result()
-        if answer.finish_reason == "length" and sys.stderr.isatty():
+        if answer.finish_reason == "length":
             count = answer.completion_tokens
-            typer.echo(f"(cut after {count} tokens: raise --max-tokens)", err=True)
+            typer.echo(f"(cut after {counted(count, 'token')}: raise --max-tokens)", err=True)
+        elif not answer.text.strip() and answer.finish_reason == "stop":
+            typer.echo("(the answer is empty)", err=True)
         self.turns = [*asked, {"role": "assistant", "content": answer.text}]
         return answer
 

@@ -48,7 +48,7 @@ def panels_of(parts: Iterable[tuple[str, type]]) -> list[Panel]:
 
     Args:
         parts: (heading, dataclass) pairs. A heading of two words, such as `method lora`, is shown
-            only with that choice.
+            only with that choice; a knob that stands under another, too, is listed there alone.
     """
     owners: dict[str, list[str]] = {}
     first: dict[str, Knob] = {}
@@ -58,7 +58,8 @@ def panels_of(parts: Iterable[tuple[str, type]]) -> list[Panel]:
             first.setdefault(knob.name, knob)
     grouped: dict[tuple[str, ...], list[Knob]] = {}
     for name, headings in owners.items():
-        grouped.setdefault(tuple(headings), []).append(first[name])
+        general = [heading for heading in headings if " " not in heading]
+        grouped.setdefault(tuple(general or headings), []).append(first[name])
     return [_panel(headings, knobs) for headings, knobs in grouped.items()]
 
 

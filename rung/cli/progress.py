@@ -147,6 +147,9 @@ class Terminal(Observer):
             before, after = (metrics[f"test_{self._shown}{who}"] for who in ("_of_base", ""))
             self._say(f"test {self._shown}"[:10], f"{before:.3f} -> {after:.3f} "
                       f"(base -> {name}, {counted(metrics['test_rows'], 'row')})")  # fmt: skip
+        kept, last = metrics.get("best_step"), metrics.get("steps")
+        if kept and last and kept < last:
+            self._say("kept", f"step {kept} of {last}, the best on validation")
         self._say("cost", f"{_duration(cost['seconds'])}, {cost['tokens']:,} tokens, "
                   f"{cost['peak_bytes'] / 2**30:.1f} GiB")  # fmt: skip
         verb = artefact.verb(outcome.model.folder)

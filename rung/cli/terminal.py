@@ -167,7 +167,7 @@ def command(talk: Conversation, text: str) -> str | None:
     """
     name, _, rest = text[1:].partition(" ")
     if name not in COMMANDS:
-        raise ConfigError(f"no command /{name}{nearest(name, COMMANDS)}; /help lists them")
+        raise ConfigError(f"no command /{name}{nearest(name, ('exit', *COMMANDS))}; /help lists them")
     return COMMANDS[name].run(talk, rest.strip())
 
 
@@ -230,6 +230,7 @@ COMMANDS = {
     "picture": Command("FILE: show a picture with the next question, to a model that sees", _picture),
     "save": Command("FILE: add the conversation to a file of JSON lines", _save),
 }
+WORDS = tuple(f"/{name}" for name in ("exit", *COMMANDS))  # as they are typed
 
 
 def _editor() -> Callable[[], str]:
@@ -243,10 +244,9 @@ def _editor() -> Callable[[], str]:
     keys = KeyBindings()
     keys.add("enter")(lambda event: event.current_buffer.validate_and_handle())
     keys.add("escape", "enter")(lambda event: event.current_buffer.insert_text("\n"))
-    words = [f"/{name}" for name in ("exit", *COMMANDS)]
     session: Any = PromptSession(
         history=FileHistory(str(home.home() / "chat_history")),
-        completer=WordCompleter(words, sentence=True),
+        completer=WordCompleter([*WORDS], sentence=True),
         complete_while_typing=False,
         multiline=True,
         key_bindings=keys,

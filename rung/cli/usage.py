@@ -13,6 +13,16 @@ if TYPE_CHECKING:
     from rung.cli.flags import Panel
 
 
+# What other tools call a verb, or what is asked of them in other words.
+ELSEWHERE = {
+    "train": "rung tune", "finetune": "rung tune", "fine-tune": "rung tune", "fit": "rung tune",
+    "help": "rung --help", "version": "rung --version", "completion": "rung --install-completion",
+    "list": "rung models", "ls": "rung models", "ps": "rung status", "rm": "rung remove",
+    "delete": "rung remove", "evaluate": "rung eval", "test": "rung eval", "run": "rung chat",
+    "generate": "rung chat", "ask": "rung chat", "inspect": "rung data", "attack": "rung redteam",
+    "convert": "rung export", "benchmark": "rung measure", "leaderboard": "rung board",
+}  # fmt: skip
+
 # Flags of a verb that may stand without a value: they then ask for it.
 OPEN = {"climb": ("--resume",)}
 
@@ -29,7 +39,9 @@ def check_verb(arguments: Sequence[str], verbs: Collection[str]) -> None:
         except UnicodeEncodeError:
             raise ConfigError(f"the argument {ascii(word)} is not UTF-8: write it in UTF-8") from None
     if arguments and not arguments[0].startswith("-") and arguments[0] not in verbs:
-        raise ConfigError(f"no verb '{arguments[0]}'{nearest(arguments[0], verbs)}")
+        here = ELSEWHERE.get(arguments[0].lower())
+        hint = f", here {here}" if here else nearest(arguments[0], verbs)
+        raise ConfigError(f"no verb '{arguments[0]}'{hint}")
 
 
 def filled(arguments: Sequence[str]) -> list[str]:

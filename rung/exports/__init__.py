@@ -9,5 +9,9 @@ from __future__ import annotations
 from rung.exports.base import Export
 from rung.registry import Registry
 
-registry: Registry[Export] = Registry("rung.exports", "Export", "export")
+registry: Registry[Export] = Registry(
+    "rung.exports", "Export", "export",
+    foreign={"transformers": "merged", "hf": "merged", "huggingface": "merged", "safetensors": "merged",
+             "llama.cpp": "gguf", "llamacpp": "gguf", "lora": "peft", "adapter": "peft"},
+)  # fmt: skip
 names, get = registry.names, registry.get

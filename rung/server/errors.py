@@ -180,7 +180,8 @@ def described(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None, str
         if kind == "json_invalid":
             return "the body is not valid JSON", None, None
         if not place:
-            return "the body must be a JSON object, sent as application/json", None, None
+            told = "the body must be a JSON object, sent with the header Content-Type: application/json"
+            return told, None, None
         if kind == "extra_forbidden":
             lines.append(f"unknown parameter '{'.'.join(place)}'")
         elif kind == "missing":

@@ -159,6 +159,17 @@ def fresh_id(connection: Connection, name: str, column: sa.Column) -> str:
     raise StoreError(f"no free id for '{name}': try again")
 
 
+def _meant(connection: Connection, name: str) -> str:
+    """The run of a model, or the climb, of which the name was given in place of a run's; else empty."""
+    newest = sa.select(_RUNS.c.id).where(_RUNS.c.model == name).order_by(_RUNS.c.started.desc())
+    if found := connection.execute(newest).scalars().first():
+        return f", the last of model '{name}' is {found}"
+    climbs: Any = schema.Climb.__table__
+    if connection.execute(sa.select(climbs.c.id).where(climbs.c.id == name)).first():
+        return f", it is a climb: rung climb --resume {name}"
+    return ""
+
+
 def _get(connection: Connection, run: str) -> RunRecord:
     row = connection.execute(sa.select(*_RUNS.c).where(_RUNS.c.id == run)).mappings().first()
     if row is None:
@@ -166,7 +177,7 @@ def _get(connection: Connection, run: str) -> RunRecord:
         hint = nearest(run, known)
         if len(known) > 20 and "did you mean" not in hint:
             hint = ""  # a list of all is no help
-        raise RunNotFound(f"no run '{run}' (rung runs lists them){hint}")
+        raise RunNotFound(f"no run '{run}' (rung runs lists them){_meant(connection, run) or hint}")
     return RunRecord(**row)
 
 

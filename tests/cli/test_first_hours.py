@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -50,6 +51,31 @@ DATA = DatasetRecord(digest="d" * 64, name="moods", source="moods.csv")
 
 def interrupted(store: Store, *names: str) -> list[str]:
     return [store.runs.create(name, "lora", status="interrupted").id for name in names]
+
+
+def test_resume_by_the_name_of_a_model_or_the_id_of_a_climb_says_what_is_meant(
+    ask: Ask, rung_home: Path
+) -> None:
+    with Store.open() as store:
+        older, newer = interrupted(store, "coach", "coach")
+        interrupted(store, "satire")
+        climb = store.climbs.create("moods", task={}, base=BASE, data=DATA).id
+    assert f"no run 'coach' (rung runs lists them), the last of model 'coach' is {newer}" in (
+        ask("resume", "coach").refused()
+    )
+    assert f"it is a climb: rung climb --resume {climb}" in ask("resume", climb).refused()
+    assert f"did you mean '{older}'" in ask("resume", older[:-1]).refused()
+
+
+def test_a_command_of_the_conversation_on_stdin_is_told_to_be_a_question(
+    ask: Ask, studio: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for said, told in (("/help\nHello\n", True), ("/helpful\n", False), ("Say /help\n", False)):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(said))
+        found = ask("chat", "coach", "--max-tokens", "1")
+        assert found.code == 0
+        assert ("is one question: /help is no command here" in found.err) is told
+        assert "(cut after 1 token: raise --max-tokens)" in found.err or not found.out.strip()
 
 
 def test_resume_without_a_name_says_what_there_is(ask: Ask, rung_home: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 import typer
 
 from rung import cli, methods
-from rung.cli import VERBS
+from rung.cli import VERBS, usage
+from rung.cli.tune import tune as tune_command
 from rung.config import knobs_of
 from rung.data.knobs import DataKnobs
 from rung.train.knobs import RunKnobs, TrainKnobs
@@ -127,6 +128,23 @@ def test_names_of_other_libraries_are_answered_with_rungs(ask: Ask) -> None:
         assert words in told
     told = ask("climb", "x", "--per-device-train-batch-size", "4").refused()
     assert "here --batch-size (Rows per optimiser step.)" in told
+
+
+def test_a_knob_of_trainings_is_listed_with_them_alone(ask: Ask) -> None:
+    """`--steps`, which the agent has, too, stood under its heading, as if it were for agents."""
+    (panel,) = [p for p in tune_command.panels if "steps" in [k.name for k in p.knobs]]
+    assert panel.heading == "training" and not panel.choice
+
+
+@pytest.mark.parametrize(("word", "here"), [("train", "tune"), ("list", "models"), ("help", "--help")])
+def test_a_verb_of_another_tool_is_answered_with_rungs(word: str, here: str, ask: Ask) -> None:
+    assert f"no verb '{word}', here rung {here}" in ask(word, "x").refused()
+
+
+def test_what_stands_for_other_verbs_exists() -> None:
+    for word, here in usage.ELSEWHERE.items():
+        assert word not in VERBS
+        assert here.split()[1] in VERBS or here.split()[1].startswith("--")
 
 
 def test_help_in_a_narrow_terminal(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
