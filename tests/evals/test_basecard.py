@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -173,6 +174,18 @@ def test_self_bleu_is_one_for_copies_and_nothing_for_strangers():
 
 
 # --- the whole ------------------------------------------------------------------------------------
+
+
+def test_other_work_does_not_make_a_base_look_fast(monkeypatch):
+    """The shorter of two generations took longer: 1e11 tokens a second stood on the card."""
+    from rung.evals.basecard import speed
+
+    clock = iter([0.0, 5.0, 5.0, 7.5])  # 5 s for one token of each stream, 2.5 s for nine
+    monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    asked = SimpleNamespace(encode=lambda text: tuple(range(40)), generate=lambda prompts, how: None)
+    assert speed._write(asked, 16, 8) == pytest.approx(2.5 * 8 / 25)
+    clock = iter([0.0, 0.5, 0.5, 3.0])
+    assert speed._write(asked, 16, 8) == pytest.approx(2.0)
 
 
 def test_a_card_has_every_figure(card, subject):
