@@ -161,6 +161,7 @@ def _form(visit: Visit, begun: Callable[[str], Awaitable[None]]) -> Callable[[],
     groups: list[Fields] = []
 
     def fields() -> None:
+        typed = {key: value for group in groups for key, value in group.given().items()}
         place.clear()
         groups.clear()
         chosen, minimised = methods.get(method.value), objectives.get(objective.value)
@@ -177,6 +178,8 @@ def _form(visit: Visit, begun: Callable[[str], Awaitable[None]]) -> Callable[[],
                 if knobs:
                     with ui.expansion(title, icon="tune").classes("wide"):
                         groups.append(Fields(knobs, usual))
+        for group in groups:
+            group.fill(typed)
 
     async def begin() -> None:
         async with told():
