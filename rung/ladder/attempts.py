@@ -67,6 +67,11 @@ def attempts_of(record: RungRecord) -> list[Attempt]:
     return [Attempt.of(kept) for kept in record.trials.get("done", [])]
 
 
+def request_seconds(record: RungRecord, run: str | None) -> float:
+    """Seconds of a request by itself, where a rung's figures are those of this run; else 0."""
+    return record.cost.get("request_seconds", 0.0) if record.run == run else 0.0
+
+
 def best_of(attempts: Sequence[Attempt]) -> Attempt | None:
     """The attempt that stands for its rung: more rows win unless fewer are clearly better."""
     best: Attempt | None = None

@@ -10,6 +10,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from rung.errors import Interrupted, RungError
+from rung.ladder.attempts import request_seconds
 from rung.ladder.bar import BASE
 from rung.ladder.controller import ClimbController
 from rung.ladder.crew import Crew, crew
@@ -101,8 +102,7 @@ class ParallelClimb(ClimbController):
             done = answer.record.trials["done"][-1]
             method = self.rungs[key].method.name if key in self.rungs else BASE
             counted = self.arms.prediction(key, step.level)
-            timed = key == BASE or answer.record.run == done["run"]
-            request = answer.record.cost.get("request_seconds", 0.0) if timed else 0.0
+            request = request_seconds(answer.record, done["run"])
             self.bench.forecaster.learn(
                 key, method, counted, done["making"], done["answering"], request
             )

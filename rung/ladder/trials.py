@@ -11,7 +11,14 @@ from typing import Any
 from rung.evals.answers import Answers
 from rung.evals.measure import Measured
 from rung.ladder.answers import kept_items, one_answer
-from rung.ladder.attempts import Attempt, attempts_of, best_of, stopping_at, surpasses
+from rung.ladder.attempts import (
+    Attempt,
+    attempts_of,
+    best_of,
+    request_seconds,
+    stopping_at,
+    surpasses,
+)
 from rung.ladder.cost import Cost
 from rung.ladder.first_figures import FirstFigure
 from rung.ladder.forecast import Prediction
@@ -70,10 +77,9 @@ class Trial:
         # At once: a climb that is killed behind it finds an attempt that has ended, with its cost.
         self._note(status="succeeded", reason=None, trials={"done": done}, cost=cost)
         counted = self.prediction
-        timed = self.record.run == attempt.run
         self.bench.forecaster.learn(
             self.rung.key, self.rung.method.name, counted, attempt.making, attempt.answering,
-            cost.get("request_seconds", 0.0) if timed else 0.0,
+            request_seconds(self.record, attempt.run),
         )  # fmt: skip
         return self.record
 

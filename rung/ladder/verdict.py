@@ -311,8 +311,7 @@ def outdone_told(seen: Evidence) -> str | None:
     own, base = seen.own, seen.test.get(seen.base)
     if own is None or base is None or seen.winner.key == seen.base or base.n < own.n:
         return None
-    base = base.first(own.n)
-    if not (base.value < own.value if own.lower else base.value > own.value):
+    if not base.first(own.n).better(own):
         return None
     return (
         "On the test rows the base as it is does better: do not count on "

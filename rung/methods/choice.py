@@ -103,7 +103,9 @@ class PromptMethod(base.Method):
         from rung.forward.adapter import Adapter
 
         try:
-            labels = tuple(map(str, settings.get("labels", ())))
+            labels = tuple(settings.get("labels") or ())
+            if isinstance(settings.get("labels"), str) or not all(isinstance(x, str) for x in labels):
+                raise TypeError("labels")
             return Adapter(conversation=_answering_with(self.speaks.read(settings), labels))
         except (KeyError, TypeError, ValueError) as fault:
             raise ArtefactError(

@@ -89,22 +89,25 @@ def resume(
     run = store.runs.get(run_id)
     if launch.here() is None:  # of several processes one may have taken it up already
         _refuse_ended(run)
-    if run.status != "interrupted":  # a climb's, whose time was over: there is time now
-        run = dataclasses.replace(run, config={k: v for k, v in run.config.items() if k != "seconds"})
     if launched is not None:
         run = dataclasses.replace(run, config={**run.config, "launch": launched, "processes": None})
     plan = Plan.of(run.model, run.config)
     together = launch.chosen(plan.run.launch)
     together.join(estimate.device(plan.run.device))
-    together.same(lambda: _refuse_ended(store.runs.get(run_id)))  # before one of them takes it up
+    # Before one of them takes it up, and alike in all of them.
+    status = together.same(lambda: _refuse_ended(store.runs.get(run_id)))
+    if status != "interrupted":  # a climb's, whose time was over: there is time now
+        run = dataclasses.replace(run, config={k: v for k, v in run.config.items() if k != "seconds"})
     return _kept(make(plan, observer, store, run=run, test=True), store)
 
 
-def _refuse_ended(run: RunRecord) -> None:
+def _refuse_ended(run: RunRecord) -> Status:
+    """The status of a run that can be gone on with; raises ConfigError for any other."""
     if run.status == "succeeded":
         raise ConfigError(f"run {run.id} has finished: its model is '{run.model}'")
     if run.status == "running":
         raise ConfigError(f"run {run.id} is still running in process {run.pid} on {run.host}")
+    return run.status
 
 
 def make(

@@ -63,6 +63,24 @@ def test_a_run_goes_on_where_it_stopped(rung_home, quotes, monkeypatch):
         resume(run)
 
 
+def test_a_run_whose_time_was_over_goes_on_to_its_end(rung_home, quotes):
+    """A climb limits its trainings, and calls those that reach it failed: who resumes one has time."""
+
+    class Breaks(Observer):
+        def begin(self, steps, at):
+            raise DataError("its time was over before it had been measured")
+
+    settings = {"method": "lora", "epochs": 2}
+    with pytest.raises(DataError):
+        tune(plan("late", quotes, **settings, seconds=1e-3), Breaks())
+    store = Store.open()
+    (run,) = store.runs.list(status="failed")
+    resume(run.id)
+    tune(plan("whole", quotes, **settings))
+    late, whole = (folders.model_folder(n) / "adapter_model.safetensors" for n in ("late", "whole"))
+    assert late.read_bytes() == whole.read_bytes()
+
+
 def test_a_run_whose_data_changed_is_not_resumed(rung_home, quotes):
     class Stops(Observer):
         def step(self, event):
