@@ -7,10 +7,11 @@ import json
 import pytest
 
 from rung.artefacts import cards, folders
-from rung.errors import ArtefactError, ConfigError, DataError, Interrupted, MethodMisfit
+from rung.errors import ArtefactError, ConfigError, DataError, Interrupted, MethodMisfit, OutOfTime
 from rung.exports.export import export
 from rung.methods import artefact
 from rung.store import Store
+from rung.train import loop
 from rung.train.job import resume, tune
 from rung.train.observers import Observer
 from rung.train.plan import Plan
@@ -63,16 +64,16 @@ def test_a_run_goes_on_where_it_stopped(rung_home, quotes, monkeypatch):
         resume(run)
 
 
-def test_a_run_whose_time_was_over_goes_on_to_its_end(rung_home, quotes):
+def test_a_run_whose_time_was_over_goes_on_to_its_end(rung_home, quotes, monkeypatch):
     """A climb limits its trainings, and calls those that reach it failed: who resumes one has time."""
 
-    class Breaks(Observer):
-        def begin(self, steps, at):
-            raise DataError("its time was over before it had been measured")
+    def late(trainer):
+        raise OutOfTime("its time was over before it had been measured")
 
     settings = {"method": "lora", "epochs": 2}
-    with pytest.raises(DataError):
-        tune(plan("late", quotes, **settings, seconds=1e-3), Breaks())
+    with monkeypatch.context() as patch, pytest.raises(OutOfTime):
+        patch.setattr(loop.Trainer, "_run", late)
+        tune(plan("late", quotes, **settings, seconds=1e-3))
     store = Store.open()
     (run,) = store.runs.list(status="failed")
     resume(run.id)
