@@ -31,11 +31,11 @@ def labelled(count: int, seed: int) -> list:
     ]
 
 
-def kept(adapter, made, folder: Path):
+def kept(adapter, made, folder: Path, name: str = "tfidf"):
     """The adapter as it comes back from its folder."""
     from rung.artefacts import folders
 
-    method = methods.get("tfidf")
+    method = methods.get(name)
     base = BaseInfo("tiny", "tiny", "/nowhere", "0")
     folders.write(
         folder,

@@ -1,0 +1,218 @@
+"""Gradient-boosted trees over counted words (Friedman 2001): labels that hang on what stands together.
+
+A linear classifier such as tfidf adds up what each n-gram says; a tree asks one after another, so it
+tells "moved the key" after "entered the hall" from the same words elsewhere. The base is not asked; it
+only lends the model its name and its template.
+
+    rung tune NAME --method boosted_trees --data ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rung.config import knob
+from rung.data.problem import counted
+from rung.errors import ArtefactError, Interrupted, MethodMisfit
+from rung.evals import kinds
+from rung.evals.tasks import question, reply
+from rung.methods import base
+from rung.methods.workload import Shape, Workload
+from rung.types import Example, Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from rung.forward.adapter import Adapter
+    from rung.forward.bank import Bank
+
+STAGE = 10  # rounds between two looks at the validation rows
+PATIENCE = 2  # stages without a gain, after which it ends
+ALONE = 3  # stages where there are no rows to choose by
+LEAF_ROWS = 10  # at least, of a leaf
+
+
+@dataclass
+class Knobs:
+    group: ClassVar[str] = "boosted_trees"
+    terms: int = knob(500, "How many n-grams are counted, the most frequent ones.", least=1)
+    rounds: int = knob(200, "Trees of each label at most; fewer where validation says so.", least=1)
+    shrinkage: float = knob(0.2, "How much of a tree is added.", above=0, most=1.0)
+
+
+class Method(base.Method):
+    summary = "gradient-boosted trees over counted words, without the base"
+    paper = "doi:10.1214/aos/1013203451"
+    Config = Knobs
+    trained = False
+    classifies = True
+
+    def unsuited(self, task: Task, config: Knobs) -> str | None:
+        if not kinds.of(task).labelled:
+            return "trees over counted words tell labels apart, and this data has none"
+        return None
+
+    def reads(self, config: Knobs, train: int, validation: int) -> tuple[int, int]:
+        return 0, 0
+
+    def making(self, config: Knobs, shape: Shape, schedule: base.Schedule) -> Workload:
+        trees = 4 * STAGE * _trees_of_round(shape.labels)
+        # Of a tree: a few visits of each row's counts, and a histogram of them for each leaf.
+        each = (2 * shape.rows + 30 * 256) * config.terms
+        return Workload(fitted=trees * each + shape.rows * shape.letters * 2000)
+
+    def answering(self, config: Knobs, shape: Shape) -> Workload:
+        trees = 4 * STAGE * _trees_of_round(shape.labels)
+        return Workload(fitted=shape.letters * 2000 + trees * 100)
+
+    def fit(self, study: base.Study, config: Knobs) -> base.Fitted:
+        import torch
+
+        from rung.forward.adapter import Adapter
+        from rung.methods.tree_models import CountedNgrams, TreesClassifier, nodes_of
+
+        if refused := self.unsuited(study.task, config):
+            raise MethodMisfit(f"{self.name} does not suit this data: {refused}")
+        texts, labels = _pairs(study.train)
+        if len(set(labels)) < 2:
+            raise MethodMisfit(f"{self.name} needs rows of two labels at least")
+        counts = CountedNgrams.of(texts, config.terms)
+        if not counts.terms:
+            raise MethodMisfit(
+                f"{self.name} found no n-gram that stands in three rows: give it more rows"
+            )
+        held = _pairs(study.validation)
+        names, grown, chosen = _grown(counts, (texts, labels), held, config, study)
+        trees = nodes_of(grown, chosen.rounds, len(names))
+        study.note(chosen.told)
+        adapter = Adapter(
+            classifier=TreesClassifier(
+                names, counts, {k: torch.from_numpy(v) for k, v in trees.items()}
+            )
+        )
+        metrics: dict[str, Any] = {"rounds": chosen.rounds, "features": len(counts.terms)}
+        if chosen.n:
+            metrics |= {"validation_accuracy": chosen.accuracy, "validation_loss": chosen.loss}
+        return base.Fitted(adapter, metrics)
+
+    def to_files(self, adapter: Adapter, bank: Bank, config: Knobs):
+        from rung.methods.tree_models import TreesClassifier
+
+        classifier = adapter.classifier
+        assert isinstance(classifier, TreesClassifier)
+        settings = {"labels": list(classifier.labels), **classifier.counts.settings()}
+        return settings, classifier.parameters()
+
+    def from_files(self, settings: dict[str, Any], tensors: dict[str, Tensor], bank: Bank) -> Adapter:
+        from rung.forward.adapter import Adapter
+        from rung.methods.tree_models import CountedNgrams, TreesClassifier
+
+        labels = settings.get("labels")
+        if not isinstance(labels, list) or len({str(name) for name in labels}) < 2:
+            raise ArtefactError("settings.json: 'labels' must name two different labels at least")
+        counts = CountedNgrams.from_settings(settings)
+        return Adapter(classifier=TreesClassifier.checked([str(n) for n in labels], counts, tensors))
+
+    def merged(self, adapter: Adapter, bank: Bank) -> dict[str, Tensor]:
+        raise MethodMisfit(
+            f"{self.name} has no part in the base's weights, so it cannot be merged: serve it"
+        )
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The rounds that are kept, and what they gave on the `n` validation rows."""
+
+    rounds: int
+    n: int
+    loss: float = float("nan")
+    accuracy: float = float("nan")
+
+    @property
+    def told(self) -> str:
+        if not self.n:
+            return (
+                f"grew {counted(self.rounds, 'round')} of trees, without validation rows to choose by"
+            )
+        found = f"accuracy {self.accuracy:.3f} on {counted(self.n, 'row')}"
+        if not self.rounds:
+            return (
+                f"chose the most frequent label, {found}: no tree does better than the labels' shares"
+            )
+        return f"chose {counted(self.rounds, 'round')} of trees: {found}"
+
+
+def _trees_of_round(labels: int) -> int:
+    return labels if labels > 2 else 1
+
+
+def _pairs(examples: Sequence[Example]) -> tuple[list[str], list[str]]:
+    """What was asked, and the labels, of rows that have one."""
+    from rung.methods.tfidf_models import last_question
+
+    rows = [e for e in examples if reply(e) is not None]
+    return [last_question(question(e)) for e in rows], [reply(e) or "" for e in rows]
+
+
+Pairs = tuple[Sequence[str], Sequence[str]]
+
+
+def _grown(
+    counts: Any, train: Pairs, held: Pairs, config: Knobs, study: base.Study
+) -> tuple[list[str], Any, Chosen]:
+    """The labels, a fitted `HistGradientBoostingClassifier`, and how many of its rounds to keep.
+
+    Rounds are grown by stages, so that it can be stopped within seconds, until the likelihood of the
+    validation rows' labels no longer rises.
+
+    Raises:
+        Interrupted: when the study says so.
+    """
+    import numpy as np
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    names, codes = np.unique(np.asarray(train[1], dtype=object).astype(str), return_inverse=True)
+    x, seen = counts.vectors(train[0]), counts.vectors(held[0])
+    place = {name: i for i, name in enumerate(names)}
+    true = np.array([place.get(label, -1) for label in held[1]], dtype=int)
+    model = HistGradientBoostingClassifier(
+        learning_rate=config.shrinkage, min_samples_leaf=LEAF_ROWS, l2_regularization=1.0, max_iter=1,
+        early_stopping=False, warm_start=True, random_state=0,
+    )  # fmt: skip
+    shares = np.bincount(codes) / len(codes)
+    best = _judged(0, np.broadcast_to(shares, (len(true), len(names))), true)
+    for rounds in _stages(config.rounds if len(true) else min(config.rounds, ALONE * STAGE)):
+        if study.stopping():
+            raise Interrupted
+        model.max_iter = rounds
+        model.fit(x, codes)
+        if not len(true):
+            best = Chosen(rounds, 0)
+            continue
+        now = _judged(rounds, model.predict_proba(seen), true)
+        if now.loss < best.loss:
+            best = now
+        elif rounds - best.rounds >= PATIENCE * STAGE:
+            break
+    return [str(name) for name in names], model, best
+
+
+def _stages(rounds: int) -> list[int]:
+    """The rounds after each stage, the last of which may be shorter."""
+    return [*range(STAGE, rounds, STAGE), rounds]
+
+
+def _judged(rounds: int, probabilities: np.ndarray, true: np.ndarray) -> Chosen:
+    """Log loss and accuracy of (N, L) probabilities; a label that training did not have costs as one
+    of a millionth."""
+    import numpy as np
+
+    if not len(true):
+        return Chosen(rounds, 0)
+    known = np.where(true >= 0, probabilities[np.arange(len(true)), true], 0.0)
+    loss = float(-np.log(np.maximum(known, 1e-6)).mean())
+    accuracy = float((probabilities.argmax(1) == true).mean())
+    return Chosen(rounds, len(true), loss, accuracy)
