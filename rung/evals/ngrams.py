@@ -6,6 +6,7 @@ without blanks have features too.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -145,6 +146,7 @@ def _one_against_rest(
     x: Any, codes: np.ndarray, count: int, c: float, stopping: Stopping
 ) -> tuple[np.ndarray, np.ndarray]:
     """(labels, width) and (labels,); a label that the rows do not have is never chosen."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     weight = np.zeros((count, x.shape[1]), dtype=np.float32)
@@ -155,7 +157,9 @@ def _one_against_rest(
             raise Interrupted
         # The dual form of liblinear: its time grows with the entries of x, not with the columns.
         fitted = LogisticRegression(C=c, solver="liblinear", dual=True, tol=1e-2, random_state=0)
-        fitted.fit(x, codes == label)
+        with warnings.catch_warnings():  # what it came to is judged by held-out rows
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fitted.fit(x, codes == label)
         weight[label], bias[label] = fitted.coef_[0], fitted.intercept_[0]
     if len(present) == 2:
         first, last = present

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,15 @@ def test_where_words_say_nothing_the_most_frequent_label_is_given():
     labels = ["rare" if draw.random() < 0.2 else "usual" for _ in texts]
     fit = fit_labels(Ngrams.of(texts[:200]), texts[:200], labels[:200], texts[200:], labels[200:])
     assert fit.accuracy >= fit.majority
+
+
+def test_a_fit_whose_iterations_run_out_warns_nobody():
+    draw = random.Random(1)
+    texts = [" ".join(draw.choices("lamp door chair table stone".split(), k=4)) for _ in range(400)]
+    labels = [("no", "yes")[("lamp" in t) != ("door" in t)] for t in texts]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit_labels(Ngrams.of(texts), texts, labels, texts[:50], labels[:50])
 
 
 def test_many_labels_are_told_apart():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -125,7 +126,9 @@ def _probe(differences: Tensor) -> Tensor:
     x = differences.numpy() / max(float(differences.norm(dim=1).mean()), 1e-12)
     fitted = LogisticRegression(fit_intercept=False, max_iter=500)
     both = np.concatenate([x, -x])
-    fitted.fit(both, np.repeat([1, 0], len(x)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of iterations that ran out: what they came to is judged
+        fitted.fit(both, np.repeat([1, 0], len(x)))
     return torch.from_numpy(fitted.coef_[0]).float()
 
 
