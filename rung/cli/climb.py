@@ -114,9 +114,11 @@ def _run(work: Callable[[Ladder], ClimbRecord], report: Path | None, as_json: bo
         page = write_report(store, card, report)
     if as_json:
         typer.echo(json.dumps(card.as_dict(), indent=2, ensure_ascii=False))
-        return
-    show(card)
-    _advise(card, page)
+    else:
+        show(card)
+        _advise(card, page)
+    if not any(r.validation for r in card.rows):
+        raise typer.Exit(1)  # nothing was measured, which a script must not take for a verdict
 
 
 def _show_so_far(climb: str, report: Path | None) -> None:

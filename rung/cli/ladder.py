@@ -100,16 +100,23 @@ class Ladder(ClimbObserver):
     # --- how it looks ---------------------------------------------------------------------------
 
     def _lines(self) -> None:
-        from rung.ladder.scorecard import cells
+        from rung.ladder.scorecard import cells, reasons
 
         assert self._climb is not None
+        misfits = []
         for row in self._as_rows():
             if row.status == "queued" and row.key not in self._told:
                 continue
             told = "  ".join(c for c in cells(row) if c)
             if row.status not in ("queued", "running") and self._told.get(row.key) != told:
-                self.say("rung", told)
+                # What was never begun has no figures: one line for those of one reason.
+                if row.status == "cancelled" and row.key not in self._told:
+                    misfits.append(row)
+                else:
+                    self.say("rung", told)
             self._told[row.key] = told
+        for line in reasons(misfits):
+            self.say("", line)
 
     def _as_rows(self) -> list[Row]:
         from rung.ladder.scorecard import rows_of

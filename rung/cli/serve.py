@@ -56,7 +56,17 @@ def serve(
         with (
             announced(address, sorted(loaded.engine.models)) if REPLICA not in os.environ else nothing()
         ):
-            run(app, taken, lambda: typer.echo(greeting), knobs.tls)
+            run(app, taken, lambda: typer.echo(greeting), knobs.tls, _stopping)
+
+
+def _stopping(in_flight: int) -> None:
+    """Say what Ctrl-C is waiting for, so that nobody takes a drain for a hang."""
+    from rung.data.problem import counted
+
+    waiting = (
+        f"finishing {counted(in_flight, 'request')}; Ctrl-C again aborts" if in_flight else "stopping"
+    )
+    typer.echo(waiting, err=True)
 
 
 def _replicated(

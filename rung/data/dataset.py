@@ -312,6 +312,16 @@ def _problems(examples: Sequence[Example], doubles: Duplicates) -> list[Problem]
                 tuple(empty),
             )
         )
+    mute = [e.origin for e in examples if _asks_nothing(e) and not _is_empty(e)]
+    if mute and len(mute) < len(examples):  # where all are empty, the replies alone are meant
+        problems.append(
+            Problem(
+                "warning",
+                f"{counted(mute, 'row asks', 'rows ask')} nothing ({places(mute)}): their question is "
+                "empty; fill it in or leave them out with --where",
+                tuple(mute),
+            )
+        )
     if len(examples) < FEW_ROWS:
         problems.append(
             Problem(
@@ -319,6 +329,11 @@ def _problems(examples: Sequence[Example], doubles: Duplicates) -> list[Problem]
             )
         )
     return problems
+
+
+def _asks_nothing(example: Example) -> bool:
+    asked = [m["content"] for m in example.messages[:-1] if m["role"] == "user"]
+    return bool(asked) and not any(text.strip() for text in asked)
 
 
 def _is_empty(example: Example) -> bool:

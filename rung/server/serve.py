@@ -53,6 +53,7 @@ class Server(uvicorn.Server):
     Args:
         app: made by `create_app`.
         ready: called once requests are taken.
+        draining: called once with the number of requests that are still answered, when it is to end.
         tls: paths of certificate and private key, in PEM; None serves plain HTTP.
 
     Raises:
@@ -64,6 +65,7 @@ class Server(uvicorn.Server):
         app: FastAPI,
         ready: Callable[[], None] | None = None,
         tls: tuple[str, str] | None = None,
+        draining: Callable[[int], None] | None = None,
     ):
         config = uvicorn.Config(
             app, **http_settings(app.state.service.limits.patience),
@@ -77,6 +79,7 @@ class Server(uvicorn.Server):
             raise ConfigError(f"--tls-certificate and --tls-key cannot be used: {fault}") from None
         super().__init__(config)
         self._service, self._traffic, self._ready = app.state.service, app.state.traffic, ready
+        self._draining, self._told = draining, False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -97,6 +100,9 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second; True ends."""
         over = await super().on_tick(counter)
+        if self._traffic.draining and not self._told and self._draining is not None:
+            self._told = True
+            self._draining(self._traffic.in_flight)
         return over or (self._traffic.draining and self._traffic.in_flight == 0)
 
 
@@ -105,6 +111,7 @@ def run(
     on: socket.socket,
     ready: Callable[[], None] | None = None,
     tls: tuple[str, str] | None = None,
+    draining: Callable[[int], None] | None = None,
 ) -> None:
     """Serve an application until a signal ends it; as `Server`."""
-    asyncio.run(Server(app, ready, tls).serve(sockets=[on]))
+    asyncio.run(Server(app, ready, tls, draining).serve(sockets=[on]))

@@ -43,6 +43,24 @@ def test_a_table_a_verdict_a_page_and_what_to_do_next(ask: Ask, words: Path, tmp
     assert answer.code == 0 and answer.out.split()[-1] == "cruel"
 
 
+def test_what_suits_no_data_like_this_stands_on_one_line_a_reason(
+    ask: Ask, words: Path, tmp_path: Path
+) -> None:
+    only = ("--only", "towers", "--only", "steering", "--only", "rag", "--only", "prefix_tuning")
+    said = ask("climb", words, *FAST[:10], *only, "--budget", "1m", "--report", tmp_path / "page.html")
+    lines = [line.strip() for line in said.err.splitlines() if "skipped: " in line]
+    assert len(lines) == 3 and not any(line.startswith("rung") for line in lines)
+    assert any(line.startswith("rag skipped: it answers from documents") for line in lines)
+
+
+def test_a_climb_that_measured_nothing_is_no_success(ask: Ask, words: Path, tmp_path: Path) -> None:
+    said = ask(
+        "climb", words, *FAST[:10], "--only", "rag", "--budget", "1s", "--report", tmp_path / "p"
+    )
+    assert "Traceback" not in said.err
+    assert said.code == 1, said.out
+
+
 def test_json_holds_all_of_it(ask: Ask, words: Path, tmp_path: Path) -> None:
     given = ("--only", "linear_probe", "--report", tmp_path / "page.html", "--json")
     said = ask("climb", words, *FAST[:12], *given)

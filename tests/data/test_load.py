@@ -267,6 +267,7 @@ def test_every_bad_line_is_named_at_once(write):
         ("rows.csv", "text,text\na,b\n", "several columns named text"),
         ("rows.txt", "\n\n", "no rows"),
         ("rows.doc", "x", "no known kind"),
+        ("rows.xlsx", "x", "save the sheet as CSV"),
         ("rows.jsonl", '{"messages": [{"role": "user", "content": "q"}]}', "ends with a user message"),
         ("rows.jsonl", '{"messages": [{"role": "king", "content": "q"}]}', "role 'king'"),
         ("rows.jsonl", '{"messages": [{"role": "user", "content": 3}]}', "content is no text"),
@@ -304,6 +305,17 @@ def test_digest_is_of_content_and_reading_not_of_order(write):
     turned = load(DataKnobs(data=write("two.jsonl", lines(*rows[::-1]))))
     other = load(DataKnobs(data=write("two.jsonl", lines(*rows)), user="{text}", assistant="{label}"))
     assert first.digest == turned.digest != other.digest
+
+
+def test_empty_questions_among_others_are_told(write):
+    rows = [{"prompt": f"q{i}", "completion": "a"} for i in range(5)] + [
+        {"prompt": " ", "completion": "b"}
+    ]
+    told = [p.message for p in load(DataKnobs(data=write("rows.jsonl", lines(*rows)))).problems]
+    assert any(t.startswith("1 row asks nothing (rows.jsonl:6)") for t in told)
+    rows = [{"prompt": "", "completion": f"a{i}"} for i in range(5)]
+    told = [p.message for p in load(DataKnobs(data=write("rows.jsonl", lines(*rows)))).problems]
+    assert not any("asks nothing" in t or "ask nothing" in t for t in told)
 
 
 def test_duplicates_are_counted_and_stay(write):

@@ -21,7 +21,8 @@ def serve(engine, tls=None, **settings):
     from rung.server.serve import Server, bind
 
     app, on, up = create_app(engine, **settings), bind("127.0.0.1", 0), threading.Event()
-    server = Server(app, up.set, tls)
+    told: list[int] = []
+    server = Server(app, up.set, tls, told.append)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[on])), daemon=True)
     thread.start()
     assert up.wait(20)
@@ -33,7 +34,13 @@ def serve(engine, tls=None, **settings):
         assert not thread.is_alive()
 
     return SimpleNamespace(
-        url=f"http://127.0.0.1:{port}", port=port, engine=engine, app=app, server=server, stop=stop
+        url=f"http://127.0.0.1:{port}",
+        port=port,
+        engine=engine,
+        app=app,
+        server=server,
+        stop=stop,
+        told=told,
     )
 
 

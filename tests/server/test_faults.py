@@ -393,6 +393,7 @@ def test_draining_finishes_what_is_in_flight():
         assert http.get("/health").status_code == 200
     asking.join()
     assert answers[0].status_code == 200
+    assert served.told == [1]  # how many requests it waits for, said once
     end = time.monotonic() + 10
     while served.engine.alive:
         assert time.monotonic() < end

@@ -23,6 +23,7 @@ __all__ = ["FileKind", "Named", "Row", "Rows", "Source", "names", "read", "read_
 
 registry: Registry[Source | FileKind] = Registry("rung.data.sources", "Source", "source of data")
 names, get = registry.names, registry.get
+SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")  # sheets, of which one is to be named
 
 
 def suffixes() -> dict[str, FileKind]:
@@ -98,6 +99,8 @@ def read_file(path: Path, source: str) -> Rows:
             (k for k in registry.all() if isinstance(k, FileKind) and k.folders), None
         )
     if kind is None:
+        if path.suffix.lower() in SPREADSHEETS:
+            raise DataError(f"'{source}' is a spreadsheet: save the sheet as CSV and name that file")
         raise DataError(f"'{source}' is of no known kind: {', '.join(known)} can be read")
     faults: list[str] = []
     notes: list[str] = []

@@ -72,7 +72,8 @@ class Chosen:
         layer, _, pooling = self.name.partition(".")
         what = f"layer {layer}, {pooling} token states" if pooling else self.name
         held = counted(self.n, "row")
-        return f"{what}, C {self.c:.2g}: accuracy {self.accuracy:.3f} on {held} not fitted"
+        fit = f"accuracy {self.accuracy:.3f} on {held} that it was not fitted on"
+        return f"{what}, C {self.c:.2g}: {fit} (validation, and training rows by cross-validation)"
 
 
 def choose(

@@ -72,7 +72,10 @@ def fit(study: base.Study, config: Any) -> base.Fitted:
     head = RewardHead(
         weight=torch.from_numpy(weight.astype(np.float32)), token=token, bias=bias, boundary=layer
     )
-    study.note(f"chose layer {layer}: {found:.3f} of {len(compared.places)} pairs not fitted are right")
+    study.note(
+        f"chose layer {layer}: {found:.3f} of {len(compared.places)} pairs that it was not fitted on "
+        "are right (validation, and training pairs by cross-validation)"
+    )
     return base.Fitted(Adapter(reward=head), _metrics(head, rows[layer], compared, found, c, others))
 
 
