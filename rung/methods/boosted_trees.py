@@ -29,10 +29,14 @@ if TYPE_CHECKING:
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
 
-STAGE = 10  # rounds between two looks at the validation rows
-PATIENCE = 2  # stages without a gain, after which it ends
-ALONE = 3  # stages where there are no rows to choose by
+FIRST_STAGE, GROWTH = 10, 1.5  # rounds of the first stage, and how many times as many each further one
+PATIENCE = 10  # rounds without a gain on validation rows, after which it ends
+ALONE = 30  # rounds where there are no rows to choose by
+USUAL, USUAL_OF_TWO = 33, 100  # rounds that are grown of most data, for costs; of two labels
 LEAF_ROWS = 10  # at least, of a leaf
+# Operations as `Workload.fitted` counts them, fitted to measured times: of a tree for each count of a
+# row and each term, and of a row's n-grams for each character.
+VISIT, HISTOGRAM, COUNTING = 50, 15_000, 2000
 
 
 @dataclass
@@ -59,14 +63,13 @@ class Method(base.Method):
         return 0, 0
 
     def making(self, config: Knobs, shape: Shape, schedule: base.Schedule) -> Workload:
-        trees = 4 * STAGE * _trees_of_round(shape.labels)
-        # Of a tree: a few visits of each row's counts, and a histogram of them for each leaf.
-        each = (2 * shape.rows + 30 * 256) * config.terms
-        return Workload(fitted=trees * each + shape.rows * shape.letters * 2000)
+        trees = _usual_trees(config, shape.labels)
+        each = (VISIT * shape.rows + HISTOGRAM) * config.terms
+        return Workload(fitted=trees * each + shape.rows * shape.letters * COUNTING)
 
     def answering(self, config: Knobs, shape: Shape) -> Workload:
-        trees = 4 * STAGE * _trees_of_round(shape.labels)
-        return Workload(fitted=shape.letters * 2000 + trees * 100)
+        trees = _usual_trees(config, shape.labels)
+        return Workload(fitted=shape.letters * COUNTING + trees * 100)
 
     def fit(self, study: base.Study, config: Knobs) -> base.Fitted:
         import torch
@@ -145,8 +148,11 @@ class Chosen:
         return f"chose {counted(self.rounds, 'round')} of trees: {found}"
 
 
-def _trees_of_round(labels: int) -> int:
-    return labels if labels > 2 else 1
+def _usual_trees(config: Knobs, labels: int) -> int:
+    """How many trees are grown of most data: one for each label, one in all of two."""
+    if labels <= 2:
+        return min(USUAL_OF_TWO, config.rounds)
+    return labels * min(USUAL, config.rounds)
 
 
 def _pairs(examples: Sequence[Example]) -> tuple[list[str], list[str]]:
@@ -165,8 +171,8 @@ def _grown(
 ) -> tuple[list[str], Any, Chosen]:
     """The labels, a fitted `HistGradientBoostingClassifier`, and how many of its rounds to keep.
 
-    Rounds are grown by stages, so that it can be stopped within seconds, until the likelihood of the
-    validation rows' labels no longer rises.
+    Rounds are grown by stages, so that it can be stopped in between, until the likelihood of the
+    validation rows' labels no longer rises. Stages grow, since each bins all rows anew.
 
     Raises:
         Interrupted: when the study says so.
@@ -184,7 +190,7 @@ def _grown(
     )  # fmt: skip
     shares = np.bincount(codes) / len(codes)
     best = _judged(0, np.broadcast_to(shares, (len(true), len(names))), true)
-    for rounds in _stages(config.rounds if len(true) else min(config.rounds, ALONE * STAGE)):
+    for rounds in _stages(config.rounds if len(true) else min(config.rounds, ALONE)):
         if study.stopping():
             raise Interrupted
         model.max_iter = rounds
@@ -192,17 +198,21 @@ def _grown(
         if not len(true):
             best = Chosen(rounds, 0)
             continue
-        now = _judged(rounds, model.predict_proba(seen), true)
-        if now.loss < best.loss:
-            best = now
-        elif rounds - best.rounds >= PATIENCE * STAGE:
+        for at, found in enumerate(model.staged_predict_proba(seen), 1):
+            if at > best.rounds and (now := _judged(at, found, true)).loss < best.loss:
+                best = now
+        if rounds - best.rounds >= PATIENCE:
             break
     return [str(name) for name in names], model, best
 
 
 def _stages(rounds: int) -> list[int]:
-    """The rounds after each stage, the last of which may be shorter."""
-    return [*range(STAGE, rounds, STAGE), rounds]
+    """The rounds after each stage; at most `rounds`, which the last one has."""
+    found, stage = [], float(FIRST_STAGE)
+    while stage < rounds:
+        found.append(int(stage))
+        stage *= GROWTH
+    return [*found, rounds]
 
 
 def _judged(rounds: int, probabilities: np.ndarray, true: np.ndarray) -> Chosen:
