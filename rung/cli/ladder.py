@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 LOG_SECONDS = 30.0
 GAP = 2  # between columns
+REASONS = 3  # that are told at once; more are left to the table
 NOTE = 13  # letters of the note that are always shown
 
 
@@ -115,7 +116,10 @@ class Ladder(ClimbObserver):
                 else:
                     self.say("rung", told)
             self._told[row.key] = told
-        for line in reasons(misfits):
+        lines = reasons(misfits)
+        if len(lines) > REASONS:
+            lines = [f"{', '.join(r.key for r in misfits)} skipped: the table at the end says why each"]
+        for line in lines:
             self.say("", line)
 
     def _as_rows(self) -> list[Row]:

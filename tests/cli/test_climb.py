@@ -51,6 +51,11 @@ def test_what_suits_no_data_like_this_stands_on_one_line_a_reason(
     lines = [line.strip() for line in said.err.splitlines() if "skipped: " in line]
     assert len(lines) == 3 and not any(line.startswith("rung") for line in lines)
     assert any(line.startswith("rag skipped: it answers from documents") for line in lines)
+    only = (*only, "--only", "remote")  # a fourth reason: the table has them all
+    said = ask("climb", words, *FAST[:10], *only, "--budget", "1m", "--report", tmp_path / "page.html")
+    lines = [line.strip() for line in said.err.splitlines() if " skipped: " in line]
+    assert any(line.startswith("rag, remote, steering, towers skipped: the table") for line in lines)
+    assert "rag\t" in said.out and "it answers from documents" in said.out
 
 
 def test_a_climb_that_measured_nothing_is_no_success(ask: Ask, words: Path, tmp_path: Path) -> None:
