@@ -62,6 +62,11 @@ class Method(base.Method):
     def reads(self, config: Knobs, train: int, validation: int) -> tuple[int, int]:
         return 0, 0
 
+    def holds(self, bank: Bank, config: Knobs, rows: int, tokens: int) -> int:
+        return (
+            rows * config.terms * 10
+        )  # counts as bytes, as float64 while they are binned, and the bins
+
     def making(self, config: Knobs, shape: Shape, schedule: base.Schedule) -> Workload:
         trees = _usual_trees(config, shape.labels)
         each = (VISIT * shape.rows + HISTOGRAM) * config.terms
