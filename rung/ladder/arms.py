@@ -12,9 +12,11 @@ from rung.errors import ConfigError, MethodMisfit
 from rung.evals import metrics
 from rung.ladder.attempts import Attempt
 from rung.ladder.forecast import Prediction
+from rung.ladder.levels import Level, levels
 from rung.ladder.rungs import Rung
-from rung.ladder.scheme import Arm, Level, Outcome, Params, levels
+from rung.ladder.scheme import Arm, Outcome, Params
 from rung.ladder.task_context import MAX_TIMED_SECONDS, TIMED, TaskContext
+from rung.store.climbs import RungRecord
 from rung.train.plan import Plan
 
 TIE = 0.01  # of the metric's range: figures that close to each other are called alike
@@ -158,11 +160,32 @@ class Arms:
             arm = Arm(
                 key, params, self.levels(key), self._cost(key, params), self._total(key),
                 default=not params, baseline=bool(rung and rung.method.baseline),
-                reference=rung is None,
+                reference=rung is None, twin=self._twin(rung),
             )  # fmt: skip
             arm.outcomes = [self._outcome(a) for a in done if tuple(sorted(a.params.items())) == params]
             made.append(arm)
         return made
+
+    def _twin(self, rung: Rung | None) -> str | None:
+        """The rung that differs in nothing but that its base is not quantised, if it can be tried."""
+        if rung is None or "quantize" not in rung.settings:
+            return None
+        plain = {name: value for name, value in rung.settings.items() if name != "quantize"}
+        return next(
+            (
+                key for key, r in self.rungs.items()
+                if r.method.name == rung.method.name and r.settings == plain and key not in self.misfits
+            ),
+            None,
+        )  # fmt: skip
+
+    def out_of_time(self, key: str, records: Mapping[str, RungRecord]) -> str:
+        """Why a rung that fits was not tried."""
+        first = self._twin(self.rungs.get(key))
+        if first and "validation" in records[first].metrics:
+            return f"it repeats {first} over a smaller base, and {first} has not had all its rows"
+        budget = self.bench.knobs.budget
+        return f"no time: a sample would take about {self.lowest(key):.0f} s of --budget {budget}"
 
     def _cost(self, key: str, params: Params) -> Any:
         return lambda level: self.seconds(key, level, params)

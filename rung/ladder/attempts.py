@@ -10,8 +10,8 @@ from typing import Any
 from rung.errors import ConfigError, MethodMisfit, OutOfTime, RungError
 from rung.evals.compare import compare
 from rung.evals.measure import Measured
+from rung.ladder.levels import Level
 from rung.ladder.meter import now
-from rung.ladder.scheme import Level
 from rung.store.climbs import RungRecord
 from rung.train.gradient import out_of_memory
 

@@ -21,11 +21,12 @@ from rung.ladder.chooser import Chooser
 from rung.ladder.examination import Examination
 from rung.ladder.first_figures import FirstFigure, base_as_it_is, without_base
 from rung.ladder.knobs import ClimbKnobs
+from rung.ladder.levels import Level
 from rung.ladder.machine import settle_threads
 from rung.ladder.meter import now
 from rung.ladder.observer import ClimbObserver
 from rung.ladder.rungs import Rung
-from rung.ladder.scheme import BASELINE, Level, Step, next_step
+from rung.ladder.scheme import BASELINE, Step, next_step
 from rung.ladder.scheme import Standing as Now
 from rung.ladder.task_context import TaskContext
 from rung.ladder.trials import Trial
@@ -380,8 +381,7 @@ class ClimbController:
                 continue
             if cleared:
                 continue  # the table says that the bar was cleared below
-            lowest = self.arms.lowest(key)
-            why = f"no time: a sample would take about {lowest:.0f} s of --budget {self.knobs.budget}"
+            why = self.arms.out_of_time(key, self.records)
             self._put(dataclasses.replace(record, status="cancelled", reason=why))
 
     def _examine(self, winner: Standing, second: Standing | None) -> dict[str, Measured]:

@@ -19,9 +19,9 @@ from rung.ladder.answers import kept_items, one_answer
 from rung.ladder.attempts import Attempt, stopping_at
 from rung.ladder.bar import BASE
 from rung.ladder.cost import Cost
+from rung.ladder.levels import Level
 from rung.ladder.meter import now
 from rung.ladder.rungs import Rung
-from rung.ladder.scheme import Level
 from rung.ladder.task_context import TaskContext
 from rung.methods.base import Fitted, Study
 from rung.store.climbs import RungRecord

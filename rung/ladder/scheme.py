@@ -16,25 +16,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-FACTOR = 4  # rows of a level over those of the level below
-MIN_ROWS, MIN_STEPS, MIN_HELD = 64, 6, 24  # of the lowest level
-FRESH_STEPS = 100  # the same for weights that begin at random: they have learnt nothing before
+from rung.ladder.levels import FACTOR, Level, shares
+
 FIRST = 0.6  # of the time that is left, for arms that have no figure yet
 WHOLE = 0.5  # of the time that is left: what one attempt may take where several could follow
 GAIN = 0.25  # of what is missing to the best possible figure, that a level more may bring
 SETTINGS_SHARE = 0.25  # of the rows: the level at which settings are told apart
+BETWEEN = (0.75, 0.5)  # of a level's share, where the level itself does not fit the time that is left
 AGAIN = 2.0  # times what a smallest sample took in vain: what it is given where nothing else is left
 BASELINE = "baseline"  # why a step is taken: before anything else
 FIRST_FIGURE = "first"  # the same: its rung has none yet
 Params = tuple[tuple[str, object], ...]
-
-
-@dataclass(frozen=True)
-class Level:
-    """A share of the training rows or steps, and how many validation rows measure what comes of it."""
-
-    share: float
-    held: int
 
 
 @dataclass(frozen=True)
@@ -61,6 +53,7 @@ class Arm:
         total: what making it whole and serving it is expected to cost.
         default: whether it has the rung's own settings; others wait until these have a figure.
         baseline: goes before everything else. reference: what rungs are held against, before them.
+        twin: key of the rung that it repeats with less memory, and waits for: it is as good at best.
     """
 
     key: str
@@ -71,6 +64,7 @@ class Arm:
     default: bool = True
     baseline: bool = False
     reference: bool = False
+    twin: str | None = None
     outcomes: list[Outcome] = field(default_factory=list)
 
     @property
@@ -179,37 +173,6 @@ class Standing:
     workers: int = 1
 
 
-def levels(
-    rows: int, held: int, steps: int | None, answer_seconds: float, left: float, fresh: bool = False
-) -> tuple[Level, ...]:
-    """The levels of an arm.
-
-    Args:
-        rows: that it learns from; 0 where it learns from none. steps: of its training, if it has one.
-        answer_seconds: of a validation row. left: seconds of the whole climb.
-        fresh: whether its weights begin at random.
-    """
-    shares, least = [1.0], FRESH_STEPS if fresh else MIN_STEPS
-    while _large_enough(shares[0] / FACTOR, rows, steps, least):
-        shares.insert(0, shares[0] / FACTOR)
-    if rows == 0:
-        shares = [1.0]
-    slow = held * answer_seconds > left / 40
-    if not slow:
-        return tuple(Level(share, held) for share in shares)
-    counts = [max(min(held, MIN_HELD), round(held / FACTOR**k)) for k in (2, 1, 0)]
-    if len(shares) == 1:
-        return tuple(dict.fromkeys(Level(1.0, n) for n in counts))
-    shares = shares[-3:]
-    return tuple(Level(s, n) for s, n in zip(shares, counts[-len(shares) :], strict=True))
-
-
-def _large_enough(share: float, rows: int, steps: int | None, least: int) -> bool:
-    if steps is not None:
-        return share * steps >= least
-    return share * rows >= MIN_ROWS
-
-
 def next_step(arms: Sequence[Arm], now: Standing) -> Step | None:
     """The attempt to make next, None where nothing is left that is worth the time or fits it."""
     live = [a for a in arms if not a.failed]
@@ -219,7 +182,8 @@ def next_step(arms: Sequence[Arm], now: Standing) -> Step | None:
             return Step(arm.key, arm.params, level, arm.cost(level), BASELINE)
     within = [a for a in arms if now.everything or now.cleared is None or a.total < now.cleared]
     wanted = [a for a in within if not a.failed]
-    options = [*_first(wanted, now), *_more(wanted, now), *_settings(wanted, now)]
+    more = _more(wanted, now)
+    options = [*_first(wanted, now), *more, *_beside(_settings(wanted, now), more, now)]
     fitting = [o for o in options if o.seconds <= now.left and o.key not in now.busy]
     fitting = fitting or [o for o in _samples(wanted, now) if o.key not in now.busy]
     fitting = fitting or [o for o in _again(within, now) if o.key not in now.busy]
@@ -241,9 +205,17 @@ def _cheapest(options: Sequence[Step], arms: Sequence[Arm]) -> Step:
     return min([*others, *([first] if first else [])], key=lambda o: (o.seconds, o.key))
 
 
+def _waiting(arms: Sequence[Arm]) -> list[Arm]:
+    """Arms that are to have a first figure; a twin has none before the other is whole."""
+    unfinished = {a.key for a in arms if a.default and not a.failed and not a.whole}
+    return [
+        a for a in arms if a.default and not a.figures and not a.failed and a.twin not in unfinished
+    ]
+
+
 def _samples(arms: Sequence[Arm], now: Standing) -> list[Step]:
     """The smallest samples that still fit of arms without a figure, where nothing else is left."""
-    waiting = [a for a in arms if a.default and not a.figures and not a.failed]
+    waiting = _waiting(arms)
     found = [Step(a.key, a.params, a.begins[0], a.cost(a.begins[0]), FIRST_FIGURE) for a in waiting]
     return [step for step in found if step.seconds <= now.left]
 
@@ -262,7 +234,7 @@ def _again(arms: Sequence[Arm], now: Standing) -> list[Step]:
 def first_levels(arms: Sequence[Arm], now: Standing) -> dict[str, Level | None]:
     """By key the level at which each arm without a figure would begin; None where not even its lowest
     fits."""
-    waiting = [a for a in arms if a.default and not a.figures and not a.failed]
+    waiting = _waiting(arms)
     reserve = _reserve(arms, now)
     part = shares(
         {a.key: a.cost(a.levels[-1]) for a in waiting}, FIRST * now.workers * (now.left - reserve)
@@ -299,9 +271,32 @@ def _more(arms: Sequence[Arm], now: Standing) -> list[Step]:
         if not (hopeful or now.everything) or not _leads_its_rung(arm, arms):
             continue
         within = [v for v in above if arm.cost(v) <= WHOLE * now.left]
-        level = within[-1] if within else above[0]
+        level = within[-1] if within else _between(arm, above[0], now.left)
         found.append(Step(arm.key, arm.params, level, arm.cost(level), "more rows"))
     return found
+
+
+def _between(arm: Arm, above: Level, left: float) -> Level:
+    """The level above the top one, or a part of it where that alone fits: twice the rows at least."""
+    assert arm.top is not None
+    if arm.cost(above) <= left:
+        return above
+    tried = [o.level for o in arm.outcomes]
+    for held in (above.held, arm.top.level.held):
+        for part in BETWEEN:
+            found = Level(part * above.share, held)
+            if found.share < 2 * arm.top.level.share or found in tried:
+                continue
+            if arm.cost(found) <= left:
+                return found
+    return above
+
+
+def _beside(settings: Sequence[Step], more: Sequence[Step], now: Standing) -> list[Step]:
+    """Settings but for those after which more rows of the same rung would no longer fit: rows tell
+    more."""
+    rows = {step.key: step.seconds for step in more if step.seconds <= now.left}
+    return [s for s in settings if s.key not in rows or s.seconds + rows[s.key] <= now.left]
 
 
 def _settings(arms: Sequence[Arm], now: Standing) -> list[Step]:
@@ -370,20 +365,3 @@ def _reserve(arms: Sequence[Arm], now: Standing) -> float:
         return 0.0
     seconds = best.cost(best.levels[-1])
     return seconds if seconds <= WHOLE * now.left else 0.0
-
-
-def shares(wanted: Mapping[str, float], seconds: float) -> dict[str, float]:
-    """Time by key: what each wants where that is little, and even parts of the rest for the others.
-
-    Where there is more than all want together, what is over is shared evenly.
-
-    Args:
-        wanted: seconds that each would like to have.
-    """
-    found: dict[str, float] = {}
-    left = max(0.0, seconds)
-    ranked = sorted(wanted, key=lambda key: (wanted[key], key))
-    for place, key in enumerate(ranked):
-        found[key] = min(wanted[key], left / (len(ranked) - place))
-        left -= found[key]
-    return {key: value + left / max(len(ranked), 1) for key, value in found.items()}

@@ -7,7 +7,8 @@ import random
 
 import pytest
 
-from rung.ladder.scheme import Arm, Level, Outcome, Standing, levels, next_step, shares
+from rung.ladder.levels import Level, levels, shares
+from rung.ladder.scheme import Arm, Outcome, Standing, next_step
 
 WHOLE = (Level(1 / 16, 100), Level(1 / 4, 100), Level(1.0, 100))
 
@@ -94,6 +95,41 @@ def test_settings_are_told_apart_at_a_low_level():
     whole = [p for _, p, share in tried if share == 1.0]
     assert whole == [(), (("lr", 0.1),)]  # the worse of the settings was halved away
     assert {p for _, p, share in tried if share <= 0.25} == set(truth)
+
+
+def test_where_the_next_level_does_not_fit_the_largest_part_of_it_that_does_is_tried():
+    learner = arm("learner", 100)
+    learner.outcomes = [Outcome(WHOLE[0], 0.6, 0.7)]
+    taken = {left: next_step([learner], Standing(left)) for left in (30, 20, 13, 12)}
+    assert [s and round(s.level.share, 4) for s in taken.values()] == [0.25, 0.1875, 0.125, None]
+    # What was late is not tried again, and what is between has twice the rows at least.
+    learner.outcomes.append(Outcome(Level(0.1875, 100), late=True, took=20))
+    step = next_step([learner], Standing(20))
+    assert step is not None and step.level.share == 0.125
+    # From there all of its rows are the next.
+    learner.outcomes.append(Outcome(Level(0.125, 100), 0.7, 0.75))
+    assert next_step([learner], Standing(30)).level == WHOLE[1]
+
+
+def test_other_settings_wait_where_more_rows_would_no_longer_fit_behind_them():
+    own, other = arm("r", 100), arm("r", 100, params=(("lr", 1.0),), default=False)
+    own.outcomes = [Outcome(WHOLE[0], 0.6, 0.7)]
+    step = next_step([own, other], Standing(27))
+    assert step is not None and (step.why, step.level) == ("more rows", WHOLE[1])
+    step = next_step([own, other], Standing(40))  # both fit: settings are the cheaper step
+    assert step is not None and step.why == "settings"
+
+
+def test_a_twin_waits_for_the_rung_that_it_repeats():
+    plain, small = arm("lora", 100), arm("lora-int8", 90, twin="lora")
+    assert next_step([plain, small], Standing(1000)).key == "lora"
+    plain.outcomes = [Outcome(WHOLE[1], 0.6, 0.7)]
+    assert next_step([plain, small], Standing(1000)).key == "lora"
+    plain.outcomes.append(Outcome(WHOLE[2], 0.7, 0.8))
+    assert next_step([plain, small], Standing(1000)).key == "lora-int8"
+    failed = arm("lora", 100)
+    failed.outcomes = [Outcome(WHOLE[0])]  # for want of memory, say
+    assert next_step([failed, small], Standing(1000)).key == "lora-int8"
 
 
 def test_above_a_cleared_bar_only_what_may_cost_less_is_tried():

@@ -14,7 +14,7 @@ from rung.ladder.advice import advice
 from rung.ladder.arms import Outlook
 from rung.ladder.attempts import Attempt
 from rung.ladder.bar import Bar
-from rung.ladder.scheme import Level
+from rung.ladder.levels import Level
 from rung.ladder.verdict import Choice, Evidence, Standing, choose, says
 from rung.store.climbs import RungRecord
 from rung.types import Task
