@@ -32,6 +32,7 @@ FIXED_SECONDS = 0.3  # of every attempt: rows rendered, files written
 MAX_SLOWER = 8.0  # times: beyond that it is an accident, no measure
 READING = 0.25  # of a step at most, that reading the weights and calling the modules may take
 MAX_BATCH, MIN_STEPS = 64, 100  # rows of a step that is made larger; steps that are left of a training
+REQUEST_SECONDS = 1e-3  # of any request beside what it computes: template, queue, answer
 REPLY_TOKENS = 64  # of a timed answer at most, where replies of the data are longer
 
 
@@ -298,7 +299,7 @@ class Forecaster:
         written = min(work.written, REPLY_TOKENS)
         seconds = self.machine.alone(work.read, written) + self.machine.seconds(encoded)
         tokens = work.read + written + (self.shape.shared if work.read else 0)
-        return seconds * self._asking(key, method or key, tokens), tokens
+        return (REQUEST_SECONDS + seconds) * self._asking(key, method or key, tokens), tokens
 
     def _asking(self, key: str, method: str, tokens: float) -> float:
         """What a counted request is multiplied by: as seen of the rung, else of the base it asks."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,15 +51,25 @@ class CountedNgrams:
         characters = cls(CHARACTERS, _frequent(texts, CHARACTERS, limit))
         return max(words, characters, key=lambda one: len(one.terms))
 
-    def vectors(self, texts: Sequence[str]) -> np.ndarray:
-        """(N,) texts -> (N, terms) uint8."""
+    @cached_property
+    def _analysed(self) -> Callable[[str], list[str]]:
+        """A text -> all its n-grams."""
         from sklearn.feature_extraction.text import CountVectorizer
 
-        if not texts:
-            return np.zeros((0, len(self.terms)), dtype=np.uint8)
-        vocabulary = {term: i for i, term in enumerate(self.terms)}
-        counted = CountVectorizer(vocabulary=vocabulary, **ANALYZERS[self.kind]).transform(texts)
-        return np.minimum(counted.toarray(), MOST).astype(np.uint8)
+        return CountVectorizer(**ANALYZERS[self.kind]).build_analyzer()
+
+    @cached_property
+    def _columns(self) -> dict[str, int]:
+        return {term: i for i, term in enumerate(self.terms)}
+
+    def vectors(self, texts: Sequence[str]) -> np.ndarray:
+        """(N,) texts -> (N, terms) uint8."""
+        found = np.zeros((len(texts), len(self.terms)), dtype=np.uint8)
+        for row, text in zip(found, texts, strict=True):
+            known = (self._columns.get(term) for term in self._analysed(text))
+            for column, count in Counter(c for c in known if c is not None).items():
+                row[column] = min(count, MOST)
+        return found
 
     def settings(self) -> dict[str, Any]:
         """What it is made of, as plain data."""
