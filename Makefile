@@ -87,7 +87,7 @@ bench-combine: $(ENV)  ## what a projector and towers learn of 1,412 drawings: A
 bench-climb-tasks: $(ENV)  ## climbs on eight real tasks beside TF-IDF, SetFit, AutoGluon: ARGS="--tasks laws --budgets 1"
 	@$(BIN)/python -m bench.climb_tasks $(ARGS)
 
-bench-plan: $(ENV)  ## what rung plan says beside what then happens, on eight rungs: ARGS="--burn"
+bench-plan: $(ENV)  ## what rung plan says beside what then happens, on nine rungs: ARGS="--burn"
 	@$(BIN)/python -m bench.plan $(ARGS)
 
 bench-redteam: $(ENV)  ## red team on a package's attacks, before and after mending: ARGS="--budget 2m"

@@ -1,6 +1,6 @@
 """What `rung plan` says beside what then happens, rung by rung.
 
-    make bench-plan                                   # eight rungs on headlines
+    make bench-plan                                   # nine rungs on headlines
     make bench-plan ARGS="--burn"                     # beside a process that burns one core
     make bench-plan ARGS="--rung lora --rung rag --rows 300 --steps 20 --data FILE"
 
@@ -27,8 +27,8 @@ from bench.climb_tasks import burning
 PLAN = 10.0  # seconds
 NEAR = 0.25  # of what was said
 BLINK = 2.0  # seconds
-RUNGS = ("tfidf", "zero_shot", "few_shot", "linear_probe", "linear_probe-minilm", "prompt_tuning",
-         "lora", "last_layers")  # fmt: skip
+RUNGS = ("tfidf", "boosted_trees", "zero_shot", "few_shot", "linear_probe", "linear_probe-minilm",
+         "prompt_tuning", "lora", "last_layers")  # fmt: skip
 
 
 @dataclass(frozen=True)
