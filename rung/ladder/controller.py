@@ -375,14 +375,14 @@ class ClimbController:
 
     def _close_untried(self) -> None:
         """Rows that were not reached say why."""
-        cleared = self._cleared() is not None and not self.knobs.all
+        if self._cleared() is not None and not self.knobs.all:
+            return  # the table says that the bar was cleared below
         for key, record in list(self.records.items()):
-            if record.status in DONE:
-                continue
-            if cleared:
-                continue  # the table says that the bar was cleared below
-            why = self.arms.out_of_time(key, self.records)
-            self._put(dataclasses.replace(record, status="cancelled", reason=why))
+            if record.status not in DONE:
+                why = self.arms.out_of_time(key, self.records)
+                closed = dataclasses.replace(record, status="cancelled", reason=why)
+                self.records[key] = self.store.climbs.put(closed)
+        self.watcher.table(list(self.records.values()))
 
     def _examine(self, winner: Standing, second: Standing | None) -> dict[str, Measured]:
         """Winner, runner-up and base on the test rows, on as many as there is time for."""

@@ -58,6 +58,14 @@ def test_what_suits_no_data_like_this_stands_on_one_line_a_reason(
     assert "rag\t" in said.out and "it answers from documents" in said.out
 
 
+def test_what_there_was_no_time_for_stands_on_one_line(ask: Ask, words: Path, tmp_path: Path) -> None:
+    said = ask("climb", words, *FAST[:10], "--budget", "1s", "--report", tmp_path / "page.html")
+    lines = [line.strip() for line in said.err.splitlines() if " skipped: " in line]
+    assert lines and not any("skipped: no time" in line for line in lines)
+    assert any("lora" in line and line.endswith("the table at the end says why each") for line in lines)
+    assert "no time: a sample would take" in said.out
+
+
 def test_a_climb_that_measured_nothing_is_no_success(ask: Ask, words: Path, tmp_path: Path) -> None:
     said = ask(
         "climb", words, *FAST[:10], "--only", "rag", "--budget", "1s", "--report", tmp_path / "p"
