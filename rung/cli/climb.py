@@ -117,8 +117,8 @@ def _run(work: Callable[[Ladder], ClimbRecord], report: Path | None, as_json: bo
     else:
         show(card)
         _advise(card, page)
-    if not any(r.validation for r in card.rows):
-        raise typer.Exit(1)  # nothing was measured, which a script must not take for a verdict
+    if card.winner is None:
+        raise typer.Exit(1)  # no rung was measured, which a script must not take for a verdict
 
 
 def _show_so_far(climb: str, report: Path | None) -> None:

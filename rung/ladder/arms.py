@@ -16,7 +16,6 @@ from rung.ladder.levels import Level, levels
 from rung.ladder.rungs import Rung
 from rung.ladder.scheme import Arm, Outcome, Params
 from rung.ladder.task_context import MAX_TIMED_SECONDS, TIMED, TaskContext
-from rung.store.climbs import RungRecord
 from rung.train.plan import Plan
 
 TIE = 0.01  # of the metric's range: figures that close to each other are called alike
@@ -126,6 +125,11 @@ class Arms:
         """Seconds of the smallest sample."""
         return self.seconds(key, self.levels(key)[0])
 
+    def out_of_time(self, key: str) -> str:
+        """Why a rung that fits was not tried."""
+        budget = self.bench.knobs.budget
+        return f"no time: a sample would take about {self.lowest(key):.0f} s of --budget {budget}"
+
     def levels(self, key: str) -> tuple[Level, ...]:
         """From the smallest sample to the whole; what was begun keeps its levels."""
         if key in self._levels:
@@ -178,14 +182,6 @@ class Arms:
             ),
             None,
         )  # fmt: skip
-
-    def out_of_time(self, key: str, records: Mapping[str, RungRecord]) -> str:
-        """Why a rung that fits was not tried."""
-        first = self._twin(self.rungs.get(key))
-        if first and "validation" in records[first].metrics:
-            return f"it repeats {first} over a smaller base, and {first} has not had all its rows"
-        budget = self.bench.knobs.budget
-        return f"no time: a sample would take about {self.lowest(key):.0f} s of --budget {budget}"
 
     def _cost(self, key: str, params: Params) -> Any:
         return lambda level: self.seconds(key, level, params)

@@ -82,9 +82,9 @@ class ClimbController:
 
     def run(self) -> ClimbRecord:
         """The baseline first, then attempt after attempt while time is left; then judge."""
-        opening = now() - self.began
+        opening = LOADING * (now() - self.began - self.bench.finding)
         self._first_figure()
-        if self.first is not None and self.left < LOADING * opening:
+        if self.first is not None and self.left < opening:
             return self._end_without_base()
         self._load()
         self._list()
@@ -379,7 +379,7 @@ class ClimbController:
             return  # the table says that the bar was cleared below
         for key, record in list(self.records.items()):
             if record.status not in DONE:
-                why = self.arms.out_of_time(key, self.records)
+                why = self.arms.out_of_time(key)
                 closed = dataclasses.replace(record, status="cancelled", reason=why)
                 self.records[key] = self.store.climbs.put(closed)
         self.watcher.table(list(self.records.values()))

@@ -21,6 +21,7 @@ from rung import home
 from rung.bases.cache import write_record
 from rung.forward.bank import Bank
 from rung.methods.workload import Workload
+from rung.train.estimate import limited_threads
 from rung.train.estimate import speed as product_speed
 
 PASS_SECONDS = 0.4  # that the longer of the two passes is meant to take
@@ -32,9 +33,9 @@ OTHERS = 0.2  # share of the cores in use by others from which a machine is call
 LOOK_SECONDS = 0.2
 MIN_GAIN_OF_ONE_THREAD = 1.2  # times as fast must one thread be as all of them to be taken
 PROBE = 384  # rows and columns of the product that this is told by
-# Of the speed of one product in float32: a sentence encoder in padded batches, fits of a linear
-# classifier on one core; and parameters that an optimiser changes per second.
-ENCODER_SHARE, FIT_SHARE, UPDATES = 0.45, 0.02, 1.5e8
+# Of the speed of one product in float32: a sentence encoder in padded batches, and on one core fits of
+# classifiers; and parameters that an optimiser changes per second.
+ENCODER_SHARE, FIT_SHARE, UPDATES = 0.45, 0.04, 1.5e8
 ENCODER_WEIGHTS = 10.6e6  # of MiniLM's layers, which each token passes
 MEMORY = 0.5  # weight of the newest correction against those before
 
@@ -45,7 +46,9 @@ class Machine:
 
     Attributes:
         product: operations per second of a matrix product in the base's precision, all cores.
-        float32: the same in float32, in which encoders and linear classifiers compute; 0: as `product`.
+        float32: the same in float32, in which encoders compute; 0: as `product`.
+        core: of a float32 product on one core of the processor now, by which fits are counted; 0: half
+            of `float32`.
         token, call: seconds of a token in a pass, and of the pass itself.
         busy: how much slower than the best that was ever measured, 1.0 where it is not.
         others: share of all cores that other processes used when it was measured.
@@ -59,6 +62,7 @@ class Machine:
     corrections: dict[str, float] = field(default_factory=dict)
     others: float = 0.0
     float32: float = 0.0
+    core: float = 0.0
     path: Any = None
 
     @classmethod
@@ -78,6 +82,8 @@ class Machine:
         known.product = max(known.product, now)
         plain = now if bank.dtype == torch.float32 else product_speed("float32", str(bank.device))
         known.float32 = max(known.float32, plain)
+        with limited_threads(1):  # not kept: who else computes now is in it already
+            known.core = product_speed("float32", "cpu", PROBE)
         known.keep()
         return known
 
@@ -89,9 +95,8 @@ class Machine:
             (work.read + work.written) * self.token
             + work.passes * self.call
             + work.encoded * encoder
-            + work.fitted / (FIT_SHARE * plain)
             + work.updated / UPDATES
-        )
+        ) + work.fitted / (FIT_SHARE * (self.core or plain / 2))
 
     def alone(self, read: float, written: float) -> float:
         """Seconds of one request by itself: its prompt in one pass, then a pass for each token."""
@@ -122,7 +127,9 @@ class Machine:
         """Write it for the next climb on this machine and base."""
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            kept = {k: v for k, v in asdict(self).items() if k not in ("path", "busy", "others")}
+            kept = {
+                k: v for k, v in asdict(self).items() if k not in ("path", "busy", "others", "core")
+            }
             write_record(self.path, kept)
 
     @property

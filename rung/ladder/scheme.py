@@ -214,8 +214,9 @@ def _waiting(arms: Sequence[Arm]) -> list[Arm]:
 
 
 def _samples(arms: Sequence[Arm], now: Standing) -> list[Step]:
-    """The smallest samples that still fit of arms without a figure, where nothing else is left."""
-    waiting = _waiting(arms)
+    """The smallest samples that still fit of arms without a figure, where nothing else is left; twins
+    wait no longer then."""
+    waiting = [a for a in arms if a.default and not a.figures and not a.failed]
     found = [Step(a.key, a.params, a.begins[0], a.cost(a.begins[0]), FIRST_FIGURE) for a in waiting]
     return [step for step in found if step.seconds <= now.left]
 

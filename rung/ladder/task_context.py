@@ -76,6 +76,7 @@ class TaskContext:
         test: the rows that nobody has seen yet.
         run, info: the base as the user asked for it; `opened` loads it when it is first needed.
         referee: says what answers win, where the task is measured so.
+        finding: seconds in which the base was found; the first time it is fetched and converted too.
         touched: who was measured on the test rows.
     """
 
@@ -91,6 +92,7 @@ class TaskContext:
     stage: Callable[[str], None]
     reason: str = ""
     referee: Referee | None = None
+    finding: float = 0.0
     touched: list[str] = field(default_factory=list)
     _others: dict[tuple, Prepared] = field(default_factory=dict)
     _parts: dict[tuple, Prepared] = field(default_factory=dict)
@@ -115,13 +117,16 @@ class TaskContext:
         # What cannot be measured was told of with the data.
         held, test = (tasks.measurable(task, rows)[0] for rows in (splits.validation, splits.test))
         kept = Splits(splits.train, ranked(held, knobs.validation_rows), problems=splits.problems)
+        began = now()
         info = find_base(run, kept)
+        finding = now() - began
         settled = {**given, "device": run.device, "dtype": run.dtype}
         settled.setdefault("max_tokens", MAX_TOKENS)
         why = tasks.reason(task, splits.train) if knobs.task is None else "as --task says"
         return cls(
             given=settled, knobs=knobs, task=task, bar=bar, dataset=dataset, splits=kept,
             test=tuple(test), run=run, info=info, stage=stage, reason=why, referee=referee,
+            finding=finding,
         )  # fmt: skip
 
     @cached_property

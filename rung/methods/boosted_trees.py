@@ -183,7 +183,9 @@ def _grown(
         Interrupted: when the study says so.
     """
     import numpy as np
+    import torch
     from sklearn.ensemble import HistGradientBoostingClassifier
+    from threadpoolctl import threadpool_limits
 
     names, codes = np.unique(np.asarray(train[1], dtype=object).astype(str), return_inverse=True)
     x, seen = counts.vectors(train[0]), counts.vectors(held[0])
@@ -199,7 +201,8 @@ def _grown(
         if study.stopping():
             raise Interrupted
         model.max_iter = rounds
-        model.fit(x, codes)
+        with threadpool_limits(torch.get_num_threads(), user_api="openmp"):
+            model.fit(x, codes)
         if not len(true):
             best = Chosen(rounds, 0)
             continue

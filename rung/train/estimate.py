@@ -9,7 +9,8 @@ much for each supervised token.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -65,12 +66,24 @@ def _fastest(where: str) -> str:
 
     A bfloat16 product must beat float32 by a half to be taken, since all else gains less. A processor
     without instructions for bfloat16 takes seconds for a product of the usual size: a small one comes
-    first, and tells it.
+    first, and tells it. One thread computes: several wait for each other where others use the cores.
     """
-    for size, least in ((LOOK, 0.5), (PRODUCT, 1.5)):
-        if speed("bfloat16", where, size) < least * speed("float32", where, size):
-            return "float32"
+    with limited_threads(1):
+        for size, least in ((LOOK, 0.5), (PRODUCT, 1.5)):
+            if speed("bfloat16", where, size) < least * speed("float32", where, size):
+                return "float32"
     return "bfloat16"
+
+
+@contextmanager
+def limited_threads(count: int) -> Iterator[None]:
+    """Compute with so many threads of the processor, and with as many as before behind it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def speed(kind: str, where: str, size: int = PRODUCT) -> float:

@@ -66,7 +66,7 @@ def test_what_there_was_no_time_for_stands_on_one_line(ask: Ask, words: Path, tm
     assert "no time: a sample would take" in said.out
 
 
-def test_a_climb_that_measured_nothing_is_no_success(ask: Ask, words: Path, tmp_path: Path) -> None:
+def test_a_climb_that_measured_no_rung_is_no_success(ask: Ask, words: Path, tmp_path: Path) -> None:
     said = ask(
         "climb", words, *FAST[:10], "--only", "rag", "--budget", "1s", "--report", tmp_path / "p"
     )

@@ -15,7 +15,7 @@ from rung.evals.answers import Answers
 from rung.evals.measure import measure
 from rung.evals.tasks import reply
 from rung.ladder import attempts as attempts_module
-from rung.ladder import controller, examination, first_figures, trials
+from rung.ladder import controller, examination, first_figures, task_context, trials
 from rung.ladder.answers import kept_items, one_answer
 from rung.ladder.arms import Arms
 from rung.ladder.attempts import Attempt, attempts_of
@@ -299,3 +299,20 @@ def test_where_the_base_could_not_be_loaded_in_time_the_baseline_is_told(words, 
     assert "nothing is known of them: zero_shot" in told(record)
     assert rungs["zero_shot"].status == rungs[BASE].status == "cancelled"
     assert "the base could not have been loaded" in (rungs["zero_shot"].reason or "")
+
+
+def test_fetching_a_base_does_not_make_it_slow_to_load(words, rung_home, monkeypatch):
+    found = task_context.find_base
+
+    def slowly(*given):
+        clock[0] += 25.0  # it is fetched and converted, once
+        return found(*given)
+
+    clock, real = [0.0], controller.now
+    for module in (controller, task_context):
+        monkeypatch.setattr(module, "now", lambda: real() + clock[0])
+    monkeypatch.setattr(task_context, "find_base", slowly)
+    with Store.open() as store:
+        knobs = ClimbKnobs(budget="50s", only=["tfidf", "zero_shot"], requests=9)
+        record = climb("words", settings(words), knobs, store=store, began=real())
+        assert rungs_of(store, record.id)[BASE].status == "succeeded"

@@ -172,9 +172,9 @@ def test_retrieval_is_told_beside_the_answers(tmp_path: Path, rung_home: Path) -
 
 def test_the_curve_is_of_what_the_winner_was_tried_on(words, ordered, monkeypatch):
     """A sample first, since the whole does not fit its part of the time; then all rows."""
-    from rung.ladder import scheme
+    from rung.ladder import levels
 
-    monkeypatch.setattr(scheme, "MIN_ROWS", 8)
+    monkeypatch.setattr(levels, "MIN_ROWS", 8)
     ordered({"linear_probe": 40.0})
     record, rungs = go(words, only=["linear_probe"], budget="100s", all=True)
     attempts = attempts_of(rungs["linear_probe"])

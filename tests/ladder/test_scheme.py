@@ -127,6 +127,9 @@ def test_a_twin_waits_for_the_rung_that_it_repeats():
     assert next_step([plain, small], Standing(1000)).key == "lora"
     plain.outcomes.append(Outcome(WHOLE[2], 0.7, 0.8))
     assert next_step([plain, small], Standing(1000)).key == "lora-int8"
+    # Where nothing else is left that fits, a sample of it is better than nothing.
+    plain.outcomes = [Outcome(WHOLE[1], 0.6, 0.7)]
+    assert next_step([plain, small], Standing(10)).key == "lora-int8"
     failed = arm("lora", 100)
     failed.outcomes = [Outcome(WHOLE[0])]  # for want of memory, say
     assert next_step([failed, small], Standing(1000)).key == "lora-int8"
