@@ -174,13 +174,16 @@ def settle_threads(device: str = "cpu") -> int:
     """Compute with as many threads as are fastest now, and say how many.
 
     Threads of one product wait for each other; where others use the cores too, one of them is always
-    late, and fewer threads are faster. Half a tenth of a second is all that it takes to see.
+    late, and fewer threads are faster. There are as many as cores that others leave free, or one where
+    a product is faster by it: half a tenth of a second is all that it takes to see.
     """
     most = _first_threads()
     if device != "cpu" or most < 2:
         return most
+    cores = os.cpu_count() or most
+    most = max(1, min(most, round(cores * (1 - used_by_others()))))
     speeds = {}
-    for count in (1, most):
+    for count in {1, most}:
         torch.set_num_threads(count)
         speeds[count] = statistics.median(product_speed("float32", "cpu", PROBE) for _ in range(3))
     chosen = 1 if speeds[1] > MIN_GAIN_OF_ONE_THREAD * speeds[most] else most
@@ -195,10 +198,46 @@ def _first_threads() -> int:
 
 
 def used_by_others() -> float:
-    """Share of all cores that are in use while this process sleeps for a moment."""
+    """Share of all cores that others used since this was last asked; at first while it sleeps a moment.
+
+    What this process and its children took is left out.
+    """
+    if _SEEN is None or time.perf_counter() - _SEEN.at < LOOK_SECONDS:
+        _look()
+        time.sleep(LOOK_SECONDS)
+    before = _SEEN
+    assert before is not None
+    now = _look()
+    used = (now.used - before.used) - (now.own - before.own)
+    return min(1.0, max(0.0, used / max(now.all - before.all, 1e-9)))
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Seconds of all cores, those in use, and those of this process, at a time."""
+
+    at: float
+    all: float
+    used: float
+    own: float
+
+
+_SEEN: _Look | None = None
+
+
+def _look() -> _Look:
+    """See what all cores and this process have done by now."""
     import psutil
 
-    return psutil.cpu_percent(interval=LOOK_SECONDS) / 100
+    global _SEEN
+    times, own = psutil.cpu_times(), psutil.Process().cpu_times()
+    every = sum(
+        getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal")
+    )
+    spent = own.user + own.system + own.children_user + own.children_system
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    _SEEN = _Look(time.perf_counter(), every + idle, every, spent)
+    return _SEEN
 
 
 def _name(bank: Bank) -> str:

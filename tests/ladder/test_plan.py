@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import psutil
 import pytest
 
 from rung import methods
@@ -177,11 +179,35 @@ def test_threads_that_wait_for_each_other_give_way_to_one(monkeypatch: Any) -> N
 
     before = torch.get_num_threads()
     monkeypatch.setattr(machine, "_first_threads", lambda: 2)
-    for alone, together, expected in ((1e9, 1.8e9, 2), (1e9, 0.6e9, 1), (1.1e9, 1e9, 2)):
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: 2)
+    for alone, together, others, expected in (
+        (1e9, 1.8e9, 0.0, 2), (1e9, 0.6e9, 0.0, 1), (1.1e9, 1e9, 0.1, 2), (1e9, 1.8e9, 0.5, 1),
+        (1e9, 1.8e9, 1.0, 1),
+    ):  # fmt: skip
         speeds = {1: alone, 2: together}
+        monkeypatch.setattr(machine, "used_by_others", lambda o=others: o)
         monkeypatch.setattr(machine, "product_speed", lambda *_, s=speeds: s[torch.get_num_threads()])
         assert machine.settle_threads() == expected == torch.get_num_threads()
     torch.set_num_threads(before)
+
+
+def test_what_others_use_leaves_out_this_process() -> None:
+    def busy_for(seconds: float) -> None:
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            sum(range(1000))
+
+    machine.used_by_others()
+    before = psutil.Process().cpu_times()
+    busy_for(1.0)
+    seen = machine._SEEN
+    others = machine.used_by_others()
+    after = psutil.Process().cpu_times()
+    own = after.user + after.system - before.user - before.system
+    assert seen is not None and machine._SEEN is not None and machine._SEEN.at > seen.at
+    everybody = (machine._SEEN.used - seen.used) / (machine._SEEN.all - seen.all)
+    assert others == pytest.approx(max(0.0, everybody - own / (machine._SEEN.all - seen.all)), abs=0.1)
+    assert 0.0 <= others <= 1.0
 
 
 def test_short_rows_get_larger_steps_where_reading_the_weights_takes_the_time(
