@@ -58,12 +58,16 @@ def test_what_suits_no_data_like_this_stands_on_one_line_a_reason(
     assert "rag\t" in said.out and "it answers from documents" in said.out
 
 
-def test_what_there_was_no_time_for_stands_on_one_line(ask: Ask, words: Path, tmp_path: Path) -> None:
+def test_what_there_was_no_time_for_stands_on_a_few_lines(
+    ask: Ask, words: Path, tmp_path: Path
+) -> None:
     said = ask("climb", words, *FAST[:10], "--budget", "1s", "--report", tmp_path / "page.html")
     lines = [line.strip() for line in said.err.splitlines() if " skipped: " in line]
-    assert lines and not any("skipped: no time" in line for line in lines)
-    assert any("lora" in line and line.endswith("the table at the end says why each") for line in lines)
-    assert "no time: a sample would take" in said.out
+    untried = [line.split("\t")[0] for line in said.out.splitlines() if "no time: a sample" in line]
+    assert len(untried) > 3, said.out
+    # Rungs of one reason share a line, and where there are more reasons all do.
+    assert len([line for line in lines if "skipped: no time" in line]) <= 3
+    assert all(any(key in line for line in lines) for key in untried)
 
 
 def test_a_climb_that_measured_no_rung_is_no_success(ask: Ask, words: Path, tmp_path: Path) -> None:
