@@ -232,7 +232,10 @@ class Method(ABC):
         raise NotImplementedError(f"{self.name} is trained: it has no `fit`")
 
     def reads(self, config: Any, train: int, validation: int) -> tuple[int, int]:
-        """How many rows of training and of validation `fit` passes through the base, of so many."""
+        """How many rows of training and of validation `fit` learns from and chooses by, of so many.
+
+        A climb samples the rows of training; where there are none, there is nothing to sample.
+        """
         return train, validation
 
     def holds(self, bank: Bank, config: Any, rows: int, tokens: int) -> int:

@@ -59,13 +59,9 @@ class Method(base.Method):
             return "trees over counted words tell labels apart, and this data has none"
         return None
 
-    def reads(self, config: Knobs, train: int, validation: int) -> tuple[int, int]:
-        return 0, 0
-
     def holds(self, bank: Bank, config: Knobs, rows: int, tokens: int) -> int:
-        return (
-            rows * config.terms * 10
-        )  # counts as bytes, as float64 while they are binned, and the bins
+        # Counts as bytes, as float64 while they are binned, and the bins.
+        return rows * config.terms * 10
 
     def making(self, config: Knobs, shape: Shape, schedule: base.Schedule) -> Workload:
         trees = _usual_trees(config, shape.labels)

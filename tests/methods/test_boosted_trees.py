@@ -130,6 +130,14 @@ def test_without_validation_rows_a_few_rounds_are_grown(tmp_path):
     assert found.metrics["rounds"] > 0 and "validation_accuracy" not in found.metrics
 
 
+def test_a_climb_may_begin_on_a_sample_of_its_rows():
+    from rung.ladder.levels import levels
+
+    rows, held = METHOD.reads(METHOD.Config(), 4000, 200)
+    assert (rows, held) == (4000, 200)
+    assert [round(4000 * v.share) for v in levels(rows, held, None, 0.0, 60.0)] == [250, 1000, 4000]
+
+
 def test_it_stops_between_stages(tmp_path):
     made = study(tmp_path / "run", train=either(100, 1), stopping=lambda: True)
     with pytest.raises(Interrupted):
