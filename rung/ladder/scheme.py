@@ -208,16 +208,19 @@ def _cheapest(options: Sequence[Step], arms: Sequence[Arm]) -> Step:
 def _waiting(arms: Sequence[Arm]) -> list[Arm]:
     """Arms that are to have a first figure; a twin has none before the other is whole."""
     unfinished = {a.key for a in arms if a.default and not a.failed and not a.whole}
-    return [
-        a for a in arms if a.default and not a.figures and not a.failed and a.twin not in unfinished
-    ]
+    return [a for a in _unmeasured(arms) if a.twin not in unfinished]
+
+
+def _unmeasured(arms: Sequence[Arm]) -> list[Arm]:
+    """Arms with their rung's own settings that may still get a first figure."""
+    return [a for a in arms if a.default and not a.figures and not a.failed]
 
 
 def _samples(arms: Sequence[Arm], now: Standing) -> list[Step]:
     """The smallest samples that still fit of arms without a figure, where nothing else is left; twins
     wait no longer then."""
-    waiting = [a for a in arms if a.default and not a.figures and not a.failed]
-    found = [Step(a.key, a.params, a.begins[0], a.cost(a.begins[0]), FIRST_FIGURE) for a in waiting]
+    left = _unmeasured(arms)
+    found = [Step(a.key, a.params, a.begins[0], a.cost(a.begins[0]), FIRST_FIGURE) for a in left]
     return [step for step in found if step.seconds <= now.left]
 
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung.config import knob
 from rung.data.problem import counted
-from rung.errors import ArtefactError, Interrupted, MethodMisfit
+from rung.errors import Interrupted, MethodMisfit
 from rung.evals import kinds
 from rung.evals.tasks import question, reply
-from rung.methods import base
+from rung.methods import base, layers
 from rung.methods.workload import Shape, Workload
 from rung.types import Example, Task
 
@@ -114,11 +114,8 @@ class Method(base.Method):
         from rung.forward.adapter import Adapter
         from rung.methods.tree_models import CountedNgrams, TreesClassifier
 
-        labels = settings.get("labels")
-        if not isinstance(labels, list) or len({str(name) for name in labels}) < 2:
-            raise ArtefactError("settings.json: 'labels' must name two different labels at least")
-        counts = CountedNgrams.from_settings(settings)
-        return Adapter(classifier=TreesClassifier.checked([str(n) for n in labels], counts, tensors))
+        labels, counts = layers.labels(settings), CountedNgrams.from_settings(settings)
+        return Adapter(classifier=TreesClassifier.checked(labels, counts, tensors))
 
     def merged(self, adapter: Adapter, bank: Bank) -> dict[str, Tensor]:
         raise MethodMisfit(

@@ -125,6 +125,19 @@ def tensor(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Ten
     return found.float()
 
 
+def labels(settings: dict[str, Any]) -> tuple[str, ...]:
+    """The labels of a kept classifier, checked.
+
+    Raises:
+        ArtefactError: when they are no list of two different names at least.
+    """
+    found = settings.get("labels")
+    plain = isinstance(found, list) and all(isinstance(name, str) for name in found)
+    if not plain or len(found) < 2 or len(set(found)) < len(found):  # type: ignore[arg-type]
+        raise ArtefactError("settings.json: 'labels' must name two different labels at least")
+    return tuple(found)  # type: ignore[arg-type]
+
+
 def from_copies(tensors: dict[str, Tensor], bank: Bank) -> Adapter:
     """An adapter from stored copies, named `weights.PARAMETER`.
 

@@ -185,9 +185,7 @@ def _classifier(settings: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
     from rung.evals.ngrams import ANALYZERS, Ngrams
     from rung.methods.tfidf_models import NgramClassifier
 
-    labels, terms = _texts(settings, "labels"), settings.get("terms")
-    if len(labels) < 2 or len(set(labels)) < len(labels):
-        raise ArtefactError("settings.json: 'labels' must name two different labels at least")
+    labels, terms = layers.labels(settings), settings.get("terms")
     if not isinstance(terms, dict) or set(terms) != set(ANALYZERS):
         raise ArtefactError(f"settings.json: 'terms' must hold {' and '.join(ANALYZERS)}")
     parts: dict[str, Any] = {}

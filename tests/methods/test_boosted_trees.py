@@ -162,7 +162,8 @@ def test_a_damaged_folder_is_refused(tmp_path):
     made = study(tmp_path / "run", train=either(100, 1), validation=either(30, 2))
     said, tensors = METHOD.to_files(fitted(made).adapter, made.bank, METHOD.Config())
     METHOD.from_files(said, tensors, made.bank)
-    for key, value in (("labels", ["one"]), ("labels", None), ("terms", ["a", "a"]), ("terms", [1]),
+    for key, value in (("labels", ["one"]), ("labels", None), ("labels", ["no", "no", "yes"]),
+                       ("labels", ["no", 1]), ("terms", ["a", "a"]), ("terms", [1]),
                        ("counted", "letters"), ("terms", ["a"])):  # fmt: skip
         with pytest.raises(ArtefactError):
             METHOD.from_files({**said, key: value}, tensors, made.bank)

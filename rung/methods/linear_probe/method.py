@@ -192,7 +192,7 @@ class Method(base.Method):
 
         if settings.get("rewards") is True:
             return Adapter()
-        labels, system = _labels(settings), settings.get("system", "")
+        labels, system = layers.labels(settings), settings.get("system", "")
         if not isinstance(system, str):
             raise ArtefactError("settings.json: 'system' is no text")
         reading, width = _reading(settings, bank)
@@ -239,14 +239,6 @@ def _metrics(probe: Any, chosen: Chosen, features: Any, rows: Rows) -> dict[str,
         right = sum(a == b for a, b in zip(said, rows.labels, strict=False))
         found |= {"validation_accuracy": right / held, "validation_rows": held}
     return found
-
-
-def _labels(settings: dict[str, Any]) -> tuple[str, ...]:
-    labels = settings.get("labels")
-    plain = isinstance(labels, list) and all(isinstance(n, str) for n in labels)
-    if not plain or len(labels) < 2 or len(set(labels)) < len(labels):  # type: ignore[arg-type]
-        raise ArtefactError("settings.json: 'labels' must name two different labels at least")
-    return tuple(labels)  # type: ignore[arg-type]
 
 
 def _reading(settings: dict[str, Any], bank: Bank) -> tuple[Reading, int]:

@@ -37,16 +37,13 @@ def read_labels(settings: dict[str, Any], bank: Bank) -> tuple[str, ...]:
         ArtefactError: for labels that are none, or pictures that the base prepares otherwise.
     """
     assert isinstance(bank, PictureBank)
-    labels = settings.get("labels")
-    plain = isinstance(labels, list) and all(isinstance(n, str) for n in labels)
-    if not plain or len(labels) < 2 or len(set(labels)) < len(labels):  # type: ignore[arg-type]
-        raise ArtefactError("settings.json: 'labels' must name two different labels at least")
+    labels = layers.labels(settings)
     if settings.get("preprocessing") != bank.encoder.preprocessing.as_dict():
         raise ArtefactError(
             "settings.json: this model was made of pictures prepared in another way than its base "
             "prepares them now: use the base it was made from"
         )
-    return tuple(labels)  # type: ignore[arg-type]
+    return labels
 
 
 def read_linear(labels: Sequence[str], tensors: dict[str, Tensor], width: int) -> Linear:
