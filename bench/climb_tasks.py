@@ -242,7 +242,7 @@ def run(home: Any, log: str, words: list[str]) -> tuple[dict[str, Any], Seen]:
     """The command's JSON, and when its lines came."""
     path, seen, read = LOGS / f"{log}.log", Seen([]), time.perf_counter()
     # The JSON is larger than a pipe holds, and nobody reads it before the end: it goes to a file.
-    with path.open("w") as out, tempfile.TemporaryFile("w+") as made, subprocess.Popen(
+    with path.open("w", buffering=1) as out, tempfile.TemporaryFile("w+") as made, subprocess.Popen(
         [sys.executable, "-m", "rung.cli", "climb", *words], env=os.environ | {"RUNG_HOME": str(home)},
         stdout=made, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip

@@ -154,6 +154,21 @@ class Example:
         return tuple(plain(" ".join([f"{m['role']}:", *pieces(m)])) for m in self.messages)
 
     @cached_property
+    def content_key(self) -> str:
+        """What counts as the same content: the words of all turns, without case and extra blanks."""
+        return json.dumps(self.words)
+
+    @cached_property
+    def question_key(self) -> str:
+        """What counts as the same question: the words before the reply, or what `--group-by` says."""
+        if self.group is not None:
+            return json.dumps({"group": self.group})
+        if self.text is not None or len(self.messages) < 2:
+            return self.content_key
+        replied = self.messages[-1]["role"] == "assistant"  # else it is a prompt alone
+        return json.dumps(self.words[: len(self.messages) - replied])
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the content alone, so that the same row has the same digest anywhere."""
         content: dict[str, object] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rung.cli.ladder import Ladder
     from rung.ladder.scorecard import Scorecard
     from rung.store.climbs import ClimbRecord
+    from rung.types import Example
 
 
 def panels() -> list[Panel]:
@@ -104,14 +105,14 @@ def _run(work: Callable[[Ladder], ClimbRecord], report: Path | None, as_json: bo
             record = work(ladder)
         except Interrupted as stopped:
             ladder.__exit__()
-            _show_so_far(str(stopped), report)
+            _show_so_far(str(stopped), report, ladder.validation)
             typer.echo(f"interrupted; go on with: rung climb --resume {stopped}", err=True)
             raise typer.Exit(130) from None
     with Store.open() as store:
         card = Scorecard.of(store, record)
         from rung.ladder.report import write_report
 
-        page = write_report(store, card, report)
+        page = write_report(store, card, report, ladder.validation)
     if as_json:
         typer.echo(json.dumps(card.as_dict(), indent=2, ensure_ascii=False))
     else:
@@ -121,7 +122,7 @@ def _run(work: Callable[[Ladder], ClimbRecord], report: Path | None, as_json: bo
         raise typer.Exit(1)  # no rung was measured, which a script must not take for a verdict
 
 
-def _show_so_far(climb: str, report: Path | None) -> None:
+def _show_so_far(climb: str, report: Path | None, validation: Sequence[Example] | None) -> None:
     """The table and the verdict by what was seen before Ctrl-C."""
     from rung.ladder.report import write_report
     from rung.ladder.scorecard import Scorecard
@@ -131,7 +132,7 @@ def _show_so_far(climb: str, report: Path | None) -> None:
         card = Scorecard.of(store, store.climbs.get(climb))
         if any(r.validation for r in card.rows):
             show(card)
-            _advise(card, write_report(store, card, report))
+            _advise(card, write_report(store, card, report, validation))
 
 
 def show(card: Scorecard) -> None:

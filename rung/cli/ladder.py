@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rung.ladder.task_context import TaskContext
     from rung.store.climbs import ClimbRecord, RungRecord
     from rung.train.observers import Step, Stop, Validation
+    from rung.types import Example
 
 LOG_SECONDS = 30.0
 GAP = 2  # between columns
@@ -31,7 +32,11 @@ NOTE = 13  # letters of the note that are always shown
 
 
 class Ladder(ClimbObserver):
-    """Reports to stderr, so that stdout stays free for results."""
+    """Reports to stderr, so that stdout stays free for results.
+
+    Attributes:
+        validation: the rows that rungs are selected by, once they are read.
+    """
 
     def __init__(self) -> None:
         self.console = Console(stderr=True)
@@ -43,6 +48,7 @@ class Ladder(ClimbObserver):
         self._told: dict[str, str] = {}
         self._at = 0.0
         self._steps = 0
+        self.validation: tuple[Example, ...] | None = None
 
     def __enter__(self) -> Ladder:
         if self.console.is_terminal:
@@ -59,7 +65,7 @@ class Ladder(ClimbObserver):
     # --- what a climb tells -----------------------------------------------------------------------
 
     def opened(self, bench: TaskContext, climb: ClimbRecord, warnings: Sequence[str]) -> None:
-        self._climb = climb
+        self._climb, self.validation = climb, bench.validation
         splits = bench.splits
         parts = f"{len(splits.train):,} train, {len(splits.validation):,} validation, "
         self.say("climb", climb.id)

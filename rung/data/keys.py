@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
@@ -13,30 +12,15 @@ GENERIC_SHARE = 0.1
 GENERIC_ROWS = 10  # at least, unless no other question is asked
 
 
-def content_key(example: Example) -> str:
-    """What counts as the same content: the words of all turns, without case and extra blanks."""
-    return json.dumps(example.words)
-
-
-def question_key(example: Example) -> str:
-    """What counts as the same question: the words in front of the reply, or what `--group-by` says."""
-    if example.group is not None:
-        return json.dumps({"group": example.group})
-    if example.text is not None or len(example.messages) < 2:
-        return content_key(example)
-    replied = example.messages[-1]["role"] == "assistant"  # else it is a prompt alone
-    return json.dumps(example.words[: len(example.messages) - replied])
-
-
 def grouping(examples: Sequence[Example]) -> Callable[[Example], str]:
     """What keeps rows together: their question, or their content where too many ask the same."""
-    counts = Counter(question_key(e) for e in examples)
+    counts = Counter(e.question_key for e in examples)
     most = max(GENERIC_ROWS, GENERIC_SHARE * len(examples)) if len(counts) > 1 else 1
     generic = {key for key, n in counts.items() if n > most}
 
     def key(example: Example) -> str:
-        asked = question_key(example)
-        return content_key(example) if asked in generic and example.group is None else asked
+        asked = example.question_key
+        return example.content_key if asked in generic and example.group is None else asked
 
     return key
 

@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 
 from rung.data import labels, picture_duplicates
 from rung.data.dataset import Dataset
-from rung.data.keys import content_key, grouping
+from rung.data.keys import grouping
 from rung.data.knobs import DataKnobs
 from rung.data.problem import Problem, places
 from rung.errors import ConfigError
 from rung.types import Example
 
-__all__ = ["Splits", "content_key", "leakage", "place", "split"]
+__all__ = ["Splits", "leakage", "place", "split"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Splits:
 
 def place(example: Example, seed: int = 0) -> float:
     """Where the content falls in [0, 1), evenly."""
-    return _place(content_key(example), seed)
+    return _place(example.content_key, seed)
 
 
 def _place(key: str, seed: int) -> float:
@@ -107,11 +107,11 @@ def leakage(
 ) -> list[Problem]:
     """The same text or question in training and in a held-out set: an error unless it is allowed."""
     key = grouping([*train, *(e for rows in held.values() for e in rows)])
-    contents = {content_key(e): e.origin for e in reversed(train)}
+    contents = {e.content_key: e.origin for e in reversed(train)}
     asked = {key(e): e.origin for e in reversed(train)}
     problems = []
     for name, examples in held.items():
-        same = [(e.origin, contents[k]) for e in examples if (k := content_key(e)) in contents]
+        same = [(e.origin, contents[k]) for e in examples if (k := e.content_key) in contents]
         told = {origin for origin, _ in same}
         other = [
             (e.origin, asked[k]) for e in examples if (k := key(e)) in asked and e.origin not in told

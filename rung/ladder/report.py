@@ -15,13 +15,13 @@ from rung.errors import RungError, StoreError
 from rung.evals import metrics
 from rung.ladder import plots, scorecard
 from rung.ladder.bar import BASE, Bar
+from rung.ladder.knobs import ClimbKnobs
 from rung.ladder.lessons import Lesson, lessons
 from rung.ladder.scorecard import Row, Scorecard
-from rung.ladder.task_context import ranked, shared_settings
+from rung.ladder.task_context import read_for, selecting, shared_settings
 from rung.store import Store
 from rung.store.climbs import ClimbRecord, RungRecord
-from rung.train.prepare import read
-from rung.types import Example
+from rung.types import Example, Task
 
 MATRIX_LABELS = 30  # above, no page holds the matrix: the pairs most often confused are listed
 MOST_CONFUSED = 40  # pairs that are listed
@@ -34,7 +34,7 @@ def write_report(
 
     Args:
         path: by default report.html here, or report-CLIMB.html where that is not this climb's.
-        examples: the validation rows; read again from the source where they are not given.
+        examples: the rows that rungs were selected by; read again from the source by default.
 
     Raises:
         StoreError: when the file cannot be written.
@@ -180,13 +180,15 @@ def _lessons(
 
 
 def validation_rows(card: Scorecard) -> Sequence[Example]:
-    """The rows that rungs were chosen by, read again from their source."""
+    """The rows that rungs were selected by, read again from their source."""
     settings = card.climb.settings
     (data,) = resolve([DataKnobs], shared_settings(settings["given"], [DataKnobs]))
-    dataset, splits = read(data, lambda _: None)
+    (knobs,) = resolve([ClimbKnobs], settings["knobs"])
+    dataset, splits = read_for(data, knobs, lambda _: None)
     if dataset.digest != card.climb.data:
         return []
-    return ranked(splits.validation, settings["knobs"]["validation_rows"])
+    task = {**card.climb.task, "labels": tuple(card.climb.task["labels"])}
+    return selecting(Task(**task), splits, knobs)
 
 
 def _lineage(store: Store, card: Scorecard) -> list[dict[str, Any]]:

@@ -108,15 +108,16 @@ class TaskContext:
         """
         bar = None if knobs.bar is None else Bar.parse(knobs.bar)
         run, data, _ = resolve([RunKnobs, DataKnobs, TrainKnobs], shared_settings(given))
-        dataset, splits = read(data, stage, tasks.wanted(data, knobs.task))
+        dataset, splits = read_for(data, knobs, stage)
         task = judged_by(tasks.detect(splits.train), splits.train, knobs, bar)
         tasks.check(task, splits)
         referee = _referee(task, knobs, splits.train, data.data)
         device = estimate.device(run.device)
         run = dataclasses.replace(run, device=device, dtype=estimate.dtype(run.dtype, device))
         # What cannot be measured was told of with the data.
-        held, test = (tasks.measurable(task, rows)[0] for rows in (splits.validation, splits.test))
-        kept = Splits(splits.train, ranked(held, knobs.validation_rows), problems=splits.problems)
+        test, _ = tasks.measurable(task, splits.test)
+        held = selecting(task, splits, knobs)
+        kept = Splits(splits.train, held, problems=splits.problems)
         began = now()
         info = find_base(run, kept)
         finding = now() - began
@@ -327,6 +328,22 @@ def _way(run: RunKnobs) -> tuple:
     about = {"method", "objective", "parent", "track", "push_to_hub"}
     fields = dataclasses.asdict(run)
     return tuple(sorted((k, str(v)) for k, v in fields.items() if k not in about))
+
+
+def read_for(
+    data: DataKnobs, knobs: ClimbKnobs, stage: Callable[[str], None]
+) -> tuple[Dataset, Splits]:
+    """Read the data as what a climb's task wants of its rows.
+
+    Raises:
+        DataError: for what cannot be read or has errors.
+    """
+    return read(data, stage, tasks.wanted(data, knobs.task))
+
+
+def selecting(task: Task, splits: Splits, knobs: ClimbKnobs) -> tuple[Example, ...]:
+    """The validation rows that rungs are selected by, in the order in which they are answered."""
+    return ranked(tasks.measurable(task, splits.validation)[0], knobs.validation_rows)
 
 
 def ranked(examples: Sequence[Example], most: int, seed: int = 1) -> tuple[Example, ...]:

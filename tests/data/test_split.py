@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from rung.data import DataKnobs, load, split
 from rung.data.dataset import Dataset
-from rung.data.split import content_key
 from rung.errors import ConfigError
 from rung.types import Example
 
@@ -31,7 +30,7 @@ def test_equal_rows_are_never_separated_and_none_is_lost(texts, validation, test
     knobs = DataKnobs(validation=validation, test=test, split_seed=seed)
     splits = split(dataset(*texts), knobs)
     found = sets(splits)
-    keys = [{content_key(e) for e in rows} for _, rows in splits]
+    keys = [{e.content_key for e in rows} for _, rows in splits]
     assert not keys[0] & keys[1] and not keys[0] & keys[2] and not keys[1] & keys[2]
     assert sorted(sum(found.values(), [])) == sorted(texts)
     assert found["train"] or not texts
@@ -67,8 +66,8 @@ def test_small_data_still_gets_its_sets():
 
 
 def test_variants_of_case_and_blanks_stay_together():
-    assert content_key(Example(text="The  dog\n")) == content_key(Example(text="the dog"))
-    assert content_key(Example(text="dog")) != content_key(Example(text="cat"))
+    assert Example(text="The  dog\n").content_key == Example(text="the dog").content_key
+    assert Example(text="dog").content_key != Example(text="cat").content_key
 
 
 def test_shares_that_leave_nothing():

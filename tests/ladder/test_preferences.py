@@ -9,7 +9,10 @@ import pytest
 
 from rung import methods, objectives
 from rung.errors import ConfigError
+from rung.ladder.report import validation_rows
 from rung.ladder.rungs import all_rungs
+from rung.ladder.scorecard import Scorecard
+from rung.store import Store
 from rung.types import Task
 from tests.ladder.hill import Log, go, settings
 
@@ -67,13 +70,20 @@ def test_rungs_are_held_against_the_base_and_the_best_of_n_wins_by_its_own_judge
 
 
 def test_preference_accuracy_needs_no_judge(pairs):
-    _, rungs = go(pairs, given={**given(pairs)}, skip=["lora-int8-dpo"], validation_rows=16,
+    log = Log()
+    record, rungs = go(pairs, log, given={**given(pairs)}, skip=["lora-int8-dpo"], validation_rows=16,
                   only=["zero_shot", "lora", "linear_probe"])  # fmt: skip
     shown = rungs["lora-dpo"].metrics["validation"]
     assert shown["metric"] == "preference_accuracy" and "chosen_likelier" in shown["more"]
     judge = rungs["linear_probe"]  # a reward model writes nothing, and is right about pairs
     assert judge.status == "succeeded", judge.reason
     assert judge.metrics["validation"]["value"] > 0.5 and judge.cost["request_seconds"] > 0
+    # The page of a later day shows the rows that were answered, read again from their source.
+    with Store.open() as store:
+        shown_again = validation_rows(Scorecard.of(store, record))
+    assert log.bench is not None and [e.digest for e in shown_again] == [
+        e.digest for e in log.bench.validation
+    ]
 
 
 @pytest.mark.parametrize(

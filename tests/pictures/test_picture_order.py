@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rung.data import DataKnobs, Template, load
-from rung.data.keys import question_key
 from rung.data.turns import turns
 from rung.pictures import picture, tokens
 from rung.server.chat_schema import ChatMessage
@@ -150,4 +149,4 @@ def test_a_row_of_a_file_keeps_the_order_that_a_request_has(template, tmp_path):
         assert list(example[: len(prompt)]) == prompt
     # None of them says the same as another: not in ids, not as rows, not as questions.
     assert len(set(ids)) == 3 and found.duplicates.count == 0
-    assert len({question_key(e) for e in found.examples}) == 3
+    assert len({e.question_key for e in found.examples}) == 3
