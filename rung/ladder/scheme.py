@@ -26,6 +26,7 @@ BETWEEN = (0.75, 0.5)  # of a level's share, where the level itself does not fit
 AGAIN = 2.0  # times what a smallest sample took in vain: what it is given where nothing else is left
 BASELINE = "baseline"  # why a step is taken: before anything else
 FIRST_FIGURE = "first"  # the same: its rung has none yet
+OTHER_SETTINGS = "settings"  # the same: to tell settings apart
 Params = tuple[tuple[str, object], ...]
 
 
@@ -112,20 +113,28 @@ class Arm:
         Args:
             best_possible: of the metric, its sign turned; None where there is no bound.
         """
+        return self.hope(self.levels[-1], best_possible)
+
+    def hope(self, level: Level, best_possible: float | None) -> float:
+        """The figure that it might come to at a level, on the hopeful side; its last one below that."""
         seen = self.figures
         if not seen:
             return math.inf
         top = seen[-1]
         assert top.value is not None
-        if self.whole:
+        if (level.share, level.held) <= (top.level.share, top.level.held):
             return top.value
-        steps = math.log(max(1 / top.level.share, 1.0), FACTOR)
-        missing = abs(top.value) if best_possible is None else best_possible - top.value
-        gain = GAIN * missing
+        steps = math.log(max(level.share / top.level.share, 1.0), FACTOR)
+        gain = GAIN * _missing(top.value, best_possible)
         if len(seen) > 1 and seen[-2].value is not None and seen[-2].level.share < top.level.share:
             apart = math.log(top.level.share / seen[-2].level.share, FACTOR)
             gain = min(gain, max(0.0, top.value - seen[-2].value) / apart)
         return top.value + max(0.0, top.high - top.value) / 2 + gain * steps
+
+
+def _missing(value: float, best_possible: float | None) -> float:
+    """What a figure lacks to the best possible one; as much as it is, where there is no bound."""
+    return abs(value) if best_possible is None else best_possible - value
 
 
 @dataclass(frozen=True)
@@ -187,14 +196,17 @@ def next_step(arms: Sequence[Arm], now: Standing) -> Step | None:
     fitting = [o for o in options if o.seconds <= now.left and o.key not in now.busy]
     fitting = fitting or [o for o in _samples(wanted, now) if o.key not in now.busy]
     fitting = fitting or [o for o in _again(within, now) if o.key not in now.busy]
-    return _cheapest(fitting, within) if fitting else None
+    return _best(fitting, within, now) if fitting else None
 
 
-def _cheapest(options: Sequence[Step], arms: Sequence[Arm]) -> Step:
-    """The attempt that takes least; of rungs without a figure, the one that is the cheapest in all.
+def _best(options: Sequence[Step], arms: Sequence[Arm], now: Standing) -> Step:
+    """What may give the new best at once before what may not, and of these what takes least; of rungs
+    without a figure, the one that is the cheapest in all.
 
-    Samples of slow rungs are cut until they are as short as those of fast ones. Taken by their
-    seconds, a rung of hours could have the first sample, and a rung of a minute none.
+    Taken by seconds alone, short steps of rungs far below the best would eat the time of the longer
+    one that could surpass it. Samples of slow rungs are cut until they are as short as those of fast
+    ones: taken by their seconds, a rung of hours could have the first sample, and a rung of a minute
+    none.
     """
     order = {a.key: (not a.reference, a.total) for a in arms}
     first = min(
@@ -202,7 +214,24 @@ def _cheapest(options: Sequence[Step], arms: Sequence[Arm]) -> Step:
         default=None,
     )  # fmt: skip
     others = [o for o in options if o.why != FIRST_FIGURE]
-    return min([*others, *([first] if first else [])], key=lambda o: (o.seconds, o.key))
+    return min(
+        [*others, *([first] if first else [])],
+        key=lambda o: (not _may_lead(o, arms, now), o.seconds, o.key),
+    )
+
+
+def _may_lead(step: Step, arms: Sequence[Arm], now: Standing) -> bool:
+    """Whether the figure that comes of a step may be above the best one."""
+    best = leader(arms)
+    if best is None or step.why == FIRST_FIGURE:
+        return True
+    arm = next(a for a in arms if (a.key, a.params) == (step.key, step.params))
+    own = next((a for a in arms if a.key == step.key and a.default), arm)
+    hope = (arm if arm.figures else own).hope(step.level, now.best_possible)
+    if step.why == OTHER_SETTINGS:
+        hope += GAIN * _missing(hope, now.best_possible)
+    assert best.top is not None and best.top.value is not None
+    return arm is best or hope > best.top.value
 
 
 def _waiting(arms: Sequence[Arm]) -> list[Arm]:
@@ -316,7 +345,7 @@ def _settings(arms: Sequence[Arm], now: Standing) -> list[Step]:
         level = _settings_level(own)
         for one in (own, arm):
             if level not in [o.level for o in one.outcomes]:
-                found.append(Step(one.key, one.params, level, one.cost(level), "settings"))
+                found.append(Step(one.key, one.params, level, one.cost(level), OTHER_SETTINGS))
                 break
     return found
 
@@ -352,8 +381,7 @@ def _settings_may_win(own: Arm, best: Arm, now: Standing) -> bool:
     assert own.top is not None and own.top.value is not None
     assert best.top is not None and best.top.value is not None
     hope = max(own.potential(now.best_possible), own.top.value)
-    missing = abs(hope) if now.best_possible is None else now.best_possible - hope
-    return hope + GAIN * missing > best.top.value
+    return hope + GAIN * _missing(hope, now.best_possible) > best.top.value
 
 
 def leader(arms: Sequence[Arm]) -> Arm | None:

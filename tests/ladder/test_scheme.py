@@ -208,3 +208,19 @@ def test_time_is_shared_so_that_the_last_has_its_part():
     assert shares({"a": 1, "b": 100, "c": 100}, 101) == {"a": 1, "b": 50, "c": 50}
     assert shares({"a": 10, "b": 20}, 50) == {"a": 20, "b": 30}
     assert shares({"a": 10}, -5) == {"a": 0}
+
+
+def test_what_may_lead_goes_before_short_steps_of_rungs_far_below():
+    grid = (Level(1 / 64, 100), *WHOLE)
+    best, near, far = arm("best", 1), arm("near", 1000, grid=grid), arm("far", 200, grid=grid)
+    best.outcomes = [Outcome(WHOLE[2], 0.88, 0.91)]
+    near.outcomes = [Outcome(grid[0], 0.83, 0.87)]
+    far.outcomes = [Outcome(grid[0], 0.50, 0.56)]
+    other = arm("far", 200, grid=grid, params=(("lr", 1.0),), default=False)
+    arms = [best, near, far, other]
+    step = next_step(arms, Standing(300))
+    assert step is not None and (step.key, step.level.share) == ("near", 1 / 16)
+    # What is left goes to the others, should the longer step not have risen.
+    near.outcomes.append(Outcome(grid[1], 0.83, 0.86))
+    step = next_step(arms, Standing(200))
+    assert step is not None and step.key == "far"
