@@ -1,6 +1,10 @@
-"""What each layer of a base keeps of a token, found by running some."""
+"""What each layer of a base keeps of a token, found once by running some."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -12,6 +16,20 @@ from rung.forward.trie import Sequence
 Shape = tuple[int, int, int]  # kv_heads, width of keys, width of values
 
 
+def _once(look: Callable[[Bank], list[Shape]]) -> Callable[[Bank], list[Shape]]:
+    """Look at a bank once while it is in memory: each look is a pass."""
+    known: WeakKeyDictionary[Bank, list[Shape]] = WeakKeyDictionary()
+
+    @wraps(look)
+    def known_of(bank: Bank) -> list[Shape]:
+        if bank not in known:
+            known[bank] = look(bank)
+        return known[bank]
+
+    return known_of
+
+
+@_once
 @torch.no_grad()
 def attended(bank: Bank) -> list[Shape]:
     """What the layers of a base that carries tries attend with."""
@@ -24,6 +42,7 @@ def attended(bank: Bank) -> list[Shape]:
     return [found[layer] for layer in sorted(found)]
 
 
+@_once
 @torch.no_grad()
 def cached(bank: Bank) -> list[Shape]:
     """What the layers of the base's real cache keep.
