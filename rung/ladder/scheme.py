@@ -20,6 +20,7 @@ from rung.ladder.levels import FACTOR, Level, shares
 
 FIRST = 0.6  # of the time that is left, for arms that have no figure yet
 WHOLE = 0.5  # of the time that is left: what one attempt may take where several could follow
+SAMPLE = 0.25  # of the time that is left: what a smallest sample may take before shorter steps
 GAIN = 0.25  # of what is missing to the best possible figure, that a level more may bring
 SETTINGS_SHARE = 0.25  # of the rows: the level at which settings are told apart
 BETWEEN = (0.75, 0.5)  # of a level's share, where the level itself does not fit the time that is left
@@ -276,7 +277,7 @@ def first_levels(arms: Sequence[Arm], now: Standing) -> dict[str, Level | None]:
     for arm in waiting:
         fitting = [v for v in arm.begins if arm.cost(v) <= part[arm.key]]
         lowest = arm.begins[0]
-        affordable = arm.cost(lowest) <= WHOLE * now.left or (
+        affordable = arm.cost(lowest) <= SAMPLE * now.left or (
             len(waiting) == 1 and arm.cost(lowest) <= now.left
         )
         found[arm.key] = fitting[-1] if fitting else (lowest if affordable else None)

@@ -224,3 +224,20 @@ def test_what_may_lead_goes_before_short_steps_of_rungs_far_below():
     near.outcomes.append(Outcome(grid[1], 0.83, 0.86))
     step = next_step(arms, Standing(200))
     assert step is not None and step.key == "far"
+
+
+def test_a_smallest_sample_of_much_of_the_time_waits_for_shorter_steps():
+    grid = (Level(1.0, 24), Level(1.0, 100))
+    best, long = arm("best", 100), Arm("long", (), grid, lambda v: 4.0 * v.held, 10.0)
+    quick, other = arm("quick", 1, total=99), arm("other", 1600, total=999)
+    best.outcomes = [Outcome(WHOLE[0], 0.8, 0.85)]
+    arms = [best, long, quick, other]
+    step = next_step(arms, Standing(300))  # 96 s of 300 are above a quarter
+    assert step is not None and step.key == "quick"
+    quick.outcomes = [Outcome(WHOLE[2], 0.5, 0.55)]
+    step = next_step(arms, Standing(299))
+    assert step is not None and step.key == "best"
+    best.outcomes.append(Outcome(WHOLE[2], 0.85, 0.9))  # and what fits is tried in the end
+    other.outcomes = [Outcome(WHOLE[0], late=True)]
+    step = next_step(arms, Standing(100))
+    assert step is not None and (step.key, step.level) == ("long", grid[0])
