@@ -36,6 +36,9 @@ CHATML = (
 )
 # Merges settle long before this; more text only costs memory and minutes.
 CHARACTERS_MOST = 64_000_000
+# Of the context that is chosen: places cost nothing until tokens are there.
+CONTEXT_LEAST, CONTEXT_MOST = 512, 8192
+MARKERS = 64  # tokens around a text: roles, turns and the reply's end
 NO_DATA = "none"
 LICENCE = "cc0-1.0"
 
@@ -56,7 +59,9 @@ class ScratchKnobs:
     vocab: int | None = knob(
         None, "Most entries of the vocabulary; by the text when not set.", least=260, most=1_000_000
     )
-    context: int = knob(512, "Longest sequence in tokens.", least=8, most=10_000_000)
+    context: int | None = knob(
+        None, "Longest sequence in tokens; by the longest text when not set.", least=8, most=10_000_000
+    )
     seed: int = knob(0, "Draws the weights.", least=0)
     data: str | None = knob(None, "Digest of the texts that the tokenizer was trained on.")
 
@@ -84,8 +89,11 @@ SIZES = (
 )
 
 
-def parse(spec: str, characters: int = 0) -> ScratchKnobs:
+def parse(spec: str, characters: int = 0, longest: int = 0) -> ScratchKnobs:
     """`scratch:name=value,...` as checked knobs, what is not named chosen by the amount of text.
+
+    Args:
+        characters: of all texts. longest: bytes of the longest one.
 
     Raises:
         ConfigError: an unknown name, a bad value, or sizes that do not fit each other.
@@ -96,7 +104,7 @@ def parse(spec: str, characters: int = 0) -> ScratchKnobs:
         if not equals:
             raise ConfigError(f"'{pair}' in '{spec}' must read name=value")
         settings[name.strip()] = value.strip()
-    knobs = filled(resolve_knobs([ScratchKnobs], settings)[0], characters)
+    knobs = filled(resolve_knobs([ScratchKnobs], settings)[0], characters, longest)
     assert knobs.width and knobs.heads
     if knobs.width % (2 * knobs.heads):
         raise ConfigError(
@@ -107,8 +115,9 @@ def parse(spec: str, characters: int = 0) -> ScratchKnobs:
     return knobs
 
 
-def filled(knobs: ScratchKnobs, characters: int) -> ScratchKnobs:
-    """The knobs with a size for texts of so many characters where none was asked for."""
+def filled(knobs: ScratchKnobs, characters: int, longest: int = 0) -> ScratchKnobs:
+    """The knobs with a size for texts of so many characters where none was asked for, and a context for
+    the longest of them, in bytes."""
     size = next(s for s in SIZES if characters <= s.characters)
     width = knobs.width or size.width
     return dataclasses.replace(
@@ -117,7 +126,14 @@ def filled(knobs: ScratchKnobs, characters: int) -> ScratchKnobs:
         width=width,
         heads=knobs.heads or _heads(width),
         vocab=knobs.vocab or size.vocab,
+        context=knobs.context or _context(longest),
     )
+
+
+def _context(longest: int) -> int:
+    """A power of two that holds a text of so many bytes however it is cut: a token has one at least."""
+    most = longest + MARKERS
+    return min(CONTEXT_MOST, max(CONTEXT_LEAST, 1 << (most - 1).bit_length()))
 
 
 def _heads(width: int) -> int:
@@ -138,7 +154,8 @@ def resolve(spec: str, data: Iterable[str] | None) -> BaseInfo:
             made from them is in the cache.
     """
     texts = take(data) if data is not None else []
-    knobs = parse(spec, sum(map(len, texts)))
+    longest = max((len(t.encode("utf-8", "surrogatepass")) for t in texts), default=0)
+    knobs = parse(spec, sum(map(len, texts)), longest)
     if texts:
         knobs = dataclasses.replace(knobs, data=digest_texts(texts))
     elif knobs.data is None:
@@ -207,7 +224,7 @@ def write(knobs: ScratchKnobs, texts: list[str], target: Path) -> None:
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-    assert knobs.layers and knobs.width and knobs.heads and knobs.vocab
+    assert knobs.layers and knobs.width and knobs.heads and knobs.vocab and knobs.context
     tokenizer = train_tokenizer(texts, knobs.vocab, knobs.context)
     config = LlamaConfig(
         vocab_size=len(tokenizer),

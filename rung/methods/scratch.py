@@ -46,7 +46,9 @@ class Knobs:
         least=260,
         reads="text",
     )
-    context: int = knob(512, "Longest sequence in tokens.", least=8, reads="text")
+    context: int | None = knob(
+        None, "Longest sequence in tokens; by the longest text by default.", least=8, reads="text"
+    )
     augment: list[str] = augment_knob()
 
 

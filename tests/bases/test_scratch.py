@@ -105,3 +105,15 @@ def test_a_full_disk_is_named_and_leaves_nothing_behind(
     with pytest.raises(StoreError, match="No space left.*bytes are free"):
         bases.resolve(SMALL)
     assert [p for p in (empty_home / "cache" / "bases").iterdir() if p.is_dir()] == []
+
+
+@pytest.mark.parametrize(
+    ("texts", "context"),
+    [(["a"], 512), (["ab " * 300], 1024), (["é" * 1000], 4096), (["long " * 9000], 8192)],
+)
+def test_the_context_holds_the_longest_text(texts: list[str], context: int) -> None:
+    base = bases.resolve("scratch:layers=1,width=16,heads=2", data=texts)
+    assert base.extra["context"] == str(context)
+    assert bases.resolve(base.spec) == base
+    asked = bases.resolve("scratch:layers=1,width=16,heads=2,context=128", data=texts)
+    assert asked.extra["context"] == "128"

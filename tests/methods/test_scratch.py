@@ -149,4 +149,4 @@ def test_what_makes_no_sense_is_refused(rung_home, quotes):
         plan("mine", quotes, quantize="int8")
     with pytest.raises(ConfigError, match="multiple of twice its"):
         tune(plan("mine", quotes, width=30, heads=4))
-    assert methods.get("scratch").base_spec(methods.get("scratch").Config()) == "scratch:context=512"
+    assert methods.get("scratch").base_spec(methods.get("scratch").Config()) == "scratch:"
