@@ -45,6 +45,7 @@ class Answers:
             `log_likelihood` and `tokens`. None where answers were generated.
         prompt_tokens, completion_tokens, seconds: what it took, all items together.
         calls: (n,) of tools, of a model that has some; None of one that has none.
+        unanswered: items that did not fit the context: their text is empty.
     """
 
     texts: list[str]
@@ -53,6 +54,7 @@ class Answers:
     completion_tokens: int = 0
     seconds: float = 0.0
     calls: list[Calls] | None = None
+    unanswered: int = 0
 
 
 class Contest(Protocol):

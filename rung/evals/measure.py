@@ -45,6 +45,7 @@ class Measured:
     more: dict[str, float] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     confusion: list[list[int]] | None = None
+    unanswered: int = 0
 
     @property
     def lower(self) -> bool:
@@ -67,6 +68,7 @@ class Measured:
         return {
             "metric": self.metric, **self.figure, "more": dict(self.more),
             "labels": list(self.labels), "confusion": self.confusion,
+            "unanswered": self.unanswered,
         }  # fmt: skip
 
     def items_dict(self) -> dict[str, Any]:
@@ -83,6 +85,7 @@ class Measured:
             kept["metric"], kept["value"], kept["low"], kept["high"], kept["n"],
             np.asarray(items["values"], dtype=float), np.asarray(items["statistics"], dtype=float),
             kept.get("more", {}), tuple(kept.get("labels", ())), kept.get("confusion"),
+            kept.get("unanswered", 0),
         )  # fmt: skip
 
     def first(self, count: int) -> Measured:
@@ -124,7 +127,7 @@ def measure(answers: Answers, examples: Sequence[Example], task: Task) -> Measur
     shown = confusion(case) if kinds.of(task).labelled else ((), None)
     return Measured(
         task.metric, value, low, high, len(items), items, statistics, _more(case, task),
-        tuple(shown[0]), shown[1],
+        tuple(shown[0]), shown[1], answers.unanswered,
     )  # fmt: skip
 
 

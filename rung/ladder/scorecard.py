@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rung import methods
+from rung.data.problem import counted
 from rung.evals import metrics
 from rung.ladder.bar import BASE
 from rung.store import Store
@@ -258,7 +259,9 @@ def made(row: Row) -> str:
     if row.seeds:
         found = f"{len(row.seeds)} seeds: {min(row.seeds):.3f} to {max(row.seeds):.3f}"
     worth = "one answer to all" if row.only is not None else "below baseline" if row.below else ""
-    return "; ".join(part for part in (found, worth) if part)
+    long = (row.validation or {}).get("unanswered")
+    unfit = f"{counted(long, 'row')} too long, counted as wrong" if long else ""
+    return "; ".join(part for part in (found, worth, unfit) if part)
 
 
 def _cut(row: Row) -> str:

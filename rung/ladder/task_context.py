@@ -21,14 +21,15 @@ from rung.data import Dataset, Splits
 from rung.data.knobs import DataKnobs
 from rung.data.split import place
 from rung.engine import Engine, GenerationRequest, ServedModel
-from rung.engine.request import ScoreRequest
+from rung.engine.request import ContextExceeded, ScoreRequest
 from rung.errors import ConfigError
 from rung.evals import metrics, tasks
 from rung.evals.answers import NO_JUDGE, Answers
 from rung.evals.by_name import by_name
 from rung.evals.judge import JUDGE_KEY
 from rung.evals.measure import Measured, measure
-from rung.evals.predict import predict, predict_without_base
+from rung.evals.predict import predict_without_base
+from rung.evals.predict_fitting import predict_fitting
 from rung.forward.adapter import Adapter
 from rung.ladder import forecast
 from rung.ladder.bar import Bar
@@ -220,10 +221,11 @@ class TaskContext:
         examples: Sequence[Example],
         stopping: Callable[[], bool] | None = None,
     ) -> tuple[Answers, Measured]:
-        """What a model answers, and what that is worth."""
+        """What a model answers, and what that is worth; rows that do not fit its context count as
+        wrong."""
         if self.referee is not None:
             self.referee.seat(self.opened.bank, self.opened.template)
-        answers = predict(
+        answers = predict_fitting(
             opened.bank, model, examples, self.task, stopping=stopping, referee=self.referee
         )
         return answers, measure(answers, examples, self.task)
@@ -261,11 +263,14 @@ class TaskContext:
         ask = asker()
         found, began = [], now()
         for example in conversations:
-            found.append(ask(example))
+            try:
+                found.append(ask(example))
+            except ContextExceeded:  # it has no answer, and so takes no time
+                continue
             # The first pays for what is arranged once.
             if len(found) > 1 and now() - began > MAX_TIMED_SECONDS:
                 break
-        found = found[1:] or found
+        found = found[1:] or found or [(0.0, 0)]
         tokens = sum(t for _, t in found) / len(found)
         seconds = sorted(s for s, _ in found)
         quarter = len(seconds) // 4

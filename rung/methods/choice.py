@@ -192,13 +192,13 @@ class Race:
 
     def _predict(self, candidate: Candidate, rows: Sequence[Example]) -> Answers:
         from rung.engine.served_model import ServedModel
-        from rung.evals.predict import predict
+        from rung.evals.predict_fitting import predict_fitting
         from rung.forward.adapter import Adapter
 
         study = self.study
         adapter = Adapter(conversation=candidate.conversation)
         model = ServedModel.of(candidate.name, -1, study.template, adapter)
-        return predict(study.bank, model, rows, study.task, stopping=study.stopping)
+        return predict_fitting(study.bank, model, rows, study.task, stopping=study.stopping)
 
     def _key(self, asking: Conversation, rows: Sequence[Example]) -> str:
         """SHA-256 of what answers follow from: the prompts in the end, and how answers are drawn."""
@@ -244,6 +244,7 @@ def _together(one: Answers, other: Answers) -> Answers:
         completion_tokens=one.completion_tokens + other.completion_tokens,
         seconds=one.seconds + other.seconds,
         calls=None if one.calls is None or other.calls is None else [*one.calls, *other.calls],
+        unanswered=one.unanswered + other.unanswered,
     )
 
 

@@ -59,7 +59,7 @@ def answering(monkeypatch: Any, answer: Answer) -> list[tuple[str, list[list[Mes
         what each candidate was asked, in order: its name and the conversations.
     """
     from rung.errors import Interrupted
-    from rung.evals import predict as module
+    from rung.evals import predict_fitting as module
 
     asked: list[tuple[str, list[list[Message]]]] = []
 
@@ -71,7 +71,7 @@ def answering(monkeypatch: Any, answer: Answer) -> list[tuple[str, list[list[Mes
         texts = [answer(m, e) for m, e in zip(seen, examples, strict=True)]
         return module.Answers([model.conversation.answer(t) for t in texts])
 
-    monkeypatch.setattr(module, "predict", predict)
+    monkeypatch.setattr(module, "predict_fitting", predict)
     return asked
 
 
