@@ -127,8 +127,11 @@ class Arms:
 
     def out_of_time(self, key: str) -> str:
         """Why a rung that fits was not tried."""
-        budget = self.bench.knobs.budget
-        return f"no time: a sample would take about {self.lowest(key):.0f} s of --budget {budget}"
+        budget, seconds = self.bench.knobs.budget, self.lowest(key)
+        sample = f"a sample would take about {seconds:.0f} s"
+        if seconds <= budget.seconds:  # others have had it
+            return f"no time left of --budget {budget}: {sample}"
+        return f"no time: {sample} of --budget {budget}"
 
     def levels(self, key: str) -> tuple[Level, ...]:
         """From the smallest sample to the whole; what was begun keeps its levels."""

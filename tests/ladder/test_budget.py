@@ -6,6 +6,7 @@ import dataclasses
 import random
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -316,3 +317,12 @@ def test_fetching_a_base_does_not_make_it_slow_to_load(words, rung_home, monkeyp
         knobs = ClimbKnobs(budget="50s", only=["tfidf", "zero_shot"], requests=9)
         record = climb("words", settings(words), knobs, store=store, began=real())
         assert rungs_of(store, record.id)[BASE].status == "succeeded"
+
+
+@pytest.mark.parametrize(("sample", "said"), [(41.0, "no time left of"), (4100.0, "no time: a sample")])
+def test_what_had_no_time_says_whether_there_was_ever_enough(monkeypatch, sample, said):
+    arms = object.__new__(Arms)
+    arms.bench = SimpleNamespace(knobs=ClimbKnobs(budget="20m"))
+    monkeypatch.setattr(Arms, "lowest", lambda self, key: sample)
+    told = arms.out_of_time("lora")
+    assert told.startswith(said) and f"about {sample:.0f} s" in told
