@@ -15,7 +15,7 @@ from rung.ladder.forecast import Prediction
 from rung.ladder.levels import Level, levels
 from rung.ladder.rungs import Rung
 from rung.ladder.scheme import Arm, Outcome, Params
-from rung.ladder.task_context import MAX_TIMED_SECONDS, TIMED, TaskContext
+from rung.ladder.task_context import TaskContext, timing_seconds
 from rung.train.plan import Plan
 
 TIE = 0.01  # of the metric's range: figures that close to each other are called alike
@@ -115,7 +115,7 @@ class Arms:
     def seconds(self, key: str, level: Level, params: Params = ()) -> float:
         """What an attempt will take, single requests timed."""
         found = self.prediction(key, level, params).cost
-        return found.wall + min(MAX_TIMED_SECONDS, (TIMED + 1) * found.request_seconds)
+        return found.wall + timing_seconds(found.request_seconds)
 
     def answer_seconds(self, key: str) -> float:
         """Seconds of one row among many, as measured where it was."""

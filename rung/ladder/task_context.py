@@ -335,6 +335,11 @@ def _way(run: RunKnobs) -> tuple:
     return tuple(sorted((k, str(v)) for k, v in fields.items() if k not in about))
 
 
+def timing_seconds(request: float) -> float:
+    """What timing single requests takes, of which one takes so many seconds."""
+    return min(MAX_TIMED_SECONDS, (TIMED + 1) * request)
+
+
 def read_for(
     data: DataKnobs, knobs: ClimbKnobs, stage: Callable[[str], None]
 ) -> tuple[Dataset, Splits]:

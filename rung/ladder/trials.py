@@ -25,7 +25,7 @@ from rung.ladder.forecast import Prediction
 from rung.ladder.meter import Meter, now
 from rung.ladder.rungs import Rung
 from rung.ladder.scheme import Step
-from rung.ladder.task_context import TaskContext
+from rung.ladder.task_context import TaskContext, timing_seconds
 from rung.store import Store
 from rung.store.climbs import RungRecord
 from rung.store.records import RunRecord
@@ -34,6 +34,7 @@ from rung.train.observers import Made, Observer, Observers
 from rung.train.plan import Plan
 from rung.train.prepare import with_tokens
 
+SPARED = 1.5  # times what measuring should take: what a training leaves of an attempt's time
 MIN_CHOOSE_ROWS = 64  # of validation: what a training on a sample stops by, at least
 
 
@@ -87,10 +88,17 @@ class Trial:
         """The rung's configuration at this level."""
         share = self.step.level.share
         plan = self.bench.plan(self.name, self.rung, **dict(self.step.params))
-        plan.train.seconds = self.limit
+        plan.train.seconds = max(0.5 * self.limit, self.limit - SPARED * self._measuring)
         if self.rung.method.trained and share < 1:
             plan.train.steps = self.prediction.steps
         return plan
+
+    @property
+    def _measuring(self) -> float:
+        """Seconds that measuring it is expected to take, single requests included."""
+        counted = self.prediction
+        timed = timing_seconds(counted.cost.request_seconds)
+        return counted.answer_seconds * self.step.level.held + timed
 
     @property
     def rows(self) -> int:

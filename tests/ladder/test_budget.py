@@ -28,7 +28,9 @@ from rung.ladder.examination import Examination
 from rung.ladder.first_figures import FirstFigure
 from rung.ladder.forecast import Forecaster, Prediction
 from rung.ladder.knobs import ClimbKnobs
+from rung.ladder.levels import Level
 from rung.ladder.report import render
+from rung.ladder.scheme import Step
 from rung.ladder.scorecard import Scorecard, cells
 from rung.ladder.task_context import TaskContext
 from rung.ladder.trials import Trial
@@ -326,3 +328,15 @@ def test_what_had_no_time_says_whether_there_was_ever_enough(monkeypatch, sample
     monkeypatch.setattr(Arms, "lowest", lambda self, key: sample)
     told = arms.out_of_time("lora")
     assert told.startswith(said) and f"about {sample:.0f} s" in told
+
+
+@pytest.mark.parametrize(("each", "seconds"), [(0.2, 100 - 1.5 * 22), (5.0, 50.0)])
+def test_a_training_leaves_time_to_be_measured(each, seconds):
+    plan = SimpleNamespace(train=SimpleNamespace(seconds=None, steps=None))
+    trial: Any = object.__new__(Trial)
+    trial.bench = SimpleNamespace(plan=lambda name, rung: plan)
+    trial.rung = SimpleNamespace(method=SimpleNamespace(trained=True))
+    trial.step = Step("lora", (), Level(0.25, 100), 60.0, "first")
+    trial.prediction = Prediction(Cost(request_seconds=0.5), answer_seconds=each, steps=10, held=100)
+    trial.limit, trial.name = 100.0, "words-lora"
+    assert trial.plan().train.seconds == pytest.approx(seconds)
