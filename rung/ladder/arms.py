@@ -197,7 +197,8 @@ class Arms:
         if measured is None:
             return Outcome(attempt.level, late=attempt.late, took=attempt.making)
         high = measured.low if self.scale.lower else measured.high
-        return Outcome(attempt.level, self.scale.sign * measured.value, self.scale.sign * high)
+        value, high = self.scale.sign * measured.value, self.scale.sign * high
+        return Outcome(attempt.level, value, high, cut=attempt.late)
 
     def _settings(self, rung: Rung) -> list[Params]:
         """Settings to try beside the rung's own, as many as `trials` allows."""

@@ -27,7 +27,8 @@ class Attempt:
         params: settings apart from the rung's own. level: of rows and of what it was measured by.
         rows: of training that it saw. steps: of a training; steps_of: that it would have had whole.
         making, answering: seconds of making it, and of one answer among many.
-        measured: None where it gave nothing, and `fault` says why; `late` that its time was over.
+        measured: None where it gave nothing, and `fault` says why.
+        late: whether its time was over; a figure is then of a training that was cut.
         only: the one answer that it gives to every row, if it does.
     """
 

@@ -36,13 +36,14 @@ class Outcome:
     """A figure, its sign turned so that more is better; None where the attempt gave none.
 
     `late` says that its time was over first, after `took` seconds, so that a smaller sample may still
-    give one, or the smallest one in more time.
+    give one, or the smallest one in more time. `cut` is a figure of a training that time ended.
     """
 
     level: Level
     value: float | None = None
     high: float = 0.0
     late: bool = False
+    cut: bool = False
     took: float = 0.0
 
 
@@ -99,7 +100,8 @@ class Arm:
     def whole(self) -> bool:
         """Whether it was tried at the highest level."""
         top = self.top
-        return top is not None and top.level.share >= 1 and top.level.held >= self.levels[-1].held
+        full = (1.0, self.levels[-1].held)
+        return top is not None and not top.cut and (top.level.share, top.level.held) >= full
 
     def above(self) -> list[Level]:
         """The levels above the highest with a figure that were not tried in vain."""
@@ -204,10 +206,8 @@ def _best(options: Sequence[Step], arms: Sequence[Arm], now: Standing) -> Step:
     """What may give the new best at once before what may not, and of these what takes least; of rungs
     without a figure, the one that is the cheapest in all.
 
-    Taken by seconds alone, short steps of rungs far below the best would eat the time of the longer
-    one that could surpass it. Samples of slow rungs are cut until they are as short as those of fast
-    ones: taken by their seconds, a rung of hours could have the first sample, and a rung of a minute
-    none.
+    Taken by seconds alone, short steps of rungs far below the best would eat the time of the longer one
+    that could surpass it, and a rung of hours could have the first sample and one of a minute none.
     """
     order = {a.key: (not a.reference, a.total) for a in arms}
     first = min(

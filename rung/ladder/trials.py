@@ -77,9 +77,11 @@ class Trial:
         cost = self._whole_cost() if self.record.run == attempt.run else self.record.cost
         # At once: a climb that is killed behind it finds an attempt that has ended, with its cost.
         self._note(status="succeeded", reason=None, trials={"done": done}, cost=cost)
-        counted = self.prediction
+        counted, making = self.prediction, attempt.making
+        if attempt.steps and attempt.late:  # what all of its steps would have taken
+            making *= counted.steps / attempt.steps
         self.bench.forecaster.learn(
-            self.rung.key, self.rung.method.name, counted, attempt.making, attempt.answering,
+            self.rung.key, self.rung.method.name, counted, making, attempt.answering,
             request_seconds(self.record, attempt.run),
         )  # fmt: skip
         return self.record
@@ -122,13 +124,25 @@ class Trial:
             _heed(made)
             seen, answering = self._measure(made, until)
         steps = made.state.step if method.trained else None
-        whole = self.bench.forecaster.schedule(self.bench.plan(self.name, self.rung), 1.0).steps
         return dataclasses.replace(
             seen,
             rows=min(self.rows, made.state.step * plan.train.batch_size) if steps else self.rows,
-            steps=steps, steps_of=whole if steps and steps < whole and level.share < 1 else None,
-            making=made.state.seconds, answering=answering, run=made.run,
+            steps=steps, steps_of=self._cut_from(made), making=made.state.seconds,
+            answering=answering, run=made.run, late=self._timed_out(made),
         )  # fmt: skip
+
+    def _cut_from(self, made: Made) -> int | None:
+        """Steps of the whole training, where this one had a share of them or its time was over."""
+        if not self.rung.method.trained or not (self.step.level.share < 1 or self._timed_out(made)):
+            return None
+        whole = self.bench.forecaster.schedule(self.bench.plan(self.name, self.rung), 1.0).steps
+        return whole if made.state.step < whole else None
+
+    def _timed_out(self, made: Made) -> bool:
+        """Whether a training ended before its last step because its time was over."""
+        limit = made.plan.train.seconds
+        over = limit is not None and made.state.seconds >= limit
+        return over and 0 < made.state.step < self.prediction.steps
 
     def _left(self, plan: Plan) -> RunRecord | None:
         """The run that was under way when this climb was interrupted, or its process killed."""
@@ -203,16 +217,15 @@ class Trial:
         self, made: Made, answers: Answers, measured: Measured, cost: Cost, only: str | None
     ) -> None:
         bench = self.bench
-        whole = bench.forecaster.schedule(bench.plan(self.name, self.rung), 1.0).steps
-        trained, share = self.rung.method.trained, self.step.level.share
+        trained, cut, late = self.rung.method.trained, self._cut_from(made), self._timed_out(made)
         rows = len(bench.splits.train)
         chosen_by = f"validation_{made.plan.objective.best[0]}"
         metrics = {
             "validation": measured.as_dict(),
             "curve": [[h["step"], h[chosen_by]] for h in made.state.history],
             "steps": made.state.step,
-            "cut_from": whole if trained and share < 1 and made.state.step < whole else None,
-            "share": share,
+            "cut_from": cut,
+            "share": made.state.step / cut if cut and late else self.step.level.share,
             "rows": min(rows, made.state.step * made.plan.train.batch_size) if trained else self.rows,
             "rows_of": rows,
             "held_of": len(bench.validation),

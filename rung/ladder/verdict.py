@@ -158,7 +158,9 @@ class Evidence:
     @property
     def begun(self) -> list[str]:
         """Those of them whose time was over before they had been measured."""
-        late = [r.key for r in self.records if any(a.late for a in attempts_of(r))]
+        late = [
+            r.key for r in self.records if any(a.late and a.measured is None for a in attempts_of(r))
+        ]
         return [key for key in self.untried if key in late]
 
     @property

@@ -17,6 +17,7 @@ from rung.ladder.cost import Cost
 from rung.ladder.forecast import Prediction
 from rung.ladder.scorecard import Scorecard, made
 from rung.ladder.task_context import TaskContext
+from rung.ladder.trials import Trial
 from rung.store import Store
 from tests.ladder.hill import Log, go, settings, write_words
 
@@ -316,3 +317,26 @@ def test_an_earlier_climb_is_not_replaced_unless_asked(words, ordered):
 )
 def test_data_names_the_task(source, name):
     assert task_name(source) == name
+
+
+def test_a_training_that_time_ends_has_a_figure_and_says_how_far_it_came(words, monkeypatch):
+    """Its time was over at once, and once: what was tried in vain is not tried again."""
+    planned = Trial.plan
+
+    def hurried(self):
+        plan = planned(self)
+        plan.train.seconds = 1e-9
+        return plan
+
+    monkeypatch.setattr(Trial, "plan", hurried)
+    log = Log()
+    record, rungs = go(words, log, settings(words, steps=6), only=["lora"], all=True)
+    lora = rungs["lora"]
+    assert lora.status == "succeeded" and lora.metrics["validation"]["n"] > 0, lora.reason
+    assert (lora.metrics["steps"], lora.metrics["cut_from"]) == (1, 6)
+    assert lora.metrics["share"] == pytest.approx(1 / 6)
+    (attempt,) = attempts_of(lora)
+    assert attempt.late and attempt.steps_of == 6 and log.tried().count("lora") == 1
+    with Store.open() as store:
+        row = Scorecard.of(store, record).row("lora")
+    assert row is not None and "1/6 steps" in made(row)
