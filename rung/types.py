@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -152,6 +152,10 @@ class Example:
         if self.text is not None:
             return (plain(self.text),)
         return tuple(plain(" ".join([f"{m['role']}:", *pieces(m)])) for m in self.messages)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What it was made of: what follows from that is worked out again where it is sent to."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @cached_property
     def content_key(self) -> str:

@@ -38,7 +38,8 @@ CHATML = (
 CHARACTERS_MOST = 64_000_000
 # Of the context that is chosen: places cost nothing until tokens are there.
 CONTEXT_LEAST, CONTEXT_MOST = 512, 8192
-MARKERS = 64  # tokens around a text: roles, turns and the reply's end
+# Tokens around a text, its first turns and the reply's end among them; and around each further turn.
+MARKERS, TURN_MARKERS = 64, 16
 NO_DATA = "none"
 LICENCE = "cc0-1.0"
 
@@ -130,6 +131,11 @@ def filled(knobs: ScratchKnobs, characters: int, longest: int = 0) -> ScratchKno
     )
 
 
+def _bytes(text: str) -> int:
+    """Bytes of a text, with those that stand for the markers of each of its turns, a line or more."""
+    return len(text.encode("utf-8", "surrogatepass")) + TURN_MARKERS * text.count("\n")
+
+
 def _context(longest: int) -> int:
     """A power of two that holds a text of so many bytes however it is cut: a token has one at least."""
     most = longest + MARKERS
@@ -154,7 +160,7 @@ def resolve(spec: str, data: Iterable[str] | None) -> BaseInfo:
             made from them is in the cache.
     """
     texts = take(data) if data is not None else []
-    longest = max((len(t.encode("utf-8", "surrogatepass")) for t in texts), default=0)
+    longest = max((_bytes(t) for t in texts), default=0)
     knobs = parse(spec, sum(map(len, texts)), longest)
     if texts:
         knobs = dataclasses.replace(knobs, data=digest_texts(texts))

@@ -23,7 +23,12 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 
 class ContextExceeded(RungError):
-    """A prompt that leaves no room in the model's context."""
+    """A prompt that leaves no room in the model's context.
+
+    `places` are those of the rows that do not fit, where many were given at once.
+    """
+
+    places: frozenset[int] = frozenset()
 
 
 class EngineStopped(RungError):

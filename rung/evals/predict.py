@@ -332,15 +332,18 @@ def _room(bank: Bank, model: ServedModel) -> int:
 
 def _fit(bank: Bank, model: ServedModel, lengths: Sequence[int], examples: Sequence[Example]) -> None:
     room = _room(bank, model)
-    long = [(n, e) for n, e in zip(lengths, examples, strict=True) if n > room]
-    if long:
-        n, example = max(long, key=lambda pair: pair[0])
-        raise ContextExceeded(
-            f"{counted(long, 'row does', 'rows do')} not fit into the context of '{model.name}' "
+    places = [i for i, n in enumerate(lengths) if n > room]
+    if places:
+        longest = max(places, key=lambda i: lengths[i])
+        n, example = lengths[longest], examples[longest]
+        fault = ContextExceeded(
+            f"{counted(places, 'row does', 'rows do')} not fit into the context of '{model.name}' "
             f"({room} tokens): "
             f"{example.origin or 'the longest'} has {n} tokens with its prompt; leave them out "
             "or use a shorter prompt"
         )
+        fault.places = frozenset(places)
+        raise fault
 
 
 def _counted(progress: Progress | None, total: int, answers: int) -> Callable[[int], None] | None:

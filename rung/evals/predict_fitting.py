@@ -5,7 +5,6 @@ For whoever compares models over the same rows and cannot leave some out for one
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,8 +17,6 @@ from rung.evals.predict import predict
 from rung.evals.tasks import question
 from rung.forward.bank import Bank
 from rung.types import Example, Task
-
-MARKERS = 8  # tokens that end a reply, at most
 
 
 def predict_fitting(
@@ -36,14 +33,18 @@ def predict_fitting(
     """
     try:
         return predict(bank, model, examples, task, **more)
-    except ContextExceeded:
-        fitting = [] if _compares(task) else _fitting(bank, model, examples, task)
-        if not fitting or len(fitting) == len(examples):
+    except ContextExceeded as fault:
+        if _compares(task):
+            raise
+        long = fault.places or _too_long(bank, model, examples)
+        fitting = [i for i in range(len(examples)) if i not in long]
+        if not fitting or not long:
             raise
     found = predict(bank, model, [examples[i] for i in fitting], task, **more)
-    texts, scores, calls = [""] * len(examples), None, None
+    texts, calls = [""] * len(examples), None
+    scores: list[Scores] | None = None
     if found.scores is not None:
-        scores = [_undecided(task.labels or e.choices) for e in examples]
+        scores = [{} for _ in examples]  # no label is likelier than another
     if found.calls is not None:
         calls = [replace(found.calls[0], text="", steps=0, count=0) for _ in examples]
     for at, i in enumerate(fitting):
@@ -57,27 +58,14 @@ def predict_fitting(
 
 
 def _compares(task: Task) -> bool:
-    """Whether rows are measured by what a model makes of texts that are there."""
-    return metrics.by_wins(task) or metrics.by_likelihood(task) or kinds.of(task).compares
+    """Whether rows are measured by what a model makes of texts that are there, or by its calls: no
+    answer is none of the wrong ones then."""
+    compared = metrics.by_wins(task) or metrics.by_likelihood(task) or kinds.of(task).compares
+    return compared or metrics.get(task.metric).reads == "calls"
 
 
-def _fitting(bank: Bank, model: ServedModel, examples: Sequence[Example], task: Task) -> list[int]:
-    """Places of the examples whose prompt leaves room for an answer."""
-    room, encode = bank.context - bank.positions(model.slot), model.template.encoder.encode
-    sizes: dict[str, int] = {}
-
-    def longest(labels: Sequence[str]) -> int:
-        for label in labels:
-            if label not in sizes:
-                sizes[label] = len(encode(label)[0]) + MARKERS
-        return max((sizes[label] for label in labels), default=1)
-
-    return [
-        i
-        for i, e in enumerate(examples)
-        if len(model.prompt(question(e)).ids) + longest(task.labels or e.choices) <= room
-    ]
-
-
-def _undecided(labels: Sequence[str]) -> Scores:
-    return {label: -math.log(len(labels)) for label in labels}
+def _too_long(bank: Bank, model: ServedModel, examples: Sequence[Example]) -> frozenset[int]:
+    """Places of the examples whose prompt leaves no room for a token."""
+    room = bank.context - bank.positions(model.slot)
+    prompts = (model.prompt(question(e)).ids for e in examples)
+    return frozenset(i for i, ids in enumerate(prompts) if len(ids) >= room)

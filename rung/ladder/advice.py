@@ -29,7 +29,7 @@ def curve(standing: Standing) -> list[dict[str, Any]]:
 
 def _ladder(standing: Standing) -> list[Attempt]:
     """The attempts with the winning settings, one for each number of rows, the fewest first."""
-    attempts = [a for a in attempts_of(standing.record) if a.measured is not None]
+    attempts = [a for a in attempts_of(standing.record) if a.measured is not None and not a.late]
     own = next((a for a in reversed(attempts) if a.run == standing.record.run), None)
     by_share: dict[float, Attempt] = {}
     for one in attempts:

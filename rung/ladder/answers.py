@@ -34,7 +34,7 @@ def one_answer(answers: Answers, task: Task) -> str | None:
     kind = kinds.of(task)
     if (kind.chooses and not kind.labelled) or len(answers.texts) < ALIKE_ROWS:
         return None
-    found = set(answers.texts)
+    found = set(answers.texts) - ({""} if answers.unanswered else set())
     return found.pop() if len(found) == 1 else None
 
 

@@ -45,6 +45,11 @@ class Attempt:
     late: bool = False
     only: str | None = None
 
+    def making_all(self, steps: int) -> float:
+        """Seconds that all of so many steps take, where its time was over after some of them."""
+        cut = self.late and self.steps is not None and 0 < self.steps < steps
+        return self.making * steps / self.steps if cut and self.steps else self.making
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data for a store."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -87,12 +92,20 @@ def surpasses(new: Attempt, old: Attempt) -> bool:
     assert new.measured is not None and old.measured is not None
     count = min(new.measured.n, old.measured.n)
     ours, theirs = new.measured.first(count), old.measured.first(count)
-    if new.level.share == old.level.share and new.level.held <= old.level.held:
+    if _learned(new)[0] == _learned(old)[0] and new.level.held <= old.level.held:
         return ours.better(theirs)
     seen = compare(theirs, ours)
     better = seen.difference < 0 if ours.lower else seen.difference > 0
-    larger = (new.level.share, new.level.held) > (old.level.share, old.level.held)
+    larger = _learned(new) > _learned(old)
     return better or not seen.certain if larger else better and seen.certain
+
+
+def _learned(attempt: Attempt) -> tuple[float, int]:
+    """The share of the whole that it learned from, less than its level where time ended a training."""
+    share = attempt.level.share
+    if attempt.late and attempt.steps and attempt.steps_of:
+        share = attempt.steps / attempt.steps_of
+    return share, attempt.level.held
 
 
 def stopping_at(until: float) -> Callable[[], bool]:

@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from rung.errors import Interrupted, RungError
-from rung.ladder.attempts import request_seconds
+from rung.ladder.attempts import attempts_of, request_seconds
 from rung.ladder.bar import BASE
 from rung.ladder.controller import ClimbController
 from rung.ladder.crew import Crew, crew
@@ -99,12 +99,12 @@ class ParallelClimb(ClimbController):
             self._put_back(key)
         elif answer.record is not None:
             self._put(dataclasses.replace(answer.record, status="succeeded", reason=None))
-            done = answer.record.trials["done"][-1]
+            done = attempts_of(answer.record)[-1]
             method = self.rungs[key].method.name if key in self.rungs else BASE
             counted = self.arms.prediction(key, step.level)
-            request = request_seconds(answer.record, done["run"])
+            request = request_seconds(answer.record, done.run)
             self.bench.forecaster.learn(
-                key, method, counted, done["making"], done["answering"], request
+                key, method, counted, done.making_all(counted.steps), done.answering, request
             )
         elif answer.fault is not None:
             self._failed(step, answer.fault, now() - began)

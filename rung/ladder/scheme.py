@@ -72,9 +72,12 @@ class Arm:
 
     @property
     def figures(self) -> list[Outcome]:
-        """Those that gave a figure, by level."""
-        found = [o for o in self.outcomes if o.value is not None]
-        return sorted(found, key=lambda o: (o.level.share, o.level.held))
+        """Those that gave a figure, by level; one that time cut only where it is above the others."""
+        found = [o for o in self.outcomes if o.value is not None and not o.cut]
+        found.sort(key=lambda o: (o.level.share, o.level.held))
+        cut = max((o for o in self.outcomes if o.cut), key=lambda o: o.value or 0.0, default=None)
+        above = cut is not None and (not found or (cut.value or 0.0) > (found[-1].value or 0.0))
+        return [*found, cut] if cut is not None and above else found
 
     @property
     def top(self) -> Outcome | None:
@@ -111,15 +114,15 @@ class Arm:
         return [v for v in self.levels if (v.share, v.held) > least and v not in tried]
 
     def potential(self, best_possible: float | None) -> float:
-        """The figure that it might come to with all rows, on the hopeful side.
+        """The figure that it might come to with all rows, on the hopeful side; see `hope`."""
+        return self.hope(self.levels[-1], best_possible)
+
+    def hope(self, level: Level, best_possible: float | None) -> float:
+        """The figure that it might come to at a level, on the hopeful side; its last one below that.
 
         Args:
             best_possible: of the metric, its sign turned; None where there is no bound.
         """
-        return self.hope(self.levels[-1], best_possible)
-
-    def hope(self, level: Level, best_possible: float | None) -> float:
-        """The figure that it might come to at a level, on the hopeful side; its last one below that."""
         seen = self.figures
         if not seen:
             return math.inf
@@ -172,8 +175,7 @@ class Standing:
         left: seconds for further attempts.
         cleared: total cost of the cheapest rung that clears the bar; None where none does.
         everything: whether to go on until all arms are whole.
-        best_possible: of the metric, its sign turned.
-        busy: rungs that are being tried elsewhere, of which nothing else is tried meanwhile.
+        best_possible: of the metric, its sign turned. busy: rungs that are being tried elsewhere.
         workers: how many attempts are made side by side.
     """
 
@@ -206,8 +208,8 @@ def _best(options: Sequence[Step], arms: Sequence[Arm], now: Standing) -> Step:
     """What may give the new best at once before what may not, and of these what takes least; of rungs
     without a figure, the one that is the cheapest in all.
 
-    Taken by seconds alone, short steps of rungs far below the best would eat the time of the longer one
-    that could surpass it, and a rung of hours could have the first sample and one of a minute none.
+    By seconds alone short steps of rungs far below the best would eat the time of the longer one that
+    could surpass it, and a rung of hours could have the first sample and one of a minute none.
     """
     order = {a.key: (not a.reference, a.total) for a in arms}
     first = min(
@@ -236,7 +238,7 @@ def _may_lead(step: Step, arms: Sequence[Arm], now: Standing) -> bool:
 
 
 def _waiting(arms: Sequence[Arm]) -> list[Arm]:
-    """Arms that are to have a first figure; a twin has none before the other is whole."""
+    """Arms that are to have a first figure; twins wait."""
     unfinished = {a.key for a in arms if a.default and not a.failed and not a.whole}
     return [a for a in _unmeasured(arms) if a.twin not in unfinished]
 
@@ -247,8 +249,7 @@ def _unmeasured(arms: Sequence[Arm]) -> list[Arm]:
 
 
 def _samples(arms: Sequence[Arm], now: Standing) -> list[Step]:
-    """The smallest samples that still fit of arms without a figure, where nothing else is left; twins
-    wait no longer then."""
+    """The smallest samples that still fit, where nothing else is left; twins wait no longer then."""
     left = _unmeasured(arms)
     found = [Step(a.key, a.params, a.begins[0], a.cost(a.begins[0]), FIRST_FIGURE) for a in left]
     return [step for step in found if step.seconds <= now.left]
@@ -266,8 +267,7 @@ def _again(arms: Sequence[Arm], now: Standing) -> list[Step]:
 
 
 def first_levels(arms: Sequence[Arm], now: Standing) -> dict[str, Level | None]:
-    """By key the level at which each arm without a figure would begin; None where not even its lowest
-    fits."""
+    """By key the level at which each arm without a figure would begin; None where none fits."""
     waiting = _waiting(arms)
     reserve = _reserve(arms, now)
     part = shares(

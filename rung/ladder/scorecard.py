@@ -238,8 +238,7 @@ def cells(row: Row, winner: str | None = None, why: bool = True) -> tuple[str, .
 
 def _note(row: Row, winner: str | None, why: bool) -> str:
     if row.key == winner:
-        cut = _cut(row)
-        return f"winner, {cut}" if cut else "winner"
+        return ", ".join(part for part in ("winner", _cut(row), _unfit(row)) if part)
     if row.reason and why:
         return _said(row)
     return _status(row) or made(row)
@@ -259,9 +258,13 @@ def made(row: Row) -> str:
     if row.seeds:
         found = f"{len(row.seeds)} seeds: {min(row.seeds):.3f} to {max(row.seeds):.3f}"
     worth = "one answer to all" if row.only is not None else "below baseline" if row.below else ""
+    return "; ".join(part for part in (found, worth, _unfit(row)) if part)
+
+
+def _unfit(row: Row) -> str:
+    """How many validation rows its context did not hold."""
     long = (row.validation or {}).get("unanswered")
-    unfit = f"{counted(long, 'row')} too long, counted as wrong" if long else ""
-    return "; ".join(part for part in (found, worth, unfit) if part)
+    return f"{counted(long, 'row')} too long, counted as wrong" if long else ""
 
 
 def _cut(row: Row) -> str:

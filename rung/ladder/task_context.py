@@ -257,7 +257,7 @@ class TaskContext:
         return self._timed(lambda: ask)
 
     def _timed(self, asker: Callable[[], Ask]) -> Served:
-        conversations = [e for e in self.validation if e.messages][: TIMED + 1]
+        conversations = [e for e in self.validation if e.messages]
         if not conversations:
             return Served(0.0, 0.0)
         ask = asker()
@@ -268,7 +268,7 @@ class TaskContext:
             except ContextExceeded:  # it has no answer, and so takes no time
                 continue
             # The first pays for what is arranged once.
-            if len(found) > 1 and now() - began > MAX_TIMED_SECONDS:
+            if len(found) > TIMED or (len(found) > 1 and now() - began > MAX_TIMED_SECONDS):
                 break
         found = found[1:] or found or [(0.0, 0)]
         tokens = sum(t for _, t in found) / len(found)

@@ -77,12 +77,10 @@ class Trial:
         cost = self._whole_cost() if self.record.run == attempt.run else self.record.cost
         # At once: a climb that is killed behind it finds an attempt that has ended, with its cost.
         self._note(status="succeeded", reason=None, trials={"done": done}, cost=cost)
-        counted, making = self.prediction, attempt.making
-        if attempt.steps and attempt.late:  # what all of its steps would have taken
-            making *= counted.steps / attempt.steps
+        counted = self.prediction
         self.bench.forecaster.learn(
-            self.rung.key, self.rung.method.name, counted, making, attempt.answering,
-            request_seconds(self.record, attempt.run),
+            self.rung.key, self.rung.method.name, counted, attempt.making_all(counted.steps),
+            attempt.answering, request_seconds(self.record, attempt.run),
         )  # fmt: skip
         return self.record
 
@@ -90,17 +88,24 @@ class Trial:
         """The rung's configuration at this level."""
         share = self.step.level.share
         plan = self.bench.plan(self.name, self.rung, **dict(self.step.params))
-        plan.train.seconds = max(0.5 * self.limit, self.limit - SPARED * self._measuring)
+        plan.train.seconds = self._making_seconds
         if self.rung.method.trained and share < 1:
             plan.train.steps = self.prediction.steps
         return plan
 
     @property
-    def _measuring(self) -> float:
-        """Seconds that measuring it is expected to take, single requests included."""
-        counted = self.prediction
-        timed = timing_seconds(counted.cost.request_seconds)
-        return counted.answer_seconds * self.step.level.held + timed
+    def _making_seconds(self) -> float:
+        """Seconds that making may take: a training is ended before none are left to measure it.
+
+        It has what it is expected to take, and of what is over measuring has its part first.
+        """
+        counted, limit = self.prediction, self.limit
+        if not self.rung.method.trained:
+            return limit
+        measuring = counted.answer_seconds * self.step.level.held
+        measuring += timing_seconds(counted.cost.request_seconds)
+        spared = max(measuring, min(SPARED * measuring, limit - counted.cost.seconds))
+        return max(0.5 * limit, limit - spared)
 
     @property
     def rows(self) -> int:
@@ -235,6 +240,8 @@ class Trial:
             "choice": ", ".join(filter(None, [made.metrics.get("choice"), made.told])) or None,
         }
         kept = changed_settings(made.plan)
+        if late:  # of the command that makes it again, which has no such limit
+            kept["steps"] = made.state.step
         self._note(
             run=made.run,
             model=self.name,

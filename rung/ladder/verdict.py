@@ -74,8 +74,10 @@ def choose(
     """Winner and runner-up.
 
     With a bar the winner is the cheapest rung that clears it. Without, or where none does, it is one
-    that no other beats beyond chance: the best, or a cheaper one whose figure is within `tie` of it. A
-    rung that gives one answer to every row wins only where nothing else was measured.
+    that no other beats beyond chance: the best, or a cheaper one whose figure is within `tie` of it.
+    Where rungs were measured on unlike numbers of rows the best is told by the end of the interval that
+    is the worse one: of a dozen figures of 24 rows one is high by chance. A rung that gives one answer
+    to every row wins only where nothing else was measured.
 
     Args:
         tie: how far apart figures may be that are called alike; None: a hundredth of the best.
@@ -89,7 +91,7 @@ def choose(
         winner = min(clearing, key=lambda s: (s.total, s.key))
     else:
         unbeaten = [s for s in ranked if not any(beats(o, s) for o in ranked if o is not s)]
-        best = (unbeaten or ranked)[0]
+        best = _best(unbeaten or ranked)
         near = tie if tie is not None else 0.01 * abs(best.measured.value)
         alike = [
             s for s in unbeaten or ranked[:1]
@@ -99,6 +101,14 @@ def choose(
     others = sorted(found, key=lambda s: (_sign(s) * -s.measured.value, s.total))
     rest = [s for s in (*ranked, *others) if s is not winner]
     return Choice(winner, rest[0] if rest else None, bool(clearing), tuple(found))
+
+
+def _best(ranked: Sequence[Standing]) -> Standing:
+    """The best of some, the best figure first; the surest where they are of unlike numbers of rows."""
+    if len({s.measured.n for s in ranked}) == 1:
+        return ranked[0]
+    sure = {id(s): s.measured.high if s.measured.lower else s.measured.low for s in ranked}
+    return max(ranked, key=lambda s: _sign(s) * sure[id(s)])
 
 
 def _sign(standing: Standing) -> int:
@@ -337,9 +347,22 @@ def baseline_told(seen: Evidence) -> str | None:
     return f"It cannot be told from {floor.key}, which needs no foundation model."
 
 
+def few_rows_told(seen: Evidence) -> str | None:
+    """Needs: a better figure than the winner's, of fewer validation rows; no bar that is cleared."""
+    own = seen.winner.measured
+    higher = [
+        s for s in seen.chosen.standings
+        if s.measured.better(own) and s.measured.n < own.n and s.only is None
+    ]  # fmt: skip
+    if seen.chosen.cleared or not higher:
+        return None
+    told = ", ".join(f"{s.key} ({s.measured.value:.3f} on {s.measured.n} rows)" for s in higher)
+    return f"Not taken before it, on too few validation rows to be sure: {told}."
+
+
 VERDICT: tuple[Sentence, ...] = (
     figure_told, worst_told, length_told, repeats_told, second_judge_told, part_told, one_answer_told,
-    bar_told, against_told, outdone_told, baseline_told,
+    bar_told, against_told, outdone_told, baseline_told, few_rows_told,
 )  # fmt: skip
 
 

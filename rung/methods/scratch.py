@@ -47,7 +47,10 @@ class Knobs:
         reads="text",
     )
     context: int | None = knob(
-        None, "Longest sequence in tokens; by the longest text by default.", least=8, reads="text"
+        None,
+        "Longest sequence in tokens; by the longest text by default, 8192 at most.",
+        least=8,
+        reads="text",
     )
     augment: list[str] = augment_knob()
 

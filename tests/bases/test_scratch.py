@@ -109,7 +109,13 @@ def test_a_full_disk_is_named_and_leaves_nothing_behind(
 
 @pytest.mark.parametrize(
     ("texts", "context"),
-    [(["a"], 512), (["ab " * 300], 1024), (["é" * 1000], 4096), (["long " * 9000], 8192)],
+    [
+        (["a"], 512),
+        (["ab " * 300], 1024),
+        (["é" * 1000], 4096),
+        (["long " * 9000], 8192),
+        (["\n".join("x" * 80)], 2048),  # turns of a letter, each between its markers
+    ],
 )
 def test_the_context_holds_the_longest_text(texts: list[str], context: int) -> None:
     base = bases.resolve("scratch:layers=1,width=16,heads=2", data=texts)

@@ -330,13 +330,31 @@ def test_what_had_no_time_says_whether_there_was_ever_enough(monkeypatch, sample
     assert told.startswith(said) and f"about {sample:.0f} s" in told
 
 
-@pytest.mark.parametrize(("each", "seconds"), [(0.2, 100 - 1.5 * 22), (5.0, 50.0)])
-def test_a_training_leaves_time_to_be_measured(each, seconds):
+@pytest.mark.parametrize(
+    ("trained", "making", "each", "seconds"),
+    [
+        (True, 25.0, 0.2, 100 - 1.5 * 22),  # measuring takes 22 s, and half of that more at most
+        (True, 70.0, 0.2, 70.0),  # what making is expected to take is not taken from it
+        (True, 90.0, 0.2, 100 - 22.0),
+        (True, 25.0, 5.0, 50.0),
+        (False, 25.0, 0.2, 100.0),  # a fit that is ended gives nothing that could be measured
+    ],
+)
+def test_a_training_leaves_time_to_be_measured(trained, making, each, seconds):
     plan = SimpleNamespace(train=SimpleNamespace(seconds=None, steps=None))
     trial: Any = object.__new__(Trial)
     trial.bench = SimpleNamespace(plan=lambda name, rung: plan)
-    trial.rung = SimpleNamespace(method=SimpleNamespace(trained=True))
+    trial.rung = SimpleNamespace(method=SimpleNamespace(trained=trained))
     trial.step = Step("lora", (), Level(0.25, 100), 60.0, "first")
-    trial.prediction = Prediction(Cost(request_seconds=0.5), answer_seconds=each, steps=10, held=100)
+    cost = Cost(seconds=making, request_seconds=0.5)
+    trial.prediction = Prediction(cost, answer_seconds=each, steps=10, held=100)
     trial.limit, trial.name = 100.0, "words-lora"
     assert trial.plan().train.seconds == pytest.approx(seconds)
+
+
+def test_what_a_cut_training_would_have_taken_whole_is_learned():
+    cut = Attempt(params={}, level=Level(1.0, 10), steps=50, steps_of=400, making=20.0, late=True)
+    assert cut.making_all(400) == pytest.approx(160.0)
+    ended = dataclasses.replace(cut, late=False)  # early, since validation no longer rose
+    assert ended.making_all(400) == 20.0
+    assert dataclasses.replace(cut, steps=None, steps_of=None).making_all(0) == 20.0

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import pickle
+from dataclasses import replace
 
 import pytest
 
 from rung import Store
+from rung.evals.answers import Answers
+from rung.evals.measure import measure
+from rung.ladder.answers import kept_items, one_answer
 from rung.ladder.report import render
-from rung.ladder.scorecard import Scorecard, made
+from rung.ladder.scorecard import Scorecard, cells, made
+from rung.types import Example, Task
 from tests.ladder.hill import go, settings, write_words
 
 
@@ -43,6 +49,8 @@ def test_a_row_beyond_the_context_counts_as_wrong(tmp_path, rung_home):
         card = Scorecard.of(store, record)
         row = card.row("lora")
         assert row is not None and "1 row too long, counted as wrong" in made(row)
+        for winner in ("lora", "zero_shot"):
+            assert "1 row too long, counted as wrong" in cells(row, winner)[-1]
         assert "counted as wrong" in render(store, card)
 
 
@@ -60,12 +68,11 @@ def test_answers_stay_beside_their_rows(rung_home, long):
     from rung.evals.predict import predict
     from rung.evals.predict_fitting import predict_fitting
     from rung.forward.opening import open_bank
-    from rung.types import Example, Task
 
     base = "scratch:layers=1,width=16,heads=2,vocab=300,context=64"
     opened = open_bank(bases.resolve(base), dtype="float32", device="cpu")
     model = ServedModel.of("base", -1, opened.template)
-    task = Task("classification", "accuracy", ("a", "bb"))
+    task = Task("classification", "accuracy", ("a", "bb", "c" * 30))
 
     def row(text: str) -> Example:
         asked = {"role": "user", "content": text}
@@ -81,3 +88,33 @@ def test_answers_stay_beside_their_rows(rung_home, long):
     for i, scores in zip(kept, plain.scores, strict=True):
         assert found.scores[i] == pytest.approx(scores, abs=1e-5)
     assert all(found.texts[i] == "" for i in range(1, 1 + long))
+
+
+def test_a_missing_answer_is_wrong_by_every_metric_of_labels():
+    task = Task("classification", "accuracy", ("no", "certainly"))
+    rows = [
+        Example(messages=({"role": "user", "content": "?"}, {"role": "assistant", "content": label}))
+        for label in ("no", "certainly")
+    ]
+    answers = Answers(["no", ""], [{"no": -0.1, "certainly": -3.0}, {}], unanswered=1)
+    measured = measure(answers, rows, task)
+    assert measured.value == 0.5 and measured.more["accuracy_norm"] == 0.5 and measured.unanswered == 1
+    norm = measure(answers, rows, replace(task, metric="accuracy_norm"))
+    assert norm.value == 0.5
+    assert kept_items(answers, measured)["sure"][1] == 0.0
+
+
+def test_rows_without_an_answer_do_not_hide_that_all_others_have_one():
+    task = Task("classification", "accuracy", ("no", "yes"))
+    assert one_answer(Answers(["no"] * 29 + [""], unanswered=1), task) == "no"
+    assert one_answer(Answers(["no"] * 28 + ["yes", ""], unanswered=1), task) is None
+    assert one_answer(Answers(["no"] * 29 + [""]), task) is None  # an empty answer that was given
+
+
+def test_a_row_is_sent_without_what_follows_from_it():
+    row = Example(messages=({"role": "user", "content": "a b"}, {"role": "assistant", "content": "c"}))
+    before = pickle.dumps(row)
+    assert row.words and row.content_key and row.question_key and row.digest
+    assert pickle.dumps(row) == before
+    again = pickle.loads(before)
+    assert again == row and again.question_key == row.question_key

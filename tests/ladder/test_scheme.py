@@ -241,3 +241,17 @@ def test_a_smallest_sample_of_much_of_the_time_waits_for_shorter_steps():
     other.outcomes = [Outcome(WHOLE[0], late=True)]
     step = next_step(arms, Standing(100))
     assert step is not None and (step.key, step.level) == ("long", grid[0])
+
+
+def test_a_training_that_time_cut_does_not_hide_a_better_one():
+    best, other = arm("best", 100), arm("other", 100)
+    best.outcomes = [Outcome(WHOLE[1], 0.88, 0.9), Outcome(WHOLE[2], 0.60, 0.65, cut=True)]
+    other.outcomes = [Outcome(WHOLE[1], 0.78, 0.8)]
+    assert best.top is not None and best.top.value == 0.88 and not best.whole
+    assert next_step([best, other], Standing(90)) is None  # neither fits, and it is not tried again
+    best.outcomes[1] = Outcome(WHOLE[2], 0.91, 0.93, cut=True)
+    assert best.top.value == 0.91 and not best.whole
+    only = arm("only", 100)
+    only.outcomes = [Outcome(WHOLE[2], 0.5, 0.6, cut=True)]
+    assert only.top is not None and only.top.value == 0.5 and not only.failed
+    assert next_step([only], Standing(1000)) is None

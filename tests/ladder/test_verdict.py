@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rung.evals.intervals import wilson
 from rung.evals.measure import Measured
 from rung.ladder import advice as advise
 from rung.ladder import verdict
@@ -99,6 +100,32 @@ def test_rungs_measured_on_fewer_rows_are_compared_on_those():
     many = standing("many", 90)
     assert not verdict.beats(many, few)  # both get the first 20 right
     assert choose([few, many], None, tie=0.01).winner is not None
+
+
+def on(key: str, right: int, n: int, total: float = 1.0) -> Standing:
+    """A rung with that many of n validation rows right, and the interval of so few."""
+    plain = measured(right, n)
+    low, high = wilson(right, n)
+    return replace(standing(key, 1, total), measured=replace(plain, low=low, high=high))
+
+
+def test_a_figure_of_few_rows_is_taken_by_what_it_is_at_least():
+    """The rows are those that both got right, so that neither beats the other beyond chance."""
+    few, many = on("few", 23, 24, 100.0), on("many", 270, 300)
+    assert few.measured.value > many.measured.value and not verdict.beats(few, many)
+    assert choose([few, many], None, tie=0.01).winner is many
+    surer = on("few", 72, 72, 100.0)  # all of three times as many
+    assert choose([surer, many], None, tie=0.01).winner is surer
+    # On the same number of rows the figure itself decides, and where less is better its upper end.
+    assert choose([on("a", 23, 24), on("b", 22, 24)], None, tie=0.01).winner.key == "a"
+
+
+def test_a_better_figure_of_few_rows_is_told_beside_the_winner():
+    few, many = on("few", 23, 24), on("many", 270, 300)
+    told = says(evidence(few, many))
+    assert "Not taken before it, on too few validation rows to be sure: few (0.958 on 24 rows)." in told
+    assert "Not taken" not in says(evidence(few, many, bar="accuracy=0.85"))
+    assert "Not taken" not in says(evidence(on("few", 20, 24), many))
 
 
 # --- sentences --------------------------------------------------------------------------------------
@@ -325,7 +352,7 @@ def test_every_sentence_is_walked_here():
     told = {f.__name__ for f in (*verdict.VERDICT, *advise.ADVICE, verdict.nothing_tried)}
     assert told == {
         "figure_told", "worst_told", "length_told", "repeats_told", "second_judge_told", "part_told",
-        "one_answer_told", "bar_told", "against_told", "outdone_told", "baseline_told",
+        "one_answer_told", "bar_told", "against_told", "outdone_told", "baseline_told", "few_rows_told",
         "data_curve", "perfect_told", "untried_told", "cut_told", "next_rung", "exhausted",
         "nothing_tried",
     }  # fmt: skip

@@ -24,7 +24,7 @@ def accuracy_norm(case: Case) -> np.ndarray:
     """As lm-evaluation-harness's acc_norm: the label of the highest log-probability per character."""
     if case.scores is None:
         raise ConfigError("accuracy_norm needs the labels scored, and this model generates its answers")
-    texts = [max(s, key=lambda label: s[label] / max(1, len(label))) for s in case.scores]
+    texts = [max(s, key=lambda label: s[label] / max(1, len(label)), default="") for s in case.scores]
     return accuracy(Case(texts, case.references, None, case.task))
 
 
