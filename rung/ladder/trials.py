@@ -34,6 +34,7 @@ from rung.train.observers import Made, Observer, Observers
 from rung.train.plan import Plan
 from rung.train.prepare import with_tokens
 
+LEAST_SECONDS = 1.0  # that a training has, though its preparation took them
 SPARED = 1.5  # times what measuring should take: what a training leaves of an attempt's time
 MIN_CHOOSE_ROWS = 64  # of validation: what a training on a sample stops by, at least
 
@@ -99,13 +100,16 @@ class Trial:
 
         It has what it is expected to take, and of what is over measuring has its part first.
         """
+        return self.limit - self._spared if self.rung.method.trained else self.limit
+
+    @property
+    def _spared(self) -> float:
+        """Seconds that a training leaves to be measured in, half of all at most."""
         counted, limit = self.prediction, self.limit
-        if not self.rung.method.trained:
-            return limit
         measuring = counted.answer_seconds * self.step.level.held
         measuring += timing_seconds(counted.cost.request_seconds)
         spared = max(measuring, min(SPARED * measuring, limit - counted.cost.seconds))
-        return max(0.5 * limit, limit - spared)
+        return min(0.5 * limit, spared)
 
     @property
     def rows(self) -> int:
@@ -119,8 +123,9 @@ class Trial:
         if level.share < 1 or level.held < held:
             held = max(level.held, MIN_CHOOSE_ROWS) if method.trained else level.held
         opened = self.bench.part(plan, self.rows, held)
+        told = Observers.of(Named(self.watcher, self.rung.key), Deadline(plan, until - self._spared))
         made = job.make(
-            plan, Named(self.watcher, self.rung.key), self.store, opened=opened, run=self._left(plan),
+            plan, told, self.store, opened=opened, run=self._left(plan),
             fitted=self.first.fitted if self.first else None,
         )  # fmt: skip
         if self.first is not None:
@@ -286,6 +291,21 @@ def changed_settings(plan: Plan) -> dict[str, Any]:
     differing = {k: v for k, v in plan.settings().items() if v != plain.get(k)}
     differing.pop("seconds", None)  # a limit that was not reached has no part in what was made
     return differing
+
+
+class Deadline(Observer):
+    """Ends a training at a time on the meter's clock, however long its rows took to be rendered.
+
+    One that goes on after an interruption has the seconds of its plan.
+    """
+
+    def __init__(self, plan: Plan, at: float):
+        self.plan, self.at = plan, at
+
+    def begin(self, steps: int, at: int) -> None:
+        knobs = self.plan.train
+        if at == 0 and knobs.seconds is not None:
+            knobs.seconds = min(knobs.seconds, max(LEAST_SECONDS, self.at - now()))
 
 
 class Named(Observers):

@@ -358,3 +358,17 @@ def test_what_a_cut_training_would_have_taken_whole_is_learned():
     ended = dataclasses.replace(cut, late=False)  # early, since validation no longer rose
     assert ended.making_all(400) == 20.0
     assert dataclasses.replace(cut, steps=None, steps_of=None).making_all(0) == 20.0
+
+
+def test_the_time_that_rendering_takes_is_taken_from_the_training(monkeypatch):
+    plan: Any = SimpleNamespace(train=SimpleNamespace(seconds=60.0))
+    monkeypatch.setattr(trials, "now", lambda: 1040.0)  # of an attempt that is to train until 1070
+    trials.Deadline(plan, 1070.0).begin(100, 0)
+    assert plan.train.seconds == 30.0
+    trials.Deadline(plan, 1500.0).begin(100, 0)
+    assert plan.train.seconds == 30.0
+    trials.Deadline(plan, 1000.0).begin(100, 0)
+    assert plan.train.seconds == trials.LEAST_SECONDS
+    plan.train.seconds = 60.0
+    trials.Deadline(plan, 1070.0).begin(100, 20)  # goes on: its seconds count what it had before
+    assert plan.train.seconds == 60.0
