@@ -155,7 +155,7 @@ def _label_scores(classifier: Any, bank: Any, slot: int, prompts: Sequence[Promp
 def _read(bank, model, examples, task, stopping, progress) -> Answers:
     """Score how likely the texts, or the replies behind their prompts, are to the model."""
     items, owners = [], []
-    room = _room(bank, model)
+    room = room_of(bank, model)
     for i, example in enumerate(examples):
         if example.messages and model.conversation is not None:
             before = model.messages(question(example))
@@ -325,13 +325,13 @@ WAYS = (
 # --- what fits ------------------------------------------------------------------------------------
 
 
-def _room(bank: Bank, model: ServedModel) -> int:
+def room_of(bank: Bank, model: ServedModel) -> int:
     """Count the tokens that the context holds behind what the adapter puts in front."""
     return bank.context - bank.positions(model.slot)
 
 
 def _fit(bank: Bank, model: ServedModel, lengths: Sequence[int], examples: Sequence[Example]) -> None:
-    room = _room(bank, model)
+    room = room_of(bank, model)
     places = [i for i, n in enumerate(lengths) if n > room]
     if places:
         longest = max(places, key=lambda i: lengths[i])

@@ -13,7 +13,7 @@ from rung.engine import ServedModel
 from rung.engine.request import ContextExceeded
 from rung.evals import kinds, metrics
 from rung.evals.answers import Answers, Scores
-from rung.evals.predict import predict
+from rung.evals.predict import predict, room_of
 from rung.evals.tasks import question
 from rung.forward.bank import Bank
 from rung.types import Example, Task
@@ -66,6 +66,6 @@ def _compares(task: Task) -> bool:
 
 def _too_long(bank: Bank, model: ServedModel, examples: Sequence[Example]) -> frozenset[int]:
     """Places of the examples whose prompt leaves no room for a token."""
-    room = bank.context - bank.positions(model.slot)
+    room = room_of(bank, model)
     prompts = (model.prompt(question(e)).ids for e in examples)
     return frozenset(i for i, ids in enumerate(prompts) if len(ids) >= room)

@@ -10,11 +10,11 @@ from typing import Any
 
 from rung.errors import ConfigError, MethodMisfit
 from rung.evals import metrics
+from rung.ladder.arm import Arm, Outcome, Params
 from rung.ladder.attempts import Attempt
 from rung.ladder.forecast import Prediction
 from rung.ladder.levels import Level, levels
 from rung.ladder.rungs import Rung
-from rung.ladder.scheme import Arm, Outcome, Params
 from rung.ladder.task_context import TaskContext, timing_seconds
 from rung.train.plan import Plan
 

@@ -11,136 +11,22 @@ Everything here follows from costs and figures alone: nothing is run.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from rung.ladder.levels import FACTOR, Level, shares
+from rung.ladder.arm import GAIN, Arm, Params, missing
+from rung.ladder.levels import Level, shares
 
 FIRST = 0.6  # of the time that is left, for arms that have no figure yet
 WHOLE = 0.5  # of the time that is left: what one attempt may take where several could follow
 SAMPLE = 0.25  # of the time that is left: what a smallest sample may take before shorter steps
-GAIN = 0.25  # of what is missing to the best possible figure, that a level more may bring
 SETTINGS_SHARE = 0.25  # of the rows: the level at which settings are told apart
 BETWEEN = (0.75, 0.5)  # of a level's share, where the level itself does not fit the time that is left
 AGAIN = 2.0  # times what a smallest sample took in vain: what it is given where nothing else is left
 BASELINE = "baseline"  # why a step is taken: before anything else
 FIRST_FIGURE = "first"  # the same: its rung has none yet
 OTHER_SETTINGS = "settings"  # the same: to tell settings apart
-Params = tuple[tuple[str, object], ...]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A figure, its sign turned so that more is better; None where the attempt gave none.
-
-    `late` says that its time was over first, after `took` seconds, so that a smaller sample may still
-    give one, or the smallest one in more time. `cut` is a figure of a training that time ended.
-    """
-
-    level: Level
-    value: float | None = None
-    high: float = 0.0
-    late: bool = False
-    cut: bool = False
-    took: float = 0.0
-
-
-@dataclass
-class Arm:
-    """A rung with settings.
-
-    Attributes:
-        levels: from the lowest to the whole. cost: seconds of an attempt at a level.
-        total: what making it whole and serving it is expected to cost.
-        default: whether it has the rung's own settings; others wait until these have a figure.
-        baseline: goes before everything else. reference: what rungs are held against, before them.
-        twin: key of the rung that it repeats with less memory, and waits for: it is as good at best.
-    """
-
-    key: str
-    params: Params
-    levels: tuple[Level, ...]
-    cost: Callable[[Level], float]
-    total: float = 0.0
-    default: bool = True
-    baseline: bool = False
-    reference: bool = False
-    twin: str | None = None
-    outcomes: list[Outcome] = field(default_factory=list)
-
-    @property
-    def figures(self) -> list[Outcome]:
-        """Those that gave a figure, by level; one that time cut only where it is above the others."""
-        found = [o for o in self.outcomes if o.value is not None and not o.cut]
-        found.sort(key=lambda o: (o.level.share, o.level.held))
-        cut = max((o for o in self.outcomes if o.cut), key=lambda o: o.value or 0.0, default=None)
-        above = cut is not None and (not found or (cut.value or 0.0) > (found[-1].value or 0.0))
-        return [*found, cut] if cut is not None and above else found
-
-    @property
-    def top(self) -> Outcome | None:
-        """At the highest level that was tried."""
-        return self.figures[-1] if self.figures else None
-
-    @property
-    def failed(self) -> bool:
-        """Whether nothing will come of it: an attempt failed, or even the smallest sample was late."""
-        if self.figures:
-            return False
-        return any(o.value is None and not o.late for o in self.outcomes) or (
-            bool(self.outcomes) and not self.begins
-        )
-
-    @property
-    def begins(self) -> list[Level]:
-        """The levels at which it may begin, those below any that was late."""
-        late = [(o.level.share, o.level.held) for o in self.outcomes if o.late]
-        return [v for v in self.levels if not late or (v.share, v.held) < min(late)]
-
-    @property
-    def whole(self) -> bool:
-        """Whether it was tried at the highest level."""
-        top = self.top
-        full = (1.0, self.levels[-1].held)
-        return top is not None and not top.cut and (top.level.share, top.level.held) >= full
-
-    def above(self) -> list[Level]:
-        """The levels above the highest with a figure that were not tried in vain."""
-        top = self.top
-        tried = [o.level for o in self.outcomes]
-        least = (top.level.share, top.level.held) if top else (0.0, 0)
-        return [v for v in self.levels if (v.share, v.held) > least and v not in tried]
-
-    def potential(self, best_possible: float | None) -> float:
-        """The figure that it might come to with all rows, on the hopeful side; see `hope`."""
-        return self.hope(self.levels[-1], best_possible)
-
-    def hope(self, level: Level, best_possible: float | None) -> float:
-        """The figure that it might come to at a level, on the hopeful side; its last one below that.
-
-        Args:
-            best_possible: of the metric, its sign turned; None where there is no bound.
-        """
-        seen = self.figures
-        if not seen:
-            return math.inf
-        top = seen[-1]
-        assert top.value is not None
-        if (level.share, level.held) <= (top.level.share, top.level.held):
-            return top.value
-        steps = math.log(max(level.share / top.level.share, 1.0), FACTOR)
-        gain = GAIN * _missing(top.value, best_possible)
-        if len(seen) > 1 and seen[-2].value is not None and seen[-2].level.share < top.level.share:
-            apart = math.log(top.level.share / seen[-2].level.share, FACTOR)
-            gain = min(gain, max(0.0, top.value - seen[-2].value) / apart)
-        return top.value + max(0.0, top.high - top.value) / 2 + gain * steps
-
-
-def _missing(value: float, best_possible: float | None) -> float:
-    """What a figure lacks to the best possible one; as much as it is, where there is no bound."""
-    return abs(value) if best_possible is None else best_possible - value
 
 
 @dataclass(frozen=True)
@@ -175,7 +61,8 @@ class Standing:
         left: seconds for further attempts.
         cleared: total cost of the cheapest rung that clears the bar; None where none does.
         everything: whether to go on until all arms are whole.
-        best_possible: of the metric, its sign turned. busy: rungs that are being tried elsewhere.
+        best_possible: of the metric, its sign turned.
+        busy: rungs that are being tried elsewhere, of which nothing else is tried meanwhile.
         workers: how many attempts are made side by side.
     """
 
@@ -232,13 +119,13 @@ def _may_lead(step: Step, arms: Sequence[Arm], now: Standing) -> bool:
     own = next((a for a in arms if a.key == step.key and a.default), arm)
     hope = (arm if arm.figures else own).hope(step.level, now.best_possible)
     if step.why == OTHER_SETTINGS:
-        hope += GAIN * _missing(hope, now.best_possible)
+        hope += GAIN * missing(hope, now.best_possible)
     assert best.top is not None and best.top.value is not None
     return arm is best or hope > best.top.value
 
 
 def _waiting(arms: Sequence[Arm]) -> list[Arm]:
-    """Arms that are to have a first figure; twins wait."""
+    """Arms that are to have a first figure; a twin has none before the other is whole."""
     unfinished = {a.key for a in arms if a.default and not a.failed and not a.whole}
     return [a for a in _unmeasured(arms) if a.twin not in unfinished]
 
@@ -249,7 +136,8 @@ def _unmeasured(arms: Sequence[Arm]) -> list[Arm]:
 
 
 def _samples(arms: Sequence[Arm], now: Standing) -> list[Step]:
-    """The smallest samples that still fit, where nothing else is left; twins wait no longer then."""
+    """The smallest samples that still fit of arms without a figure, where nothing else is left; twins
+    wait no longer then."""
     left = _unmeasured(arms)
     found = [Step(a.key, a.params, a.begins[0], a.cost(a.begins[0]), FIRST_FIGURE) for a in left]
     return [step for step in found if step.seconds <= now.left]
@@ -267,7 +155,8 @@ def _again(arms: Sequence[Arm], now: Standing) -> list[Step]:
 
 
 def first_levels(arms: Sequence[Arm], now: Standing) -> dict[str, Level | None]:
-    """By key the level at which each arm without a figure would begin; None where none fits."""
+    """By key the level at which each arm without a figure would begin; None where not even its lowest
+    fits."""
     waiting = _waiting(arms)
     reserve = _reserve(arms, now)
     part = shares(
@@ -382,7 +271,7 @@ def _settings_may_win(own: Arm, best: Arm, now: Standing) -> bool:
     assert own.top is not None and own.top.value is not None
     assert best.top is not None and best.top.value is not None
     hope = max(own.potential(now.best_possible), own.top.value)
-    return hope + GAIN * _missing(hope, now.best_possible) > best.top.value
+    return hope + GAIN * missing(hope, now.best_possible) > best.top.value
 
 
 def leader(arms: Sequence[Arm]) -> Arm | None:

@@ -7,8 +7,9 @@ import random
 
 import pytest
 
+from rung.ladder.arm import Arm, Outcome
 from rung.ladder.levels import Level, levels, shares
-from rung.ladder.scheme import Arm, Outcome, Standing, next_step
+from rung.ladder.scheme import Standing, next_step
 
 WHOLE = (Level(1 / 16, 100), Level(1 / 4, 100), Level(1.0, 100))
 
