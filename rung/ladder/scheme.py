@@ -22,6 +22,7 @@ FIRST = 0.6  # of the time that is left, for arms that have no figure yet
 WHOLE = 0.5  # of the time that is left: what one attempt may take where several could follow
 SAMPLE = 0.25  # of the time that is left: what a smallest sample may take before shorter steps
 SETTINGS_SHARE = 0.25  # of the rows: the level at which settings are told apart
+NO_GAIN = 1e-9  # of the metric: what a step that cannot lead counts as gaining
 BETWEEN = (0.75, 0.5)  # of a level's share, where the level itself does not fit the time that is left
 AGAIN = 2.0  # times what a smallest sample took in vain: what it is given where nothing else is left
 BASELINE = "baseline"  # why a step is taken: before anything else
@@ -92,8 +93,8 @@ def next_step(arms: Sequence[Arm], now: Standing) -> Step | None:
 
 
 def _best(options: Sequence[Step], arms: Sequence[Arm], now: Standing) -> Step:
-    """What may give the new best at once before what may not, and of these what takes least; of rungs
-    without a figure, the one that is the cheapest in all.
+    """What takes the least seconds for each point that it may gain over the best; of rungs without a
+    figure, the one that is the cheapest in all.
 
     By seconds alone short steps of rungs far below the best would eat the time of the longer one that
     could surpass it, and a rung of hours could have the first sample and one of a minute none.
@@ -106,22 +107,24 @@ def _best(options: Sequence[Step], arms: Sequence[Arm], now: Standing) -> Step:
     others = [o for o in options if o.why != FIRST_FIGURE]
     return min(
         [*others, *([first] if first else [])],
-        key=lambda o: (not _may_lead(o, arms, now), o.seconds, o.key),
+        key=lambda o: (o.seconds / max(_gain(o, arms, now), NO_GAIN), o.key),
     )
 
 
-def _may_lead(step: Step, arms: Sequence[Arm], now: Standing) -> bool:
-    """Whether the figure that comes of a step may be above the best one."""
+def _gain(step: Step, arms: Sequence[Arm], now: Standing) -> float:
+    """How far the figure that comes of a step may be above the best one, on the hopeful side."""
     best = leader(arms)
-    if best is None or step.why == FIRST_FIGURE:
-        return True
+    if best is None:
+        return 1.0
+    assert best.top is not None and best.top.value is not None
+    if step.why == FIRST_FIGURE:
+        return GAIN * missing(best.top.value, now.best_possible)
     arm = next(a for a in arms if (a.key, a.params) == (step.key, step.params))
     own = next((a for a in arms if a.key == step.key and a.default), arm)
     hope = (arm if arm.figures else own).hope(step.level, now.best_possible)
     if step.why == OTHER_SETTINGS:
         hope += GAIN * missing(hope, now.best_possible)
-    assert best.top is not None and best.top.value is not None
-    return arm is best or hope > best.top.value
+    return hope - best.top.value
 
 
 def _waiting(arms: Sequence[Arm]) -> list[Arm]:

@@ -227,6 +227,24 @@ def test_what_may_lead_goes_before_short_steps_of_rungs_far_below():
     assert step is not None and step.key == "far"
 
 
+def test_of_what_may_lead_that_goes_first_which_takes_least_for_what_it_may_gain():
+    # Four times the rows may gain a quarter of what is missing: here 0.0525 in 400 s.
+    best, close, least = arm("best", 1), arm("close", 400), arm("least", 400)
+    best.outcomes = [Outcome(WHOLE[2], 0.80, 0.82)]
+    close.outcomes = [Outcome(WHOLE[1], 0.79, 0.81)]
+    least.outcomes = [Outcome(WHOLE[0], 0.74, 0.75)]  # its next level takes 100 s and may gain 0.01
+    arms = [best, close, least]
+    step = next_step(arms, Standing(700))
+    assert step is not None and (step.key, step.seconds) == ("close", 400)
+    # A first figure counts as gaining a quarter of what is missing, 0.05: it waits where it takes long.
+    slow = arm("slow", 4000, grid=(Level(1 / 16, 24), Level(1 / 4, 24)))
+    step = next_step([*arms, slow], Standing(700))
+    assert step is not None and (step.key, step.seconds) == ("slow", 250)
+    slow.levels = slow.levels[1:]
+    step = next_step([*arms, slow], Standing(1100))  # both levels of the other fit: 0.075 in 400 s
+    assert step is not None and (step.key, step.seconds) == ("least", 400)
+
+
 def test_a_smallest_sample_of_much_of_the_time_waits_for_shorter_steps():
     grid = (Level(1.0, 24), Level(1.0, 100))
     best, long = arm("best", 100), Arm("long", (), grid, lambda v: 4.0 * v.held, 10.0)
