@@ -153,7 +153,6 @@ class ClimbController:
     def _load(self) -> None:
         """Load the base, and say what is to be said of the machine."""
         began = now()
-        settle_threads()
         _ = self.bench.opened
         self.loading = now() - began
         self.working += self.loading

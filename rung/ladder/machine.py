@@ -199,17 +199,22 @@ def _first_threads() -> int:
 
 def used_by_others() -> float:
     """Share of all cores that others used since this was last asked; at first while it sleeps a moment.
+    What was found a moment ago still holds.
 
     What this process and its children took is left out.
     """
-    if _SEEN is None or time.perf_counter() - _SEEN.at < LOOK_SECONDS:
+    global _OTHERS
+    if _SEEN is not None and _OTHERS is not None and time.perf_counter() - _SEEN.at < LOOK_SECONDS:
+        return _OTHERS
+    if _SEEN is None:
         _look()
         time.sleep(LOOK_SECONDS)
     before = _SEEN
     assert before is not None
     now = _look()
     used = (now.used - before.used) - (now.own - before.own)
-    return min(1.0, max(0.0, used / max(now.all - before.all, 1e-9)))
+    _OTHERS = min(1.0, max(0.0, used / max(now.all - before.all, 1e-9)))
+    return _OTHERS
 
 
 @dataclass(frozen=True)
@@ -223,6 +228,7 @@ class _Look:
 
 
 _SEEN: _Look | None = None
+_OTHERS: float | None = None  # the share that was last found
 
 
 def _look() -> _Look:

@@ -35,7 +35,7 @@ from rung.ladder import forecast
 from rung.ladder.bar import Bar
 from rung.ladder.forecast import Forecaster
 from rung.ladder.knobs import ClimbKnobs
-from rung.ladder.machine import Machine
+from rung.ladder.machine import Machine, settle_threads
 from rung.ladder.meter import now
 from rung.ladder.rungs import Rung, own_settings
 from rung.rewards.referee import Referee
@@ -134,6 +134,7 @@ class TaskContext:
     @cached_property
     def opened(self) -> Prepared:
         """The plain base over training and validation rows."""
+        settle_threads(self.run.device)  # a base that is new here is looked into by computing
         return open_base(self.run, self.dataset, self.splits, self.stage, self.info)
 
     @cached_property

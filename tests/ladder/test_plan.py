@@ -191,6 +191,28 @@ def test_threads_that_wait_for_each_other_give_way_to_one(monkeypatch: Any) -> N
     torch.set_num_threads(before)
 
 
+def test_a_base_is_looked_into_with_the_threads_that_are_fastest(words: Path, monkeypatch: Any) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(task_context, "settle_threads", lambda device: done.append(device))
+    monkeypatch.setattr(task_context, "open_base", lambda *_: done.append("opened"))
+    _ = bench(words).opened
+    assert done == ["cpu", "opened"]
+
+
+def test_what_others_use_is_not_asked_twice_in_a_moment(monkeypatch: Any) -> None:
+    for name in ("_SEEN", "_OTHERS"):
+        monkeypatch.setattr(machine, name, None)
+    slept: list[float] = []
+    monkeypatch.setattr(machine.time, "sleep", slept.append)
+    first = machine.used_by_others()
+    seen = machine._SEEN
+    assert machine.used_by_others() == first and machine._SEEN is seen
+    assert slept == [machine.LOOK_SECONDS]
+    monkeypatch.setattr(machine, "LOOK_SECONDS", 0.0)  # later it is looked at again, without a wait
+    machine.used_by_others()
+    assert machine._SEEN is not seen and len(slept) == 1
+
+
 def test_what_others_use_leaves_out_this_process() -> None:
     def busy_for(seconds: float) -> None:
         end = time.perf_counter() + seconds
