@@ -3,17 +3,18 @@
     make bench-climb-tasks                                        # all tasks at 1, 5 and 20 minutes
     make bench-climb-tasks ARGS="--tasks laws,singer --budgets 1"  # two of them, at one minute
     make bench-climb-tasks ARGS="--burn"                          # beside a process that burns one core
-    make bench-climb-tasks ARGS="--oracle 4h --record"            # regret against all rungs on all rows
+    make bench-climb-tasks ARGS="--oracle lora,last_layers"       # regret against rungs with all rows
 
 Every climb is a process of its own with an empty home, so that nothing is known before but the wheels
 and the converted base. Of each the table has: seconds from the data being read to the first figure, to
 the first figure that clears the bar (two points under the best known: the oracle's or a peer's), and
 to the end; the share of the budget that went into no rung; the winner on the test rows with its
-interval; what the oracle, a climb with `--all` and a budget without end, has over it; and on the same
-split TF-IDF with logistic regression, SetFit on the same encoder and AutoGluon, see
-bench/climb_peers.py. The run fails where a climb ends after 1.1 times its budget, its first figure
-takes over 15 s, more than a tenth of the budget went into no rung, the winner is worse than a peer
-beyond its interval, or regret is above what `REGRET` allows.
+interval; what the oracle has over it, which is the best, by its figure on the test rows, of rungs that
+are trained alone on all rows without limit; and on the same split TF-IDF with logistic regression,
+SetFit on the same encoder and AutoGluon, see bench/climb_peers.py. A rung that was trained alone is
+kept in build/bench/climb/alone.json, since hours go into it. The run fails where a climb ends after 1.1
+times its budget, its first figure takes over 15 s, more than a tenth of the budget went into no rung,
+the winner is worse than a peer beyond its interval, or regret is above what `REGRET` allows.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from typing import Any
 
 from bench import report
 from bench.climb import LOGS, Home
+from bench.climb import rung as command
 from bench.climb_peers import Peer, Texts, peers
 
 EVALS = "wheel:evals==3.0.1.post1/evals/registry/data"
@@ -119,7 +121,7 @@ def main() -> int:
     with burning(args.burn):
         for task in (t for t in TASKS if t.name in args.tasks):
             texts = Texts.read(task.source, task.rows)
-            known = oracle(task, args) if args.oracle else None
+            known = oracle(task, args) if args.oracle else {}
             for minutes in args.budgets:
                 label = f"{task.name}-{minutes:g}"
                 beside = [] if args.no_peers else peers(texts, 60 * minutes, LOGS, label)
@@ -162,7 +164,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tasks", default=",".join(names), help=f"some of {', '.join(names)}")
     parser.add_argument("--budgets", default="1,5,20", help="minutes, such as 1,5")
     parser.add_argument("--base", default="smollm2-135m")
-    parser.add_argument("--oracle", metavar="BUDGET", help="climb with --all first, as a yardstick")
+    parser.add_argument("--oracle", metavar="METHODS", help="train these alone first: lora,last_layers")
     parser.add_argument("--no-peers", action="store_true", help="climb alone")
     parser.add_argument("--burn", action="store_true", help="beside a process that burns one core")
     parser.add_argument("--record", action="store_true", help="add to bench/RESULTS.md")
@@ -190,7 +192,7 @@ def burning(on: bool) -> Iterator[None]:
 
 
 def climb(
-    task: Task, minutes: float, args: argparse.Namespace, beside: list[Peer], known: float | None
+    task: Task, minutes: float, args: argparse.Namespace, beside: list[Peer], known: dict[str, float]
 ) -> Result:
     """One climb in a process of its own, its lines timed as they come."""
     seconds = 60 * minutes
@@ -202,12 +204,12 @@ def climb(
         end = time.perf_counter() - began
     figure = winning(card)
     rivals = [p.value for p in beside if p.value is not None]
-    best = max([*rivals, *([known] if known is not None else [])], default=None)
+    best = max([*rivals, *known.values()], default=None)
     # Metrics of texts that reach to 100 are measured in those points already.
     scale = 100.0 if max(figure["value"], best or 0.0) > 1 else 1.0
     over = [at for at, value in seen.figures if best is not None and value >= best - NEAR * scale]
     idle = max(0.0, (card["seconds"] - card["working"]) / max(seconds, card["seconds"]))
-    regret = None if known is None else max(0.0, known - figure["value"]) * 100 / scale
+    regret = max(0.0, max(known.values()) - figure["value"]) * 100 / scale if known else None
     return Result(
         task.name, minutes, seen.figures[0][0] if seen.figures else None, min(over, default=None), end,
         idle, card["verdict"]["winner"] or "none", figure["value"], figure["low"], figure["high"],
@@ -262,12 +264,24 @@ def run(home: Any, log: str, words: list[str]) -> tuple[dict[str, Any], Seen]:
     return json.loads(said), seen
 
 
-def oracle(task: Task, args: argparse.Namespace) -> float:
-    """The figure on the test rows of the best of all rungs, each with all its rows."""
-    with Home() as home:
-        named = words(task, args, args.oracle, "oracle", home)
-        card, _ = run(home, f"tasks-{task.name}-oracle", [*named, "--all"])
-    return winning(card)["value"]
+def oracle(task: Task, args: argparse.Namespace) -> dict[str, float]:
+    """By method the figure on the test rows of a rung that learns from all rows without limit."""
+    kept = LOGS / "alone.json"
+    known = json.loads(kept.read_text()) if kept.exists() else {}
+    own = known.setdefault(f"{task.name} {args.base}", {})
+    data = ["--data", task.source, *(["--limit", str(task.rows)] if task.rows else [])]
+    for method in args.oracle.split(","):
+        if method in own:
+            continue
+        log = f"alone-{task.name}-{method}"
+        with Home() as home:
+            tune = ["tune", "alone", *data, "--base", args.base, "--method", method]
+            seconds, _ = command(home, log, tune)
+            _, said = command(home, f"{log}-eval", ["eval", "alone", *data, "--json"])
+        own[method] = json.loads(said)["models"][0]["value"]
+        print(f"{task.name:<8} {method} alone: {own[method]:.3f} after {seconds:.0f} s", flush=True)
+        kept.write_text(json.dumps(known, indent=2))
+    return own
 
 
 def told(seconds: float | None) -> str:
