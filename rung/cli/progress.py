@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 LOG_SECONDS = 30.0  # between two lines where there is no bar
+FIRST_LINE = 5.0  # seconds after which the first of them comes: it says how long the rest will take
 
 
 class _Said(TextColumn):
@@ -53,7 +54,8 @@ class Terminal(Observer):
         self._smooth: float | None = None
         self._shown = "loss"  # the metric that the bar shows
         self._validation = ""
-        self._said_at = 0.0
+        self._said_at = self._began = 0.0
+        self._began_at = 0  # the step that it began at
         self._status = self.console.status("starting")
 
     def __enter__(self) -> Terminal:
@@ -91,14 +93,15 @@ class Terminal(Observer):
         self._say("data", f"{prepared.dataset.name} ({prepared.dataset.format}): {counts} rows of "
                   f"{lengths[len(lengths) // 2]} tokens (median), {lengths[-1]} at most")  # fmt: skip
         self._say("first row", _marked(prepared))
-        self._say("trains", f"{adapter.size:,} parameters, about {estimate.bytes / 2**30:.1f} GiB of "
-                  f"memory, {_duration(estimate.seconds)} if no early stop")  # fmt: skip
+        memory = f"about {estimate.bytes / 2**30:.1f} GiB of memory"
+        self._say("trains", f"{adapter.size:,} parameters, {memory}")
 
     def begin(self, steps: int, at: int) -> None:
         self._status.stop()
         if at:
             self.note(f"going on from step {at} of {steps}")
-        self.steps, self._said_at = steps, time.monotonic()
+        self.steps, self._began, self._began_at = steps, time.monotonic(), at
+        self._said_at = self._began - LOG_SECONDS + FIRST_LINE
         if not self.console.is_terminal:
             return  # a log file gets a line now and then instead
         # The bar alone gives way where the terminal is narrow.
@@ -133,7 +136,9 @@ class Terminal(Observer):
 
     def _line(self, step: int) -> None:
         self._said_at = time.monotonic()
-        self._say("step", f"{step} of {self.steps}: {self._said()}")
+        pace = (self._said_at - self._began) / max(1, step - self._began_at)
+        left = f", {_duration(pace * (self.steps - step))} left at most" if step < self.steps else ""
+        self._say("step", f"{step} of {self.steps}: {self._said()}{left}")
 
     def note(self, text: str) -> None:
         self.console.print(Text(text, style="yellow"))
