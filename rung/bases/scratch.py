@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rung.bases.cache import RECORD, make_base, telling
+from rung.bases.cache import make_base, telling
 from rung.bases.folder import digest_of, inspect
 from rung.bases.loaded import quiet
 from rung.config import knob
 from rung.config import resolve as resolve_knobs
 from rung.errors import ArtefactError, BaseNotFound, ConfigError
-from rung.home import folder
 from rung.types import BaseInfo
 
 END_OF_TEXT, TURN, END_OF_TURN, PAD = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"
@@ -152,30 +151,28 @@ def resolve(spec: str, data: Iterable[str] | None) -> BaseInfo:
 
     Args:
         spec: `scratch:...`, see `ScratchKnobs`.
-        data: texts for the tokenizer. None: the folder made earlier when the spec names their
-            digest, otherwise a tokenizer of single bytes.
+        data: texts for the tokenizer. A spec that names the digest of texts is the folder made earlier
+            from those, whatever texts are given. None, and no digest: a tokenizer of single bytes.
 
     Raises:
-        ConfigError: as `parse`. BaseNotFound: the spec names texts, none are given and no folder
-            made from them is in the cache.
+        ConfigError: as `parse`. BaseNotFound: the spec names texts, others or none are given and no
+            folder made from them is in the cache.
     """
     texts = take(data) if data is not None else []
     longest = max((_bytes(t) for t in texts), default=0)
     knobs = parse(spec, sum(map(len, texts)), longest)
-    if texts:
-        knobs = dataclasses.replace(knobs, data=digest_texts(texts))
-    elif knobs.data is None:
-        knobs = dataclasses.replace(knobs, data=NO_DATA)
+    given = digest_texts(texts) if texts else NO_DATA
+    knobs = dataclasses.replace(knobs, data=knobs.data or given)
     full = spell(knobs)
     key = f"scratch-{hashlib.sha256(full.encode()).hexdigest()[:32]}"
-    if not texts and knobs.data != NO_DATA and not (folder("cache") / "bases" / key / RECORD).exists():
-        raise BaseNotFound(
-            f"'{full}' was made from texts and is not in the cache: give the data it was made from"
-        )
 
     def fill(target: Path) -> dict[str, Any]:
+        if knobs.data not in (given, NO_DATA):
+            raise BaseNotFound(
+                f"'{full}' was made from texts and is not in the cache: give the data it was made from"
+            )
         with telling("making a fresh base"):
-            write(knobs, texts, target)
+            write(knobs, texts if knobs.data == given else [], target)
         return {"name": name, "spec": full, "licence": LICENCE}
 
     name = f"scratch-{key[8:16]}"

@@ -32,10 +32,16 @@ def eval_(
 ) -> None:
     """Measure models on the same items and compare each with the first, item by item.
 
+    Without --data the items are what was held out of the data that the first model was trained on.
     Models of different bases are measured base by base. Every figure is kept in the store.
     """
-    knobs, loading, data = resolve([EvalKnobs, LoadKnobs, DataKnobs], given)
+    classes = [EvalKnobs, LoadKnobs, DataKnobs]
+    knobs, loading, data = resolve(classes, given)
     from rung.library.evaluation import evaluate
+    from rung.library.own_data import settings_of
+
+    if not data.data:
+        knobs, loading, data = resolve(classes, settings_of(names), given)
 
     found = evaluate(names, data, knobs, loading, _progress(knobs.part))
     if as_json:

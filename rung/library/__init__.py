@@ -134,12 +134,12 @@ def plan(data: Data, **settings: Any) -> list[Planned]:
     return work(rest, knobs).rows
 
 
-def evaluate(*names: str, data: Data, **settings: Any) -> Evaluation:
+def evaluate(*names: str, data: Data | None = None, **settings: Any) -> Evaluation:
     """Measure models on the same items and compare each with the first, item by item.
 
     Args:
         names: models, or bases.
-        data: as `tune` takes it.
+        data: as `tune` takes it; by default what was held out of the first model's own.
         settings: as `rung eval` takes them: `metric`, `part`, `items`, `dtype`, `user`, ...
 
     Raises:
@@ -149,9 +149,11 @@ def evaluate(*names: str, data: Data, **settings: Any) -> Evaluation:
     """
     if not names:
         raise ConfigError("name a model to measure")
-    knobs, loading, rows = resolve([EvalKnobs, LoadKnobs, DataKnobs], settings, {"data": source(data)})
     from rung.library.evaluation import evaluate as work
+    from rung.library.own_data import settings_of
 
+    own = settings_of(names) if data is None else {"data": source(data)}
+    knobs, loading, rows = resolve([EvalKnobs, LoadKnobs, DataKnobs], own, settings)
     return work(names, rows, knobs, loading)
 
 

@@ -27,6 +27,7 @@ from rung.evals.metrics.base import mean
 from rung.evals.metrics.reward import statistics_of
 from rung.evals.predict import predict
 from rung.library.knobs import EvalKnobs, LoadKnobs
+from rung.library.own_data import known_rows
 from rung.models import by_base
 from rung.models import load as load_models
 from rung.rewards import Answer, Context, Reward, make, scored
@@ -40,6 +41,11 @@ from rung.types import BaseInfo, Example, Task
 if TYPE_CHECKING:
     from rung.engine import ServedModel
     from rung.forward.bank import Bank
+
+KNOWN = (
+    "{count} of {items} items are rows that {name} was trained on: its figure says little of new ones; "
+    "without --data it is measured on what was held out"
+)
 
 
 class Progress:
@@ -144,6 +150,8 @@ def evaluate(
     judge, referee = _judges(data, knobs, task, items)
     reward = _reward(knobs, loading, progress)
     progress.begun(task, items, dataset)
+    for name, count in known_rows(names, items, dataset, data, knobs.part):
+        progress.note(KNOWN.format(count=count, items=len(items), name=name))
     try:
         asked = _Asked(items=items, task=task, reward=reward, referee=referee, progress=progress)
         rows = _measured(names, asked, knobs.strengths, dataset, loading)

@@ -23,7 +23,9 @@ class RunKnobs:
         "lora", "How to adapt it.", foreign=("peft_type", "finetuning_type", "tuner_type")
     )
     objective: str = knob("sft", "What training minimises.")
-    parent: str | None = knob(None, "Go on from this model instead of from scratch.", metavar="NAME")
+    parent: str | None = knob(
+        None, "Go on from this model, on its base and by its method.", metavar="NAME"
+    )
     dtype: str = knob(
         "auto",
         "Precision of the base; auto takes what a quick measurement finds fastest.",

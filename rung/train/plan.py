@@ -10,7 +10,8 @@ from rung import bases, launch, methods, objectives, trackers
 from rung.artefacts import folders
 from rung.config import Names, as_dict, flatten, resolve
 from rung.data import DataKnobs
-from rung.errors import ConfigError, one_line
+from rung.errors import ConfigError, RungError, one_line
+from rung.methods import artefact
 from rung.methods.base import Method
 from rung.objectives import Objective
 from rung.train.knobs import RunKnobs, TrainKnobs
@@ -40,6 +41,7 @@ class Plan:
         """
         check_name(name)
         layers = tuple(flatten(layer) for layer in layers)
+        layers = (_of_parent(_chosen("parent", layers)), *layers)
         base = _chosen("base", layers) or RunKnobs.base
         method = methods.get(_chosen("method", layers) or RunKnobs.method).on(bases.reads_spec(base))
         layers = tuple({method.renamed.get(k, k): v for k, v in layer.items()} for layer in layers)
@@ -162,6 +164,19 @@ def _chosen(knob: str, layers: tuple[Mapping[str, Any], ...]) -> str | None:
     """The last layer's word on a knob of the run, alone or in its section."""
     said = [v for layer in layers for k, v in layer.items() if k in (knob, f"run.{knob}") and v]
     return str(said[-1]) if said else None
+
+
+def _of_parent(parent: str | None) -> dict[str, Any]:
+    """The base and the method of the model that training goes on from: there is no other choice."""
+    if parent is None:
+        return {}
+    try:
+        about = artefact.about(folders.model_folder(parent))
+    except (RungError, OSError):  # told where the parent is loaded
+        return {}
+    base = about.get("base") or {}
+    found = {"base": base.get("spec") or base.get("name"), "method": about.get("method")}
+    return {key: value for key, value in found.items() if value}
 
 
 def _foreign(

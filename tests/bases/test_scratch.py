@@ -49,6 +49,15 @@ def test_the_resolved_spec_finds_the_base_without_its_data() -> None:
     first = bases.resolve(SMALL, data=TEXTS)
     assert bases.resolve(first.spec) == first
     assert bases.resolve(first.spec, data=TEXTS) == first
+    other = [text.upper() for text in TEXTS]
+    assert bases.resolve(first.spec, data=other) == first  # a training on other texts goes on from it
+    assert bases.resolve(SMALL + ",data=none", data=other) == bases.resolve(SMALL)
+    weights = Path(first.path) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    for texts in (None, other):  # it cannot be made again from these
+        with pytest.raises(BaseNotFound, match="give the data"):
+            bases.resolve(first.spec, data=texts)
+    assert bases.resolve(first.spec, data=TEXTS) == first
     shutil.rmtree(first.path)
     with pytest.raises(BaseNotFound, match="give the data"):
         bases.resolve(first.spec)

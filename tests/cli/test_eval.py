@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -44,6 +45,34 @@ def test_the_test_part_of_generation_as_a_table(studio, ask, monkeypatch, good):
     head, line = found.out.strip().splitlines()
     assert head.split("\t")[:3] == ["model", "chrf", "95% interval"] and line.startswith("coach\t")
     assert "2 items show little" in found.err
+
+
+def test_without_data_a_model_is_measured_on_what_its_own_held_out(studio, ask, monkeypatch, choices):
+    monkeypatch.setenv("RUNG_HOME", str(studio))
+    split = ("--test", "0.3", "--split-seed", "5")
+    made = ask("tune", "sorter", "--data", choices, *FAST[2:], "--base", SCRATCH, *split, "--replace")
+    assert made.code == 0, made.err
+    own = ask("eval", SCRATCH, "sorter", "--json")
+    assert own.code == 0, own.err
+    same = ask("eval", "sorter", "--data", choices, *split, "--json")
+    first, second = (json.loads(found.out)["models"][-1] for found in (own, same))
+    assert first["items"] == second["items"] and "trained on" not in own.err + same.err
+    # Another split of the same data holds rows that the model has learnt.
+    other = ask("eval", "coach", "sorter", "--data", choices, "--test", "0.5", "--json")
+    known = re.findall(r"(\d+) of (\d+) items are rows that (\w+) was trained on", other.err)
+    n = json.loads(other.out)["models"][0]["n"]
+    assert len(known) == 1 and known[0][1:] == (str(n), "sorter") and 0 < int(known[0][0]) < n
+    # So does a model that goes on from it, whatever it was trained on itself.
+    more = tuple(json.dumps({"text": f"new {i}", "label": ["good", "bad"][i % 2]}) for i in range(30))
+    (choices.parent / "more.jsonl").write_text("\n".join(more))
+    on = ("--data", choices.parent / "more.jsonl", "--parent", "sorter")
+    made = ask("tune", "heir", *on, *FAST[2:], "--replace")  # on the parent's base
+    assert made.code == 0, made.err
+    found = ask("eval", "heir", "--data", choices, "--part", "train", "--json")
+    assert re.search(r"items are rows that heir was trained on", found.err)
+    choices.unlink()
+    assert "choices.jsonl" in ask("eval", "sorter").refused()
+    assert "no data given" in ask("eval", SCRATCH).refused()
 
 
 def test_models_of_two_bases_in_one_call(studio, ask, monkeypatch, choices, good):
