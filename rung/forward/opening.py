@@ -33,19 +33,21 @@ def open_bank(
     device: str = "cpu",
     quantize: str | None = None,
     place: Callable[[Any, str, str], None] | None = None,
+    decodes: bool = True,
 ) -> OpenedBase:
     """Load a resolved base into a bank of its kind: of language models, or of vision encoders.
 
     Args:
         dtype, device, quantize: as `bases.load`; a vision encoder computes in float32 on a CPU.
         place: how a launch puts a language model's weights there, as `bases.load`.
+        decodes: whether texts will be written, whose steps are compiled meanwhile.
 
     Raises:
         ArtefactError, ConfigError: as `bases.load`.
     """
     if bases.reads(Path(info.path)) == "pictures":
         return _vision(info, dtype, device, quantize)
-    if device == "cpu" and (dtype == "float32" or quantize not in (None, NONE)):
+    if decodes and device == "cpu" and (dtype == "float32" or quantize not in (None, NONE)):
         compiler.begin()
     base = bases.load(info, dtype=dtype, device=device, quantize=quantize, place=place)
     model = base.model

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,10 +117,23 @@ class _Probe:
         for row in self.rows:
             try:
                 ids = self._ids(row)
-                self.logits.append(self.model(input_ids=ids, use_cache=False).logits[0])
-                self.hidden.append(self._states(ids))
+                with self._watched() as seen:
+                    self.logits.append(self.model(input_ids=ids, use_cache=False).logits[0])
+                self.hidden.append(seen[0] if len(seen) == 1 else self._states(ids))
             except (*selfcheck.FAULTS, AssertionError) as fault:
                 self._require(f"transformers cannot run it on plain text: {selfcheck.reason(fault)}")
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[list[Tensor]]:
+        """The states (T, d) of each pass below the output layer while this lasts."""
+        seen: list[Tensor] = []
+        hook = self.bank.base_model.register_forward_hook(
+            lambda module, given, out: seen.append(padded.states_of(out)[0])
+        )
+        try:
+            yield seen
+        finally:
+            hook.remove()
 
     def _ids(self, row: Sequence[int]) -> Tensor:
         return torch.tensor([list(row)], device=self.bank.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +49,7 @@ def plan(
     Raises:
         RungError: for data, settings or a base on which nothing can be planned.
     """
-    bench = TaskContext.open(given, knobs, stage)
+    bench = dataclasses.replace(TaskContext.open(given, knobs, stage), tries=False)
     rungs = {r.key: r for r in all_rungs(bench.task, knobs.only, knobs.skip, bench.reads)}
     stage("counting what each rung computes")
     arms = Arms(bench, rungs)

@@ -78,6 +78,7 @@ class TaskContext:
         run, info: the base as the user asked for it; `opened` loads it when it is first needed.
         referee: says what answers win, where the task is measured so.
         finding: seconds in which the base was found; the first time it is fetched and converted too.
+        tries: whether rungs will be tried, not planned alone.
         touched: who was measured on the test rows.
     """
 
@@ -94,6 +95,7 @@ class TaskContext:
     reason: str = ""
     referee: Referee | None = None
     finding: float = 0.0
+    tries: bool = True
     touched: list[str] = field(default_factory=list)
     _others: dict[tuple, Prepared] = field(default_factory=dict)
     _parts: dict[tuple, Prepared] = field(default_factory=dict)
@@ -135,7 +137,7 @@ class TaskContext:
     def opened(self) -> Prepared:
         """The plain base over training and validation rows."""
         settle_threads(self.run.device)  # a base that is new here is looked into by computing
-        return open_base(self.run, self.dataset, self.splits, self.stage, self.info)
+        return open_base(self.run, self.dataset, self.splits, self.stage, self.info, decodes=self.tries)
 
     @cached_property
     def forecaster(self) -> Forecaster:

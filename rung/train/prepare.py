@@ -157,17 +157,24 @@ def find_base(run: RunKnobs, splits: Splits) -> BaseInfo:
 
 
 def open_base(
-    run: RunKnobs, dataset: Dataset, splits: Splits, stage: Stage, info: BaseInfo | None = None
+    run: RunKnobs,
+    dataset: Dataset,
+    splits: Splits,
+    stage: Stage,
+    info: BaseInfo | None = None,
+    decodes: bool = True,
 ) -> Prepared:
     """The base in memory, with its template, beside data that was read.
 
     Args:
-        info: what `find_base` found already.
+        info: what `find_base` found already. decodes: as `open_bank`.
     """
     stage(f"loading {run.base}")
     info = info or find_base(run, splits)
     place = launch.chosen(run.launch).shard if run.shard else None
-    opened = open_bank(info, dtype=run.dtype, device=run.device, quantize=run.quantize, place=place)
+    opened = open_bank(
+        info, dtype=run.dtype, device=run.device, quantize=run.quantize, place=place, decodes=decodes
+    )
     return Prepared(
         base=info, dataset=dataset, splits=splits, template=opened.template, bank=opened.bank
     )

@@ -241,3 +241,17 @@ def test_what_reads_pictures_is_left_out():
         adapter = tiny_adapter(bank, method)
         named = [*adapter.linear, *adapter.weights]
         assert named and not any(n.startswith(b) for n in named for b in bank.beside_text)
+
+
+def test_the_untouched_model_is_asked_once_for_each_row():
+    model = model_of("llama")
+    asked = probe._Probe(Bank(model))
+    passes = []
+    hook = asked.bank.base_model.register_forward_hook(lambda *_: passes.append(1))
+    with torch.no_grad():
+        asked._ask_untouched()
+    hook.remove()
+    assert len(passes) == len(asked.rows) == len(asked.hidden)
+    for row, hidden in zip(asked.rows, asked.hidden, strict=True):
+        torch.testing.assert_close(hidden, asked._states(asked._ids(row)))
+    assert not asked.bank.base_model._forward_hooks

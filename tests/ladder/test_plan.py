@@ -194,7 +194,7 @@ def test_threads_that_wait_for_each_other_give_way_to_one(monkeypatch: Any) -> N
 def test_a_base_is_looked_into_with_the_threads_that_are_fastest(words: Path, monkeypatch: Any) -> None:
     done: list[str] = []
     monkeypatch.setattr(task_context, "settle_threads", lambda device: done.append(device))
-    monkeypatch.setattr(task_context, "open_base", lambda *_: done.append("opened"))
+    monkeypatch.setattr(task_context, "open_base", lambda *_, **__: done.append("opened"))
     _ = bench(words).opened
     assert done == ["cpu", "opened"]
 
@@ -357,3 +357,12 @@ def test_a_meter_sees_the_peak_of_its_own_stretch(rung_home: Path) -> None:
         pass
     assert large.peak_bytes - small.peak_bytes > 100_000_000
     assert small.joules is None or small.joules >= 0
+
+
+def test_nothing_is_compiled_to_plan(words: Path, monkeypatch: Any) -> None:
+    begun: list[str] = []
+    monkeypatch.setattr("rung.forward.compiled.compiler.begin", lambda: begun.append("compiling"))
+    plan(settings(words), ClimbKnobs())
+    assert not begun
+    _ = bench(words).opened
+    assert begun == ["compiling"]
