@@ -38,12 +38,13 @@ def eval_(
     classes = [EvalKnobs, LoadKnobs, DataKnobs]
     knobs, loading, data = resolve(classes, given)
     from rung.library.evaluation import evaluate
-    from rung.library.own_data import settings_of
+    from rung.library.own_data import own_run, settings_of
 
-    if not data.data:
-        knobs, loading, data = resolve(classes, settings_of(names), given)
+    run = None if data.data else own_run(names)
+    if run is not None:
+        knobs, loading, data = resolve(classes, settings_of(run), given)
 
-    found = evaluate(names, data, knobs, loading, _progress(knobs.part))
+    found = evaluate(names, data, knobs, loading, _progress(knobs.part), run)
     if as_json:
         typer.echo(json.dumps(found.as_dict(), ensure_ascii=False))
     else:

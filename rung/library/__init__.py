@@ -150,11 +150,12 @@ def evaluate(*names: str, data: Data | None = None, **settings: Any) -> Evaluati
     if not names:
         raise ConfigError("name a model to measure")
     from rung.library.evaluation import evaluate as work
-    from rung.library.own_data import settings_of
+    from rung.library.own_data import own_run, settings_of
 
-    own = settings_of(names) if data is None else {"data": source(data)}
+    run = own_run(names) if data is None else None
+    own = settings_of(run) if data is None else {"data": source(data)}
     knobs, loading, rows = resolve([EvalKnobs, LoadKnobs, DataKnobs], own, settings)
-    return work(names, rows, knobs, loading)
+    return work(names, rows, knobs, loading, run=run)
 
 
 def red_team(name: str, *, replace: bool = False, **settings: Any) -> Finished:

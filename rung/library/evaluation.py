@@ -27,13 +27,14 @@ from rung.evals.metrics.base import mean
 from rung.evals.metrics.reward import statistics_of
 from rung.evals.predict import predict
 from rung.library.knobs import EvalKnobs, LoadKnobs
-from rung.library.own_data import known_rows
+from rung.library.own_data import known_rows, require_same
 from rung.models import by_base
 from rung.models import load as load_models
 from rung.rewards import Answer, Context, Reward, make, scored
 from rung.rewards.referee import Referee
 from rung.rewards.scorers import Scorers
 from rung.store import Store
+from rung.store.records import RunRecord
 from rung.train.estimate import device as device_of
 from rung.train.keeping import data_record
 from rung.types import BaseInfo, Example, Task
@@ -43,8 +44,7 @@ if TYPE_CHECKING:
     from rung.forward.bank import Bank
 
 KNOWN = (
-    "{count} of {items} items are rows that {name} was trained on: its figure says little of new ones; "
-    "without --data it is measured on what was held out"
+    "{count} of {items} items are among the training rows of {name}: its figure says little of new ones"
 )
 
 
@@ -135,8 +135,12 @@ def evaluate(
     knobs: EvalKnobs,
     loading: LoadKnobs,
     progress: Progress | None = None,
+    run: RunRecord | None = None,
 ) -> Evaluation:
     """Measure models on the same items, base by base, and record every figure in the store.
+
+    Args:
+        run: whose data it is, where nobody named any; it is checked to be the same still.
 
     Raises:
         DataError: when the data cannot be read, or has no such rows.
@@ -149,8 +153,10 @@ def evaluate(
     dataset, items, task = _read(data, knobs, progress.note)
     judge, referee = _judges(data, knobs, task, items)
     reward = _reward(knobs, loading, progress)
+    if run is not None:
+        require_same(run, dataset)
     progress.begun(task, items, dataset)
-    for name, count in known_rows(names, items, dataset, data, knobs.part):
+    for name, count in known_rows(names, items, data, knobs.part):
         progress.note(KNOWN.format(count=count, items=len(items), name=name))
     try:
         asked = _Asked(items=items, task=task, reward=reward, referee=referee, progress=progress)

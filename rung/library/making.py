@@ -170,7 +170,8 @@ def _beside(request: Request, finished: Finished, observer: Observer | None) -> 
         if READS not in {f.name for f in dataclasses.fields(method.Config)}:
             continue
         name = f"{request.name}-{method.name}"
-        own = {k: v for k, v in request.settings.items() if k in ("base", "dtype", "device")}
+        own = {k: v for k, v in request.settings.items() if k in ("dtype", "device")}
+        own["base"] = finished.outcome.plan.run.base  # which a parent may have handed on
         settings = {**request.data, **own, "method": method.name, READS: request.knobs.documents}
         made = tune(Plan.of(name, settings), observer, replace=True)
         finished.readers[name] = made.metrics

@@ -5,75 +5,110 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from rung import methods, objectives
 from rung.config import knobs_of, resolve
 from rung.data import DataKnobs, Dataset, load, split
-from rung.errors import ModelNotFound, RungError
-from rung.evals import tasks
+from rung.errors import DataError, ModelNotFound, RungError
 from rung.store import Store
 from rung.store.records import RunNotFound, RunRecord
 from rung.types import Example
 
 HELD = ("validation", "test")  # parts that share no row with the training part of the same split
+MODEL = "model:"  # begins the spec of a base that is a trained model
 
 
-def settings_of(names: Sequence[str]) -> dict[str, Any]:
-    """The settings of the data, and of its split, that the first of some models was trained with.
-
-    Args:
-        names: of models, or of bases, which were not trained here; nothing where all are.
-    """
+def own_run(names: Sequence[str]) -> RunRecord | None:
+    """The run whose data models are measured on where nobody names any: of the first that was trained
+    here; None where all are bases."""
     with Store.open() as store:
-        return next((_settings(run) for name in names for run in _lineage(store, name)), {})
+        return next((run for name in names for run in _lineage(store, name)), None)
+
+
+def settings_of(run: RunRecord | None) -> dict[str, Any]:
+    """The settings of the data, and of its split, that a run had."""
+    fields = {k.name for k in knobs_of(DataKnobs)}
+    config = {} if run is None else run.config
+    return {key: value for key, value in config.items() if key in fields}
+
+
+def require_same(run: RunRecord, dataset: Dataset) -> None:
+    """Check that data which was found by a run's settings is what the run had.
+
+    Raises:
+        DataError: where it has changed since, or another file has its name here.
+    """
+    if dataset.digest != run.data and _as_trained_on(run) is None:
+        raise DataError(
+            f"{dataset.source} is not what {run.model} was trained on: it has changed, or is another "
+            "file of that name; name the data with --data"
+        )
 
 
 def known_rows(
-    names: Sequence[str], items: Sequence[Example], dataset: Dataset, data: DataKnobs, part: str
+    names: Sequence[str], items: Sequence[Example], data: DataKnobs, part: str
 ) -> Iterator[tuple[str, int]]:
-    """Of each model that was trained on some of the items, itself or as one that it went on from: (its
-    name, how many).
+    """Of each model that has some of the items among its training rows, or that goes on from such a
+    model: (its name, how many).
 
     Args:
-        dataset, data, part: where the items are from.
+        data, part: where the items are from.
     """
     with Store.open() as store:
         runs = {name: list(_lineage(store, name)) for name in dict.fromkeys(names)}
     for name, lineage in runs.items():
         learnt: set[str] = set()
         for run in lineage:
-            learnt.update(e.content_key for e in _trained_on(run, dataset, data, part))
+            learnt.update(e.content_key for e in _training_rows(run, data, part))
         count = sum(e.content_key in learnt for e in items)
         if count:
             yield name, count
 
 
-def _trained_on(run: RunRecord, dataset: Dataset, data: DataKnobs, part: str) -> Sequence[Example]:
-    """The training rows of a run on the same data; none where the data has changed since."""
+def _training_rows(run: RunRecord, data: DataKnobs, part: str) -> Sequence[Example]:
+    """The training rows of a run; none where they cannot be among a part of the data, or are not known
+    any more."""
     try:
-        (own,) = resolve([DataKnobs], _settings(run))
+        (own,) = resolve([DataKnobs], settings_of(run))
         if own == data and part in HELD:
             return ()
-        if run.data != dataset.digest:
-            if own.data != data.data:
-                return ()
-            dataset = load(own, tasks.wanted(own, None))
-        return split(dataset, own).train
+        dataset = _as_trained_on(run)
+        return () if dataset is None else split(dataset, own).train
     except RungError:
         return ()
 
 
-def _settings(run: RunRecord) -> dict[str, Any]:
-    fields = {k.name for k in knobs_of(DataKnobs)}
-    return {key: value for key, value in run.config.items() if key in fields}
+def _as_trained_on(run: RunRecord) -> Dataset | None:
+    """The data of a run, read as the run read it; None where it is not the same any more."""
+    try:
+        (own,) = resolve([DataKnobs], settings_of(run))
+        wants = methods.get(run.method).wants
+        if wants is None:
+            wants = objectives.get(run.objective or str(run.config.get("objective"))).wants
+        dataset = load(own, wants)
+    except (RungError, OSError):
+        return None
+    return dataset if dataset.digest == run.data else None
 
 
 def _lineage(store: Store, name: str | None) -> Iterator[RunRecord]:
-    """The run of a model that was trained on data, then those of the models that it went on from."""
-    while name is not None:
+    """The run of a model that was trained on data, then those of the models that it stands on: parents
+    that it goes on from, and bases that are models themselves."""
+    wanted, seen = [name], set()
+    while wanted:
+        name = (wanted.pop(0) or "").removeprefix(MODEL)
+        if not name or name in seen:
+            continue
+        seen.add(name)
         try:
             model = store.models.get(name)
             run = store.runs.get(model.run) if model.run else None
         except (ModelNotFound, RunNotFound):
-            return
-        if run is not None and run.config.get("data"):
+            continue
+        wanted.append(model.parent)
+        if run is None:
+            continue
+        if run.config.get("data"):
             yield run
-        name = model.parent
+        base = str(run.config.get("base") or "")
+        if base.startswith(MODEL):
+            wanted.append(base)

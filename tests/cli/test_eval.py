@@ -47,32 +47,70 @@ def test_the_test_part_of_generation_as_a_table(studio, ask, monkeypatch, good):
     assert "2 items show little" in found.err
 
 
+KNOWN = re.compile(r"(\d+) of (\d+) items are among the training rows of (\w+)")
+
+
+def known(found) -> list[tuple[int, int, str]]:
+    """What was said of rows that models know: how many of how many, and who."""
+    assert found.code == 0, found.err
+    return [(int(a), int(b), name) for a, b, name in KNOWN.findall(found.err)]
+
+
 def test_without_data_a_model_is_measured_on_what_its_own_held_out(studio, ask, monkeypatch, choices):
     monkeypatch.setenv("RUNG_HOME", str(studio))
     split = ("--test", "0.3", "--split-seed", "5")
     made = ask("tune", "sorter", "--data", choices, *FAST[2:], "--base", SCRATCH, *split, "--replace")
     assert made.code == 0, made.err
     own = ask("eval", SCRATCH, "sorter", "--json")
-    assert own.code == 0, own.err
     same = ask("eval", "sorter", "--data", choices, *split, "--json")
+    assert known(own) == known(same) == []
     first, second = (json.loads(found.out)["models"][-1] for found in (own, same))
-    assert first["items"] == second["items"] and "trained on" not in own.err + same.err
+    assert first["items"] == second["items"]
     # Another split of the same data holds rows that the model has learnt.
     other = ask("eval", "coach", "sorter", "--data", choices, "--test", "0.5", "--json")
-    known = re.findall(r"(\d+) of (\d+) items are rows that (\w+) was trained on", other.err)
     n = json.loads(other.out)["models"][0]["n"]
-    assert len(known) == 1 and known[0][1:] == (str(n), "sorter") and 0 < int(known[0][0]) < n
-    # So does a model that goes on from it, whatever it was trained on itself.
-    more = tuple(json.dumps({"text": f"new {i}", "label": ["good", "bad"][i % 2]}) for i in range(30))
-    (choices.parent / "more.jsonl").write_text("\n".join(more))
-    on = ("--data", choices.parent / "more.jsonl", "--parent", "sorter")
-    made = ask("tune", "heir", *on, *FAST[2:], "--replace")  # on the parent's base
+    ((count, of, who),) = known(other)
+    assert who == "sorter" and of == n and 0 < count < n
+    # So does a model that goes on from it, on its base and by its method.
+    rows = [{"text": f"new {i}", "label": ["good", "bad"][i % 2]} for i in range(30)]
+    more = choices.parent / "more.jsonl"
+    more.write_text("\n".join(map(json.dumps, rows)))
+    made = ask("tune", "heir", "--data", more, "--parent", "sorter", *FAST[2:], "--replace")
     assert made.code == 0, made.err
-    found = ask("eval", "heir", "--data", choices, "--part", "train", "--json")
-    assert re.search(r"items are rows that heir was trained on", found.err)
-    choices.unlink()
-    assert "choices.jsonl" in ask("eval", "sorter").refused()
+    ((count, of, who),) = known(ask("eval", "heir", "--data", choices, "--part", "all", "--json"))
+    assert who == "heir" and of == 60 and 20 < count < 50
+    # Rows that have come since are new to it, and it is not measured on them unasked.
+    more.write_text(more.read_text() + "\n" + json.dumps({"text": "newer", "label": "good"}))
+    assert known(ask("eval", "heir", "--data", more, "--part", "all", "--json")) == []
+    assert "more.jsonl is not what heir was trained on" in ask("eval", "heir").refused()
+    more.unlink()
+    assert "more.jsonl" in ask("eval", "heir").refused()
     assert "no data given" in ask("eval", SCRATCH).refused()
+
+
+def test_rows_are_known_by_the_split_of_the_training(studio, ask, monkeypatch, choices, tmp_path):
+    monkeypatch.setenv("RUNG_HOME", str(studio))
+    held = tmp_path / "held.jsonl"
+    held.write_text("\n".join(json.dumps({"text": f"h {i}", "label": "good"}) for i in range(10)))
+    flags = ("--data", choices, "--test-data", held, "--validation", "0", *FAST[2:], "--base", SCRATCH)
+    made = ask("tune", "whole", *flags, "--replace")
+    assert made.code == 0, made.err
+    found = ask("eval", "whole", "--data", choices, "--json")  # all of its rows were trained on
+    n = json.loads(found.out)["models"][0]["n"]
+    assert known(found) == [(n, n, "whole")]
+    grouped = ("--group-by", "{label}", "--validation", "0", "--test", "0.5")
+    made = ask("tune", "grouped", "--data", choices, *grouped, *FAST, "--replace")
+    assert made.code == 0, made.err
+    ((count, of, who),) = known(ask("eval", "grouped", "--data", choices, "--part", "all", "--json"))
+    assert (count, of, who) == (30, 60, "grouped")
+    # A base that is a trained model knows its rows too.
+    grown = ("--method", "scratch", "--depth", "1", "--width", "16", "--heads", "1")
+    made = ask("tune", "grown", "--data", choices, *grown, *FAST[2:], "--replace")
+    assert made.code == 0, made.err
+    ((count, of, who),) = known(
+        ask("eval", "model:grown", "--data", choices, "--part", "all", "--json")
+    )
+    assert who == "model" and of == 60 and count > 40
 
 
 def test_models_of_two_bases_in_one_call(studio, ask, monkeypatch, choices, good):

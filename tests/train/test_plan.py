@@ -35,3 +35,15 @@ def test_sections_make_the_plan_that_plain_names_make():
 def test_faults_in_sections(settings, words):
     with pytest.raises(ConfigError, match=words):
         Plan.of("x", DATA, settings)
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("linear_probe", "--parent old: linear_probe is made from the data anew.*leave out --parent"),
+        ("scratch", "--parent old: scratch makes a base of its own.*--base model:old"),
+    ],
+)
+def test_what_begins_anew_does_not_go_on_from_a_parent(method, words):
+    with pytest.raises(ConfigError, match=words):
+        Plan.of("x", DATA, {"method": method, "parent": "old"})
