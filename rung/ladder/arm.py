@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 
 from rung.ladder.levels import FACTOR, Level
 
-GAIN = 0.25  # of what is missing to the best possible figure, that a level more may bring
+# Of what is missing to the best possible figure, what a level more may bring: without a training, and
+# by one, which shows nothing at first and then rises fast.
+GAIN, TRAINED_GAIN = 0.25, 0.35
 Params = tuple[tuple[str, object], ...]
 
 
@@ -41,6 +43,7 @@ class Arm:
         default: whether it has the rung's own settings; others wait until these have a figure.
         baseline: goes before everything else. reference: what rungs are held against, before them.
         twin: key of the rung that it repeats with less memory, and waits for: it is as good at best.
+        gain: of what is missing to the best possible figure, what a level more may bring.
     """
 
     key: str
@@ -52,6 +55,7 @@ class Arm:
     baseline: bool = False
     reference: bool = False
     twin: str | None = None
+    gain: float = GAIN
     outcomes: list[Outcome] = field(default_factory=list)
 
     @property
@@ -117,7 +121,7 @@ class Arm:
         if (level.share, level.held) <= (top.level.share, top.level.held):
             return top.value
         steps = math.log(max(level.share / top.level.share, 1.0), FACTOR)
-        gain = GAIN * missing(top.value, best_possible)
+        gain = self.gain * missing(top.value, best_possible)
         if len(seen) > 1 and seen[-2].value is not None and seen[-2].level.share < top.level.share:
             apart = math.log(top.level.share / seen[-2].level.share, FACTOR)
             gain = min(gain, max(0.0, top.value - seen[-2].value) / apart)

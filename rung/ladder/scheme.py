@@ -85,7 +85,8 @@ def next_step(arms: Sequence[Arm], now: Standing) -> Step | None:
     within = [a for a in arms if now.everything or now.cleared is None or a.total < now.cleared]
     wanted = [a for a in within if not a.failed]
     more = _more(wanted, now)
-    options = [*_first(wanted, now), *more, *_beside(_settings(wanted, now), more, now)]
+    settings = [] if _rows_may_lead(more, within, now) else _settings(wanted, now)
+    options = [*_first(wanted, now), *more, *settings]
     fitting = [o for o in options if o.seconds <= now.left and o.key not in now.busy]
     fitting = fitting or [o for o in _samples(wanted, now) if o.key not in now.busy]
     fitting = fitting or [o for o in _again(within, now) if o.key not in now.busy]
@@ -218,11 +219,12 @@ def _between(arm: Arm, above: Level, left: float) -> Level:
     return above
 
 
-def _beside(settings: Sequence[Step], more: Sequence[Step], now: Standing) -> list[Step]:
-    """Settings but for those after which more rows of the same rung would no longer fit: rows tell
-    more."""
-    rows = {step.key: step.seconds for step in more if step.seconds <= now.left}
-    return [s for s in settings if s.key not in rows or s.seconds + rows[s.key] <= now.left]
+def _rows_may_lead(more: Sequence[Step], arms: Sequence[Arm], now: Standing) -> bool:
+    """Whether more rows of a rung fit and may surpass the best: other settings wait for them."""
+    return any(
+        step.seconds <= now.left and step.key not in now.busy and _gain(step, arms, now) > 0
+        for step in more
+    )
 
 
 def _settings(arms: Sequence[Arm], now: Standing) -> list[Step]:

@@ -7,9 +7,9 @@ import random
 
 import pytest
 
-from rung.ladder.arm import Arm, Outcome
+from rung.ladder.arm import TRAINED_GAIN, Arm, Outcome
 from rung.ladder.levels import Level, levels, shares
-from rung.ladder.scheme import Standing, next_step
+from rung.ladder.scheme import OTHER_SETTINGS, Standing, Step, next_step
 
 WHOLE = (Level(1 / 16, 100), Level(1 / 4, 100), Level(1.0, 100))
 
@@ -112,13 +112,28 @@ def test_where_the_next_level_does_not_fit_the_largest_part_of_it_that_does_is_t
     assert next_step([learner], Standing(30)).level == WHOLE[1]
 
 
-def test_other_settings_wait_where_more_rows_would_no_longer_fit_behind_them():
+def test_other_settings_wait_for_more_rows_of_any_rung_that_may_lead():
     own, other = arm("r", 100), arm("r", 100, params=(("lr", 1.0),), default=False)
-    own.outcomes = [Outcome(WHOLE[0], 0.6, 0.7)]
-    step = next_step([own, other], Standing(27))
-    assert step is not None and (step.why, step.level) == ("more rows", WHOLE[1])
-    step = next_step([own, other], Standing(40))  # both fit: settings are the cheaper step
-    assert step is not None and step.why == "settings"
+    best, late = arm("best", 1), arm("late", 1000)
+    best.outcomes = [Outcome(WHOLE[2], 0.7, 0.72)]
+    own.outcomes = [Outcome(WHOLE[1], 0.5, 0.55)]
+    late.outcomes = [Outcome(WHOLE[0], 0.6, 0.65)]
+    arms = [best, own, other, late]
+    step = next_step(arms, Standing(260))  # settings are the shorter step, and the rung's own rows too
+    assert step is not None and (step.key, step.why, step.seconds) == ("late", "more rows", 250)
+    settings = Step("r", (("lr", 1.0),), WHOLE[1], 25, OTHER_SETTINGS)
+    late.outcomes.append(Outcome(WHOLE[1], 0.6, 0.62))  # it has not risen
+    assert next_step(arms, Standing(60)) == settings
+    # Where the longer step is being made elsewhere, another worker tries them.
+    late.outcomes.pop()
+    assert next_step(arms, Standing(260, busy=frozenset({"late"}))) == settings
+
+
+def test_a_training_is_hoped_to_gain_more_by_a_level_than_a_fit():
+    fitted, trained = arm("fit", 100), arm("training", 100, gain=TRAINED_GAIN)
+    for one in (fitted, trained):
+        one.outcomes = [Outcome(WHOLE[1], 0.6, 0.6)]
+    assert fitted.potential(1.0) == pytest.approx(0.7) and trained.potential(1.0) == pytest.approx(0.74)
 
 
 def test_a_twin_waits_for_the_rung_that_it_repeats():
