@@ -84,13 +84,19 @@ def next_step(arms: Sequence[Arm], now: Standing) -> Step | None:
             return Step(arm.key, arm.params, level, arm.cost(level), BASELINE)
     within = [a for a in arms if now.everything or now.cleared is None or a.total < now.cleared]
     wanted = [a for a in within if not a.failed]
-    more = _more(wanted, now)
-    settings = [] if _rows_may_lead(more, within, now) else _settings(wanted, now)
-    options = [*_first(wanted, now), *more, *settings]
-    fitting = [o for o in options if o.seconds <= now.left and o.key not in now.busy]
-    fitting = fitting or [o for o in _samples(wanted, now) if o.key not in now.busy]
-    fitting = fitting or [o for o in _again(within, now) if o.key not in now.busy]
+    fitting = _fitting([*_first(wanted, now), *_more(wanted, now)], now)
+    # What else there is waits for these: it would take their time.
+    if not any(_gain(step, within, now) > 0 for step in fitting):
+        waiting = _samples(_waiting(wanted), now)
+        fitting += _fitting([*waiting, *_settings(wanted, now)], now)
+    fitting = fitting or _fitting(_samples(_unmeasured(wanted), now), now)
+    fitting = fitting or _fitting(_again(within, now), now)
     return _best(fitting, within, now) if fitting else None
+
+
+def _fitting(steps: Sequence[Step], now: Standing) -> list[Step]:
+    """Those that fit the time that is left, of rungs that nobody is busy with."""
+    return [step for step in steps if step.seconds <= now.left and step.key not in now.busy]
 
 
 def _best(options: Sequence[Step], arms: Sequence[Arm], now: Standing) -> Step:
@@ -140,11 +146,8 @@ def _unmeasured(arms: Sequence[Arm]) -> list[Arm]:
 
 
 def _samples(arms: Sequence[Arm], now: Standing) -> list[Step]:
-    """The smallest samples that still fit of arms without a figure, where nothing else is left; twins
-    wait no longer then."""
-    left = _unmeasured(arms)
-    found = [Step(a.key, a.params, a.begins[0], a.cost(a.begins[0]), FIRST_FIGURE) for a in left]
-    return [step for step in found if step.seconds <= now.left]
+    """The smallest samples of arms without a figure, however much of the time they take."""
+    return [Step(a.key, a.params, a.begins[0], a.cost(a.begins[0]), FIRST_FIGURE) for a in arms]
 
 
 def _again(arms: Sequence[Arm], now: Standing) -> list[Step]:
@@ -155,7 +158,7 @@ def _again(arms: Sequence[Arm], now: Standing) -> list[Step]:
             continue
         seconds = max(AGAIN * max(o.took for o in arm.outcomes), arm.cost(arm.levels[0]))
         found.append(Step(arm.key, arm.params, arm.levels[0], seconds, FIRST_FIGURE))
-    return [step for step in found if step.seconds <= now.left]
+    return found
 
 
 def first_levels(arms: Sequence[Arm], now: Standing) -> dict[str, Level | None]:
@@ -217,14 +220,6 @@ def _between(arm: Arm, above: Level, left: float) -> Level:
             if arm.cost(found) <= left:
                 return found
     return above
-
-
-def _rows_may_lead(more: Sequence[Step], arms: Sequence[Arm], now: Standing) -> bool:
-    """Whether more rows of a rung fit and may surpass the best: other settings wait for them."""
-    return any(
-        step.seconds <= now.left and step.key not in now.busy and _gain(step, arms, now) > 0
-        for step in more
-    )
 
 
 def _settings(arms: Sequence[Arm], now: Standing) -> list[Step]:

@@ -129,6 +129,20 @@ def test_other_settings_wait_for_more_rows_of_any_rung_that_may_lead():
     assert next_step(arms, Standing(260, busy=frozenset({"late"}))) == settings
 
 
+def test_other_settings_wait_for_first_figures_of_rungs_however_long_they_take():
+    own, other = arm("r", 100), arm("r", 100, params=(("lr", 1.0),), default=False)
+    best, long, twin = arm("best", 1), arm("long", 1600), arm("long-int8", 1600, twin="long")
+    best.outcomes = [Outcome(WHOLE[2], 0.7, 0.72)]
+    own.outcomes = [Outcome(WHOLE[0], 0.5, 0.52)]
+    second = arm("second", 1600)
+    arms = [best, own, other, long, twin, second]
+    step = next_step(arms, Standing(120))  # 100 s are more than a quarter of it
+    assert step is not None and (step.key, step.why) == ("long", "first")
+    long.outcomes = second.outcomes = [Outcome(WHOLE[0], 0.5, 0.52)]
+    step = next_step(arms, Standing(20))  # a twin is no reason to wait
+    assert step is not None and (step.key, step.why) == ("r", OTHER_SETTINGS)
+
+
 def test_a_training_is_hoped_to_gain_more_by_a_level_than_a_fit():
     fitted, trained = arm("fit", 100), arm("training", 100, gain=TRAINED_GAIN)
     for one in (fitted, trained):
