@@ -237,8 +237,8 @@ class ClimbController:
 
     # --- attempt by attempt -------------------------------------------------------------------------
 
-    def _begin(self, step: Step) -> float:
-        """Note that an attempt is under way; returns seconds after which it ends."""
+    def _begin(self, step: Step) -> tuple[float, float]:
+        """Note that an attempt is under way; returns seconds after which it ends, and all there are."""
         left = self.left - min(self._reserve(), 0.5 * self.left)
         # Nothing can be said without the baseline: it alone may take all the time there is.
         limit = left if step.why == BASELINE else limit_of(step.seconds, left)
@@ -246,13 +246,13 @@ class ClimbController:
         trials = {**record.trials, "now": step.as_dict()}
         self._put(dataclasses.replace(record, status="running", reason=None, trials=trials))
         self.watcher.stage(f"{step.key}: beginning")
-        return limit
+        return limit, left
 
     def _attempt(self, step: Step) -> None:
-        began, limit = now(), self._begin(step)
+        began, (limit, room) = now(), self._begin(step)
         settle_threads(str(self.bench.opened.bank.device))
         try:
-            done = self._measure_base(step) if step.key == BASE else self._try(step, limit)
+            done = self._measure_base(step) if step.key == BASE else self._try(step, limit, room)
             self._put(dataclasses.replace(done, status="succeeded", reason=None))
         except (Interrupted, KeyboardInterrupt):
             self._put(dataclasses.replace(self._newest(step.key), status="interrupted"))
@@ -274,12 +274,12 @@ class ClimbController:
         """A rung as the store has it, with what an attempt has noted."""
         return next(r for r in self.store.climbs.rungs(self.record.id) if r.key == key)
 
-    def _try(self, step: Step, limit: float) -> RungRecord:
+    def _try(self, step: Step, limit: float, room: float) -> RungRecord:
         rung = self.rungs[step.key]
         trial = Trial(
             self.bench, rung, self.records[step.key], step, self.arms.prediction(step.key, step.level),
             limit, self._name(step.key), self.store, self.watcher, self.record.started,
-            self.first if self.first and self.first.key == step.key else None,
+            self.first if self.first and self.first.key == step.key else None, room,
         )  # fmt: skip
         return trial.run()
 

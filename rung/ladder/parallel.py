@@ -76,11 +76,11 @@ class ParallelClimb(ClimbController):
                 self._prune(workers)
 
     def _give(self, workers: Crew, step: Step) -> None:
-        limit = self._begin(step)
+        limit, room = self._begin(step)
         workers.give(
             Order(
                 rung=self.rungs.get(step.key), record=self.records[step.key], step=step,
-                prediction=self.arms.prediction(step.key, step.level), limit=limit,
+                prediction=self.arms.prediction(step.key, step.level), limit=limit, room=room,
                 name=self._name(step.key), since=self.record.started,
                 machine=self.bench.forecaster.machine, loading=self.loading,
             )

@@ -32,6 +32,7 @@ class Order:
 
     Attributes:
         rung: None for the base as it is. record: its row. limit: seconds after which it ends.
+        room: seconds that the climb has for attempts.
         name: of the model it makes. since: when the climb began.
         machine: the speed by which the controller plans, so that every worker plans alike.
         loading: seconds that the controller took to load the base.
@@ -42,6 +43,7 @@ class Order:
     step: Step
     prediction: Prediction
     limit: float
+    room: float
     name: str
     since: str
     machine: Machine
@@ -128,7 +130,7 @@ class TrialWorker:
             return base_as_it_is(bench, order.record, step.level.held, order.limit, order.loading)[0]
         trial = Trial(
             bench, order.rung, order.record, step, order.prediction, order.limit, order.name,
-            self.store, watcher, order.since,
+            self.store, watcher, order.since, room=order.room,
         )  # fmt: skip
         return trial.run()
 

@@ -12,6 +12,7 @@ from rung.evals.answers import Answers
 from rung.evals.measure import Measured
 from rung.ladder.answers import kept_items, one_answer
 from rung.ladder.attempts import (
+    PATIENCE,
     Attempt,
     attempts_of,
     best_of,
@@ -47,6 +48,7 @@ class Trial:
         limit: seconds after which it ends. name: of the model it makes.
         since: when the climb began; a run of that name interrupted since then goes on.
         first: what was fitted already, before the base was loaded.
+        room: seconds that the climb has for attempts: a model that is made is measured while they last.
     """
 
     bench: TaskContext
@@ -60,6 +62,7 @@ class Trial:
     watcher: Observer
     since: str = ""
     first: FirstFigure | None = None
+    room: float = 0.0
     _meter: Meter = field(default_factory=Meter)
 
     def run(self) -> RungRecord:
@@ -73,7 +76,7 @@ class Trial:
         self._note(status="running", reason=None)
         began = now()
         with Meter() as self._meter:
-            attempt = self._make(plan, began + self.limit)
+            attempt = self._make(plan, began)
         done = [*self.record.trials.get("done", []), attempt.as_dict()]
         cost = self._whole_cost() if self.record.run == attempt.run else self.record.cost
         # At once: a climb that is killed behind it finds an attempt that has ended, with its cost.
@@ -105,11 +108,25 @@ class Trial:
     @property
     def _spared(self) -> float:
         """Seconds that a training leaves to be measured in, half of all at most."""
-        counted, limit = self.prediction, self.limit
-        measuring = counted.answer_seconds * self.step.level.held
-        measuring += timing_seconds(counted.cost.request_seconds)
-        spared = max(measuring, min(SPARED * measuring, limit - counted.cost.seconds))
+        measuring, limit = self._measuring, self.limit
+        spared = max(measuring, min(SPARED * measuring, limit - self.prediction.cost.seconds))
         return min(0.5 * limit, spared)
+
+    @property
+    def _measuring(self) -> float:
+        """Seconds that measuring is expected to take."""
+        counted = self.prediction
+        answering = counted.answer_seconds * self.step.level.held
+        return answering + timing_seconds(counted.cost.request_seconds)
+
+    def _measured_until(self, began: float) -> float:
+        """When measuring ends what began then; a training's last step may have taken what was spared,
+        and its time is lost without a figure: it is measured while the climb has time.
+        """
+        until = began + self.limit
+        if not self.rung.method.trained:
+            return until
+        return max(until, min(began + self.room, now() + PATIENCE * self._measuring))
 
     @property
     def rows(self) -> int:
@@ -117,13 +134,15 @@ class Trial:
         count, share = len(self.bench.splits.train), self.step.level.share
         return count if self.rung.method.trained else max(1, round(share * count))
 
-    def _make(self, plan: Plan, until: float) -> Attempt:
+    def _make(self, plan: Plan, began: float) -> Attempt:
         level, method = self.step.level, self.rung.method
         held = len(self.bench.validation)
         if level.share < 1 or level.held < held:
             held = max(level.held, MIN_CHOOSE_ROWS) if method.trained else level.held
         opened = self.bench.part(plan, self.rows, held)
-        told = Observers.of(Named(self.watcher, self.rung.key), Deadline(plan, until - self._spared))
+        told = Observers.of(
+            Named(self.watcher, self.rung.key), Deadline(plan, began + self.limit - self._spared)
+        )
         made = job.make(
             plan, told, self.store, opened=opened, run=self._left(plan),
             fitted=self.first.fitted if self.first else None,
@@ -132,7 +151,7 @@ class Trial:
             made.state.seconds = self.first.making
         with job.under_way(made.run, self.store, made.observers):
             _heed(made)
-            seen, answering = self._measure(made, until)
+            seen, answering = self._measure(made, self._measured_until(began))
         steps = made.state.step if method.trained else None
         return dataclasses.replace(
             seen,

@@ -352,6 +352,26 @@ def test_a_training_leaves_time_to_be_measured(trained, making, each, seconds):
     assert trial.plan().train.seconds == pytest.approx(seconds)
 
 
+@pytest.mark.parametrize(
+    ("trained", "at", "until"),
+    [
+        (True, 1098.0, 1098.0 + 2.5 * 22),  # its last step ended late: what was spared is gone
+        (True, 1030.0, 1100.0),  # there is time enough
+        (True, 1170.0, 1200.0),  # and no more than the climb has
+        (False, 1098.0, 1100.0),  # answers that are slow without a training would take all of it
+    ],
+)
+def test_a_training_is_measured_while_the_climb_has_time(monkeypatch, trained, at, until):
+    trial: Any = object.__new__(Trial)
+    trial.rung = SimpleNamespace(method=SimpleNamespace(trained=trained))
+    trial.step = Step("lora", (), Level(0.25, 100), 60.0, "first")
+    cost = Cost(seconds=25.0, request_seconds=0.5)
+    trial.prediction = Prediction(cost, answer_seconds=0.2, steps=10, held=100)
+    trial.limit, trial.room = 100.0, 200.0
+    monkeypatch.setattr(trials, "now", lambda: at)
+    assert trial._measured_until(1000.0) == pytest.approx(until)
+
+
 def test_what_a_cut_training_would_have_taken_whole_is_learned():
     cut = Attempt(params={}, level=Level(1.0, 10), steps=50, steps_of=400, making=20.0, late=True)
     assert cut.making_all(400) == pytest.approx(160.0)
