@@ -199,7 +199,7 @@ def climb(
     with Home() as home:
         began = time.perf_counter()
         card, seen = run(
-            home, f"tasks-{task.name}-{minutes:g}", words(task, args, f"{seconds:g}s", "bench", home)
+            home, f"tasks-{task.name}-{minutes:g}", words(task, args, f"{seconds:g}s", home)
         )
         end = time.perf_counter() - began
     figure = winning(card)
@@ -217,9 +217,9 @@ def climb(
     )  # fmt: skip
 
 
-def words(task: Task, args: argparse.Namespace, budget: str, name: str, home: Any) -> list[str]:
+def words(task: Task, args: argparse.Namespace, budget: str, home: Any) -> list[str]:
     """The command of a climb, behind `rung climb`."""
-    found = [task.source, "--base", args.base, "--budget", budget, "--name", name, "--json",
+    found = [task.source, "--base", args.base, "--budget", budget, "--name", "bench", "--json",
              "--report", str(home / "report.html")]  # fmt: skip
     return found + (["--limit", str(task.rows)] if task.rows else [])
 

@@ -87,10 +87,9 @@ def next_step(arms: Sequence[Arm], now: Standing) -> Step | None:
     fitting = _fitting([*_first(wanted, now), *_more(wanted, now)], now)
     # What else there is waits for these: it would take their time.
     if not any(_gain(step, within, now) > 0 for step in fitting):
-        waiting = _samples(_waiting(wanted), now)
-        fitting += _fitting([*waiting, *_settings(wanted, now)], now)
-    fitting = fitting or _fitting(_samples(_unmeasured(wanted), now), now)
-    fitting = fitting or _fitting(_again(within, now), now)
+        fitting += _fitting([*_samples(_waiting(wanted)), *_settings(wanted, now)], now)
+    fitting = fitting or _fitting(_samples(_unmeasured(wanted)), now)
+    fitting = fitting or _fitting(_again(within), now)
     return _best(fitting, within, now) if fitting else None
 
 
@@ -145,12 +144,12 @@ def _unmeasured(arms: Sequence[Arm]) -> list[Arm]:
     return [a for a in arms if a.default and not a.figures and not a.failed]
 
 
-def _samples(arms: Sequence[Arm], now: Standing) -> list[Step]:
+def _samples(arms: Sequence[Arm]) -> list[Step]:
     """The smallest samples of arms without a figure, however much of the time they take."""
     return [Step(a.key, a.params, a.begins[0], a.cost(a.begins[0]), FIRST_FIGURE) for a in arms]
 
 
-def _again(arms: Sequence[Arm], now: Standing) -> list[Step]:
+def _again(arms: Sequence[Arm]) -> list[Step]:
     """The smallest samples of arms of which even these were late, in more time than they had."""
     found = []
     for arm in arms:

@@ -68,23 +68,24 @@ def _training_rows(run: RunRecord, data: DataKnobs, part: str) -> Sequence[Examp
     """The training rows of a run; none where they cannot be among a part of the data, or are not known
     any more."""
     try:
-        (own,) = resolve([DataKnobs], settings_of(run))
-        if own == data and part in HELD:
-            return ()
-        dataset = _as_trained_on(run)
+        own = _knobs(run)
+        dataset = None if own == data and part in HELD else _as_trained_on(run)
         return () if dataset is None else split(dataset, own).train
     except RungError:
         return ()
 
 
+def _knobs(run: RunRecord) -> DataKnobs:
+    return resolve([DataKnobs], settings_of(run))[0]
+
+
 def _as_trained_on(run: RunRecord) -> Dataset | None:
     """The data of a run, read as the run read it; None where it is not the same any more."""
     try:
-        (own,) = resolve([DataKnobs], settings_of(run))
         wants = methods.get(run.method).wants
         if wants is None:
             wants = objectives.get(run.objective or str(run.config.get("objective"))).wants
-        dataset = load(own, wants)
+        dataset = load(_knobs(run), wants)
     except (RungError, OSError):
         return None
     return dataset if dataset.digest == run.data else None
