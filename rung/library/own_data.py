@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rung import methods, objectives
+from rung.bases.source import MODEL
 from rung.config import knobs_of, resolve
 from rung.data import DataKnobs, Dataset, load, split
 from rung.errors import DataError, ModelNotFound, RungError
@@ -14,7 +15,7 @@ from rung.store.records import RunNotFound, RunRecord
 from rung.types import Example
 
 HELD = ("validation", "test")  # parts that share no row with the training part of the same split
-MODEL = "model:"  # begins the spec of a base that is a trained model
+TRAINED = f"{MODEL}:"  # begins the spec of a base that is a trained model
 
 
 def own_run(names: Sequence[str]) -> RunRecord | None:
@@ -96,7 +97,7 @@ def _lineage(store: Store, name: str | None) -> Iterator[RunRecord]:
     that it goes on from, and bases that are models themselves."""
     wanted, seen = [name], set()
     while wanted:
-        name = (wanted.pop(0) or "").removeprefix(MODEL)
+        name = (wanted.pop(0) or "").removeprefix(TRAINED)
         if not name or name in seen:
             continue
         seen.add(name)
@@ -111,5 +112,5 @@ def _lineage(store: Store, name: str | None) -> Iterator[RunRecord]:
         if run.config.get("data"):
             yield run
         base = str(run.config.get("base") or "")
-        if base.startswith(MODEL):
+        if base.startswith(TRAINED):
             wanted.append(base)
