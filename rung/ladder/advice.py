@@ -8,7 +8,8 @@ from typing import Any
 from rung.data.problem import counted
 from rung.evals.compare import compare
 from rung.ladder.attempts import Attempt, attempts_of
-from rung.ladder.verdict import Evidence, Sentence, Standing, is_cut
+from rung.ladder.choice import Standing
+from rung.ladder.verdict import Evidence, Sentence, is_cut
 
 
 def advice(seen: Evidence) -> list[str]:

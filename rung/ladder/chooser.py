@@ -8,13 +8,14 @@ from typing import Any
 
 from rung.evals.measure import Measured
 from rung.ladder import advice as advise
-from rung.ladder import verdict
+from rung.ladder import choice, verdict
 from rung.ladder.arms import Outlook, Scale
 from rung.ladder.bar import BASE
+from rung.ladder.choice import Choice, Standing
 from rung.ladder.examination import compared
 from rung.ladder.rungs import Rung
 from rung.ladder.task_context import TaskContext
-from rung.ladder.verdict import Choice, Evidence, Standing
+from rung.ladder.verdict import Evidence
 from rung.store.climbs import RungRecord
 
 
@@ -41,11 +42,29 @@ class Chooser:
 
     def standings(self) -> list[Standing]:
         """The rungs with a figure; the base as it is does not stand for election."""
-        return verdict.standings([r for r in self.records.values() if r.key in self.rungs])
+        return choice.standings([r for r in self.records.values() if r.key in self.rungs])
+
+    @property
+    def cleared(self) -> float | None:
+        """What the cheapest rung that clears the bar costs in all."""
+        return min((s.total for s, sure in self._clearing() if sure), default=None)
+
+    @property
+    def doubted(self) -> frozenset[str]:
+        """Rungs whose figure clears the bar on too few validation rows to count."""
+        return frozenset(s.key for s, sure in self._clearing() if not sure)
+
+    def _clearing(self) -> list[tuple[Standing, bool]]:
+        """The rungs whose figure clears the bar, and whether that is sure; see `Standing.clears`."""
+        bar = self.bench.bar
+        if bar is None:
+            return []
+        found = [s for s in self.standings() if s.only is None and bar.cleared(s.measured.value)]
+        return [(s, s.clears(bar)) for s in found]
 
     def choose(self) -> Choice:
         """Winner and runner-up, by validation alone."""
-        return verdict.choose(self.standings(), self.bench.bar, self.baseline, self.scale.tie)
+        return choice.choose(self.standings(), self.bench.bar, self.baseline, self.scale.tie)
 
     def so_far(self, stopped: bool = False) -> dict[str, Any]:
         """The verdict by what was seen until now; empty where nothing was."""
@@ -73,7 +92,7 @@ class Chooser:
             "model": winner.record.model,
             "runner_up": second.key if second else None,
             "cleared": None if bar is None or own is None else bar.cleared(own.value),
-            "cleared_on_validation": None if bar is None else bar.cleared(winner.measured.value),
+            "cleared_on_validation": None if bar is None else winner.clears(bar),
             "test": {key: m.as_dict() for key, m in test.items()},
             "against": {key: c.as_dict() for key, c in against.items()},
             "curve": advise.curve(winner),

@@ -17,6 +17,7 @@ from rung.evals.measure import Measured
 from rung.ladder.arms import Arms, Outlook, Scale
 from rung.ladder.attempts import Attempt, attempts_of, how_it_ended, limit_of
 from rung.ladder.bar import BASE
+from rung.ladder.choice import Standing
 from rung.ladder.chooser import Chooser
 from rung.ladder.examination import Examination
 from rung.ladder.first_figures import FirstFigure, base_as_it_is, without_base
@@ -30,7 +31,6 @@ from rung.ladder.scheme import BASELINE, Step, next_step
 from rung.ladder.scheme import Standing as Now
 from rung.ladder.task_context import TaskContext
 from rung.ladder.trials import Trial
-from rung.ladder.verdict import Standing
 from rung.store import Store
 from rung.store.climbs import ClimbRecord, RungRecord
 
@@ -208,21 +208,10 @@ class ClimbController:
         return next_step(
             self.arms.of(found, self.left),
             Now(
-                left, self._cleared(), self.knobs.all, self.chooser.scale.best_possible,
-                frozenset(busy), workers,
+                left, self.chooser.cleared, self.chooser.doubted, self.knobs.all,
+                self.chooser.scale.best_possible, frozenset(busy), workers,
             ),
         )  # fmt: skip
-
-    def _cleared(self) -> float | None:
-        """What the cheapest rung that clears the bar costs in all."""
-        bar = self.bench.bar
-        totals = [
-            r.cost["total_seconds"]
-            for r in self.records.values()
-            if bar is not None and r.status == "succeeded" and r.method and "validation" in r.metrics
-            and not r.metrics.get("only") and bar.cleared(r.metrics["validation"]["value"])
-        ]  # fmt: skip
-        return min(totals, default=None)
 
     def _reserve(self) -> float:
         """Seconds that are kept for the test rows and the report."""
@@ -374,7 +363,7 @@ class ClimbController:
 
     def _close_untried(self) -> None:
         """Rows that were not reached say why."""
-        if self._cleared() is not None and not self.knobs.all:
+        if self.chooser.cleared is not None and not self.knobs.all:
             return  # the table says that the bar was cleared below
         for key, record in list(self.records.items()):
             if record.status not in DONE:

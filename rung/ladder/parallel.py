@@ -149,7 +149,7 @@ class ParallelClimb(ClimbController):
 
     def _prune(self, workers: Crew) -> None:
         """Stop attempts at rungs that cost more than one that clears the bar."""
-        cleared = self._cleared()
+        cleared = self.chooser.cleared
         if cleared is None or self.knobs.all:
             return
         requests = self.knobs.requests

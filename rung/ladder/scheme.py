@@ -28,6 +28,7 @@ AGAIN = 2.0  # times what a smallest sample took in vain: what it is given where
 BASELINE = "baseline"  # why a step is taken: before anything else
 FIRST_FIGURE = "first"  # the same: its rung has none yet
 OTHER_SETTINGS = "settings"  # the same: to tell settings apart
+MORE_ROWS = "more rows"  # the same: its rung is good, or may be, with more of them
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Standing:
     Attributes:
         left: seconds for further attempts.
         cleared: total cost of the cheapest rung that clears the bar; None where none does.
+        doubted: rungs that clear it on too few validation rows to be sure; they have more first.
         everything: whether to go on until all arms are whole.
         best_possible: of the metric, its sign turned.
         busy: rungs that are being tried elsewhere, of which nothing else is tried meanwhile.
@@ -69,6 +71,7 @@ class Standing:
 
     left: float
     cleared: float | None = None
+    doubted: frozenset[str] = frozenset()
     everything: bool = False
     best_possible: float | None = 1.0
     busy: frozenset[str] = frozenset()
@@ -85,6 +88,8 @@ def next_step(arms: Sequence[Arm], now: Standing) -> Step | None:
     within = [a for a in arms if now.everything or now.cleared is None or a.total < now.cleared]
     wanted = [a for a in within if not a.failed]
     fitting = _fitting([*_first(wanted, now), *_more(wanted, now)], now)
+    if sure := [s for s in fitting if s.key in now.doubted and s.why == MORE_ROWS]:
+        return min(sure, key=lambda s: (s.seconds, s.key))
     # What else there is waits for these: it would take their time.
     if not any(_gain(step, within, now) > 0 for step in fitting):
         fitting += _fitting([*_samples(_waiting(wanted)), *_settings(wanted, now)], now)
@@ -201,7 +206,7 @@ def _more(arms: Sequence[Arm], now: Standing) -> list[Step]:
             continue
         within = [v for v in above if arm.cost(v) <= WHOLE * now.left]
         level = within[-1] if within else _between(arm, above[0], now.left)
-        found.append(Step(arm.key, arm.params, level, arm.cost(level), "more rows"))
+        found.append(Step(arm.key, arm.params, level, arm.cost(level), MORE_ROWS))
     return found
 
 

@@ -1,4 +1,4 @@
-"""What a climb may say: who wins, and sentences that each follow from what was seen."""
+"""What a climb may say: sentences that each follow from what was seen."""
 
 from __future__ import annotations
 
@@ -13,109 +13,12 @@ from rung.evals.metrics.wins import EQUAL_LENGTH, LONGER, OTHER_REPEATS, REPEATS
 from rung.ladder.arms import Outlook
 from rung.ladder.attempts import attempts_of
 from rung.ladder.bar import Bar
+from rung.ladder.choice import Choice, Standing, beats
 from rung.store.climbs import RungRecord
 from rung.types import Task
 
 LENGTH_GAIN = 0.02  # of a win rate, by which the one at equal length must be less to be told
 REPEATS_MORE = 0.1  # of an answer's word sequences, by which it must repeat itself more to be told
-
-
-@dataclass(frozen=True)
-class Standing:
-    """A rung that was measured on validation."""
-
-    record: RungRecord
-    measured: Measured
-
-    @property
-    def key(self) -> str:
-        return self.record.key
-
-    @property
-    def total(self) -> float:
-        return self.record.cost.get("total_seconds", 0.0)
-
-    @property
-    def only(self) -> str | None:
-        """The one answer that it gives to every row, if it does."""
-        return self.record.metrics.get("only")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Who wins by validation alone, and who is next."""
-
-    winner: Standing | None = None
-    second: Standing | None = None
-    cleared: bool = False
-    standings: Sequence[Standing] = ()
-
-
-def standings(records: Sequence[RungRecord]) -> list[Standing]:
-    """The rungs with a figure, in their order."""
-    return [
-        Standing(r, Measured.of(r.metrics["validation"], r.items["validation"]))
-        for r in records
-        if r.status != "failed" and r.method and "validation" in r.metrics and "validation" in r.items
-    ]
-
-
-def beats(one: Standing, other: Standing) -> bool:
-    """Whether one is better than the other on the rows that both were asked, beyond chance."""
-    count = min(one.measured.n, other.measured.n)
-    seen = compare(other.measured.first(count), one.measured.first(count))
-    better = seen.difference < 0 if one.measured.lower else seen.difference > 0
-    return seen.certain and better
-
-
-def choose(
-    found: Sequence[Standing], bar: Bar | None, baseline: str | None = None, tie: float | None = None
-) -> Choice:
-    """Winner and runner-up.
-
-    With a bar the winner is the cheapest rung that clears it. Without, or where none does, it is one
-    that no other beats beyond chance: the best, or a cheaper one whose figure is within `tie` of it.
-    Where rungs were measured on unlike numbers of rows the best is told by the end of the interval that
-    is the worse one: of a dozen figures of 24 rows one is high by chance. A rung that gives one answer
-    to every row wins only where nothing else was measured.
-
-    Args:
-        tie: how far apart figures may be that are called alike; None: a hundredth of the best.
-    """
-    if not found:
-        return Choice()
-    learned = [s for s in found if s.only is None or s.key == baseline] or list(found)
-    ranked = sorted(learned, key=lambda s: (_sign(s) * -s.measured.value, s.total))
-    clearing = [s for s in learned if bar is not None and bar.cleared(s.measured.value)]
-    if clearing:
-        winner = min(clearing, key=lambda s: (s.total, s.key))
-    else:
-        unbeaten = [s for s in ranked if not any(beats(o, s) for o in ranked if o is not s)]
-        best = _best(unbeaten or ranked)
-        near = tie if tie is not None else 0.01 * abs(best.measured.value)
-        alike = [
-            s for s in unbeaten or ranked[:1]
-            if abs(s.measured.value - best.measured.value) <= near + 1e-12
-        ]  # fmt: skip
-        winner = min(alike, key=lambda s: (s.total, s.key))
-    others = sorted(found, key=lambda s: (_sign(s) * -s.measured.value, s.total))
-    rest = [s for s in (*ranked, *others) if s is not winner]
-    return Choice(winner, rest[0] if rest else None, bool(clearing), tuple(found))
-
-
-def _best(ranked: Sequence[Standing]) -> Standing:
-    """The best of some, the best figure first; the surest where they are of unlike numbers of rows."""
-    if len({s.measured.n for s in ranked}) == 1:
-        return ranked[0]
-    sure = {id(s): s.measured.high if s.measured.lower else s.measured.low for s in ranked}
-    return max(ranked, key=lambda s: _sign(s) * sure[id(s)])
-
-
-def _sign(standing: Standing) -> int:
-    return -1 if standing.measured.lower else 1
-
-
-# --- evidence and sentences -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +59,12 @@ class Evidence:
 
     def record(self, key: str) -> RungRecord | None:
         return next((r for r in self.records if r.key == key), None)
+
+    @property
+    def doubted(self) -> bool:
+        """Whether the winner's figure clears the bar on too few validation rows to count."""
+        cleared = self.bar is not None and self.bar.cleared(self.winner.measured.value)
+        return cleared and not self.chosen.cleared
 
     @property
     def untried(self) -> list[str]:
@@ -281,7 +190,10 @@ def bar_told(seen: Evidence) -> str | None:
     if bar is None:
         return None
     lines = []
-    if not seen.chosen.cleared:
+    if seen.doubted:
+        count, of = seen.winner.measured.n, seen.winner.of
+        lines.append(f"It clears {bar} on {count} of {of:,} validation rows, too few to be sure.")
+    elif not seen.chosen.cleared:
         tried = "that was tried " if seen.untried else ""
         lines.append(f"No rung {tried}clears {bar} on validation; this one comes closest.")
     if own is not None:

@@ -85,7 +85,7 @@ def test_test_rows_that_are_trained_on_measure_nothing(ask: Ask, write: Write, v
     test = path.parent / "held" / "test.jsonl"
     test.parent.mkdir()
     test.write_text("\n".join(path.read_text().splitlines()[:12]))
-    line = said_by(ask, verb, path, "--test-data", str(test))
+    line = said_by(ask, verb, path, "--test-data", str(test), "--validation", "0.1")
     assert line.startswith("12 of 12 test rows are also in training (test.jsonl:1 = data.jsonl:1")
     assert "--allow-leakage" in line
 

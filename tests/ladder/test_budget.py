@@ -200,7 +200,7 @@ def test_no_rung_that_was_tried_beats_the_winner_on_the_same_rows(words, under, 
     world = World(seed, 1.0)
     under(world)
     record, rungs = go(words, world, "20m")
-    from rung.ladder.verdict import beats, standings
+    from rung.ladder.choice import beats, standings
 
     found = {s.key: s for s in standings(list(rungs.values()))}
     winner = found[record.verdict["winner"]]

@@ -54,6 +54,19 @@ def test_first_figures_go_by_what_a_rung_costs_in_all_and_not_by_its_samples():
     assert step is not None and step.key == "quick"
 
 
+def test_a_bar_cleared_on_few_rows_is_made_sure_of_before_anything_else():
+    grid = (Level(1 / 16, 24), Level(1 / 4, 80), Level(1.0, 300))
+    good, other = arm("good", 200, total=5, grid=grid), arm("other", 1, total=1)
+    good.outcomes = [Outcome(grid[0], 1.0, 1.0)]
+    step = next_step([good, other], Standing(1000))
+    assert step is not None and step.key == "other"
+    step = next_step([good, other], Standing(1000, doubted=frozenset({"good"})))
+    assert step is not None and (step.key, step.level) == ("good", grid[-1])
+    # Where that does not fit the time, the others go on.
+    step = next_step([good, other], Standing(10, doubted=frozenset({"good"})))
+    assert step is not None and step.key == "other"
+
+
 def test_with_ample_time_every_rung_is_whole_at_once():
     arms = [arm(f"r{i}", 10 + i) for i in range(6)]
     tried, _ = simulate(arms, lambda k, _, s: curve(0.8)(s), 10_000)

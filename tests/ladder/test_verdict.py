@@ -10,13 +10,14 @@ import pytest
 from rung.evals.intervals import wilson
 from rung.evals.measure import Measured
 from rung.ladder import advice as advise
-from rung.ladder import verdict
+from rung.ladder import choice, verdict
 from rung.ladder.advice import advice
 from rung.ladder.arms import Outlook
 from rung.ladder.attempts import Attempt
 from rung.ladder.bar import Bar
+from rung.ladder.choice import Choice, Standing, choose
 from rung.ladder.levels import Level
-from rung.ladder.verdict import Choice, Evidence, Standing, choose, says
+from rung.ladder.verdict import Evidence, says
 from rung.store.climbs import RungRecord
 from rung.types import Task
 
@@ -91,33 +92,58 @@ def test_a_winner_is_never_beaten_beyond_chance_by_another_that_was_tried(seed):
         for i, (right, shift) in enumerate(draw.integers((40, 0), 100, (6, 2)).tolist())
     ]
     chosen = choose(found, None, tie=0.01)
-    beaten = [s for s in found if verdict.beats(s, chosen.winner)]
-    assert not beaten or all(any(verdict.beats(o, s) for o in found) for s in found)
+    beaten = [s for s in found if choice.beats(s, chosen.winner)]
+    assert not beaten or all(any(choice.beats(o, s) for o in found) for s in found)
 
 
 def test_rungs_measured_on_fewer_rows_are_compared_on_those():
     few = replace(standing("few", 20), measured=measured(20, 24))
     many = standing("many", 90)
-    assert not verdict.beats(many, few)  # both get the first 20 right
+    assert not choice.beats(many, few)  # both get the first 20 right
     assert choose([few, many], None, tie=0.01).winner is not None
 
 
-def on(key: str, right: int, n: int, total: float = 1.0) -> Standing:
+def on(key: str, right: int, n: int, total: float = 1.0, **metrics) -> Standing:
     """A rung with that many of n validation rows right, and the interval of so few."""
     plain = measured(right, n)
     low, high = wilson(right, n)
-    return replace(standing(key, 1, total), measured=replace(plain, low=low, high=high))
+    return replace(standing(key, 1, total, **metrics), measured=replace(plain, low=low, high=high))
 
 
 def test_a_figure_of_few_rows_is_taken_by_what_it_is_at_least():
     """The rows are those that both got right, so that neither beats the other beyond chance."""
     few, many = on("few", 23, 24, 100.0), on("many", 270, 300)
-    assert few.measured.value > many.measured.value and not verdict.beats(few, many)
+    assert few.measured.value > many.measured.value and not choice.beats(few, many)
     assert choose([few, many], None, tie=0.01).winner is many
     surer = on("few", 72, 72, 100.0)  # all of three times as many
     assert choose([surer, many], None, tie=0.01).winner is surer
     # On the same number of rows the figure itself decides, and where less is better its upper end.
     assert choose([on("a", 23, 24), on("b", 22, 24)], None, tie=0.01).winner.key == "a"
+
+
+def test_a_bar_is_cleared_by_all_validation_rows_or_by_the_worse_end_of_an_interval():
+    bar = Bar("accuracy", 0.85)
+    few, whole = on("few", 22, 24, 1.0, held_of=300), on("whole", 258, 300, 5.0, held_of=300)
+    chosen = choose([few, whole], bar)
+    assert chosen.winner is whole and chosen.cleared  # 22 of 24 may be 0.74
+    surer = on("few", 78, 80, 1.0, held_of=300)  # 0.91 at least
+    assert choose([surer, whole], bar).winner is surer
+    assert choose([on("few", 22, 24, held_of=24), whole], bar).winner.key == "few"
+    lower, seen = Bar("perplexity", 12.0, lower=True), replace(few.measured, metric="perplexity")
+    upper = replace(few, measured=replace(seen, value=10.0, low=8.0, high=13.0))
+    assert not upper.clears(lower)
+    assert replace(upper, measured=replace(upper.measured, high=11.0)).clears(lower)
+
+
+def test_a_bar_cleared_on_too_few_rows_is_told_as_that():
+    few, below = on("few", 22, 24, 1.0, held_of=300), on("whole", 200, 300, 5.0, held_of=300)
+    seen = evidence(few, below, bar="accuracy=0.85")
+    assert seen.chosen.winner is few and not seen.chosen.cleared
+    told = "It clears accuracy >= 0.85 on 24 of 300 validation rows, too few to be sure."
+    assert told in says(seen) and "No rung" not in says(seen)
+    assert "too few" not in says(evidence(below, bar="accuracy=0.6"))
+    missed = says(evidence(below, bar="accuracy=0.85"))
+    assert "too few" not in missed and "No rung clears accuracy >= 0.85" in missed
 
 
 def test_a_better_figure_of_few_rows_is_told_beside_the_winner():
