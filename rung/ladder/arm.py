@@ -42,7 +42,7 @@ class Arm:
         total: what making it whole and serving it is expected to cost.
         default: whether it has the rung's own settings; others wait until these have a figure.
         baseline: goes before everything else. reference: what rungs are held against, before them.
-        twin: key of the rung that it repeats with less memory, and waits for: it is as good at best.
+        before: key of the rung that it waits for, which takes less and is about as good.
         gain: of what is missing to the best possible figure, what a level more may bring.
     """
 
@@ -54,7 +54,7 @@ class Arm:
     default: bool = True
     baseline: bool = False
     reference: bool = False
-    twin: str | None = None
+    before: str | None = None
     gain: float = GAIN
     outcomes: list[Outcome] = field(default_factory=list)
 

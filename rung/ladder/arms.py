@@ -167,22 +167,22 @@ class Arms:
             arm = Arm(
                 key, params, self.levels(key), self._cost(key, params), self._total(key),
                 default=not params, baseline=bool(rung and rung.method.baseline),
-                reference=rung is None, twin=self._twin(rung),
+                reference=rung is None, before=self._before(rung),
                 gain=TRAINED_GAIN if rung and rung.method.trained else GAIN,
             )  # fmt: skip
             arm.outcomes = [self._outcome(a) for a in done if tuple(sorted(a.params.items())) == params]
             made.append(arm)
         return made
 
-    def _twin(self, rung: Rung | None) -> str | None:
-        """The rung that differs in nothing but that its base is not quantised, if it can be tried."""
-        if rung is None or "quantize" not in rung.settings:
+    def _before(self, rung: Rung | None) -> str | None:
+        """The rung of the same method that is tried first, if it can be tried; see `Method.behind`."""
+        first = rung and rung.method.behind(rung.settings)
+        if rung is None or first is None:
             return None
-        plain = {name: value for name, value in rung.settings.items() if name != "quantize"}
         return next(
             (
                 key for key, r in self.rungs.items()
-                if r.method.name == rung.method.name and r.settings == plain and key not in self.misfits
+                if r.method.name == rung.method.name and r.settings == first and key not in self.misfits
             ),
             None,
         )  # fmt: skip

@@ -139,9 +139,9 @@ def _gain(step: Step, arms: Sequence[Arm], now: Standing) -> float:
 
 
 def _waiting(arms: Sequence[Arm]) -> list[Arm]:
-    """Arms that are to have a first figure; a twin has none before the other is whole."""
+    """Arms that are to have a first figure; some have none before another one is whole."""
     unfinished = {a.key for a in arms if a.default and not a.failed and not a.whole}
-    return [a for a in _unmeasured(arms) if a.twin not in unfinished]
+    return [a for a in _unmeasured(arms) if a.before not in unfinished]
 
 
 def _unmeasured(arms: Sequence[Arm]) -> list[Arm]:

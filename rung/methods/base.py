@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -246,6 +246,12 @@ class Method(ABC):
         """Times the learning rate that some of the trained parameters learn with, by their names."""
         return {}
 
+    def behind(self, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The settings of this method's rung that is tried before the one with `settings`, since it
+        takes less and is about as good; None where there is none."""
+        plain = {name: value for name, value in settings.items() if name != "quantize"}
+        return plain if len(plain) < len(settings) else None
+
     # --- what it costs, from counts --------------------------------------------------------------
 
     def size(self, bank: Bank, config: Any, shape: Shape) -> int:
@@ -265,7 +271,12 @@ class Method(ABC):
         if not self.trained:
             return Workload()
         backward = OWN_BACKWARD if self.own_weights else FROZEN_BACKWARD
-        return training(shape, schedule.steps, schedule.batch, schedule.checks, backward)
+        share = self.trained_share(config, shape)
+        return training(shape, schedule.steps, schedule.batch, schedule.checks, backward, share)
+
+    def trained_share(self, config: Any, shape: Shape) -> float:
+        """The upper share of the base's layers that training goes through."""
+        return 1.0
 
     def answering(self, config: Any, shape: Shape) -> Workload:
         """What the answer to one row computes, many asked side by side."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from rung.config import knob
 from rung.methods import base, full, layers
 from rung.methods.augment import augment_knob
-from rung.methods.workload import PASS_TOKENS, Shape, Workload, training
+from rung.methods.workload import Shape
 from rung.types import Modality
 
 if TYPE_CHECKING:
@@ -48,14 +48,8 @@ class Method(base.Method):
             return f"--layers {config.layers} is more than the base's {there}"
         return None
 
-    def making(self, config: Knobs, shape: Shape, schedule: base.Schedule) -> Workload:
-        # What enters the first tuned layer is computed once for every row, by the layers before it.
-        share = min(1.0, config.layers / max(shape.layers, 1))
-        rows = shape.part(schedule.steps * schedule.batch, shape.held)
-        once = (1 - share) * (rows.rows + rows.held) * (shape.prompt + shape.reply)
-        return Workload(read=once, passes=once / PASS_TOKENS) + training(
-            shape, schedule.steps, schedule.batch, schedule.checks, base.OWN_BACKWARD, share
-        )
+    def trained_share(self, config: Knobs, shape: Shape) -> float:
+        return min(1.0, config.layers / max(shape.layers, 1))
 
     def build(self, bank: Bank, config: Knobs, start: base.Start) -> Adapter:
         names = layers.decoder_layers(bank)

@@ -9,7 +9,7 @@ values, and the scale is `alpha / rank`, or `alpha / sqrt(rank)` with `--rslora`
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,6 +22,7 @@ from rung.methods.lora_start import FORMED
 if TYPE_CHECKING:
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
+    from rung.methods.workload import Shape
     from rung.types import Modality, Task
 
 MAX_RANK = 1024
@@ -87,6 +88,14 @@ class Knobs:
         foreign=("target_modules", "lora_target_modules", "lora_target"),
     )
 
+    depth: str = knob(
+        "all",
+        "Which layers are adapted: all, or the upper half alone (upper), what enters it being computed "
+        "once for all epochs.",
+        choices=("all", "upper"),
+        reads="text",
+    )
+
     augment: list[str] = augment_knob()
     text_tower: bool = knob(
         False,
@@ -116,9 +125,19 @@ class Method(base.Method):
         return PictureLora(self.name, self.Config)
 
     def rungs(self, task: Task) -> list[dict[str, Any]]:
-        return [{}, {"quantize": "int8"}]
+        return [{}, {"depth": "upper"}, {"quantize": "int8"}]
+
+    def behind(self, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+        first = super().behind(settings)
+        if first is not None:
+            return first
+        return None if "depth" in settings else {**settings, "depth": "upper"}
+
+    def trained_share(self, config: Knobs, shape: Shape) -> float:
+        return 1.0 if config.depth == "all" else 1 - (shape.layers // 2) / shape.layers
 
     def misfit(self, bank: Bank, config: Knobs) -> str | None:
+        _adapted(bank, config)  # raises where there is nothing to adapt
         return low_rank.clash(bank, config) or super().misfit(bank, config)
 
     def build(self, bank: Bank, config: Knobs, start: base.Start) -> Adapter:
@@ -132,7 +151,7 @@ class Method(base.Method):
             dropout = Dropout(config.dropout, start.generator.initial_seed())
         ops = {
             name: low_rank.fresh(config, start, name, projection, dropout)
-            for name, projection in layers.chosen(bank, config.targets).items()
+            for name, projection in _adapted(bank, config).items()
         }
         activation = _activation(config.activated, start)
         made = Adapter(linear=ops, activation=activation, dropout=dropout)
@@ -159,6 +178,26 @@ class Method(base.Method):
 
     def to_files(self, adapter: Adapter, bank: Bank, config: Knobs):
         return low_rank.peft_files(adapter, bank, config)
+
+
+def _adapted(bank: Bank, config: Knobs) -> dict[str, Any]:
+    """The projections that get weights beside them: name -> (module, d_in, d_out).
+
+    Raises:
+        MethodMisfit: where there are none, or no list of layers.
+    """
+    found = layers.chosen(bank, config.targets)
+    if config.depth == "all":
+        return found
+    names = layers.decoder_layers(bank)
+    upper = tuple(f"{name}." for name in names[len(names) // 2 :])
+    kept = {name: projection for name, projection in found.items() if name.startswith(upper)}
+    if not kept:
+        raise MethodMisfit(
+            f"--targets {', '.join(config.targets)} names no projection of the upper half: "
+            "leave --depth upper out"
+        )
+    return kept
 
 
 def _activation(text: str | None, start: base.Start) -> tuple[int, ...]:

@@ -123,12 +123,18 @@ def training(
     Args:
         checks: validations, the one before the first step among them.
         backward: what a backward pass takes, in forward passes.
-        layers: share of the base's layers that a step goes through.
+        layers: upper share of the base's layers that a step goes through; what enters them is computed
+            once for every row, by the layers below.
     """
+    seen = shape.part(steps * batch, shape.held)
+    once = (1 - layers) * (seen.rows + seen.held) * (shape.prompt + shape.reply)
     tokens = steps * (batch * shape.supervised + shape.shared)
     held = checks * (shape.held * shape.supervised + shape.shared)
     every = steps * (1 + backward) + checks
-    return Workload(read=layers * (tokens * (1 + backward) + held), passes=layers * every)
+    return Workload(
+        read=once + layers * (tokens * (1 + backward) + held),
+        passes=once / PASS_TOKENS + layers * every,
+    )
 
 
 def classifier_fit(rows: float, features: float, labels: float, fits: float) -> Workload:

@@ -76,7 +76,7 @@ def go(path: Path, log: Log | None = None, given: dict[str, Any] | None = None, 
         "requests": 10,
         "trials": 1,
         "only": ["zero_shot", "linear_probe", "lora"],
-        "skip": ["lora-int8", "linear_probe-minilm"],
+        "skip": ["lora-upper", "lora-int8", "linear_probe-minilm"],
         **knobs,
     }
     with Store.open() as store:

@@ -1,4 +1,4 @@
-"""Arms of a climb: which rung repeats which."""
+"""Arms of a climb: which rung waits for which."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ from rung.ladder.rungs import Rung
 def arms(*misfits: str) -> Arms:
     found = Arms(SimpleNamespace(task=SimpleNamespace(metric="accuracy")), {})
     lora = methods.get("lora")
-    rungs = (("lora", {}), ("lora-int8", {"quantize": "int8"}), ("lora-dpo", {"objective": "dpo"}))
-    found.rungs = {key: Rung(key, lora, settings) for key, settings in rungs}
+    rungs = {
+        "lora-upper": {"depth": "upper"}, "lora": {}, "lora-int8": {"quantize": "int8"},
+        "lora-upper-dpo": {"depth": "upper", "objective": "dpo"}, "lora-dpo": {"objective": "dpo"},
+    }  # fmt: skip
+    found.rungs = {key: Rung(key, lora, settings) for key, settings in rungs.items()}
     found.misfits = dict.fromkeys(misfits, "it cannot")
     return found
 
 
-def test_a_quantised_rung_repeats_the_plain_one_where_that_can_be_tried():
+def test_a_rung_waits_for_the_one_that_is_as_good_for_less_where_that_can_be_tried():
     rungs = arms().rungs
-    assert [arms()._twin(rungs[key]) for key in rungs] == [None, "lora", None]
-    assert arms("lora")._twin(rungs["lora-int8"]) is None
+    first = {"lora": "lora-upper", "lora-int8": "lora", "lora-dpo": "lora-upper-dpo"}
+    assert {key: arms()._before(rungs[key]) for key in rungs} == {**dict.fromkeys(rungs), **first}
+    assert arms("lora")._before(rungs["lora-int8"]) is None
+    assert arms("lora-upper")._before(rungs["lora"]) is None

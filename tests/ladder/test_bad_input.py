@@ -160,7 +160,7 @@ def test_replies_that_are_no_labels_are_not_taken_for_them(ask: Ask, write: Writ
         [{"prompt": f"Tell {i}.", "completion": f"A tale of {i} in {i} words."} for i in range(60)]
     )
     line = said_by(ask, "climb", data, "--task", "classification")
-    assert "50 different replies in 50 rows are no labels" in line
+    assert "45 different replies in 45 rows are no labels" in line
 
 
 def test_no_data_is_named(ask: Ask, rung_home: Path) -> None:

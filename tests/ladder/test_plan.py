@@ -70,6 +70,13 @@ def test_a_training_reads_its_steps_forward_and_backward_and_its_validations() -
     assert making("full").read > work.read > making("last_layers").read
 
 
+def test_a_training_of_the_upper_half_reads_half_of_that_and_each_row_once_below() -> None:
+    whole, upper = making("lora"), making("lora", depth="upper")
+    once = (800 + 100) * (SHAPE.prompt + SHAPE.reply)  # rows of 100 steps, and those held out
+    assert upper.read == pytest.approx(whole.read / 2 + once / 2)
+    assert making("last_layers", layers=15).read > upper.read  # its own weights have gradients
+
+
 @pytest.mark.parametrize("method", ["linear_probe", "tfidf"])
 def test_more_rows_take_more_where_a_method_learns_from_them(method: str) -> None:
     less, more = making(method, replace(SHAPE, rows=250)), making(method)
@@ -325,7 +332,9 @@ def test_the_prediction_stands_beside_the_outcome(words: Path) -> None:
 
 
 def test_every_rung_is_planned_the_cheapest_first_and_misfits_last(words: Path) -> None:
-    knobs = ClimbKnobs(only=["zero_shot", "lora", "rag", "linear_probe"], skip=["lora-int8"])
+    knobs = ClimbKnobs(
+        only=["zero_shot", "lora", "rag", "linear_probe"], skip=["lora-upper", "lora-int8"]
+    )
     found = plan(settings(words), knobs).rows
     assert {"zero_shot", "lora", "linear_probe"} <= {r.key for r in found[:-1]}
     totals = [r.prediction.cost.total(knobs.requests) for r in found if r.prediction]

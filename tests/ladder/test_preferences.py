@@ -42,7 +42,9 @@ def test_trained_methods_have_a_rung_for_each_objective_that_wants_pairs():
     assert not set(trained) & set(keys)
     assert {"zero_shot", "few_shot", "best_of_n", "steering"} <= set(keys)
     plain = {r.key for r in all_rungs(Task("classification", "accuracy", ("a", "b")))}
-    assert {"lora", "lora-int8", "full"} <= plain and not any("dpo" in key for key in plain)
+    assert {"lora", "lora-upper", "lora-int8", "full"} <= plain and not any(
+        "dpo" in key for key in plain
+    )
     assert objectives.get(keys["lora-dpo"]["objective"]).search["loss"] == ("sigmoid", "orpo")
 
 
@@ -51,7 +53,7 @@ def test_rungs_are_held_against_the_base_and_the_best_of_n_wins_by_its_own_judge
     only = ["zero_shot", "best_of_n", "lora", "steering", "linear_probe"]
     record, rungs = go(
         pairs, log, given(pairs), bar="win_rate=0.6", judge="length:300-400", only=only, all=True,
-        skip=["lora-int8-dpo", "linear_probe-minilm"], validation_rows=16,
+        skip=["lora-upper-dpo", "lora-int8-dpo", "linear_probe-minilm"], validation_rows=16,
     )  # fmt: skip
     said = {key: r.metrics.get("validation") for key, r in rungs.items()}
     base = said["base"]
@@ -71,8 +73,10 @@ def test_rungs_are_held_against_the_base_and_the_best_of_n_wins_by_its_own_judge
 
 def test_preference_accuracy_needs_no_judge(pairs):
     log = Log()
-    record, rungs = go(pairs, log, given={**given(pairs)}, skip=["lora-int8-dpo"], validation_rows=16,
-                  only=["zero_shot", "lora", "linear_probe"])  # fmt: skip
+    record, rungs = go(
+        pairs, log, given={**given(pairs)}, skip=["lora-upper-dpo", "lora-int8-dpo"],
+        validation_rows=16, only=["zero_shot", "lora", "linear_probe"],
+    )  # fmt: skip
     shown = rungs["lora-dpo"].metrics["validation"]
     assert shown["metric"] == "preference_accuracy" and "chosen_likelier" in shown["more"]
     judge = rungs["linear_probe"]  # a reward model writes nothing, and is right about pairs

@@ -144,15 +144,15 @@ def test_other_settings_wait_for_more_rows_of_any_rung_that_may_lead():
 
 def test_other_settings_wait_for_first_figures_of_rungs_however_long_they_take():
     own, other = arm("r", 100), arm("r", 100, params=(("lr", 1.0),), default=False)
-    best, long, twin = arm("best", 1), arm("long", 1600), arm("long-int8", 1600, twin="long")
+    best, long, behind = arm("best", 1), arm("long", 1600), arm("long-int8", 1600, before="long")
     best.outcomes = [Outcome(WHOLE[2], 0.7, 0.72)]
     own.outcomes = [Outcome(WHOLE[0], 0.5, 0.52)]
     second = arm("second", 1600)
-    arms = [best, own, other, long, twin, second]
+    arms = [best, own, other, long, behind, second]
     step = next_step(arms, Standing(120))  # 100 s are more than a quarter of it
     assert step is not None and (step.key, step.why) == ("long", "first")
     long.outcomes = second.outcomes = [Outcome(WHOLE[0], 0.5, 0.52)]
-    step = next_step(arms, Standing(20))  # a twin is no reason to wait
+    step = next_step(arms, Standing(20))  # what waits itself is no reason to wait
     assert step is not None and (step.key, step.why) == ("r", OTHER_SETTINGS)
 
 
@@ -163,8 +163,8 @@ def test_a_training_is_hoped_to_gain_more_by_a_level_than_a_fit():
     assert fitted.potential(1.0) == pytest.approx(0.7) and trained.potential(1.0) == pytest.approx(0.74)
 
 
-def test_a_twin_waits_for_the_rung_that_it_repeats():
-    plain, small = arm("lora", 100), arm("lora-int8", 90, twin="lora")
+def test_a_rung_waits_for_the_one_that_is_tried_before_it():
+    plain, small = arm("lora", 100), arm("lora-int8", 90, before="lora")
     assert next_step([plain, small], Standing(1000)).key == "lora"
     plain.outcomes = [Outcome(WHOLE[1], 0.6, 0.7)]
     assert next_step([plain, small], Standing(1000)).key == "lora"

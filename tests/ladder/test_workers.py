@@ -34,7 +34,7 @@ from tests.ladder.hill import SCRATCH, Log, rungs_of, settings, write_words
 from tests.ladder.test_kills import table
 
 ONLY = ["tfidf", "zero_shot", "linear_probe", "lora"]
-SKIP = ["lora-int8", "linear_probe-minilm"]
+SKIP = ["lora-upper", "lora-int8", "linear_probe-minilm"]
 ORDER = {"zero_shot": 1.0, "linear_probe": 20.0, "lora": 200.0}
 
 
@@ -304,7 +304,8 @@ def test_killed_workers_and_a_killed_controller_lose_nothing(words, ray):
     flags = [words, "--base", SCRATCH, "--dtype", "float32", "--device", "cpu", "--steps", "150",
              "--batch-size", "8", "--validation", "0.2", "--test", "0.2", "--all", "--budget", "1h",
              "--trials", "1", "--requests", "10", "--only", "lora", "--only", "prompt_tuning",
-             "--only", "tfidf", "--skip", "lora-int8", "--report", words.parent / "r.html"]  # fmt: skip
+             "--only", "tfidf", "--skip", "lora-upper,lora-int8",
+             "--report", words.parent / "r.html"]  # fmt: skip
     alone = command(*flags, "--name", "one")
     said = ended(alone)
     assert alone.returncode == 0, said
@@ -333,7 +334,7 @@ def test_killed_workers_and_a_killed_controller_lose_nothing(words, ray):
 def test_ctrl_c_stops_workers_too(words, ray):
     flags = [words, "--base", SCRATCH, "--dtype", "float32", "--device", "cpu", "--epochs", "400",
              "--batch-size", "64", "--all", "--budget", "1h", "--requests", "10", "--only", "lora",
-             "--skip", "lora-int8", "--report", words.parent / "r.html", "--name", "two",
+             "--skip", "lora-upper,lora-int8", "--report", words.parent / "r.html", "--name", "two",
              "--workers", "2"]  # fmt: skip
     process = command(*flags)
     two = until_found(lambda: next(iter(Store.open().climbs.list()), None))

@@ -181,3 +181,11 @@ def test_what_cannot_be_is_refused(family, settings, words):
     bank = Bank(tiny_model(family))
     with pytest.raises(MethodMisfit, match=words):
         begun(bank, LORA.Config(**settings))
+
+
+def test_the_upper_half_needs_layers_and_projections_in_it():
+    bank = Bank(tiny_model("llama"))
+    lowest = f"{bank.layer_names[0]}.self_attn.q_proj"
+    with pytest.raises(MethodMisfit, match="no projection of the upper half: leave --depth upper out"):
+        begun(bank, LORA.Config(targets=[lowest], depth="upper"))
+    assert list(begun(bank, LORA.Config(targets=[lowest])).linear) == [lowest]

@@ -55,6 +55,23 @@ def test_gradients_are_those_of_the_whole_pass(family, max_tokens, layers):
     assert all(close(a, b) for a, b in zip(found.tensors, whole.tensors, strict=True))
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2", "gpt_neox"])
+@pytest.mark.parametrize("settings", [{}, {"dora": True}, {"targets": ["attention"]}])
+def test_so_are_those_of_lora_in_the_upper_half(family, settings):
+    bank = Bank(tiny_model(family))
+    adapter = tiny_adapter(bank, "lora", depth="upper", **settings)
+    slot, data = bank.add(adapter), rows(9)
+    every = tiny_adapter(bank, "lora", **settings)
+    upper = tuple(f"{name}." for name in bank.layer_names[1:])  # of three
+    assert set(adapter.linear) == {name for name in every.linear if name.startswith(upper)}
+    boundary = Boundary.of(bank, bank.frozen_below(adapter), [s for r in data for s in r.sequences])
+    assert boundary is not None and boundary.layer == 1
+    whole = gradients(bank, slot, adapter).of(data, 0)
+    found = gradients(bank, slot, adapter, boundary=boundary).of(data, 0)
+    assert found.metrics == pytest.approx(whole.metrics, abs=1e-5)
+    assert all(close(a, b) for a, b in zip(found.tensors, whole.tensors, strict=True))
+
+
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "gpt2", "gpt_neox", "opt"])
 @pytest.mark.parametrize("layers", [1, 2])
 def test_where_few_tokens_are_read_the_last_layer_runs_for_them_alone(family, layers, monkeypatch):
