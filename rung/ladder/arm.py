@@ -43,7 +43,7 @@ class Arm:
         default: whether it has the rung's own settings; others wait until these have a figure.
         baseline: goes before everything else. reference: what rungs are held against, before them.
         before: key of the rung that it waits for, which takes less and is about as good.
-        gain: of what is missing to the best possible figure, what a level more may bring.
+        trained: whether it is a training.
     """
 
     key: str
@@ -55,7 +55,7 @@ class Arm:
     baseline: bool = False
     reference: bool = False
     before: str | None = None
-    gain: float = GAIN
+    trained: bool = False
     outcomes: list[Outcome] = field(default_factory=list)
 
     @property
@@ -121,7 +121,7 @@ class Arm:
         if (level.share, level.held) <= (top.level.share, top.level.held):
             return top.value
         steps = math.log(max(level.share / top.level.share, 1.0), FACTOR)
-        gain = self.gain * missing(top.value, best_possible)
+        gain = (TRAINED_GAIN if self.trained else GAIN) * missing(top.value, best_possible)
         if len(seen) > 1 and seen[-2].value is not None and seen[-2].level.share < top.level.share:
             apart = math.log(top.level.share / seen[-2].level.share, FACTOR)
             gain = min(gain, max(0.0, top.value - seen[-2].value) / apart)

@@ -10,7 +10,7 @@ from typing import Any
 
 from rung.errors import ConfigError, MethodMisfit
 from rung.evals import metrics
-from rung.ladder.arm import GAIN, TRAINED_GAIN, Arm, Outcome, Params
+from rung.ladder.arm import Arm, Outcome, Params
 from rung.ladder.attempts import Attempt
 from rung.ladder.forecast import Prediction
 from rung.ladder.levels import Level, levels
@@ -168,7 +168,7 @@ class Arms:
                 key, params, self.levels(key), self._cost(key, params), self._total(key),
                 default=not params, baseline=bool(rung and rung.method.baseline),
                 reference=rung is None, before=self._before(rung),
-                gain=TRAINED_GAIN if rung and rung.method.trained else GAIN,
+                trained=bool(rung and rung.method.trained),
             )  # fmt: skip
             arm.outcomes = [self._outcome(a) for a in done if tuple(sorted(a.params.items())) == params]
             made.append(arm)

@@ -19,11 +19,15 @@ from rung.ladder.arm import GAIN, Arm, Params, missing
 from rung.ladder.levels import Level, shares
 
 FIRST = 0.6  # of the time that is left, for arms that have no figure yet
-WHOLE = 0.5  # of the time that is left: what one attempt may take where several could follow
+WHOLE = 0.9  # of the time that is left: what one attempt may take where others could follow
 SAMPLE = 0.25  # of the time that is left: what a smallest sample may take before shorter steps
 SETTINGS_SHARE = 0.25  # of the rows: the level at which settings are told apart
 NO_GAIN = 1e-9  # of the metric: what a step that cannot lead counts as gaining
-BETWEEN = (0.75, 0.5)  # of a level's share, where the level itself does not fit the time that is left
+BETWEEN = (0.75, 0.5)  # of a level's share: what is tried where the level itself does not fit
+KIN = 2  # trainings with a figure, from which on they tell where others begin
+KIN_GAIN = (
+    0.15  # of what is missing to the best possible: what another may begin above the best of them
+)
 AGAIN = 2.0  # times what a smallest sample took in vain: what it is given where nothing else is left
 BASELINE = "baseline"  # why a step is taken: before anything else
 FIRST_FIGURE = "first"  # the same: its rung has none yet
@@ -118,8 +122,27 @@ def _best(options: Sequence[Step], arms: Sequence[Arm], now: Standing) -> Step:
     others = [o for o in options if o.why != FIRST_FIGURE]
     return min(
         [*others, *([first] if first else [])],
-        key=lambda o: (o.seconds / max(_gain(o, arms, now), NO_GAIN), o.key),
+        key=lambda o: (_seconds_for_a_point(o, arms, now), o.key),
     )
+
+
+def _seconds_for_a_point(step: Step, arms: Sequence[Arm], now: Standing) -> float:
+    """What a step takes for each point that it may gain over the best, by itself or with one more
+    behind it: a training that rises late surpasses the best only at a level above the next."""
+    found, best = [step.seconds / max(_gain(step, arms, now), NO_GAIN)], leader(arms)
+    if best is not None and step.why == MORE_ROWS:
+        assert best.top is not None and best.top.value is not None
+        arm, least = _arm_of(step, arms), 2 * step.level.share
+        for level in _parts(arm, least):
+            seconds = step.seconds + arm.cost(level)
+            if level.share >= least and seconds <= now.left:
+                gain = arm.hope(level, now.best_possible) - best.top.value
+                found.append(seconds / max(gain, NO_GAIN))
+    return min(found)
+
+
+def _arm_of(step: Step, arms: Sequence[Arm]) -> Arm:
+    return next(a for a in arms if (a.key, a.params) == (step.key, step.params))
 
 
 def _gain(step: Step, arms: Sequence[Arm], now: Standing) -> float:
@@ -128,9 +151,15 @@ def _gain(step: Step, arms: Sequence[Arm], now: Standing) -> float:
     if best is None:
         return 1.0
     assert best.top is not None and best.top.value is not None
+    arm = _arm_of(step, arms)
     if step.why == FIRST_FIGURE:
-        return GAIN * missing(best.top.value, now.best_possible)
-    arm = next(a for a in arms if (a.key, a.params) == (step.key, step.params))
+        gain = GAIN * missing(best.top.value, now.best_possible)
+        kin = [o.value for a in arms if a.trained and a.default for o in a.figures[:1]]
+        begun = [value for value in kin if value is not None]
+        if arm.trained and len(begun) >= KIN:  # trainings begin alike: far below, or not
+            hope = max(begun) + KIN_GAIN * missing(max(begun), now.best_possible)
+            gain = min(gain, hope - best.top.value)
+        return gain
     own = next((a for a in arms if a.key == step.key and a.default), arm)
     hope = (arm if arm.figures else own).hope(step.level, now.best_possible)
     if step.why == OTHER_SETTINGS:
@@ -198,16 +227,25 @@ def _more(arms: Sequence[Arm], now: Standing) -> list[Step]:
     best = leader(arms)
     found = []
     for arm in arms:
-        above = arm.above()
-        if not arm.figures or not above:
+        above, top = arm.above(), arm.top
+        if top is None or not above:
             continue
         hopeful = best is None or arm is best or _hopeful(arm, best, now)
         if not (hopeful or now.everything) or not _leads_its_rung(arm, arms):
             continue
-        within = [v for v in above if arm.cost(v) <= WHOLE * now.left]
+        within = [v for v in _parts(arm, 2 * top.level.share) if arm.cost(v) <= WHOLE * now.left]
         level = within[-1] if within else _between(arm, above[0], now.left)
         found.append(Step(arm.key, arm.params, level, arm.cost(level), MORE_ROWS))
     return found
+
+
+def _parts(arm: Arm, least: float) -> list[Level]:
+    """The levels above the top one, and those parts of them that were not tried and have a share of
+    `least` at least."""
+    found, tried = arm.above(), [o.level for o in arm.outcomes]
+    parts = [Level(part * v.share, v.held) for v in found for part in BETWEEN]
+    found += [v for v in parts if v.share >= least and v not in tried]
+    return sorted(found, key=lambda v: (v.share, v.held))
 
 
 def _between(arm: Arm, above: Level, left: float) -> Level:

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from rung.ladder.arm import TRAINED_GAIN, Arm, Outcome
+from rung.ladder.arm import Arm, Outcome
 from rung.ladder.levels import Level, levels, shares
 from rung.ladder.scheme import OTHER_SETTINGS, Standing, Step, next_step
 
@@ -157,7 +157,7 @@ def test_other_settings_wait_for_first_figures_of_rungs_however_long_they_take()
 
 
 def test_a_training_is_hoped_to_gain_more_by_a_level_than_a_fit():
-    fitted, trained = arm("fit", 100), arm("training", 100, gain=TRAINED_GAIN)
+    fitted, trained = arm("fit", 100), arm("training", 100, trained=True)
     for one in (fitted, trained):
         one.outcomes = [Outcome(WHOLE[1], 0.6, 0.6)]
     assert fitted.potential(1.0) == pytest.approx(0.7) and trained.potential(1.0) == pytest.approx(0.74)
