@@ -43,7 +43,7 @@ class Arm:
         default: whether it has the rung's own settings; others wait until these have a figure.
         baseline: goes before everything else. reference: what rungs are held against, before them.
         before: key of the rung that it waits for, which takes less and is about as good.
-        trained: whether it is a training.
+        trained: whether it is a training. fresh: whether that begins at random weights.
     """
 
     key: str
@@ -56,6 +56,7 @@ class Arm:
     reference: bool = False
     before: str | None = None
     trained: bool = False
+    fresh: bool = False
     outcomes: list[Outcome] = field(default_factory=list)
 
     @property

@@ -169,6 +169,7 @@ class Arms:
                 default=not params, baseline=bool(rung and rung.method.baseline),
                 reference=rung is None, before=self._before(rung),
                 trained=bool(rung and rung.method.trained),
+                fresh=bool(rung and rung.method.own_base),
             )  # fmt: skip
             arm.outcomes = [self._outcome(a) for a in done if tuple(sorted(a.params.items())) == params]
             made.append(arm)

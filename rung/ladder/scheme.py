@@ -122,23 +122,8 @@ def _best(options: Sequence[Step], arms: Sequence[Arm], now: Standing) -> Step:
     others = [o for o in options if o.why != FIRST_FIGURE]
     return min(
         [*others, *([first] if first else [])],
-        key=lambda o: (_seconds_for_a_point(o, arms, now), o.key),
+        key=lambda o: (o.seconds / max(_gain(o, arms, now), NO_GAIN), o.key),
     )
-
-
-def _seconds_for_a_point(step: Step, arms: Sequence[Arm], now: Standing) -> float:
-    """What a step takes for each point that it may gain over the best, by itself or with one more
-    behind it: a training that rises late surpasses the best only at a level above the next."""
-    found, best = [step.seconds / max(_gain(step, arms, now), NO_GAIN)], leader(arms)
-    if best is not None and step.why == MORE_ROWS:
-        assert best.top is not None and best.top.value is not None
-        arm, least = _arm_of(step, arms), 2 * step.level.share
-        for level in _parts(arm, least):
-            seconds = step.seconds + arm.cost(level)
-            if level.share >= least and seconds <= now.left:
-                gain = arm.hope(level, now.best_possible) - best.top.value
-                found.append(seconds / max(gain, NO_GAIN))
-    return min(found)
 
 
 def _arm_of(step: Step, arms: Sequence[Arm]) -> Arm:
@@ -154,8 +139,8 @@ def _gain(step: Step, arms: Sequence[Arm], now: Standing) -> float:
     arm = _arm_of(step, arms)
     if step.why == FIRST_FIGURE:
         gain = GAIN * missing(best.top.value, now.best_possible)
-        kin = [o.value for a in arms if a.trained and a.default for o in a.figures[:1]]
-        begun = [value for value in kin if value is not None]
+        kin = [a for a in arms if a.trained and not a.fresh and a.default and a is not arm]
+        begun = [o.value for a in kin for o in a.figures[:1] if o.value is not None]
         if arm.trained and len(begun) >= KIN:  # trainings begin alike: far below, or not
             hope = max(begun) + KIN_GAIN * missing(max(begun), now.best_possible)
             gain = min(gain, hope - best.top.value)

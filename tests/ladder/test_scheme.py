@@ -114,11 +114,11 @@ def test_settings_are_told_apart_at_a_low_level():
 def test_where_the_next_level_does_not_fit_the_largest_part_of_it_that_does_is_tried():
     learner = arm("learner", 100)
     learner.outcomes = [Outcome(WHOLE[0], 0.6, 0.7)]
-    taken = {left: next_step([learner], Standing(left)) for left in (30, 20, 13, 12)}
+    taken = {left: next_step([learner], Standing(left)) for left in (30, 21, 13, 12)}
     assert [s and round(s.level.share, 4) for s in taken.values()] == [0.25, 0.1875, 0.125, None]
     # What was late is not tried again, and what is between has twice the rows at least.
     learner.outcomes.append(Outcome(Level(0.1875, 100), late=True, took=20))
-    step = next_step([learner], Standing(20))
+    step = next_step([learner], Standing(21))
     assert step is not None and step.level.share == 0.125
     # From there all of its rows are the next.
     learner.outcomes.append(Outcome(Level(0.125, 100), 0.7, 0.75))
@@ -132,21 +132,21 @@ def test_other_settings_wait_for_more_rows_of_any_rung_that_may_lead():
     own.outcomes = [Outcome(WHOLE[1], 0.5, 0.55)]
     late.outcomes = [Outcome(WHOLE[0], 0.6, 0.65)]
     arms = [best, own, other, late]
-    step = next_step(arms, Standing(260))  # settings are the shorter step, and the rung's own rows too
+    step = next_step(arms, Standing(280))  # settings are the shorter step, and the rung's own rows too
     assert step is not None and (step.key, step.why, step.seconds) == ("late", "more rows", 250)
     settings = Step("r", (("lr", 1.0),), WHOLE[1], 25, OTHER_SETTINGS)
     late.outcomes.append(Outcome(WHOLE[1], 0.6, 0.62))  # it has not risen
     assert next_step(arms, Standing(60)) == settings
     # Where the longer step is being made elsewhere, another worker tries them.
     late.outcomes.pop()
-    assert next_step(arms, Standing(260, busy=frozenset({"late"}))) == settings
+    assert next_step(arms, Standing(280, busy=frozenset({"late"}))) == settings
 
 
 def test_other_settings_wait_for_first_figures_of_rungs_however_long_they_take():
     own, other = arm("r", 100), arm("r", 100, params=(("lr", 1.0),), default=False)
     best, long, behind = arm("best", 1), arm("long", 1600), arm("long-int8", 1600, before="long")
     best.outcomes = [Outcome(WHOLE[2], 0.7, 0.72)]
-    own.outcomes = [Outcome(WHOLE[0], 0.5, 0.52)]
+    own.outcomes = [Outcome(WHOLE[0], 0.3, 0.32)]
     second = arm("second", 1600)
     arms = [best, own, other, long, behind, second]
     step = next_step(arms, Standing(120))  # 100 s are more than a quarter of it
@@ -261,10 +261,10 @@ def test_what_may_lead_goes_before_short_steps_of_rungs_far_below():
     far.outcomes = [Outcome(grid[0], 0.50, 0.56)]
     other = arm("far", 200, grid=grid, params=(("lr", 1.0),), default=False)
     arms = [best, near, far, other]
-    step = next_step(arms, Standing(300))
-    assert step is not None and (step.key, step.level.share) == ("near", 1 / 16)
+    step = next_step(arms, Standing(200))
+    assert step is not None and (step.key, step.level.share) == ("near", 1 / 8)
     # What is left goes to the others, should the longer step not have risen.
-    near.outcomes.append(Outcome(grid[1], 0.83, 0.86))
+    near.outcomes.append(Outcome(step.level, 0.83, 0.86))
     step = next_step(arms, Standing(200))
     assert step is not None and step.key == "far"
 
@@ -274,7 +274,7 @@ def test_of_what_may_lead_that_goes_first_which_takes_least_for_what_it_may_gain
     best, close, least = arm("best", 1), arm("close", 400), arm("least", 400)
     best.outcomes = [Outcome(WHOLE[2], 0.80, 0.82)]
     close.outcomes = [Outcome(WHOLE[1], 0.79, 0.81)]
-    least.outcomes = [Outcome(WHOLE[0], 0.74, 0.75)]  # its next level takes 100 s and may gain 0.01
+    least.outcomes = [Outcome(WHOLE[0], 0.69, 0.70)]  # two levels in 400 s may gain 0.05
     arms = [best, close, least]
     step = next_step(arms, Standing(700))
     assert step is not None and (step.key, step.seconds) == ("close", 400)
@@ -283,8 +283,27 @@ def test_of_what_may_lead_that_goes_first_which_takes_least_for_what_it_may_gain
     step = next_step([*arms, slow], Standing(700))
     assert step is not None and (step.key, step.seconds) == ("slow", 250)
     slow.levels = slow.levels[1:]
-    step = next_step([*arms, slow], Standing(1100))  # both levels of the other fit: 0.075 in 400 s
-    assert step is not None and (step.key, step.seconds) == ("least", 400)
+    step = next_step([*arms, slow], Standing(1100))
+    assert step is not None and (step.key, step.seconds) == ("close", 400)
+
+
+def test_trainings_with_a_figure_tell_where_others_begin():
+    best, others = arm("best", 1), [arm(key, 100, trained=True, total=9) for key in ("a", "b", "c")]
+    best.outcomes = [Outcome(WHOLE[2], 0.8, 0.82)]
+    late = others[0]
+    late.outcomes = [Outcome(WHOLE[0], 0.6, 0.65)]
+    arms = [best, *others]
+    step = next_step(arms, Standing(30))  # the larger sample may not gain enough for its seconds
+    assert step is not None and (step.key, step.why) == ("b", "first")
+    others[1].outcomes = [Outcome(WHOLE[0], 0.5, 0.55)]
+    step = next_step(arms, Standing(99))  # a third would begin below the best too
+    assert step is not None and (step.key, step.level.share) == ("a", 0.75)
+    fitted = arm("fit", 90, total=9)  # which is no training
+    step = next_step([*arms, fitted], Standing(99))
+    assert step is not None and step.key == "fit"
+    others[1].outcomes = [Outcome(WHOLE[0], 0.85, 0.9)]  # where one is good another may be
+    step = next_step(arms, Standing(30))
+    assert step is not None and step.key == "c"
 
 
 def test_a_smallest_sample_of_much_of_the_time_waits_for_shorter_steps():
