@@ -30,6 +30,7 @@ MAX_PASS_TOKENS, MIN_PASS_TOKENS = 256, 16
 BUSY = 0.75  # of the speed that was kept: below it somebody else computes too
 FASTER = 1.3  # times the speed that was kept: then that was measured beside others, and is again
 OTHERS = 0.2  # share of the cores in use by others from which a machine is called busy
+MOMENT_SECONDS = 0.15  # until it is looked again whether one thread is faster
 LOOK_SECONDS = 0.2
 MIN_GAIN_OF_ONE_THREAD = 1.2  # times as fast must one thread be as all of them to be taken
 PROBE = 384  # rows and columns of the product that this is told by
@@ -175,20 +176,29 @@ def settle_threads(device: str = "cpu") -> int:
 
     Threads of one product wait for each other; where others use the cores too, one of them is always
     late, and fewer threads are faster. There are as many as cores that others leave free, or one where
-    a product is faster by it: half a tenth of a second is all that it takes to see.
+    a product is faster by it: half a tenth of a second is all that it takes to see. Where it is, that is
+    looked at again a moment later: threads that a fit has left behind may still be ending, and a
+    training of minutes follows.
     """
     most = _first_threads()
     if device != "cpu" or most < 2:
         return most
     cores = os.cpu_count() or most
     most = max(1, min(most, round(cores * (1 - used_by_others()))))
-    speeds = {}
-    for count in {1, most}:
-        torch.set_num_threads(count)
-        speeds[count] = statistics.median(product_speed("float32", "cpu", PROBE) for _ in range(3))
-    chosen = 1 if speeds[1] > MIN_GAIN_OF_ONE_THREAD * speeds[most] else most
+    looks = (0.0, MOMENT_SECONDS) if most > 1 else ()
+    chosen = 1 if all(_faster_alone(most, wait) for wait in looks) else most
     torch.set_num_threads(chosen)
     return chosen
+
+
+def _faster_alone(most: int, wait: float) -> bool:
+    """Whether one thread is faster than so many, after a number of seconds."""
+    time.sleep(wait)
+    speeds = {}
+    for count in (1, most):
+        torch.set_num_threads(count)
+        speeds[count] = statistics.median(product_speed("float32", "cpu", PROBE) for _ in range(5))
+    return speeds[1] > MIN_GAIN_OF_ONE_THREAD * speeds[most]
 
 
 @cache
