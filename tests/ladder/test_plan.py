@@ -195,6 +195,19 @@ def test_threads_that_wait_for_each_other_give_way_to_one(monkeypatch: Any) -> N
         monkeypatch.setattr(machine, "used_by_others", lambda o=others: o)
         monkeypatch.setattr(machine, "product_speed", lambda *_, s=speeds: s[torch.get_num_threads()])
         assert machine.settle_threads() == expected == torch.get_num_threads()
+    # What a fit has left behind slows two threads for a moment, which says nothing of the next minutes.
+    monkeypatch.setattr(machine, "used_by_others", lambda: 0.0)
+    slept: list[float] = []
+    monkeypatch.setattr(machine.time, "sleep", slept.append)
+    speeds = {1: 1e9, 2: 1.8e9}
+
+    def speed(*_: Any) -> float:
+        return (
+            1e8 if torch.get_num_threads() == 2 and not any(slept) else speeds[torch.get_num_threads()]
+        )
+
+    monkeypatch.setattr(machine, "product_speed", speed)
+    assert machine.settle_threads() == 2 and sum(slept) < 0.5
     torch.set_num_threads(before)
 
 
