@@ -176,7 +176,7 @@ def settle_threads(device: str = "cpu") -> int:
 
     Threads of one product wait for each other; where others use the cores too, one of them is always
     late, and fewer threads are faster. There are as many as cores that others leave free, or one where
-    a product is faster by it: half a tenth of a second is all that it takes to see. Where it is, that is
+    a product is faster by it: half a tenth of a second is all that it takes to see. Where it is, it is
     looked at again a moment later: threads that a fit has left behind may still be ending, and a
     training of minutes follows.
     """
