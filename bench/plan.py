@@ -28,7 +28,7 @@ PLAN = 10.0  # seconds
 NEAR = 0.25  # of what was said
 BLINK = 2.0  # seconds
 RUNGS = ("tfidf", "boosted_trees", "zero_shot", "few_shot", "linear_probe", "linear_probe-minilm",
-         "prompt_tuning", "lora", "last_layers")  # fmt: skip
+         "prompt_tuning", "lora-upper", "lora", "last_layers")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def main() -> int:
         print(f"plan       {seconds:.1f} s for {len(planned)} rungs", flush=True)
         found = []
         for key in args.rung:
-            found.append(beside(key, planned[key], flags))
+            found.append(beside(key, planned, flags))
             print(found[-1].told, flush=True)
     right = sum(one.near for one in found)
     print(f"\nmedian of the distance {median(abs(one.off) for one in found):.0%}")
@@ -85,12 +85,13 @@ def main() -> int:
     return 1 if faults else 0
 
 
-def beside(key: str, planned: dict, flags: list[str]) -> Beside:
-    """A rung by itself beside what was said of it."""
+def beside(key: str, rows: dict[str, dict], flags: list[str]) -> Beside:
+    """A rung by itself, without others of its method, beside what was said of it."""
+    others = [word for other in rows if other.startswith(f"{key}-") for word in ("--skip", other)]
     with Home() as home:
-        _, card = climb(home, f"plan-{key}", [*flags, "--all", "--only", key])
+        _, card = climb(home, f"plan-{key}", [*flags, "--all", "--only", key, *others])
     (own,) = (row for row in card["rungs"] if row["key"] == key)
-    cost = own["cost"]
+    cost, planned = own["cost"], rows[key]
     return Beside(key, planned["seconds"], cost["seconds"], planned["bytes"], cost["bytes"])
 
 

@@ -13,6 +13,7 @@ import torch
 
 from rung.artefacts import folders
 from rung.config import as_dict, resolve
+from rung.data.knobs import DataKnobs
 from rung.errors import ConfigError, DataError, Interrupted
 from rung.ladder import verdict
 from rung.ladder.controller import ClimbController
@@ -99,7 +100,9 @@ def resume(
     kind = _kind(knobs)
     began = now() if began is None else began
     with stopped_by_terminate():
-        bench = TaskContext.open(record.settings["given"], knobs, watcher.stage)
+        # What it began with says how many rows it held out, where that is not the usual share.
+        given = {"validation": DataKnobs().validation, **record.settings["given"]}
+        bench = TaskContext.open(given, knobs, watcher.stage)
         if bench.data.digest != record.data:
             raise DataError(f"the data of climb {record.id} has changed since it began: climb anew")
         record = store.climbs.update(record.id, status="running")

@@ -123,6 +123,19 @@ def test_a_signal_is_heeded_that_comes_when_a_method_looks_no_more(words, kind, 
         assert {r.status for r in rungs_of(store, climb).values()} == {"succeeded"}
 
 
+def test_a_climb_that_says_nothing_of_it_goes_on_with_the_usual_share(words):
+    """As those do that were begun before small data had more rows for validation."""
+    given = {**settings(words), "validation": 0.1}
+    climb = interrupted(words, Log(at=stops_at("lora: beginning")), given=given)
+    with Store.open() as store:
+        kept = store.climbs.get(climb).settings
+        del kept["given"]["validation"]
+        store.climbs.update(climb, settings=kept)
+        before = rungs_of(store, climb)["linear_probe"].metrics["validation"]["n"]
+        resume(climb, Log(), store)
+        assert rungs_of(store, climb)["lora"].metrics["validation"]["n"] == before < 25
+
+
 def test_in_mid_training_the_same_run_goes_on(words):
     class Stops(Log):
         def step(self, event):
