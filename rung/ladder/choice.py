@@ -34,8 +34,11 @@ class Standing:
     def clears(self, bar: Bar) -> bool:
         """Whether it clears a bar: by its figure on all validation rows, on fewer by the worse end of
         the interval, since of several figures of 24 rows one is high by chance."""
-        worst = self.measured.high if self.measured.lower else self.measured.low
-        return bar.cleared(self.measured.value if self.measured.n >= self.of else worst)
+        seen = self.measured
+        if seen.n >= self.of:
+            return bar.cleared(seen.value)
+        # Rows that are all alike have a bootstrap without width, which says nothing of the others.
+        return seen.low < seen.high and bar.cleared(seen.high if seen.lower else seen.low)
 
     @property
     def only(self) -> str | None:

@@ -101,7 +101,9 @@ def resume(
     began = now() if began is None else began
     with stopped_by_terminate():
         # What it began with says how many rows it held out, where that is not the usual share.
-        given = {"validation": DataKnobs().validation, **record.settings["given"]}
+        given = record.settings["given"]
+        if "validation" not in {key.rpartition(".")[2] for key in given}:
+            given = {**given, "validation": DataKnobs().validation}
         bench = TaskContext.open(given, knobs, watcher.stage)
         if bench.data.digest != record.data:
             raise DataError(f"the data of climb {record.id} has changed since it began: climb anew")

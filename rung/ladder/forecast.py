@@ -216,7 +216,7 @@ class Forecaster:
         making = (
             self.slower.get(rung.key, 1.0)
             * self.machine.seconds(work)
-            * self.machine.factor(f"making {rung.key}", f"making {method.name}")
+            * self.machine.factor(f"making {rung.key}", f"making any {method.name}")
         )
         answering = method.answering(config, shape)
         each = self._answering(rung.key, answering, method.name)
@@ -272,12 +272,12 @@ class Forecaster:
         """
         took = {"making": (counted.cost.seconds, making), "answering": (counted.answer_seconds, answer)}
         for what, (expected, seconds) in took.items():
-            plain = expected / self.machine.factor(f"{what} {key}", f"{what} {method}")
+            plain = expected / self.machine.factor(f"{what} {key}", f"{what} any {method}")
             plain /= self.slower.get(key, 1.0)
-            for name in {key, method}:
+            for name in (key, f"any {method}"):  # what no rung of the method has shown by itself
                 self.machine.learn(f"{what} {name}", plain, seconds)
         asked = counted.cost.request_seconds / self._asking(key, method, counted.cost.request_tokens)
-        for name in {key, method}:
+        for name in (key, f"any {method}"):
             self.machine.learn(f"asking {name}", asked, request)
         self.machine.keep()
 
@@ -289,7 +289,7 @@ class Forecaster:
     def _answering(self, key: str, work: Workload, method: str = "") -> float:
         return (
             self.machine.seconds(work)
-            * self.machine.factor(f"answering {key}", f"answering {method or key}")
+            * self.machine.factor(f"answering {key}", f"answering any {method or key}")
             * self.slower.get(key, 1.0)
         )
 
@@ -304,7 +304,7 @@ class Forecaster:
     def _asking(self, key: str, method: str, tokens: float) -> float:
         """What a counted request is multiplied by: as seen of the rung, else of the base it asks."""
         base = ("asking base",) if tokens else ()
-        return self.machine.factor(f"asking {key}", f"asking {method}", *base)
+        return self.machine.factor(f"asking {key}", f"asking any {method}", *base)
 
     def _bytes(self, rung: Rung, plan: Plan, shape: Shape, size: int) -> int:
         """The process's memory at its peak."""

@@ -92,7 +92,7 @@ def next_step(arms: Sequence[Arm], now: Standing) -> Step | None:
     within = [a for a in arms if now.everything or now.cleared is None or a.total < now.cleared]
     wanted = [a for a in within if not a.failed]
     fitting = _fitting([*_first(wanted, now), *_more(wanted, now)], now)
-    if sure := [s for s in fitting if s.key in now.doubted and s.why == MORE_ROWS]:
+    if sure := _fitting(_making_sure(wanted, now), now):
         return min(sure, key=lambda s: (s.seconds, s.key))
     # What else there is waits for these: it would take their time.
     if not any(_gain(step, within, now) > 0 for step in fitting):
@@ -150,6 +150,16 @@ def _gain(step: Step, arms: Sequence[Arm], now: Standing) -> float:
     if step.why == OTHER_SETTINGS:
         hope += GAIN * missing(hope, now.best_possible)
     return hope - best.top.value
+
+
+def _making_sure(arms: Sequence[Arm], now: Standing) -> list[Step]:
+    """The next levels with more validation rows of rungs that clear the bar on too few of them."""
+    found = []
+    for arm in arms:
+        if arm.key in now.doubted and arm.top is not None and _leads_its_rung(arm, arms):
+            more = [v for v in arm.above() if v.held > arm.top.level.held]
+            found += [Step(arm.key, arm.params, v, arm.cost(v), MORE_ROWS) for v in more[:1]]
+    return found
 
 
 def _waiting(arms: Sequence[Arm]) -> list[Arm]:

@@ -116,7 +116,7 @@ class TaskContext:
         bar = None if knobs.bar is None else Bar.parse(knobs.bar)
         run, data, _ = resolve([RunKnobs, DataKnobs, TrainKnobs], shared_settings(given))
         dataset, splits = read_for(data, knobs, stage)
-        share = _selecting_share(given, dataset)
+        share = _selecting_share(given, data, knobs, dataset)
         if share > data.validation:
             given = {**given, "validation": share}
             splits = split(dataset, dataclasses.replace(data, validation=share))
@@ -320,13 +320,16 @@ def shared_settings(
     return declared(classes, given)
 
 
-def _selecting_share(given: Mapping[str, Any], dataset: Dataset) -> float:
+def _selecting_share(
+    given: Mapping[str, Any], data: DataKnobs, knobs: ClimbKnobs, dataset: Dataset
+) -> float:
     """The share of rows that small data needs to tell rungs apart; 0 where the user says how many."""
     said = {key.rpartition(".")[2] for key in declared([DataKnobs], given)}
     if "validation" in said or dataset.validation is not None:
         return 0.0
-    share = math.ceil(100 * SELECTING_ROWS / max(len(dataset.examples), 1)) / 100
-    return min(MOST_SELECTING, share)
+    rows = min(SELECTING_ROWS, knobs.validation_rows)
+    share = math.ceil(100 * rows / max(len(dataset.examples), 1)) / 100
+    return min(MOST_SELECTING, (1 - data.test) / 4, share)
 
 
 def _referee(task: Task, knobs: ClimbKnobs, train: Sequence[Example], data: str) -> Referee | None:

@@ -193,6 +193,10 @@ def bar_told(seen: Evidence) -> str | None:
     if seen.doubted:
         count, of = seen.winner.measured.n, seen.winner.of
         lines.append(f"It clears {bar} on {count} of {of:,} validation rows, too few to be sure.")
+    elif not seen.chosen.cleared and any(
+        bar.cleared(s.measured.value) and s.only is None for s in seen.chosen.standings
+    ):  # `few_rows_told` names it
+        lines.append(f"No rung is sure to clear {bar} on validation.")
     elif not seen.chosen.cleared:
         tried = "that was tried " if seen.untried else ""
         lines.append(f"No rung {tried}clears {bar} on validation; this one comes closest.")

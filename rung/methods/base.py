@@ -247,8 +247,10 @@ class Method(ABC):
         return {}
 
     def behind(self, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The settings of this method's rung that is tried before the one with `settings`, since it
-        takes less and is about as good; None where there is none."""
+        """The settings of the rung that is tried before the one with `settings`; None: of none.
+
+        It is of the same method, takes less, and is about as good.
+        """
         plain = {name: value for name, value in settings.items() if name != "quantize"}
         return plain if len(plain) < len(settings) else None
 

@@ -88,7 +88,7 @@ class Knobs:
         foreign=("target_modules", "lora_target_modules", "lora_target"),
     )
 
-    depth: str = knob(
+    adapted: str = knob(
         "all",
         "Which layers are adapted: all, or the upper half alone (upper), what enters it being computed "
         "once for all epochs.",
@@ -125,16 +125,18 @@ class Method(base.Method):
         return PictureLora(self.name, self.Config)
 
     def rungs(self, task: Task) -> list[dict[str, Any]]:
-        return [{}, {"depth": "upper"}, {"quantize": "int8"}]
+        return [{}, {"adapted": "upper"}, {"quantize": "int8"}]
 
     def behind(self, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         first = super().behind(settings)
         if first is not None:
             return first
-        return None if "depth" in settings else {**settings, "depth": "upper"}
+        return None if "adapted" in settings else {**settings, "adapted": "upper"}
 
     def trained_share(self, config: Knobs, shape: Shape) -> float:
-        return 1.0 if config.depth == "all" else 1 - (shape.layers // 2) / shape.layers
+        if config.adapted == "all" or config.add_tokens:  # rows of tokens are trained at the bottom
+            return 1.0
+        return 1 - (shape.layers // 2) / shape.layers
 
     def misfit(self, bank: Bank, config: Knobs) -> str | None:
         _adapted(bank, config)  # raises where there is nothing to adapt
@@ -187,7 +189,7 @@ def _adapted(bank: Bank, config: Knobs) -> dict[str, Any]:
         MethodMisfit: where there are none, or no list of layers.
     """
     found = layers.chosen(bank, config.targets)
-    if config.depth == "all":
+    if config.adapted == "all":
         return found
     names = layers.decoder_layers(bank)
     upper = tuple(f"{name}." for name in names[len(names) // 2 :])
@@ -195,7 +197,7 @@ def _adapted(bank: Bank, config: Knobs) -> dict[str, Any]:
     if not kept:
         raise MethodMisfit(
             f"--targets {', '.join(config.targets)} names no projection of the upper half: "
-            "leave --depth upper out"
+            "leave --adapted upper out"
         )
     return kept
 

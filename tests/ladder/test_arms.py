@@ -13,8 +13,8 @@ def arms(*misfits: str) -> Arms:
     found = Arms(SimpleNamespace(task=SimpleNamespace(metric="accuracy")), {})
     lora = methods.get("lora")
     rungs = {
-        "lora-upper": {"depth": "upper"}, "lora": {}, "lora-int8": {"quantize": "int8"},
-        "lora-upper-dpo": {"depth": "upper", "objective": "dpo"}, "lora-dpo": {"objective": "dpo"},
+        "lora-upper": {"adapted": "upper"}, "lora": {}, "lora-int8": {"quantize": "int8"},
+        "lora-upper-dpo": {"adapted": "upper", "objective": "dpo"}, "lora-dpo": {"objective": "dpo"},
     }  # fmt: skip
     found.rungs = {key: Rung(key, lora, settings) for key, settings in rungs.items()}
     found.misfits = dict.fromkeys(misfits, "it cannot")
@@ -27,3 +27,11 @@ def test_a_rung_waits_for_the_one_that_is_as_good_for_less_where_that_can_be_tri
     assert {key: arms()._before(rungs[key]) for key in rungs} == {**dict.fromkeys(rungs), **first}
     assert arms("lora")._before(rungs["lora-int8"]) is None
     assert arms("lora-upper")._before(rungs["lora"]) is None
+
+
+def test_a_rung_whose_own_setting_the_user_gives_for_all_is_left_out():
+    bench = SimpleNamespace(task=SimpleNamespace(metric="accuracy"), given={"lora.adapted": "all"})
+    upper = Rung("lora-upper", methods.get("lora"), {"adapted": "upper"})
+    assert Arms(bench, {"lora-upper": upper}).misfits == {
+        "lora-upper": "--adapted says it for every rung"
+    }

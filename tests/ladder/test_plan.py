@@ -71,7 +71,7 @@ def test_a_training_reads_its_steps_forward_and_backward_and_its_validations() -
 
 
 def test_a_training_of_the_upper_half_reads_half_of_that_and_each_row_once_below() -> None:
-    whole, upper = making("lora"), making("lora", depth="upper")
+    whole, upper = making("lora"), making("lora", adapted="upper")
     once = (800 + 100) * (SHAPE.prompt + SHAPE.reply)  # rows of 100 steps, and those held out
     assert upper.read == pytest.approx(whole.read / 2 + once / 2)
     assert making("last_layers", layers=15).read > upper.read  # its own weights have gradients

@@ -61,7 +61,12 @@ def test_a_bar_cleared_on_few_rows_is_made_sure_of_before_anything_else():
     step = next_step([good, other], Standing(1000))
     assert step is not None and step.key == "other"
     step = next_step([good, other], Standing(1000, doubted=frozenset({"good"})))
-    assert step is not None and (step.key, step.level) == ("good", grid[-1])
+    assert step is not None and (step.key, step.level) == ("good", grid[1])
+    # So it is where another one leads, of which nothing better can be hoped for.
+    leads = arm("leads", 900, total=7, grid=grid)
+    leads.outcomes = [Outcome(grid[0], 1.0, 1.0)]
+    step = next_step([leads, good], Standing(1000, doubted=frozenset({"good", "leads"})))
+    assert step is not None and (step.key, step.level) == ("good", grid[1])
     # Where that does not fit the time, the others go on.
     step = next_step([good, other], Standing(10, doubted=frozenset({"good"})))
     assert step is not None and step.key == "other"

@@ -45,6 +45,7 @@ def test_what_the_user_says_is_taken(tmp_path: Path, rung_home: Path) -> None:
     path = write(tmp_path / "rows.jsonl", 200)
     assert opened(path, validation=0.05).given["validation"] == 0.05
     assert opened(path, **{"data.validation": 0.3}).given["data.validation"] == 0.3
+    assert len(opened(path, test=0.85).validation) < 30  # room for training is left
     own = write(tmp_path / "own.jsonl", 31)
     found = opened(path, validation_data=str(own))
     assert len(found.validation) == 31 and "validation" not in found.given

@@ -129,6 +129,8 @@ def test_a_bar_is_cleared_by_all_validation_rows_or_by_the_worse_end_of_an_inter
     surer = on("few", 78, 80, 1.0, held_of=300)  # 0.91 at least
     assert choose([surer, whole], bar).winner is surer
     assert choose([on("few", 22, 24, held_of=24), whole], bar).winner.key == "few"
+    alike = replace(few, measured=replace(few.measured, value=1.0, low=1.0, high=1.0))
+    assert not alike.clears(bar)  # a bootstrap of 24 rows that are all right
     lower, seen = Bar("perplexity", 12.0, lower=True), replace(few.measured, metric="perplexity")
     upper = replace(few, measured=replace(seen, value=10.0, low=8.0, high=13.0))
     assert not upper.clears(lower)
@@ -142,6 +144,12 @@ def test_a_bar_cleared_on_too_few_rows_is_told_as_that():
     told = "It clears accuracy >= 0.85 on 24 of 300 validation rows, too few to be sure."
     assert told in says(seen) and "No rung" not in says(seen)
     assert "too few" not in says(evidence(below, bar="accuracy=0.6"))
+    # Of a rung that did not win it is told as one that was not taken.
+    close = on("whole", 250, 300, 5.0, held_of=300)
+    other = evidence(few, close, bar="accuracy=0.85")
+    assert other.chosen.winner is close
+    assert "No rung is sure to clear accuracy >= 0.85 on validation." in says(other)
+    assert "comes closest" not in says(other) and "Not taken before it" in says(other)
     missed = says(evidence(below, bar="accuracy=0.85"))
     assert "too few" not in missed and "No rung clears accuracy >= 0.85" in missed
 

@@ -186,6 +186,6 @@ def test_what_cannot_be_is_refused(family, settings, words):
 def test_the_upper_half_needs_layers_and_projections_in_it():
     bank = Bank(tiny_model("llama"))
     lowest = f"{bank.layer_names[0]}.self_attn.q_proj"
-    with pytest.raises(MethodMisfit, match="no projection of the upper half: leave --depth upper out"):
-        begun(bank, LORA.Config(targets=[lowest], depth="upper"))
+    with pytest.raises(MethodMisfit, match="no projection of the upper half: leave --adapted upper"):
+        begun(bank, LORA.Config(targets=[lowest], adapted="upper"))
     assert list(begun(bank, LORA.Config(targets=[lowest])).linear) == [lowest]

@@ -25,7 +25,7 @@ TRAINED = [n for n in methods.names() if methods.get(n).trained]
 CASES = [
     *[(m, "llama", {}) for m in ("prompt_tuning", "prefix_tuning", "lora", "ia3")],
     ("lora", "llama", {"rslora": True, "targets": ["q_proj", "mlp"], "rank": 4}),
-    ("lora", "llama", {"depth": "upper"}),
+    ("lora", "llama", {"adapted": "upper"}),
     *[(m, "gpt2", {}) for m in ("prompt_tuning", "prefix_tuning", "lora", "ia3")],
     ("lora", "gemma3", {}), ("prefix_tuning", "qwen3", {}), ("lora", "opt", {}),
 ]  # fmt: skip

@@ -59,7 +59,7 @@ def test_gradients_are_those_of_the_whole_pass(family, max_tokens, layers):
 @pytest.mark.parametrize("settings", [{}, {"dora": True}, {"targets": ["attention"]}])
 def test_so_are_those_of_lora_in_the_upper_half(family, settings):
     bank = Bank(tiny_model(family))
-    adapter = tiny_adapter(bank, "lora", depth="upper", **settings)
+    adapter = tiny_adapter(bank, "lora", adapted="upper", **settings)
     slot, data = bank.add(adapter), rows(9)
     every = tiny_adapter(bank, "lora", **settings)
     upper = tuple(f"{name}." for name in bank.layer_names[1:])  # of three
