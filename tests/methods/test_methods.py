@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -113,3 +115,12 @@ def test_misfits_are_named(bank):
         lora.build(bank, lora.Config(targets=["qproj"]), start())
     with pytest.raises(MethodMisfit, match="--to peft"):
         merging.merged(Adapter(embeddings=torch.zeros(2, bank.width)), bank)
+
+
+def test_a_setting_that_several_methods_have_means_the_same_in_each():
+    """A plain name reaches all of them: `--depth 4` of one is no value of another."""
+    kinds: dict[str, set] = {}
+    for name in methods.names():
+        for one in dataclasses.fields(methods.get(name).Config):
+            kinds.setdefault(one.name, set()).add((str(one.type), one.metadata.get("choices")))
+    assert {name: found for name, found in kinds.items() if len(found) > 1} == {}
