@@ -168,6 +168,15 @@ def study_of(template: Any, tmp_path: Path, rows: list[Example], notes: list[str
     return Study(bank, template, task, rows[:split], rows[split:], 0, tmp_path, notes.append)
 
 
+def test_layers_are_the_middle_third_or_those_that_separate_best() -> None:
+    from rung.methods.steering.fitting import _layers
+
+    config, held = methods.get("steering").Config, {n: (0.5 + n / 20, 1.0) for n in range(6)}
+    assert _layers(config(), list(held), held) == [2, 3]
+    assert _layers(config(pick_layers="separation"), list(held), held) == [4, 5]
+    assert _layers(config(steered=[3, 1], pick_layers="separation"), list(held), held) == [1, 3]
+
+
 @pytest.mark.parametrize("kind", ["mean", "pca", "probe"])
 def test_fit_reports_effect_and_damage_by_strength(kind, template, tmp_path, rung_home):
     notes: list[str] = []

@@ -143,7 +143,7 @@ def _layers(config: Any, usable: list[int], held: dict[int, tuple[float, float]]
     if config.steered:
         return sorted(set(config.steered))
     third = max(1, round(len(usable) / 3))
-    if config.pick == "separation":
+    if config.pick_layers == "separation":
         return sorted(sorted(usable, key=lambda n: held[n], reverse=True)[:third])
     start = (len(usable) - third + 1) // 2
     return usable[start : start + third]

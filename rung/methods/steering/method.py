@@ -41,7 +41,7 @@ class Knobs:
     steered: list[int] = knob(
         [], "Layers whose output is steered, 0 for the first; the middle third by default.", least=0
     )
-    pick: str = knob(
+    pick_layers: str = knob(
         "middle", "Which layers, where none are named: the middle third, or those that separate pairs "
         "best that were held out (separation).",
         choices=("middle", "separation"),
