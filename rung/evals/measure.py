@@ -53,6 +53,11 @@ class Measured:
         return metrics.get(self.metric).lower
 
     @property
+    def worst(self) -> float:
+        """The worse end of the interval."""
+        return self.high if self.lower else self.low
+
+    @property
     def proportion(self) -> bool:
         """Whether it counts items that are right or wrong."""
         metric = metrics.get(self.metric)

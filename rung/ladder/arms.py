@@ -86,7 +86,7 @@ class Arms:
 
     def __post_init__(self) -> None:
         self.scale = Scale.of(self.bench.task.metric)
-        given = {name.rpartition(".")[2] for name in getattr(self.bench, "given", ())}
+        given = {name.rpartition(".")[2] for name in self.bench.given}
         for key, rung in self.rungs.items():
             if said := sorted(given & rung.settings.keys()):
                 self.misfits[key] = f"--{said[0].replace('_', '-')} says it for every rung"

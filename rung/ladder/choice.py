@@ -38,7 +38,7 @@ class Standing:
         if seen.n >= self.of:
             return bar.cleared(seen.value)
         # Rows that are all alike have a bootstrap without width, which says nothing of the others.
-        return seen.low < seen.high and bar.cleared(seen.high if seen.lower else seen.low)
+        return seen.low < seen.high and bar.cleared(seen.worst)
 
     @property
     def only(self) -> str | None:
@@ -112,8 +112,7 @@ def _best(ranked: Sequence[Standing]) -> Standing:
     """The best of some, the best figure first; the surest where they are of unlike numbers of rows."""
     if len({s.measured.n for s in ranked}) == 1:
         return ranked[0]
-    sure = {id(s): s.measured.high if s.measured.lower else s.measured.low for s in ranked}
-    return max(ranked, key=lambda s: _sign(s) * sure[id(s)])
+    return max(ranked, key=lambda s: _sign(s) * s.measured.worst)
 
 
 def _sign(standing: Standing) -> int:

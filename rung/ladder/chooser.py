@@ -47,20 +47,18 @@ class Chooser:
     @property
     def cleared(self) -> float | None:
         """What the cheapest rung that clears the bar costs in all."""
-        return min((s.total for s, sure in self._clearing() if sure), default=None)
+        return self.clearing()[0]
 
-    @property
-    def doubted(self) -> frozenset[str]:
-        """Rungs whose figure clears the bar on too few validation rows to count."""
-        return frozenset(s.key for s, sure in self._clearing() if not sure)
-
-    def _clearing(self) -> list[tuple[Standing, bool]]:
-        """The rungs whose figure clears the bar, and whether that is sure; see `Standing.clears`."""
+    def clearing(self) -> tuple[float | None, frozenset[str]]:
+        """What the cheapest rung that clears the bar costs in all, and the rungs whose figure does on
+        too few validation rows to count; see `Standing.clears`."""
         bar = self.bench.bar
         if bar is None:
-            return []
+            return None, frozenset()
         found = [s for s in self.standings() if s.only is None and bar.cleared(s.measured.value)]
-        return [(s, s.clears(bar)) for s in found]
+        sure = [s for s in found if s.clears(bar)]
+        doubted = frozenset(s.key for s in found) - {s.key for s in sure}
+        return min((s.total for s in sure), default=None), doubted
 
     def choose(self) -> Choice:
         """Winner and runner-up, by validation alone."""

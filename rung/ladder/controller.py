@@ -208,8 +208,8 @@ class ClimbController:
         return next_step(
             self.arms.of(found, self.left),
             Now(
-                left, self.chooser.cleared, self.chooser.doubted, self.knobs.all,
-                self.chooser.scale.best_possible, frozenset(busy), workers,
+                left, *self.chooser.clearing(), self.knobs.all, self.chooser.scale.best_possible,
+                frozenset(busy), workers,
             ),
         )  # fmt: skip
 

@@ -185,8 +185,8 @@ def settle_threads(device: str = "cpu") -> int:
         return most
     cores = os.cpu_count() or most
     most = max(1, min(most, round(cores * (1 - used_by_others()))))
-    looks = (0.0, MOMENT_SECONDS) if most > 1 else ()
-    chosen = 1 if all(_faster_alone(most, wait) for wait in looks) else most
+    alone = most == 1 or all(_faster_alone(most, wait) for wait in (0.0, MOMENT_SECONDS))
+    chosen = 1 if alone else most
     torch.set_num_threads(chosen)
     return chosen
 

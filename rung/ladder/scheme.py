@@ -25,9 +25,7 @@ SETTINGS_SHARE = 0.25  # of the rows: the level at which settings are told apart
 NO_GAIN = 1e-9  # of the metric: what a step that cannot lead counts as gaining
 BETWEEN = (0.75, 0.5)  # of a level's share: what is tried where the level itself does not fit
 KIN = 2  # trainings with a figure, from which on they tell where others begin
-KIN_GAIN = (
-    0.15  # of what is missing to the best possible: what another may begin above the best of them
-)
+KIN_GAIN = 0.15  # of what is missing to the best possible: how far above them another may begin
 AGAIN = 2.0  # times what a smallest sample took in vain: what it is given where nothing else is left
 BASELINE = "baseline"  # why a step is taken: before anything else
 FIRST_FIGURE = "first"  # the same: its rung has none yet
@@ -91,9 +89,9 @@ def next_step(arms: Sequence[Arm], now: Standing) -> Step | None:
             return Step(arm.key, arm.params, level, arm.cost(level), BASELINE)
     within = [a for a in arms if now.everything or now.cleared is None or a.total < now.cleared]
     wanted = [a for a in within if not a.failed]
-    fitting = _fitting([*_first(wanted, now), *_more(wanted, now)], now)
     if sure := _fitting(_making_sure(wanted, now), now):
         return min(sure, key=lambda s: (s.seconds, s.key))
+    fitting = _fitting([*_first(wanted, now), *_more(wanted, now)], now)
     # What else there is waits for these: it would take their time.
     if not any(_gain(step, within, now) > 0 for step in fitting):
         fitting += _fitting([*_samples(_waiting(wanted)), *_settings(wanted, now)], now)

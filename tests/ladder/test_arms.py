@@ -10,7 +10,7 @@ from rung.ladder.rungs import Rung
 
 
 def arms(*misfits: str) -> Arms:
-    found = Arms(SimpleNamespace(task=SimpleNamespace(metric="accuracy")), {})
+    found = Arms(SimpleNamespace(task=SimpleNamespace(metric="accuracy"), given={}), {})
     lora = methods.get("lora")
     rungs = {
         "lora-upper": {"adapted": "upper"}, "lora": {}, "lora-int8": {"quantize": "int8"},
