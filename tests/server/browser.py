@@ -77,6 +77,14 @@ def show(page, part: str) -> None:
     raise AssertionError(f"{part} does not open; pressed were {page.evaluate('() => window.pressed')}")
 
 
+def begin_anew(page) -> None:
+    """Clear what earlier tests asked, if they asked anything."""
+    show(page, "Chat")
+    button = page.get_by_role("button", name="New chat")
+    if button.is_enabled():
+        button.click()
+
+
 def pick(page, label: str, start: str) -> None:
     """Choose from a list what begins so, and wait until the list is folded again."""
     page.get_by_label(label, exact=True).locator("visible=true").first.click()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import re
 import time
@@ -10,18 +9,15 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-import torch
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from rung.errors import ConfigError
-from rung.forward.adapter import Adapter
-from rung.forward.steer import SteerOp, last_modules
-from rung.server.page.chat import Settings
 from rung.server.page.mount import Front, Page
 from rung.store.climbs import RungRecord
 from rung.store.serving import ACTIVE
 from tests.server.browser import (
+    begin_anew,
     browsing,
     needs_chromium,
     needs_page,
@@ -31,10 +27,8 @@ from tests.server.browser import (
     warned,
 )
 from tests.server.shop import base_folder, open_shop, rows
-from tests.tokens import tiny_tokenizer
 
 KEY = "a key for the page"
-END = str(tiny_tokenizer().eos_token_id)
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +50,6 @@ def enter(page) -> None:
     page.get_by_label("API key", exact=True).fill(KEY)
     page.keyboard.press("Enter")
     page.get_by_label("Message", exact=True).wait_for()
-
-
-def begin_anew(page) -> None:
-    """Clear what earlier tests asked, if they asked anything."""
-    show(page, "Chat")
-    button = page.get_by_role("button", name="New chat")
-    if button.is_enabled():
-        button.click()
 
 
 def recorded(service):
@@ -101,99 +87,6 @@ def test_a_key_is_asked_for_and_heeded(page):
     enter(page)
     page.reload()
     page.get_by_label("Message", exact=True).wait_for()  # the tab still knows the key
-
-
-@needs_page
-@needs_chromium
-def test_two_models_answer_side_by_side(page):
-    page.get_by_text("Two models").click()
-    box = page.get_by_label("Message", exact=True)
-    box.fill("Say 3")
-    box.press("Shift+Enter")
-    assert box.input_value() == "Say 3\n"
-    box.press("Enter")
-    for side in ("Left", "Right"):
-        log = page.get_by_role("log", name=f"{side} conversation")
-        log.get_by_text(re.compile(r"\d+ tokens")).wait_for()
-        assert log.locator(".answered").inner_text()
-    answers = page.locator(".answered").all_inner_texts()
-    assert answers[0] == answers[1]  # the same base under the same name
-    assert box.input_value() == ""
-
-
-@needs_page
-@needs_chromium
-def test_a_steered_model_is_asked_at_the_strength_of_its_slider(page, shop):
-    engine = shop.engine
-    base = next(m for m in engine.models.values() if m.root is None)
-    modules = last_modules(engine.bank)
-    vector = torch.randn(engine.bank.width, generator=torch.Generator().manual_seed(0))
-    adapter = Adapter(linear={modules[1]: SteerOp(vector, 0.5)})
-    engine.load(dataclasses.replace(base, name="calm", root=base.name), adapter)
-    model = page.get_by_role("combobox", name="Right model")
-    before = model.input_value()
-    slider = page.get_by_role("slider", name="Strength of the right model")
-    assert slider.count() == 0  # the base has none
-    try:
-        show(page, "Models")
-        show(page, "Chat")
-        model.click()
-        page.get_by_role("option", name="calm").click()
-        slider.wait_for()
-        said = page.get_by_text(re.compile(r"^Strength "))
-        assert said.inner_text() == "Strength 0.5 (its own)"
-        for strength in (0.6, 0.7, 0.8, 0.9, 1):  # each press once the last is shown
-            slider.locator("[tabindex]").press("ArrowRight")
-            page.get_by_text(f"Strength {strength:g} (its own is 0.5)").wait_for()
-        box = page.get_by_label("Message", exact=True)
-        box.fill("Say 3")
-        box.press("Enter")
-        log = page.get_by_role("log", name="Right conversation")
-        log.get_by_text(re.compile(r"\d+ tokens")).wait_for()
-        assert 1.0 in {a.strength for a in engine.bank.adapters.values()}
-    finally:
-        model.click()
-        page.get_by_role("option", name=before, exact=True).click()
-        slider.wait_for(state="hidden")
-        engine.unload("calm")
-
-
-@needs_page
-@needs_chromium
-def test_escape_stops(page, shop, monkeypatch):
-    step, asked = shop.engine.step, Settings.body
-    endless = {"seed": 4, "logit_bias": {END: -100}}  # no draw may end it before the key does
-    monkeypatch.setattr(shop.engine, "step", lambda: time.sleep(0.02) or step())  # time to press it
-    monkeypatch.setattr(Settings, "body", lambda self: asked(self) | endless)
-    begin_anew(page)
-    page.get_by_text("Settings", exact=True).click()
-    page.get_by_label("Temperature").fill("2")
-    page.get_by_label("Tokens at most").fill("400")
-    box = page.get_by_label("Message", exact=True)
-    box.fill("Say 4")
-    box.press("Enter")
-    page.locator(".answered").first.filter(has_text=re.compile(".")).wait_for()
-    page.keyboard.press("Escape")
-    page.get_by_text("stopped", exact=True).first.wait_for()
-    for _ in range(50):
-        if not shop.app.state.traffic.in_flight:
-            break
-        page.wait_for_timeout(100)
-    assert shop.app.state.traffic.in_flight == 0
-
-
-@needs_page
-@needs_chromium
-def test_a_question_with_an_empty_answer_can_be_cleared_away(page, monkeypatch):
-    monkeypatch.setattr(Settings, "body", lambda self: {"logit_bias": {END: 100}})
-    begin_anew(page)
-    box = page.get_by_label("Message", exact=True)
-    box.fill("Say 5")
-    box.press("Enter")
-    log = page.get_by_role("log", name="Left conversation")
-    log.get_by_text(re.compile(r"^1 tokens")).wait_for()
-    page.get_by_role("button", name="New chat").click()
-    log.get_by_text("Say 5").wait_for(state="detached")
 
 
 @needs_page

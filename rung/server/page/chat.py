@@ -80,9 +80,9 @@ class Side:
         return bool(self.log.default_slot.children)
 
     def clear(self) -> None:
-        """Begin a conversation anew."""
+        """Begin a conversation anew; what is left of an answer goes with the old one."""
         self.stop()
-        self.messages.clear()
+        self.task, self.messages = None, []
         self.log.clear()
         self.changed()
 
@@ -104,10 +104,12 @@ class Side:
             "model": self.model.value, "messages": [*system, *self.messages], **settings.body(),
             **self.strength.body(),
         }  # fmt: skip
-        self.task = asyncio.create_task(self._answer(body, answer, note))
+        self.task = asyncio.create_task(self._answer(body, self.messages, answer, note))
         self.task.add_done_callback(lambda _: self.changed())
 
-    async def _answer(self, body: dict[str, Any], answer: ui.label, note: ui.label) -> None:
+    async def _answer(self, body: dict[str, Any], messages: list[dict[str, str]],
+                      answer: ui.label, note: ui.label) -> None:  # fmt: skip
+        """Show an answer as it comes, and add it to the conversation that asked for it."""
         heard = Heard()
         waiting = asyncio.create_task(self._tell(heard, note))
         try:
@@ -119,18 +121,21 @@ class Side:
                         self._follow()
             note.text = heard.summary()
         except asyncio.CancelledError:
+            if note.is_deleted:  # cleared away, with the conversation it stood in
+                return
             note.text = "stopped"
         except RungError as fault:
             note.text = str(fault)
             note.classes("bad").props("role=alert")
         finally:
             waiting.cancel()
-            note.classes(remove="busy")
+            if not note.is_deleted:
+                note.classes(remove="busy")
         answer.text = heard.text
         if heard.text:
-            self.messages.append({"role": "assistant", "content": heard.text})
+            messages.append({"role": "assistant", "content": heard.text})
         else:
-            self.messages.pop()
+            messages.pop()
         self._follow()
 
     async def _tell(self, heard: Heard, note: ui.label) -> None:
@@ -235,6 +240,7 @@ class Composer:
     def __init__(self, visit: Visit):
         self.visit, self.settings = visit, Settings()
         self._made = False  # whether there is a model to compare the base with
+        self._listing = asyncio.Lock()  # held while the models are looked up
         self.sides = [Side(visit, place, self.enable) for place in ("Left", "Right")]
         with ui.element("div").classes("sides chats"):
             for side in self.sides:
@@ -281,10 +287,12 @@ class Composer:
 
     async def ask(self) -> None:
         """Put what is written to the models that are asked."""
-        question = (self.text.value or "").strip()
-        if not question or any(side.answering for side in self.asked):
-            return
-        async with told():
+        # A question that is put while the models are looked up goes to those that are then chosen:
+        # choosing one begins its conversation anew, and would throw away what was asked before.
+        async with told(), self._listing:
+            question = (self.text.value or "").strip()
+            if not question or any(side.answering for side in self.asked):
+                return
             await self.visit.admit("ask")
             self.text.value = ""
             for side in self.asked:
@@ -304,7 +312,7 @@ class Composer:
 
     async def refresh(self) -> None:
         """Bring the list of models up to date; the base is compared with what is made of it."""
-        async with told():
+        async with told(), self._listing:
             listed = (await self.visit.api.get("/v1/models"))["data"]
             wanted = self.visit.chosen.get("Chat")
             made = any("root" in m for m in listed)
