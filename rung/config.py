@@ -304,6 +304,11 @@ class Names:
         return nearest(name, known or [k.name for k in self.knobs])
 
 
+def bare(key: str) -> str:
+    """Return the name of a setting without its section, of a key of `flatten`."""
+    return key.rpartition(".")[2]
+
+
 def declared(classes: Iterable[type[Any]], flat: Mapping[str, Any]) -> dict[str, Any]:
     """Keep the settings that some dataclasses declare, of a mapping as `flatten` gives it."""
     names = Names(classes)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rung.config import bare
 from rung.errors import ConfigError, MethodMisfit
 from rung.evals import metrics
 from rung.ladder.arm import Arm, Outcome, Params
@@ -86,7 +87,7 @@ class Arms:
 
     def __post_init__(self) -> None:
         self.scale = Scale.of(self.bench.task.metric)
-        given = {name.rpartition(".")[2] for name in self.bench.given}
+        given = {bare(name) for name in self.bench.given}
         for key, rung in self.rungs.items():
             if said := sorted(given & rung.settings.keys()):
                 self.misfits[key] = f"--{said[0].replace('_', '-')} says it for every rung"
@@ -209,7 +210,7 @@ class Arms:
     def _settings(self, rung: Rung) -> list[Params]:
         """Settings to try beside the rung's own, as many as `trials` allows."""
         knobs = self.bench.knobs
-        fixed = {key.rpartition(".")[2] for key in self.bench.given} | rung.settings.keys()
+        fixed = {bare(key) for key in self.bench.given} | rung.settings.keys()
         objective = self.plan(rung.key).objective
         search = {**rung.method.search, **objective.search}
         if "lr" in rung.method.search:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from rung.artefacts import folders
-from rung.config import as_dict, resolve
+from rung.config import as_dict, bare, resolve
 from rung.data.knobs import DataKnobs
 from rung.errors import ConfigError, DataError, Interrupted
 from rung.ladder import verdict
@@ -102,7 +102,7 @@ def resume(
     with stopped_by_terminate():
         # What it began with says how many rows it held out, where that is not the usual share.
         given = record.settings["given"]
-        if "validation" not in {key.rpartition(".")[2] for key in given}:
+        if "validation" not in {bare(key) for key in given}:
             given = {**given, "validation": DataKnobs().validation}
         bench = TaskContext.open(given, knobs, watcher.stage)
         if bench.data.digest != record.data:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rung import methods
-from rung.config import Names, coerce, declared, flatten, resolve
+from rung.config import Names, bare, coerce, declared, flatten, resolve
 from rung.data.knobs import DataKnobs
 from rung.errors import ConfigError, one_line
 from rung.ladder.knobs import ClimbKnobs
@@ -57,7 +57,7 @@ def _put(merged: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
     section, _, name = key.rpartition(".")
     if section and section not in {cls.group for cls in GENERAL}:
         return {**merged, key: value}
-    return {**{k: v for k, v in merged.items() if k.rpartition(".")[2] != name}, name: value}
+    return {**{k: v for k, v in merged.items() if bare(k) != name}, name: value}
 
 
 def _faults(names: Names, key: str, value: Any) -> list[str]:

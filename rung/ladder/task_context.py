@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 from rung import bases
-from rung.config import declared, resolve
+from rung.config import bare, declared, resolve
 from rung.data import Dataset, Splits
 from rung.data.knobs import DataKnobs
 from rung.data.split import place, split
@@ -180,7 +180,7 @@ class TaskContext:
         own = own_settings(rung.method, [RunKnobs, DataKnobs, TrainKnobs], self.given)
         plan = Plan.of(name, own, rung.settings, settings, {"method": rung.method.name})
         every = {**own, **rung.settings, **settings}
-        said = {key.rpartition(".")[2] for key, value in every.items() if value is not None}
+        said = {bare(key) for key, value in every.items() if value is not None}
         if rung.method.trained and not rung.method.own_base and not said & {"batch_size", "steps"}:
             plan.train.batch_size = self.forecaster.batch_size(plan)
         return plan
@@ -324,7 +324,7 @@ def _selecting_share(
     given: Mapping[str, Any], data: DataKnobs, knobs: ClimbKnobs, dataset: Dataset
 ) -> float:
     """The share of rows that small data needs to tell rungs apart; 0 where the user says how many."""
-    said = {key.rpartition(".")[2] for key in declared([DataKnobs], given)}
+    said = {bare(key) for key in declared([DataKnobs], given)}
     if "validation" in said or dataset.validation is not None:
         return 0.0
     rows = min(SELECTING_ROWS, knobs.validation_rows)

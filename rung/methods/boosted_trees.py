@@ -20,7 +20,7 @@ from rung.evals import kinds
 from rung.evals.tasks import question, reply
 from rung.methods import base, layers
 from rung.methods.workload import Shape, Workload
-from rung.types import Example, Task
+from rung.types import Example, Task, last_question
 
 if TYPE_CHECKING:
     import numpy as np
@@ -155,8 +155,6 @@ def _usual_trees(config: Knobs, labels: int) -> int:
 
 def _pairs(examples: Sequence[Example]) -> tuple[list[str], list[str]]:
     """What was asked, and the labels, of rows that have one."""
-    from rung.methods.tfidf_models import last_question
-
     rows = [e for e in examples if reply(e) is not None]
     return [last_question(question(e)) for e in rows], [reply(e) or "" for e in rows]
 

@@ -21,7 +21,7 @@ from rung.evals import kinds
 from rung.evals.tasks import question, reply
 from rung.methods import base, layers
 from rung.methods.workload import Shape, Workload
-from rung.types import Example, Message, Task
+from rung.types import Example, Message, Task, last_question
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -118,7 +118,7 @@ def _labels(study: base.Study, rows: Sequence[Example]) -> base.Fitted:
 
     from rung.evals.ngrams import Ngrams, fit_labels
     from rung.forward.adapter import Adapter
-    from rung.methods.tfidf_models import NgramClassifier, last_question
+    from rung.methods.tfidf_models import NgramClassifier
 
     held = [e for e in study.validation if reply(e) is not None]
     texts, labels = _pairs(rows, last_question)

@@ -11,17 +11,12 @@ import numpy as np
 from rung.evals.ngrams import Ngrams, probabilities
 from rung.forward.classifier import Classifier
 from rung.remote.model import RemoteAnswer, RemoteAnswerHandler, RemoteModel
-from rung.types import Decoding, Message, Prompt
+from rung.types import Decoding, Message, Prompt, last_question
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from rung.forward.backbone import Backbone
-
-
-def last_question(messages: Sequence[Message]) -> str:
-    """The last message of the user, which is what is compared."""
-    return next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
 
 
 def whole_question(messages: Sequence[Message]) -> str:

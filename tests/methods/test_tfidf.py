@@ -14,7 +14,7 @@ from rung import methods
 from rung.errors import ArtefactError, MethodMisfit
 from rung.evals.ngrams import Ngrams, fit_labels, probabilities
 from rung.methods import artefact
-from rung.types import BaseInfo, Prompt, Task
+from rung.types import BaseInfo, Decoding, Prompt, Task
 from tests.methods.asking import YES_NO, row, study
 
 QA = Task("question_answering", "exact_match")
@@ -113,10 +113,13 @@ def test_open_answers_are_those_of_the_nearest_question(tmp_path):
     found = fitted(made)
     assert found.metrics["choice"] == "the nearest answer"
     again = kept(found.adapter, made, tmp_path / "model")
-    from rung.types import Decoding
-
-    said = again.remote.ask([{"role": "user", "content": "the capital of Peru please"}], Decoding())
-    assert said.text == "Lima"
+    asked = [{"role": "user", "content": "the capital of Peru please"}]
+    looked_up = [
+        {"role": "assistant", "content": "look it up"},
+        {"role": "user", "content": "What is the capital of Kenya?", "result": True},
+    ]
+    for turns in (asked, [*asked, *looked_up]):  # what a tool gave back is no question
+        assert again.remote.ask(turns, Decoding()).text == "Lima"
 
 
 CAPITALS = {"Peru": "Lima", "Kenya": "Nairobi", "Norway": "Oslo", "Japan": "Tokyo", "Chad": "N'Djamena"}
