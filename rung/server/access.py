@@ -17,6 +17,7 @@ from rung.store.serving import KeyRecord
 FRESH = 2.0  # seconds after which the store is asked again for its keys
 MINUTE = 60.0
 ON_BEHALF = "rung.on_behalf"  # of an ASGI scope
+UNREAD = "the keys of this server could not be read yet: try again in a moment"
 WRONG = "the API key is missing or wrong: send it as 'Authorization: Bearer KEY'"
 
 
@@ -107,6 +108,7 @@ class Access:
         self._fixed = [digest_of(key) for key in fixed]
         self._keys = keys
         self._known: list[KeyRecord] = []
+        self._read = False  # whether the store's keys were ever read
         self._read_at = float("-inf")
         self._buckets: dict[tuple[str, str], Bucket] = {}
         self._used: dict[str, int] = {}  # tokens that the store has yet to be told of, by key
@@ -116,7 +118,7 @@ class Access:
     @property
     def stale(self) -> bool:
         """Whether the store should be asked again."""
-        return time.monotonic() - self._read_at > FRESH
+        return not self._read or time.monotonic() - self._read_at > FRESH
 
     @property
     def owes(self) -> bool:
@@ -124,7 +126,10 @@ class Access:
         return bool(self._used) and self.stale
 
     def refresh(self) -> None:
-        """Hand over what was used, and read the keys again; keeps the old ones where that fails."""
+        """Hand over what was used, and read the keys again; keeps the old ones where that fails.
+
+        Nobody is let in without a key before they were read once.
+        """
         self._read_at = time.monotonic()
         with self._refreshing:  # else what was used would be handed over twice
             with self._lock:
@@ -137,7 +142,7 @@ class Access:
             except StoreError:
                 return
             with self._lock:  # what the store now knows is no longer counted here
-                self._known = known
+                self._known, self._read = known, True
                 for id, tokens in used.items():
                     self._used[id] -= tokens
                     if not self._used[id]:
@@ -145,8 +150,8 @@ class Access:
 
     @property
     def locked(self) -> bool:
-        """Whether a key is needed at all."""
-        return bool(self._fixed or self._known)
+        """Whether a key is needed at all, as far as one knows."""
+        return bool(self._fixed or self._known or not self._read)
 
     def account(self, authorization: str) -> Account:
         """Whose request it is.
@@ -178,7 +183,7 @@ class Access:
         """The key that is sent; None for one of the command line, or where none is needed.
 
         Raises:
-            ApiError: 401 for an unknown key.
+            ApiError: 401 for an unknown key, 503 where no key could be read yet.
         """
         if not self.locked:
             return None
@@ -188,6 +193,8 @@ class Access:
         fixed = [hmac.compare_digest(digest, known) for known in self._fixed]
         found = [key for key in self._known if hmac.compare_digest(digest, key.digest)]
         if kind.lower() != "bearer" or not (any(fixed) or found):
+            if not self._read:
+                raise ApiError(UNREAD, status=503)
             raise ApiError(WRONG, status=401)
         return None if any(fixed) else found[0]
 

@@ -58,6 +58,7 @@ def create_app(
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
+        await run_sync(service.access.refresh)  # before the first request: it asks for a key then
         engine.start()
         if settings.takes_jobs:
             service.background.append(await run_sync(supervisor_of, service))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import signal
+import threading
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
@@ -26,10 +27,11 @@ from rung.server.state import Service
 from rung.store.climbs import ClimbRecord
 from rung.store.files import place
 from rung.store.jobs import fresh_id
-from rung.store.serving import ACTIVE, JobRecord
+from rung.store.serving import ACTIVE, Conflict, JobRecord
 from rung.train.knobs import TrainKnobs
 
 WHERE = frozenset({"workers", "cluster"})  # a climb computes: its owner's to say, no client's
+_ordering = threading.Lock()  # held while it is looked whether a job is at a climb
 
 
 class ClimbRequest(Strict):
@@ -83,18 +85,22 @@ def go_on(service: Service, climb: ClimbRecord) -> JobRecord:
     """Order that a climb of the store goes on, whoever has begun it.
 
     Raises:
-        Conflict: where its job is at work or has ended.
+        Conflict: where its job is at work, or waits for its turn.
     """
     base, jobs = takes_jobs(service), service.store.jobs
-    if (job := job_of(service, climb)) is not None and job.status == "paused":
-        return jobs.turn(job.id, "queued", among=["paused"], say="The climb goes on", attempts=0)
-    bare = service.catalogue.bare.name
-    return jobs.put(
-        JobRecord(
-            fresh_id("climb"), "queued", bare, base, climb.name, "", kind="climb", climb=climb.id,
-            settings=climb.settings,
-        )
-    )  # fmt: skip
+    with _ordering:  # two who press at once would order it twice
+        job = job_of(service, climb)
+        if job is not None and job.status == "paused":
+            return jobs.turn(job.id, "queued", among=["paused"], say="The climb goes on", attempts=0)
+        if job is not None and job.status in ACTIVE:
+            raise Conflict(f"climb {climb.id} goes on already, by job {job.id}")
+        bare = service.catalogue.bare.name
+        return jobs.put(
+            JobRecord(
+                fresh_id("climb"), "queued", bare, base, climb.name, "", kind="climb",
+                climb=climb.id, settings=climb.settings,
+            )
+        )  # fmt: skip
 
 
 def job_of(service: Service, climb: ClimbRecord) -> JobRecord | None:

@@ -9,6 +9,9 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
+from rung.server.climbs import go_on, interrupt, job_of
+from rung.store.records import BaseRecord, DatasetRecord
+from rung.store.serving import Conflict
 from tests.server.shop import base_folder, client_of, open_shop, upload
 
 CLIMBS = "/v1/rung/climbs"
@@ -124,6 +127,25 @@ def test_a_climb_is_paused_gone_on_with_and_cancelled(shop, file):
         while store.climbs.get(paused["climb"]).status not in ("cancelled", "succeeded"):
             assert time.monotonic() < end
             time.sleep(0.05)
+
+
+def test_a_climb_is_gone_on_with_once_however_often_one_presses(base, rung_home):
+    served = open_shop(base, jobs=1)
+    try:
+        service = served.app.state.service
+        for one in service.background:
+            one.stop()  # jobs stay as they are
+        sources = {"base": BaseRecord("b", "tiny", "tiny"), "data": DatasetRecord("d", "wheat")}
+        climb = service.store.climbs.create("wheat", task={}, settings={}, **sources)
+        service.store.climbs.update(climb.id, status="interrupted")
+        job = go_on(service, climb)
+        with pytest.raises(Conflict, match=job.id):
+            go_on(service, climb)
+        interrupt(service, climb)
+        assert job_of(service, climb).status == "paused"
+        assert go_on(service, climb).id == job.id
+    finally:
+        served.stop()
 
 
 def test_where_the_base_lies_is_said_to_nobody(shop, base):

@@ -11,6 +11,9 @@ import httpx
 import openai
 import pytest
 
+from rung.errors import StoreError
+from rung.server.access import Access
+from rung.server.errors import ApiError
 from rung.store import Store
 from tests.engine.world import engine_of, tiny_llama
 from tests.server.conftest import serve
@@ -249,3 +252,30 @@ def test_the_verb(store, capsys):
     for wrong in (["revoke", "bot"], ["add"], ["list", "x"], ["ad", "x"], ["add", "x", "--scope", "y"]):
         assert cli.run(["keys", *wrong]) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_nobody_is_let_in_before_the_keys_were_read_once(store):
+    _, secret = store.keys.add("me")
+    tries = [StoreError("busy"), store.keys, StoreError("gone")]
+
+    def keys():
+        found = tries.pop(0)
+        if isinstance(found, StoreError):
+            raise found
+        return found
+
+    access = Access([], keys)
+    for _ in range(2):  # before the first try, and after one that failed
+        with pytest.raises(ApiError) as refused:
+            access.find("")
+        assert refused.value.http_status == 503 and access.stale
+        if len(tries) == 3:
+            access.refresh()
+    access.refresh()
+    for _ in range(2):  # what was read stays where it cannot be read again
+        assert access.find(f"Bearer {secret}").name == "me"
+        with pytest.raises(ApiError) as refused:
+            access.find("")
+        assert refused.value.http_status == 401
+        if tries:
+            access.refresh()

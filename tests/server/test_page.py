@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import re
 import time
+from contextlib import nullcontext
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import httpx
@@ -205,7 +207,10 @@ def test_what_went_wrong_stays_until_it_is_closed(monkeypatch):
     from rung.server.page.session import told  # needs NiceGUI
 
     shown = []
-    monkeypatch.setattr("rung.server.page.session.ui.notify", lambda *a, **k: shown.append((a, k)))
+    page = SimpleNamespace(
+        notify=lambda *a, **k: shown.append((a, k)), context=SimpleNamespace(client=nullcontext())
+    )
+    monkeypatch.setattr("rung.server.page.session.ui", page)
 
     async def fail(fault):
         async with told():

@@ -25,7 +25,7 @@ from starlette.testclient import TestClient
 import rung
 from rung.cli import run
 from rung.errors import ConfigError
-from rung.server.replicas import hosted
+from rung.server.replicas import children, hosted
 from rung.server.replicas.children import REPLICA, Child, command
 from rung.server.replicas.hosted import HostedProcess
 from rung.server.replicas.metrics import summed
@@ -345,6 +345,40 @@ def test_what_keeps_a_replica_from_beginning_is_told():
     one = Unable([], {}, lambda address: None, lambda: None)
     with pytest.raises(ConfigError, match="on b: no such folder"):
         asyncio.run(one.start())
+
+
+def test_a_replica_that_does_not_come_back_at_once_is_started_until_it_does(monkeypatch):
+    monkeypatch.setattr(children, "AGAIN_SECONDS", 0.0)
+    serving = b"rung is serving at http://127.0.0.1:9/v1\n"
+    # It answers, cannot begin, ends before it answers, and answers again.
+    starts = [[serving], OSError("no memory"), [b"Traceback\n"], [serving], None]
+    told: list[str] = []
+
+    class Frail(Child):
+        async def spawn(self):
+            news = starts.pop(0)
+            if isinstance(news, OSError):
+                raise news
+            if news is None:
+                self._ending, news = True, []
+
+            async def lines():
+                for line in news:
+                    yield line
+
+            async def wait() -> int:
+                return 1
+
+            return SimpleNamespace(stdout=lines(), returncode=1, wait=wait)
+
+    async def live() -> None:
+        one = Frail([], {}, lambda address: told.append("came"), lambda: told.append("went"))
+        await one.start()
+        assert one._watch is not None
+        await asyncio.wait_for(one._watch, 30)
+
+    asyncio.run(live())
+    assert told == ["came", "went", "came", "went"] and starts == []
 
 
 def test_a_replica_whose_host_goes_while_it_begins_begins_again(monkeypatch):

@@ -67,7 +67,9 @@ class Side:
         """Offer a strength where the model that was picked is steered."""
         async with told():
             name, registry = self.model.value, self.visit.service.engine.registry
-            self.strength.show(None if name is None else await run_sync(registry.strength, name))
+            own = None if name is None else await run_sync(registry.strength, name)
+            if self.model.value == name:  # else another was picked meanwhile
+                self.strength.show(own)
 
     @property
     def answering(self) -> bool:

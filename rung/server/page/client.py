@@ -82,7 +82,11 @@ class Transport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         answer = _Answer(await request.aread())
         answer.task = asyncio.create_task(self._run(request, answer))
-        start = await answer.pieces.get()
+        try:
+            start = await answer.pieces.get()
+        except asyncio.CancelledError:  # whoever asked has gone before the answer began
+            await answer.aclose()
+            raise
         if isinstance(start, BaseException):
             raise httpx.ReadError(str(start), request=request) from start
         return httpx.Response(start["status"], headers=start["headers"], stream=answer)

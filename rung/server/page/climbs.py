@@ -9,6 +9,7 @@ from typing import Any
 from nicegui import ui
 
 from rung.config import knobs_of
+from rung.errors import RungError
 from rung.ladder.bar import BASE
 from rung.ladder.knobs import ClimbKnobs
 from rung.ladder.scorecard import Row, Scorecard, duration, interval, made
@@ -46,11 +47,33 @@ class Seen:
 
     Attributes:
         log: what its job has said, where it has one. data: what its data is called.
+        ordered: whether a job is to go on with it, or does.
     """
 
     card: Scorecard
     log: str
     data: str
+    ordered: bool = False
+
+    def differs(self, other: Seen) -> bool:
+        """Whether more than the lines of the log is another."""
+        return (self.card, self.ordered, not self.log) != (other.card, other.ordered, not other.log)
+
+
+class Folds:
+    """The parts of a climb that can be unfolded, and whether they are: kept as it is drawn anew."""
+
+    def __init__(self) -> None:
+        self._open: set[str] = set()
+
+    def expansion(self, part: str, title: str, icon: str) -> ui.expansion:
+        """Draw a part as it was left."""
+
+        def turned(event: Any) -> None:
+            (self._open.add if event.value else self._open.discard)(part)
+
+        drawn = ui.expansion(title, icon=icon, value=part in self._open, on_value_change=turned)
+        return drawn.classes("wide")
 
 
 def build(visit: Visit) -> Callable[[], Awaitable[None]]:
@@ -61,6 +84,7 @@ def build(visit: Visit) -> Callable[[], Awaitable[None]]:
         picked = ui.select({}, label="Climb").props("outlined dense options-dense").classes("field")
     place = ui.column().classes("wide").props('role=region aria-label="Scorecard"')
     drawn: dict[str, Any] = {}
+    folds = Folds()
 
     async def update() -> None:
         listed = await visit.read("train", lambda: _listed(visit))
@@ -76,15 +100,21 @@ def build(visit: Visit) -> Callable[[], Awaitable[None]]:
         _not_begun(listed.jobs, notice, empty=not found)
         record = next((r for r in listed.climbs if r.id == keep), None)
         if record is None:
+            drawn["seen"] = None
             place.clear()
             return
         job = next((j for j in listed.jobs if j.climb == record.id), None)
         seen = await visit.read("train", lambda: see(visit, record, job))
-        if (seen.card, seen.log) != drawn.get("seen"):
-            drawn["seen"] = (seen.card, seen.log)
+        if picked.value != record.id:  # another was picked meanwhile
+            return
+        before: Seen | None = drawn.get("seen")
+        drawn["seen"] = seen
+        if before is None or seen.differs(before):
             place.clear()
             with place:
-                _show(visit, seen, update)
+                drawn["log"] = _show(visit, seen, update, folds)
+        elif seen.log != before.log:
+            drawn["log"].text = seen.log
 
     async def refresh() -> None:
         async with told():
@@ -93,8 +123,10 @@ def build(visit: Visit) -> Callable[[], Awaitable[None]]:
 
     async def tick() -> None:
         if not place.is_deleted and (drawn.get("live") or _running(drawn)):
-            async with told():
+            try:
                 await update()
+            except RungError:  # a key that was revoked, or a busy store: quiet until the visitor acts
+                drawn.update(live=False, seen=None)
 
     async def changed() -> None:
         async with told():
@@ -107,7 +139,7 @@ def build(visit: Visit) -> Callable[[], Awaitable[None]]:
 
 def _running(drawn: dict[str, Any]) -> bool:
     seen = drawn.get("seen")
-    return seen is not None and seen[0].climb.status == "running"
+    return seen is not None and seen.card.climb.status == "running"
 
 
 def _listed(visit: Visit) -> Listed:
@@ -126,7 +158,7 @@ def see(visit: Visit, record: ClimbRecord, job: JobRecord | None) -> Seen:
         lines = [f"{e.created[11:19]} {e.message}" for e in reversed(events)]
     card = Scorecard.of(store, record)
     data = titled(str(card.data.get("name", "")), titles(visit))
-    return Seen(card, "\n".join(lines), data)
+    return Seen(card, "\n".join(lines), data, job is not None and job.status in ACTIVE)
 
 
 def _not_begun(jobs: list[JobRecord], notice: ui.column, empty: bool) -> None:
@@ -148,7 +180,10 @@ def _not_begun(jobs: list[JobRecord], notice: ui.column, empty: bool) -> None:
                 ui.label(f"{job.name}: {job.error.get('message', '')}").classes("said bad")
 
 
-def _show(visit: Visit, seen: Seen, update: Callable[[], Awaitable[None]]) -> None:
+def _show(
+    visit: Visit, seen: Seen, update: Callable[[], Awaitable[None]], folds: Folds
+) -> ui.label | None:
+    """Draw a climb; returns where its log stands, if it has one."""
     card, climb = seen.card, seen.card.climb
     with ui.row().classes("head"):
         ui.label(climb.name).classes("title name").props("role=heading aria-level=2")
@@ -156,7 +191,7 @@ def _show(visit: Visit, seen: Seen, update: Callable[[], Awaitable[None]]) -> No
     if climb.verdict.get("says"):
         ui.label(climb.verdict["says"]).classes("said verdict")
     with ui.row():
-        _buttons(visit, card, update)
+        _buttons(visit, seen, update)
     counted = [r for r in card.rows if r.validation or r.status == "running" or r.key == card.winner]
     if counted:
         titles = ("way", card.metric.replace("_", " "), "making it", "an answer", "")
@@ -173,10 +208,11 @@ def _show(visit: Visit, seen: Seen, update: Callable[[], Awaitable[None]]) -> No
         facts[f"next, {n}"] = line
     facts |= {"begun": when(climb.started), "climb": climb.id}
     pairs(facts)
-    _others(card, [r for r in card.rows if r not in counted])
-    if seen.log:
-        with ui.expansion("What it says", icon="terminal").classes("wide"):
-            ui.label(seen.log).classes("lines said")
+    _others(card, [r for r in card.rows if r not in counted], folds)
+    if not seen.log:
+        return None
+    with folds.expansion("log", "What it says", "terminal"):
+        return ui.label(seen.log).classes("lines said")
 
 
 def _words(row: Row, winner: str | None) -> tuple[str, ...]:
@@ -193,13 +229,13 @@ def _name(row: Row) -> str:
     return "the base as it is" if row.key == BASE else row.key.replace("_", " ")
 
 
-def _others(card: Scorecard, rows: list[Row]) -> None:
+def _others(card: Scorecard, rows: list[Row], folds: Folds) -> None:
     """What was not measured, and why, folded away: it decides nothing."""
     if not rows:
         return
     ended = card.climb.status == "succeeded"
     title = f"Not tried ({len(rows)})" if ended else f"Still to come ({len(rows)})"
-    with ui.expansion(title, icon="more_horiz").classes("wide"), ui.element("ul").classes("tree"):
+    with folds.expansion("others", title, "more_horiz"), ui.element("ul").classes("tree"):
         for row in rows:
             time = duration(row.shown.get("seconds"))
             said = [f"would take about {time} to make"] if time else []
@@ -223,8 +259,8 @@ def _table(titles: tuple[str, ...], rows: list[tuple[tuple[str, ...], bool]]) ->
                             ui.label(word)
 
 
-def _buttons(visit: Visit, card: Scorecard, update: Callable[[], Awaitable[None]]) -> None:
-    climb = card.climb
+def _buttons(visit: Visit, seen: Seen, update: Callable[[], Awaitable[None]]) -> None:
+    card, climb, client = seen.card, seen.card.climb, ui.context.client
 
     async def stop() -> None:
         async with told():
@@ -232,7 +268,7 @@ def _buttons(visit: Visit, card: Scorecard, update: Callable[[], Awaitable[None]
             ui.notify("It keeps what is finished, and can be gone on with")
 
     async def resume() -> None:
-        async with told():
+        async with told(again):
             await visit.read("train", lambda: go_on(visit.service, climb))
             visit.service.wake()
             await update()
@@ -242,7 +278,8 @@ def _buttons(visit: Visit, card: Scorecard, update: Callable[[], Awaitable[None]
 
         async with told():
             report = await visit.read("train", lambda: render(visit.service.store, card))
-            with ui.dialog().props("maximized") as dialog, ui.card().classes("report"):
+            # Beside the climb, not within: it is drawn anew while one reads.
+            with client, ui.dialog().props("maximized") as dialog, ui.card().classes("report"):
                 ui.button("Close", icon="close", on_click=dialog.close).props("flat autofocus")
                 frame = ui.element("iframe").props('sandbox="" title="Report"').classes("frame")
                 frame.props["srcdoc"] = report
@@ -256,10 +293,10 @@ def _buttons(visit: Visit, card: Scorecard, update: Callable[[], Awaitable[None]
             visit.chosen["Chat"] = name
             visit.show("Chat")
 
-    if climb.status == "running":
+    if climb.status == "running" or seen.ordered:
         ui.button("Interrupt", icon="pause", on_click=stop).props("outline dense")
-    if climb.status in ("interrupted", "failed"):
-        ui.button("Go on", icon="play_arrow", on_click=resume).props("outline dense")
+    elif climb.status in ("interrupted", "failed"):
+        again = ui.button("Go on", icon="play_arrow", on_click=resume).props("outline dense")
     ui.button("Whole report", icon="description", on_click=open_report).props("outline dense")
     if climb.verdict.get("model"):
         ui.button("Chat with the winner", icon="forum", on_click=serve).props("dense")
@@ -287,7 +324,7 @@ def _form(visit: Visit, begun: Callable[[], Awaitable[None]]) -> Callable[[], Aw
     bring.on_click(lambda: visit.show("Data"))
 
     async def begin() -> None:
-        async with told():
+        async with told(start):
             settings = {key: value for group in groups for key, value in group.given().items()}
             body = {
                 "model": visit.service.catalogue.bare.name, "training_file": file.value,

@@ -96,6 +96,7 @@ def build(visit: Visit) -> Callable[[], Awaitable[None]]:
         columns = Fields(of_columns())
         limit = ui.number("Rows to look at", value=LIMIT, min=1, precision=0).props("outlined dense")
     place = ui.column().classes("wide").props("role=region aria-label='The data set' aria-live=polite")
+    newest = 0  # number of the last look at a data set: an earlier one that ends behind it is not shown
 
     async def refresh() -> None:
         async with told():
@@ -123,15 +124,17 @@ def build(visit: Visit) -> Callable[[], Awaitable[None]]:
                         files={"file": (given.file.name, content)},
                         data={"purpose": "fine-tune"},
                     )
-            upload.reset()
+            upload.run_method("removeUploadedFiles")  # `reset` would end an upload that goes on
             visit.chosen["Data"] = made["id"]
             await refresh()
             await visit.stepped()
             await render()
 
     async def render() -> None:
+        nonlocal newest
         if not file.value:
             return
+        newest = mine = newest + 1
         place.clear()
         with place:
             ui.spinner().props('aria-label="reading"')
@@ -141,18 +144,23 @@ def build(visit: Visit) -> Callable[[], Awaitable[None]]:
             try:
                 found = await visit.read("train", lambda: look(visit, id, name, said))
             finally:
-                place.clear()
+                if mine == newest:
+                    place.clear()
+            if mine != newest:
+                return
             with place:
                 _summary(found)
                 for row in found.shown:
                     _row(row)
 
     async def delete() -> None:
-        async with told():
-            if file.value and await sure(f"Delete {file.options[file.value]}?", "Delete"):
-                await visit.api.delete(f"/v1/files/{file.value}")
-                place.clear()
-                await refresh()
+        async with told(remove):
+            id = file.value  # the list may change while the question stands
+            if not id or not await sure(f"Delete {file.options[id]}?", "Delete"):
+                return
+            await visit.api.delete(f"/v1/files/{id}")
+            place.clear()
+        await refresh()
 
     upload.on_upload(take)
     tune.on_click(begin)

@@ -114,6 +114,12 @@ class Watch:
                 return jobs.get(self.id), fresh[::-1]
             after = str(page.items[-1].id)
 
+    def keep(self, heard: Sequence[EventRecord]) -> list[EventRecord]:
+        """Note events; returns those that nobody else, who asked at the same time, has noted."""
+        fresh = [e for e in heard if e.id not in self.events]
+        self.events.update({e.id: e for e in fresh})
+        return fresh
+
 
 def turn_buttons(
     visit: Visit, job: JobRecord, address: str, update: Callable[[], Awaitable[object]]
@@ -181,8 +187,7 @@ class View:
         if watch is not self.watch:
             return
         self.live = seen.job.status in ACTIVE
-        for event in fresh:
-            watch.events[event.id] = event
+        fresh = watch.keep(fresh)
         self._progress(seen)
         if seen.job.status != self._status:
             self._status = seen.job.status

@@ -182,7 +182,7 @@ def _form(visit: Visit, begun: Callable[[str], Awaitable[None]]) -> Callable[[],
             group.fill(typed)
 
     async def begin() -> None:
-        async with told():
+        async with told(start):
             settings = {key: value for group in groups for key, value in group.given().items()}
             kind = method.value
             if objective.value != RunKnobs.objective:

@@ -103,6 +103,7 @@ class _Form:
     def __init__(self, visit: Visit, begun: Callable[[str], Awaitable[None]]):
         self.visit, self._begun = visit, begun
         self.planning: str | None = None  # id of the plan that was asked for last
+        self._asked = ("", "")  # topics and labels as they stood then
         self._form = ui.expansion("Describe what you need", icon="edit_note", value=True)
         with self._form.classes("item"), ui.column().classes("inside"):
             self._draw()
@@ -136,9 +137,9 @@ class _Form:
         )
         self._topics.classes("wide")
         with ui.row().classes("head"):
-            plan = ui.button("Plan topics", icon="checklist", on_click=lambda: self._ask(True))
-            plan.props("outline")
-            ui.button("Write rows", icon="draw", on_click=lambda: self._ask(False))
+            self._plan = ui.button("Plan topics", icon="checklist", on_click=lambda: self._ask(True))
+            self._plan.props("outline")
+            self._write = ui.button("Write rows", icon="draw", on_click=lambda: self._ask(False))
 
     def _labelled(self) -> None:
         self._labels.set_visibility(kinds.get(self._kind.value).labelled)
@@ -160,6 +161,12 @@ class _Form:
         self._topics.set_value("\n".join(plan.get("topics", ())))
         self._labels.set_value(", ".join(plan.get("labels", ())))
 
+    def planned_anew(self, job: JobRecord) -> None:
+        """Put the plan that was asked for into the form, unless the visitor has written another."""
+        self.planning = None
+        if (self._topics.value, self._labels.value) == self._asked:
+            self.planned(job)
+
     def again(self, job: JobRecord) -> None:
         """Open the form with what a synthesis was asked for, and its plan."""
         asked = job.settings["knobs"]
@@ -173,10 +180,11 @@ class _Form:
         self._form.open()
 
     async def _ask(self, plan_only: bool) -> None:
-        async with told():
+        async with told(self._plan, self._write):
             said = (self._said.value or "").strip()
             if not said:
                 raise ConfigError("describe what the model should do, in a sentence or two")
+            written = (self._topics.value, self._labels.value)
             topics = [line.strip() for line in (self._topics.value or "").split("\n") if line.strip()]
             settings = {"kinds": self._kind.value, **self._more.given()}
             if self._count.value is not None:
@@ -191,7 +199,7 @@ class _Form:
             }  # fmt: skip
             made = await self.visit.api.post("/v1/rung/syntheses", json=body)
             if plan_only:
-                self.planning = made["id"]
+                self.planning, self._asked = made["id"], written
             else:
                 self._form.close()  # what is wanted now is the rows
             await self._begun(made["id"])
@@ -239,8 +247,7 @@ class _View:
         if watch is not self.watch:
             return None
         self.live = job.status in ACTIVE
-        for event in fresh:
-            watch.events[event.id] = event
+        fresh = watch.keep(fresh)
         if fresh:
             write_log(self._log, fresh)
         self._progress(job)
@@ -249,8 +256,7 @@ class _View:
             self._seen = now
             self._show(job)
         if job.status == "succeeded" and job.id == self._form.planning:
-            self._form.planning = None
-            self._form.planned(job)
+            self._form.planned_anew(job)
         if job.status != "succeeded" or not job.result_file or self._given:
             return None
         self._given = True

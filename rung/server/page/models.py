@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nicegui import ui
 
+from rung.errors import ConfigError
 from rung.server.page.session import Visit, told
 
 if TYPE_CHECKING:
@@ -180,22 +181,32 @@ def _buttons(visit: Visit, entry: Entry, refresh: Callable[[], Awaitable[None]])
             ui.notify(f"{entry.name} is served now")
             await refresh()
 
-    async def delete() -> None:
-        async with told():
-            if await sure(f"Delete {entry.name}? Its folder goes with it.", "Delete"):
-                await visit.api.delete(f"/v1/models/{entry.names[0]}")
-                await refresh()
+    def served() -> list[str]:
+        """The names that still are this model's: a newer one of the same suffix takes that over."""
+        catalogue = visit.service.catalogue
+        names = [n for n in entry.names if catalogue.stored_name(n) == entry.name]
+        if not names:
+            raise ConfigError(f"{entry.name} is not served any more: open Models again")
+        return sorted(names, key=len)
 
-    def chat() -> None:
-        visit.chosen["Chat"] = min(entry.names, key=len)
-        visit.show("Chat")
+    async def delete() -> None:
+        async with told(remove):
+            if not await sure(f"Delete {entry.name}? Its folder goes with it.", "Delete"):
+                return
+            await visit.api.delete(f"/v1/models/{served()[0]}")
+        await refresh()
+
+    async def chat() -> None:
+        async with told():
+            visit.chosen["Chat"] = served()[0]
+            visit.show("Chat")
 
     if entry.names:
         ui.button("Chat", icon="forum", on_click=chat).props("flat")
     else:
         ui.button("Serve", icon="play_arrow", on_click=serve).props("flat")
     if entry.names and entry.method != "base":
-        ui.button("Delete", icon="delete", on_click=delete).props("flat color=negative")
+        remove = ui.button("Delete", icon="delete", on_click=delete).props("flat color=negative")
 
 
 async def sure(question: str, yes: str) -> bool:

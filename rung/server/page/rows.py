@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import PurePath
 from typing import Any
 
@@ -58,6 +59,8 @@ class Rows:
         self._texts: dict[int, dict[str, str]] = {}  # by place of the row
         self._removed: set[int] = set()
         self._first = 0
+        self._opened = 0  # number of the last file that was asked for
+        self._held = 0  # how many who are about to replace the rows
         with ui.column().classes("wide").props('role=region aria-label="Rows"') as self._all:
             ui.label("Rows").classes("title").props("role=heading aria-level=2")
             self._pick = ui.select({}, label="Rows of").props("outlined dense options-dense")
@@ -92,12 +95,34 @@ class Rows:
         self._pick.set_options(found, value=self.file)
 
     async def open(self, file: str) -> None:
-        """Show the rows of a file. Raises RungError where it cannot be read."""
-        rows = await self.visit.read("train", lambda: read(self.visit, file))
-        self._forget()
-        self.file, self._rows = file, rows
-        await self.renew()
-        self._draw()
+        """Show the rows of a file, unless another is asked for meanwhile.
+
+        Raises:
+            RungError: where it cannot be read.
+        """
+        self._opened = mine = self._opened + 1
+        with self._untouched():
+            rows = await self.visit.read("train", lambda: read(self.visit, file))
+            if mine != self._opened:
+                return
+            self._forget()
+            self.file, self._rows = file, rows
+            await self.renew()
+            self._draw()
+
+    @contextmanager
+    def _untouched(self) -> Iterator[None]:
+        """Let nobody write into rows that are about to be replaced."""
+        self._held += 1
+        self._save.disable()
+        self._table.props("inert")
+        try:
+            yield
+        finally:
+            self._held -= 1
+            if not self._held:
+                self._table.props(remove="inert")
+                self._tell()
 
     @property
     def changed(self) -> list[int]:
@@ -228,27 +253,30 @@ class Rows:
 
     async def _keep(self) -> None:
         async with told():
-            made = [
-                editing.edited(row, self._texts.get(at, {}))
-                for at, row in enumerate(self._rows) if at not in self._removed
-            ]  # fmt: skip
-            if not made:
-                raise DataError("no row is left: keep one, or delete the data set under Data")
-            visit, old, replace = self.visit, self.file or "", self._replace.value
-            record = await visit.read(
-                "train", lambda: visit.service.store.files.get(old, visit.owner())
-            )
-            stem = PurePath(record.name).stem.removesuffix(EDITED)
-            name = record.name if replace else f"{stem}{EDITED}.jsonl"
-            saved = await visit.api.post(
-                "/v1/files", files={"file": (name, editing.write(made).encode())},
-                data={"purpose": "fine-tune"},
-            )  # fmt: skip
-            await self.open(saved["id"])
-            ui.notify(f"Saved {len(made):,} rows as {name}")
-            if replace:
-                await visit.api.delete(f"/v1/files/{old}")
-                await self.renew()
+            with self._untouched():
+                await self._write()
+
+    async def _write(self) -> None:
+        """Save what is left of the rows as a file, and show that."""
+        made = [
+            editing.edited(row, self._texts.get(at, {}))
+            for at, row in enumerate(self._rows) if at not in self._removed
+        ]  # fmt: skip
+        if not made:
+            raise DataError("no row is left: keep one, or delete the data set under Data")
+        visit, old, replace = self.visit, self.file or "", self._replace.value
+        record = await visit.read("train", lambda: visit.service.store.files.get(old, visit.owner()))
+        stem = PurePath(record.name).stem.removesuffix(EDITED)
+        name = record.name if replace else f"{stem}{EDITED}.jsonl"
+        saved = await visit.api.post(
+            "/v1/files", files={"file": (name, editing.write(made).encode())},
+            data={"purpose": "fine-tune"},
+        )  # fmt: skip
+        await self.open(saved["id"])
+        ui.notify(f"Saved {len(made):,} rows as {name}")
+        if replace:
+            await visit.api.delete(f"/v1/files/{old}")
+            await self.renew()
 
 
 def _by(row: dict[str, Any], changed: bool) -> str:

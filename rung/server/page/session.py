@@ -85,15 +85,28 @@ class Visit:
 
 
 @asynccontextmanager
-async def told() -> AsyncIterator[None]:
-    """Show what goes wrong as one line at the foot of the page, until it is closed."""
+async def told(*held: ui.button) -> AsyncIterator[None]:
+    """Show what goes wrong as one line at the foot of the page, until it is closed.
+
+    Args:
+        held: buttons that are off meanwhile, so that a second click does not order the same again.
+    """
+    client = ui.context.client  # what was clicked may be gone by then, and its place with it
+    for button in held:
+        button.disable()
     try:
         yield
     except RungError as fault:
-        _warn(str(fault))
+        with client:
+            _warn(str(fault))
     except Exception:
         log.exception("the page met a fault")
-        _warn("The page met a fault of its own; the server's log says which.")
+        with client:
+            _warn("The page met a fault of its own; the server's log says which.")
+    finally:
+        for button in held:
+            if not button.is_deleted:
+                button.enable()
 
 
 def _warn(said: str) -> None:

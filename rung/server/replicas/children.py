@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -23,6 +24,7 @@ AGAIN_SECONDS = 2.0  # between the end of a replica and its next start
 REPLICA = "RUNG_REPLICA"  # set for a replica's process, as rung/cli/serve.py reads it
 # What the router has.
 OWN = ("host", "port", "replicas", "cluster", "tls_certificate", "tls_key", "jobs")
+log = logging.getLogger("rung.server")
 LOOPBACK = "127.0.0.1"
 ADDRESS = re.compile(rb"serving at (http://[^/\s]+)/v1")
 
@@ -82,12 +84,19 @@ class Child:
             raise ConfigError("a replica could not be started: see above")
 
     async def _run(self) -> None:
-        """Keep it running; one that never answered is not started again."""
+        """Keep it running; where its first process never answered, it is not started again."""
         while not self._ending:
-            answered = await self._once()
-            if not answered or self._ending:
+            try:
+                answered = await self._once()
+            except Exception as fault:  # no memory or no host is left: a moment later there may be
+                if not self.ready.is_set():
+                    raise
+                log.warning("a replica could not be started again: %s", fault)
+                answered = False
+            if self._ending or not self.ready.is_set():
                 return
-            self.went()
+            if answered:
+                self.went()
             await asyncio.sleep(AGAIN_SECONDS)
 
     async def _once(self) -> bool:
