@@ -33,6 +33,7 @@ __all__ = [
     "read_json",
     "remove",
     "sha256",
+    "staged",
     "verify",
     "write",
 ]
@@ -113,6 +114,26 @@ def write(folder: str | Path, fill: Callable[[Path], object], *, needs: int = 0)
         if isinstance(fault, OSError) and _below(fault, folder.parent):
             raise StoreError(f"cannot write {folder}: {fault.strerror}") from fault
         raise
+
+
+@contextlib.contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """Give a hidden folder beside one that is to be made, to be filled and moved there.
+
+    What a killed process has left of earlier ones is deleted, and so is what is not moved.
+
+    Raises:
+        StoreError: when the disk is full.
+    """
+    _sweep(folder)
+    with _temporary(folder) as temporary:
+        try:
+            yield temporary
+        except Exception as fault:
+            if _is_full(fault):
+                way = "choose a folder on another disk"
+                raise _full(folder, _wanted(temporary), way) from fault
+            raise
 
 
 def verify(folder: str | Path, full: bool = True) -> None:
@@ -310,13 +331,13 @@ def _is_full(fault: BaseException) -> bool:
     return "os error 28" in str(fault) or "No space left on device" in str(fault)
 
 
-def _full(folder: Path, needs: int) -> StoreError:
+def _full(folder: Path, needs: int, way: str = "set RUNG_HOME to another disk") -> StoreError:
     free = shutil.disk_usage(folder.parent).free
     kept = " the earlier version is unchanged;" if folder.exists() else ""
     amount = f"at least {needs}" if needs > 0 else "more"
     return StoreError(
         f"no space left to write {folder}: it needs {amount} bytes and {free} are free;{kept} "
-        "free some space, or set RUNG_HOME to another disk"
+        f"free some space, or {way}"
     )
 
 

@@ -48,6 +48,9 @@ def climb(
             metavar="[CLIMB]", help="Go on with a climb that was interrupted; without a name it asks."
         ),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="With --resume: though another host is said to: it is gone.")
+    ] = False,
     config: Annotated[
         Path | None, typer.Option(help="A YAML file with the same settings; flags win.")
     ] = None,
@@ -79,7 +82,11 @@ def climb(
         from rung.ladder.climb import resume as go_on
 
         where: dict[str, Any] = {name: given[name] for name in ("workers", "cluster") if name in given}
-        _run(lambda watcher: go_on(resume, watcher, began=began, changed=where), report, as_json)
+        _run(
+            lambda watcher: go_on(resume, watcher, began=began, changed=where, force=force),
+            report,
+            as_json,
+        )
         return
     knobs, rest = settle(read_yaml(config) if config else {}, given, {"data": data} if data else {})
     source = rest.get("data")

@@ -93,6 +93,12 @@ def resume(
     processes: Annotated[
         int | None, typer.Option(min=1, help="How many processes the launch starts.")
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take the place of a model of that name made since.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on though another host is said to: it is gone.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Go on with a run that was interrupted or killed; the result is the same.
@@ -115,7 +121,7 @@ def resume(
         return
     from rung.train.job import resume as go_on
 
-    _report(lambda watcher: go_on(run, watcher, launched=launch), as_json)
+    _report(lambda watcher: go_on(run, watcher, launched=launch, replace=replace, force=force), as_json)
 
 
 def _newest(name: str) -> str | None:

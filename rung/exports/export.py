@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import tempfile
 from pathlib import Path
 
 from rung import bases, exports
+from rung.artefacts import folders
 from rung.errors import ArtefactError, ConfigError, MethodMisfit, nearest
 from rung.exports.base import Export, Source
 from rung.exports.proof import Proof, prove
@@ -41,6 +41,7 @@ def export(
             the method's models cannot be written in.
         MethodMisfit: when the method cannot be merged, or the model has no weights at all.
         ArtefactError: when the exported model answers differently; nothing is then left behind.
+        StoreError: when the disk is full.
     """
     if prove_by not in (None, *RUNNERS):
         raise ConfigError(f"--prove is '{prove_by}'{nearest(prove_by, RUNNERS)}")
@@ -57,9 +58,7 @@ def export(
         folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
         raise ConfigError(f"cannot create {fault.filename}: {fault.strerror}") from None
-    with tempfile.TemporaryDirectory(dir=folder.absolute().parent) as temporary:
-        made = Path(temporary) / "made"
-        made.mkdir()
+    with folders.staged(folder.absolute()) as made:
         chosen.write(source, made, dtype)
         proof = prove(source, chosen, chosen.logits(source, made, dtype), dtype)
         ran = prove_by_running(source, chosen, made, dtype, needed=prove_by is not None)

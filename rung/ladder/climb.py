@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import platform
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,10 +80,12 @@ def resume(
     store: Store | None = None,
     began: float | None = None,
     changed: Mapping[str, Any] | None = None,
+    force: bool = False,
 ) -> ClimbRecord:
     """Go on with a climb; rungs that are finished are not repeated.
 
     Args:
+        force: go on though it says that another host is at it, whose process is known to be gone.
         changed: knobs that differ from those it began with: `workers`, `cluster`.
         began: seconds of `time.perf_counter` from which the budget counts; from now on by default.
 
@@ -94,8 +97,11 @@ def resume(
     record = store.climbs.get(climb_id)
     if record.status == "succeeded":
         raise ConfigError(f"climb {record.id} has finished: rung board shows it")
-    if record.status == "running":
-        raise ConfigError(f"climb {record.id} is still running in process {record.pid}")
+    elsewhere = record.host != platform.node()
+    if record.status == "running" and not (force and elsewhere):
+        where = f"process {record.pid} on {record.host}"
+        hint = "; if that process is gone, add --force" if elsewhere else ""
+        raise ConfigError(f"climb {record.id} is still running in {where}{hint}")
     knobs = resolve([ClimbKnobs], {**record.settings["knobs"], **(changed or {})})[0]
     kind = _kind(knobs)
     began = now() if began is None else began
@@ -107,7 +113,9 @@ def resume(
         bench = TaskContext.open(given, knobs, watcher.stage)
         if bench.data.digest != record.data:
             raise DataError(f"the data of climb {record.id} has changed since it began: climb anew")
-        record = store.climbs.update(record.id, status="running")
+        if bench.info.digest != record.base:
+            raise DataError(f"the base of climb {record.id} has changed since it began: climb anew")
+        record = store.climbs.take_up(record)
         rungs = {r.key: r for r in all_rungs(bench.task, knobs.only, knobs.skip, bench.reads)}
         records = {r.key: r for r in store.climbs.rungs(record.id)}
         spent, working = (record.settings.get(k) or 0.0 for k in ("spent", "working"))

@@ -54,6 +54,7 @@ def add(
     store = store or Store.open()
     if not replace and any(model.name == name for model in store.models.list()):
         raise ConfigError(f"the model '{name}' exists: choose another name, or --replace it")
+    store.models.check(name)
     folder = places.find_or_refuse(source)
     places.inspect(folder)
     settings = folders.read_json(folder / artefact.CONFIG)
@@ -96,6 +97,7 @@ def add(
         write_card(temporary, card)
 
     target = folders.model_folder(name)
+    store.models.check(name)  # somebody may have made a model of it meanwhile
     folders.write(target, fill)
     cost = {"parameters": adapter.size}
     model = store.models.put(name, method=about["method"], base=info, folder=target, cost=cost)

@@ -178,6 +178,7 @@ def _keep(
         )  # fmt: skip
         write_card(temporary, card)
 
+    store.models.check(name, parent.name if parent else None)
     folders.write(folder, fill)
     model = store.models.put(
         name, method=mappers.METHOD, base=base, datasets=datasets, folder=folder, metrics=metrics,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
@@ -189,8 +190,10 @@ class Objective(ABC):
         return []
 
     def better(self, value: float, than: float | None) -> bool:
-        """Whether a value of the metric `best` is better than another one, or than none."""
-        if than is None:
+        """Whether a value of the metric `best`, no NaN, is better than another one, or than none."""
+        if math.isnan(value):
+            return False
+        if than is None or math.isnan(than):
             return True
         return value < than if self.best[1] == "low" else value > than
 

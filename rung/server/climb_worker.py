@@ -31,7 +31,8 @@ def climb(job: JobRecord, store: Store) -> dict[str, Any]:
     watcher = ClimbTeller(job, store)
     if job.climb is not None:
         store.jobs.say(job.id, [("info", "message", "Going on with the rungs that are left", {})])
-        record = ladder.resume(job.climb, watcher, store)
+        # Whoever had the job before is gone, on whatever host that was.
+        record = ladder.resume(job.climb, watcher, store, force=True)
     else:
         (knobs,) = resolve([ClimbKnobs], job.settings["knobs"])
         name = ladder.free_name(job.name, store)

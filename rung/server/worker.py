@@ -152,7 +152,8 @@ def _tuned(job: JobRecord, store: Store, teller: Telling) -> Outcome:
     open_runs = [r for r in store.runs.list(model=job.name) if r.status not in ENDED]
     if open_runs:
         store.jobs.say(job.id, [("info", "message", "Going on from the last checkpoint", {})])
-        return resume(open_runs[0].id, teller, store)
+        # Whoever had the job before is gone, on whatever host that was.
+        return resume(open_runs[0].id, teller, store, replace=True, force=True)
     return tune(Plan.of(job.name, job.settings), teller, store, replace=True)
 
 

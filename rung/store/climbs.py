@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from rung.errors import nearest
+from rung.errors import ConfigError, nearest
 from rung.store import schema
 from rung.store.database import Database
 from rung.store.records import (
@@ -145,6 +145,26 @@ class Climbs:
             change = sa.update(_CLIMBS).where(_CLIMBS.c.id == climb)
             connection.execute(change.values(schema.storable(values)))
             return _get(connection, climb)
+
+    def take_up(self, climb: ClimbRecord) -> ClimbRecord:
+        """Make this process a climb's own, as `update` to `running` does, unless another was first.
+
+        Args:
+            climb: as it was read when it was found to be free.
+
+        Raises:
+            ConfigError: where a process has taken it up, or given a sign, since.
+        """
+        values = {"heartbeat": now(), "status": "running", "finished": None,
+                  "host": platform.node(), "pid": os.getpid()}  # fmt: skip
+        same = [_CLIMBS.c[name] == getattr(climb, name) for name in ("id", "host", "pid", "heartbeat")]
+        with self._database.write() as connection:
+            change = sa.update(_CLIMBS).where(*same).values(schema.storable(values))
+            taken, found = connection.execute(change).rowcount, _get(connection, climb.id)
+        if not taken:
+            where = f"process {found.pid} on {found.host}"
+            raise ConfigError(f"climb {climb.id} is still running in {where}")
+        return found
 
     def put(self, rung: RungRecord) -> RungRecord:
         """Record a rung, or what became of it."""

@@ -21,14 +21,18 @@ from rung.store.records import (
     InUse,
     ModelRecord,
     Node,
+    RunRecord,
     now,
 )
+from rung.store.runs import as_it_is
 from rung.store.sources import get_source, put_base, put_datasets
 from rung.types import LICENCE_ORDER, BaseInfo, LicenceClass
 
 _MODELS: sa.Table = schema.Model.__table__  # type: ignore[assignment]
 _LINKS: sa.Table = schema.ModelDataset.__table__  # type: ignore[assignment]
 _FURTHER: sa.Table = schema.ModelBase.__table__  # type: ignore[assignment]
+_BASES: sa.Table = schema.Base.__table__  # type: ignore[assignment]
+_RUNS: sa.Table = schema.Run.__table__  # type: ignore[assignment]
 
 
 class Models:
@@ -143,7 +147,9 @@ class Models:
         with self._database.write() as connection:
             record = _get(connection, name)
             if users := _children(connection, name):
-                raise InUse(f"'{name}' is the parent of {users}: remove them first")
+                raise InUse(f"'{name}' is the parent or base of {users}: remove them first")
+            if runs := _trained_on(connection, name):
+                raise InUse(f"'{name}' is what {runs} trains on: wait for its end, or cancel it")
             connection.execute(sa.delete(_MODELS).where(_MODELS.c.name == name))
             return record
 
@@ -197,12 +203,25 @@ def _check(connection: Connection, name: str, parent: str | None) -> None:
             raise ConfigError(f"'{name}' would descend from itself: choose another name")
         ancestor = _get(connection, ancestor).parent
     if users := _children(connection, name):
-        raise InUse(f"'{name}' is the parent of {users}: choose another name")
+        raise InUse(f"'{name}' is the parent or base of {users}: choose another name")
 
 
 def _children(connection: Connection, name: str) -> str:
-    query = sa.select(_MODELS.c.name).where(_MODELS.c.parent == name)
-    return ", ".join(f"'{n}'" for n in sorted(connection.execute(query).scalars()))
+    """The models that were made from one: as their parent, or as the base that it is for them."""
+    as_base = sa.select(_BASES.c.digest).where(_BASES.c.spec == f"model:{name}").scalar_subquery()
+    own = sa.select(_MODELS.c.name).where(
+        _MODELS.c.name != name, (_MODELS.c.parent == name) | _MODELS.c.base.in_(as_base)
+    )
+    further = sa.select(_FURTHER.c.model).where(_FURTHER.c.base.in_(as_base))
+    found = {*connection.execute(own).scalars(), *connection.execute(further).scalars()} - {name}
+    return ", ".join(f"'{n}'" for n in sorted(found))
+
+
+def _trained_on(connection: Connection, name: str) -> str:
+    """The runs that are under way with a model as their parent."""
+    query = sa.select(*_RUNS.c).where(_RUNS.c.parent == name, _RUNS.c.status == "running")
+    runs = [as_it_is(RunRecord(**row)) for row in connection.execute(query).mappings()]
+    return ", ".join(run.id for run in runs if run.status == "running")
 
 
 def _change(connection: Connection, name: str, **values: Any) -> None:

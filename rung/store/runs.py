@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from rung.errors import StoreError, nearest
+from rung.errors import ConfigError, StoreError, nearest
 from rung.store import schema
 from rung.store.database import Database
 from rung.store.records import (
@@ -79,7 +79,7 @@ class Runs:
     def get(self, run: str) -> RunRecord:
         """The run with that id. Raises RunNotFound naming the nearest."""
         with self._database.read() as connection:
-            return _as_it_is(_get(connection, run))
+            return as_it_is(_get(connection, run))
 
     def list(
         self, *, status: Status | None = None, model: str | None = None, limit: int | None = None
@@ -90,7 +90,7 @@ class Runs:
             query = query.where(_RUNS.c.model == model)
         with self._database.read() as connection:
             rows = connection.execute(query).mappings().all()
-        records = [_as_it_is(RunRecord(**row)) for row in rows]
+        records = [as_it_is(RunRecord(**row)) for row in rows]
         kept = [record for record in records if status in (None, record.status)]
         return kept[:limit]
 
@@ -124,6 +124,24 @@ class Runs:
             change = sa.update(_RUNS).where(_RUNS.c.id == run).values(schema.storable(values))
             connection.execute(change)
             return _get(connection, run)
+
+    def take_up(self, run: RunRecord) -> RunRecord:
+        """Make this process a run's own, as `update` to `running` does, unless another was first.
+
+        Args:
+            run: as it was read when it was found to be free.
+
+        Raises:
+            ConfigError: where a process has taken it up, or given a sign, since.
+        """
+        values = {"heartbeat": now(), **_turn("running")}
+        same = [_RUNS.c[name] == getattr(run, name) for name in ("id", "host", "pid", "heartbeat")]
+        with self._database.write() as connection:
+            change = sa.update(_RUNS).where(*same).values(schema.storable(values))
+            taken, found = connection.execute(change).rowcount, _get(connection, run.id)
+        if not taken:
+            raise ConfigError(f"run {run.id} is still running in process {found.pid} on {found.host}")
+        return found
 
     def forget(self, run: str) -> None:
         """Delete the record of a run that did nothing, such as one whose settings were refused."""
@@ -181,7 +199,7 @@ def _get(connection: Connection, run: str) -> RunRecord:
     return RunRecord(**row)
 
 
-def _as_it_is(run: RunRecord) -> RunRecord:
+def as_it_is(run: RunRecord) -> RunRecord:
     """A run that says `running` though its process on this machine is gone was interrupted."""
     if run.status != "running" or run.host != platform.node():
         return run
@@ -190,8 +208,6 @@ def _as_it_is(run: RunRecord) -> RunRecord:
 
 def alive(pid: int, heartbeat: str) -> bool:
     """Whether the process of this machine that gave the heartbeat is still there."""
-    if pid == os.getpid():
-        return True
     import psutil
 
     try:

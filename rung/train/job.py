@@ -16,12 +16,11 @@ from typing import Any
 from rung import home, launch, trackers
 from rung.errors import (
     ConfigError,
-    DataError,
     Interrupted,
     MethodMisfit,
-    ModelNotFound,
     OutOfTime,
     PeerLost,
+    StoreError,
 )
 from rung.evals.tasks import detect
 from rung.forward import feature_cache
@@ -31,7 +30,7 @@ from rung.objectives import Setting
 from rung.store import Store
 from rung.store.records import RunRecord, Status
 from rung.trackers import TrackedRun
-from rung.train import estimate, keeping
+from rung.train import claims, estimate, keeping
 from rung.train.checkpoint import State
 from rung.train.figures import figures
 from rung.train.loop import Trainer
@@ -66,8 +65,8 @@ def tune(
     store = store or Store.open()
     store.models.check(plan.name, plan.run.parent)
     if not replace:
-        _refuse_to_replace(plan.name, store)
-    return _kept(make(plan, observer, store, opened=opened, test=test), store)
+        claims.refuse_to_replace(plan.name, store)
+    return _kept(make(plan, observer, store, opened=opened, test=test), store, replace)
 
 
 def resume(
@@ -75,11 +74,16 @@ def resume(
     observer: Observer | None = None,
     store: Store | None = None,
     launched: str | None = None,
+    *,
+    replace: bool = False,
+    force: bool = False,
 ) -> Outcome:
     """Go on with a run that was interrupted or killed, and keep the result as a model.
 
     Args:
         launched: the launch that it goes on with; the one that it began with by default.
+        replace: take the place of a model of that name that was made since.
+        force: go on though the run says that another host is at it, whose process is known to be gone.
 
     Raises:
         RunNotFound: naming the nearest. ConfigError: for a run that is still going or has ended.
@@ -88,26 +92,19 @@ def resume(
     store = store or Store.open()
     run = store.runs.get(run_id)
     if launch.here() is None:  # of several processes one may have taken it up already
-        _refuse_ended(run)
+        claims.refuse_ended(run, force)
     if launched is not None:
         run = dataclasses.replace(run, config={**run.config, "launch": launched, "processes": None})
     plan = Plan.of(run.model, run.config)
     together = launch.chosen(plan.run.launch)
     together.join(estimate.device(plan.run.device))
     # Before one of them takes it up, and alike in all of them.
-    status = together.same(lambda: _refuse_ended(store.runs.get(run_id)))
+    status = together.same(lambda: claims.refuse_ended(store.runs.get(run_id), force))
+    if not replace:
+        together.same(lambda: claims.refuse_newer(run, store))
     if status != "interrupted":  # a climb's, whose time was over: there is time now
         run = dataclasses.replace(run, config={k: v for k, v in run.config.items() if k != "seconds"})
-    return _kept(make(plan, observer, store, run=run, test=True), store)
-
-
-def _refuse_ended(run: RunRecord) -> Status:
-    """The status of a run that can be gone on with; raises ConfigError for any other."""
-    if run.status == "succeeded":
-        raise ConfigError(f"run {run.id} has finished: its model is '{run.model}'")
-    if run.status == "running":
-        raise ConfigError(f"run {run.id} is still running in process {run.pid} on {run.host}")
-    return run.status
+    return _kept(make(plan, observer, store, run=run, test=True), store, replace)
 
 
 def make(
@@ -143,7 +140,7 @@ def make(
     prepared = prepare(plan, observer.stage, opened)
     run = together.same(lambda: _begun(plan, prepared, store, run))
     if together.size > 1:
-        _compare(run, prepared)
+        claims.compare(run, prepared)
     folder = home.folder("runs") / run.id
     folder.mkdir(parents=True, exist_ok=True)
     heartbeat = Heartbeat(store, run.id)
@@ -167,9 +164,11 @@ def make(
         return made
 
 
-def _kept(made: Made, store: Store) -> Outcome:
+def _kept(made: Made, store: Store, replace: bool) -> Outcome:
     together = launch.chosen(made.plan.run.launch)
     with under_way(made.run, store, made.observers, together.main):
+        if not replace:
+            together.same(lambda: claims.refuse_newer(store.runs.get(made.run), store))
         return keep(made, store)
 
 
@@ -188,6 +187,8 @@ def drop(made: Made, store: Store, why: str | None = None) -> None:
     cost = {"seconds": made.state.seconds, "tokens": made.state.tokens}
     status: Status = "cancelled" if why else "succeeded"
     store.runs.update(made.run, status=status, metrics=made.metrics, cost=cost, error=why)
+    if why is None:
+        keeping.forget_checkpoints(made.run)
     made.observers.finished(made)
 
 
@@ -203,18 +204,20 @@ def under_way(run: str, store: Store, observers: Observer, main: bool = True) ->
     try:
         yield
     except (Interrupted, KeyboardInterrupt) as stopped:
-        if main and store.runs.beat(run) != "cancelled":
-            store.runs.update(run, status="interrupted")
+        with contextlib.suppress(StoreError):  # a busy store or a full disk must not hide the cause
+            if main and store.runs.beat(run) != "cancelled":
+                store.runs.update(run, status="interrupted")
         observers.failed(stopped)
         raise (PeerLost if isinstance(stopped, PeerLost) else Interrupted)(run) from None
     except Exception as fault:
         if not main:
             raise
         refused = isinstance(fault, (ConfigError, MethodMisfit))
-        if refused and not (home.folder("runs") / run / "log.jsonl").exists():
-            store.runs.forget(run)  # a setting was refused before the first step: nothing was run
-        else:
-            store.runs.update(run, status="failed", error=str(fault))
+        with contextlib.suppress(StoreError):
+            if refused and not (home.folder("runs") / run / "log.jsonl").exists():
+                store.runs.forget(run)  # a setting was refused before the first step: nothing was run
+            else:
+                store.runs.update(run, status="failed", error=str(fault))
         observers.failed(fault)
         raise
 
@@ -227,17 +230,6 @@ def _settle(plan: Plan, together: Launch) -> None:
     plan.run.dtype = together.same(lambda: estimate.dtype(plan.run.dtype, device))
 
 
-def _refuse_to_replace(name: str, store: Store) -> None:
-    try:
-        record = store.models.get(name)
-    except ModelNotFound:
-        return
-    raise ConfigError(
-        f"there is a model '{name}' already, made by {record.method} on {record.created[:10]}: "
-        "say --replace, or choose another name"
-    )
-
-
 def _begin(plan: Plan, prepared: Prepared, store: Store) -> RunRecord:
     return store.runs.create(
         plan.name, plan.method.name, objective=plan.run.objective, config=plan.settings(),
@@ -246,28 +238,7 @@ def _begin(plan: Plan, prepared: Prepared, store: Store) -> RunRecord:
 
 
 def _begun(plan: Plan, prepared: Prepared, store: Store, run: RunRecord | None) -> RunRecord:
-    return _begin(plan, prepared, store) if run is None else _again(run, prepared, store)
-
-
-def _compare(run: RunRecord, prepared: Prepared) -> None:
-    """Refuse another base or other data than the process of rank 0 has.
-
-    Raises:
-        DataError: saying which.
-    """
-    for what, own, theirs in (
-        ("data", keeping.data_record(prepared.dataset).digest, run.data),
-        ("base", prepared.base.digest, run.base),
-    ):
-        if own != theirs:
-            raise DataError(f"the {what} of this process is not that of rank 0: give both the same")
-
-
-def _again(run: RunRecord, prepared: Prepared, store: Store) -> RunRecord:
-    """An interrupted run, taken up by this process."""
-    if keeping.data_record(prepared.dataset).digest != run.data:
-        raise DataError(f"the data of run {run.id} has changed since it began: start a new run")
-    return store.runs.update(run.id, status="running")
+    return _begin(plan, prepared, store) if run is None else claims.take_up(run, prepared, store)
 
 
 def _fit(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,11 +11,12 @@ from typing import Any
 
 import torch
 
-from rung import bases
+from rung import bases, home
 from rung.artefacts import folders
 from rung.artefacts.cards import Card, write_card
 from rung.artefacts.licences import classify, tightest
 from rung.data import Dataset
+from rung.errors import StoreError
 from rung.forward.bank import Bank
 from rung.memory import high_water
 from rung.methods import artefact
@@ -68,6 +71,7 @@ def keep(made: Made, store: Store) -> tuple[ModelRecord, dict[str, Any]]:
         )  # fmt: skip
         write_card(temporary, card)
 
+    store.models.check(plan.name, plan.run.parent)  # before an earlier model of that name is gone
     folders.write(folder, fill)
     model = store.models.put(
         plan.name, method=plan.method.name, base=base, datasets=[data],
@@ -75,12 +79,19 @@ def keep(made: Made, store: Store) -> tuple[ModelRecord, dict[str, Any]]:
         further=further,
     )  # fmt: skip
     for name, value in metrics.items():
-        if name.startswith("test_") and not name.endswith("_rows"):
+        if name.startswith("test_") and not name.endswith("_rows") and math.isfinite(value):
             store.evaluations.add(
                 metric=name, value=value, model=plan.name, dataset=data, n=metrics["test_rows"]
             )
     store.runs.update(made.run, status="succeeded", metrics=metrics, cost=cost)
+    forget_checkpoints(made.run)
     return model, cost
+
+
+def forget_checkpoints(run: str) -> None:
+    """Delete the checkpoints of a run that nobody goes on with: each is as large as what it trains."""
+    with contextlib.suppress(StoreError):  # what was made is kept, whatever is left behind
+        folders.remove(home.folder("runs") / run / "checkpoints")
 
 
 def _rows(made: Made) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from rung import launch as launches
 from rung.bases.mapped import page_out
-from rung.errors import DataError, Interrupted, PeerLost, TrainingStopped
+from rung.errors import DataError, Interrupted, PeerLost, StoreError, TrainingStopped
 from rung.forward.adapter import Adapter
 from rung.forward.features import Boundary
 from rung.forward.token_rows import lacking_rows
@@ -121,7 +122,8 @@ class Trainer:
             try:
                 event = None if self._asked_to_stop() else self._step()
             except (TrainingStopped, PeerLost):
-                self._save()  # of the last step that was whole
+                with suppress(StoreError):  # a full disk must not hide the cause
+                    self._save()  # of the last step that was whole
                 raise
             if event is None:
                 self._save()

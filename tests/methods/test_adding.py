@@ -10,12 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from rung.artefacts import folders
 from rung.errors import ArtefactError, ConfigError, RungError
 from rung.exports.export import export
 from rung.library.adding import add
 from rung.methods import artefact
 from rung.methods.peft import through_peft
 from rung.models import load
+from rung.store import Store
+from rung.store.records import InUse
 from tests.models import tiny_model
 from tests.tokens import tiny_tokenizer
 
@@ -135,6 +138,17 @@ def test_what_cannot_be_added_is_said_in_one_line(rung_home, checkpoints, base, 
     (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
     with pytest.raises(ArtefactError, match="pickle"):
         add("pickled", str(pickled), base=str(base))
+
+
+def test_a_parent_is_not_replaced(rung_home, checkpoints, base):
+    add("coach", str(checkpoints["ia3"]), str(base))
+    store = Store.open()
+    store.models.put("kid", method="lora", base=store.models.get("coach").base, parent="coach")
+    folder = folders.model_folder("coach")
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    with pytest.raises(InUse, match="'coach' is the parent or base of 'kid'"):
+        add("coach", str(checkpoints["norms"]), str(base), replace=True)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 
 def test_a_wrong_reader_is_caught_by_pefts_logits(rung_home, checkpoints, monkeypatch):

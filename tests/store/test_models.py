@@ -96,7 +96,7 @@ def test_unknown_names_get_the_nearest(store: Store, base: BaseRecord) -> None:
 def test_a_parent_is_neither_removed_nor_replaced(store: Store, base: BaseRecord) -> None:
     store.models.put("first", method="lora", base=base)
     store.models.put("second", method="lora", base=base, parent="first")
-    with pytest.raises(InUse, match="'first' is the parent of 'second'"):
+    with pytest.raises(InUse, match="'first' is the parent or base of 'second'"):
         store.models.remove("first")
     with pytest.raises(InUse, match="choose another name"):
         store.models.check("first")
@@ -106,6 +106,22 @@ def test_a_parent_is_neither_removed_nor_replaced(store: Store, base: BaseRecord
     store.models.remove("second")
     store.models.remove("first")
     assert store.models.list() == []
+
+
+def test_what_others_stand_on_is_neither_removed_nor_replaced(store: Store, base: BaseRecord) -> None:
+    own = BaseRecord("d1", "tiny", "model:tiny")
+    store.models.put("tiny", method="scratch", base=own)
+    store.models.put("poet", method="lora", base=own)
+    for ask in (store.models.remove, store.models.check):
+        with pytest.raises(InUse, match="'tiny' is the parent or base of 'poet'"):
+            ask("tiny")
+    store.models.remove("poet")
+    store.models.check("tiny")
+    run = store.runs.create("kid", "lora", base=base, parent="tiny")
+    with pytest.raises(InUse, match=f"'tiny' is what {run.id} trains on"):
+        store.models.remove("tiny")
+    store.runs.update(run.id, status="failed")
+    store.models.remove("tiny")
 
 
 def test_nothing_is_half_written(store: Store, base: BaseRecord, quotes: DatasetRecord) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,9 +10,10 @@ import threading
 
 import pytest
 
-from rung.errors import StoreError
+from rung.errors import ConfigError, StoreError
 from rung.store import Store
-from rung.store.records import BaseRecord, DatasetRecord, RunNotFound
+from rung.store.records import BaseRecord, DatasetRecord, RunNotFound, now
+from rung.store.runs import alive
 
 
 def test_a_run_from_start_to_end(store: Store, base: BaseRecord, quotes: DatasetRecord) -> None:
@@ -55,6 +57,23 @@ def test_a_run_whose_process_is_gone_was_interrupted(store: Store, url: str) -> 
     alive = store.runs.create("coach", "lora")
     assert [r.id for r in store.runs.list(status="running")] == [alive.id]
     assert [r.id for r in store.runs.list(status="interrupted")] == [run.id]
+
+
+def test_a_run_is_taken_up_by_one_alone(store: Store) -> None:
+    run = store.runs.update(store.runs.create("coach", "lora").id, status="interrupted")
+    taken = store.runs.take_up(run)
+    assert (taken.status, taken.pid, taken.finished) == ("running", os.getpid(), None)
+    with pytest.raises(ConfigError, match=f"still running in process {os.getpid()} on "):
+        store.runs.take_up(run)
+    store.runs.beat(run.id)
+    with pytest.raises(ConfigError, match="still running"):
+        store.runs.take_up(taken)  # it has given a sign since
+
+
+def test_an_id_of_a_process_that_is_another_now_is_no_sign_of_life() -> None:
+    """The first process of a container has the same one each time."""
+    assert alive(os.getpid(), now())
+    assert not alive(os.getpid(), "2020-01-01T00:00:00.000000Z")
 
 
 def test_listing_is_newest_first(store: Store) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
 
+from rung import objectives
 from rung.artefacts import folders
 from rung.errors import Interrupted, StoreError, TrainingStopped
 from rung.train import checkpoint
@@ -195,3 +197,10 @@ def test_adamw_equals_torchs_with_clipping():
         torch.nn.utils.clip_grad_norm_([theirs], 0.5)
         reference.step()
     assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_a_validation_that_is_no_number_is_never_the_best():
+    objective = objectives.get("sft")
+    assert objective.best[1] == "low" and objective.better(2.0, None)
+    assert not objective.better(math.nan, None) and not objective.better(math.nan, 2.0)
+    assert objective.better(2.0, math.nan)
