@@ -113,7 +113,7 @@ def resume(
         bench = TaskContext.open(given, knobs, watcher.stage)
         if bench.data.digest != record.data:
             raise DataError(f"the data of climb {record.id} has changed since it began: climb anew")
-        if bench.info.digest != record.base:
+        if record.base not in (None, bench.info.digest):
             raise DataError(f"the base of climb {record.id} has changed since it began: climb anew")
         record = store.climbs.take_up(record)
         rungs = {r.key: r for r in all_rungs(bench.task, knobs.only, knobs.skip, bench.reads)}

@@ -61,7 +61,7 @@ def take_up(run: RunRecord, prepared: Prepared, store: Store) -> RunRecord:
     """
     if keeping.data_record(prepared.dataset).digest != run.data:
         raise DataError(f"the data of run {run.id} has changed since it began: start a new run")
-    if prepared.base.digest != run.base:
+    if run.base not in (None, prepared.base.digest):
         raise DataError(f"the base of run {run.id} has changed since it began: start a new run")
     return store.runs.take_up(run)
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,7 @@ from rung.errors import ConfigError, StoreError
 from rung.store import Store
 from rung.store.records import BaseRecord, DatasetRecord, RunNotFound, now
 from rung.store.runs import alive
+from rung.train.claims import refuse_ended
 
 
 def test_a_run_from_start_to_end(store: Store, base: BaseRecord, quotes: DatasetRecord) -> None:
@@ -68,6 +70,31 @@ def test_a_run_is_taken_up_by_one_alone(store: Store) -> None:
     store.runs.beat(run.id)
     with pytest.raises(ConfigError, match="still running"):
         store.runs.take_up(taken)  # it has given a sign since
+
+
+def test_a_climb_is_taken_up_by_one_alone(
+    store: Store, base: BaseRecord, quotes: DatasetRecord
+) -> None:
+    climb = store.climbs.create("wheat", task={}, base=base, data=quotes)
+    climb = store.climbs.update(climb.id, status="interrupted")
+    taken = store.climbs.take_up(climb)
+    assert (taken.status, taken.pid, taken.finished) == ("running", os.getpid(), None)
+    for read in (climb, taken):
+        with pytest.raises(ConfigError, match=f"still running in process {os.getpid()} on "):
+            store.climbs.take_up(read)
+        store.climbs.update(climb.id)  # a sign that it gives
+
+
+def test_what_another_host_is_at_is_taken_up_by_force_alone(store: Store) -> None:
+    here = store.runs.create("coach", "lora")
+    there = replace(here, host="a pod that is gone")
+    with pytest.raises(
+        ConfigError, match="on a pod that is gone; if that process is gone, add --force"
+    ):
+        refuse_ended(there)
+    assert refuse_ended(there, force=True) == "interrupted"
+    with pytest.raises(ConfigError, match="still running"):
+        refuse_ended(here, force=True)
 
 
 def test_an_id_of_a_process_that_is_another_now_is_no_sign_of_life() -> None:
