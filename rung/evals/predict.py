@@ -76,6 +76,7 @@ def predict_without_base(adapter: Adapter, examples: Sequence[Example], task: Ta
     asked = [tuple(question(e)) for e in examples]
     if adapter.remote is not None:
         texts = [adapter.remote.ask(messages, Decoding()).text for messages in asked]
+        texts = [_chosen(text, task, e) for text, e in zip(texts, examples, strict=True)]
     else:
         classifier: Any = adapter.classifier
         prompts = [Prompt((), messages) for messages in asked]
@@ -220,14 +221,17 @@ def generated(bank, model, examples, task, stopping, progress, like=None) -> Ans
         read = [model.canonical(c.text) for c in done[low : low + samples]]
         if not whole:
             read = [talk.answer(text) for text in read]
-        if kinds.of(task).chooses:
-            labels = task.labels or examples[low // samples].choices
-            read = [as_label(text, labels) for text in read]
+        read = [_chosen(text, task, examples[low // samples]) for text in read]
         texts.append(read[0] if samples == 1 else talk.vote(read))
     prompt, completion = (
         sum(getattr(c, f"{x}_tokens") for c in done) for x in ("prompt", "completion")
     )
     return Answers(texts, None, prompt, completion)
+
+
+def _chosen(text: str, task: Task, example: Example) -> str:
+    """What a text says: the one that it names of those offered, where the task offers any."""
+    return as_label(text, task.labels or example.choices) if kinds.of(task).chooses else text
 
 
 def _engine(bank: Bank, model: ServedModel, requests: int) -> Engine:
@@ -246,9 +250,7 @@ def _call_tools(bank, model, examples, task, stopping, progress) -> Answers:
         progress=_counted(progress, len(examples), len(examples)),
     )  # fmt: skip
     texts = [talk.answer(model.canonical(one.text)) for one in found]
-    if kinds.of(task).chooses:
-        offered = [task.labels or e.choices for e in examples]
-        texts = [as_label(text, labels) for text, labels in zip(texts, offered, strict=True)]
+    texts = [_chosen(text, task, e) for text, e in zip(texts, examples, strict=True)]
     return Answers(
         texts, None, sum(one.prompt_tokens for one in found),
         sum(one.completion_tokens for one in found), calls=[_calls(one.turns) for one in found],
@@ -264,7 +266,7 @@ def _calls(turns: Sequence[Message]) -> Calls:
 
 
 def passed_on(bank, model, examples, task, stopping, progress) -> Answers:
-    """Ask an API: labels by the first token's log-probabilities where told, else as written."""
+    """Ask an API: labels by the first token's log-probabilities where told, else as the text says."""
     if metrics.by_likelihood(task):
         raise ConfigError(f"'{model.name}' is behind an API, which does not say how likely a text is")
     labels = task.labels if kinds.of(task).labelled else ()
@@ -280,8 +282,8 @@ def passed_on(bank, model, examples, task, stopping, progress) -> Answers:
         scores.append(found)
         if found:
             texts[i] = max(found, key=lambda label: found[label])
-        elif labels:
-            texts[i] = as_label(texts[i], labels)
+        else:
+            texts[i] = _chosen(texts[i], task, examples[i])
     known = [s for s in scores if s is not None]
     return Answers(
         texts, known if known and len(known) == len(said) else None,
