@@ -23,7 +23,7 @@ from rung.evals.by_name import by_name
 from rung.evals.label_text import as_label, plain, told_apart
 from rung.evals.preferences import compared
 from rung.evals.reply_length import decoding_for
-from rung.evals.scoring import Item, score
+from rung.evals.scoring import Item, as_seen, replies_of, score
 from rung.evals.tasks import question
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
@@ -154,33 +154,29 @@ def _label_scores(classifier: Any, bank: Any, slot: int, prompts: Sequence[Promp
 
 
 def _read(bank, model, examples, task, stopping, progress) -> Answers:
-    """Score how likely the texts, or the replies behind their prompts, are to the model."""
-    items, owners = [], []
+    """Score how likely the texts, or the rows' replies that are to be learnt, are to the model."""
+    items, owners, tokens = [], [], 0
     room = room_of(bank, model)
     for i, example in enumerate(examples):
-        if example.messages and model.conversation is not None:
-            before = model.messages(question(example))
-            example = Example((*before, example.messages[-1]), origin=example.origin)
-        row = model.template.render(example)
-        start = row.supervised.index(True) if True in row.supervised else len(row.ids)
         if example.text is None:
+            row = model.template.render(as_seen(model, question(example), example))
             _fit(bank, model, [len(row.ids)], [example])
-            windows = [(row.ids, start)]
+            found = replies_of(row)
         else:
-            windows = [(row.ids[a : a + room], 1) for a in range(0, len(row.ids), room)]
-        for ids, at in windows:
-            if len(ids) > at:
-                items.append(Item(ids[:at], (ids[at:],)))
-                owners.append(i)
+            row = model.template.render(example)
+            windows = (row.ids[a : a + room] for a in range(0, len(row.ids), room))
+            found = [Item(ids[:1], (ids[1:],)) for ids in windows if len(ids) > 1]
+        items += found
+        owners += [i] * len(found)
+        tokens += len(row.ids)
     scores = score(
         bank, model.slot, items, stopping=stopping, progress=_counted(progress, len(items), len(items))
     )
-    found = [{"log_likelihood": 0.0, "tokens": 0.0} for _ in examples]
+    told = [{"log_likelihood": 0.0, "tokens": 0.0} for _ in examples]
     for i, item, (value,) in zip(owners, items, scores, strict=True):
-        found[i]["log_likelihood"] += value
-        found[i]["tokens"] += len(item.answers[0])
-    tokens = sum(len(i.prompt) + len(i.answers[0]) for i in items)
-    return Answers([""] * len(found), found, tokens, 0)
+        told[i]["log_likelihood"] += value
+        told[i]["tokens"] += len(item.answers[0])
+    return Answers([""] * len(told), told, tokens, 0)
 
 
 # --- by comparing two replies ----------------------------------------------------------------------
