@@ -19,6 +19,7 @@ from itertools import combinations
 from typing import Any
 
 from rung.data.format_strings import Missing, Nothing, written
+from rung.data.one_hot import bit
 from rung.data.preference_columns import (
     CONTRASTS,
     LOOSE_SIDES,
@@ -72,13 +73,13 @@ def is_rated(row: Row) -> bool:
     if column is None:
         return False
     value = row[column]
+    if bit(value) is None:
+        return False
     if _turns_column(row) is not None and reply_column(row) is None:
-        return isinstance(value, bool)
-    known = isinstance(value, bool) or str(value).strip().lower() in ("true", "false")
-    # Numbers are classes elsewhere: here only beside what is named a prompt and its reply.
-    known = known or (isinstance(value, int) and value in (0, 1))
+        # Numbers are classes elsewhere: ratings only beside what is named a prompt and its reply.
+        return written(value).strip().casefold() in ("true", "false")
     reply = reply_column(row)
-    return known and reply is not None and prompt_column(row, reply) is not None
+    return reply is not None and prompt_column(row, reply) is not None
 
 
 def is_ranked(row: Row) -> bool:
@@ -160,15 +161,15 @@ def read_pair(row: Row, origin: str) -> list[Example]:
 def read_rated(row: Row, origin: str) -> list[Example]:
     """A reply and whether it is wanted, as a rating of 1 or 0."""
     column = rating_column(row)
-    value = str(row.get(column or "")).strip().lower()
-    if value not in ("true", "false", "1", "0"):
-        raise Missing(f"'{column}' says {value!r}, neither true nor false")
+    value = row.get(column or "")
+    rating = bit(value)
+    if rating is None:
+        raise Missing(f"'{column}' says {written(value)[:40]!r}, neither true nor false")
     reply = reply_column(row)
     messages = _prompt(row) if reply is None else _whole(_prompt(row, reply), row[reply])
     _ends_with_reply(messages)
-    rating = 1.0 if value in ("true", "1") else 0.0
     messages = with_tools(messages, functions(row.get("tools")))
-    return [Example(tuple(messages), origin=origin, rating=rating)]
+    return [Example(tuple(messages), origin=origin, rating=float(rating))]
 
 
 def read_ranked(row: Row, origin: str) -> list[Example]:

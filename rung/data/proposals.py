@@ -9,6 +9,7 @@ from typing import Any
 
 from rung.data import one_hot, preferences
 from rung.data.format_strings import Format, Missing, written
+from rung.data.one_hot import bit
 from rung.errors import ConfigError
 from rung.types import RowKind
 
@@ -180,7 +181,7 @@ def refusal(kind: RowKind, how: str, rows: Sequence[Row], source: str) -> str:
         flags = {"user": f"{{{preferences.prompt_column(row, reply)}}}", "assistant": f"{{{reply}}}"}
         if not filled(flags, rows):
             return f"{told}--objective kto"
-        wanted = next((written(r.get(column)) for r in rows if _is_true(r.get(column))), "true")
+        wanted = next((written(r[column]).strip() for r in rows if bit(r.get(column))), "true")
         return (
             f"{told}--objective kto, or the wanted ones alone with --where {column}={wanted} "
             f"{written_out(flags)}"
@@ -190,10 +191,6 @@ def refusal(kind: RowKind, how: str, rows: Sequence[Row], source: str) -> str:
     if flags and filled(flags, rows) and all(_is_text(flags, r) for r in rows[:SAMPLE]):
         return f"{told}, or the better ones alone with {written_out(flags)}"
     return told
-
-
-def _is_true(value: Any) -> bool:
-    return written(value).casefold() in ("true", "1")
 
 
 def _is_text(flags: Mapping[str, str], row: Row) -> bool:

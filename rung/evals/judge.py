@@ -6,13 +6,13 @@ survives the swap counts (MT-Bench, arXiv 2306.05685); all else is a tie.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rung.errors import ConfigError, RungError
+from rung.evals.label_text import verdict_of
 
 if TYPE_CHECKING:
     from rung.types import Message
@@ -32,7 +32,7 @@ point and in the form asked for; their length and order do not count.
 {second}
 
 Reply with one word: 1 if the first answer is better, 2 if the second is, or tie."""
-_VERDICT = re.compile(r"\b(1|2|tie)\b", re.IGNORECASE)
+VERDICTS = ("1", "2", "tie")  # that the prompt asks for
 
 
 class JudgeFault(RungError):
@@ -112,8 +112,7 @@ class Judge:
             )  # fmt: skip
         except OpenAIError as fault:
             raise JudgeFault(f"the judge '{self.model}' did not answer: {fault}") from None
-        found = _VERDICT.findall(reply.choices[0].message.content or "")
-        return found[-1].lower() if found else "tie"
+        return verdict_of(reply.choices[0].message.content or "", VERDICTS) or "tie"
 
 
 def _told(messages: Sequence[Message]) -> str:

@@ -1,4 +1,4 @@
-"""Labels as texts: told apart as replies, and read out of what a model writes."""
+"""Labels as texts: told apart as replies, and read out of what a model or a judge writes."""
 
 from __future__ import annotations
 
@@ -31,6 +31,18 @@ def as_label(text: str, labels: Sequence[str]) -> str:
     # "not sarcastic" names "sarcastic" too: the longest that holds the others is meant.
     whole = [a for a in named if all(plain(b) in plain(a) for b in named)]
     return whole[0] if whole else text.strip()
+
+
+def verdict_of(text: str, words: Sequence[str]) -> str | None:
+    """Find the one of a judge's words that a text gives; None where it gives none or several.
+
+    Words that stand on lines of their own are the verdict, whatever the reasons beside them name:
+    "Answer 1 is better than answer 2" says of neither word that it is meant.
+    """
+    either = "|".join(map(re.escape, words))
+    alone = re.findall(rf"^[^\w\n]*({either})[^\w\n]*$", text, re.IGNORECASE | re.MULTILINE)
+    found = {w.casefold() for w in alone or re.findall(rf"\b({either})\b", text, re.IGNORECASE)}
+    return found.pop() if len(found) == 1 else None
 
 
 def plain(text: str) -> str:

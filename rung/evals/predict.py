@@ -23,7 +23,7 @@ from rung.evals.by_name import by_name
 from rung.evals.label_text import as_label, plain, told_apart
 from rung.evals.preferences import compared
 from rung.evals.reply_length import decoding_for
-from rung.evals.scoring import Item, score
+from rung.evals.scoring import Item, as_seen, replies_of, score
 from rung.evals.tasks import question
 from rung.forward.adapter import Adapter
 from rung.forward.bank import Bank
@@ -76,6 +76,7 @@ def predict_without_base(adapter: Adapter, examples: Sequence[Example], task: Ta
     asked = [tuple(question(e)) for e in examples]
     if adapter.remote is not None:
         texts = [adapter.remote.ask(messages, Decoding()).text for messages in asked]
+        texts = [_chosen(text, task, e) for text, e in zip(texts, examples, strict=True)]
     else:
         classifier: Any = adapter.classifier
         prompts = [Prompt((), messages) for messages in asked]
@@ -153,33 +154,29 @@ def _label_scores(classifier: Any, bank: Any, slot: int, prompts: Sequence[Promp
 
 
 def _read(bank, model, examples, task, stopping, progress) -> Answers:
-    """Score how likely the texts, or the replies behind their prompts, are to the model."""
-    items, owners = [], []
+    """Score how likely the texts, or the rows' replies that are to be learnt, are to the model."""
+    items, owners, tokens = [], [], 0
     room = room_of(bank, model)
     for i, example in enumerate(examples):
-        if example.messages and model.conversation is not None:
-            before = model.messages(question(example))
-            example = Example((*before, example.messages[-1]), origin=example.origin)
-        row = model.template.render(example)
-        start = row.supervised.index(True) if True in row.supervised else len(row.ids)
         if example.text is None:
+            row = model.template.render(as_seen(model, question(example), example))
             _fit(bank, model, [len(row.ids)], [example])
-            windows = [(row.ids, start)]
+            found = replies_of(row)
         else:
-            windows = [(row.ids[a : a + room], 1) for a in range(0, len(row.ids), room)]
-        for ids, at in windows:
-            if len(ids) > at:
-                items.append(Item(ids[:at], (ids[at:],)))
-                owners.append(i)
+            row = model.template.render(example)
+            windows = (row.ids[a : a + room] for a in range(0, len(row.ids), room))
+            found = [Item(ids[:1], (ids[1:],)) for ids in windows if len(ids) > 1]
+        items += found
+        owners += [i] * len(found)
+        tokens += len(row.ids)
     scores = score(
         bank, model.slot, items, stopping=stopping, progress=_counted(progress, len(items), len(items))
     )
-    found = [{"log_likelihood": 0.0, "tokens": 0.0} for _ in examples]
+    told = [{"log_likelihood": 0.0, "tokens": 0.0} for _ in examples]
     for i, item, (value,) in zip(owners, items, scores, strict=True):
-        found[i]["log_likelihood"] += value
-        found[i]["tokens"] += len(item.answers[0])
-    tokens = sum(len(i.prompt) + len(i.answers[0]) for i in items)
-    return Answers([""] * len(found), found, tokens, 0)
+        told[i]["log_likelihood"] += value
+        told[i]["tokens"] += len(item.answers[0])
+    return Answers([""] * len(told), told, tokens, 0)
 
 
 # --- by comparing two replies ----------------------------------------------------------------------
@@ -220,14 +217,17 @@ def generated(bank, model, examples, task, stopping, progress, like=None) -> Ans
         read = [model.canonical(c.text) for c in done[low : low + samples]]
         if not whole:
             read = [talk.answer(text) for text in read]
-        if kinds.of(task).chooses:
-            labels = task.labels or examples[low // samples].choices
-            read = [as_label(text, labels) for text in read]
+        read = [_chosen(text, task, examples[low // samples]) for text in read]
         texts.append(read[0] if samples == 1 else talk.vote(read))
     prompt, completion = (
         sum(getattr(c, f"{x}_tokens") for c in done) for x in ("prompt", "completion")
     )
     return Answers(texts, None, prompt, completion)
+
+
+def _chosen(text: str, task: Task, example: Example) -> str:
+    """What a text says: the one that it names of those offered, where the task offers any."""
+    return as_label(text, task.labels or example.choices) if kinds.of(task).chooses else text
 
 
 def _engine(bank: Bank, model: ServedModel, requests: int) -> Engine:
@@ -246,9 +246,7 @@ def _call_tools(bank, model, examples, task, stopping, progress) -> Answers:
         progress=_counted(progress, len(examples), len(examples)),
     )  # fmt: skip
     texts = [talk.answer(model.canonical(one.text)) for one in found]
-    if kinds.of(task).chooses:
-        offered = [task.labels or e.choices for e in examples]
-        texts = [as_label(text, labels) for text, labels in zip(texts, offered, strict=True)]
+    texts = [_chosen(text, task, e) for text, e in zip(texts, examples, strict=True)]
     return Answers(
         texts, None, sum(one.prompt_tokens for one in found),
         sum(one.completion_tokens for one in found), calls=[_calls(one.turns) for one in found],
@@ -264,7 +262,7 @@ def _calls(turns: Sequence[Message]) -> Calls:
 
 
 def passed_on(bank, model, examples, task, stopping, progress) -> Answers:
-    """Ask an API: labels by the first token's log-probabilities where told, else as written."""
+    """Ask an API: labels by the first token's log-probabilities where told, else as the text says."""
     if metrics.by_likelihood(task):
         raise ConfigError(f"'{model.name}' is behind an API, which does not say how likely a text is")
     labels = task.labels if kinds.of(task).labelled else ()
@@ -280,8 +278,8 @@ def passed_on(bank, model, examples, task, stopping, progress) -> Answers:
         scores.append(found)
         if found:
             texts[i] = max(found, key=lambda label: found[label])
-        elif labels:
-            texts[i] = as_label(texts[i], labels)
+        else:
+            texts[i] = _chosen(texts[i], task, examples[i])
     known = [s for s in scores if s is not None]
     return Answers(
         texts, known if known and len(known) == len(said) else None,

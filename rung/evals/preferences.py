@@ -15,7 +15,7 @@ from rung.data.pairs import conversations
 from rung.engine import ServedModel
 from rung.engine.request import ContextExceeded
 from rung.errors import ConfigError, Interrupted
-from rung.evals.scoring import Item, score
+from rung.evals.scoring import as_seen, replies_of, score
 from rung.forward.bank import Bank
 from rung.forward.rewards import rewards
 from rung.types import Example, Rendered
@@ -44,7 +44,7 @@ def compared(
         raise ConfigError(f"'{model.name}' is behind an API, which does not say how likely a text is")
     if len(found) != len(examples):
         raise ConfigError("some rows have two equal replies: leave them out with --where")
-    sides = [_seen(model, one) for pair in found for one in conversations(pair)]
+    sides = [as_seen(model, one.messages[:-1], one) for pair in found for one in conversations(pair)]
     rows = [model.template.render(side) for side in sides]
     room = bank.context - bank.positions(model.slot)
     for row in rows:
@@ -60,14 +60,6 @@ def compared(
     if progress is not None:
         progress(len(examples), len(examples))
     return scores, sum(len(row.ids) for row in rows)
-
-
-def _seen(model: ServedModel, example: Example) -> Example:
-    """The conversation as the model sees it, which its adapter may rewrite in front of the reply."""
-    if model.conversation is None:
-        return example
-    before = model.messages(example.messages[:-1])
-    return Example((*before, example.messages[-1]), origin=example.origin)
 
 
 def _explicit(
@@ -103,9 +95,7 @@ def _implicit(
 
 
 def _likelihoods(bank: Bank, slot: int, rows: Sequence[Rendered], stopping: Any) -> list[float]:
-    """Sums of the log-probabilities of what stands behind the prompt."""
-    items = []
-    for row in rows:
-        start = row.supervised.index(True)
-        items.append(Item(row.ids[:start], (row.ids[start:],)))
-    return [value for (value,) in score(bank, slot, items, stopping=stopping)]
+    """Sums of the log-probabilities of the replies, those of each row together."""
+    items = [replies_of(row) for row in rows]
+    values = iter(score(bank, slot, [one for row in items for one in row], stopping=stopping))
+    return [sum(next(values)[0] for _ in row) for row in items]

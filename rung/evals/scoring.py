@@ -12,16 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rung.engine import ServedModel
 from rung.errors import ConfigError, Interrupted
 from rung.forward import trie as tries
 from rung.forward.bank import Bank
 from rung.forward.packing import common_prefix, sort_key
 from rung.memory import keep_freed
+from rung.types import Example, Message, Rendered
 
 BATCH_TOKENS = 2048  # tokens of a slice that are computed; measured with bench/eval.py
 LOGIT_ROWS = 128  # positions whose logits are held at once
@@ -34,6 +37,34 @@ class Item:
 
     prompt: tuple[int, ...]
     answers: tuple[tuple[int, ...], ...]
+
+
+def as_seen(model: ServedModel, asked: Sequence[Message], example: Example) -> Example:
+    """A conversation as a model sees it, whose adapter may rewrite what stands in front of the reply.
+
+    Replies in the examples that an adapter shows are none of the row's own: they are not to be learnt.
+
+    Args:
+        asked: the row's turns in front of its reply.
+    """
+    if model.conversation is None:
+        return example
+    seen = list(model.messages(asked))
+    replies = [i for i, m in enumerate(seen) if m["role"] == "assistant"]
+    own = sum(m["role"] == "assistant" for m in asked)
+    for i in replies[: max(0, len(replies) - own)]:  # examples stand in front
+        seen[i] = {**seen[i], "weight": 0}
+    return Example((*seen, example.messages[-1]), origin=example.origin)
+
+
+def replies_of(row: Rendered) -> list[Item]:
+    """What of a row is supervised, each reply behind all that stands in front of it."""
+    mask = (False, *row.supervised, False)
+    edges = [i for i, (a, b) in enumerate(pairwise(mask)) if a != b]
+    return [
+        Item(row.ids[:start], (row.ids[start:end],))
+        for start, end in zip(edges[::2], edges[1::2], strict=True)
+    ]
 
 
 @dataclass

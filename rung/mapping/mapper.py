@@ -108,8 +108,9 @@ def read(folder: Path) -> RecordMapper:
     try:
         said = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         tensors = load_file(folder / TENSORS)
-        lines = (folder / RECORDS).read_text(encoding="utf-8").splitlines()
-        right = [Record(*(str(cell) for cell in json.loads(line))) for line in lines]
+        # Only this ends a line: a record may hold U+2028 and its like.
+        lines = (folder / RECORDS).read_text(encoding="utf-8").split("\n")
+        right = [Record(*(str(cell) for cell in json.loads(line))) for line in lines if line]
         a, b = (float(w) for w in said["calibration"]["weights"])
         bias, fitted = float(said["calibration"]["bias"]), bool(said["calibration"]["fitted"])
         tools = Tools(Vectors(str(said["encoder"])))

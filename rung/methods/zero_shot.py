@@ -137,7 +137,7 @@ def _file(path: Path) -> list[str]:
     except UnicodeDecodeError:
         raise ConfigError(f"--system-prompts: {path} is not UTF-8: save the file as UTF-8") from None
     if path.suffix.lower() == ".txt":
-        return text.splitlines()
+        return text.split("\n")
     import yaml
 
     try:

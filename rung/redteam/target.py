@@ -155,10 +155,11 @@ def _read(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Kept answers; a last line that was cut off by a kill is left out, and is asked again."""
     if not path.exists():
         return
-    text = path.read_text(encoding="utf-8")
-    if text and not text.endswith("\n"):
-        text = text[: text.rfind("\n") + 1]
-        path.write_text(text, encoding="utf-8")
-    for line in text.splitlines():
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        path.write_bytes(whole)
+    # Only this ends a line: a reply may hold U+2028 and its like.
+    for line in whole.split(b"\n")[:-1]:
         one = json.loads(line)
         yield one["key"], tuple(one["replies"])

@@ -119,6 +119,33 @@ def test_unwanted_replies_are_not_learnt(write):
     assert [e.messages[-1]["content"] for e in learnt.examples] == ["good", "fine"]
 
 
+@pytest.mark.parametrize(
+    ("wanted", "unwanted"),
+    [(True, False), (1, 0), (1.0, 0.0), ("1", "0"), ("1.0", "0.0"), ("true", "False"), (" TRUE ", "0")],
+)
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_truth_is_read_however_a_file_writes_it(write, kind, wanted, unwanted):
+    rows = [{"prompt": "q", "completion": "good", "label": wanted},
+            {"prompt": "q", "completion": "bad", "label": unwanted},
+            {"prompt": "alone", "completion": "fine", "label": wanted}]  # fmt: skip
+    table = [",".join(rows[0]), *(",".join(map(str, r.values())) for r in rows)]
+    path = write(f"rows.{kind}", lines(*rows) if kind == "jsonl" else "\n".join(table))
+    found = load(DataKnobs(data=path), wants="ratings")
+    assert [e.rating for e in found.examples] == [1.0, 0.0, 1.0]
+    with pytest.raises(DataError, match="--objective kto.*--where label=") as told:
+        load(DataKnobs(data=path))
+    where = str(told.value).partition("--where ")[2].split()[0]
+    learnt = load(DataKnobs(data=path, where=[where], user="{prompt}", assistant="{completion}"))
+    assert [e.messages[-1]["content"] for e in learnt.examples] == ["good", "fine"]
+
+
+def test_truth_beside_turns_rates_them_and_numbers_are_classes(write):
+    turns = {"messages": [USER, GOOD]}
+    for label, kind in ((False, "ratings"), ("False", "ratings"), (0, "replies"), ("0", "replies")):
+        path = write("rows.jsonl", lines({**turns, "label": label}))
+        assert load(DataKnobs(data=path), wants=None).kind == kind
+
+
 def test_ranked_replies_make_all_their_pairs(write):
     row = {"instruction": "q", "output": ["best", "middle", "worst"]}
     dataset = load(DataKnobs(data=write("rows.jsonl", lines(row))), wants="pairs")

@@ -41,6 +41,17 @@ def test_one_answer(answer, exact, f1):
         assert found.value == pytest.approx(value)
 
 
+@pytest.mark.parametrize(
+    ("answer", "exact"),
+    [("It is noon.", 1), ("", 1), (RIGHT, 0), (f"So: {RIGHT}", 0), ('<tool_call>{"name": "f', 0)],
+)
+def test_where_no_call_is_wanted_calling_nothing_is_right(answer, exact):
+    asked = {"role": "user", "content": "q"}
+    rows = [Example((asked, {"role": "assistant", "content": text})) for text in (RIGHT, "noon")]
+    found = measure(Answers([RIGHT, answer]), rows, Task("tool_calls", "exact_call"))
+    assert list(found.items) == [1, exact]
+
+
 def test_calls_side_by_side_have_no_order():
     both = f"{RIGHT}\n{call('g')}"
     row = Example(({"role": "user", "content": "q"}, {"role": "assistant", "content": both}))

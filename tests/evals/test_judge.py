@@ -15,7 +15,7 @@ ASKED = [({"role": "user", "content": "Say something"},)]
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Prefers the longer answer; `first` and `broken` as model names change that."""
+    """Prefers the longer answer; names of models change that, or how it is said."""
 
     asked: list[dict] = []
 
@@ -26,8 +26,14 @@ class Handler(BaseHTTPRequestHandler):
         first, second = (
             text.split("[Answer 1]\n")[1].split("\n\nReply with")[0].split("\n\n[Answer 2]\n")
         )
-        verdict = {"first": "1", "mute": "I cannot say."}.get(body["model"])
-        verdict = verdict or f"Answer: {1 if len(first) > len(second) else 2}"
+        better, worse = (1, 2) if len(first) > len(second) else (2, 1)
+        verdict = {
+            "first": "1", "mute": "I cannot say.",
+            "wordy": f"Answer {better} is better than Answer {worse}.",
+            "reasons behind": f"**{better}**\n\nAnswer {worse} is shorter.",
+            "reasons before": f"Answer {worse} is shorter.\n{better}.",
+            "torn": f"{better}\n{worse}",
+        }.get(body["model"], f"Answer: {better}")  # fmt: skip
         status = 400 if body["model"] == "broken" else 200
         message = {
             "index": 0,
@@ -66,6 +72,16 @@ def test_a_preference_must_survive_the_swap(address):
     assert Judge.at(address, "first").compare(asked, first, second) == [0.5] * 4
     assert Judge.at(address, "mute").compare(asked, first, second) == [0.5] * 4
     assert "user: Say something" in Handler.asked[0]["messages"][0]["content"]
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [("wordy", 0.5), ("torn", 0.5), ("reasons behind", 1.0), ("reasons before", 1.0)],
+)
+def test_a_reply_that_names_both_answers_counts_by_the_line_of_its_own(address, model, expected):
+    judge = Judge.at(address, model)
+    assert judge.compare(ASKED, ["long answer"], ["short"]) == [expected]
+    assert judge.compare(ASKED, ["short"], ["long answer"]) == [1 - expected]
 
 
 def test_a_judge_that_fails_is_named(address):

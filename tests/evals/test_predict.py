@@ -161,6 +161,48 @@ def test_replies_can_be_scored_too(engine):
     assert all(s["tokens"] >= 2 for s in found.scores)  # the reply and its end of turn
 
 
+def test_the_rows_replies_are_scored_and_nothing_between_them(engine):
+    import torch
+
+    from rung.evals.predict import predict
+    from rung.methods.few_shot import Shots
+
+    def turn(role, text, **more):
+        return {"role": role, "content": text, **more}
+
+    model, task = engine.models["base"], Task("generation", "perplexity")
+    rows = [
+        (turn("user", "one?"), turn("assistant", "yes"), turn("user", "a long way to the next"),
+         turn("assistant", "no, none")),
+        (turn("user", "one?"), turn("assistant", "<tool_call>f</tool_call>"),
+         turn("user", "what it gave, in so many words", result=True), turn("assistant", "seven")),
+        (turn("user", "a"), turn("assistant", "learnt"), turn("user", "b"),
+         turn("assistant", "context alone", weight=0), turn("user", "c"), turn("assistant", "too")),
+        (turn("user", "only"), turn("assistant", "one")),
+    ]  # fmt: skip
+    examples = [Example(row) for row in rows]
+    found = predict(engine.bank, model, examples, task)
+    with torch.no_grad():
+        for row, scores in zip(rows, found.scores, strict=True):
+            ids = model.template.render(Example(row)).ids
+            logits = tiny_llama()(torch.tensor([ids])).logits[0].log_softmax(-1)
+            own = [
+                i
+                for k, m in enumerate(row)
+                if m["role"] == "assistant" and m.get("weight") != 0
+                for i in range(len(model.template.prompt(row[:k])),
+                               len(model.template.render(Example(row[: k + 1])).ids))
+            ]  # fmt: skip
+            assert scores["tokens"] == len(own)
+            expected = sum(logits[i - 1, ids[i]].item() for i in own)
+            assert scores["log_likelihood"] == pytest.approx(expected, abs=1e-3)
+    # What an adapter shows in front is context, whose replies are none of the row's.
+    shown = replace(model, conversation=Shots(examples=(rows[3], rows[0]), count=2))
+    told = predict(engine.bank, shown, examples, task).scores
+    assert [s["tokens"] for s in told] == [s["tokens"] for s in found.scores]
+    assert all(a != b for a, b in zip(told, found.scores, strict=True))
+
+
 def test_too_long_is_told_with_its_row(engine):
     from rung.evals.predict import predict
 

@@ -56,8 +56,7 @@ def by_hand(bank, template, slot, messages):
     with torch.no_grad():
         logits = bank.logits(bank.forward(trie)[torch.from_numpy(trie.rows[0])], [slot] * len(row.ids))
     found = torch.log_softmax(logits.double(), -1)
-    start = row.supervised.index(True)
-    return sum(float(found[i - 1, row.ids[i]]) for i in range(start, len(row.ids)))
+    return sum(float(found[i - 1, row.ids[i]]) for i, learnt in enumerate(row.supervised) if learnt)
 
 
 @pytest.mark.parametrize("name", ["policy", "soft"])
@@ -76,6 +75,22 @@ def test_implicit_rewards_are_gains_over_the_base(world, name):
     right = [s["chosen"] > s["rejected"] for s in answers.scores]
     assert found.value == pytest.approx(np.mean(right)) and 0 <= found.low <= found.value <= found.high
     assert set(found.more) == {"chosen_likelier"}
+
+
+def test_a_side_of_several_turns_counts_its_replies_alone(world):
+    bank, models = world
+    model, task = models["policy"], tasks.detect(PAIRS)
+    sides = [
+        ({"role": "user", "content": "hi"}, {"role": "assistant", "content": text},
+         {"role": "user", "content": f"what do you mean, {text}?"},
+         {"role": "assistant", "content": f"{text} it is"})
+        for text in ("hello", "go")
+    ]  # fmt: skip
+    one = Example(sides[0], rejected=sides[1], origin="rows:1")
+    (scores,) = predict(bank, model, [one], task).scores
+    for side, messages in zip(("chosen", "rejected"), sides, strict=True):
+        own = by_hand(bank, model.template, model.slot, messages)
+        assert scores[f"{side}_likelihood"] == pytest.approx(own, abs=1e-3)
 
 
 def test_the_base_prefers_nothing_and_has_its_own_likelihoods(world):

@@ -11,6 +11,12 @@ import httpx
 import pytest
 
 from rung.artefacts.cards import read_card
+from rung.mapping import mapper, rungs
+from rung.mapping.confidence import Calibration
+from rung.mapping.mapper import RecordMapper
+from rung.mapping.records import Record
+from rung.mapping.rungs.base import State, Tools
+from rung.mapping.vectors import Vectors
 from rung.store import Store
 from tests.cli.conftest import Ask
 from tests.mapping.world import files, known, names, write
@@ -192,6 +198,16 @@ def test_a_kept_mapper_has_a_card_and_its_lineage_and_is_not_lost(mapped):
     assert shown.code == 0 and "known.csv" in shown.out
     (Path(model.folder) / "mapper.json").write_text("{}")
     assert "mapper" in ask("compare", "mapper", "--prompt", "a").refused()
+
+
+def test_a_kept_record_may_hold_what_ends_lines_elsewhere(tmp_path):
+    records = [Record("a", "one\u2028two", "x\x85y"), Record("b", "three\u2029", "\r\n\x0b")]
+    scorer = rungs.get("edit_distance").restore(records, State({}, {}), Tools(Vectors("")))
+    RecordMapper(
+        rung="edit_distance", scorer=scorer, calibration=Calibration(), threshold=0.5, sure=0.9,
+        count=2, encoder="",
+    ).write(tmp_path)  # fmt: skip
+    assert list(mapper.read(tmp_path).scorer.right) == records
 
 
 def test_a_served_mapper_maps_records_and_writes_nothing(mapped):

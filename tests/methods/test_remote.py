@@ -6,12 +6,15 @@ import json
 import os
 import socket
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 
 from rung import methods
 from rung.cli import run
 from rung.errors import ConfigError, Interrupted, MethodMisfit
+from rung.evals.predict import predict_without_base
+from rung.remote.model import RemoteAnswer
 from rung.types import Decoding, Example, Task
 from tests.conftest import _prepare
 from tests.methods.scripted import chat, fault, scripted
@@ -260,6 +263,20 @@ def test_without_telling_tokens_the_label_is_read_out(tokens, says):
         answers = predicted(api_of(server.url), labelled(2), MOOD)
     assert answers.texts == ["not sarcastic"] * 2
     assert (answers.scores is None) == (tokens is None or "n" not in tokens)
+
+
+@pytest.mark.parametrize("says", ["Paris.", "paris", " **Paris**", "It is Paris, of course"])
+def test_what_a_row_offers_is_read_out_too(says):
+    row = Example(
+        ({"role": "user", "content": "the capital?"}, {"role": "assistant", "content": "Paris"}),
+        choices=("Lyon", "Paris"),
+    )
+    with scripted(lambda path, body: chat(says)) as server:
+        answers = predicted(api_of(server.url), [row], Task("multiple_choice", "accuracy"))
+    assert answers.texts == ["Paris"] and answers.scores is None
+    looked_up = SimpleNamespace(remote=SimpleNamespace(ask=lambda *_: RemoteAnswer(says)))
+    found = predict_without_base(looked_up, [row], Task("multiple_choice", "accuracy"))
+    assert found.texts == ["Paris"]
 
 
 def test_a_token_that_begins_several_labels_does_not_decide():

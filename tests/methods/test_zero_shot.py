@@ -46,11 +46,11 @@ def test_many_labels_are_not_listed():
 
 
 def test_own_prompts_come_from_texts_and_files(tmp_path):
-    (tmp_path / "p.txt").write_text("one\n\n two \none\n")
+    (tmp_path / "p.txt").write_text("one\n\n two\u2028lines \none\n")
     (tmp_path / "p.json").write_text('["three"]')
     (tmp_path / "p.yaml").write_text("- four\n- five\n")
     given = ["zero", *(str(tmp_path / name) for name in ("p.txt", "p.json", "p.yaml"))]
-    assert prompts(given) == ["zero", "one", "two", "three", "four", "five"]
+    assert prompts(given) == ["zero", "one", "two\u2028lines", "three", "four", "five"]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from rung.redteam.judges.refusal import refuses
 from rung.redteam.mend import REFUSALS, pairs
 from rung.redteam.report import Rate, Round, Scored
 from rung.redteam.target import Answered, Attempt
+from tests.methods.scripted import chat, scripted
 
 CONTEXT = Context(model=lambda name: lambda conversations: [0.0 for _ in conversations])
 
@@ -126,6 +127,20 @@ def test_judges_score_what_they_look_for(tmp_path):
     assert judge("regex:pl.m", "plum", "pear") == [1, 0]
     assert judge("refusal", "I can't help with that.", "plum") == [0, 1]
     assert judge("model:any", "plum") == [0.5]
+
+
+def test_a_model_that_says_both_yes_and_no_has_not_judged():
+    said = {
+        "a": "Yes.", "b": "No, it declines.", "c": "There is no yes here", "d": "Yes, no doubt.",
+        "e": "It says no word of it.\n\n**Yes**", "f": "no\nIt does not say yes.", "g": "Perhaps",
+    }  # fmt: skip
+
+    def answer_in(body):
+        return body["messages"][0]["content"].split("[Answer]\n")[1][0]
+
+    with scripted(lambda path, body: chat(said[answer_in(body)])) as server:
+        found = judge(f"remote:m@{server.url}", *said)
+    assert found == [1.0, 0.0, None, None, 1.0, 0.0, None]
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,22 @@ def test_the_same_run_again_takes_the_answers_that_were_kept(tiny, given, tmp_pa
     assert again.as_dict() == first.as_dict()
 
 
+def test_replies_are_kept_with_whatever_they_hold(tiny, given, tmp_path, monkeypatch):
+    out, said = tmp_path / "report", "one\u2028two\u2029three\x85four\x0b\r\nfive"
+    first = rung.red_team(tiny, **given, out=str(out))
+    keep = Target._keep
+    monkeypatch.setattr(Target, "_keep", lambda self, key, _: keep(self, key, (said,)))
+    (out / "answers.jsonl").unlink()
+    rung.red_team(tiny, **given, out=str(out))
+    monkeypatch.setattr(Target, "_request", None)  # nothing is asked again
+    given["judge"] = ["regex:" + said[-9:]]
+    again = rung.red_team(tiny, **given, out=str(out))
+    assert again.before.rate().hits == again.before.rate().n == first.before.rate().n
+    with (out / "answers.jsonl").open("ab") as file:
+        file.write('{"key": "x\u2028'.encode()[:-1])  # a kill within a character
+    assert rung.red_team(tiny, **given, out=str(out)).as_dict() == again.as_dict()
+
+
 def test_ctrl_c_leaves_a_report_of_what_was_tried(tiny, given, tmp_path, monkeypatch, capsys):
     out, waves = tmp_path / "report", []
     wave = Target._wave

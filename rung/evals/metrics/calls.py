@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rung.data.tool_calls import OPEN
 from rung.evals.metrics.base import Case, Metric, Statistics, mean, of_pairs
 from rung.tools.calls import Call, parse
 
@@ -32,9 +33,12 @@ def _canonical(call: Call) -> tuple[str, str]:
 
 
 def exact_call(answer: str, reference: str) -> float:
-    """1 where the answer makes the reference's calls and no others; side by side they have no order."""
+    """1 where the answer makes the reference's calls and no others; side by side they have no order.
+
+    Without calls in the reference, calling nothing is right; a call that cannot be read is still one.
+    """
     made, wanted = (Counter(map(_canonical, parse(text)[1])) for text in (answer, reference))
-    return float(bool(wanted) and made == wanted)
+    return float(made == wanted and (bool(wanted) or OPEN not in answer + reference))
 
 
 def _parts(text: str) -> Counter[tuple[str, str, str]]:
@@ -91,7 +95,7 @@ def _mean(sums: np.ndarray) -> np.ndarray:
 metrics = [
     Metric(
         "exact_call",
-        "share of answers whose calls are the reference's: function, arguments and values",
+        "share of answers with the reference's calls, or none as there: function, arguments and values",
         of_pairs(exact_call),
         kinds=KIND,
     ),
