@@ -149,7 +149,7 @@ def show(finished: Finished, name: str) -> None:
 
 def told(change: LossChange) -> str:
     """A change of loss in words."""
-    sure = "" if change.low * change.high > 0 else "; no difference can be shown"
+    sure = "" if change.certain else "; no difference can be shown"
     return (
         f"{change.rows} held-out rows {change.before:.3f} -> {change.after:.3f} per token "
         f"(95% interval of the change {change.low:+.3f} to {change.high:+.3f}{sure})"

@@ -74,6 +74,32 @@ def percentile(figures: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def resampled(
+    statistics: np.ndarray,
+    finish: Callable[[np.ndarray], np.ndarray],
+    n: int,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> tuple[float, float]:
+    """The 95% interval of a figure by bootstrap.
+
+    Where all items are at the same end of the bounds every resample is too, which says nothing of how
+    sure that is: the interval is then Wilson's of as many proportions.
+
+    Args:
+        statistics, finish: as of `bootstrap`. n: items that the figure is of.
+        bounds: the least and the greatest figure there can be.
+    """
+    drawn = bootstrap(statistics, finish)
+    known = drawn[~np.isnan(drawn)]  # resamples may lack every item that a figure is of
+    low, high = percentile(known if len(known) else drawn)
+    least, width = bounds[0], bounds[1] - bounds[0]
+    for end in (0, 1) if math.isfinite(width) else ():
+        if max(abs(low - bounds[end]), abs(high - bounds[end])) <= 1e-9 * width:
+            low, high = (least + width * share for share in wilson(end * max(n, 1), max(n, 1)))
+            break
+    return low, high
+
+
 def detectable(n: int, p: float = 0.5) -> float:
     """The smallest difference in a proportion near `p` that n items can show.
 

@@ -12,7 +12,7 @@ import numpy as np
 from rung.data.problem import counted
 from rung.errors import ConfigError, DataError
 from rung.evals import kinds, metrics
-from rung.evals.intervals import bootstrap, percentile, wilson
+from rung.evals.intervals import resampled, wilson
 from rung.evals.metrics.base import Case, Metric, mean
 from rung.evals.metrics.labels import confusion
 from rung.evals.tasks import calls_of, reply
@@ -137,10 +137,12 @@ def measure(answers: Answers, examples: Sequence[Example], task: Task) -> Measur
 
 
 def interval(metric: Metric, statistics: np.ndarray, items: np.ndarray) -> tuple[float, float]:
-    """The 95% interval: Wilson's where items are right or wrong, else by bootstrap."""
+    """The 95% interval: Wilson's where items are right or wrong, else by `resampled`."""
     if metric.finish is mean and np.isin(items, (0.0, 1.0)).all():
         return wilson(float(items.sum()), len(items))
-    return percentile(bootstrap(statistics, metric.finish))
+    # An item that adds nothing, such as a row without calls, is none that the figure is of.
+    counted = int(statistics.any(1).sum()) or len(statistics)
+    return resampled(statistics, metric.finish, counted, metric.bounds)
 
 
 def case_of(answers: Answers, examples: Sequence[Example], task: Task) -> Case:

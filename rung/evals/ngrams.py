@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,15 @@ FREEDOM = (2.0, 10.0, 50.0)  # values of C that are tried
 MAX_CHOOSE_ROWS = 2000  # training rows that C is chosen on
 FALLBACK_C = 10.0  # where there are no rows to choose by
 Stopping = Callable[[], bool]
+Row = TypeVar("Row")
+
+
+def part_of(rows: Sequence[Row], most: int) -> list[Row]:
+    """At most so many rows in their order, drawn alike every time: the first ones alone would be of one
+    label where the source is sorted."""
+    if len(rows) <= most:
+        return list(rows)
+    return [rows[i] for i in np.sort(np.random.default_rng(0).permutation(len(rows))[:most])]
 
 
 @dataclass
@@ -127,7 +136,7 @@ def fit_labels(
     majority = float((true == counts.argmax()).mean()) if len(true) else 0.0
     c, accuracy = FALLBACK_C, float("nan")
     if len(true):
-        few = slice(0, MAX_CHOOSE_ROWS)
+        few = part_of(range(len(codes)), MAX_CHOOSE_ROWS)
         seen: dict[float, float] = {}
         for tried in FREEDOM:
             weight, bias = _one_against_rest(x[few], codes[few], len(names), tried, stopping)
@@ -152,6 +161,9 @@ def _one_against_rest(
     weight = np.zeros((count, x.shape[1]), dtype=np.float32)
     bias = np.full(count, -50.0, dtype=np.float32)
     present = np.unique(codes)
+    if len(present) < 2:  # there is nothing to tell apart
+        bias[present] = 0.0
+        return weight, bias
     for label in present if len(present) > 2 else present[-1:]:
         if stopping():
             raise Interrupted

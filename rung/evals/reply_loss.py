@@ -9,7 +9,8 @@ import numpy as np
 
 from rung.data import Template
 from rung.engine import ServedModel
-from rung.evals.intervals import bootstrap, percentile
+from rung.evals.compare import paired
+from rung.evals.intervals import LEVEL, bootstrap, percentile
 from rung.evals.scoring import Item, score
 from rung.forward.bank import Bank
 from rung.types import Example, Message
@@ -17,18 +18,23 @@ from rung.types import Example, Message
 
 @dataclass(frozen=True)
 class LossChange:
-    """How much lower or higher the loss per token is, with its 95% interval by paired bootstrap."""
+    """How much lower or higher the loss per token is, with its 95% interval by paired bootstrap.
+
+    Attributes:
+        p: how likely so large a change is by chance, see `compare.paired`.
+    """
 
     before: float
     after: float
     low: float
     high: float
     rows: int
+    p: float
 
     @property
-    def shown(self) -> bool:
-        """Whether it is lower by more than its interval."""
-        return self.high < 0
+    def certain(self) -> bool:
+        """Whether a change can be shown."""
+        return self.p < 1 - LEVEL
 
 
 def reply_losses(
@@ -60,8 +66,8 @@ def change(before: np.ndarray, after: np.ndarray) -> LossChange:
     """Compare two models on the same rows, (n, 2) each."""
     drawn = bootstrap(after, per_token) - bootstrap(before, per_token)  # the same resamples
     low, high = percentile(drawn)
-    sums = before.sum(0), after.sum(0)
-    return LossChange(float(per_token(sums[0])), float(per_token(sums[1])), low, high, len(before))
+    was, now = (float(per_token(one.sum(0))) for one in (before, after))
+    return LossChange(was, now, low, high, len(before), paired(drawn, before, after))
 
 
 def per_token(sums: np.ndarray) -> np.ndarray:

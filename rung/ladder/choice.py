@@ -37,7 +37,7 @@ class Standing:
         seen = self.measured
         if seen.n >= self.of:
             return bar.cleared(seen.value)
-        # Rows that are all alike have a bootstrap without width, which says nothing of the others.
+        # Rows that are all alike, at no end, have a bootstrap without width: it says nothing of others.
         return seen.low < seen.high and bar.cleared(seen.worst)
 
     @property

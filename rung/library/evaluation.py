@@ -20,10 +20,8 @@ from rung.evals import compare as pairwise
 from rung.evals import metrics, tasks
 from rung.evals.answers import NO_JUDGE, Answers
 from rung.evals.compare import Comparison
-from rung.evals.intervals import bootstrap, percentile
 from rung.evals.judge import JUDGE_KEY, Judge
 from rung.evals.measure import Measured, interval, measure
-from rung.evals.metrics.base import mean
 from rung.evals.metrics.reward import statistics_of
 from rung.evals.predict import predict
 from rung.library.knobs import EvalKnobs, LoadKnobs
@@ -354,8 +352,8 @@ def _verdicts(
     for name, texts, against, others in pairs:
         with progress.counting(f"judging {name}", len(items)) as told:
             wins = judge.compare(questions, texts, others, told)
-        statistics = np.array([[w, 1.0] for w in wins])
-        low, high = percentile(bootstrap(statistics, mean))
-        value = float(np.mean(wins))
+        won = np.array(wins)
+        low, high = interval(metrics.get("win_rate"), np.stack([won, np.ones(len(won))], 1), won)
+        value = float(won.mean())
         found.append({"model": name, "against": against, "value": value, "low": low, "high": high})
     return found

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from rung.errors import ConfigError, nearest
-from rung.evals.compare import Comparison, mcnemar
-from rung.evals.intervals import LEVEL, RESAMPLES, bootstrap, percentile
+from rung.evals.compare import Comparison, mcnemar, paired
+from rung.evals.intervals import LEVEL, bootstrap, percentile, resampled
 
 # What each known left record adds up to.
 RIGHT, MAPPED, PARTNERED, AGREES, ONE = range(5)
@@ -28,6 +28,11 @@ METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "recall": lambda s: _ratio(s[..., RIGHT], s[..., PARTNERED]),
     "coverage": lambda s: _ratio(s[..., MAPPED], s[..., ONE]),
 }
+# Which columns say that a metric is of a record.
+COUNTED_BY: dict[str, list[int]] = {
+    "accuracy": [ONE], "f1": [MAPPED, PARTNERED], "precision": [MAPPED], "recall": [PARTNERED],
+    "coverage": [ONE],
+}  # fmt: skip
 SAID = {
     "accuracy": "share of left records with a right answer, 'none of these' among them",
     "f1": "harmonic mean of precision and recall",
@@ -81,8 +86,9 @@ class Figures:
         return float(METRICS[metric](self.statistics.sum(0)))
 
     def interval(self, metric: str) -> tuple[float, float]:
-        """The 95% interval by the bootstrap over left records."""
-        return percentile(bootstrap(self.statistics, METRICS[metric]))
+        """The 95% interval by the bootstrap over left records, or Wilson's where all are alike."""
+        counted = int(self.statistics[:, COUNTED_BY[metric]].any(1).sum())
+        return resampled(self.statistics, METRICS[metric], counted)
 
     def as_dict(self) -> dict[str, Any]:
         """Every metric with its interval, for cards and JSON."""
@@ -109,8 +115,7 @@ def compare(a: Figures, b: Figures, metric: str) -> Comparison:
     if metric == "accuracy":
         p = mcnemar(a.statistics[:, AGREES], b.statistics[:, AGREES])
     else:
-        tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
-        p = min(1.0, 2 * (float(tail) + 1) / (RESAMPLES + 1))
+        p = paired(drawn, a.statistics, b.statistics)
     return Comparison(difference, low, high, p, a.n, _says(difference, low, high, p, metric, a.n))
 
 

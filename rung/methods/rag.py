@@ -270,8 +270,9 @@ def _embed(encoder: Encoder, stopping: Callable[[], bool] = lambda: False) -> Em
 def _best_mode(study: base.Study, index: Index, config: Knobs) -> tuple[str, dict[str, Any]]:
     """How passages are found best, and how well."""
     from rung.data.retrieval import measure, quality
+    from rung.evals.ngrams import part_of
 
-    rows = choice.conversations(study.validation or study.train)[:MEASURED]
+    rows = part_of(choice.conversations(study.validation or study.train), MEASURED)
     strangers = quality.unknown(index, rows)
     if strangers:
         names = ", ".join(strangers[:3])

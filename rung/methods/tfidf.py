@@ -82,7 +82,7 @@ class Method(base.Method):
             raise MethodMisfit(f"{self.name} needs two rows with a reply at least")
         if kinds.of(study.task).labelled and not config.nearest:
             return _labels(study, rows)
-        return _answers(study, rows[:MAX_ANSWERS])
+        return _answers(study, rows)
 
     def to_files(self, adapter: Adapter, bank: Bank, config: Knobs):
         from rung.methods.tfidf_models import NearestAnswer, NgramClassifier
@@ -145,11 +145,12 @@ def _answers(study: base.Study, rows: Sequence[Example]) -> base.Fitted:
     from rung.evals.answers import Answers
     from rung.evals.measure import measure
     from rung.evals.metrics import get
+    from rung.evals.ngrams import part_of
     from rung.forward.adapter import Adapter
     from rung.methods.tfidf_models import NearestAnswer, whole_question
 
-    questions, answers = _pairs(rows, whole_question)
-    held = [e for e in study.validation if reply(e) is not None][:MAX_CHOOSE_ROWS]
+    questions, answers = _pairs(part_of(rows, MAX_ANSWERS), whole_question)
+    held = part_of([e for e in study.validation if reply(e) is not None], MAX_CHOOSE_ROWS)
     nearest = NearestAnswer(questions, answers)
     if not held:
         return base.Fitted(Adapter(remote=nearest), {"choice": "the nearest answer"})

@@ -31,10 +31,16 @@ MAX_DIGITS = 400  # of a number; longer ones are no answers, and cost time to re
 
 def final_answer(text: str) -> str:
     """The part of a text that states its answer; the whole text where nothing marks one."""
-    text = _THOUGHTS.sub(" ", text) if _THOUGHTS.sub(" ", text).strip() else text
+    text = _without_thoughts(text)
     found = [(m.start(), m[1]) for p in (_TAGGED, _MARKED, _SAID) for m in p.finditer(text)]
     found += _boxes(text)
     return max(found, key=lambda at: at[0])[1].strip() if found else text.strip()
+
+
+def _without_thoughts(text: str) -> str:
+    """What is said behind the thoughts; the text itself where it holds nothing else."""
+    said = _THOUGHTS.sub(" ", text)
+    return said if said.strip() else text
 
 
 def _boxes(text: str) -> list[tuple[int, str]]:
@@ -57,6 +63,7 @@ def number(text: str) -> float | None:
     Commas between thousands, currency, units, percent signs, fractions and mixed numbers are read; of
     a marked answer the first number counts ("12 apples"), of plain text the last.
     """
+    text = _without_thoughts(text)
     answer = final_answer(text)
     marked = answer != text.strip()
     found = _numbers(answer)

@@ -21,7 +21,8 @@ class Sandbox:
     Args:
         setup: what the process is told first: `module` or `file` or `source`, and `function`.
         seconds: for one answer. megabytes: of address space.
-        closed: no environment, an empty folder, no files written, no other processes.
+        closed: no environment, an empty folder, no files but Python's own, none written, no other
+            processes.
         note: told of an answer that could not be scored, once for each kind of fault.
     """
 

@@ -11,9 +11,22 @@ import json
 import os
 import resource
 import sys
+import zoneinfo
 
 NEW_USER, NEW_NETWORK = 0x10000000, 0x40000000  # of Linux's unshare
-REFUSED = ("socket.", "subprocess.", "os.system", "os.exec", "os.fork", "os.posix_spawn", "ctypes.")
+# Events of Python's audit events table that a closed process is refused: names, and families, which end
+# in a dot. What only reads is refused by its path, see `refusal`.
+REFUSED = (
+    "os.chdir", "os.chflags", "os.chmod", "os.chown", "os.exec", "os.fork", "os.forkpty", "os.getxattr",
+    "os.kill", "os.killpg", "os.link", "os.listxattr", "os.lockf", "os.mkdir", "os.posix_spawn",
+    "os.remove", "os.removexattr", "os.rename", "os.rmdir", "os.setxattr", "os.spawn", "os.symlink",
+    "os.system", "os.truncate", "os.utime", "ensurepip.bootstrap", "pty.spawn", "urllib.Request",
+    "webbrowser.open", "ctypes.", "fcntl.", "ftplib.", "http.client.", "imaplib.", "nntplib.",
+    "poplib.", "resource.", "shutil.", "signal.", "smtplib.", "socket.", "sqlite3.", "subprocess.",
+    "syslog.", "telnetlib.", "tempfile.",
+)  # fmt: skip
+READING = ("open", "os.listdir", "os.scandir")  # with the path as their first argument
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
 def answer_calls(begin):
@@ -46,7 +59,10 @@ def answer_calls(begin):
 
 
 def limit(setup):
-    """Bound memory; where the setup says `closed`, take files, processes and the network away too."""
+    """Bound memory; where the setup says `closed`, take files, processes and the network away too.
+
+    What is closed reads nothing but Python's own installation: what a fault says goes back to a client.
+    """
     size = setup["megabytes"] << 20
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -62,12 +78,31 @@ def close():
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).unshare(NEW_USER | NEW_NETWORK)
 
+    sys.addaudithook(refusal())
+
+
+def refusal():
+    """An audit hook that refuses what is `REFUSED`, writing, and reading outside Python's own files."""
+    names, families = frozenset(REFUSED), tuple(name for name in REFUSED if name.endswith("."))
+    reading, writing = READING, WRITING
+    real, decode, sep = os.path.realpath, os.fsdecode, os.sep
+    own = (sys.prefix, sys.base_prefix, os.path.dirname(os.__file__), *zoneinfo.TZPATH)
+    roots = tuple(real(place).rstrip(sep) + sep for place in own)
+
+    def outside(path):
+        if type(path) is int:  # a file that is open
+            return False
+        return type(path) not in (str, bytes) or not (real(decode(path)) + sep).startswith(roots)
+
     def refuse(event, arguments):
-        writes = event == "open" and (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR)
-        if writes or event.startswith(REFUSED):
+        if event in reading:
+            refused = outside(arguments[0]) or event == "open" and (arguments[2] or 0) & writing
+        else:
+            refused = event in names or event.startswith(families)
+        if refused:
             raise PermissionError(f"a grader may not use {event}")
 
-    sys.addaudithook(refuse)
+    return refuse
 
 
 def pipes():

@@ -35,7 +35,8 @@ class Process:
         setup: what the process is told first.
         called: what is run there, for messages, such as "the reward's Python".
         megabytes: of address space.
-        closed: no environment, an empty folder, no files written, no other processes.
+        closed: no environment, an empty folder, no files but Python's own, none written, no other
+            processes.
 
     Attributes:
         late: whether the last call without a reply had none in time; else the process ended, or wrote

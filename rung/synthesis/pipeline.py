@@ -25,6 +25,7 @@ from rung.synthesis.knobs import SynthKnobs
 from rung.synthesis.sources import examples_of, passages_of, texts_of
 from rung.synthesis.teacher import Answer, Question, Teacher, answers_of, seed_of
 from rung.synthesis.teachers import open_teacher
+from rung.synthesis.turns import Turns
 from rung.types import Example
 
 MAX_WAVE, SMALL_WAVE, MIN_WAVE = 64, 32, 8  # drafts that are written together, unseen by each other
@@ -160,7 +161,6 @@ class _Synthesis:
         self.tried: Counter[str] = Counter()  # drafts by topic that were refused
         self.of_topic: dict[str, list[Draft]] = defaultdict(list)
         self.of_label: Counter[str] = Counter()
-        self.asked: Counter[int] = Counter()  # drafts by teacher
         self.drafts = 0
 
     def _leaks(self) -> Duplicates:
@@ -182,6 +182,7 @@ class _Synthesis:
     def planned(self) -> topics.Plan:
         """What the rows cover, of which the watcher is told."""
         self.plan = self._planned()
+        self.turns = Turns(self.plan.labels if self.kind.labelled else (), self.shares)
         self.watcher.planned(self.plan)
         return self.plan
 
@@ -248,28 +249,25 @@ class _Synthesis:
         return [*self.teachers, *([self.judge.teacher] if self.judge else [])]
 
     def _draft(self) -> tuple[Draft, int]:
-        """Begin a draft: the topic, the label and the teacher that have been asked too little for."""
+        """Begin a draft of the topic that has been asked too little for."""
         index, self.drafts = self.drafts, self.drafts + 1
-        topic = min(
-            self.plan.topics, key=lambda t: len(self.of_topic[t]) + FAILED * self.tried[t]
+        place, topic = min(
+            enumerate(self.plan.topics),
+            key=lambda t: len(self.of_topic[t[1]]) + FAILED * self.tried[t[1]],
         )  # the first of equals
         self.tried[topic] += 1
-        label = None
-        if self.kind.labelled:
-            label = self.plan.labels[index % len(self.plan.labels)]
-        teacher = min(range(len(self.teachers)), key=lambda i: (self.asked[i] + 1) / self.shares[i])
-        self.asked[teacher] += 1
+        turn = self.turns.next(place)
         draft = Draft(
-            index=index, topic=topic, label=label, angle=topics.ANGLES[index % len(topics.ANGLES)],
-            examples=self._shown(index), written=self._written(topic),
+            index=index, topic=topic, label=turn.label, angle=turn.angle,
+            examples=self._shown(turn.earlier), written=self._written(topic),
         )  # fmt: skip
         if self.passages is not None:
             self.passages.give(draft)
-        return draft, teacher
+        return draft, turn.teacher
 
-    def _shown(self, index: int) -> tuple[str, ...]:
+    def _shown(self, earlier: int) -> tuple[str, ...]:
         count = len(self.examples)
-        places = {(index * SHOWN + i) % count for i in range(min(SHOWN, count))}
+        places = {(earlier * SHOWN + i) % count for i in range(min(SHOWN, count))}
         return tuple(self.examples[i] for i in sorted(places))
 
     def _written(self, topic: str) -> tuple[str, ...]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rung.evals import metrics
 from rung.evals.compare import compare, mcnemar
 from rung.evals.intervals import bootstrap, detectable, percentile, wilson
-from rung.evals.measure import Measured
+from rung.evals.measure import Measured, interval
 from rung.evals.metrics.base import mean
 
 
@@ -70,6 +71,49 @@ def test_a_difference_is_said_and_signed():
     assert found.certain and found.low == pytest.approx(0.4) == found.high
     with pytest.raises(ValueError, match="same items"):
         compare(a, measured([1]))
+
+
+@pytest.mark.parametrize(
+    ("apart", "p"), [(0, 1.0), (1, 1.0), (2, 0.5), (5, 0.0625), (8, 2**-7), (30, 2 / 2001)]
+)
+def test_few_items_that_differ_are_no_surer_than_a_sign_test(apart, p):
+    before = np.linspace(0.2, 0.6, 40)
+    after = before + 0.01 * (np.arange(40) < apart)
+    found = compare(measured(before, "rouge_l"), measured(after, "rouge_l"))
+    assert found.p >= p and found.certain == (apart >= 8)
+    few = slice(max(apart, 1))
+    alone = compare(measured(before[few], "rouge_l"), measured(after[few], "rouge_l"))
+    assert alone.p == pytest.approx(p)
+
+
+LABELLED = np.array([[1, 0, 1, 0, 1, 0]] * 5 + [[0, 1, 0, 1, 0, 1]] * 5, dtype=float)
+NO_CALLS = [[0.0, 0.0]] * 6  # rows that right_tools is not of
+
+
+@pytest.mark.parametrize(
+    ("name", "statistics", "n"),
+    [
+        ("label_f1", [[2, 2, 2]] * 10, 10), ("label_f1", [[2, 2, 2]] * 4 + [[0, 0, 0]], 4),
+        ("label_f1", [[0, 0, 0]] * 3, 3), ("macro_f1", LABELLED, 10),
+        ("attachment_score", [[3, 3]] * 10, 10),
+        ("win_rate_equal_length", [[1, 1, 0, 0, 0]] * 9, 9),
+        ("right_tools", [[1.0, 1.0]] * 4 + NO_CALLS, 4),
+        ("bleu", [[5, 5, 5, 4, 3, 2, 5, 4, 3, 2]] * 6, 6),
+    ],
+)  # fmt: skip
+def test_items_that_are_all_at_one_end_have_wilsons_interval(name, statistics, n):
+    metric, statistics = metrics.get(name), np.array(statistics, dtype=float)
+    most = metric.bounds[1]
+    found = interval(metric, statistics, metric.items(statistics))
+    assert found == pytest.approx((most * wilson(n, n)[0], most))
+
+
+def test_items_that_are_all_wrong_have_an_upper_end_above_none():
+    metric, statistics = metrics.get("label_f1"), np.array([[0.0, 1.0, 2.0]] * 8)
+    found = interval(metric, statistics, metric.items(statistics))
+    assert found == pytest.approx(wilson(0, 8))
+    halves = np.array([[0.5, 1.0]] * 8)  # at no end nothing is known of how they spread
+    assert interval(metrics.get("win_rate"), halves, halves[:, 0]) == (0.5, 0.5)
 
 
 def test_less_perplexity_is_better():

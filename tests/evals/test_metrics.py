@@ -268,6 +268,31 @@ def test_spans_however_they_are_written():
     assert figure("label_f1", case(["none"], ["[]"])) == 1.0
 
 
+@pytest.mark.parametrize(
+    ("told", "right", "value"),
+    [
+        ('{"name": "Bob", "age": 7}', '{"name": "Bob", "age": 42}', 0.5),
+        ('{"name": "Bob", "age": 42.0}', '{"name": "Bob", "age": 42}', 1.0),
+        ('{"age": "42"}', '{"age": 42}', 1.0), ("age: 42", '{"age": 42}', 1.0),
+        ("{}", '{"age": 42}', 0.0), ('{"age": 42}', "{}", 0.0), ("{}", "{}", 1.0),
+        ("{}", '{"paid": null}', 0.0), ("{}", '{"paid": ""}', 0.0), ("{}", '{"mark": "?"}', 0.0),
+        ('{"paid": true}', '{"paid": 1}', 0.0), ('{"paid": true}', '{"paid": false}', 0.0),
+        ('{"paid": null}', '{"paid": null}', 1.0), ('{"paid": false}', '{"paid": null}', 0.0),
+        ('{"price": "12.5"}', '{"price": "125"}', 0.0), ('{"price": "12.50"}', '{"price": 12.5}', 1.0),
+        ('{"price": "-5"}', '{"price": "5"}', 0.0), ('{"price": "1,250"}', '{"price": 1250}', 1.0),
+        ('{"price": "$12.50"}', '{"price": "$1250"}', 0.0), ("price: -5 euros", "price: 5 euros", 0.0),
+        ('{"code": "0125"}', '{"code": "125"}', 0.0),
+        ('{"n": 9007199254740993}', '{"n": 9007199254740992}', 0.0),
+        ('[{"label": "AGE", "text": 7}]', '{"AGE": [0]}', 0.0),
+        ('[{"label": "AGE", "text": 0}]', '{"AGE": [0]}', 1.0),
+        ("null", "[]", 1.0), ('{"n": NaN}', '{"n": NaN}', 1.0), ('{"n": "e5"}', '{"n": "E5"}', 1.0),
+        ("```\nage: 7\n```", '{"age": 7}', 1.0),
+    ],
+)  # fmt: skip
+def test_every_kind_of_json_value_counts_in_an_extraction(told, right, value):
+    assert figure("label_f1", case([told], [right])) == value
+
+
 def test_brackets_count_constituents_and_not_tags():
     right = "(S (NP (DT the) (NN cat)) (VP (VBD sat) (PP (IN on) (NP (DT a) (NN mat)))))"
     wrong = "(S (NP (DT the) (NN cat)) (VP (VBD sat)) (PP (IN on) (NP (DT a) (NN mat))))"

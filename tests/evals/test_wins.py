@@ -51,6 +51,19 @@ def test_wins_by_a_reward_count_equal_texts_scores_and_unscored_answers_as_ties(
     assert unscored.wins(ROWS, texts, others) == [0.5] * 6
 
 
+def test_a_judge_who_always_says_the_same_is_not_certain_of_it():
+    from types import SimpleNamespace
+
+    from rung.evals.intervals import wilson
+    from rung.library.evaluation import Progress, _verdicts
+
+    rows = [SimpleNamespace(name=name, answers=Answers(["x"] * 8)) for name in ("one", "two")]
+    for won in (1.0, 0.0):
+        judge = SimpleNamespace(compare=lambda asked, *texts, won=won: [won] * len(asked))
+        (found,) = _verdicts(rows, [pair(i) for i in range(8)], judge, Progress())
+        assert (found["low"], found["high"]) == pytest.approx(wilson(8 * won, 8))
+
+
 def test_a_second_judge_and_repetition_stand_beside_what_was_won():
     engine = engine_of(tiny_llama(), ("lora",))
     referee = Referee(judge="length:1000-2000", second="length:0-1", against="chosen")

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
+from rung.evals.intervals import wilson
 from rung.mapping.candidates import NOBODY, assign
 from rung.mapping.confidence import calibrate, threshold
 from rung.mapping.measure import METRICS, Figures, compare
@@ -127,6 +128,23 @@ def test_a_paired_comparison_tells_a_difference_from_none():
         assert not compare(worse, worse, metric).certain
     with pytest.raises(ValueError):
         compare(worse, Figures.of(np.array([0]), gold[:1]), "f1")
+
+
+def test_records_that_are_all_alike_have_an_interval_of_their_number():
+    gold = [frozenset({0})] * 6 + [frozenset()] * 4
+    found = Figures.of(np.array([0] * 6 + [NOBODY] * 4), gold)
+    assert found.interval("accuracy") == pytest.approx(wilson(10, 10))
+    for metric in ("precision", "recall", "f1"):
+        assert found.interval(metric) == pytest.approx(wilson(6, 6))
+    nobody = Figures.of(np.full(10, NOBODY), gold)
+    assert nobody.interval("coverage") == pytest.approx(wilson(0, 10))
+
+
+def test_few_records_that_differ_are_no_surer_than_a_sign_test():
+    gold = [frozenset({0})] * 6
+    worse = Figures.of(np.array([NOBODY] * 4 + [0] * 2), gold)
+    found = compare(worse, Figures.of(np.zeros(6, dtype=int), gold), "f1")
+    assert found.p == pytest.approx(2**-3) and not found.certain
 
 
 def test_candidates_of_nothing_are_nothing():

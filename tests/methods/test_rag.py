@@ -105,6 +105,17 @@ def test_gold_names_are_measured_and_strangers_told(rung_home, tmp_path, folder,
     assert any("not measured" in note for note in made.notes)
 
 
+def test_more_rows_than_are_measured_are_measured_by_a_part_of_all(
+    rung_home, tmp_path, folder, monkeypatch
+):
+    answering(monkeypatch, reader)
+    monkeypatch.setattr(rag, "MEASURED", 10)
+    unanswered = [row(f"question {i}?", "nowhere to be found") for i in range(10)]
+    made = study(tmp_path, QA, train=questions(), validation=[*unanswered, *questions()])
+    metrics = RAG.fit(made, RAG.Config(documents=str(folder))).metrics
+    assert 0 < metrics["retrieval_rows"] < 10
+
+
 def test_the_same_documents_are_indexed_once(rung_home, tmp_path, folder, monkeypatch):
     from rung.data import retrieval
 

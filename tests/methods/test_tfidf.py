@@ -101,6 +101,31 @@ def test_many_labels_are_told_apart():
     assert len(fit.labels) == 120 and fit.accuracy > 0.95
 
 
+def test_the_order_of_rows_decides_nothing(tmp_path, monkeypatch):
+    from rung.evals import ngrams
+    from rung.methods import tfidf
+
+    made = sorted(labelled(200, 1), key=lambda e: e.messages[-1]["content"])
+    texts, labels = ([e.messages[i]["content"] for e in made] for i in (0, -1))
+    monkeypatch.setattr(ngrams, "MAX_CHOOSE_ROWS", 50)  # fewer than the rows of one label
+    fit = fit_labels(Ngrams.of(texts), texts, labels, texts, labels)
+    assert fit.labels == ("no", "yes") and fit.accuracy == 1.0
+    monkeypatch.setattr(tfidf, "MAX_CHOOSE_ROWS", 20)
+    monkeypatch.setattr(tfidf, "MAX_ANSWERS", 80)
+    found = fitted(study(tmp_path / "run", task=QA, train=made, validation=made))
+    assert found.metrics["choice"] == "the nearest answer"
+    assert set(found.adapter.remote.answers) == {"no", "yes"}
+
+
+def test_a_label_that_no_row_to_choose_by_has_is_learned_in_the_end(monkeypatch):
+    from rung.evals import ngrams
+
+    texts, labels = ["a warm day"] * 60 + ["a cold night"], ["yes"] * 60 + ["no"]
+    monkeypatch.setattr(ngrams, "MAX_CHOOSE_ROWS", 5)
+    fit = fit_labels(Ngrams.of(texts), texts, labels, texts, labels)
+    assert fit.accuracy == 1.0
+
+
 def test_probabilities_of_two_labels_are_the_logistic_function():
     p = probabilities(np.array([[-1.5, 1.5], [0.0, 0.0]]))
     assert np.allclose(p[:, 1], [1 / (1 + np.exp(-1.5)), 0.5])

@@ -10,6 +10,7 @@ import torch
 
 from rung import bases
 from rung.cli import run
+from rung.cli.make import told
 from rung.data import DataKnobs, load
 from rung.evals.reply_loss import change, reply_losses
 from rung.models import load_engine
@@ -89,5 +90,6 @@ def test_reply_losses_are_those_of_the_models_own_forward(rung_home, tmp_path):
 def test_a_change_that_all_rows_share_is_shown_and_none_is_not():
     before = np.array([[10.0 + i, 5] for i in range(20)])
     better = change(before, before - [[1.0, 0]])
-    assert better.shown and better.after - better.before == pytest.approx(-0.2)
-    assert not change(before, before).shown
+    assert better.certain and better.after - better.before == pytest.approx(-0.2)
+    assert not change(before, before).certain and "no difference" in told(change(before, before))
+    assert not change(before[:4], before[:4] - [[1.0, 0]]).certain  # four rows show nothing

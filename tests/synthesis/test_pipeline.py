@@ -15,7 +15,9 @@ from rung.data import DataKnobs, load, split
 from rung.errors import ConfigError, DataError, Interrupted
 from rung.synthesis.duplicates import jaccard, shingles
 from rung.synthesis.knobs import SynthKnobs
-from rung.synthesis.pipeline import Watcher, synthesise
+from rung.synthesis.pipeline import Watcher, _begun, synthesise
+from rung.synthesis.teachers import open_teacher
+from rung.synthesis.topics import ANGLES, Plan
 from tests.synthesis.conftest import DESCRIPTION, fair, made_by, sentence, teaching, wanted
 
 
@@ -104,6 +106,38 @@ def test_labels_are_balanced(teacher):
     made = made_by(teacher.name, kinds="labels", labels=["good", "bad", "odd"], examples=24)
     counts = Counter(row["label"] for row in made.rows)
     assert counts == {"good": 8, "bad": 8, "odd": 8}
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 8])
+@pytest.mark.parametrize("topics", [2, 3, 8])
+def test_label_angle_and_topic_are_independent(count, topics, teacher):
+    plan = Plan(tuple(f"topic {i}" for i in range(topics)), tuple(f"label {i}" for i in range(count)))
+    knobs = SynthKnobs(teacher=[teacher.name], kinds="labels", teacher_licence="mit")
+    made = _begun(DESCRIPTION, knobs, None, None, plan, open_teacher)
+    made.planned()
+    drafts = [made._draft()[0] for _ in range(count * topics * len(ANGLES))]
+    of = {"label": plan.labels, "angle": ANGLES, "topic": plan.topics}
+    for one, other in combinations(of, 2):
+        pairs = Counter((getattr(d, one), getattr(d, other)) for d in drafts)
+        assert len(pairs) == len(of[one]) * len(of[other]) and len(set(pairs.values())) == 1
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_no_label_is_of_one_teacher_nor_after_the_same_rows(count, rung_home, tmp_path):
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text("\n".join(json.dumps({"text": sentence(i), "label": "0"}) for i in range(8)))
+    labels = [str(i) for i in range(count)]
+    with teaching() as one, teaching() as other:
+        knobs = SynthKnobs(
+            teacher=[one.name, other.name], kinds="labels", labels=labels, seeds=str(mine),
+            teacher_licence="mit", examples=40,
+        )  # fmt: skip
+        plan = Plan(("rain", "keys", "cats", "exams"))
+        made = _begun(DESCRIPTION, knobs, None, None, plan, open_teacher)
+        made.planned()
+        drafts = [made._draft() for _ in range(8 * count)]
+    assert set(Counter((d.label, writer) for d, writer in drafts).values()) == {4}
+    assert set(Counter((d.label, d.examples) for d, _ in drafts).values()) == {2}
 
 
 def test_labels_are_planned_by_the_teacher_where_none_are_given(teacher):

@@ -1,12 +1,15 @@
 """Metrics of structure: named spans, constituents, dependencies. Each item adds up to counts.
 
 Spans are written as lines `label: span`, or as JSON: {"label": ["span", ...]} or a list of objects with
-"label" (or "type") and "text" (or "span"). Constituents are brackets, (S (NP the cat) (VP sat)).
-Dependencies are lines that begin with a word's number and hold that of its head, as CoNLL-U's do.
+"label" (or "type") and "text" (or "span"); numbers, booleans and null count as texts do. Constituents
+are brackets, (S (NP the cat) (VP sat)). Dependencies are lines that begin with a word's number and hold
+that of its head, as CoNLL-U's do.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,6 +23,14 @@ from rung.evals.metrics.overlap import normalise
 from rung.evals.metrics.parsing import read_json
 
 _NONE = {"", "none", "no entities", "[]", "{}", "-"}
+Value = str | int | float | None
+# A text that is a number as JSON writes it, or with commas between thousands. With zeros in front it is
+# the name of something, such as a postcode.
+_NUMBER = re.compile(
+    r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+|0|[1-9][0-9]*)?(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?"
+)
+_SIGNS = re.compile(r"(?<![\w)\]%.,])[-\u2212](?=\.?\d)|(?<!\w)\.(?=\d)|(?<=\d)\.(?=\d)")
+MAX_DIGITS = 300  # of a text that is read as a number
 
 
 def f1(sums: np.ndarray) -> np.ndarray:
@@ -50,21 +61,41 @@ def spans(*, labelled: bool) -> Statistics:
 
     def read(text: str) -> Counter:
         return Counter(
-            (label.casefold() if labelled else "", normalise(span))
+            (label.casefold() if labelled else "", _comparable(span))
             for label, span in read_spans(text)
-            if normalise(span)
         )
 
     return lambda case: _counts(case, read)
 
 
-def read_spans(text: str) -> list[tuple[str, str]]:
+def _comparable(span: Value) -> str | int | float:
+    """What is equal for equal spans: a number also where a text is one, else a normalised text.
+
+    Point and minus of a number inside a text stay, which `normalise` would take for punctuation.
+    """
+    if span is None or isinstance(span, bool):
+        return json.dumps(span)
+    if not isinstance(span, str):
+        return "nan" if math.isnan(span) else span
+    bare = span.strip().replace("\u2212", "-")
+    if len(bare) <= MAX_DIGITS and _NUMBER.fullmatch(bare):
+        plain = bare.replace(",", "")
+        try:
+            return float(plain) if set(plain) & set(".eE") else int(plain)
+        except ValueError:  # no digit but those of a power
+            pass
+    spelt = _SIGNS.sub(lambda sign: "point" if sign[0] == "." else "minus", span)
+    return normalise(spelt) or span.strip()
+
+
+def read_spans(text: str) -> list[tuple[str, Value]]:
     """(label, span) pairs of an answer; lines without a label have the empty one."""
     try:
-        return list(_from_json(read_json(text), ""))
+        value = read_json(text)
+        return [] if value is None or value == "" else list(_from_json(value, ""))
     except ValueError:
         pass
-    found = []
+    found: list[tuple[str, str]] = []
     for line in text.split("\n"):
         line = line.strip().lstrip("-*• ").strip()
         if line.casefold() in _NONE:
@@ -73,14 +104,14 @@ def read_spans(text: str) -> list[tuple[str, str]]:
         if not colon:
             label, span = "", line
         found += [(label.strip(), s.strip()) for s in re.split(r"\s*[;,]\s+", span) if s.strip()]
-    return [(label, span) for label, span in found if span.casefold() not in _NONE]
+    return [(label, span) for label, span in found if span.casefold() not in _NONE and normalise(span)]
 
 
-def _from_json(value: Any, label: str) -> Iterator[tuple[str, str]]:
+def _from_json(value: Any, label: str) -> Iterator[tuple[str, Value]]:
     if isinstance(value, dict):
         own = value.get("label") or value.get("type")
-        span = value.get("text") or value.get("span")
-        if isinstance(own, str) and isinstance(span, str):
+        span = value.get("span") if value.get("text") in (None, "") else value["text"]
+        if isinstance(own, str) and isinstance(span, str | int | float):
             yield own, span
             return
         for name, below in value.items():
@@ -88,7 +119,7 @@ def _from_json(value: Any, label: str) -> Iterator[tuple[str, str]]:
     elif isinstance(value, list):
         for below in value:
             yield from _from_json(below, label)
-    elif isinstance(value, str):
+    else:
         yield label, value
 
 
