@@ -11,7 +11,7 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from rung.data import DataKnobs, load
@@ -189,6 +189,8 @@ def test_a_quoted_cell_may_end_its_line_before_a_tab(write):
     suffix=st.sampled_from(["csv", "tsv"]),
 )
 def test_csv_in_every_dialect(write, encoding, rows, separator, end, suffix):
+    # A name that stands below itself again and again is a label: such a file has no header.
+    assume(all(sum(row[name].strip() == name.strip() for row in rows) < 2 for name in rows[0]))
     text = as_csv(rows, separator, end, csv.QUOTE_ALL)
     expected = [{k: v.replace("\r\n", "\n") for k, v in row.items()} for row in rows]
     assert rows_of(write(f"rows.{suffix}", text.encode(encoding))) == expected
