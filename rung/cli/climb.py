@@ -49,7 +49,8 @@ def climb(
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="With --resume: though another host is said to: it is gone.")
+        bool,
+        typer.Option("--force", help="With --resume: take up what a host that is gone is said to run."),
     ] = False,
     config: Annotated[
         Path | None, typer.Option(help="A YAML file with the same settings; flags win.")
@@ -88,6 +89,10 @@ def climb(
             as_json,
         )
         return
+    if force:
+        raise ConfigError(
+            "--force takes up a climb of a host that is gone: name it with --resume CLIMB"
+        )
     knobs, rest = settle(read_yaml(config) if config else {}, given, {"data": data} if data else {})
     source = rest.get("data")
     if not source:

@@ -97,7 +97,7 @@ def resume(
         bool, typer.Option("--replace", help="Take the place of a model of that name made since.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Go on though another host is said to: it is gone.")
+        bool, typer.Option("--force", help="Take up what a host that is gone is said to run.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -55,12 +55,14 @@ class Export(ABC):
     Attributes:
         summary: one line for help.
         reads: what bases of its models read.
+        keeps_heads: whether what reads a model's states is written, such as a reward model's head.
         tolerance: the precisions that it can write, the default first, and by how much logits (about 10
             in size) may then differ from the model's.
     """
 
     summary: ClassVar[str]
     reads: ClassVar[tuple[Modality, ...]] = ("text",)
+    keeps_heads: ClassVar[bool] = False
     tolerance: ClassVar[Mapping[str, float]] = {"float32": 1e-3}
 
     def __init__(self, name: str):

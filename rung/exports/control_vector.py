@@ -32,8 +32,6 @@ class Export(base.Export):
         more = adapter.weights or adapter.tokens or adapter.positions
         if more or not ops or any(type(o) is not SteerOp for o in ops):
             return f"{source.method.name} is more than a direction: use --to gguf, peft or merged"
-        if adapter.reward is not None:
-            return "what reads a reward model's states is no direction and would be lost: use --to peft"
         layers = [source.bank.layers.boundary_of(name) for name in adapter.linear]
         if 0 in layers:
             return "llama.cpp cannot steer layer 0: tune with --steered from 1 on"

@@ -38,7 +38,7 @@ def export(
 
     Raises:
         ConfigError: for an unknown format or precision, a folder that is not empty, or a format that
-            the method's models cannot be written in.
+            the method's models cannot be written in, or that would leave out a head.
         MethodMisfit: when the method cannot be merged, or the model has no weights at all.
         ArtefactError: when the exported model answers differently; nothing is then left behind.
         StoreError: when the disk is full.
@@ -52,6 +52,9 @@ def export(
     source = _open(name, store or Store.open())
     if source.bank.reads not in chosen.reads:
         raise ConfigError(_unread(chosen, name, source))
+    headed = source.adapter.reward is not None or source.adapter.mapper is not None
+    if headed and not chosen.keeps_heads:
+        raise ConfigError(f"--to {chosen.name} would leave out the head of '{name}': use --to peft")
     if reason := chosen.misfit(source):
         raise ConfigError(reason)
     try:

@@ -37,8 +37,6 @@ class Export(base.Export):
             return f"{source.method.name} is more than LoRA on projections: use --to gguf"
         if source.adapter.tokens is not None:
             return "this adapter has rows of tokens, as no adapter of llama.cpp has: use --to gguf"
-        if source.adapter.reward is not None:
-            return "what reads a reward model's states is no LoRA and would be lost: use --to peft"
         if source.adapter.activation:
             return "this adapter acts only behind the text that calls it: use --to peft"
         try:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 class Export(base.Export):
     summary = "the adapter as PEFT reads it"
     reads = ("text", "pictures")
+    keeps_heads = True
 
     def misfit(self, source: base.Source) -> str | None:
         if not (source.folder / artefact.CONFIG).exists():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import platform
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +28,7 @@ from rung.launch import ray_cluster
 from rung.launch.torchrun import threads
 from rung.store import Store
 from rung.store.climbs import ClimbRecord
+from rung.store.runs import refuse_running
 
 # Names of files and folders that say nothing of what is in them.
 PLAIN = {"samples", "data", "train", "test", "validation", "dataset"}
@@ -97,11 +97,8 @@ def resume(
     record = store.climbs.get(climb_id)
     if record.status == "succeeded":
         raise ConfigError(f"climb {record.id} has finished: rung board shows it")
-    elsewhere = record.host != platform.node()
-    if record.status == "running" and not (force and elsewhere):
-        where = f"process {record.pid} on {record.host}"
-        hint = "; if that process is gone, add --force" if elsewhere else ""
-        raise ConfigError(f"climb {record.id} is still running in {where}{hint}")
+    if record.status == "running":
+        refuse_running("climb", record.id, record.host, record.pid, force)
     knobs = resolve([ClimbKnobs], {**record.settings["knobs"], **(changed or {})})[0]
     kind = _kind(knobs)
     began = now() if began is None else began

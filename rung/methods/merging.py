@@ -23,10 +23,6 @@ def merged(adapter: Adapter, bank: Bank) -> dict[str, Tensor]:
     Raises:
         MethodMisfit: where the adapter cannot be expressed as weights of the base.
     """
-    if adapter.reward is not None or adapter.mapper is not None:
-        raise MethodMisfit(
-            "what reads this model's states is no weight of the base and would be lost: use --to peft"
-        )
     if adapter.embeddings is not None or adapter.keys_values is not None:
         raise MethodMisfit(
             "what stands in front of the input is no weight, so it cannot be merged: use --to peft"

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from rung.errors import ConfigError, nearest
+from rung.errors import nearest
 from rung.store import schema
 from rung.store.database import Database
 from rung.store.records import (
@@ -23,7 +23,7 @@ from rung.store.records import (
     Status,
     now,
 )
-from rung.store.runs import alive, fresh_id
+from rung.store.runs import alive, fresh_id, still_running
 from rung.store.sources import put_base, put_dataset
 from rung.types import BaseInfo
 
@@ -138,7 +138,7 @@ class Climbs:
         given = {"verdict": verdict, "settings": settings, "status": status}
         values |= {key: value for key, value in given.items() if value is not None}
         if status == "running":
-            values |= {"finished": None, "host": platform.node(), "pid": os.getpid()}
+            values |= _own()
         elif status is not None and (status in ENDED or status == "interrupted"):
             values["finished"] = now()
         with self._database.write() as connection:
@@ -155,15 +155,13 @@ class Climbs:
         Raises:
             ConfigError: where a process has taken it up, or given a sign, since.
         """
-        values = {"heartbeat": now(), "status": "running", "finished": None,
-                  "host": platform.node(), "pid": os.getpid()}  # fmt: skip
+        values = {"heartbeat": now(), "status": "running", **_own()}
         same = [_CLIMBS.c[name] == getattr(climb, name) for name in ("id", "host", "pid", "heartbeat")]
         with self._database.write() as connection:
             change = sa.update(_CLIMBS).where(*same).values(schema.storable(values))
             taken, found = connection.execute(change).rowcount, _get(connection, climb.id)
         if not taken:
-            where = f"process {found.pid} on {found.host}"
-            raise ConfigError(f"climb {climb.id} is still running in {where}")
+            raise still_running("climb", found.id, found.host, found.pid)
         return found
 
     def put(self, rung: RungRecord) -> RungRecord:
@@ -196,6 +194,11 @@ class Climbs:
         with self._database.read() as connection:
             rows = connection.execute(query).mappings().all()
         return [_as_it_is(ClimbRecord(**row)) for row in rows]
+
+
+def _own() -> dict[str, Any]:
+    """The columns by which a climb under way is this process's."""
+    return {"finished": None, "host": platform.node(), "pid": os.getpid()}
 
 
 def _upsert(connection: Connection, table: sa.Table, values: Mapping[str, Any]) -> None:

@@ -140,7 +140,7 @@ class Runs:
             change = sa.update(_RUNS).where(*same).values(schema.storable(values))
             taken, found = connection.execute(change).rowcount, _get(connection, run.id)
         if not taken:
-            raise ConfigError(f"run {run.id} is still running in process {found.pid} on {found.host}")
+            raise still_running("run", found.id, found.host, found.pid)
         return found
 
     def forget(self, run: str) -> None:
@@ -204,6 +204,19 @@ def as_it_is(run: RunRecord) -> RunRecord:
     if run.status != "running" or run.host != platform.node():
         return run
     return run if alive(run.pid, run.heartbeat) else replace(run, status="interrupted")
+
+
+def still_running(what: str, id: str, host: str, pid: int, hint: str = "") -> ConfigError:
+    """Say which process is at a run or climb."""
+    return ConfigError(f"{what} {id} is still running in process {pid} on {host}{hint}")
+
+
+def refuse_running(what: str, id: str, host: str, pid: int, force: bool) -> None:
+    """Raise ConfigError for a run or climb under way; with `force` only for one of this host."""
+    elsewhere = host != platform.node()
+    if not (force and elsewhere):
+        hint = "; if that process is gone, add --force" if elsewhere else ""
+        raise still_running(what, id, host, pid, hint)
 
 
 def alive(pid: int, heartbeat: str) -> bool:

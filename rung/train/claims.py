@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import platform
-
 from rung.errors import ConfigError, DataError, ModelNotFound
 from rung.store import Store
 from rung.store.records import RunRecord, Status, moment
+from rung.store.runs import refuse_running
 from rung.train import keeping
 from rung.train.prepare import Prepared
 
@@ -46,11 +45,8 @@ def refuse_ended(run: RunRecord, force: bool = False) -> Status:
         raise ConfigError(f"run {run.id} has finished: its model is '{run.model}'")
     if run.status != "running":
         return run.status
-    elsewhere = run.host != platform.node()
-    if force and elsewhere:
-        return "interrupted"
-    hint = "; if that process is gone, add --force" if elsewhere else ""
-    raise ConfigError(f"run {run.id} is still running in process {run.pid} on {run.host}{hint}")
+    refuse_running("run", run.id, run.host, run.pid, force)
+    return "interrupted"
 
 
 def take_up(run: RunRecord, prepared: Prepared, store: Store) -> RunRecord:
@@ -59,10 +55,8 @@ def take_up(run: RunRecord, prepared: Prepared, store: Store) -> RunRecord:
     Raises:
         DataError: where its data or base has changed. ConfigError: where another process was first.
     """
-    if keeping.data_record(prepared.dataset).digest != run.data:
-        raise DataError(f"the data of run {run.id} has changed since it began: start a new run")
-    if run.base not in (None, prepared.base.digest):
-        raise DataError(f"the base of run {run.id} has changed since it began: start a new run")
+    for what in _other(run, prepared):
+        raise DataError(f"the {what} of run {run.id} has changed since it began: start a new run")
     return store.runs.take_up(run)
 
 
@@ -72,9 +66,12 @@ def compare(run: RunRecord, prepared: Prepared) -> None:
     Raises:
         DataError: saying which.
     """
-    for what, own, theirs in (
-        ("data", keeping.data_record(prepared.dataset).digest, run.data),
-        ("base", prepared.base.digest, run.base),
-    ):
-        if own != theirs:
-            raise DataError(f"the {what} of this process is not that of rank 0: give both the same")
+    for what in _other(run, prepared):
+        raise DataError(f"the {what} of this process is not that of rank 0: give both the same")
+
+
+def _other(run: RunRecord, prepared: Prepared) -> list[str]:
+    """What is not what a run began with; an old run does not say which base it had."""
+    own = {"data": keeping.data_record(prepared.dataset).digest, "base": prepared.base.digest}
+    begun = {"data": run.data, "base": run.base or own["base"]}
+    return [what for what in own if own[what] != begun[what]]

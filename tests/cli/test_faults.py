@@ -248,6 +248,8 @@ def test_runs_that_cannot_go_on(ask: Ask, studio: Path) -> None:
     store.runs.update(going.id, status="running")
     assert f"is still running in process {os.getpid()}" in ask("resume", going.id).refused()
     store.runs.update(going.id, status="failed")
+    alone = ask("climb", "numbers.jsonl", "--force").refused()
+    assert "--force takes up a climb of a host that is gone: name it with --resume CLIMB" in alone
 
 
 # -- the store and the home ------------------------------------------------------------------------

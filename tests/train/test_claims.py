@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from rung.artefacts import folders
-from rung.errors import ConfigError, DataError, Interrupted, MethodMisfit, StoreError
+from rung.errors import ConfigError, DataError, Interrupted, StoreError
 from rung.exports import merged
 from rung.exports.export import export
 from rung.store import Store
@@ -106,7 +106,7 @@ def test_a_head_that_an_export_would_lose_is_told(rung_home, quotes, tmp_path):
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     tune(plan("judge", tmp_path / "pairs.jsonl", method="lora", objective="reward"))
     for to in ("merged", "gguf", "gguf-lora", "ollama"):
-        with pytest.raises((MethodMisfit, ConfigError), match="use --to peft"):
+        with pytest.raises(ConfigError, match="would leave out the head of 'judge': use --to peft"):
             export("judge", tmp_path / to, to)
         assert not (tmp_path / to).exists()
     export("judge", tmp_path / "peft", "peft")
