@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -189,6 +192,39 @@ def test_every_event_of_the_list_is_refused(trying):
 )
 def test_python_itself_can_be_read(body, trying):
     assert trying.score([{"plain": [{}, {"body": body, "here": ""}], "named": {}}]) == [1.0]
+
+
+CONFINED = """
+print("confined", confine([*own_files(), *LIBRARIES, "/etc/ld.so.cache"]))
+for attempt in json.loads(sys.argv[1]):
+    try: exec(attempt); print("done", attempt)
+    except PermissionError: print("refused", attempt)
+"""
+
+
+def test_the_kernel_refuses_files_and_tcp_too(tmp_path):
+    """Without the audit hook: what stands is what an extension module would meet."""
+    (tmp_path / "kept.txt").write_text("a secret")
+    refused = [
+        f"open('{tmp_path}/kept.txt')", f"open('{tmp_path}/new', 'w')", f"os.listdir('{tmp_path}')",
+        f"os.remove('{tmp_path}/kept.txt')", f"os.mkdir('{tmp_path}/new')", "open('/etc/passwd')",
+        f"open('{tmp_path}/kept.txt', 'r+')", "os.execv('/bin/true', ['true'])",
+        f"os.rename('{tmp_path}/kept.txt', '{tmp_path}/gone')", "open(os.__file__, 'r+')",
+        "import socket; socket.create_connection(('127.0.0.1', 9))", "os.kill(os.getppid(), 0)",
+    ]  # fmt: skip
+    done = [
+        "open(os.__file__).read()", "import ssl, hashlib, sqlite3",
+        "import zoneinfo; zoneinfo.ZoneInfo('UTC')",
+        "import decimal, random, yaml", "os.urandom(8)", "os.listdir(os.path.dirname(os.__file__))",
+    ]  # fmt: skip
+    source = Path(limits.__file__).read_text("utf-8") + CONFINED
+    run = [sys.executable, "-c", source, json.dumps(refused + done)]
+    said = subprocess.run(run, capture_output=True, text=True, check=True).stdout.splitlines()
+    version = int(said[0].split()[1])
+    if version < 6:
+        pytest.skip(f"this kernel has version {version} of Landlock, 6 knows all that is tried here")
+    assert said[1:] == [f"refused {attempt}" for attempt in refused] + [f"done {a}" for a in done]
+    assert (tmp_path / "kept.txt").read_text() == "a secret"
 
 
 def test_no_file_comes_back_in_what_a_grader_says(tmp_path):
