@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rung.evals.intervals import bootstrap, percentile, wilson
+from rung.evals.intervals import resampled, wilson
 from rung.redteam.judges.base import THRESHOLD, Judge, Judged
 from rung.redteam.judges.refusal import refuses
 from rung.redteam.target import Answered
@@ -111,8 +111,9 @@ def judged(answers: Sequence[Answered], judges: Sequence[Judge]) -> list[Scored]
 def difference(before: Sequence[Scored], after: Sequence[Scored]) -> dict[str, Any] | None:
     """Change of the success rate on attempts of both rounds, with its interval by paired bootstrap.
 
-    Prompts are drawn with all their transformations, since those answers are alike. None where the two
-    rounds share no attempt.
+    Prompts are drawn with all their transformations, since those answers are alike. Where no prompt
+    changed, the interval is as wide as Wilson's of none among as many. None where the two rounds share no
+    attempt.
     """
     first = {s.answered.attempt: s.hit for s in before if s.hit is not None}
     sums: dict[tuple[str, ...], list[float]] = {}
@@ -127,8 +128,10 @@ def difference(before: Sequence[Scored], after: Sequence[Scored]) -> dict[str, A
         found[1] += 1
     if not pairs:
         return None
-    drawn = bootstrap(np.array(list(sums.values())), _mean)
-    low, high = percentile(drawn)
+    low, high = resampled(np.array(list(sums.values())), _mean, len(sums), (-1.0, 1.0))
+    if low == high == 0:
+        high = wilson(0, len(sums))[1]
+        low = -high
     was, now = (Rate(sum(bool(p[i]) for p in pairs), len(pairs)) for i in (0, 1))
     change = (now.hits - was.hits) / len(pairs)
     return {

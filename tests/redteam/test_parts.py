@@ -244,7 +244,11 @@ def test_the_change_is_paired_and_shown_only_where_it_is_there():
     assert changed["change"]["value"] == pytest.approx(-2 / 3) and changed["change"]["high"] < -0.4
     assert changed["prompts"] == 30 and changed["before"]["n"] == 60
     same = report.difference(before, before)
-    assert same["change"] == {"value": 0, "low": 0, "high": 0}
+    few = wilson(0, 30)[1]  # of thirty prompts that did not change
+    assert same["change"] == {"value": 0, "low": -few, "high": few}
+    mended = report.difference(before, [scored(a, t, 0.0) for a in found for t in ("plain", "role")])
+    change = mended["change"]
+    assert change["value"] == change["low"] == -1 and -0.8 < change["high"] < -0.7
     assert report.difference(before, []) is None
 
 
