@@ -112,8 +112,8 @@ def difference(before: Sequence[Scored], after: Sequence[Scored]) -> dict[str, A
     """Change of the success rate on attempts of both rounds, with its interval by paired bootstrap.
 
     Prompts are drawn with all their transformations, since those answers are alike. Where no prompt
-    changed, the interval is as wide as Wilson's of none among as many. None where the two rounds share no
-    attempt.
+    changed, the interval is as wide as Wilson's of none among as many. None where the two rounds share
+    no attempt.
     """
     first = {s.answered.attempt: s.hit for s in before if s.hit is not None}
     sums: dict[tuple[str, ...], list[float]] = {}

@@ -51,7 +51,8 @@ class Passages:
     def give(self, draft: Draft) -> None:
         """Hand a draft the next passage of its document, which is its topic."""
         own = self.found[draft.topic]
-        passage = own[self.given[draft.topic] % len(own)]
+        draft.earlier, place = divmod(self.given[draft.topic], len(own))
+        passage = own[place]
         self.given[draft.topic] += 1
         draft.document, draft.passage, draft.gold = passage.source, passage.text, passage.name
 

@@ -46,13 +46,24 @@ def test_question_and_answer_stand_in_the_passage(question, answer, said):
 
 def test_an_answer_that_the_passage_does_not_hold_becomes_the_nearest_sentence():
     kind, draft = kinds.get("questions"), drafted("Who ground barley until the flood?", "")
-    draft.index = 1  # asked about from the second sentence on, in an order of its own
-    sentences = focused(PASSAGE, draft.index)
+    draft.earlier = 1  # asked about from the second sentence on, in an order of its own
+    sentences = focused(PASSAGE, draft.earlier)
     nearest = max(sentences, key=lambda s: sum(w in s for w in ("ground", "barley", "until", "flood")))
     assert kind.kept(draft, "answer", "Anna Holm") == "Anna Holm"
     assert kind.kept(draft, "answer", "A fast framework by another firm") == nearest
     assert kind.kept(draft, "answer", "the mill " * 30) == nearest  # cut by the limit
     assert kind.kept(draft, "question", "Where is it?") == "Where is it?"
+
+
+def test_drafts_of_one_passage_are_of_different_sentences_however_many_documents_there_are(tmp_path):
+    for i in range(4):  # as many as the passage has sentences
+        (tmp_path / f"page{i}.md").write_text(PASSAGE)
+    passages, asked = passages_of(str(tmp_path), lambda text: None), set()
+    for index in range(16):
+        draft = Draft(index=index, topic=f"page{index % 4}.md")
+        passages.give(draft)
+        asked |= {(draft.topic, kinds.get("questions").messages(0, "", draft)[-1]["content"])}
+    assert len(asked) == 16
 
 
 def test_the_teacher_is_shown_the_passage_last_and_its_purpose_apart():

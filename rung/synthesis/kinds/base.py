@@ -22,6 +22,7 @@ class Draft:
         examples: rows of the user's that show what is wanted.
         written: what rows of the same topic say, from which it must differ.
         passage: text of a document, with its name in `document`; the passage's own name in `gold`.
+        earlier: drafts that were begun of the same passage before.
         fields: what has been written so far. asked: what the teacher was told at each stage.
     """
 
@@ -34,6 +35,7 @@ class Draft:
     document: str | None = None
     passage: str = ""
     gold: str = ""
+    earlier: int = 0
     fields: dict[str, str] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
 

@@ -49,7 +49,7 @@ class Kind(base.Kind):
         }
         shown = [m for passage, fields in SHOWN for m in base.shown(asking(passage), fields)]
         title = PurePosixPath(draft.document or "").stem
-        asked = asking(f"{title}: {' '.join(focused(draft.passage, draft.index))}")
+        asked = asking(f"{title}: {' '.join(focused(draft.passage, draft.earlier))}")
         # The rows of the user's alone: angles, and what was written before, lead away from the passage.
         plain = replace(draft, angle="", written=())
         return (purpose, *shown, *base.user(base.with_context(asked, plain)))
@@ -58,7 +58,7 @@ class Kind(base.Kind):
         if name != "answer" or (held(text, draft) and not unfinished(text, base.MAX_CHARACTERS)):
             return text
         question = set(words(draft.fields["question"]))
-        sentences = focused(draft.passage, draft.index)
+        sentences = focused(draft.passage, draft.earlier)
         return max(sentences, key=lambda one: len(question & set(words(one))))
 
     def refused(self, draft: base.Draft) -> str | None:
@@ -89,7 +89,7 @@ def focused(passage: str, number: int) -> list[str]:
     sentences = [one for one in sentences if len(one.split()) >= MIN_WORDS]
     if not sentences:
         return [" ".join(passage.split())]
-    # By a number prime to most counts, so that drafts of one document begin in different places.
+    # By a number prime to most counts, so that drafts of one passage begin in different places.
     chosen: list[str] = []
     for sentence in sentences[number * 7 % len(sentences) :]:
         chosen.append(sentence)
