@@ -152,6 +152,7 @@ def keep(
     shapes: Shapes,
     fill: Callable[[dict[str, Tensor]], None],
     note: Callable[[str], None] = lambda _: None,
+    held: int = 0,
 ) -> dict[str, Tensor] | None:
     """Tensors filled once: found under a key, else made on disk, else in memory.
 
@@ -159,6 +160,7 @@ def keep(
         name: from `key`; None shares nothing.
         fill: writes into the tensors that it is given.
         note: told where there is no room on disk.
+        held: bytes of the same features that whoever asks has already; they take room too.
 
     Returns:
         None where neither disk nor memory has room; `fill` was then not called.
@@ -171,10 +173,10 @@ def keep(
             found = find(name)  # another process may have made it meanwhile
             if found is not None and _fits(found, shapes):
                 return found
-            made = _on_disk(name, shapes, fill, note)
+            made = _on_disk(name, shapes, fill, note, held)
         if made is not None:
             return made
-    return _in_memory(shapes, fill)
+    return _in_memory(shapes, fill, held)
 
 
 def limit() -> int:
@@ -209,17 +211,19 @@ def _bytes(shapes: Shapes) -> int:
     return sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes.values())
 
 
-def _in_memory(shapes: Shapes, fill: Callable) -> dict[str, Tensor] | None:
+def _in_memory(shapes: Shapes, fill: Callable, held: int) -> dict[str, Tensor] | None:
     import psutil
 
-    if _bytes(shapes) > SHARE * psutil.virtual_memory().available:
+    if held + _bytes(shapes) > SHARE * psutil.virtual_memory().available:
         return None
     made = {n: torch.zeros(shape, dtype=dtype) for n, (shape, dtype) in shapes.items()}
     fill(made)
     return made
 
 
-def _on_disk(name: str, shapes: Shapes, fill: Callable, note: Callable) -> dict[str, Tensor] | None:
+def _on_disk(
+    name: str, shapes: Shapes, fill: Callable, note: Callable, held: int
+) -> dict[str, Tensor] | None:
     header = _header(shapes)
     size = len(header) + _bytes(shapes)
     place = _path(name).parent
@@ -228,7 +232,7 @@ def _on_disk(name: str, shapes: Shapes, fill: Callable, note: Callable) -> dict[
         with locked(
             place / "room"
         ):  # so that two that are made at once do not both take the last of it
-            if not _make_room(place, size):
+            if held + size > limit() or not _make_room(place, size):
                 note(
                     f"no room on disk for {size / 1e9:.2f} GB of hidden states: they are not kept for "
                     f"later runs (free some space, or raise {LIMIT})"

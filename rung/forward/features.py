@@ -164,53 +164,65 @@ class _Pools:
 
 
 class Boundary:
-    """What enters one layer, for every token of a set of rows; training goes on from there.
+    """What enters one layer, for every token of the rows that were added; training goes on from there.
 
-    Args:
-        nodes: for each row's tokens, as bytes of int64, the places of its states in `states`.
-        states: (N, d) in the base's precision, one for each node of the rows' trie.
+    Attributes:
+        pieces: (N, d) each in the base's precision, a state for each node of the trie of rows that were
+            added together.
+        nodes: for each row's tokens, as bytes of int64, its piece and the places of its states there.
     """
 
-    def __init__(self, bank: Bank, layer: int, nodes: dict[bytes, np.ndarray], states: Tensor):
-        self.bank, self.layer, self.nodes, self.states = bank, layer, nodes, states
+    def __init__(self, bank: Bank, layer: int):
+        self.bank, self.layer = bank, layer
+        self.pieces: list[Tensor] = []
+        self.nodes: dict[bytes, tuple[int, np.ndarray]] = {}
+        self._noted = False
 
     @classmethod
-    def of(
-        cls,
-        bank: Bank,
-        layer: int,
+    def possible(cls, bank: Bank, layer: int) -> bool:
+        """Whether passes of a base can start at a layer."""
+        return 0 < layer <= bank.layers.count and bank.layers.starts
+
+    def add(
+        self,
         rows: Sequence[Row],
         note: Callable[[str], None] = lambda _: None,
         stopping: Stopping = lambda: False,
-    ) -> Boundary | None:
-        """Compute the states, or find them; None where the base or the machine has no way to.
+    ) -> bool:
+        """Compute the states of rows, or find them; False where the machine has no room for them.
 
         Args:
             rows: as they will be trained on, with their supervision: what pruning leaves is kept.
+            note: told once where there is no room on disk.
 
         Raises:
             Interrupted: when `stopping` says so.
         """
-        if not rows or not 0 < layer <= bank.layers.count or not bank.layers.starts:
-            return None
         bare = [Row(r.ids, r.supervised) for r in rows]
         whole = Trie.build(bare, prune=True)
 
         def fill(into: dict[str, Tensor]) -> None:
-            for chosen, trie, hidden in passes(bank, bare, {layer}, stopping):
-                states = hidden[layer].cpu()
+            for chosen, trie, hidden in passes(self.bank, bare, {self.layer}, stopping):
+                states = hidden[self.layer].cpu()
                 for i, path in zip(chosen, trie.paths, strict=True):
                     into["states"][whole.paths[i]] = states[path]
 
+        def told(text: str) -> None:
+            if not self._noted:
+                note(text)
+            self._noted = True
+
         ids = whole.ids.numpy()
         kept = [tuple(ids[path].tolist()) for path in whole.paths]
-        name = feature_cache.key(bank, "boundary", layer, feature_cache.digest(kept))
-        shape = ((len(whole), bank.width), bank.dtype)
-        found = feature_cache.keep(name, {"states": shape}, fill, note)
+        name = feature_cache.key(self.bank, "boundary", self.layer, feature_cache.digest(kept))
+        shape = ((len(whole), self.bank.width), self.bank.dtype)
+        held = sum(piece.nbytes for piece in self.pieces)
+        found = feature_cache.keep(name, {"states": shape}, fill, told, held)
         if found is None:
-            return None
-        nodes = {ids[path].tobytes(): path for path in whole.paths}
-        return cls(bank, layer, nodes, found["states"])
+            return False
+        self.nodes |= {ids[path].tobytes(): (len(self.pieces), path) for path in whole.paths}
+        self.pieces.append(found["states"])
+        return True
 
     def forward(self, trie: Trie, edges_only: bool = False) -> Tensor:
         """As `bank.forward`: hidden states after the final norm, (T, d).
@@ -221,11 +233,15 @@ class Boundary:
             edges_only: states will be read only where edges start.
         """
         ids = trie.ids.numpy()
-        places = np.empty(len(trie), dtype=np.int64)
+        pieces, places = np.empty((2, len(trie)), dtype=np.int64)
         for path in trie.paths:
             known = self.nodes.get(ids[path].tobytes())
             if known is None:
                 return self.bank.forward(trie, edges_only=edges_only)
-            places[path] = known
-        hidden = self.states[torch.from_numpy(places)].to(self.bank.device)
+            pieces[path], places[path] = known
+        hidden = torch.empty(len(trie), self.bank.width, dtype=self.bank.dtype)
+        for piece in np.unique(pieces):
+            at = np.flatnonzero(pieces == piece)
+            hidden[torch.from_numpy(at)] = self.pieces[piece][torch.from_numpy(places[at])]
+        hidden = hidden.to(self.bank.device)
         return self.bank.forward_from(self.layer, hidden, trie, edges_only=edges_only)

@@ -24,6 +24,7 @@ from rung.memory import keep_freed, returning_freed
 from rung.objectives import Row, RowSource
 from rung.train import checkpoint
 from rung.train.checkpoint import State
+from rung.train.frozen import Frozen
 from rung.train.gradient import Gradients, Passes, evaluate
 from rung.train.observers import Observer, Step, Stop, Validation
 from rung.train.optim import Optimizer
@@ -75,11 +76,12 @@ class Trainer:
         self.max_tokens = self.knobs.max_tokens or NO_LIMIT
         self.passes = Passes(bank=self.bank, objective=self.objective, slot=self.slot)
         # Of several processes each would stop between other micro-batches: they agree between steps.
-        within = stopping if self.launch.size == 1 else lambda: False
+        self.within = stopping if self.launch.size == 1 else lambda: False
         self.gradients = Gradients(
-            self.passes, self.parameters, self.max_tokens, self.observers.note, within, self.launch
+            self.passes, self.parameters, self.max_tokens, self.observers.note, self.within, self.launch
         )
         self.state = State(scale=self.gradients.scale, rows=digest(source))
+        self.frozen: Frozen | None = None
         self.best: dict[str, Tensor] = {}
         self.stopped: Stop | None = None
         self._saved_at = time.monotonic()
@@ -147,7 +149,8 @@ class Trainer:
         return self.launch.size > 1 and self.launch.agree(self.stopping())
 
     def _start_above_what_is_frozen(self) -> None:
-        """Compute once what enters the first layer that changes, where that saves a fair part.
+        """Compute once what enters the first layer that changes, where that saves a fair part: of the
+        rows that are measured now, of the others ahead of their steps.
 
         Raises:
             Interrupted: when asked to stop; nothing was trained yet that a checkpoint could hold.
@@ -156,19 +159,25 @@ class Trainer:
         too_low = layer < MIN_FROZEN_SHARE * self.bank.layers.count
         if too_low or not self.source.fixed or self.state.step >= self.steps:
             return
+        if not Boundary.possible(self.bank, layer):
+            return
         if self.launch.sharded:
             return  # one process would wait for the states that another one keeps on disk
         began = time.perf_counter()
-        epoch = range(min(self.steps, self.source.per_epoch))
-        used = {id(row): row for step in epoch for row in self.source.rows(step)}
-        rows = [*sorted(used.values(), key=lambda r: r.key), *self.validation]
-        sequences = [s for row in rows for s in row.sequences]
-        boundary = Boundary.of(self.bank, layer, sequences, self.observers.note, self.stopping)
-        self.gradients.start_from(boundary)
+        boundary = Boundary(self.bank, layer)
+        frozen = Frozen(boundary, self.source, self.steps, self.observers.note, self.within)
+        if frozen.hold(self.validation):
+            self.frozen = frozen
+            self.gradients.start_from(boundary)
         self.state.seconds += time.perf_counter() - began
 
     def _step(self) -> Step | None:
         began, step = time.perf_counter(), self.state.step
+        if self.frozen is not None:
+            try:
+                self.frozen.reach(step)
+            except Interrupted:
+                return None
         gradient = self.gradients.of(self._rows(step), step)
         if gradient is None:
             return None

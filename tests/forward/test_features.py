@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import time
 
+import psutil
 import pytest
 import torch
 from hypothesis import given, settings
@@ -122,7 +123,7 @@ def test_llama_inference_runs_no_layer_above_the_last_wanted_one(monkeypatch):
 def test_a_base_that_cannot_start_says_why():
     bank = bank_of("bloom")
     assert not bank.layers.starts and "attention" in bank.layers.why_not
-    assert Boundary.of(bank, 1, [Sequence((5, 6), (False, True))]) is None
+    assert not Boundary.possible(bank, 1) and Boundary.possible(Bank(tiny_model()), 1)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "opt"])
@@ -194,6 +195,12 @@ def kept_bank(rung_home, tmp_path, monkeypatch):
     return bank
 
 
+def states_of(bank, rows):
+    boundary = Boundary(bank, 2)
+    assert boundary.add(rows)
+    return boundary.pieces[0]
+
+
 def counted(bank, monkeypatch):
     """How often the base runs for its states, as a list that grows."""
     runs: list[int] = []
@@ -256,9 +263,9 @@ def test_half_precision_is_kept_as_it_is(rung_home, tmp_path, monkeypatch):
     bank = Bank(tiny_model().to(torch.bfloat16))
     bank.digest = "half"
     rows = [Sequence((5, 6, 7, 8), (False, True, True, True))]
-    first = Boundary.of(bank, 2, rows).states.clone()
+    first = states_of(bank, rows).clone()
     assert first.dtype == torch.bfloat16
-    assert torch.equal(Boundary.of(bank, 2, rows).states, first)
+    assert torch.equal(states_of(bank, rows), first)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "header", "empty", "bit"])
@@ -289,7 +296,7 @@ def test_another_template_or_other_rows_are_another_key(kept_bank, tmp_path):
     def boundary(opening, texts):
         ids = [tuple(words[w] for w in f"{opening} {t}".split()) for t in texts]
         rows = [Sequence(i, (False,) * (len(i) - 1) + (True,)) for i in ids]
-        return Boundary.of(kept_bank, 2, rows)
+        return states_of(kept_bank, rows)
 
     for opening, chosen in (("<user>", texts), ("<ask>", texts), ("<user>", texts[:1])):
         boundary(opening, chosen)
@@ -341,15 +348,30 @@ def test_the_least_used_goes_first_when_room_is_short(kept_bank, tmp_path, monke
 def test_without_room_nothing_is_kept_and_the_answer_is_the_same(kept_bank, tmp_path, monkeypatch):
     rows = [Sequence((5, 6, 7, 8), (False, True, True, True))]
     notes: list[str] = []
-    kept = Boundary.of(kept_bank, 2, rows, notes.append).states.clone()
+    kept = states_of(kept_bank, rows).clone()
     for path in files(tmp_path):
         path.unlink()
     monkeypatch.setattr(feature_cache, "SPARE", 1 << 60)
-    found = Boundary.of(kept_bank, 2, rows, notes.append)
-    assert torch.equal(found.states, kept) and not files(tmp_path)
-    assert len(notes) == 1 and "no room on disk" in notes[0]
+    found = Boundary(kept_bank, 2)
+    assert found.add(rows, notes.append) and not files(tmp_path)
+    assert torch.equal(found.pieces[0], kept)
+    assert found.add([Sequence((6, 7), (False, True))], notes.append)
+    assert len(notes) == 1 and "no room on disk" in notes[0]  # once, however much is added
     monkeypatch.setattr(feature_cache, "SHARE", 0.0)
-    assert Boundary.of(kept_bank, 2, rows, notes.append) is None
+    assert not found.add(rows, notes.append)
+
+
+def test_what_is_held_already_takes_room(kept_bank, tmp_path, monkeypatch):
+    """Pieces that are added one by one stay within what all features may take, on disk or in memory."""
+    held, notes = Boundary(kept_bank, 2), []
+    piece = [Sequence((5, *range(8 + 40 * i, 48 + 40 * i)), (False,) + (True,) * 40) for i in range(2)]
+    size = 41 * kept_bank.width * 4
+    monkeypatch.setenv(feature_cache.LIMIT, str(2.5 * size / 1e9))
+    monkeypatch.setattr(feature_cache, "SHARE", 1.5 * size / psutil.virtual_memory().available)
+    assert held.add(piece[:1], notes.append) and not notes
+    monkeypatch.setenv(feature_cache.LIMIT, str(1.9 * size / 1e9))
+    assert not held.add(piece[1:], notes.append) and "no room on disk" in notes[0]
+    assert len(held.pieces) == 1 and len(files(tmp_path)) == 1
 
 
 def test_a_disk_that_fills_up_is_no_fault(kept_bank, tmp_path, monkeypatch):

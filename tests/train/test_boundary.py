@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from rung.errors import Interrupted
 from rung.forward import feature_cache, last_layer
 from rung.forward.bank import Bank
 from rung.forward.features import Boundary
-from rung.train import loop
+from rung.train import frozen, loop
 from rung.train.gradient import Gradients, Passes, evaluate
 from tests.models import tiny_adapter, tiny_model
 from tests.train.conftest import row_of, rows
@@ -21,7 +22,13 @@ from tests.train.conftest import row_of, rows
 def boundary_of(work):
     layer = work.bank.frozen_below(work.adapter)
     sequences = [s for r in work.train for s in r.sequences]
-    return Boundary.of(work.bank, layer, sequences)
+    return kept_states(work.bank, layer, sequences)
+
+
+def kept_states(bank, layer, sequences):
+    boundary = Boundary(bank, layer)
+    assert Boundary.possible(bank, layer) and boundary.add(sequences)
+    return boundary
 
 
 def gradients(bank, slot, adapter, max_tokens=10_000, boundary=None):
@@ -47,8 +54,8 @@ def test_gradients_are_those_of_the_whole_pass(family, max_tokens, layers):
     adapter = tiny_adapter(bank, "last_layers", layers=layers)
     slot, data = bank.add(adapter), rows(9)
     sequences = [s for r in data for s in r.sequences]
-    boundary = Boundary.of(bank, bank.frozen_below(adapter), sequences)
-    assert boundary is not None and boundary.layer == 3 - layers
+    boundary = kept_states(bank, bank.frozen_below(adapter), sequences)
+    assert boundary.layer == 3 - layers
     whole = gradients(bank, slot, adapter).of(data, 0)
     found = gradients(bank, slot, adapter, max_tokens, boundary).of(data, 0)
     assert found.metrics == pytest.approx(whole.metrics, abs=1e-5)
@@ -64,8 +71,8 @@ def test_so_are_those_of_lora_in_the_upper_half(family, settings):
     every = tiny_adapter(bank, "lora", **settings)
     upper = tuple(f"{name}." for name in bank.layer_names[1:])  # of three
     assert set(adapter.linear) == {name for name in every.linear if name.startswith(upper)}
-    boundary = Boundary.of(bank, bank.frozen_below(adapter), [s for r in data for s in r.sequences])
-    assert boundary is not None and boundary.layer == 1
+    boundary = kept_states(bank, bank.frozen_below(adapter), [s for r in data for s in r.sequences])
+    assert boundary.layer == 1
     whole = gradients(bank, slot, adapter).of(data, 0)
     found = gradients(bank, slot, adapter, boundary=boundary).of(data, 0)
     assert found.metrics == pytest.approx(whole.metrics, abs=1e-5)
@@ -82,7 +89,7 @@ def test_where_few_tokens_are_read_the_last_layer_runs_for_them_alone(family, la
     data = only_the_last(rows(9), 1)
     data = [*data, data[1]]  # one twice
     sequences = [s for r in data for s in r.sequences]
-    boundary = Boundary.of(bank, bank.frozen_below(adapter), sequences)
+    boundary = kept_states(bank, bank.frozen_below(adapter), sequences)
     with monkeypatch.context() as everywhere:
         everywhere.setattr(type(objectives.get("sft")), "reads_states", True)
         whole = gradients(bank, slot, adapter).of(data, 0)
@@ -133,7 +140,7 @@ def test_lora_on_top_layers_starts_there_too(make_work):
     adapter = tiny_adapter(bank, "lora", targets=targets)
     slot = bank.add(adapter)
     sequences = [s for r in work.train for s in r.sequences]
-    boundary = Boundary.of(bank, bank.frozen_below(adapter), sequences)
+    boundary = kept_states(bank, bank.frozen_below(adapter), sequences)
     assert boundary.layer == 2
     whole = gradients(bank, slot, adapter).of(work.train, 0)
     found = gradients(bank, slot, adapter, boundary=boundary).of(work.train, 0)
@@ -152,7 +159,7 @@ def test_the_frozen_layers_run_once_in_a_whole_training(make_work, monkeypatch):
     monkeypatch.setattr(first, "forward", lambda *a, **k: (ran.append(1), own(*a, **k))[1])
     state = work.run()
     assert state.step == 12 and len(state.history) > 1
-    assert len(ran) == 1
+    assert len(ran) == 2  # for the rows that are measured, and for those that are learnt
 
 
 @pytest.mark.parametrize("method", ["lora", "prompt_tuning", "full"])
@@ -176,9 +183,9 @@ def test_a_training_ends_with_the_weights_of_one_without_kept_states(make_work, 
     assert all(torch.allclose(ours[n], theirs[n], atol=1e-3) for n in ours)
 
 
-@pytest.mark.parametrize("forgotten", [False, True])
-def test_a_resumed_run_is_equal_to_the_bit(make_work, monkeypatch, tmp_path, forgotten):
-    """FAULT 41, also where the kept states are gone by then."""
+@pytest.fixture
+def kept_work(make_work, monkeypatch, tmp_path):
+    """Work whose frozen part is kept in an empty cache."""
     monkeypatch.setattr(feature_cache, "folder", lambda name: tmp_path / name)
 
     def work(folder, **settings):
@@ -186,17 +193,32 @@ def test_a_resumed_run_is_equal_to_the_bit(make_work, monkeypatch, tmp_path, for
         made.bank.digest = "a base"
         return made
 
+    return work
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+@pytest.mark.parametrize(("window", "files"), [(frozen.WINDOW_TOKENS, 2), (1, 7)])
+@pytest.mark.parametrize("step", [2, 8])  # in the first epoch, and in the second
+def test_a_resumed_run_is_equal_to_the_bit(
+    kept_work, monkeypatch, tmp_path, forgotten, window, files, step
+):
+    """FAULT 41, also where the kept states are gone by then."""
+    monkeypatch.setattr(frozen, "WINDOW_TOKENS", window)
+    monkeypatch.setattr(frozen, "WINDOW_BEGINNINGS", 0)
+    work = kept_work
     whole = work("whole")
     whole.run()
     stopped = work("stopped")
-    asked = iter([False] * 6 + [True] * 99)
-    stopped.stopping = lambda: next(asked)
-    with pytest.raises(Interrupted):
-        stopped.run()
+    with stopped.trainer() as trainer:
+        trainer.stopping = trainer.within = trainer.gradients.stopping = lambda: (
+            trainer.state.step >= step
+        )
+        with pytest.raises(Interrupted):
+            trainer.run()
     kept = list((tmp_path / "cache" / "features").glob("*.safetensors"))
-    assert len(kept) == 1  # both runs share it
-    if forgotten:
-        kept[0].unlink()
+    assert len(kept) == files and trainer.state.step == step  # both runs share them
+    for file in kept if forgotten else ():
+        file.unlink()
     again = work("stopped")
     state = again.run()
     assert state.step == 12
@@ -210,6 +232,40 @@ def test_a_short_run_computes_only_the_rows_it_uses(make_work):
     trainer = work.trainer()
     trainer.run()
     assert len(trainer.gradients.passes.boundary.nodes) <= 4
+
+
+def test_a_run_whose_time_is_over_has_learnt_from_what_was_computed(make_work, monkeypatch):
+    """In place of all the frozen part, for which the time may not do, and a single step."""
+    monkeypatch.setattr(frozen, "WINDOW_TOKENS", 1)
+    monkeypatch.setattr(frozen, "WINDOW_BEGINNINGS", 0)
+    work = make_work("last_layers", seconds=1e-9)
+    trainer = work.trainer()
+    assert trainer.run().step == 1
+    assert len(trainer.gradients.passes.boundary.nodes) <= 4 + 6  # of a step, and those measured
+
+
+def test_a_longer_run_finds_what_a_shorter_one_computed(kept_work, monkeypatch):
+    monkeypatch.setattr(frozen, "WINDOW_TOKENS", 1)
+    monkeypatch.setattr(frozen, "WINDOW_BEGINNINGS", 0)
+    kept_work("short", steps=4).run()
+    with feature_cache.spared() as spared:
+        kept_work("long").run()
+    assert len(set(spared.found) - spared.made) == 1 + 4 and len(spared.made) == 2
+
+
+def test_steps_are_computed_together_up_to_so_many_tokens(make_work, monkeypatch):
+    """Without what all rows begin with, whatever the number of steps."""
+    work = make_work("last_layers")
+    every = [list(frozen._windows(work.source, steps)) for steps in (3, 6)]
+    assert [first for first, _ in every[1]] == [0]
+    begins = os.path.commonprefix([list(r.ids) for r in work.train])
+    per_step = [sum(r.tokens - len(begins) for r in work.source.rows(step)) for step in range(6)]
+    monkeypatch.setattr(frozen, "WINDOW_TOKENS", sum(per_step[:2]))
+    monkeypatch.setattr(frozen, "WINDOW_BEGINNINGS", 0)
+    short, whole = (list(frozen._windows(work.source, steps)) for steps in (2, 6))
+    first, second = whole[:2]
+    assert first[0] == 0 and second[0] == 2 and short == [first]
+    assert [r.key for r in first[1]] == sorted(r.key for s in (0, 1) for r in work.source.rows(s))
 
 
 def test_rows_that_are_not_kept_go_through_the_whole_base(make_work):
