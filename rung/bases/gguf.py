@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rung.bases import gguf_rope
 from rung.bases.cache import make_base, sha256_once, telling
 from rung.bases.folder import inspect
 from rung.bases.header import read_header
@@ -23,7 +24,7 @@ from rung.errors import ArtefactError
 # below it, being exact is worth the space.
 FLOAT32_MOST = 2_000_000_000
 # Raised when what is written changes, so that older conversions are not taken for current ones.
-VERSION = 1
+VERSION = 2
 
 
 def convert(file: Path, *, spec: str) -> tuple[Path, str]:
@@ -91,11 +92,15 @@ def read(file: Path, exact: bool) -> tuple[Any, Any]:
 def read_model(file: Path, exact: bool) -> Any:
     """The model alone. Raises as `read`."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
+    header = read_header(file)
     with _reading(file) as (folder, source):
+        config = AutoConfig.from_pretrained(folder, **source)
+        gguf_rope.scale(config, header)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
+            config=config,
             dtype=torch.float32 if exact else torch.bfloat16,
             output_loading_info=True,
             **source,

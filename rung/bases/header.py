@@ -21,6 +21,7 @@ FORMATS = {
 }  # fmt: skip
 STRING, ARRAY = 8, 9
 ALIGNMENT = 32  # bytes, when the file does not say
+FACTORS = "rope_freqs.weight"  # of rotary embeddings, by frequency: the one tensor that is read
 
 
 class Cursor:
@@ -62,6 +63,8 @@ class Cursor:
 def read_header(file: Path) -> dict[str, Any]:
     """The fields of a GGUF by name, with the number of weights as `parameters`.
 
+    Factors of its rotary embeddings are `rope_freqs`, the name of any other such tensor `rope_others`.
+
     Raises:
         ArtefactError: not a GGUF, not a version that is known, or cut short.
     """
@@ -94,8 +97,9 @@ def parse(content: mmap.mmap) -> tuple[dict[str, Any], int]:
         key = cursor.text()
         fields[key] = cursor.value(cursor.number("<I"))
     weights = end = 0
+    factors: tuple[int, int] | None = None
     for _ in range(tensors):
-        cursor.text()
+        name = cursor.text()
         shape = [cursor.number("<Q") for _ in range(cursor.number("<I"))]
         kind, offset = cursor.number("<I"), cursor.number("<Q")
         try:
@@ -105,7 +109,13 @@ def parse(content: mmap.mmap) -> tuple[dict[str, Any], int]:
         elements = math.prod(shape)
         weights += elements
         end = max(end, offset + elements // block * size)
+        if name == FACTORS and kind == GGMLQuantizationType.F32:
+            factors = elements, offset
+        elif "rope_f" in name:
+            fields["rope_others"] = name
     alignment = int(fields.get("general.alignment", ALIGNMENT)) or ALIGNMENT
     start = -(-cursor.at // alignment) * alignment
     fields["parameters"] = weights
+    if factors is not None and start + end <= len(content):
+        fields["rope_freqs"] = struct.unpack_from(f"<{factors[0]}f", content, start + factors[1])
     return fields, start + end

@@ -6,11 +6,11 @@ loader expects of each architecture.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rung.bases.gguf_rope import llama3_factors
 from rung.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -113,6 +113,8 @@ def rope_of(config: Any) -> dict[str, Any]:
 
 
 def _rope(writer: Any, config: Any, layout: Layout, head: int) -> None:
+    import gguf
+
     rope = rope_of(config)
     share = rope.get("partial_rotary_factor") or getattr(config, "partial_rotary_factor", None) or 1.0
     if layout.arch not in ("gemma", "gemma2", "gemma3"):
@@ -123,7 +125,7 @@ def _rope(writer: Any, config: Any, layout: Layout, head: int) -> None:
         return
     if kind not in ("linear", "yarn"):
         raise ConfigError(f"rotary embeddings of type {kind} cannot be written: use --to merged")
-    writer.add_rope_scaling_type(kind)
+    writer.add_rope_scaling_type(gguf.RopeScalingType(kind))
     writer.add_rope_scaling_factor(float(rope["factor"]))
     if kind == "yarn":
         original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
@@ -189,13 +191,4 @@ def _rope_factors(config: Any) -> np.ndarray | None:
     if rope["rope_type"] != "llama3":
         return None
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    frequencies = rope["rope_theta"] ** -(np.arange(0, head, 2) / head)
-    wave = 2 * math.pi / frequencies
-    old = rope["original_max_position_embeddings"]
-    low, high = old / rope["low_freq_factor"], old / rope["high_freq_factor"]
-    smooth = (old / wave - rope["low_freq_factor"]) / (
-        rope["high_freq_factor"] - rope["low_freq_factor"]
-    )
-    between = 1 / ((1 - smooth) / rope["factor"] + smooth)
-    found = np.where(wave > low, rope["factor"], np.where(wave < high, 1.0, between))
-    return found.astype(np.float32)
+    return llama3_factors(rope, head).astype(np.float32)

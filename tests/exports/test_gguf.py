@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from rung import methods
+from rung.bases import gguf_rope
+from rung.bases.gguf import read_model
 from rung.bases.loaded import LoadedBase
 from rung.errors import ArtefactError, ConfigError
 from rung.exports import get, gguf_model
@@ -112,6 +114,49 @@ def test_llama3s_factors_of_rotation_travel(places):
     inverse = source.bank.model.model.rotary_emb.inv_freq.numpy()
     plain = 10_000.0 ** -(np.arange(0, 8, 2) / 8)
     np.testing.assert_allclose(plain / read["rope_freqs.weight"], inverse, rtol=1e-5)
+
+
+SCALINGS = {
+    "llama3": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    "linear": {"factor": 4.0},
+    "yarn": {"factor": 4.0},
+}
+
+
+@pytest.mark.parametrize("kind", SCALINGS)
+def test_a_scaling_of_rotations_is_read_back_as_it_was_written(kind, places):
+    own, made = places
+    config = config_of("llama")
+    config.rope_parameters = {
+        "rope_type": kind, "rope_theta": 10_000.0, **SCALINGS[kind],
+        **({} if kind == "linear" else {"original_max_position_embeddings": 64}),
+    }  # fmt: skip
+    source = source_of("llama", own, config=config)
+    assert written(source, made).difference < 1e-3
+    read = read_model(made / "model.gguf", exact=True)
+    ours, theirs = read.model.rotary_emb, source.bank.model.model.rotary_emb
+    np.testing.assert_allclose(ours.inv_freq.numpy(), theirs.inv_freq.numpy(), rtol=1e-5)
+    assert ours.attention_scaling == pytest.approx(theirs.attention_scaling)
+
+
+@pytest.mark.parametrize(
+    "others", [{}, {"rope.scaling.type": "longrope"}, {"rope_others": "rope_factors"}]
+)
+def test_a_scaling_that_is_not_known_is_refused(others):
+    config, factors = config_of("llama"), (1.0, 1.5, 7.0, 3.0)
+    header = {"general.architecture": "llama", **({} if others else {"rope_freqs": factors})}
+    header |= {
+        key.replace("rope.scaling", "llama.rope.scaling"): value for key, value in others.items()
+    }
+    with pytest.raises(ValueError, match="take its safetensors"):
+        gguf_rope.scale(config, header)
+
+
+def test_factors_that_change_nothing_are_no_scaling():
+    config = config_of("llama")
+    before = dict(config.rope_parameters)
+    gguf_rope.scale(config, {"general.architecture": "llama", "rope_freqs": (1.0,) * 4})
+    assert config.rope_parameters == before
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"])
