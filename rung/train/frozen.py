@@ -71,7 +71,8 @@ def _windows(source: RowSource, steps: int) -> Iterator[tuple[int, list[Row]]]:
     begun = [s for row in every for s in row.sequences]
     least, most = min(begun, key=lambda s: s.key), max(begun, key=lambda s: s.key)
     shared = common_prefix(least.ids, most.ids)
-    first, tokens, used = 0, 0, {}
+    used: dict[int, Row] = {}
+    first = tokens = 0
     for step in range(steps):
         rows = source.rows(step)
         used |= {id(row): row for row in rows}
