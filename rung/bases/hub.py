@@ -6,6 +6,7 @@ no code, no second copy of the weights in another format.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?:@[\w./-]+)?")
 FILE = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/([\w./-]+\.gguf)(?:@([\w./-]+))?")
 ALLOW = ["*.json", "*.safetensors", "tokenizer*", "*.jinja", "*.model", "*.txt", "README.md"]
 IGNORE = ["*/*", "consolidated*", "*.py"]  # `*` matches `/` here: nothing from subfolders
+CARD = "README.md"  # which names the licence
+READERS = ("tokenizer*", "vocab*", "*.model", "preprocessor_config.json", "processor_config.json")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -43,6 +46,7 @@ def fetch(spec: str, hint: str = "") -> tuple[Path, str]:
     try:
         path = Path(snapshot_download(**wanted, local_files_only=True))
         weights(path)
+        _complete(path, wanted)
     except (OSError, ValueError, ArtefactError):
         try:
             with telling(f"fetching {spec} from the Hugging Face Hub"):
@@ -50,6 +54,25 @@ def fetch(spec: str, hint: str = "") -> tuple[Path, str]:
         except Exception as fault:
             raise explain(fault, spec, hint) from fault
     return path, path.name if COMMIT.fullmatch(path.name) else ""
+
+
+def _complete(path: Path, wanted: dict[str, Any]) -> None:
+    """Fetch what another tool left out of a copy in the cache: what reads its input, and its card.
+
+    Of the same commit, so that the weights stay; without a network the copy is taken as it is.
+    """
+    from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
+
+    if not COMMIT.fullmatch(path.name):
+        return
+    repo, at = wanted["repo_id"], {"revision": path.name, "etag_timeout": 10}
+    with contextlib.suppress(Exception):
+        if not any(file for pattern in READERS for file in path.glob(pattern)):
+            with telling(f"fetching the tokenizer of {repo} from the Hugging Face Hub"):
+                snapshot_download(**{**wanted, **at})
+        elif try_to_load_from_cache(repo, CARD, revision=path.name) is None:
+            # Notes where there is none, so that it is asked for once.
+            hf_hub_download(repo, CARD, **at)
 
 
 def fetch_file(spec: str, hint: str = "") -> Path:

@@ -72,6 +72,55 @@ def test_what_is_in_the_cache_needs_no_network(snapshot: list[dict[str, Any]]) -
     assert [c.get("local_files_only") for c in snapshot] == [True]
 
 
+def a_copy_of_another_tool(path: Path, tiny: Path, lacking: str) -> None:
+    shutil.copytree(tiny, path)
+    for file in path.glob(lacking):
+        file.unlink()
+
+
+def test_a_copy_without_a_tokenizer_is_completed_at_its_own_commit(
+    snapshot: list[dict[str, Any]], tiny: Path, tmp_path: Path
+) -> None:
+    a_copy_of_another_tool(tmp_path / "snapshots" / COMMIT, tiny, "tokenizer*")
+    with pytest.raises(ArtefactError, match="tokenizer"):  # this Hub has none either
+        bases.load(bases.resolve("somebody/tiny-llama"))
+    assert [c.get("local_files_only", False) for c in snapshot] == [True, False]
+    assert snapshot[1]["revision"] == COMMIT and snapshot[1]["repo_id"] == "somebody/tiny-llama"
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_a_copy_without_a_card_asks_for_it(
+    snapshot: list[dict[str, Any]], tiny: Path, tmp_path: Path, monkeypatch, reached: bool
+) -> None:
+    import huggingface_hub
+
+    path, asked = tmp_path / "snapshots" / COMMIT, []
+    a_copy_of_another_tool(path, tiny, "README.md")
+
+    def download(repo: str, name: str, **at: Any) -> str:
+        asked.append((repo, name, at["revision"]))
+        if not reached:
+            raise hub_error("network")
+        return shutil.copy(tiny / name, path)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    info = bases.resolve("somebody/tiny-llama")
+    assert info.licence == ("cc-by-nc-4.0" if reached else "unknown")
+    assert asked == [("somebody/tiny-llama", "README.md", COMMIT)]
+
+
+def test_a_card_that_there_is_none_of_is_asked_for_once(
+    snapshot: list[dict[str, Any]], tiny: Path, tmp_path: Path, monkeypatch
+) -> None:
+    import huggingface_hub
+
+    path = tmp_path / "snapshots" / COMMIT
+    a_copy_of_another_tool(path, tiny, "README.md")
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a, **k: object())
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a, **k: pytest.fail("asked again"))
+    assert bases.resolve("somebody/tiny-llama").licence == "unknown"
+
+
 def test_the_catalogue_knows_the_licence(snapshot: list[dict[str, Any]]) -> None:
     info = bases.resolve("qwen3-0.6b")
     assert (info.name, info.spec) == ("qwen3-0.6b", "Qwen/Qwen3-0.6B")
