@@ -16,7 +16,9 @@ REPO = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]{0,95}")
 
 
 MANIFEST = "manifest.json"
+COMMAND = "mcp:"  # begins a command that serves tools; its arguments may hold keys
 ABOUT = "rung.json"
+CALLING = ("settings.json", "tools.json")  # under `tools`, files and commands that a model calls
 
 
 class Api(Protocol):
@@ -68,21 +70,27 @@ def _public(folder: Path, into: Path) -> None:
         if path.is_dir() or name.as_posix() == MANIFEST:
             continue
         (into / name).parent.mkdir(parents=True, exist_ok=True)
+        told: Any = None
         if name.as_posix() == ABOUT:
             told = _without_paths(folders.read_json(path))
-            (into / name).write_text(
-                json.dumps(told, indent=2, sort_keys=True) + "\n", encoding="utf-8"
-            )
-        else:
+        elif name.as_posix() in CALLING and "tools" in (found := folders.read_json(path)):
+            told = {**found, "tools": _without_paths(found["tools"])}
+        if told is None:
             shutil.copyfile(path, into / name)
+        else:
+            text = json.dumps(told, indent=2, sort_keys=True, ensure_ascii=False)
+            (into / name).write_text(text + "\n", encoding="utf-8")
 
 
 def _without_paths(value: Any) -> Any:
-    """The same with the last part of every path of a disk in its place."""
+    """The same with the last part of every path of a disk in its place, and of a command its name."""
     if isinstance(value, dict):
         return {k: _without_paths(v) for k, v in value.items()}
     if isinstance(value, list):
         return [_without_paths(v) for v in value]
+    if isinstance(value, str) and value.startswith(COMMAND):
+        words = value.removeprefix(COMMAND).split()
+        return COMMAND + (Path(words[0]).name if words else "")
     if isinstance(value, str) and re.match(r"(/|~|\.{1,2}/|[A-Za-z]:\\).", value):
         return Path(value).name
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -201,6 +202,24 @@ def test_pushing_uploads_the_folder_privately(folder: Path) -> None:
         {"repo_id": "me/coach", "private": True, "exist_ok": True},
         {"repo_id": "me/coach", "files": ["README.md"]},
     ]
+
+
+@pytest.mark.parametrize("name", ["settings.json", "tools.json"])
+def test_neither_paths_nor_commands_with_keys_are_pushed(tmp_path: Path, name: str) -> None:
+    tools = ["/home/me/secret-project/tools.py", "mcp:/home/me/bin/serve --token abc", "mcp:npx server"]
+    said = {"tools": tools, "system": "Ask /home for ~ help.", "steps": 3}
+
+    def fill(new: Path) -> None:
+        cards.write_card(new, CARD)
+        (new / name).write_text(json.dumps(said))
+        (new / "rung.json").write_text(json.dumps({"config": {"tools": tools}}))
+
+    folders.write(tmp_path / "clerk", fill)
+    public = tmp_path / "public"
+    hub._public(tmp_path / "clerk", public)
+    shown = ["tools.py", "mcp:serve", "mcp:npx"]
+    assert json.loads((public / name).read_text()) == {**said, "tools": shown}
+    assert json.loads((public / "rung.json").read_text()) == {"config": {"tools": shown}}
 
 
 def test_nothing_damaged_is_pushed(folder: Path) -> None:
