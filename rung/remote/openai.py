@@ -1,13 +1,16 @@
 """A model behind an OpenAI-compatible API.
 
 Keys are read from the environment whenever the model is asked, and kept nowhere. What a server does
-not take (log-probabilities, a temperature) is left out from then on.
+not take (log-probabilities, a temperature) is left out from then on; a value that it does not take is
+the fault of whoever sent it.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,7 +32,17 @@ OPTIONAL = (
     "top_p",
     "seed",
     "stop",
+    "presence_penalty",
+    "frequency_penalty",
 )
+# How servers say that they do not know a parameter, or not beside this model, whatever its value.
+UNKNOWN_CODES = ("unsupported_parameter", "unsupported_value", "unknown_parameter", "extra_forbidden")
+UNKNOWN_WORDS = re.compile(
+    r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|extra|deprecated|cannot find|"
+    r"not (permitted|allowed|available|enabled|accepted|implemented)",
+    re.IGNORECASE,
+)
+FIRST_WAIT, MOST_WAIT = 0.5, 8.0  # seconds before what is refused for now is asked again
 
 
 class RemoteFault(RungError):
@@ -37,6 +50,12 @@ class RemoteFault(RungError):
 
     exit_code = 1
     http_status = 502
+
+
+class RemoteRefusal(RemoteFault):
+    """A server does not take what it was sent."""
+
+    http_status = 400
 
 
 @dataclass
@@ -102,6 +121,10 @@ class OpenAIApi(RemoteModel):
             body["seed"] = decoding.seed % 2**63
         if decoding.stop:
             body["stop"] = list(decoding.stop)
+        if decoding.presence_penalty:
+            body["presence_penalty"] = decoding.presence_penalty
+        if decoding.frequency_penalty:
+            body["frequency_penalty"] = decoding.frequency_penalty
         if schema is not None:
             named = {"name": "answer", "schema": schema, "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": named}
@@ -109,7 +132,7 @@ class OpenAIApi(RemoteModel):
             body |= {"logprobs": True, "top_logprobs": TOP}
         if heard is not None:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
-        with self.faults():
+        with self.faults(timeout):
             answer = self._create(body, timeout)
             return _said(answer) if heard is None else _streamed(answer, heard)
 
@@ -120,22 +143,49 @@ class OpenAIApi(RemoteModel):
         """Send it, without what this server has refused before or refuses now."""
         from openai import BadRequestError, UnprocessableEntityError
 
-        create: Callable[..., Any] = self.client.chat.completions.create
+        until = None if timeout is None else time.monotonic() + timeout
         while True:
             sent = {k: v for k, v in body.items() if k not in self._refused}
             if "max_tokens" in self._refused:
                 sent["max_completion_tokens"] = body["max_tokens"]
             try:
-                return create(**sent, **({} if timeout is None else {"timeout": timeout}))
+                return self._tried(sent, until)
             except (BadRequestError, UnprocessableEntityError) as fault:
                 named = refused(fault, sent)
                 if named is None:
                     raise
                 self._refused.add(named)
 
+    def _tried(self, sent: dict[str, Any], until: float | None) -> Any:
+        """Send it once, and again where it is refused for now, as long as there is time for that."""
+        import openai
+
+        if until is None:
+            return self.client.chat.completions.create(**sent)
+        # The client's own tries would each have all the time.
+        create: Callable[..., Any] = self.client.with_options(max_retries=0).chat.completions.create
+        waits = iter(min(FIRST_WAIT * 2**i, MOST_WAIT) for i in range(self.retries))
+        while True:
+            try:
+                return create(**sent, timeout=max(0.01, until - time.monotonic()))
+            except openai.APITimeoutError:
+                raise
+            except (
+                openai.RateLimitError,
+                openai.InternalServerError,
+                openai.APIConnectionError,
+            ) as fault:
+                wait = next(waits, None)
+                if wait is None or time.monotonic() + (wait := _asked_wait(fault, wait)) >= until:
+                    raise
+                time.sleep(wait)
+
     @contextmanager
-    def faults(self) -> Iterator[None]:
+    def faults(self, timeout: float | None = None) -> Iterator[None]:
         """Turn what a server or the network does wrong into one line.
+
+        Args:
+            timeout: seconds that there were for all tries; None: `self.timeout` for each.
 
         Raises:
             RemoteFault: saying what to do.
@@ -146,8 +196,8 @@ class OpenAIApi(RemoteModel):
         try:
             yield
         except openai.APITimeoutError:
-            tries = f" in any of {self.retries + 1} tries" if self.retries else ""
-            within = f"{self.timeout:g} s{tries}"
+            tries = f" in any of {self.retries + 1} tries" if self.retries and timeout is None else ""
+            within = f"{self.timeout if timeout is None else timeout:.3g} s{tries}"
             told = f"{where} gave no answer within {within}: raise --timeout, or try later"
         except openai.APIConnectionError as fault:
             told = f"cannot reach {where} ({_cause(fault)}): check {self.url_flag} and the network"
@@ -161,6 +211,8 @@ class OpenAIApi(RemoteModel):
                 f"{where} still limits requests after {self.retries + 1} tries "
                 f"({_said_wrong(fault)}): wait, or lower --at-once"
             )
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as fault:
+            raise RemoteRefusal(f"{where} answered {fault.status_code}: {_said_wrong(fault)}") from None
         except openai.APIStatusError as fault:
             told = f"{where} answered {fault.status_code}: {_said_wrong(fault)}"
         except (openai.OpenAIError, AttributeError, IndexError, TypeError, ValueError) as fault:
@@ -206,10 +258,41 @@ def address(url: str, flag: str = "--url") -> str:
 
 
 def refused(fault: Any, sent: dict[str, Any]) -> str | None:
-    """The optional parameter that a refusal names, of those that were sent."""
-    param, text = getattr(fault, "param", None), str(fault)
+    """The optional parameter that a server does not take at all, of those that were sent.
+
+    None where a refusal is about a value, or about the messages: others may send better ones.
+    """
     known = [name for name in (*OPTIONAL, "max_tokens") if name in sent]
-    return next((n for n in known if n == param), None) or next((n for n in known if n in text), None)
+    for code, text, param in _complaints(fault):
+        if code in UNKNOWN_CODES or UNKNOWN_WORDS.search(text):
+            named = [n for n in known if n == param or re.search(rf"\b{n}\b", text)]
+            if named:
+                return named[0] if param not in named else param
+    return None
+
+
+def _complaints(fault: Any) -> list[tuple[str, str, str | None]]:
+    """(code, words, parameter) of what a refusal complains of, not what it repeats of the request."""
+    body = getattr(fault, "body", None)
+    detail = body.get("detail") if isinstance(body, dict) else None
+    if isinstance(detail, list):  # FastAPI's
+        return [
+            (str(one.get("type")), str(one.get("msg")), str((one.get("loc") or [None])[-1]))
+            for one in detail
+            if isinstance(one, dict)
+        ]
+    return [(str(getattr(fault, "code", None)), _said_wrong(fault), getattr(fault, "param", None))]
+
+
+def _asked_wait(fault: Any, otherwise: float) -> float:
+    """Seconds after which a server wants to be asked again."""
+    headers = getattr(getattr(fault, "response", None), "headers", {})
+    try:
+        if "retry-after-ms" in headers:
+            return float(headers["retry-after-ms"]) / 1000
+        return float(headers["retry-after"])
+    except (KeyError, ValueError):
+        return otherwise
 
 
 def _said(answer: Any) -> RemoteAnswer:

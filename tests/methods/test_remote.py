@@ -6,16 +6,18 @@ import json
 import os
 import socket
 import subprocess
+import time
 from types import SimpleNamespace
 
 import pytest
 
 from rung import methods
 from rung.cli import run
+from rung.engine.queues.remote import RemoteQueue
 from rung.errors import ConfigError, Interrupted, MethodMisfit
 from rung.evals.predict import predict_without_base
 from rung.remote.model import RemoteAnswer
-from rung.types import Decoding, Example, Task
+from rung.types import Decoding, Example, Prompt, Task
 from tests.conftest import _prepare
 from tests.methods.scripted import chat, fault, scripted
 from tests.server.shop import base_folder, open_shop, rows
@@ -304,6 +306,72 @@ def test_what_a_server_does_not_take_is_left_out_from_then_on():
         assert server.asked[-1][1]["max_completion_tokens"] >= 16
 
 
+def test_a_value_that_a_server_does_not_take_takes_nothing_from_others():
+    """One client's temperature of 1.5 took every other's 0 away: greedy answers varied."""
+    from rung.remote.openai import RemoteRefusal
+
+    def script(path, body):
+        if body.get("temperature", 0) > 1:
+            told = "temperature must be at most 1, with stop, seed and top_p as they are"
+            return fault(400, told, "temperature")
+        return chat("yes")
+
+    with scripted(script) as server:
+        api = api_of(server.url)
+        with pytest.raises(RemoteRefusal, match="must be at most 1"):
+            api.ask(HELLO, Decoding(temperature=1.5, stop=("END",)))
+        assert api.ask(HELLO, Decoding(stop=("END",))).text == "yes"
+        last = server.asked[-1][1]
+    assert last["temperature"] == 0 and last["stop"] == ["END"] and len(server.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ({"message": "Unrecognized request argument supplied: seed"}, "seed"),
+        ({"message": "Only 1", "param": "temperature", "code": "unsupported_value"}, "temperature"),
+        ({"message": "'top_p' does not support 0.5"}, "top_p"),
+        ({"message": "unknown role in messages: stopper"}, None),
+        ({"detail": [{"type": "extra_forbidden", "loc": ["body", "stop"], "msg": "Extra inputs",
+                      "input": {"seed": 3}}]}, "stop"),
+        ({"detail": [{"type": "less_than", "loc": ["body", "top_p"], "msg": "too large",
+                      "input": {"seed": 3}}]}, None),
+    ],
+)  # fmt: skip
+def test_what_a_refusal_is_about(body, named):
+    from rung.remote.openai import refused
+
+    told = SimpleNamespace(
+        body=body, code=body.get("code"), param=body.get("param"), message=str(body)
+    )  # fmt: skip
+    assert refused(told, dict.fromkeys(("seed", "temperature", "top_p", "stop"))) == named
+
+
+def test_penalties_are_passed_on():
+    with scripted(lambda path, body: chat("yes")) as server:
+        api_of(server.url).ask(HELLO, Decoding(presence_penalty=1.0, frequency_penalty=-0.5))
+        api_of(server.url).ask(HELLO, Decoding())
+    first, second = (body for _, body, _ in server.asked)
+    assert (first["presence_penalty"], first["frequency_penalty"]) == (1.0, -0.5)
+    assert not {"presence_penalty", "frequency_penalty"} & second.keys()
+
+
+@pytest.mark.parametrize(
+    "option", [{"logit_bias": {5: 1.0}}, {"top_k": 3}, {"min_p": 0.1}, {"repetition_penalty": 1.2}]
+)
+def test_what_an_api_cannot_be_asked_is_refused(option):
+    queue, (name,) = RemoteQueue(4), option
+    with pytest.raises(ConfigError, match=f"behind an API: {name} is not passed on"):
+        queue.prepare(waiting(Decoding(**option)), served_of(api_of("http://127.0.0.1:1")))
+
+
+def waiting(decoding, deadline=None):
+    from rung.engine.request import Generation, GenerationRequest
+
+    prompt = Prompt((1, 2), HELLO)
+    return Generation(GenerationRequest("there", prompt, decoding, deadline=deadline))
+
+
 # --- what goes wrong ------------------------------------------------------------------------------
 
 
@@ -365,6 +433,45 @@ def test_nobody_there_and_nobody_in_time():
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(RemoteFault, match=r"no answer within 0\.2 s: raise --timeout"):
             api_of(url, retries=0, timeout=0.2).ask(HELLO, Decoding())
+
+
+def test_a_deadline_holds_for_all_tries():
+    from rung.remote.openai import RemoteFault
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        began = time.monotonic()
+        with pytest.raises(RemoteFault, match=r"no answer within 0\.3 s: raise"):
+            api_of(url, retries=4, timeout=60.0).ask(HELLO, Decoding(), timeout=0.3)
+        assert time.monotonic() - began < 5  # four more tries of a minute each, before
+    left = iter([fault(429, "slow down")] * 2)
+    with scripted(lambda path, body: next(left, chat("yes"))) as server:
+        assert api_of(server.url).ask(HELLO, Decoding(), timeout=30.0).text == "yes"
+        assert len(server.asked) == 3
+    with scripted(refuses(429, "slow down")) as server:
+        with pytest.raises(RemoteFault, match="still limits"):
+            api_of(server.url).ask(HELLO, Decoding(), timeout=30.0)
+        assert len(server.asked) == 3
+
+
+def test_an_answer_that_drips_is_ended_at_its_deadline():
+    from rung.engine.request import DeadlineExceeded
+    from rung.remote.model import RemoteAnswer, RemoteModel
+
+    class Dripping(RemoteModel):
+        at_once = 1
+
+        def ask(self, messages, decoding, *, heard=None, **_):
+            pieces = 0
+            while heard("drip ") and pieces < 1000:
+                pieces += 1
+                time.sleep(0.01)
+            return RemoteAnswer("drip " * pieces)
+
+    queue, generation = RemoteQueue(4), waiting(Decoding(), deadline=0.2)
+    generation.expires = time.monotonic() + 0.2
+    with pytest.raises(DeadlineExceeded):
+        queue._answer(generation, served_of(Dripping()))
 
 
 def test_a_limit_that_passes_is_waited_for():

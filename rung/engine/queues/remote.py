@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from threading import Lock
 
 from rung.data.turns import plain
@@ -22,10 +23,14 @@ from rung.engine.request import (
 from rung.engine.served_model import ServedModel
 from rung.errors import Busy, ConfigError, RungError
 from rung.forward.bank import Bank
+from rung.types import Decoding
 
 log = logging.getLogger("rung.engine")
 
 NO_ID = 0  # of a token; what an API writes has no ids here
+PASSED = (
+    "max_tokens", "temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty",
+)  # fmt: skip
 
 
 class RemoteQueue:
@@ -101,17 +106,23 @@ class RemoteQueue:
         left = None if generation.expires is None else generation.expires - time.monotonic()
         if self._stopped:
             raise EngineStopped("the engine has stopped")
-        if left is not None and left <= 0:
-            raise DeadlineExceeded(f"the answer was not finished within {request.deadline:g} s")
+        late = DeadlineExceeded(f"the answer was not finished within {request.deadline or 0:g} s")
+        if generation.overdue:
+            raise late
         if generation.cancelled:
             return Completion("", (), "cancelled", len(request.prompt.ids))
 
         def heard(text: str) -> bool:
             generation.emit(Token(NO_ID, text))
-            return not (generation.cancelled or self._stopped)
+            return not (generation.cancelled or self._stopped or generation.overdue)
 
         messages = plain(request.prompt.messages)
-        said = remote.ask(messages, request.decoding, heard=heard, timeout=left)
+        try:
+            said = remote.ask(messages, request.decoding, heard=heard, timeout=left)
+        except RungError as fault:
+            raise (late if generation.overdue else fault) from None
+        if generation.overdue:
+            raise late
         ids = (NO_ID,) * (said.completion_tokens or len(model.template.encoder.encode(said.text)[0]))
         ended = "cancelled" if generation.cancelled else said.finish_reason
         return Completion(said.text, ids, ended, said.prompt_tokens or len(request.prompt.ids))
@@ -123,5 +134,11 @@ def _check(request: GenerationRequest, model: ServedModel) -> None:
         raise ConfigError(f"'{model.name}' is behind an API and answers conversations only")
     if request.logprobs is not None or request.prompt_logprobs is not None:
         raise ConfigError(f"'{model.name}' is behind an API: log-probabilities are not passed on")
+    for option in fields(request.decoding):
+        value, *usual = (
+            getattr(d, option.name) for d in (request.decoding, Decoding(), model.decoding)
+        )
+        if option.name not in PASSED and value not in usual:
+            raise ConfigError(f"'{model.name}' is behind an API: {option.name} is not passed on")
     if request.constraint is not None:
         raise ConfigError(f"'{model.name}' is behind an API: a form of answers is not passed on")
