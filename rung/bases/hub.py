@@ -65,14 +65,14 @@ def _complete(path: Path, wanted: dict[str, Any]) -> None:
 
     if not COMMIT.fullmatch(path.name):
         return
-    repo, at = wanted["repo_id"], {"revision": path.name, "etag_timeout": 10}
+    repo, commit = wanted["repo_id"], path.name
     with contextlib.suppress(Exception):
         if not any(file for pattern in READERS for file in path.glob(pattern)):
             with telling(f"fetching the tokenizer of {repo} from the Hugging Face Hub"):
-                snapshot_download(**{**wanted, **at})
-        elif try_to_load_from_cache(repo, CARD, revision=path.name) is None:
+                snapshot_download(**{**wanted, "revision": commit}, etag_timeout=10)
+        elif try_to_load_from_cache(repo, CARD, revision=commit) is None:
             # Notes where there is none, so that it is asked for once.
-            hf_hub_download(repo, CARD, **at)
+            hf_hub_download(repo, CARD, revision=commit, etag_timeout=10)
 
 
 def fetch_file(spec: str, hint: str = "") -> Path:

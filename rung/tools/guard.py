@@ -21,7 +21,8 @@ def main():
 
     def limit():
         size = megabytes << 20
-        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+        # What is written to, not addresses: JavaScript's engines reserve more than they ever use.
+        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
     child = subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=limit)

@@ -43,14 +43,14 @@ class McpServer(Source):
         with self._lock:
             if self._session is not None:
                 return
-            found = self._connect()
+            tools = self._connect()
             self.functions = [
                 {
                     "name": tool.name,
                     "description": tool.description or "",
                     "parameters": dict(tool.input_schema),
                 }
-                for tool in found.tools[:MAX_TOOLS]
+                for tool in tools
             ]
             if not self.functions:
                 self.close()
@@ -84,8 +84,8 @@ class McpServer(Source):
             return Result.fault(text)
         return Result.of(text, self.limits.characters)
 
-    def _connect(self) -> Any:
-        """Start the server -> what it says of its tools. Raises ConfigError saying why it cannot be."""
+    def _connect(self) -> list[Any]:
+        """Start the server -> its tools. Raises ConfigError saying why it cannot be."""
         try:
             import anyio
             from anyio.from_thread import start_blocking_portal
@@ -104,7 +104,7 @@ class McpServer(Source):
         )
 
         @asynccontextmanager
-        async def connected() -> AsyncIterator[tuple[Any, Any]]:
+        async def connected() -> AsyncIterator[tuple[Any, list[Any]]]:
             with open(os.devnull, "w", encoding="utf-8") as silent:
                 async with (
                     stdio_client(wanted, errlog=silent) as (read, write),
@@ -112,13 +112,13 @@ class McpServer(Source):
                 ):
                     with anyio.fail_after(START_SECONDS):
                         await session.initialize()
-                        told = await session.list_tools()
-                    yield session, told
+                        tools = await listed(session)
+                    yield session, tools
 
         stack = ExitStack()
         try:
             portal = stack.enter_context(start_blocking_portal())
-            session, told = stack.enter_context(portal.wrap_async_context_manager(connected()))
+            session, tools = stack.enter_context(portal.wrap_async_context_manager(connected()))
         except BaseException as fault:
             with contextlib.suppress(Exception):
                 stack.close()
@@ -129,7 +129,7 @@ class McpServer(Source):
             why = one_line([str(fault) or type(fault).__name__])
             raise ConfigError(f"--tools: no MCP server answers as '{self.command}': {why}") from None
         self._stack, self._portal, self._session = stack, portal, session
-        return told
+        return tools
 
     def close(self) -> None:
         with self._lock:
@@ -137,3 +137,18 @@ class McpServer(Source):
             if stack is not None:
                 with contextlib.suppress(Exception, BaseExceptionGroup):
                     stack.close()
+
+
+async def listed(session: Any) -> list[Any]:
+    """Ask a session of `mcp` for its tools, page by page, `MAX_TOOLS` at most."""
+    from mcp import types
+
+    found, cursor = [], None
+    while len(found) < MAX_TOOLS:
+        params = None if cursor is None else types.PaginatedRequestParams(cursor=cursor)
+        page = await session.list_tools(params=params)
+        found += page.tools
+        if page.next_cursor in (None, cursor):
+            break
+        cursor = page.next_cursor
+    return found[:MAX_TOOLS]

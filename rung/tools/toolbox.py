@@ -31,7 +31,8 @@ class Toolbox:
         functions: in OpenAI's words, as prompts and chat templates show them.
 
     Raises:
-        ConfigError: for a spec that cannot be opened, and for two functions of one name.
+        ConfigError: for a spec that cannot be opened, two functions of one name, and a schema of arguments
+            that is none.
     """
 
     def __init__(self, specs: Sequence[str], limits: Limits | None = None):
@@ -39,7 +40,6 @@ class Toolbox:
         limits = limits or Limits()
         self._sources = [source_of(spec, limits) for spec in specs]
         self._owner: dict[str, Source] = {}
-        self._schemas: dict[str, Mapping[str, Any]] = {}
         self._validators: dict[str, Any] = {}
         self.functions: list[dict[str, Any]] = []
         try:
@@ -49,17 +49,24 @@ class Toolbox:
             raise
 
     def _open(self) -> None:
-        twice = []
+        twice, wrong = [], []
         for source in self._sources:
             source.open()
             for function in source.functions:
                 name = str(function["name"])
                 if name in self._owner:
                     twice.append(name)
-                self._owner[name], self._schemas[name] = source, function
+                self._owner[name] = source
                 self.functions.append(told(function))
+                try:
+                    self._validators[name] = _validator(function.get("parameters") or {})
+                except ValueError as fault:
+                    why = " ".join(str(fault).partition("\n")[0].split())[:200]
+                    wrong.append(f"the schema of {name} is none ({why})")
         if twice:
             raise ConfigError(f"--tools: two functions are called {', '.join(sorted(set(twice)))}")
+        if wrong:
+            raise ConfigError(f"--tools: {one_line(wrong)}")
 
     @property
     def names(self) -> list[str]:
@@ -84,11 +91,6 @@ class Toolbox:
         return source.call(name, arguments)
 
     def _misfit(self, name: str, arguments: Mapping[str, Any]) -> str | None:
-        import jsonschema_rs
-
-        if name not in self._validators:
-            schema = self._schemas[name].get("parameters") or {"type": "object"}
-            self._validators[name] = jsonschema_rs.validator_for(dict(schema))
         faults = [error.message for error in self._validators[name].iter_errors(dict(arguments))]
         return one_line(faults) if faults else None
 
@@ -96,6 +98,16 @@ class Toolbox:
         """End every process."""
         for source in self._sources:
             source.close()
+
+
+def _validator(schema: Mapping[str, Any]) -> Any:
+    """What checks arguments. Raises ValueError for no JSON Schema, or one that refers elsewhere."""
+    import jsonschema_rs
+
+    def elsewhere(address: str) -> Any:
+        raise ValueError(f"it refers to {address}, which is not fetched")
+
+    return jsonschema_rs.validator_for({"type": "object", **schema}, retriever=elsewhere)
 
 
 def source_of(spec: str, limits: Limits) -> Source:

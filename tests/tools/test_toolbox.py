@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import random
 import resource
+import shutil
+import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from rung.errors import ConfigError
-from rung.tools import allowed
-from rung.tools.base import Limits, Result
+from rung.tools import allowed, mcp_server, toolbox
+from rung.tools.base import Limits, Result, Source
 from rung.tools.calls import Call
 from rung.tools.toolbox import Toolbox
 from tests.tools.world import switches
@@ -111,6 +114,69 @@ def test_what_is_no_tool_is_told_in_one_line(tmp_path, source, told):
     assert "\n" not in str(fault.value)
     with pytest.raises(ConfigError, match="neither a .py file nor mcp:COMMAND"):
         Toolbox(["tools.txt"])
+
+
+@pytest.mark.parametrize(
+    ("schema", "told"),
+    [
+        ({"properties": {"a": {"type": "any"}}}, "the schema of odd is none .*any"),
+        ({"properties": {"a": {"$ref": "http://127.0.0.1:9/a.json"}}}, "which is not fetched"),
+        ({"properties": {"a": {"$ref": "#/$defs/Absent"}}}, "the schema of odd is none"),
+    ],
+)
+def test_a_schema_that_is_none_is_told_when_the_tools_are_opened(monkeypatch, schema, told):
+    class Odd(Source):
+        functions = [{"name": "odd", "description": "", "parameters": schema}]
+
+        def open(self): ...
+        def call(self, name, arguments): ...
+        def close(self): ...
+
+    monkeypatch.setattr(toolbox, "source_of", lambda spec, limits: Odd())
+    with pytest.raises(ConfigError, match=told) as fault:
+        Toolbox(["odd.py"])
+    assert "\n" not in str(fault.value)
+
+
+def test_the_tools_of_every_page_are_there(monkeypatch):
+    import asyncio
+
+    made = SimpleNamespace(PaginatedRequestParams=lambda cursor: cursor)
+    monkeypatch.setitem(sys.modules, "mcp", SimpleNamespace(types=made))
+    asked = []
+
+    class Session:
+        async def list_tools(self, params=None):
+            at = int(params or 0)
+            asked.append(at)
+            following = str(at + 50) if self.endless or at < 100 else None
+            return SimpleNamespace(tools=list(range(at, at + 50)), next_cursor=following)
+
+    session = Session()
+    session.endless = False
+    assert asyncio.run(mcp_server.listed(session)) == list(range(mcp_server.MAX_TOOLS))
+    monkeypatch.setattr(mcp_server, "MAX_TOOLS", 1000)
+    assert asyncio.run(mcp_server.listed(session)) == list(range(150)) and asked[-1] == 100
+    session.endless = True
+    assert len(asyncio.run(mcp_server.listed(session))) == 1000
+
+
+def guarded(megabytes, *command):
+    run = [sys.executable, mcp_server.GUARD, str(megabytes), str(1 << 20), *command]
+    return subprocess.run(run, capture_output=True, text=True, timeout=60)
+
+
+def test_what_a_server_writes_to_is_limited_and_not_what_it_reserves():
+    held = "import mmap; a = mmap.mmap(-1, 1 << 32, prot=0); print('reserved')"
+    assert guarded(512, sys.executable, "-c", held).stdout == "reserved\n"
+    hog = guarded(512, sys.executable, "-c", "bytearray(1 << 30); print('held')")
+    assert hog.returncode and hog.stdout == ""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_a_server_in_javascript_may_fetch():
+    said = guarded(2048, "node", "-e", "fetch('data:,hello').then(r => r.text()).then(console.log)")
+    assert said.stdout == "hello\n"
 
 
 def test_faults_are_results(box):
