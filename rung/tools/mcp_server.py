@@ -143,7 +143,8 @@ async def listed(session: Any) -> list[Any]:
     """Ask a session of `mcp` for its tools, page by page, `MAX_TOOLS` at most."""
     from mcp import types
 
-    found, cursor = [], None
+    found: list[Any] = []
+    cursor: str | None = None
     while len(found) < MAX_TOOLS:
         params = None if cursor is None else types.PaginatedRequestParams(cursor=cursor)
         page = await session.list_tools(params=params)

@@ -31,8 +31,8 @@ class Toolbox:
         functions: in OpenAI's words, as prompts and chat templates show them.
 
     Raises:
-        ConfigError: for a spec that cannot be opened, two functions of one name, and a schema of arguments
-            that is none.
+        ConfigError: for a spec that cannot be opened, two functions of one name, and a schema of
+            arguments that is none.
     """
 
     def __init__(self, specs: Sequence[str], limits: Limits | None = None):
