@@ -108,6 +108,7 @@ class Access:
         self._fixed = [digest_of(key) for key in fixed]
         self._keys = keys
         self._known: list[KeyRecord] = []
+        self._closed = False  # whether the store has ever had a key
         self._read = False  # whether the store's keys were ever read
         self._read_at = float("-inf")
         self._buckets: dict[tuple[str, str], Bucket] = {}
@@ -138,11 +139,12 @@ class Access:
                 keys = self._keys()
                 if used:
                     keys.spend(used)
-                known = keys.list()
+                every = keys.list(revoked=True)
             except StoreError:
                 return
             with self._lock:  # what the store now knows is no longer counted here
-                self._known, self._read = known, True
+                self._known = [key for key in every if key.revoked is None]
+                self._closed, self._read = bool(every), True
                 for id, tokens in used.items():
                     self._used[id] -= tokens
                     if not self._used[id]:
@@ -150,8 +152,11 @@ class Access:
 
     @property
     def locked(self) -> bool:
-        """Whether a key is needed at all, as far as one knows."""
-        return bool(self._fixed or self._known or not self._read)
+        """Whether a key is needed at all, as far as one knows.
+
+        It is once the store has had one: revoking the last key lets nobody in.
+        """
+        return bool(self._fixed or self._closed or not self._read)
 
     def account(self, authorization: str) -> Account:
         """Whose request it is.

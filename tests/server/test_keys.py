@@ -65,6 +65,19 @@ def test_keys_come_into_force_and_go(store, served):
     soon(lambda: httpx.get(url, headers={"Authorization": f"Bearer {secret}"}).status_code == 401)
 
 
+def test_revoking_the_last_key_lets_nobody_in(store, served):
+    _, secret = store.keys.add("me")
+    url = f"{served.url}/v1/models"
+    known = {"Authorization": f"Bearer {secret}"}
+    soon(lambda: httpx.get(url).status_code == 401)
+    assert httpx.get(url, headers=known).status_code == 200
+    store.keys.revoke("me")
+    soon(lambda: httpx.get(url, headers=known).status_code == 401)
+    assert httpx.get(url).status_code == 401
+    _, other = store.keys.add("other")
+    soon(lambda: httpx.get(url, headers={"Authorization": f"Bearer {other}"}).status_code == 200)
+
+
 def test_a_scope_opens_its_part_alone(store, served):
     _, asks = store.keys.add("asks", scopes=["ask"])
     _, trains = store.keys.add("trains", scopes=["train"])
