@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rung.evals import metrics
 from rung.evals.answers import Answers
 from rung.evals.measure import Measured
 from rung.ladder.answers import kept_items, one_answer
@@ -34,6 +35,7 @@ from rung.train import job
 from rung.train.observers import Made, Observer, Observers
 from rung.train.plan import Plan
 from rung.train.prepare import with_tokens
+from rung.types import Task
 
 LEAST_SECONDS = 1.0  # that a training has, though its preparation took them
 SPARED = 1.5  # times what measuring should take: what a training leaves of an attempt's time
@@ -145,7 +147,7 @@ class Trial:
         )
         made = job.make(
             plan, told, self.store, opened=opened, run=self._left(plan),
-            fitted=self.first.fitted if self.first else None,
+            fitted=self.first.fitted if self.first else None, task=self._chosen_by,
         )  # fmt: skip
         if self.first is not None:
             made.state.seconds = self.first.making
@@ -159,6 +161,11 @@ class Trial:
             steps=steps, steps_of=self._cut_from(made), making=made.state.seconds,
             answering=answering, run=made.run, late=self._timed_out(made),
         )  # fmt: skip
+
+    @property
+    def _chosen_by(self) -> Task | None:
+        """What methods choose their candidates by: the climb's task, unless a referee measures it."""
+        return None if metrics.by_wins(self.bench.task) else self.bench.task
 
     def _cut_from(self, made: Made) -> int | None:
         """Steps of the whole training, where this one had a share of them or its time was over."""
@@ -191,7 +198,9 @@ class Trial:
         rows = self.bench.validation[: self.step.level.held]
 
         watcher = Named(self.watcher, self.rung.key)
-        made = job.make(plan, watcher, self.store, opened=opened, run=self._left(plan))
+        made = job.make(
+            plan, watcher, self.store, opened=opened, run=self._left(plan), task=self._chosen_by
+        )
         with job.under_way(made.run, self.store, made.observers):
             _heed(made)
             opened = with_tokens(plan, opened)[0]

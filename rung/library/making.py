@@ -118,7 +118,8 @@ def _measured(request: Request, rows: Made, outcome: Outcome) -> Finished:
     """Base and model on the held-out rows."""
     knobs = request.plan(request.name).data
     parts = dict(split(load(knobs), knobs))
-    engine = load_engine([request.name])
+    run = outcome.plan.run  # whose device and precision are settled
+    engine = load_engine([request.name], dtype=run.dtype, device=run.device)
     bare = next(name for name, model in engine.models.items() if model.slot == -1)
     test, validation = list(parts["test"]), list(parts["validation"])
     system = _system(engine, bare, request.description, validation)
@@ -176,6 +177,6 @@ def _beside(request: Request, finished: Finished, observer: Observer | None) -> 
         made = tune(Plan.of(name, settings), observer, replace=True)
         finished.readers[name] = made.metrics
         names.append(name)
-    base = finished.outcome.plan.run.base
-    data = request.plan(request.name).data
-    finished.beside = evaluate([base, *names], data, EvalKnobs(), LoadKnobs())
+    run, data = finished.outcome.plan.run, request.plan(request.name).data
+    loading = LoadKnobs(dtype=run.dtype, device=run.device)
+    finished.beside = evaluate([run.base, *names], data, EvalKnobs(), loading)

@@ -152,7 +152,11 @@ class Race:
             for candidate in left:
                 self._ask(candidate, until)
             left = self._still_in(left, until)
-        return max(left, key=lambda c: self.scores[c.name].value)  # the first among equals
+        best = left[0]  # the first among equals
+        for candidate in left[1:]:
+            if self.scores[candidate.name].better(self.scores[best.name]):
+                best = candidate
+        return best
 
     def metrics(self, best: Candidate) -> dict[str, Any]:
         """For the model's record: the choice, and a figure with its interval for each candidate."""
@@ -228,7 +232,10 @@ class Race:
 
     def _still_in(self, candidates: list[Candidate], until: int) -> list[Candidate]:
         """The candidates that are not clearly worse than the best on the rows that all have seen."""
-        items = {c.name: list(map(float, self.scores[c.name].items[:until])) for c in candidates}
+        sign = -1 if self.scores[candidates[0].name].lower else 1
+        items = {
+            c.name: [sign * float(i) for i in self.scores[c.name].items[:until]] for c in candidates
+        }
         best = max(items.values(), key=math.fsum)
         return [c for c in candidates if not clearly_worse(items[c.name], best)]
 

@@ -40,6 +40,7 @@ from rung.train.prepare import Prepared, adapter_of, prepare
 from rung.train.reference import with_reference
 from rung.train.run_log import Heartbeat, RunLog, Tracked
 from rung.train.sources import Shuffled
+from rung.types import Task
 
 
 def tune(
@@ -116,6 +117,7 @@ def make(
     run: RunRecord | None = None,
     test: bool = False,
     fitted: Fitted | None = None,
+    task: Task | None = None,
 ) -> Made:
     """Adapt a base, and leave it to the caller to `keep` or to `drop` what was made.
 
@@ -126,6 +128,8 @@ def make(
         run: one that was interrupted, to go on with; its settings are the plan's.
         test: look at the test rows, this once.
         fitted: what the method found already, for one that needs no base.
+        task: what a method that chooses among candidates is to be good at; as the rows are detected
+            where nobody says.
 
     Raises:
         DataError: when the data is no longer what `run` began with. Else as `tune`.
@@ -159,7 +163,7 @@ def make(
             if plan.method.trained:
                 made = _train(plan, prepared, run.id, folder, observers, stopping, test, store)
             else:
-                made = _fit(plan, prepared, run.id, folder, observers, stopping, fitted)
+                made = _fit(plan, prepared, run.id, folder, observers, stopping, fitted, task)
         made.spared, made.asked = spared.seconds, asked()
         return made
 
@@ -243,7 +247,7 @@ def _begun(plan: Plan, prepared: Prepared, store: Store, run: RunRecord | None) 
 
 def _fit(
     plan: Plan, prepared: Prepared, run: str, folder: Path, observers: Observers,
-    stopping: Callable[[], bool], fitted: Fitted | None = None,
+    stopping: Callable[[], bool], fitted: Fitted | None = None, task: Task | None = None,
 ) -> Made:  # fmt: skip
     """An adapter that the method finds without the training loop."""
     observers.stage(f"fitting {plan.method.name}")
@@ -256,7 +260,7 @@ def _fit(
         return stopping()
 
     study = Study(
-        prepared.bank, prepared.template, detect(splits.train), list(splits.train),
+        prepared.bank, prepared.template, task or detect(splits.train), list(splits.train),
         list(splits.validation), plan.train.seed, folder, observers.note, over, plan.train,
     )  # fmt: skip
     began = time.perf_counter()

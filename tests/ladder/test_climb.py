@@ -80,6 +80,18 @@ def test_all_tries_what_stands_above_the_bar_too(words, ordered):
     assert rungs["lora"].metrics["curve"] and rungs["lora"].cost["wall"] > 0
 
 
+def test_methods_that_fit_are_fitted_for_the_task_that_the_user_names(tmp_path, rung_home):
+    """Labels too long to be found as such were none for trees, which the climb then left out."""
+    path = write_words(tmp_path / "words.jsonl")
+    long = {"kind": "it is a kind word for all", "cruel": "it is a cruel word for many"}
+    lines = [{**row, "label": long[row["label"]]} for row in map(json.loads, path.open())]
+    rows = [{"prompt": line["text"], "completion": line["label"]} for line in lines]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    record, rungs = go(path, only=["boosted_trees"], task="classification", bar="accuracy=0.9")
+    assert record.verdict["winner"] == "boosted_trees"
+    assert rungs["boosted_trees"].status == "succeeded"
+
+
 def test_predicted_cost_decides_the_order(words, ordered):
     ordered({"zero_shot": 3.0, "linear_probe": 2.0, "lora": 1.0})
     log = Log()

@@ -6,6 +6,7 @@ import pytest
 
 from rung.data.conversation import Conversation
 from rung.errors import Interrupted, MethodMisfit
+from rung.evals.measure import Measured
 from rung.methods import choice
 from rung.types import Example
 from tests.methods.asking import answering, row, rows, study
@@ -62,6 +63,14 @@ def test_among_equals_the_first_stays(tmp_path, monkeypatch):
     made = study(tmp_path)
     answering(monkeypatch, right_with("nobody"))
     assert choice.Race(made, made.validation).best(candidates("a", "b")).name == "a"
+
+
+def test_where_less_is_better_the_least_is_the_best(tmp_path, monkeypatch):
+    made = study(tmp_path, validation=rows(96, "validation"))
+    monkeypatch.setattr(Measured, "lower", property(lambda self: True))
+    asked = answering(monkeypatch, right_with("b"))
+    assert choice.Race(made, made.validation).best(candidates("b", "a", "c")).name == "a"
+    assert sum(len(m) for name, m in asked if name == "b") == 32  # clearly worse by then
 
 
 def test_a_stop_is_passed_on(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from rung.cli import run
 from rung.cli.make import told
 from rung.data import DataKnobs, load
 from rung.evals.reply_loss import change, reply_losses
+from rung.library import making
 from rung.models import load_engine
 from rung.store import Store
 from tests.synthesis.conftest import DESCRIPTION, fair, teaching, wanted
@@ -45,6 +46,15 @@ def test_rows_are_written_and_learnt_and_the_gain_is_shown(rung_home, tmp_path, 
     assert Store.open().models.get("coach").method == "lora"
     for answers in told["answers"].values():
         assert {"coach"} < set(answers)
+
+
+def test_it_is_measured_where_and_as_it_was_trained(rung_home, tmp_path, monkeypatch):
+    loaded, own = [], making.load_engine
+    monkeypatch.setattr(
+        making, "load_engine", lambda names, **said: (loaded.append(said), own(names, **said))[1]
+    )
+    code, _ = made(tmp_path, "--similarity", "1", "--dtype", "bfloat16", "--epochs", "1")
+    assert code == 0 and loaded == [{"dtype": "bfloat16", "device": "cpu"}]
 
 
 def test_the_same_command_again_keeps_the_rows_and_other_rows_are_not_written_over(
