@@ -19,6 +19,7 @@ from rung.config import knob
 from rung.data.conversation import Conversation
 from rung.errors import MethodMisfit
 from rung.evals import kinds
+from rung.evals.metrics.parsing import is_number, numbers_in
 from rung.methods import base, choice
 from rung.methods.workload import Shape, Workload, scoring
 from rung.types import Example, Message
@@ -27,9 +28,6 @@ MIN_NUMBER_SHARE = 0.95  # of the replies are numbers: then so is the answer
 
 # What may stand before an answer: "Answer:", "**Final answer:** ", "The answer is".
 MARK = re.compile(r"\banswer\b[\s*_]*(?:is\b[\s*_]*:?|[:：])[\s*_]*", re.IGNORECASE)
-NUMBER = re.compile(r"[-−+]?\$?\d[\d,]*(?:\.\d+)?%?")
-
-
 INSTRUCTION_TOKENS = 40  # of the sentence behind the question
 
 
@@ -154,7 +152,7 @@ INSTRUCTIONS = {
 def numbers(rows: Sequence[Example]) -> bool:
     """Whether the replies are numbers, or reasons that end with '#### number' as in GSM8K."""
     replies = [e.messages[-1]["content"].rpartition("####")[2].strip(" .") for e in rows]
-    numbers = sum(bool(NUMBER.fullmatch(r)) for r in replies)
+    numbers = sum(map(is_number, replies))
     return bool(replies) and numbers >= MIN_NUMBER_SHARE * len(replies)
 
 
@@ -174,6 +172,9 @@ def _label(text: str, labels: Sequence[str], first: bool) -> str:
 
 
 def _number(text: str, first: bool) -> str:
-    """The first number of the line that the answer stands on, or the last of all the text."""
-    found = NUMBER.findall(text)
-    return found[0 if first else -1].lstrip("+").replace("$", "").rstrip(",") if found else ""
+    """The first number of an answer, behind an equation's last sign, or the last of all the text."""
+    found = numbers_in(text)
+    if first and found:
+        line = next(line for line in text.splitlines() if numbers_in(line))
+        found = numbers_in(line.rpartition("=")[2]) or numbers_in(line)
+    return found[0 if first else -1].lstrip("+").replace("$", "") if found else ""

@@ -6,6 +6,7 @@ import pytest
 
 from rung import methods
 from rung.errors import ArtefactError, MethodMisfit
+from rung.evals.metrics.parsing import number_match
 from rung.methods.chain_of_thought import Reasoning, numbers
 from rung.types import Task
 from tests.methods.asking import YES_NO, again, answering, row, study
@@ -39,10 +40,19 @@ def test_labels_are_found(text, answer):
         ("It was 12, then 15.", "15"),
         ("The answer is -3.", "-3"),
         ("none", ""),
+        ("Answer: .5", ".5"),
+        ("Answer: $.75", ".75"),
+        ("Answer: 1/2", "1/2"),
+        ("Answer: 3e-4", "3e-4"),
+        ("Answer: 2.5e3", "2.5e3"),
+        ("Answer: 12 + 5 = 17", "17"),
+        ("Answer: Each pays 3 * 4 = 12 dollars\n5 remain", "12"),
+        ("Answer:\n\n7 = x", "7"),
     ],
 )
 def test_numbers_are_found(text, answer):
     assert Reasoning("I", numeric=True).answer(text) == answer
+    assert not answer or number_match(answer, answer) == 1  # read as it is by the metric
 
 
 @pytest.mark.parametrize(
@@ -77,6 +87,7 @@ def test_the_instruction_stands_behind_the_last_question():
 
 def test_numbers_are_told_from_words():
     assert numbers([row("q", "12"), row("q", "1,200.5"), row("q", "2 * 3 = 6\n#### 6")])
+    assert numbers([row("q", ".5"), row("q", "3e-4"), row("q", "1 1/2"), row("q", "-3")])
     assert not numbers([row("q", "12"), row("q", "twelve")]) and not numbers([])
 
 

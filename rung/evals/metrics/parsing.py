@@ -49,6 +49,16 @@ def number(text: str) -> float | None:
     return _value(found[-1]) if found else None
 
 
+def numbers_in(text: str) -> list[str]:
+    """Find the numbers of a text as they are written, in their order."""
+    return [found.strip() for found in _NUMBER.findall(_plainly(text))]
+
+
+def is_number(text: str) -> bool:
+    """Tell whether a text is a number and nothing else."""
+    return _NUMBER.fullmatch(_plainly(text)) is not None
+
+
 def _plainly(text: str) -> str:
     """Write numbers in ASCII: those of other scripts, mixed ones, and thousands that are parted."""
     if not text.isascii():
