@@ -100,10 +100,13 @@ async def answer(
         reply.trace = lambda found: run.told(texts, ids, wanted[0].constraint, found)
     if asked.stream and not run.judges_answers:
         return EventStream(reply, answers)
+    completions = None
     try:
         completions = await unless_gone(request.receive, answers.completions())
     finally:
         answers.cancel()
+        if completions is None:  # who went away has used what was drawn, as in a stream
+            account.spend(prompts, answers.drawn)
     if completions is None:
         return Response(status_code=GONE)
     if run.judges_answers:
@@ -178,7 +181,6 @@ class Reply:
     async def stream(self, answers: Answers) -> AsyncIterator[bytes]:
         """Server-sent events to the end of all answers."""
         done: dict[int, Completion] = {}
-        drawn = [0] * len(answers.generations)
         try:
             if opened := self.head(len(answers.generations)):
                 yield opened
@@ -189,7 +191,6 @@ class Reply:
                 for i, event in gathered:
                     if isinstance(event, Token):
                         tokens.setdefault(i, []).append(event)
-                        drawn[i] += 1
                     elif isinstance(event, Completion):
                         done[i] = event
                     else:
@@ -204,9 +205,7 @@ class Reply:
                             yield self.written(delta)
             yield await self.tail(list(done.values()))
         finally:  # a client that went away has used what was drawn for it
-            complete = sum(c.completion_tokens for c in done.values())
-            cut = sum(n for i, n in enumerate(drawn) if i not in done)
-            self.spend(sum(self.prompts), complete + cut)
+            self.spend(sum(self.prompts), answers.drawn)
 
     async def replayed(self, completions: Sequence[Completion]) -> bytes:
         """Finished answers as the events that a stream would have had."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
-from rung.engine import Completion, Engine, Generation, GenerationRequest
+from rung.engine import Completion, Engine, Generation, GenerationRequest, Token
 from rung.engine.request import Event
 
 T = TypeVar("T")
@@ -36,12 +37,17 @@ class Answers:
         self._watch: asyncio.TimerHandle | None = None
         self._lock = threading.Lock()
         self._waiting: list[tuple[Generation, Event]] = []
+        self._drawn: Counter[Generation] = Counter()
         self.generations = engine.submit_all(requests, self._listen)
         self._index = {g: i for i, g in enumerate(self.generations)}
 
     def _listen(self, generation: Generation, event: Event) -> None:
         """Called on the engine's thread; wakes the loop once for whatever gathers until it looks."""
         with self._lock:
+            if isinstance(event, Completion):
+                self._drawn[generation] = event.completion_tokens
+            elif isinstance(event, Token):
+                self._drawn[generation] += 1
             self._waiting.append((generation, event))
             first = len(self._waiting) == 1
         if first:
@@ -49,6 +55,12 @@ class Answers:
                 self._loop.call_soon_threadsafe(self._ready.set)
             except RuntimeError:  # the loop has ended, and with it whoever asked
                 generation.cancel()
+
+    @property
+    def drawn(self) -> int:
+        """Tokens that were drawn until now, also of answers that have not ended."""
+        with self._lock:
+            return self._drawn.total()
 
     async def events(self, patience: float | None = None) -> AsyncIterator[list[tuple[int, Event]]]:
         """(index of the answer, event) as they gather, until every answer has ended.

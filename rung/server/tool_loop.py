@@ -92,9 +92,12 @@ async def _step(
         drawn = requests_of(service, asked, [step], n=asked.n or 1, most=most, usual=usual)[i]
         wanted.append(dataclasses.replace(drawn, constraint=step.constraint))
     count = sum(len(one.prompt.ids) + one.decoding.max_tokens for one in wanted)
-    account_of(request).reserve(count)
-    answers = Answers(service.engine, wanted)
+    account = account_of(request)
+    account.reserve(count)
+    answers, asked_before, drawn_before = Answers(service.engine, wanted), account.asked, account.drawn
     try:
         return await answers.completions()
-    finally:
+    finally:  # also of a client that goes away between two steps
         answers.cancel()
+        read = sum(len(one.prompt.ids) for one in wanted)
+        account.spend(asked_before + read, drawn_before + answers.drawn)

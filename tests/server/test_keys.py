@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -76,6 +77,23 @@ def test_revoking_the_last_key_lets_nobody_in(store, served):
     assert httpx.get(url).status_code == 401
     _, other = store.keys.add("other")
     soon(lambda: httpx.get(url, headers={"Authorization": f"Bearer {other}"}).status_code == 200)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_hangs_up_has_used_what_was_drawn(store, served, stream):
+    _, secret = store.keys.add("hasty")
+    soon(lambda: httpx.get(f"{served.url}/v1/models").status_code == 401)
+    headers, known = {"Authorization": f"Bearer {secret}"}, lambda: store.keys.list()[0].used
+    body = {
+        "model": "base", "prompt": "x" * 100, "max_tokens": 400, "n": 4, "temperature": 2.0, "seed": 2,
+        "stream": stream,
+    }  # fmt: skip
+    with contextlib.suppress(httpx.TimeoutException), httpx.Client(headers=headers) as client:
+        sent = client.build_request("POST", f"{served.url}/v1/completions", json=body, timeout=0.1)
+        answer = client.send(sent, stream=True)
+        assert stream  # a whole answer takes longer
+        answer.close()
+    soon(lambda: known() >= 100)
 
 
 def test_a_scope_opens_its_part_alone(store, served):
