@@ -214,7 +214,7 @@ class CallFormat:
             ],
             "open": self.open, "close": self.close, "between": self.between or "\n", "tag": self.tag,
             "first_keys": self.first_keys, "specials": dict(self.specials), "most": most,
-            "mode": value["mode"], "led": self.keeps_text and bool(self.tag),
+            "mode": value["mode"], "form": value.get("form"), "led": self.keeps_text and bool(self.tag),
         }  # fmt: skip
 
     def _body(self, shape: Mapping[str, Any], number: str) -> tuple[str, Any, str]:

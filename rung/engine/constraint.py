@@ -161,20 +161,20 @@ def _of_calls(value: Any) -> str:
 
     Args:
         value: `schema` of a call, `open` and `close` around it, `most` calls side by side, and `mode`:
-            `auto`, `call` for nothing but calls, `answer` for text without any. A base's own call
-            format says more, see `_of_own_calls`.
+            `auto`, `call` for nothing but calls, `answer` for text without any, `form` for calls or
+            JSON of the schema `form`. A base's own call format says more, see `_of_own_calls`.
     """
     if "bodies" in value:
         return _of_own_calls(value)
     opened, closed = json.dumps(value["open"]), json.dumps(value["close"])
     tag = re.escape(value["open"]).replace("/", "\\/")
-    start = {"auto": "TEXT | led", "call": "first", "answer": "TEXT"}[value["mode"]]
+    starts = {"auto": "TEXT | led", "call": "first", "answer": "TEXT", "form": "first | form"}
     for pattern in _patterns_of(value["schema"]):
         check_pattern(pattern)
     schema = json.dumps({**value["schema"], "x-guidance": CALL_STYLE}, separators=(",", ":"))
     more = f" more{{0,{value['most'] - 1}}}" if value["most"] > 1 else ""
     grammar = (
-        f"start: {start}\n"
+        f"start: {starts[value['mode']]}\n{_form(value)}"
         f"first: {opened} body {closed}{more}\n"
         f"led: lead body {closed}{more}\n"
         f'more: "\\n" {opened} body {closed}\n'
@@ -208,15 +208,15 @@ def _of_own_calls(value: Any) -> str:
     else:
         keys = "|".join(map(_regex, value["first_keys"]))
         text = rf'/(?s:.+)/ & ~/((?s:.*)\n)?[ \t]*\{{\s*"({keys})"(?s:.*)/'
-    start = {"auto": "TEXT | first", "call": "first", "answer": "TEXT"}[value["mode"]]
-    rules = []
+    starts = {"auto": "TEXT | first", "call": "first", "answer": "TEXT", "form": "first | form"}
+    start, rules = starts[value["mode"]], [_form(value)]
     if value["mode"] == "auto" and value["led"]:
         if tag in value["specials"]:
             start += f" | TEXT {opened} calls"
         else:
             behind = _literal(value["open"].partition(tag)[2], value["specials"])
             start += f" | lead {behind} calls"
-            rules = [f"lead[lazy]: /(?s:.*){_regex(tag)}/"]
+            rules.append(f"lead[lazy]: /(?s:.*){_regex(tag)}/")
     rules.insert(0, f"start: {start}")
     rules += [f"first: {opened} calls", f"TEXT: {text}"]
     rules.append(f"calls: body0 {_more(1, value['most'], len(bodies), between)} {closed}")
@@ -228,6 +228,16 @@ def _of_own_calls(value: Any) -> str:
         shapes = (f"{json.dumps(a)} given{n} {json.dumps(b)}" for n, (a, _, b) in enumerate(functions))
         rules.append(f"body{i}: {' | '.join(shapes)}")
     return _bounded("\n".join(rules) + "\n")
+
+
+def _form(value: Any) -> str:
+    """The rule of what may stand in place of calls; none but in that mode."""
+    if value["mode"] != "form":
+        return ""
+    for pattern in _patterns_of(value["form"]):
+        check_pattern(pattern)
+    shape = json.dumps({**value["form"], "x-guidance": STYLE}, separators=(",", ":"))
+    return f"form: %json {shape}\n"
 
 
 def _more(at: int, most: int, bodies: int, between: str) -> str:

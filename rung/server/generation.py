@@ -212,9 +212,11 @@ class Reply:
         events: list[bytes] = []
         for i, completion in enumerate(completions):
             events.append(self.head(1, first=i))
-            drawn = completion.tokens or (Token(completion.ids[0] if completion.ids else 0, ""),)
-            text = Token(drawn[0].id, completion.text)
-            if (delta := self.delta(i, [text])) is not None:
+            first, *rest = completion.tokens or (Token(completion.ids[0] if completion.ids else 0, ""),)
+            # The text was judged, and may be another than that of the tokens.
+            drawn = [dataclasses.replace(first, text=completion.text)]
+            drawn += [dataclasses.replace(token, text="") for token in rest]
+            if (delta := self.delta(i, drawn)) is not None:
                 events.append(self.written(delta))
             events += [self.written(delta) for delta in self.closing(i, completion)]
         self.counted(completions)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rung.engine import Engine
     from rung.server.access import Account
 
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
@@ -44,7 +45,9 @@ class Metrics:
     def request(
         self, route: str, method: str, status: int, seconds: float, account: Account | None
     ) -> None:
-        """Count one answer. Routes are templates, so that no client decides how many there are."""
+        """Count one answer. Routes are templates, and methods known ones, so that no client decides how
+        many there are."""
+        method = method if method in METHODS else "other"
         self._requests.labels(route, method, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
         if account is not None and account.model:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import openai
 import pytest
 
 from tests.server.conftest import serve
@@ -76,6 +77,12 @@ def test_a_stream_ends_with_the_reply_of_the_loop(asking):
     assert found[-1].usage.total_tokens == whole.usage.total_tokens
 
 
+def test_log_probabilities_of_an_agent_are_refused(asking):
+    with pytest.raises(openai.BadRequestError, match="calls of its own tools") as caught:
+        asking.chat.completions.create(model="clerk", messages=ASKED, logprobs=True)
+    assert caught.value.param == "logprobs"
+
+
 def test_every_step_counts(clerk, asking):
     prompt = len(clerk.engine.model("clerk").prompt(ASKED).ids)
     used = asking.chat.completions.create(model="clerk", messages=ASKED, temperature=0).usage
@@ -141,3 +148,17 @@ def test_calls_of_a_templates_own_form_are_streamed_as_they_are_given_whole(nati
     made = [c.function for delta in deltas for c in delta.tool_calls or ()]
     assert [(f.name, json.loads(f.arguments)) for f in made] == whole
     assert "".join(d.content or "" for d in deltas) == (said.message.content or "")
+
+
+def test_a_form_stands_beside_calls_of_a_templates_own_form(native, natively):
+    shape = {"type": "object", "properties": {"sure": {"enum": [True, False]}}, "required": ["sure"],
+             "additionalProperties": False}  # fmt: skip
+    form = {"type": "json_schema", "json_schema": {"name": "sure", "schema": shape, "strict": True}}
+    drawn = natively.chat.completions.create(
+        model="clerk", messages=ASKED, tools=list(native.agent.functions), response_format=form,
+        temperature=2.0, seed=1, n=12, max_tokens=110, parallel_tool_calls=False,
+    ).choices  # fmt: skip
+    calls = [c.message.tool_calls[0].function for c in drawn if c.message.tool_calls]
+    answers = [c.message.content for c in drawn if c.finish_reason == "stop"]
+    assert all(json.loads(text)["sure"] in (True, False) for text in answers) and answers
+    assert {call.name for call in calls} <= {"switch", "fail"} and calls

@@ -262,6 +262,10 @@ def test_requests_are_logged_and_counted(served, caplog):
     assert found["prompt_tokens"] == answer.usage.prompt_tokens and found["completion_tokens"] > 0
     text = httpx.get(f"{served.url}/metrics").text
     assert 'rung_requests_total{method="POST",route="/v1/chat/completions",status="200"} 1.0' in text
+    for i in range(5):  # anybody may send any word
+        httpx.request(f"M{i}", f"{served.url}/v1/models")
+    told = httpx.get(f"{served.url}/metrics").text
+    assert 'method="other"' in told and 'method="M' not in told
     assert 'rung_tokens_total{kind="prompt",model="base"}' in text
     assert "rung_requests_running 0.0" in text and "rung_engine_alive 1.0" in text
     assert 'route="none"' in text and "/nothing" not in text

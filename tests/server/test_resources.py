@@ -117,6 +117,51 @@ def test_tools_that_need_not_be_called_leave_text_alone(client, live):
     assert text == free.choices[0].message.content
 
 
+def test_beside_tools_a_form_is_that_of_an_answer_and_calls_stay_possible(client):
+    shape = {"type": "object", "properties": {"sure": {"enum": [True, False]}}, "required": ["sure"],
+             "additionalProperties": False}  # fmt: skip
+    form = {"type": "json_schema", "json_schema": {"name": "sure", "schema": shape, "strict": True}}
+    wanted = {
+        "tools": [WEATHER],
+        "response_format": form,
+        "max_tokens": 85,
+        "parallel_tool_calls": False,
+    }
+    drawn = chat(client, **wanted, n=12, temperature=2.0, seed=1).choices
+    for choice in drawn:
+        if choice.finish_reason == "tool_calls":
+            assert json.loads(choice.message.tool_calls[0].function.arguments)["days"] in (1, 2)
+        else:
+            assert json.loads(choice.message.content)["sure"] in (True, False)
+    assert {c.finish_reason for c in drawn} == {"stop", "tool_calls"}
+    streamed = list(chat(client, **wanted, temperature=2.0, seed=1, stream=True))
+    ends = [c.choices[0].finish_reason for c in streamed if c.choices]
+    assert ends[-1] in ("stop", "tool_calls")
+    with pytest.raises(openai.BadRequestError, match="held to JSON alone") as caught:
+        chat(client, tools=[WEATHER], response_format={"type": "regex", "regex": "a"})
+    assert caught.value.param == "response_format"
+    plain = chat(client, tools=[WEATHER], response_format={"type": "text"}, max_tokens=5)
+    assert plain.choices[0].message
+
+
+def test_answers_that_were_judged_first_stream_all_their_log_probabilities(live):
+    import asyncio
+
+    from rung.engine import Completion, Token
+    from rung.server.chat_reply import ChatReply
+    from rung.server.logprobs import TokenLogprobs
+
+    tokens = (Token(5, "a", -0.1, ((5, -0.1),)), Token(6, "b", -0.2, ((6, -0.2),)))
+    reply = ChatReply("base", [3])
+    reply.pieces = TokenLogprobs(live.engine.model("base").template)
+    told = asyncio.run(reply.replayed([Completion("ab", (5, 6), "length", 3, tokens)])).decode()
+    chunks = [json.loads(line[6:]) for line in told.splitlines() if line.startswith("data: {")]
+    found = [c["choices"][0] for c in chunks if c["choices"]]
+    shown = [t for c in found for t in (c.get("logprobs") or {}).get("content") or ()]
+    assert [t["logprob"] for t in shown] == [-0.1, -0.2]
+    assert "".join(c["delta"].get("content") or "" for c in found) == "ab"
+
+
 def test_a_conversation_with_calls_goes_on(client):
     call = {"id": "call_1", "type": "function",
             "function": {"name": "weather", "arguments": '{"town": "Oslo", "days": 1}'}}  # fmt: skip

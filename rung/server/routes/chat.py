@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from anyio.to_thread import run_sync
 from fastapi import Request
 from fastapi.responses import Response
 
 from rung.data.call_format import made_in
+from rung.data.tool_calls import CLOSE, OPEN
 from rung.engine import GenerationRequest, ServedModel
 from rung.engine.constraint import Constraint
 from rung.engine.labels import labels_only
@@ -17,8 +19,15 @@ from rung.engine.patterns import ConstraintError
 from rung.engine.tool_loop import has_tools
 from rung.server import tools
 from rung.server.chat_reply import ChatReply
-from rung.server.chat_schema import ChatRequest, ChoiceFormat, ObjectFormat, RegexFormat, SchemaFormat
-from rung.server.errors import ApiError
+from rung.server.chat_schema import (
+    ChatRequest,
+    ChoiceFormat,
+    ObjectFormat,
+    RegexFormat,
+    SchemaFormat,
+    TextFormat,
+)
+from rung.server.errors import ApiError, not_supported
 from rung.server.generation import answer
 from rung.server.logprobs import TokenLogprobs
 from rung.server.pipeline import PipelineRun, begin_pipeline
@@ -26,6 +35,7 @@ from rung.server.responses import ChatCompletion, answers
 from rung.server.routing import Routes
 from rung.server.state import Service, account_of, service_of
 from rung.server.tool_loop import looped
+from rung.tools.agent import MAX_PARALLEL
 from rung.tools.calls import schema
 from rung.types import Message
 
@@ -56,6 +66,8 @@ async def continued(request: Request, asked: ChatRequest, kind: Callable[..., Ch
     model = set_template(service, model, asked)
     turns = await run_sync(turns_of, model, asked, run)
     if has_tools(model) and not asked.offered and asked.response_format is None:
+        if asked.logprobs:
+            raise not_supported("logprobs", f"'{asked.model}' answers after calls of its own tools")
         reply = kind(asked.model, [], asked.includes_usage, account_of(request).spend)
         reply.conversation, reply.stops = model.conversation, frozenset(model.stop_ids)
         reply.calls = model.template.calls
@@ -138,6 +150,9 @@ def constraint_of(
             for function in asked.callable:  # a bad schema is told whether it is called or not
                 if function.parameters:
                     made(name, "json_schema", function.parameters)
+            param = "response_format"
+            if form is not None and (held := _calls_or(form, asked, model, turns)) is not None:
+                return made(name, "tool_calls", held)
         if isinstance(form, ObjectFormat):
             return made(name, "json_object")
         if isinstance(form, SchemaFormat):
@@ -154,6 +169,26 @@ def constraint_of(
     except ConstraintError as fault:
         raise ApiError(str(fault), param=param, code="invalid_schema") from None
     return None
+
+
+def _calls_or(
+    form: Any, asked: ChatRequest, model: ServedModel, turns: Sequence[Message]
+) -> dict[str, Any] | None:
+    """The grammar of calls, or an answer of a form in their place; None for plain text.
+
+    Raises:
+        ApiError: for a form that is not JSON.
+    """
+    if isinstance(form, TextFormat):
+        return None
+    if not isinstance(form, SchemaFormat | ObjectFormat):
+        raise not_supported("response_format", "beside tools an answer is held to JSON alone")
+    shape = form.json_schema.schema_ if isinstance(form, SchemaFormat) else {"type": "object"}
+    return {
+        "schema": schema([f.model_dump() for f in asked.callable]), "open": OPEN, "close": CLOSE,
+        "most": 1 if asked.parallel_tool_calls is False else MAX_PARALLEL, "mode": "form",
+        "form": shape, "made": made_in(model.messages(turns)),
+    }  # fmt: skip
 
 
 def vocabulary_of(service: Service, name: str) -> int:
