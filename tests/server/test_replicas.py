@@ -109,27 +109,40 @@ class Played(httpx.AsyncBaseTransport):
 
     Args:
         dead: places that do not answer. cut: that end within their answer.
+
+    Attributes:
+        served: models by place; of another one it answers 404. None: any model.
     """
 
     def __init__(self, dead: set[str], cut: set[str]):
         self.dead, self.cut, self.asked = dead, cut, []
+        self.served: dict[str, set[str]] | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         place = request.url.host
         self.asked.append(place)
         if place in self.dead:
             raise httpx.ConnectError("refused")
+        model = json.loads(request.content)["model"] if self.served and request.content else None
+        if self.served and model not in self.served[place]:
+            return httpx.Response(404, stream=_Parts(False, place, UNKNOWN))
         streamed = b'"stream":true' in request.content.replace(b" ", b"")
         kind = "text/event-stream" if streamed else "application/json"
         parts = _Parts(place in self.cut, place)
         return httpx.Response(200, headers={"content-type": kind}, stream=parts)
 
 
+UNKNOWN = b'{"error": {"message": "no such model", "code": "model_not_found"}}'
+
+
 class _Parts(httpx.AsyncByteStream):
-    def __init__(self, cut: bool, place: str):
-        self.cut, self.place = cut, place
+    def __init__(self, cut: bool, place: str, whole: bytes = b""):
+        self.cut, self.place, self.whole = cut, place, whole
 
     async def __aiter__(self):
+        if self.whole:
+            yield self.whole
+            return
         yield b'data: {"from": "' + self.place.encode()
         if self.cut:
             raise httpx.ReadError("reset")
@@ -163,6 +176,22 @@ def test_a_stream_that_has_begun_ends_with_an_error_event():
     answered = ask(client, stream=True)
     last = answered.text.strip().splitlines()[-1]
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == "replica_lost"
+    assert [r.in_flight for r in router.policy.replicas] == [0, 0]
+
+
+def test_a_model_that_a_job_made_is_asked_where_it_is_served():
+    """It answered 404 for good where the base had been asked before: the other one was emptier."""
+    router, played, client = routed()
+    played.served = {"0": {"base", "ft:new"}, "1": {"base"}}
+    assert ask(client, model="base").status_code == 200
+    assert [ask(client, model="ft:new").status_code for _ in range(8)] == [200] * 8
+    assert played.asked[-7:] == ["0"] * 7  # the other one is not asked again
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: ask(client, model="ft:new").status_code, range(8)))
+    assert found == [200] * 8
+    unknown = ask(client, model="absent")
+    assert unknown.status_code == 404 and unknown.json()["error"]["code"] == "model_not_found"
+    assert not any("absent" in r.lacking for r in router.policy.replicas)
     assert [r.in_flight for r in router.policy.replicas] == [0, 0]
 
 

@@ -25,12 +25,14 @@ BOUND = 1.25  # times an even share of what is in flight, that a replica may hav
 
 @dataclass(kw_only=True)
 class Replica:
-    """What is known of one replica: whether it answers, what is in flight on it, what it has seen."""
+    """What is known of one replica: whether it answers, what is in flight on it, what it has seen, and
+    models that others serve and it does not."""
 
     alive: bool = True
     in_flight: int = 0
     seen: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
     models: set[str] = field(default_factory=set)
+    lacking: set[str] = field(default_factory=set)
 
 
 class Policy(Protocol):
@@ -47,6 +49,9 @@ class Policy(Protocol):
     def lost(self, place: int) -> None:
         """A replica is gone, with everything that it had seen."""
 
+    def lacks(self, place: int, model: str) -> None:
+        """A replica does not serve a model that another one does, as long as it runs."""
+
 
 class Balanced:
     """The replica with the least in flight; the first of alike ones."""
@@ -56,6 +61,7 @@ class Balanced:
 
     def choose(self, model: str, text: Sequence, without: frozenset[int] = frozenset()) -> int | None:
         places = [p for p, r in enumerate(self.replicas) if r.alive and p not in without]
+        places = [p for p in places if model not in self.replicas[p].lacking] or places
         if not places:
             return None
         chosen = self._best(places, model, text)
@@ -67,6 +73,10 @@ class Balanced:
 
     def lost(self, place: int) -> None:
         self.replicas[place] = Replica(alive=False)
+
+    def lacks(self, place: int, model: str) -> None:
+        self.replicas[place].lacking.add(model)
+        self.replicas[place].models.discard(model)
 
     def back(self, place: int) -> None:
         """A replica answers, for the first time or again."""

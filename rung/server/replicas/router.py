@@ -38,6 +38,7 @@ TEXTS = ("system", "tools", "messages", "prompt", "input")  # of a body, in the 
 GONE = "the replica that answered has ended: ask again"
 GONE_WITH_IT = "the replica ended with this request: look whether it was done before asking again"
 NOBODY = "no replica answers now: try again in some seconds"
+NOT_FOUND = 404  # of a replica that was started before a job made the model
 ASKS = 4  # replicas that one request is asked of at most, restarted ones among them
 PATIENCE_SECONDS = 0.5  # before a replica is looked for again where none is alive
 
@@ -79,8 +80,11 @@ class Router:
             )
         model, text = _about(request.url.path, body)
         tried: set[int] = set()
-        for _ in range(ASKS):
+        lacking: dict[int, Response] = {}  # what replicas said that do not know what is asked for
+        for _ in range(ASKS + len(self.addresses)):
             place = self._place(model, text, tried)
+            if place is None and lacking:
+                break
             if place is None:
                 tried.clear()
                 await asyncio.sleep(PATIENCE_SECONDS)
@@ -94,12 +98,18 @@ class Router:
                 tried.add(place)
                 continue
             answered = await self._pass_on(asked, place)
-            if answered is not None:
+            if answered is not None and (model is None or answered.status_code != NOT_FOUND):
+                for other in lacking if model is not None else ():
+                    self.policy.lacks(other, model or "")
                 return answered
+            if answered is not None:
+                lacking[place] = answered
+                tried.add(place)
+                continue
             if model is None:
                 return _error(502, GONE_WITH_IT, "server_error")
             tried.add(place)
-        return _error(503, NOBODY, "server_error")
+        return next(iter(lacking.values()), None) or _error(503, NOBODY, "server_error")
 
     def _place(self, model: str | None, text: str, tried: set[int]) -> int | None:
         if model is not None:

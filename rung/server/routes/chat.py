@@ -162,8 +162,8 @@ def constraint_of(
         if isinstance(form, ChoiceFormat):
             return made(name, "choice", form.choice)
         talk = model.conversation
-        if asked.callable and talk is not None and (held := talk.grammar(turns)) is not None:
-            return made(name, "tool_calls", held)
+        if asked.callable and talk is not None and (own := talk.grammar(turns)) is not None:
+            return made(name, "tool_calls", own)
         if not asked.callable and form is None:
             return labels_only(service.engine, name)
     except ConstraintError as fault:
