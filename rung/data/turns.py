@@ -321,6 +321,24 @@ def instructed(messages: Sequence[Message]) -> list[Message]:
     return result
 
 
+def read_turn(value: Mapping[str, Any]) -> Message:
+    """Read a turn that was kept as JSON, with all that a template may show of it.
+
+    Raises:
+        KeyError, TypeError: for what is no turn.
+    """
+    found: Message = {"role": str(value["role"]), "content": str(value["content"])}
+    if value.get("name"):
+        found["name"] = str(value["name"])
+    if value.get("reasoning_content"):
+        found["reasoning_content"] = str(value["reasoning_content"])
+    if value.get("result"):
+        found["result"] = True
+    if value.get("tools"):
+        found["tools"] = tuple(dict(tool) for tool in value["tools"])
+    return found
+
+
 def plain(messages: Sequence[Message], *beside: str) -> list[Message]:
     """Role and content alone, functions told in the system message, for whoever takes no more.
 

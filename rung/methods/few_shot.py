@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rung.config import knob
 from rung.data.conversation import Conversation
+from rung.data.turns import read_turn
 from rung.errors import MethodMisfit
 from rung.methods import base, choice
 from rung.methods.workload import Shape, Workload, scoring
@@ -95,14 +96,11 @@ class Shots(Conversation):
     @classmethod
     def read(cls, settings: dict[str, Any]) -> Shots:
         """From `settings.json`; raises KeyError or TypeError."""
-        examples = tuple(
-            tuple({"role": str(m["role"]), "content": str(m["content"])} for m in turns)
-            for turns in settings["examples"]
-        )
+        examples = tuple(tuple(map(read_turn, turns)) for turns in settings["examples"])
         count, characters = settings["count"], settings["characters"]
         if not isinstance(count, int) or not isinstance(characters, int) or not all(examples):
             raise TypeError("examples, count and characters")
-        return cls(examples, count, bool(settings["nearest"]), characters)  # type: ignore[arg-type]
+        return cls(examples, count, bool(settings["nearest"]), characters)
 
 
 class Method(choice.PromptMethod):

@@ -18,7 +18,7 @@ from typing import Any
 from rung.data.call_format import made_in
 from rung.data.conversation import Conversation
 from rung.data.tool_calls import CLOSE, OPEN
-from rung.data.turns import SYSTEM, result_turn, told, tools_of, turns, with_tools
+from rung.data.turns import SYSTEM, read_turn, result_turn, told, tools_of, turns, with_tools
 from rung.errors import ArtefactError
 from rung.tools import allowed
 from rung.tools.base import Result
@@ -130,7 +130,7 @@ class Agent(Conversation):
         """From what `settings` gave; raises KeyError, TypeError or ValueError."""
         return cls(
             tuple(map(str, settings["tools"])), tuple(told(f) for f in settings["functions"]),
-            str(settings["system"]), tuple(tuple(map(_turn, t)) for t in settings["examples"]),
+            str(settings["system"]), tuple(tuple(map(read_turn, t)) for t in settings["examples"]),
             int(settings["steps"]), bool(settings["calls_first"]), int(settings["max_tokens"]),
         )  # fmt: skip
 
@@ -181,10 +181,3 @@ def taken_steps(messages: Sequence[Message]) -> int:
         else:
             break
     return taken
-
-
-def _turn(value: Mapping[str, Any]) -> Message:
-    found: Message = {"role": str(value["role"]), "content": str(value["content"])}
-    if value.get("result"):
-        found["result"] = True
-    return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from dataclasses import asdict
 
 import pytest
 
@@ -43,6 +45,25 @@ def test_the_nearest_stands_last_and_the_pool_fills_up():
     ]  # fmt: skip
     wordless = Shots((turns("?", "1"), turns("!", "2")), 1, nearest=True)
     assert said(wordless.messages([{"role": "user", "content": "..."}])) == ["?", "1", "..."]
+
+
+def test_examples_with_calls_are_read_as_they_were_chosen():
+    """Kept without `result`, what a tool gave was the question by which the nearest is found."""
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+
+    def called(text, result):
+        return (
+            {"role": "user", "content": text, "tools": (tool,)},
+            {"role": "assistant", "content": "<tool_call>...</tool_call>", "reasoning_content": "Hm."},
+            {"role": "user", "content": result, "result": True, "name": "look"},
+            {"role": "assistant", "content": "done"},
+        )
+
+    shots = Shots((called("the height of a hill", "rain"), called("rain today", "a hill")), 1, True)
+    read = Shots.read(json.loads(json.dumps(asdict(shots))))
+    assert read == shots
+    asked = [{"role": "user", "content": "how high is the hill"}]
+    assert said(read.messages(asked))[0] == "the height of a hill"
 
 
 def test_examples_that_do_not_fit_are_left_out_the_farthest_first():
