@@ -67,6 +67,7 @@ def add(
     loaded = bases.load(info)
     bank = Bank(loaded.model, info.digest)
     adapter, about = artefact.load(folder, bank)
+    _refuse_more_than_weights(adapter, source)
     difference = prove(folder, bank, adapter)
     template = Template.of(
         _tokenizer(folder) or loaded.tokenizer, generation_config=_generation(loaded)
@@ -102,6 +103,21 @@ def add(
     cost = {"parameters": adapter.size}
     model = store.models.put(name, method=about["method"], base=info, folder=target, cost=cost)
     return Added(model, difference)
+
+
+def _refuse_more_than_weights(adapter: Adapter, source: str) -> None:
+    """Refuse a folder that Rung made of more than PEFT's layout holds.
+
+    Raises:
+        ConfigError: naming what would be lost.
+    """
+    more = {"a reward head": adapter.reward, "tools": adapter.conversation, "a mapper": adapter.mapper}
+    lost = [what for what, there in more.items() if there is not None]
+    if lost:
+        raise ConfigError(
+            f"{source} has {lost[0]}, which rung add does not take along: tune it here, or point "
+            "RUNG_HOME at the home that it was made in"
+        )
 
 
 def base_of(settings: dict[str, Any], base: str | None, source: str) -> BaseInfo:

@@ -55,10 +55,10 @@ class Method(base.Method):
         names = layers.decoder_layers(bank)
         tuned = tuple(n + "." for n in names[-config.layers :])
         every = tuple(n + "." for n in names)
-        vectors = [  # the final norm is what is left outside layers and embeddings
+        vectors = [  # the final norm is what is left outside layers and embeddings (which may have one)
             n
             for n, p in bank.model.named_parameters()
-            if n.startswith(tuned) or (not n.startswith(every) and p.dim() == 1)
+            if n.startswith(tuned) or (not n.startswith(every) and p.dim() == 1 and "embed" not in n)
         ]
         return full.copied(bank, vectors)
 

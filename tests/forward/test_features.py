@@ -140,6 +140,16 @@ def test_what_an_adapter_leaves_frozen(family):
     assert below("lora", targets=[top]) == 2
 
 
+def test_the_norm_of_embeddings_is_no_final_norm():
+    """BLOOM's stands in front of all layers: trained, nothing below it was frozen."""
+    bank = bank_of("bloom")
+    adapter = tiny_adapter(bank, "last_layers", layers=1)
+    last = f"{bank.layer_names[-1]}."
+    assert {n for n in adapter.weights if not n.startswith(last)} == {
+        f"{bank.layer_names[0].partition('h.0')[0]}ln_f.{part}" for part in ("weight", "bias")
+    }
+
+
 # --- pooled features --------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from rung.artefacts import folders
 from rung.errors import ArtefactError, ConfigError, RungError
 from rung.exports.export import export
+from rung.forward.reward_head import RewardHead
 from rung.library.adding import add
 from rung.methods import artefact
 from rung.methods.peft import through_peft
@@ -91,6 +92,14 @@ def test_every_kind_is_added_proven_and_exported(rung_home, checkpoints, base, t
         assert proof.difference < 1e-3 and proof.by == "PEFT"
     assert export("dora", tmp_path / "whole", "merged").difference < 1e-3
     assert export("head", tmp_path / "whole-head", "merged").difference < 1e-3
+
+
+def test_a_reward_model_is_not_added_as_one_that_writes(rung_home, checkpoints, tmp_path):
+    judge = shutil.copytree(checkpoints["dora"], tmp_path / "judge")
+    RewardHead(weight=torch.ones(32), token=5).write(judge)
+    with pytest.raises(ConfigError, match="has a reward head, which rung add does not take along"):
+        add("judge", str(judge))
+    assert not Store.open().models.list()
 
 
 def test_folders_are_served_beside_their_base(rung_home, checkpoints, base):
