@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rung.errors import Interrupted
+from rung.errors import Interrupted, OutOfTime
 from rung.forward.adapter import Adapter
 from rung.methods import base
 from rung.methods.pictures.base import Rows, accuracy
@@ -85,8 +85,10 @@ class Loop(ABC):
         best, kept, bad = self._measure(0), self._copy(), 0
         every = knobs.eval_every or max(1, math.ceil(self.count / knobs.batch_size))
         for step, rows in enumerate(order, 1):
-            if self.study.stopping():
-                raise Interrupted
+            if ended(self.study, step):
+                if self._measure(step - 1) < best:
+                    kept = self._copy()
+                break
             for group in optimiser.param_groups:
                 group["lr"] = knobs.lr * group["rate"] * rate(step, len(order), knobs.warmup)
             self.gradients(rows, step)
@@ -147,6 +149,24 @@ class Loop(ABC):
         """Logits without gradients, in passes."""
         with torch.no_grad():
             return torch.cat([self.logits(part) for part in rows.split(self.size)])
+
+
+def ended(study: base.Study, step: int) -> bool:
+    """Tell whether a training's time is over before a step that is not its first.
+
+    Raises:
+        Interrupted: when the study is asked to stop. OutOfTime: before anything was learnt.
+    """
+    try:
+        stopping = study.stopping()
+    except OutOfTime:
+        if step == 1:
+            raise
+        study.note(f"ended at step {step - 1}: its time was over")
+        return True
+    if stopping:
+        raise Interrupted
+    return False
 
 
 def codes_of(labels: Sequence[str], given: Sequence[str]) -> Tensor:

@@ -92,8 +92,7 @@ def _train(
     import torch
     import torch.nn.functional as F
 
-    from rung.errors import Interrupted
-    from rung.methods.pictures.loop import SMOOTHING, batches, rate
+    from rung.methods.pictures.loop import SMOOTHING, batches, ended, rate
     from rung.pictures.augmentation import Augmentation
 
     knobs, changed = study.training, Augmentation(augment, study.seed)
@@ -102,8 +101,8 @@ def _train(
     optimiser = torch.optim.AdamW(tensors, lr=knobs.lr, weight_decay=knobs.weight_decay)
     order = batches(len(codes), knobs.batch_size, knobs.epochs, knobs.steps, generator)
     for step, rows in enumerate(order, 1):
-        if study.stopping():
-            raise Interrupted
+        if ended(study, step):
+            break
         for group in optimiser.param_groups:
             group["lr"] = knobs.lr * rate(step, len(order), knobs.warmup)
         shown = changed(pixels[rows], rows.tolist(), step)
