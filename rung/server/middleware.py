@@ -96,7 +96,7 @@ class GateMiddleware:
 
     def _most(self, scope: Scope) -> int:
         limits = self.service.limits
-        return limits.max_file + (1 << 16) if UPLOADS.fullmatch(scope["path"]) else limits.max_body
+        return limits.most_upload if UPLOADS.fullmatch(scope["path"]) else limits.max_body
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
         """Counts the bytes of a body, and waits only so long for the next of them."""

@@ -42,6 +42,11 @@ class Limits:
     max_wait: float | None = 300.0
     patience: float = 60.0
 
+    @property
+    def most_upload(self) -> int:
+        """Bytes of a request that holds a file, with what stands around it."""
+        return self.max_file + (1 << 16)
+
     @classmethod
     def of(cls, knobs: ServeKnobs) -> Limits:
         """The limits that a server's knobs set."""

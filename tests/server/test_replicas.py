@@ -20,6 +20,7 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 import rung
@@ -219,6 +220,63 @@ def test_without_replicas_it_says_so_and_bodies_are_bounded(monkeypatch):
     assert client.get("/health").status_code == 503
     answered = ask(client)
     assert answered.status_code == 503 and "no replica" in answered.json()["error"]["message"]
+    assert answered.json()["error"].keys() == {"message", "type", "param", "code"}
+    assert answered.json()["error"]["code"] == "unavailable" and answered.headers["retry-after"]
+    other = client.post("/v1/messages", json={"model": "coach", "messages": []})
+    assert other.status_code == 503 and other.json()["type"] == "error"
+
+
+def test_a_question_is_no_larger_than_one_and_an_upload_than_a_file():
+    router, played, _ = routed()
+    router.max_body, router.max_file = 100, 1000
+    client = TestClient(application(router))
+    refused = client.post("/v1/chat/completions", content=b"x" * 200)
+    assert refused.status_code == 413 and refused.json()["error"]["code"] == "request_too_large"
+    assert client.post("/v1/files", content=b"x" * 200).status_code == 200
+    assert client.post("/v1/files", content=b"x" * 1001).status_code == 413 and len(played.asked) == 1
+
+
+def sent(router: Router, *messages: dict[str, Any], path: str = "/v1/chat/completions") -> int:
+    """The status of what a client gets whose messages these are, and who then waits."""
+    left = list(messages)
+
+    async def receive() -> Any:
+        return left.pop(0) if left else await asyncio.sleep(60)
+
+    scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
+    return asyncio.run(router.answer(Request(scope, receive))).status_code
+
+
+def test_bodies_that_break_off_or_do_not_come_are_no_fault():
+    router, played, _ = routed()
+    router.patience = 0.05
+    begun = {"type": "http.request", "body": b'{"mo', "more_body": True}
+    assert sent(router, begun) == 408
+    assert sent(router, begun, {"type": "http.disconnect"}) == 499
+    assert not played.asked
+
+
+def test_who_goes_away_is_no_longer_answered():
+    """A question is given up; what may change something comes to its end."""
+    router, played, _ = routed()
+    ended = []
+
+    async def slow(request: httpx.Request) -> httpx.Response:
+        try:
+            await asyncio.sleep(0.3)
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+        ended.append("finished")
+        return httpx.Response(200, stream=_Parts(False, "0"))
+
+    played.handle_async_request = slow  # type: ignore[method-assign]
+    whole = {"type": "http.request", "body": b'{"model": "coach"}', "more_body": False}
+    gone = {"type": "http.disconnect"}
+    assert sent(router, whole, gone) == 499 and ended == ["cancelled"]
+    assert sent(router, whole, gone, path="/v1/fine_tuning/jobs") == 200
+    assert ended == ["cancelled", "finished"]
+    assert [r.in_flight for r in router.policy.replicas] == [0, 0]
 
 
 # --- real replicas ----------------------------------------------------------------------------------

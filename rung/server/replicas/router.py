@@ -16,12 +16,18 @@ from typing import Any
 
 import httpx
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from rung.server import routes
+from rung.server.errors import body as error_body
+from rung.server.errors import respond
+from rung.server.middleware import UPLOADS
 from rung.server.replicas.metrics import summed
 from rung.server.replicas.policy import Warm
+from rung.server.streaming import GONE as CLIENT_GONE
+from rung.server.streaming import unless_gone
 
 ANSWERING = (
     "/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/embeddings", "/v1/moderations",
@@ -48,14 +54,18 @@ class Router:
 
     Attributes:
         addresses: of each replica; None while it is down.
+
+    Args:
+        max_body, max_file: bytes of a body, and of an upload's. patience: seconds that it waits for the
+            next part of one.
     """
 
-    def __init__(self, count: int, max_body: int):
+    def __init__(self, count: int, max_body: int, max_file: int = 0, patience: float = 60.0):
         self.policy = Warm(count)
         for place in range(count):
             self.policy.lost(place)  # until it answers
         self.addresses: list[str | None] = [None] * count
-        self.max_body = max_body
+        self.max_body, self.max_file, self.patience = max_body, max(max_body, max_file), patience
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
         self.client = httpx.AsyncClient(timeout=httpx.Timeout(None, connect=10.0), limits=limits)
 
@@ -73,12 +83,23 @@ class Router:
 
     async def answer(self, request: Request) -> Response:
         """Ask a replica, another one where it is gone, and pass the answer on."""
-        body = await self._body(request)
+        path = request.url.path
+        most = self.max_file if UPLOADS.fullmatch(path) else self.max_body
+        try:
+            body = await self._body(request, most)
+        except TimeoutError:
+            return _error(408, "the request did not arrive in time", path)
+        except ClientDisconnect:
+            return Response(status_code=CLIENT_GONE)
         if body is None:
-            return _error(
-                413, f"the body is larger than {self.max_body:,} bytes", "invalid_request_error"
-            )
-        model, text = _about(request.url.path, body)
+            return _error(413, f"the body is larger than {most:,} bytes", path)
+        model, text = _about(path, body)
+        asked = self._asked(request, body, model, text)
+        if model is None:  # it may change something, and comes to its end
+            return await asked
+        return await unless_gone(request.receive, asked) or Response(status_code=CLIENT_GONE)
+
+    async def _asked(self, request: Request, body: bytes, model: str | None, text: str) -> Response:
         tried: set[int] = set()
         lacking: dict[int, Response] = {}  # what replicas said that do not know what is asked for
         for _ in range(ASKS + len(self.addresses)):
@@ -91,10 +112,13 @@ class Router:
                 continue
             try:
                 asked = await self._ask(request, body, place)
+            except asyncio.CancelledError:  # the client went away
+                self.policy.done(place)
+                raise
             except httpx.HTTPError as fault:
                 self.policy.done(place)
                 if model is None and not isinstance(fault, httpx.ConnectError):
-                    return _error(502, GONE_WITH_IT, "server_error")
+                    return _error(502, GONE_WITH_IT, request.url.path)
                 tried.add(place)
                 continue
             answered = await self._pass_on(asked, place)
@@ -107,9 +131,9 @@ class Router:
                 tried.add(place)
                 continue
             if model is None:
-                return _error(502, GONE_WITH_IT, "server_error")
+                return _error(502, GONE_WITH_IT, request.url.path)
             tried.add(place)
-        return next(iter(lacking.values()), None) or _error(503, NOBODY, "server_error")
+        return next(iter(lacking.values()), None) or _error(503, NOBODY, request.url.path)
 
     def _place(self, model: str | None, text: str, tried: set[int]) -> int | None:
         if model is not None:
@@ -119,14 +143,18 @@ class Router:
         self.policy.replicas[0].in_flight += 1
         return 0
 
-    async def _body(self, request: Request) -> bytes | None:
-        """The body, bounded; uploads are bounded by the replica as they pass."""
-        if int(request.headers.get("content-length") or 0) > self.max_body:
+    async def _body(self, request: Request, most: int) -> bytes | None:
+        """The body; None where it is larger.
+
+        Raises:
+            TimeoutError: where its next part does not come. ClientDisconnect: where it breaks off.
+        """
+        if int(request.headers.get("content-length") or 0) > most:
             return None
-        found = bytearray()
-        async for part in request.stream():
+        found, parts = bytearray(), aiter(request.stream())
+        while (part := await asyncio.wait_for(anext(parts, None), self.patience)) is not None:
             found += part
-            if len(found) > self.max_body:
+            if len(found) > most:
                 return None
         return bytes(found)
 
@@ -186,11 +214,12 @@ class Router:
         """Whether any replica answers."""
         if any(self.addresses):
             return JSONResponse({"status": "ok"})
-        return _error(503, NOBODY, "server_error")
+        return _error(503, NOBODY)
 
 
 def application(router: Router) -> Starlette:
     """The application over replicas; who serves it starts and stops them."""
+    routes.registry.all()  # which say what shape errors have at their addresses
     return Starlette(
         routes=[
             Route("/metrics", router.metrics),
@@ -213,6 +242,5 @@ def _about(path: str, body: bytes) -> tuple[str | None, str]:
     return str(model), json.dumps(parts, ensure_ascii=False)
 
 
-def _error(status: int, message: str, kind: str) -> JSONResponse:
-    headers = {"retry-after": "5"} if status == 503 else {}
-    return JSONResponse({"error": {"message": message, "type": kind, "code": None}}, status, headers)
+def _error(status: int, message: str, path: str = "") -> JSONResponse:
+    return respond(status, error_body(message, status), path=path)

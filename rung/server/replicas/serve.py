@@ -41,7 +41,8 @@ def run(
     Raises:
         ConfigError: where a replica cannot be started, or certificate or key cannot be used.
     """
-    router = Router(knobs.replicas, int(max(knobs.max_body, knobs.max_file) * 1e6))
+    limits = Limits.of(knobs)
+    router = Router(knobs.replicas, limits.max_body, limits.most_upload, limits.patience)
     if knobs.memory is None and knobs.cluster in (None, ray_cluster.LOCAL):
         # Each by itself would take two fifths of what is free.
         each = int(MEMORY_SHARE * psutil.virtual_memory().available / knobs.replicas)
