@@ -10,12 +10,18 @@ import typer
 
 from rung.errors import ConfigError, nearest
 
-ACTIONS = ("add", "list", "revoke")
+ACTIONS = ("add", "list", "revoke", "forget")
+NAMELESS = ("list", "forget")
 HEAD = ("id", "name", "scopes", "requests/min", "tokens/min", "quota", "used", "last used")
 
 
 def keys(
-    action: Annotated[str, typer.Argument(help="add, list or revoke.", metavar="add|list|revoke")],
+    action: Annotated[
+        str,
+        typer.Argument(
+            help="add, list, revoke, or forget what was revoked.", metavar="add|list|revoke|forget"
+        ),
+    ],
     name: Annotated[
         str | None, typer.Argument(help="Of the key: what to call it, or which to revoke.")
     ] = None,
@@ -37,19 +43,26 @@ def keys(
     """Add, list and revoke the keys of a server.
 
     A key is shown once, when it is added; the store keeps its SHA-256. Servers that run take note
-    within seconds. As soon as there is one key, every request but /health needs one.
+    within seconds. As soon as there is one key, every request but /health needs one, also once all are
+    revoked: forget them to let everybody in again.
     """
+    from rung.data.problem import counted
     from rung.store import Store
     from rung.store.serving import SCOPES
 
     if action not in ACTIONS:
         raise ConfigError(f"'{action}' is nothing that can be done to keys{nearest(action, ACTIONS)}")
-    if (action == "list") != (name is None):
-        told = "takes no name" if action == "list" else "needs a name"
+    if (action in NAMELESS) != (name is None):
+        told = "takes no name" if action in NAMELESS else "needs a name"
         raise ConfigError(f"rung keys {action} {told}")
     with Store.open() as store:
         if action == "list":
             _list([key.as_dict() for key in store.keys.list()], as_json)
+        elif action == "forget":
+            count = store.keys.forget_revoked()
+            typer.echo(
+                json.dumps({"forgotten": count}) if as_json else f"forgot {counted(count, 'key')}"
+            )
         elif action == "revoke":
             gone = store.keys.revoke(str(name))
             typer.echo(json.dumps({"revoked": gone.id}) if as_json else f"revoked {gone.name}")

@@ -19,7 +19,6 @@ from rung.config import knob
 from rung.data.conversation import Conversation
 from rung.errors import MethodMisfit
 from rung.evals import kinds
-from rung.evals.metrics.parsing import is_number, numbers_in
 from rung.methods import base, choice
 from rung.methods.workload import Shape, Workload, scoring
 from rung.types import Example, Message
@@ -151,6 +150,8 @@ INSTRUCTIONS = {
 
 def numbers(rows: Sequence[Example]) -> bool:
     """Whether the replies are numbers, or reasons that end with '#### number' as in GSM8K."""
+    from rung.evals.metrics.parsing import is_number
+
     replies = [e.messages[-1]["content"].rpartition("####")[2].strip(" .") for e in rows]
     numbers = sum(map(is_number, replies))
     return bool(replies) and numbers >= MIN_NUMBER_SHARE * len(replies)
@@ -173,6 +174,8 @@ def _label(text: str, labels: Sequence[str], first: bool) -> str:
 
 def _number(text: str, first: bool) -> str:
     """The first number of an answer, behind an equation's last sign, or the last of all the text."""
+    from rung.evals.metrics.parsing import numbers_in
+
     found = numbers_in(text)
     if first and found:
         line = next(line for line in text.splitlines() if numbers_in(line))

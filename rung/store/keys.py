@@ -86,6 +86,11 @@ class Keys:
             connection.execute(change)
             return KeyRecord(**row)
 
+    def forget_revoked(self) -> int:
+        """Delete the keys that were revoked, and count them; a store without keys lets everybody in."""
+        with self._database.write() as connection:
+            return connection.execute(sa.delete(_KEYS).where(_KEYS.c.revoked.is_not(None))).rowcount
+
     def spend(self, tokens: Mapping[str, int]) -> None:
         """Add tokens to what keys have used, by id."""
         with self._database.write() as connection:

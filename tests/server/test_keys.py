@@ -12,6 +12,7 @@ import httpx
 import openai
 import pytest
 
+from rung.cli import run
 from rung.errors import StoreError
 from rung.server.access import Access
 from rung.server.errors import ApiError
@@ -75,6 +76,8 @@ def test_revoking_the_last_key_lets_nobody_in(store, served):
     store.keys.revoke("me")
     soon(lambda: httpx.get(url, headers=known).status_code == 401)
     assert httpx.get(url).status_code == 401
+    assert run(["keys", "forget"]) == 0 and not store.keys.list(revoked=True)
+    soon(lambda: httpx.get(url).status_code == 200)  # as its owner has said
     _, other = store.keys.add("other")
     soon(lambda: httpx.get(url, headers={"Authorization": f"Bearer {other}"}).status_code == 200)
 
