@@ -15,6 +15,8 @@ from typing import Any
 
 from rung.data.tool_calls import CLOSE, OPEN
 
+DEFINITIONS = ("$defs", "definitions")  # where JSON schemas keep what they refer to
+
 
 @dataclass(frozen=True)
 class Call:
@@ -45,25 +47,51 @@ def schema(functions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Args:
         functions: name, and parameters as a JSON schema or None for a function that takes nothing.
     """
-    shapes = [
-        {
+    # Definitions that parameters refer to must stand where `#/$defs` looks for them.
+    shared: dict[str, Any] = {key: {} for key in DEFINITIONS}
+    shapes = []
+    for number, f in enumerate(functions):
+        given = _apart(f.get("parameters") or {}, shared, number)
+        for key in DEFINITIONS:
+            shared[key].update(given.get(key) or {})
+        shapes.append({
             "type": "object",
             "properties": {
                 "name": {"const": f["name"]},
-                "arguments": f.get("parameters") or {"type": "object", "additionalProperties": False},
+                "arguments": given or {"type": "object", "additionalProperties": False},
             },
             "required": ["name", "arguments"],
             "additionalProperties": False,
-        }
-        for f in functions
-    ]
-    # Definitions that parameters refer to must stand where `#/$defs` looks for them.
-    shared: dict[str, Any] = {}
-    for f in functions:
-        for key in ("$defs", "definitions"):
-            shared.setdefault(key, {}).update((f.get("parameters") or {}).get(key) or {})
+        })  # fmt: skip
     shared = {key: value for key, value in shared.items() if value}
     return {**(shapes[0] if len(shapes) == 1 else {"anyOf": shapes}), **shared}
+
+
+def _apart(parameters: Mapping[str, Any], shared: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Parameters whose definitions have names of their own where one of another function differs.
+
+    All of them, since those that are alike may refer to those that are not.
+    """
+    own = [(k, name, shape) for k in DEFINITIONS for name, shape in (parameters.get(k) or {}).items()]
+    if all(shared[key].get(name, shape) == shape for key, name, shape in own):
+        return dict(parameters)
+    named = {f"#/{key}/{name}": f"#/{key}/{number}.{name}" for key, name, _ in own}
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, list):
+            return [renamed(one) for one in value]
+        if not isinstance(value, Mapping):
+            return value
+        made = {key: renamed(one) for key, one in value.items()}
+        if isinstance(at := value.get("$ref"), str):
+            whole = "/".join(at.split("/")[:3])
+            made["$ref"] = named.get(whole, whole) + at.removeprefix(whole)
+        return made
+
+    found = renamed(parameters)
+    for key, name, _ in own:
+        found[key][f"{number}.{name}"] = found[key].pop(name)
+    return found
 
 
 def parse(text: str, names: Sequence[str] | None = None) -> tuple[str, list[Call]]:

@@ -56,7 +56,7 @@ def load(file):
 
 def describe(function):
     """Name, description and parameters of a function, from its signature and docstring."""
-    hints = typing.get_type_hints(function)
+    hints = typing.get_type_hints(function, include_extras=True)
     summary, texts = documented(inspect.getdoc(function) or "")
     properties, required = {}, []
     for name, parameter in inspect.signature(function).parameters.items():
@@ -92,6 +92,9 @@ def schema(hint):
         return {"enum": list(inner)}
     if origin in (typing.Union, types.UnionType):
         return {"anyOf": [schema(one) for one in inner]}
+    if origin is tuple and Ellipsis not in inner:
+        places = {"prefixItems": [schema(one) for one in inner], "items": False}
+        return {"type": "array", **places, "minItems": len(inner), "maxItems": len(inner)}
     if hint in (list, tuple, set) or origin in (list, tuple, set):
         some = [one for one in inner if one is not Ellipsis]
         return {"type": "array", **({"items": schema(some[0])} if some else {})}

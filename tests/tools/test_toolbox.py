@@ -10,12 +10,13 @@ import sys
 import time
 from types import SimpleNamespace
 
+import jsonschema_rs
 import pytest
 
 from rung.errors import ConfigError
 from rung.tools import allowed, mcp_server, toolbox
 from rung.tools.base import Limits, Result, Source
-from rung.tools.calls import Call
+from rung.tools.calls import Call, schema
 from rung.tools.toolbox import Toolbox
 from tests.tools.world import switches
 
@@ -85,12 +86,23 @@ def test_signature_and_docstring_make_the_schema(box):
         ("dict[str, float]", {"type": "object", "additionalProperties": {"type": "number"}}),
         ("str | None", {"anyOf": [{"type": "string"}, {"type": "null"}]}),
         ("tuple[str, ...]", {"type": "array", "items": {"type": "string"}}),
+        (
+            "tuple[int, str]",
+            {
+                "type": "array",
+                "prefixItems": [{"type": "integer"}, {"type": "string"}],
+                "items": False,
+                "minItems": 2,
+                "maxItems": 2,
+            },
+        ),
+        ("Annotated[int, 'of steps']", {"type": "integer", "description": "of steps"}),
         ("'bool'", {"type": "boolean"}),
     ],
 )
 def test_type_hints_are_read(tmp_path, hint, schema):
     path = tmp_path / "one.py"
-    path.write_text(f"def f(x: {hint}) -> str:\n    return repr(x)\n")
+    path.write_text(f"from typing import Annotated\ndef f(x: {hint}) -> str:\n    return repr(x)\n")
     box = Toolbox([str(path)])
     assert box.functions[0]["function"]["parameters"]["properties"]["x"] == schema
     box.close()
@@ -177,6 +189,26 @@ def test_what_a_server_writes_to_is_limited_and_not_what_it_reserves():
 def test_a_server_in_javascript_may_fetch():
     said = guarded(2048, "node", "-e", "fetch('data:,hello').then(r => r.text()).then(console.log)")
     assert said.stdout == "hello\n"
+
+
+def test_definitions_of_one_name_stay_those_of_their_function():
+    """Two functions with an `Item` of their own: the last one's was that of both."""
+
+    def function(name, kind):
+        item = {"type": "object", "properties": {"v": {"type": kind}}, "required": ["v"]}
+        held = {"Item": item, "Items": {"type": "array", "items": {"$ref": "#/$defs/Item"}}}
+        shape = {"type": "object", "properties": {"all": {"$ref": "#/$defs/Items"}}, "$defs": held}
+        return {"name": name, "parameters": {**shape, "required": ["all"]}}
+
+    made = jsonschema_rs.validator_for(
+        schema([function("words", "string"), function("sums", "integer")])
+    )
+    for name, value, fits in (
+        ("words", "a", True), ("words", 1, False), ("sums", 1, True), ("sums", "a", False)
+    ):  # fmt: skip
+        assert made.is_valid({"name": name, "arguments": {"all": [{"v": value}]}}) == fits
+    same = schema([function("words", "string"), function("more", "string")])
+    assert set(same["$defs"]) == {"Item", "Items"}
 
 
 def test_faults_are_results(box):
