@@ -36,6 +36,7 @@ TYPES = {
     409: "conflict_error",
     429: "rate_limit_error",
 }
+PARTS = ("body", "query", "path", "header", "cookie")  # of a request, which parameters' names leave out
 CODES = {
     401: "invalid_api_key", 408: "timeout", 413: "request_too_large", 429: "queue_full",
     503: "unavailable",
@@ -175,7 +176,9 @@ def described(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None, str
     """Pydantic's findings as (one line, the first parameter at fault, code)."""
     params, lines = [], []
     for error in errors:
-        place = [str(part) for part in error["loc"] if part != "body"]
+        where, *inner = map(str, error["loc"]) if error["loc"] else ("",)
+        named = where == "body" or (where in PARTS and inner)
+        place = inner if named or not where else [where, *inner]
         kind, message = error["type"], error["msg"].removeprefix("Value error, ")
         if kind == "json_invalid":
             return "the body is not valid JSON", None, None

@@ -452,3 +452,17 @@ def test_two_requests_at_once_reach_the_models_own_defaults(live, http):
         assert silent["usage"]["completion_tokens"] <= 5
     finally:
         del engine.models["warm"]
+
+
+@pytest.mark.parametrize(
+    ("place", "param"),
+    [
+        (("query", "limit"), "limit"), (("body", "messages", 0, "role"), "messages.0.role"),
+        (("path", "id"), "id"), (("query",), "query"), (("tools", 1), "tools.1"), (("body",), None),
+        ((), None),
+    ],
+)  # fmt: skip
+def test_a_parameter_is_named_as_the_client_sent_it(place, param):
+    from rung.server.errors import described
+
+    assert described([{"loc": place, "type": "int_parsing", "msg": "Input is none"}])[1] == param
