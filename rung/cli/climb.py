@@ -82,6 +82,13 @@ def climb(
             began = time.perf_counter()  # what a person took to choose is not the budget's
         from rung.ladder.climb import resume as go_on
 
+        said = [f"--{k.replace('_', '-')}" for k in given if k not in ("workers", "cluster")]
+        said += [f for f, v in (("--name", name), ("--config", config), ("DATA", data)) if v]
+        if said or replace:
+            raise ConfigError(
+                f"--resume goes on with the settings that the climb began with: leave out "
+                f"{', '.join([*said, *(['--replace'] if replace else [])])}"
+            )
         where: dict[str, Any] = {name: given[name] for name in ("workers", "cluster") if name in given}
         _run(
             lambda watcher: go_on(resume, watcher, began=began, changed=where, force=force),

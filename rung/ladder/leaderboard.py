@@ -73,6 +73,8 @@ def _of_rung(
     climb: ClimbRecord, record: RungRecord, names: dict[str, str], bases: dict[str, str]
 ) -> list[Entry]:
     base = bases.get(climb.base or "", "")
+    # A rung that needs no base stands for itself before its model is kept.
+    model = record.model or (base if record.key == BASE else f"{climb.name}-{record.key}")
     made = []
     for part in ("test", "validation"):
         seen = record.metrics.get(part)
@@ -80,7 +82,7 @@ def _of_rung(
             continue
         made.append(
             Entry(
-                names.get(climb.data or "", climb.name), climb.data or "", record.model or base,
+                names.get(climb.data or "", climb.name), climb.data or "", model,
                 record.method or BASE,
                 seen["metric"], seen["value"], seen["low"], seen["high"], seen["n"], part,
                 record.cost.get("total_seconds"), base, climb.id, climb.started,

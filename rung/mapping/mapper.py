@@ -54,7 +54,9 @@ class RecordMapper:
         candidates = self.scorer.top(left, self.count)
         confidences = self.calibration.confidence(candidates)
         return [
-            self._known(record) or self._ranked(candidates.places[i], confidences[i])
+            self._ranked(candidates.places[i], confidences[i])
+            if (known := self._known(record)) is None
+            else known
             for i, record in enumerate(left)
         ]
 
@@ -66,8 +68,11 @@ class RecordMapper:
             for j in order
         )
 
-    def _known(self, record: Record) -> tuple[Match, ...]:
-        wanted = set(self.known.get(record.id, ()))
+    def _known(self, record: Record) -> tuple[Match, ...] | None:
+        """What is known of a record, which may be that it is none of these; None where nothing is."""
+        if record.id not in self.known:
+            return None
+        wanted = set(self.known[record.id])
         return tuple(Match(r.id, r.name, 1.0) for r in self.scorer.right if r.id in wanted)
 
     def write(self, folder: Path) -> None:

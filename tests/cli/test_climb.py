@@ -129,3 +129,5 @@ def test_a_name_that_is_taken_is_refused_at_once(ask: Ask, words: Path, tmp_path
 
 def test_an_unknown_climb_names_the_nearest(ask: Ask, rung_home: Path) -> None:
     assert "no climb 'nothing'" in ask("climb", "--resume", "nothing").refused()
+    changed = ask("climb", "--resume", "nothing", "--budget", "2h", "--name", "other").refused()
+    assert "leave out --budget, --name" in changed  # they were dropped without a word

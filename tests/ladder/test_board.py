@@ -83,6 +83,15 @@ def test_less_is_better_where_the_metric_says_so(store: Store) -> None:
     assert [e.model for e in entries(store, "prose")] == ["prose-lora", "prose-base"]
 
 
+def test_a_baseline_whose_model_is_not_kept_yet_is_not_the_base(store: Store) -> None:
+    again = store.climbs.create("early", task={"metric": "accuracy"}, base=BASE, data=MOOD)
+    for key, value in (("tfidf", 0.91), ("base", 0.5)):
+        found = {"validation": figure(value, 40)}
+        store.climbs.put(RungRecord(again.id, key, key, status="succeeded", metrics=found))
+    values = {e.value: e.model for e in entries(store, "early")}
+    assert values[0.91] == "early-tfidf" and values[0.5] not in ("early-tfidf", "")
+
+
 def test_a_task_is_named_by_its_climb_its_data_or_a_digest(store: Store) -> None:
     assert tasks(entries(store)) == ["mood", "prose"]
     assert entries(store, "d" * 8) == entries(store, "d" * 64) == entries(store, "mood")

@@ -210,6 +210,18 @@ def test_a_kept_record_may_hold_what_ends_lines_elsewhere(tmp_path):
     assert list(mapper.read(tmp_path).scorer.right) == records
 
 
+def test_a_record_that_is_known_to_be_none_of_these_is_not_guessed():
+    right = [Record("R1", "customerName", ""), Record("R2", "orderDate", "")]
+    scorer = rungs.get("edit_distance").restore(right, State({}, {}), Tools(Vectors("")))
+    made = RecordMapper(
+        rung="edit_distance", scorer=scorer, calibration=Calibration(), threshold=0.5, sure=0.9,
+        count=2, encoder="", known={"customer_name": [], "order_date": ["R2"]},
+    )  # fmt: skip
+    asked = [("customer_name", ""), ("order_date", ""), ("customer_nam", "")]
+    nobody, known, guessed = made.matches(None, None, asked)
+    assert nobody == () and [m.id for m in known] == ["R2"] and guessed[0].id == "R1"
+
+
 def test_a_served_mapper_maps_records_and_writes_nothing(mapped):
     from rung.models import load_engine
 
