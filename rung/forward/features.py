@@ -8,6 +8,8 @@ The passes follow from the rows alone, so that what is computed again is equal t
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -177,6 +179,7 @@ class Boundary:
         self.pieces: list[Tensor] = []
         self.nodes: dict[bytes, tuple[int, np.ndarray]] = {}
         self._noted = False
+        self._tokens, self._seconds = 0, 0.0  # that were computed, and what it took
 
     @classmethod
     def possible(cls, bank: Bank, layer: int) -> bool:
@@ -202,10 +205,13 @@ class Boundary:
         whole = Trie.build(bare, prune=True)
 
         def fill(into: dict[str, Tensor]) -> None:
+            began = time.perf_counter()
             for chosen, trie, hidden in passes(self.bank, bare, {self.layer}, stopping):
                 states = hidden[self.layer].cpu()
                 for i, path in zip(chosen, trie.paths, strict=True):
                     into["states"][whole.paths[i]] = states[path]
+            self._tokens += len(whole)
+            self._seconds += time.perf_counter() - began
 
         def told(text: str) -> None:
             if not self._noted:
@@ -223,6 +229,10 @@ class Boundary:
         self.nodes |= {ids[path].tobytes(): (len(self.pieces), path) for path in whole.paths}
         self.pieces.append(found["states"])
         return True
+
+    def seconds_of(self, tokens: int) -> float:
+        """What computing so many tokens of a trie would take; infinity before any were computed."""
+        return tokens * self._seconds / self._tokens if self._tokens else math.inf
 
     def forward(self, trie: Trie, edges_only: bool = False) -> Tensor:
         """As `bank.forward`: hidden states after the final norm, (T, d).

@@ -7,25 +7,31 @@ computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 from rung.forward.features import MAX_PASS_TOKENS, Boundary
-from rung.forward.packing import common_prefix
+from rung.forward.packing import common_prefix, trie_tokens
 from rung.objectives.base import Row, RowSource
 
 WINDOW_TOKENS = 16 * MAX_PASS_TOKENS  # beyond what all rows begin with: seconds on a laptop
 WINDOW_BEGINNINGS = 32  # so many times what all rows begin with, which each window computes again
+ALIKE = 0.8  # of what a token takes in the first window, below which all rows together take much less
+AT_ONCE = 0.5  # of the time that is left, which computing all rows together may take
 
 
 class Frozen:
     """The states that enter the first layer that changes, for steps of the first epoch in turn.
 
-    Which steps are computed together follows from the rows alone, so that another training of the same
-    rows finds them.
+    Steps are computed in windows that follow from the rows alone, so that another training of the same
+    rows finds them. Each window computes again what its rows begin with like those of others: where
+    that is much, all steps behind the first window are one, if there is time for it.
 
     Args:
         source: `fixed`. steps: of the training, counted within the first epoch.
-        stopping: asked between passes.
+        stopping: asked between passes. left: seconds of the training that are left, or infinity.
     """
 
     def __init__(
@@ -35,10 +41,11 @@ class Frozen:
         steps: int,
         note: Callable[[str], None],
         stopping: Callable[[], bool],
+        left: Callable[[], float] = lambda: math.inf,
     ):
-        self.boundary, self._note, self._stopping = boundary, note, stopping
-        self._windows = _windows(source, min(steps, source.per_epoch))
-        self._next = next(self._windows, None)
+        self.boundary, self._note, self._stopping, self._left = boundary, note, stopping, left
+        self._windows = Windows.of(source, min(steps, source.per_epoch))
+        self._at: int | None = 0  # the first step that is not computed yet; None: there is no more room
 
     def hold(self, rows: Sequence[Row]) -> bool:
         """Compute the states of rows that are measured; False where there is no room for them.
@@ -56,28 +63,78 @@ class Frozen:
         Raises:
             Interrupted: when asked to stop.
         """
-        while self._next is not None and self._next[0] <= step:
-            more = self._add(self._next[1])
-            self._next = next(self._windows, None) if more else None
+        while self._at is not None and self._at <= step and self._at < self._windows.steps:
+            window = self._next(self._at)
+            self._at = window.end if self._add(window.rows) else None
+
+    def _next(self, first: int) -> Window:
+        rest = self._windows.rest if first and self._windows.alike else None
+        if rest is not None and self.boundary.seconds_of(rest.computed) <= AT_ONCE * self._left():
+            return self._windows.take(first, whole=True)
+        return self._windows.take(first)
 
     def _add(self, rows: Sequence[Row]) -> bool:
         sequences = [s for row in rows for s in row.sequences]
         return self.boundary.add(sequences, self._note, self._stopping)
 
 
-def _windows(source: RowSource, steps: int) -> Iterator[tuple[int, list[Row]]]:
-    """(first step, rows) of windows of steps, the rows in the order of their tokens."""
-    every = [row for step in range(source.per_epoch) for row in source.rows(step)]
-    begun = [s for row in every for s in row.sequences]
-    least, most = min(begun, key=lambda s: s.key), max(begun, key=lambda s: s.key)
-    shared = common_prefix(least.ids, most.ids)
-    used: dict[int, Row] = {}
-    first = tokens = 0
-    for step in range(steps):
-        rows = source.rows(step)
-        used |= {id(row): row for row in rows}
-        tokens += sum(max(0, row.tokens - shared) for row in rows)
-        full = tokens >= max(WINDOW_TOKENS, WINDOW_BEGINNINGS * shared)
-        if full or step == steps - 1:
-            yield first, sorted(used.values(), key=lambda row: row.key)
-            first, tokens, used = step + 1, 0, {}
+@dataclass(frozen=True)
+class Window:
+    """Rows that are computed together, in the order of their tokens.
+
+    Attributes:
+        end: the step behind the last of theirs. tokens: of them, beyond what all rows begin with.
+    """
+
+    rows: list[Row]
+    end: int
+    tokens: int
+
+    @cached_property
+    def computed(self) -> int:
+        """Tokens of their trie."""
+        return trie_tokens([s.ids for row in self.rows for s in row.sequences])
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of a training's steps within the first epoch.
+
+    Attributes:
+        shared: tokens that all rows begin with. room: tokens of a window beyond them.
+    """
+
+    source: RowSource
+    steps: int
+    shared: int
+    room: int
+
+    @classmethod
+    def of(cls, source: RowSource, steps: int) -> Windows:
+        every = [row for step in range(source.per_epoch) for row in source.rows(step)]
+        begun = [s for row in every for s in row.sequences]
+        least, most = min(begun, key=lambda s: s.key), max(begun, key=lambda s: s.key)
+        shared = common_prefix(least.ids, most.ids)
+        return cls(source, steps, shared, max(WINDOW_TOKENS, WINDOW_BEGINNINGS * shared))
+
+    def take(self, first: int, whole: bool = False) -> Window:
+        """Steps from a first one on until their window is full, or all that there are."""
+        used: dict[int, Row] = {}
+        tokens, end = 0, first
+        while end < self.steps and (whole or tokens < self.room):
+            rows = self.source.rows(end)
+            used |= {id(row): row for row in rows}
+            tokens += sum(max(0, row.tokens - self.shared) for row in rows)
+            end += 1
+        return Window(sorted(used.values(), key=lambda row: row.key), end, tokens)
+
+    @cached_property
+    def rest(self) -> Window:
+        """All steps behind the first window."""
+        return self.take(self.take(0).end, whole=True)
+
+    @cached_property
+    def alike(self) -> bool:
+        """Whether rows begin so much alike that all together take much less than window by window."""
+        first, rest = self.take(0), self.rest
+        return rest.computed * first.tokens < ALIKE * first.computed * rest.tokens

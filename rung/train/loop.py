@@ -6,6 +6,7 @@ resumed ends with the weights of one that was not.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -165,11 +166,18 @@ class Trainer:
             return  # one process would wait for the states that another one keeps on disk
         began = time.perf_counter()
         boundary = Boundary(self.bank, layer)
-        frozen = Frozen(boundary, self.source, self.steps, self.observers.note, self.within)
+        frozen = Frozen(
+            boundary, self.source, self.steps, self.observers.note, self.within, self._seconds_left
+        )
         if frozen.hold(self.validation):
             self.frozen = frozen
             self.gradients.start_from(boundary)
         self.state.seconds += time.perf_counter() - began
+
+    def _seconds_left(self) -> float:
+        """Seconds of `--seconds` that are left, or infinity."""
+        limit = self.knobs.seconds
+        return math.inf if limit is None else limit - self.state.seconds
 
     def _step(self) -> Step | None:
         began, step = time.perf_counter(), self.state.step

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from rung.forward.bank import Bank
 from rung.forward.features import Boundary
 from rung.train import frozen, loop
 from rung.train.gradient import Gradients, Passes, evaluate
+from rung.train.sources import Shuffled
 from tests.models import tiny_adapter, tiny_model
 from tests.train.conftest import row_of, rows
 
@@ -196,15 +198,22 @@ def kept_work(make_work, monkeypatch, tmp_path):
     return work
 
 
+def windows_of(monkeypatch, tokens, alike=0.0):
+    monkeypatch.setattr(frozen, "WINDOW_TOKENS", tokens)
+    monkeypatch.setattr(frozen, "WINDOW_BEGINNINGS", 0)
+    monkeypatch.setattr(frozen, "ALIKE", alike)
+
+
 @pytest.mark.parametrize("forgotten", [False, True])
-@pytest.mark.parametrize(("window", "files"), [(frozen.WINDOW_TOKENS, 2), (1, 7)])
+@pytest.mark.parametrize(
+    ("window", "alike", "files"), [(frozen.WINDOW_TOKENS, 0.0, 2), (1, 0.0, 7), (1, 1e9, 3)]
+)
 @pytest.mark.parametrize("step", [2, 8])  # in the first epoch, and in the second
 def test_a_resumed_run_is_equal_to_the_bit(
-    kept_work, monkeypatch, tmp_path, forgotten, window, files, step
+    kept_work, monkeypatch, tmp_path, forgotten, window, alike, files, step
 ):
     """FAULT 41, also where the kept states are gone by then."""
-    monkeypatch.setattr(frozen, "WINDOW_TOKENS", window)
-    monkeypatch.setattr(frozen, "WINDOW_BEGINNINGS", 0)
+    windows_of(monkeypatch, window, alike)
     work = kept_work
     whole = work("whole")
     whole.run()
@@ -236,8 +245,7 @@ def test_a_short_run_computes_only_the_rows_it_uses(make_work):
 
 def test_a_run_whose_time_is_over_has_learnt_from_what_was_computed(make_work, monkeypatch):
     """In place of all the frozen part, for which the time may not do, and a single step."""
-    monkeypatch.setattr(frozen, "WINDOW_TOKENS", 1)
-    monkeypatch.setattr(frozen, "WINDOW_BEGINNINGS", 0)
+    windows_of(monkeypatch, 1, alike=1e9)
     work = make_work("last_layers", seconds=1e-9)
     trainer = work.trainer()
     assert trainer.run().step == 1
@@ -245,8 +253,7 @@ def test_a_run_whose_time_is_over_has_learnt_from_what_was_computed(make_work, m
 
 
 def test_a_longer_run_finds_what_a_shorter_one_computed(kept_work, monkeypatch):
-    monkeypatch.setattr(frozen, "WINDOW_TOKENS", 1)
-    monkeypatch.setattr(frozen, "WINDOW_BEGINNINGS", 0)
+    windows_of(monkeypatch, 1)
     kept_work("short", steps=4).run()
     with feature_cache.spared() as spared:
         kept_work("long").run()
@@ -256,16 +263,44 @@ def test_a_longer_run_finds_what_a_shorter_one_computed(kept_work, monkeypatch):
 def test_steps_are_computed_together_up_to_so_many_tokens(make_work, monkeypatch):
     """Without what all rows begin with, whatever the number of steps."""
     work = make_work("last_layers")
-    every = [list(frozen._windows(work.source, steps)) for steps in (3, 6)]
-    assert [first for first, _ in every[1]] == [0]
+    assert frozen.Windows.of(work.source, 6).take(0).end == 6
     begins = os.path.commonprefix([list(r.ids) for r in work.train])
     per_step = [sum(r.tokens - len(begins) for r in work.source.rows(step)) for step in range(6)]
-    monkeypatch.setattr(frozen, "WINDOW_TOKENS", sum(per_step[:2]))
-    monkeypatch.setattr(frozen, "WINDOW_BEGINNINGS", 0)
-    short, whole = (list(frozen._windows(work.source, steps)) for steps in (2, 6))
-    first, second = whole[:2]
-    assert first[0] == 0 and second[0] == 2 and short == [first]
-    assert [r.key for r in first[1]] == sorted(r.key for s in (0, 1) for r in work.source.rows(s))
+    windows_of(monkeypatch, sum(per_step[:2]))
+    short, whole = (frozen.Windows.of(work.source, steps) for steps in (2, 6))
+    first = whole.take(0)
+    assert first.end == 2 and short.take(0) == first and whole.take(2).end > 2
+    assert [r.key for r in first.rows] == sorted(r.key for s in (0, 1) for r in work.source.rows(s))
+
+
+@pytest.mark.parametrize(("left", "ends"), [(float("inf"), [2, 16]), (1e-9, [2, 4, 6, 8])])
+@pytest.mark.parametrize("alike", [True, False])
+def test_rows_that_begin_alike_are_computed_together_if_there_is_time(monkeypatch, alike, left, ends):
+    """Steps of two rows of 40 tokens; of those that are alike half a row is one of two beginnings."""
+    draw = np.random.default_rng(0)
+    beginnings = draw.integers(0, 99, (2, 20))
+
+    def ids(i):
+        begun = beginnings[i % 2] if alike else draw.integers(0, 99, 20)
+        return np.concatenate([begun, draw.integers(0, 99, 20)])
+
+    windows_of(monkeypatch, 160, frozen.ALIKE)
+    source = Shuffled([row_of(ids(i).tolist(), [True] * 40) for i in range(32)], 2, seed=0)
+    computed = []
+
+    class Counted(Boundary):
+        def add(self, sequences, *_):
+            computed.append(len(sequences))
+            return True
+
+        def seconds_of(self, tokens):
+            return 1.0
+
+    states = frozen.Frozen(Counted(None, 1), source, 16, print, lambda: False, lambda: left)
+    for step in range(8):
+        states.reach(step)
+    wanted = np.diff([0, *(ends if alike else [2, 4, 6, 8])])
+    assert computed == [2 * n for n in wanted]
 
 
 def test_rows_that_are_not_kept_go_through_the_whole_base(make_work):
