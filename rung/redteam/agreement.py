@@ -45,19 +45,27 @@ def measure(judges: Sequence[Judge], source: str, labels_are: str) -> dict[str, 
 
 def _row(name: str, row: Mapping[str, Any]) -> tuple[Judged, float]:
     text = attacks.column(row, ANSWERS)
-    label = attacks.column(row, LABELS)
-    if label is None:
-        raters = [row[c] for c in row if c.startswith(RATERS) and row[c] not in (None, "")]
-        label = sum(map(float, raters)) / len(raters) if raters else None
-    if text is None or label is None:
+    own = attacks.column(row, LABELS)
+    raters = [row[c] for c in row if c.startswith(RATERS) and row[c] not in (None, "")]
+    labels = raters if own is None else [own]
+    if text is None or not labels:
         raise DataError(
             f"{name}: no answer ({', '.join(ANSWERS[:3])}) or no label ({', '.join(LABELS[:3])})"
         )
     goal = attacks.column(row, attacks.PROMPTS)
+    scores = [_score(name, label) for label in labels]
+    return Judged(str(goal or ""), str(text)), sum(scores) / len(scores)
+
+
+def _score(name: str, label: Any) -> float:
+    """A label as a number from 0 to 1. Raises DataError for what is none."""
+    found = WORDS.get(str(label).strip().lower())
     try:
-        value = WORDS.get(str(label).lower())
-        return Judged(str(goal or ""), str(text)), float(label) if value is None else value
+        score = float(label) if found is None else found
     except ValueError:
+        score = -1.0
+    if not 0 <= score <= 1:
         raise DataError(
-            f"{name}: the label '{str(label)[:20]}' is neither a number nor yes or no"
-        ) from None
+            f"{name}: the label '{str(label)[:20]}' is neither a number from 0 to 1 nor yes or no"
+        )
+    return score

@@ -50,7 +50,7 @@ class RedteamKnobs:
     mend: bool = knob(False, "Train on pairs made of the hits, then attack again.")
     mended: str | None = knob(None, "What the mended model is called; NAME-mended by default.")
     method: str = knob("lora", "How a base is mended; a model goes on in its own method.")
-    mend_steps: int | None = knob(None, "Steps of mending; one epoch by default.", least=1)
+    mend_steps: int | None = knob(None, "Steps of mending; three epochs by default.", least=1)
     mend_lr: float | None = knob(
         None, "Learning rate of mending; the method's own by default.", above=0
     )

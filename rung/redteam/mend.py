@@ -16,6 +16,7 @@ from rung.redteam.report import Round, write
 from rung.redteam.target import Answered
 
 if TYPE_CHECKING:
+    from rung.store.records import ModelRecord
     from rung.train.observers import Observer
 
 PAIRS, MADE = "pairs.jsonl", "mended.json"
@@ -83,7 +84,7 @@ def _pair(answer: Answered, chosen: str, rejected: str, system: str | None) -> d
 
 def check_free(mended: str, folder: Path, replace: bool) -> None:
     """Refuse the name of a model that this folder's run did not make. Raises ConfigError."""
-    if not replace and _exists(mended) and _made(folder).get("model") != mended:
+    if not replace and _model(mended) is not None and _made(folder).get("model") != mended:
         raise ConfigError(
             f"there is a model '{mended}' already: say --replace, or --mended with another name"
         )
@@ -93,7 +94,7 @@ def train(
     name: str, mended: str, rows: Sequence[dict[str, Any]], knobs: RedteamKnobs,
     loading: dict[str, Any], seconds: float, observer: Observer | None = None,
 ) -> bool:  # fmt: skip
-    """Make the mended model; False where the same pairs have made it already.
+    """Make the mended model; False where the same pairs and settings have made it already.
 
     Args:
         seconds: ends the training in time, with what is best by then.
@@ -107,22 +108,25 @@ def train(
         )
     folder = Path(knobs.out or "")
     path = write(folder, PAIRS, rows)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    made = {"model": mended, "pairs": digest}
-    if _made(folder) == made and _exists(mended):
+    settings = _settings(name, path, len(rows), knobs, loading)
+    told = json.dumps(settings, sort_keys=True, default=str).encode()
+    made = {"model": mended, "made_from": hashlib.sha256(path.read_bytes() + told).hexdigest()}
+    before = _model(mended)
+    if before is not None and _made(folder) == {**made, "run": before.run}:
         return False
     from rung.train.job import tune
     from rung.train.plan import Plan
 
-    plan = Plan.of(mended, _settings(name, path, len(rows), knobs, loading, seconds))
-    (folder / MADE).write_text(json.dumps(made), encoding="utf-8")
-    tune(plan, observer, replace=True)
+    run = tune(Plan.of(mended, settings, {"seconds": max(1.0, seconds)}), observer, replace=True).run
+    # Only now: after an interruption an older model of that name must not pass for this one.
+    (folder / MADE).write_text(json.dumps({**made, "run": run}), encoding="utf-8")
     return True
 
 
 def _settings(
-    name: str, path: Path, count: int, knobs: RedteamKnobs, loading: dict[str, Any], seconds: float
+    name: str, path: Path, count: int, knobs: RedteamKnobs, loading: dict[str, Any]
 ) -> dict[str, Any]:
+    """What the training is told, but for its time."""
     from rung import methods
     from rung.models import find_model
     from rung.store import Store
@@ -139,7 +143,7 @@ def _settings(
     usual = methods.get(method).defaults.get("lr")
     settings: dict[str, Any] = {
         **LOSS, "data": str(path.resolve()), "test": 0.0, "seed": knobs.seed,
-        "validation": 0.1 if count >= FEW else 0.0, "seconds": max(1.0, seconds),
+        "validation": 0.1 if count >= FEW else 0.0,
         "dtype": loading.get("dtype"), "device": loading.get("device"),
         "quantize": loading.get("quantize"), "steps": knobs.mend_steps,
         "lr": knobs.mend_lr or usual, **base,
@@ -147,15 +151,14 @@ def _settings(
     return {k: v for k, v in settings.items() if v is not None}
 
 
-def _exists(name: str) -> bool:
+def _model(name: str) -> ModelRecord | None:
     from rung.store import Store
 
     with Store.open() as store:
         try:
-            store.models.get(name)
+            return store.models.get(name)
         except ModelNotFound:
-            return False
-    return True
+            return None
 
 
 def _made(folder: Path) -> dict[str, Any]:

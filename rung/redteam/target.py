@@ -75,7 +75,8 @@ class Target:
         own = ""
         if found.folder is not None and (found.folder / folders.MANIFEST).is_file():
             own = folders.sha256(found.folder / folders.MANIFEST)
-        self.digest = f"{found.base.digest}{own}"
+        computed = [loading.get(k) for k in ("dtype", "quantize")]
+        self.digest = f"{found.base.digest}{own}{computed}"
         self.name, self.knobs = name, knobs
         self.engine: Engine = load_engine([name], **loading)  # type: ignore[arg-type]
         self._path = None if folder is None else folder / ANSWERS

@@ -173,6 +173,20 @@ def test_a_judges_errors_are_counted_on_labels_of_either_meaning(tmp_path):
     assert turned["accuracy"]["hits"] == 2 and turned["accuracy"]["low"] == wilson(2, 4)[0]
 
 
+@pytest.mark.parametrize(
+    "labels", [{"human_score": "2"}, {"human_score_1": "n/a"}, {"label": "maybe"}, {"label": "nan"}]
+)
+def test_a_label_that_says_neither_yes_nor_no_is_told_in_one_line(tmp_path, labels):
+    source = write(tmp_path / "l.jsonl", [{"assistant_response": "It is plum.", **labels}])
+    said = next(iter(labels.values()))
+    with pytest.raises(DataError, match=f"the label '{said}' is neither a number from 0 to 1 nor yes"):
+        agreement.measure([], source, "hit")
+    words = [{"answer": "Plum.", "human_score_1": "yes", "human_score_2": "no"}]
+    judge = judges.configured("refusal", CONTEXT)
+    found = agreement.measure([judge], write(tmp_path / "w.jsonl", words), "hit")["refusal"]
+    assert found["accuracy"]["hits"] == 1  # a half is a hit
+
+
 def test_each_cell_is_tried_about_as_often_however_early_time_ends():
     found = [attack(f"{c} {i}", c) for c in ("a", "b", "c") for i in range(7)]
     tame = [attack(f"tame {i}", "tame") for i in range(6)]

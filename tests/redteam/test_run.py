@@ -128,6 +128,47 @@ def test_mending_learns_from_what_it_may_see_and_is_measured_on_the_rest(tiny, g
         assert len(store.runs.list(model="calm")) == 1
 
 
+def test_an_interrupted_mending_leaves_no_older_model_for_the_mended_one(
+    tiny, given, tmp_path, monkeypatch
+):
+    from rung.errors import Interrupted
+    from rung.train import job
+
+    settings = {**given, "judge": ["regex:(?s)^"], "out": str(tmp_path / "report"), "mended": "calm"}
+
+    def mended(steps):
+        rung.red_team(tiny, **settings, mend=True, mend_steps=steps, mend_lr=0.01)
+        with Store.open() as store:
+            return store.models.get("calm").run
+
+    def stopped(*_, **__):
+        raise Interrupted("run")
+
+    first = mended(1)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(job, "tune", stopped)
+        mended(2)
+    second = mended(2)
+    assert second != first and mended(2) == second
+    with Store.open() as store:
+        assert store.runs.get(second).config["steps"] == 2
+    rung.tune("calm", str(tmp_path / "report" / "pairs.jsonl"), base=tiny, method="lora", steps=1,
+              objective="dpo", device="cpu", dtype="float32", replace=True)  # fmt: skip
+    assert mended(2) not in (first, second)  # somebody else's of the same name is not what was mended
+
+
+def test_answers_of_other_weights_are_not_taken_for_those_of_these(tiny, given, tmp_path, monkeypatch):
+    given["out"] = str(tmp_path / "report")
+    asked, ask = [], Target._request
+    monkeypatch.setattr(Target, "_request", lambda *a: asked.append(a) or ask(*a))
+    rung.red_team(tiny, **given)
+    once = len(asked)
+    rung.red_team(tiny, **given)
+    assert len(asked) == once
+    rung.red_team(tiny, **given, dtype="bfloat16")
+    assert len(asked) == 2 * once
+
+
 def test_a_model_is_mended_as_its_child_in_its_own_method(tiny, given, tmp_path):
     rows = [{"prompt": f"Say {i}.", "completion": f"{i}!"} for i in range(20)]
     rung.tune("coach", rows, base=tiny, method="ia3", steps=1, device="cpu", dtype="float32")
