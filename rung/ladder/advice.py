@@ -83,8 +83,8 @@ def untried_told(seen: Evidence) -> str | None:
         lines.append(f"Begun, and out of time before they were measured: {', '.join(begun)}.")
     if names and seen.chosen.cleared:
         lines.append(
-            f"Not tried, since a cheaper rung clears the bar on validation: {', '.join(names)}; --all "
-            "would try them."
+            f"Not tried, since {seen.winner.key} clears the bar on validation: {', '.join(names)}; "
+            "--all would try them."
         )
     elif names:
         lines.append(f"Not tried, so that nothing is known of them: {', '.join(names)}.")

@@ -321,9 +321,17 @@ class ClimbController:
             self.bench, self.rungs[key], record, step, self.arms.prediction(key), self.left,
             self._name(key), self.store, self.watcher, self.record.started,
         )  # fmt: skip
-        value = trial.repeat(own, own["seed"] + seed)
+        try:
+            value = trial.repeat(own, own["seed"] + seed)
+        except (Interrupted, KeyboardInterrupt):
+            raise
+        except Exception as fault:  # what was found before it stands
+            self.watcher.note(f"{key} with seed {own['seed'] + seed}: {how_it_ended(fault)['reason']}")
+            return
+        finally:
+            self.working += now() - began
+            self.bench.close_others()
         known.append({"seed": own["seed"] + seed, "value": value})
-        self.working += now() - began
         self._put(dataclasses.replace(record, metrics={**record.metrics, "seeds": known}))
 
     def _name(self, key: str) -> str:
@@ -364,7 +372,7 @@ class ClimbController:
     def _close_untried(self) -> None:
         """Rows that were not reached say why."""
         if self.chooser.cleared is not None and not self.knobs.all:
-            return  # the table says that the bar was cleared below
+            return  # the table says that the bar was cleared before
         for key, record in list(self.records.items()):
             if record.status not in DONE:
                 why = self.arms.out_of_time(key)

@@ -15,7 +15,7 @@ from rung.store import Store
 from rung.store.climbs import ClimbRecord, RungRecord
 from rung.train.knobs import SETTLED
 
-BELOW = "the bar was cleared below it"
+BELOW = "the bar was cleared before"
 
 
 @dataclass(frozen=True)

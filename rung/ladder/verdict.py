@@ -67,6 +67,16 @@ class Evidence:
         return cleared and not self.chosen.cleared
 
     @property
+    def closest(self) -> Standing:
+        """The best figure of as many validation rows as the winner's, which may be a dearer one's."""
+        found = self.winner
+        for one in self.chosen.standings:
+            sure = one.measured.n >= self.winner.measured.n and one.only is None
+            if sure and one.measured.better(found.measured):
+                found = one
+        return found
+
+    @property
     def untried(self) -> list[str]:
         """Rungs without a figure for want of time: they fit, and were not measured."""
         return [
@@ -116,10 +126,11 @@ def figure_told(seen: Evidence) -> str | None:
         part = f"{own.n} test rows" if own.n >= seen.test_of else (
             f"{own.n} of {seen.test_of:,} test rows, as many as time allowed"
         )  # fmt: skip
-        return f"{key}: {own.metric} {_interval(own)} on {part}."
+        return f"{key}: {own.metric} {_interval(own, seen.bar)} on {part}."
     measured = seen.winner.measured
+    shown = _interval(measured, seen.bar)
     why = "The climb was stopped; the best so far is" if seen.stopped else "The best so far is"
-    return f"{why} {key}: {measured.metric} {_interval(measured)} on {measured.n} validation rows."
+    return f"{why} {key}: {measured.metric} {shown} on {measured.n} validation rows."
 
 
 def part_told(seen: Evidence) -> str | None:
@@ -199,10 +210,18 @@ def bar_told(seen: Evidence) -> str | None:
         lines.append(f"No rung is sure to clear {bar} on validation.")
     elif not seen.chosen.cleared:
         tried = "that was tried " if seen.untried else ""
-        lines.append(f"No rung {tried}clears {bar} on validation; this one comes closest.")
+        lines.append(f"No rung {tried}clears {bar} on validation; {_closest(seen, bar)}.")
     if own is not None:
         lines.append(_of_bar(bar, own))
     return " ".join(lines) or None
+
+
+def _closest(seen: Evidence, bar: Bar) -> str:
+    best = seen.closest
+    if best.key == seen.winner.key:
+        return "this one comes closest"
+    dearer = ", at a higher cost" if best.total > seen.winner.total else ""
+    return f"{best.key} comes closest ({_figure(best.measured.value, bar)}){dearer}"
 
 
 def _of_bar(bar: Bar, test: Measured) -> str:
@@ -297,8 +316,17 @@ def resolution(task: Task, bar: Bar | None, n: int, values: str = "test") -> str
     )
 
 
-def _interval(measured: Measured) -> str:
-    return f"{measured.value:.3f} [{measured.low:.3f}, {measured.high:.3f}]"
+def _interval(measured: Measured, bar: Bar | None) -> str:
+    value, low, high = (_figure(v, bar) for v in (measured.value, measured.low, measured.high))
+    return f"{value} [{low}, {high}]"
+
+
+def _figure(value: float, bar: Bar | None) -> str:
+    """A figure to three digits, to more where those would be on the bar's other side."""
+    told = [f"{value:.{digits}f}" for digits in (3, 4, 5, 6)]
+    if bar is None:
+        return told[0]
+    return next((t for t in told if bar.cleared(float(t)) == bar.cleared(value)), str(value))
 
 
 def part(record: RungRecord) -> tuple[int, int]:

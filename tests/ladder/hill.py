@@ -56,6 +56,10 @@ class Log(ClimbObserver):
     climb: str = ""
     warnings: list[str] = field(default_factory=list)
     stages: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def opened(self, bench: TaskContext, climb: ClimbRecord, warnings: Sequence[str]) -> None:
         self.bench, self.climb, self.warnings = bench, climb.id, list(warnings)

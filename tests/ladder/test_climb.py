@@ -208,6 +208,20 @@ def test_seeds_repeat_the_best_settings(words, ordered):
     assert Store.open().models.get("words-lora").run == kept.id
 
 
+def test_a_seed_that_fails_is_noted_and_the_climb_ends_with_its_verdict(words, ordered, monkeypatch):
+    from rung.ladder.trials import Trial
+
+    def failing(self, config, seed):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(Trial, "repeat", failing)
+    log = Log()
+    record, rungs = go(words, log, only=["lora"], seeds=2)
+    assert record.status == "succeeded" and record.verdict["winner"] == "lora"
+    assert "seeds" not in rungs["lora"].metrics
+    assert any("lora with seed 1: out of memory" in note for note in log.notes)
+
+
 # --- time ---------------------------------------------------------------------------------------
 
 

@@ -300,13 +300,29 @@ def test_a_faultless_winner_needs_harder_rows():
     assert "It misses none of 100 validation rows, and some test rows: so few choose" in chosen_badly
 
 
+def test_who_comes_closest_to_the_bar_is_named_also_where_a_cheaper_one_wins():
+    near, best = standing("probe", 84, 1.0), standing("lora", 85, 9.0)
+    told = says(evidence(near, best, bar="accuracy=0.9"))
+    assert "accuracy >= 0.9 on validation; lora comes closest (0.850), at a higher cost." in told
+    alone = says(evidence(best, bar="accuracy=0.9"))
+    assert "No rung clears accuracy >= 0.9 on validation; this one comes closest." in alone
+
+
+def test_a_figure_is_not_rounded_over_the_bar_that_it_misses():
+    found = standing("probe", 84)
+    under = replace(found, measured=replace(found.measured, value=0.84973))
+    told = says(evidence(under, bar="accuracy=0.85"))
+    assert "probe: accuracy 0.8497 [" in told and "No rung clears accuracy >= 0.85" in told
+    assert "probe: accuracy 0.850 [" in says(evidence(under, bar="accuracy=0.9"))
+
+
 def test_a_rung_whose_time_was_over_is_not_called_untried():
     late = replace(attempt(500, 60, 0.25), measured=None, late=True)
     begun = replace(waiting("lora"), trials={"done": [late.as_dict()]})
     seen = evidence(standing("probe", 95), bar="accuracy=0.9", others=[begun, waiting("full")])
     told = " ".join(advice(seen))
     assert "Begun, and out of time before they were measured: lora." in told
-    assert "Not tried, since a cheaper rung clears the bar on validation: full; --all" in told
+    assert "Not tried, since probe clears the bar on validation: full; --all" in told
 
 
 def test_a_base_that_does_better_on_the_test_rows_is_told():
