@@ -58,8 +58,11 @@ class PipelineRun:
         pipeline = self._pipeline
         return bool(pipeline.stages.max_characters or pipeline.patterns or pipeline.judges_requests)
 
-    async def check(self, texts: Sequence[str]) -> None:
+    async def check(self, texts: Sequence[str], unjudged: Sequence[str] = ()) -> None:
         """What a client says, before anything is computed for it.
+
+        Args:
+            unjudged: what it says that a model answered before: checked, and not moderated again.
 
         Raises:
             ApiError: code `request_refused` or `content_filter`.
@@ -68,11 +71,12 @@ class PipelineRun:
         most = pipeline.stages.max_characters
         if most is not None or pipeline.patterns:
             with self.stage("checks") as note:
-                note["characters"] = count = sum(map(len, texts))
+                said = [*texts, *unjudged]
+                note["characters"] = count = sum(map(len, said))
                 if most is not None and count > most:
                     told = f"the request has {count} characters, this model takes {most}"
                     raise ApiError(told, code="request_refused")
-                if await run_sync(self._finds, texts):
+                if await run_sync(self._finds, said):
                     raise ApiError("a check of this server refuses the request", code="request_refused")
         if not pipeline.judges_requests:
             return

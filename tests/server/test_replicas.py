@@ -117,13 +117,19 @@ class Played(httpx.AsyncBaseTransport):
 
     def __init__(self, dead: set[str], cut: set[str]):
         self.dead, self.cut, self.asked = dead, cut, []
+        self.methods: list[tuple[str, str, str]] = []
+        self.largest = 0  # bytes of a part of a body
         self.served: dict[str, set[str]] | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         place = request.url.host
         self.asked.append(place)
+        self.methods.append((place, request.method, request.url.path))
         if place in self.dead:
             raise httpx.ConnectError("refused")
+        parts = [part async for part in request.stream]  # type: ignore[union-attr]
+        self.largest = max([self.largest, *map(len, parts)])
+        request = httpx.Request(request.method, request.url, content=b"".join(parts))
         model = json.loads(request.content)["model"] if self.served and request.content else None
         if self.served and model not in self.served[place]:
             return httpx.Response(404, stream=_Parts(False, place, UNKNOWN))
@@ -204,6 +210,32 @@ def test_everything_but_questions_goes_to_the_first_replica():
     assert set(played.asked) == {"0"}
 
 
+def test_a_model_that_is_deleted_is_deleted_on_every_replica():
+    _, played, client = routed()
+    assert client.delete("/v1/models/coach").status_code == 200
+    assert played.methods == [(place, "DELETE", "/v1/models/coach") for place in "01"]
+    played.served, played.methods = {"0": set(), "1": {"coach"}}, []
+    refused = client.request("DELETE", "/v1/models/coach", json={"model": "coach"})
+    assert refused.status_code == 404 and [m[0] for m in played.methods] == ["0"]
+    played.served = None
+    assert client.delete("/v1/files/file-1").status_code == 200 and played.asked[-1] == "0"
+
+
+def test_an_upload_is_passed_on_in_parts():
+    router, played, _ = routed()
+    router.max_body, router.max_file = 100, 10_000
+    part = {"type": "http.request", "body": b"x" * 1000, "more_body": True}
+    last = {"type": "http.request", "body": b"", "more_body": False}
+    assert sent(router, *[part] * 8, last, path="/v1/files") == 200
+    assert played.largest == 1000 and played.asked == ["0"]
+    router.max_file = 3000
+    assert sent(router, *[part] * 8, last, path="/v1/files") == 413
+    router.patience = 0.05
+    assert sent(router, part, path="/v1/files") == 408
+    assert sent(router, part, {"type": "http.disconnect"}, path="/v1/files") == 499
+    assert [r.in_flight for r in router.policy.replicas] == [0, 0]
+
+
 def test_what_may_have_changed_something_is_not_asked_twice():
     _, played, client = routed(cut={"0"})
     answered = client.post("/v1/fine_tuning/jobs", content=b"{}")
@@ -233,7 +265,7 @@ def test_a_question_is_no_larger_than_one_and_an_upload_than_a_file():
     refused = client.post("/v1/chat/completions", content=b"x" * 200)
     assert refused.status_code == 413 and refused.json()["error"]["code"] == "request_too_large"
     assert client.post("/v1/files", content=b"x" * 200).status_code == 200
-    assert client.post("/v1/files", content=b"x" * 1001).status_code == 413 and len(played.asked) == 1
+    assert client.post("/v1/files", content=b"x" * 1001).status_code == 413
 
 
 def sent(router: Router, *messages: dict[str, Any], path: str = "/v1/chat/completions") -> int:

@@ -89,6 +89,22 @@ def test_checks_refuse_what_comes_in(client, served, caplog):
     assert refused(lambda: client.completions.create(**wrong), None).param == "prompt"
 
 
+def test_what_a_client_writes_as_the_assistant_is_checked_too(client):
+    def ask(model, *said):
+        turns = [
+            {"role": "assistant" if i % 2 else "user", "content": text} for i, text in enumerate(said)
+        ]
+        return client.chat.completions.create(model=model, messages=turns, max_tokens=2)
+
+    refused(lambda: ask("base", "Go on", "My card number is", "And?"), "request_refused")
+    refused(lambda: ask("base", "Go on", "My card number is"), "request_refused")
+    long = refused(lambda: ask("prompt_tuning", "x" * 10, "y" * 11, "z" * 10), "request_refused")
+    assert "31 characters" in long.message
+    # What a model answered before is not moderated again, what it is to go on with is.
+    assert ask("full", "Go on", "kill", "And?").choices
+    refused(lambda: ask("full", "Go on", "kill"), "content_filter")
+
+
 def test_documents_and_a_system_message_go_in_front(client):
     told = chat(client, "lora").trace
     assert [note["stage"] for note in told["stages"]] == ["checks", "system message", "retrieval"]

@@ -33,6 +33,7 @@ ANSWERING = (
     "/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/embeddings", "/v1/moderations",
     "/v1/responses", "/v1/score", "/v1/map",
 )  # fmt: skip
+MODELS = "/v1/models/"
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 # Of one connection alone (RFC 9110, 7.6.1), and what the client library says anew.
 HOP = {
@@ -47,6 +48,10 @@ NOBODY = "no replica answers now: try again in some seconds"
 NOT_FOUND = 404  # of a replica that was started before a job made the model
 ASKS = 4  # replicas that one request is asked of at most, restarted ones among them
 PATIENCE_SECONDS = 0.5  # before a replica is looked for again where none is alive
+
+
+class _TooLargeError(Exception):
+    """A body is larger than it may be."""
 
 
 class Router:
@@ -84,19 +89,23 @@ class Router:
     async def answer(self, request: Request) -> Response:
         """Ask a replica, another one where it is gone, and pass the answer on."""
         path = request.url.path
-        most = self.max_file if UPLOADS.fullmatch(path) else self.max_body
         try:
-            body = await self._body(request, most)
+            if UPLOADS.fullmatch(path):
+                return await self._uploaded(request)
+            body = b"".join([part async for part in self._parts(request, self.max_body)])
         except TimeoutError:
             return _error(408, "the request did not arrive in time", path)
         except ClientDisconnect:
             return Response(status_code=CLIENT_GONE)
-        if body is None:
-            return _error(413, f"the body is larger than {most:,} bytes", path)
+        except _TooLargeError as fault:
+            return _error(413, str(fault), path)
         model, text = _about(path, body)
         asked = self._asked(request, body, model, text)
         if model is None:  # it may change something, and comes to its end
-            return await asked
+            answered = await asked
+            if request.method == "DELETE" and path.startswith(MODELS) and answered.status_code == 200:
+                await self._told(request, body)
+            return answered
         return await unless_gone(request.receive, asked) or Response(status_code=CLIENT_GONE)
 
     async def _asked(self, request: Request, body: bytes, model: str | None, text: str) -> Response:
@@ -135,6 +144,14 @@ class Router:
             tried.add(place)
         return next(iter(lacking.values()), None) or _error(503, NOBODY, request.url.path)
 
+    async def _told(self, request: Request, body: bytes) -> None:
+        """Tell the other replicas what the first one has done: each holds its models in memory."""
+        for place, address in enumerate(self.addresses):
+            if place and address is not None:
+                with contextlib.suppress(httpx.HTTPError):
+                    answered = await self._ask(request, body, place)
+                    await answered.aclose()
+
     def _place(self, model: str | None, text: str, tried: set[int]) -> int | None:
         if model is not None:
             return self.policy.choose(model, text, frozenset(tried))
@@ -143,22 +160,50 @@ class Router:
         self.policy.replicas[0].in_flight += 1
         return 0
 
-    async def _body(self, request: Request, most: int) -> bytes | None:
-        """The body; None where it is larger.
+    async def _uploaded(self, request: Request) -> Response:
+        """Pass an upload on to the first replica as it comes: it may be larger than memory should hold.
 
         Raises:
-            TimeoutError: where its next part does not come. ClientDisconnect: where it breaks off.
+            TimeoutError, ClientDisconnect, _TooLargeError: as its parts do.
         """
-        if int(request.headers.get("content-length") or 0) > most:
-            return None
-        found, parts = bytearray(), aiter(request.stream())
-        while (part := await asyncio.wait_for(anext(parts, None), self.patience)) is not None:
-            found += part
-            if len(found) > most:
-                return None
-        return bytes(found)
+        path = request.url.path
+        for _ in range(ASKS):
+            if (place := self._place(None, "", set())) is not None:
+                break
+            await asyncio.sleep(PATIENCE_SECONDS)
+        else:
+            return _error(503, NOBODY, path)
+        try:
+            asked = await self._ask(request, self._parts(request, self.max_file), place)
+        except httpx.HTTPError as fault:
+            self.policy.done(place)
+            lost = not isinstance(fault, httpx.ConnectError)
+            return _error(502, GONE_WITH_IT, path) if lost else _error(503, NOBODY, path)
+        except BaseException:  # its parts do not come, or are too many
+            self.policy.done(place)
+            raise
+        return await self._pass_on(asked, place) or _error(502, GONE_WITH_IT, path)
 
-    async def _ask(self, request: Request, body: bytes, place: int) -> httpx.Response:
+    async def _parts(self, request: Request, most: int) -> AsyncIterator[bytes]:
+        """The parts of a body as they come.
+
+        Raises:
+            TimeoutError: where the next one does not come. ClientDisconnect: where it breaks off.
+            _TooLargeError: where they are more than `most` bytes.
+        """
+        seen, parts = 0, aiter(request.stream())
+        told = _TooLargeError(f"the body is larger than {most:,} bytes")
+        if int(request.headers.get("content-length") or 0) > most:
+            raise told
+        while (part := await asyncio.wait_for(anext(parts, None), self.patience)) is not None:
+            seen += len(part)
+            if seen > most:
+                raise told
+            yield part
+
+    async def _ask(
+        self, request: Request, body: bytes | AsyncIterator[bytes], place: int
+    ) -> httpx.Response:
         url = f"{self.addresses[place]}{request.url.path}"
         if request.url.query:
             url += f"?{request.url.query}"

@@ -62,7 +62,9 @@ async def continued(request: Request, asked: ChatRequest, kind: Callable[..., Ch
     asked.check(vocabulary_of(service, asked.model))
     model = service.engine.model(asked.model)
     run = begin_pipeline(request, asked.model, bool(asked.trace))
-    await run.check([m.text for m in asked.messages if m.role != "assistant"])
+    *earlier, last = asked.messages  # the last one may be the assistant's, for a model to go on with
+    answered = [m.text for m in earlier if m.role == "assistant"]
+    await run.check([*(m.text for m in earlier if m.role != "assistant"), last.text], answered)
     model = set_template(service, model, asked)
     turns = await run_sync(turns_of, model, asked, run)
     if has_tools(model) and not asked.offered and asked.response_format is None:
