@@ -48,6 +48,11 @@ def scale(config: Any, header: Mapping[str, Any]) -> None:
     rope.update(found or {})
 
 
+def head_size(config: Any) -> int:
+    """Numbers of an attention head's query: told, or an even share of the width."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
 def llama3_factors(rope: Mapping[str, Any], head: int) -> np.ndarray:
     """What Llama 3 divides each frequency by, (head / 2,) in float64."""
     import numpy as np
@@ -90,7 +95,7 @@ def _by_factors(
     if not (np.abs(factors - 1) > CLOSE).any():
         return None
     head = 2 * len(factors)
-    own = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    own = head_size(config)
     factor = float(factors.max())
     for original in (ORIGINAL, *_originals(factors, factor, _waves(rope, head))):
         tried = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from rung.ladder.scorecard import Scorecard
     from rung.store.climbs import ClimbRecord
     from rung.types import Example
+
+
+WHERE = ("workers", "cluster")  # settings that a climb may be resumed with
 
 
 def panels() -> list[Panel]:
@@ -82,14 +85,8 @@ def climb(
             began = time.perf_counter()  # what a person took to choose is not the budget's
         from rung.ladder.climb import resume as go_on
 
-        said = [f"--{k.replace('_', '-')}" for k in given if k not in ("workers", "cluster")]
-        said += [f for f, v in (("--name", name), ("--config", config), ("DATA", data)) if v]
-        if said or replace:
-            raise ConfigError(
-                f"--resume goes on with the settings that the climb began with: leave out "
-                f"{', '.join([*said, *(['--replace'] if replace else [])])}"
-            )
-        where: dict[str, Any] = {name: given[name] for name in ("workers", "cluster") if name in given}
+        others = {"--name": name, "--config": config, "DATA": data, "--replace": replace}
+        where = _changed(given, others)
         _run(
             lambda watcher: go_on(resume, watcher, began=began, changed=where, force=force),
             report,
@@ -111,6 +108,21 @@ def climb(
     store = Store.open()
     prefix = name or (task_name(source) if replace else free_name(task_name(source), store))
     _run(lambda watcher: begin(prefix, rest, knobs, watcher, store, replace, began), report, as_json)
+
+
+def _changed(given: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """What a climb that is resumed may be told anew: where its rungs are computed.
+
+    Raises:
+        ConfigError: naming all that it began with, and that is said again.
+    """
+    said = [f"--{key.replace('_', '-')}" for key in given if key not in WHERE]
+    said += [flag for flag, value in others.items() if value]
+    if said:
+        raise ConfigError(
+            f"--resume goes on with the settings that the climb began with: leave out {', '.join(said)}"
+        )
+    return dict(given)
 
 
 def _run(work: Callable[[Ladder], ClimbRecord], report: Path | None, as_json: bool) -> None:

@@ -46,7 +46,7 @@ def serve(
         from rung.server.serve import run
 
         loaded, app = _application(names or [], knobs)
-        locked = bool(knobs.api_key) or bool(app.state.service.store.keys.list(revoked=True))
+        locked = bool(knobs.api_key) or app.state.service.store.keys.closed
         _warn(knobs, locked)
         address = _address(knobs, taken)
         if knobs.log:
@@ -78,7 +78,7 @@ def _replicated(
     from rung.store import Store
 
     with Store.open() as store:
-        _warn(knobs, bool(knobs.api_key) or bool(store.keys.list(revoked=True)))
+        _warn(knobs, bool(knobs.api_key) or store.keys.closed)
     address = _address(knobs, taken)
     greeting = f"serving at {address}/v1 by {knobs.replicas} replicas"
     with announced(address, names, knobs.replicas):

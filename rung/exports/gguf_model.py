@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rung.bases.gguf_rope import llama3_factors
+from rung.bases.gguf_rope import head_size, llama3_factors
 from rung.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def write_metadata(writer: Any, config: Any, layout: Layout) -> None:
     """Write the shape of the model into a `gguf.GGUFWriter`."""
     width, layers = config.hidden_size, config.num_hidden_layers
     heads = config.num_attention_heads
-    head = getattr(config, "head_dim", None) or width // heads
+    head = head_size(config)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(width)
     writer.add_block_count(layers)
@@ -190,5 +190,4 @@ def _rope_factors(config: Any) -> np.ndarray | None:
     rope = rope_of(config)
     if rope["rope_type"] != "llama3":
         return None
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return llama3_factors(rope, head).astype(np.float32)
+    return llama3_factors(rope, head_size(config)).astype(np.float32)

@@ -78,6 +78,8 @@ def add(
         "base": {"name": info.name, "spec": info.spec, "digest": info.digest},
         "settings": {}, "source": source if not Path(source).exists() else Path(source).name,
     }  # fmt: skip
+    if added := _added_tokens(adapter, loaded.tokenizer, template.tokenizer):
+        kept["added_tokens"] = added
     licence = tightest([info.licence_class])
 
     def fill(temporary: Path) -> None:
@@ -103,6 +105,12 @@ def add(
     cost = {"parameters": adapter.size}
     model = store.models.put(name, method=about["method"], base=info, folder=target, cost=cost)
     return Added(model, difference)
+
+
+def _added_tokens(adapter: Adapter, base: Any, own: Any) -> dict[str, int]:
+    """The tokens that an adapter has rows for and its base's tokenizer does not know: `{text: id}`."""
+    ids = adapter.tokens.ids if adapter.tokens is not None else ()
+    return {own.convert_ids_to_tokens(i): i for i in ids if len(base) <= i < len(own)}
 
 
 def _refuse_more_than_weights(adapter: Adapter, source: str) -> None:

@@ -111,6 +111,8 @@ class Method(ABC):
         baseline: whether it does without the base and so is what every other method has to beat. A
             climb fits it before the base is loaded: its study has neither bank nor template.
         renamed: general knobs that mean nothing to it -> those of its own that are meant by them.
+        formed: its knobs that an adapter is formed by when it is made: a training that goes on from a
+            parent has the parent's.
         modality: what its bases read; see `on` for those that do the same idea on pictures.
         defaults: values for the training knobs that suit this method better than the general ones.
         search: knobs worth trying at other values, the default first, for a climb that has the time.
@@ -130,6 +132,7 @@ class Method(ABC):
     wants: ClassVar[RowKind | None] = None
     baseline: ClassVar[bool] = False
     renamed: ClassVar[dict[str, str]] = {}
+    formed: ClassVar[tuple[str, ...]] = ()
     modality: ClassVar[Modality] = "text"
     defaults: ClassVar[dict[str, Any]] = {}
     search: ClassVar[dict[str, tuple[Any, ...]]] = {}

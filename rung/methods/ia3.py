@@ -42,6 +42,7 @@ class Method(base.Method):
     Config = Knobs
     defaults = {"lr": 3e-2, "epochs": 5.0}
     search = {"lr": (0.03, 0.015, 0.06)}
+    formed = ("outputs", "inputs")
 
     def build(self, bank: Bank, config: Knobs, start: base.Start) -> Adapter:
         import torch

@@ -34,6 +34,7 @@ class Method(base.Method):
     own_weights = True
     defaults = {"lr": 3e-4, "epochs": 3.0}
     search = {"lr": (0.0003, 0.00015, 0.0006)}
+    formed = ("layers",)
 
     def on(self, reads: Modality) -> base.Method:
         if reads == self.modality:

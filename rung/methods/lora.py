@@ -22,6 +22,7 @@ from rung.methods.lora_start import FORMED
 if TYPE_CHECKING:
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
+    from rung.forward.dropout import Dropout
     from rung.methods.workload import Shape
     from rung.types import Modality, Task
 
@@ -116,6 +117,7 @@ class Method(base.Method):
     Config = Knobs
     defaults = {"lr": 1e-3, "epochs": 3.0}
     search = {"lr": (0.001, 0.0005, 0.002)}
+    formed = ("rank", "alpha", "rslora", "dora", "lora_init", "activated", "targets", "adapted")
 
     def on(self, reads: Modality) -> base.Method:
         if reads == self.modality:
@@ -144,13 +146,10 @@ class Method(base.Method):
 
     def build(self, bank: Bank, config: Knobs, start: base.Start) -> Adapter:
         from rung.forward.adapter import Adapter
-        from rung.forward.dropout import Dropout
 
         if why := self.misfit(bank, config):
             raise MethodMisfit(why)
-        dropout = None
-        if config.dropout:
-            dropout = Dropout(config.dropout, start.generator.initial_seed())
+        dropout = _dropout(config, start)
         ops = {
             name: low_rank.fresh(config, start, name, projection, dropout)
             for name, projection in _adapted(bank, config).items()
@@ -163,6 +162,11 @@ class Method(base.Method):
         return config.add_tokens
 
     def go_on(self, adapter: Adapter, bank: Bank, config: Knobs, start: base.Start) -> Adapter:
+        dropout = _dropout(config, start)
+        if dropout is not None:
+            ops: Any = adapter.linear
+            adapter.linear = {n: low_rank.dropping(op, (dropout, n)) for n, op in ops.items()}
+            adapter.dropout = dropout
         return low_rank.with_tokens(adapter, bank, start).to(bank.device)
 
     def rates(self, config: Knobs, names: Iterable[str]) -> dict[str, float]:
@@ -200,6 +204,12 @@ def _adapted(bank: Bank, config: Knobs) -> dict[str, Any]:
             "leave --adapted upper out"
         )
     return kept
+
+
+def _dropout(config: Knobs, start: base.Start) -> Dropout | None:
+    from rung.forward.dropout import Dropout
+
+    return Dropout(config.dropout, start.generator.initial_seed()) if config.dropout else None
 
 
 def _activation(text: str | None, start: base.Start) -> tuple[int, ...]:

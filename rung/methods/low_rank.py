@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from rung.forward.adapter import Adapter
     from rung.forward.bank import Bank
+    from rung.forward.dora import DoraOp
+    from rung.forward.dropout import Dropout
+    from rung.forward.lora import LoraOp
     from rung.forward.op import LinearOp
     from rung.methods import base
 
@@ -152,6 +155,17 @@ def fresh(
     b = torch.zeros(d_out, config.rank)
     if config.dora:
         made = DoraOp.fresh(a, b, config.scale, module, layers.transposed(module))
-        made.dropout = place
-        return made
-    return StartedLoraOp(a, b, config.scale, None, place) if place else LoraOp(a, b, config.scale)
+    else:
+        made = LoraOp(a, b, config.scale)
+    return dropping(made, place) if place else made
+
+
+def dropping(op: LoraOp | DoraOp, place: tuple[Dropout, str]) -> LinearOp:
+    """A low-rank op that drops a part of its input in training, at a place of this name."""
+    from rung.forward.dora import DoraOp
+    from rung.forward.lora import StartedLoraOp
+
+    if isinstance(op, DoraOp):
+        op.dropout = place
+        return op
+    return StartedLoraOp(op.a, op.b, op.scale, None, place)

@@ -36,6 +36,7 @@ class Method(base.Method):
     Config = Knobs
     defaults = {"lr": 3e-2, "epochs": 5.0}
     search = {"lr": (0.03, 0.015, 0.06)}
+    formed = prompt_tuning.Method.formed
 
     def positions(self, config: Knobs) -> int:
         return config.virtual_tokens

@@ -57,6 +57,7 @@ class Method(base.Method):
     Config = Knobs
     defaults = {"lr": 1e-3, "epochs": 5.0}
     search = {"lr": (0.001, 0.0005, 0.002)}
+    formed = ("hidden",)
 
     def misread(self, task: Task) -> str | None:
         return None if task.pictures else "it learns to see, and no row shows a picture"
@@ -110,7 +111,11 @@ class Method(base.Method):
             raise MethodMisfit(f"the parent sees {sight.side} cells: use --picture-side {sight.side}")
         if (info := sight.encoder.encoder.info).digest != bases.resolve(config.vision).digest:
             raise MethodMisfit(f"the parent sees through another encoder: use --vision {info.spec}")
-        if adapter.linear or not config.sight_rank:
+        if adapter.linear and config.sight_rank:
+            raise MethodMisfit(
+                "the parent has LoRA beside its MLP, which is trained on: leave --sight-rank out"
+            )
+        if not config.sight_rank:
             return adapter
         ops: dict[str, LinearOp] = {}
         for name, (_, d_in, d_out) in layers.chosen(bank, ["all-linear"]).items():

@@ -43,6 +43,7 @@ class Method(base.Method):
     Config = Knobs
     defaults = {"lr": 3e-2, "epochs": 5.0}
     search = {"lr": (0.03, 0.015, 0.06)}
+    formed = ("virtual_tokens", "init", "init_text")
 
     def on(self, reads: Modality) -> base.Method:
         if reads == self.modality:

@@ -72,6 +72,11 @@ class Keys:
         with self._database.read() as connection:
             return [KeyRecord(**row) for row in connection.execute(query).mappings()]
 
+    @property
+    def closed(self) -> bool:
+        """Whether nobody is let in without a key: there is one, or was before it was revoked."""
+        return bool(self.list(revoked=True))
+
     def revoke(self, key: str) -> KeyRecord:
         """Shut a key out for good, by its id or name. Raises KeyNotFound naming the nearest."""
         with self._database.write() as connection:

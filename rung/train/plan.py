@@ -41,10 +41,13 @@ class Plan:
         """
         check_name(name)
         layers = tuple(flatten(layer) for layer in layers)
-        layers = (_of_parent(_chosen("parent", layers)), *layers)
+        parent = _chosen("parent", layers)
+        about = _about(parent)
+        layers = (_of_parent(about), *layers)
         base = _chosen("base", layers) or RunKnobs.base
         method = methods.get(_chosen("method", layers) or RunKnobs.method).on(bases.reads_spec(base))
         layers = tuple({method.renamed.get(k, k): v for k, v in layer.items()} for layer in layers)
+        layers = (_formed(about, method), *layers)
         try:
             objective = objectives.get(_chosen("objective", layers) or RunKnobs.objective)
         except ConfigError as fault:
@@ -69,6 +72,8 @@ class Plan:
         _refuse_quantized(run, method)
         _refuse_untrained(method, objective, loss)
         _refuse_parent(run.parent, method)
+        if parent is not None:
+            _refuse_formed(parent, _formed(about, method), method, config)
         if not data.data:
             raise ConfigError("--data is missing: name a file, hf:NAME or wheel:PACKAGE/MEMBER")
         return cls(name, run, data, training, method, config, objective.configured(loss))
@@ -186,17 +191,45 @@ def _chosen(knob: str, layers: tuple[Mapping[str, Any], ...]) -> str | None:
     return str(said[-1]) if said else None
 
 
-def _of_parent(parent: str | None) -> dict[str, Any]:
-    """The base and the method of the model that training goes on from: there is no other choice."""
+def _about(parent: str | None) -> dict[str, Any]:
+    """What is known of the model that training goes on from; nothing without one."""
     if parent is None:
         return {}
     try:
-        about = artefact.about(folders.model_folder(parent))
+        return artefact.about(folders.model_folder(parent))
     except (RungError, OSError):  # told where the parent is loaded
         return {}
+
+
+def _of_parent(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The base and the method of a parent: there is no other choice."""
     base = about.get("base") or {}
     found = {"base": base.get("spec") or base.get("name"), "method": about.get("method")}
     return {key: value for key, value in found.items() if value}
+
+
+def _formed(about: Mapping[str, Any], method: Method) -> dict[str, Any]:
+    """The knobs that a parent's adapter was formed by, where that is known."""
+    config = about.get("config") or {}
+    return {key: config[key] for key in method.formed if key in config}
+
+
+def _refuse_formed(parent: str, own: Mapping[str, Any], method: Method, config: Any) -> None:
+    """Refuse a knob that would form another adapter than the one that training goes on with.
+
+    Args:
+        own: what the parent was formed by; what is not known of it must be left at its default.
+
+    Raises:
+        ConfigError: naming the first.
+    """
+    given, stays = as_dict(config), as_dict(method.Config()) | dict(own)
+    for key in method.formed:
+        if given[key] != stays[key]:
+            raise ConfigError(
+                f"--{key.replace('_', '-')} does not go with --parent {parent}, whose adapter is "
+                "formed already: leave it out"
+            )
 
 
 def _foreign(

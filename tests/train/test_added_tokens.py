@@ -21,6 +21,7 @@ from rung.errors import ConfigError, DataError, Interrupted, MethodMisfit
 from rung.exports import proof
 from rung.forward.bank import Bank
 from rung.forward.token_rows import TokenRows
+from rung.library import adding
 from rung.methods import artefact
 from rung.train.sources import Shuffled
 from rung.types import Example
@@ -149,6 +150,14 @@ def test_a_parent_hands_its_tokens_on(base, caller, rung_home):
     assert third.adapter.tokens.ids == ended.ids
 
 
+def test_a_model_that_was_added_hands_its_tokens_on_too(base, caller, rung_home, tmp_path):
+    rung.export("caller", tmp_path / "peft", to="peft")
+    adding.add("again", str(tmp_path / "peft"), base=base)
+    assert json.loads((rung_home / "models" / "again" / "rung.json").read_text())["added_tokens"] == IDS
+    child = rung.tune("child", ROWS, base=base, parent="again", add_tokens=["<more>"], **SETTINGS)
+    assert child.adapter.tokens.ids == (*caller.adapter.tokens.ids, 263)
+
+
 def test_what_cannot_be_added_is_refused_in_a_line(base, rung_home):
     def tuned(**settings):
         return rung.tune("lost", ROWS, base=base, **SETTINGS, **settings)
@@ -160,7 +169,9 @@ def test_what_cannot_be_added_is_refused_in_a_line(base, rung_home):
     with pytest.raises(MethodMisfit, match="leave --activated or --add-tokens out"):
         tuned(add_tokens=["<a>"], activated="Call")
     rung.tune("called", ROWS, base=base, **SETTINGS, activated="Call")
-    with pytest.raises(MethodMisfit, match="the parent is an activated adapter"):
+    with pytest.raises(
+        MethodMisfit, match="leave --activated or --add-tokens out"
+    ):
         tuned(parent="called", add_tokens=["<a>"])
     pairs = [{"prompt": f"Call {i}", "chosen": "<a>", "rejected": "no"} for i in range(24)]
     with pytest.raises(MethodMisfit, match="no rows of the added tokens and cannot be the reference"):

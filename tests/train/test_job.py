@@ -105,6 +105,28 @@ def test_a_child_goes_on_from_its_parent(rung_home, quotes):
         tune(plan("other", quotes, method="ia3", parent="parent"))
 
 
+def test_what_a_parent_was_formed_by_stays_and_is_kept(rung_home, quotes):
+    tune(plan("parent", quotes, method="lora", rank=4, targets=["attention"], adapted="upper"))
+    child = tune(plan("child", quotes, method="lora", parent="parent", dropout=0.5))
+    kept = json.loads((folders.model_folder("child") / "rung.json").read_text())["config"]
+    assert (kept["rank"], kept["targets"], kept["adapted"]) == (4, ["attention"], "upper")
+    assert kept["dropout"] == 0.5
+    plain = tune(plan("plain", quotes, method="lora", parent="parent"))
+    # Some of the input was dropped out: the same steps would have come to the same weights.
+    ours, theirs = child.adapter.parameters(), plain.adapter.parameters()
+    assert all(tensor.shape == theirs[name].shape for name, tensor in ours.items())
+    assert not all(tensor.equal(theirs[name]) for name, tensor in ours.items())
+    for wrong in ({"rank": 8}, {"dora": True}, {"targets": ["all-linear"]}):
+        told = f"--{next(iter(wrong))} does not go with --parent parent.*leave it out"
+        with pytest.raises(ConfigError, match=told):
+            plan("other", quotes, method="lora", parent="parent", **wrong)
+    assert plan("same", quotes, method="lora", parent="parent", rank=4).config.rank == 4
+    tune(plan("soft", quotes, method="prompt_tuning", virtual_tokens=3))
+    assert plan("more", quotes, parent="soft").config.virtual_tokens == 3
+    with pytest.raises(ConfigError, match="--virtual-tokens does not go with --parent soft"):
+        plan("more", quotes, parent="soft", virtual_tokens=5)
+
+
 def test_a_parent_of_another_base_of_the_same_shapes_is_refused_in_one_line(rung_home, quotes):
     tune(plan("parent", quotes, method="lora"))
     other = f"{SCRATCH},seed=7"
