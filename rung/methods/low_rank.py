@@ -153,10 +153,9 @@ def fresh(
     bound = 1 / math.sqrt(d_in)  # what kaiming_uniform with a = sqrt(5) comes to
     a = torch.empty(config.rank, d_in).uniform_(-bound, bound, generator=start.generator)
     b = torch.zeros(d_out, config.rank)
+    made: LoraOp | DoraOp = LoraOp(a, b, config.scale)
     if config.dora:
         made = DoraOp.fresh(a, b, config.scale, module, layers.transposed(module))
-    else:
-        made = LoraOp(a, b, config.scale)
     return dropping(made, place) if place else made
 
 

@@ -169,9 +169,7 @@ def test_what_cannot_be_added_is_refused_in_a_line(base, rung_home):
     with pytest.raises(MethodMisfit, match="leave --activated or --add-tokens out"):
         tuned(add_tokens=["<a>"], activated="Call")
     rung.tune("called", ROWS, base=base, **SETTINGS, activated="Call")
-    with pytest.raises(
-        MethodMisfit, match="leave --activated or --add-tokens out"
-    ):
+    with pytest.raises(MethodMisfit, match="leave --activated or --add-tokens out"):
         tuned(parent="called", add_tokens=["<a>"])
     pairs = [{"prompt": f"Call {i}", "chosen": "<a>", "rejected": "no"} for i in range(24)]
     with pytest.raises(MethodMisfit, match="no rows of the added tokens and cannot be the reference"):
