@@ -149,8 +149,9 @@ class Terminal(Observer):
             for line in plot.draw(plot.loss_of(outcome.run or ""), self.console.width):
                 self.console.print(Text(line), no_wrap=True, overflow="crop")
         if f"test_{self._shown}" in metrics:
-            before, after = (metrics[f"test_{self._shown}{who}"] for who in ("_of_base", ""))
-            self._say(f"test {self._shown}"[:10], f"{before:.3f} -> {after:.3f} "
+            before, after = metrics.get(f"test_{self._shown}_of_base"), metrics[f"test_{self._shown}"]
+            told = "-" if before is None else f"{before:.3f}"  # where none of its answers was scored
+            self._say(f"test {self._shown}"[:10], f"{told} -> {after:.3f} "
                       f"(base -> {name}, {counted(metrics['test_rows'], 'row')})")  # fmt: skip
         kept, last = metrics.get("best_step"), metrics.get("steps")
         if kept and last and kept < last:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
-from rung.errors import DataError
+from rung.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -179,10 +179,24 @@ class Objective(ABC):
     __hash__ = None  # type: ignore[assignment]
 
     def configured(self, config: Any) -> Self:
-        """The same objective with these knobs."""
+        """The same objective with these knobs.
+
+        Raises:
+            ConfigError: for a knob that was set and would not be read.
+        """
+        usual = type(config)()
+        for name, needs in self.unread(config).items():
+            if getattr(config, name) != getattr(usual, name):
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} is for {needs}: say that too, or leave it out"
+                )
         other = copy(self)
         other.config = config
         return other
+
+    def unread(self, config: Any) -> dict[str, str]:
+        """The knobs that these settings leave unread, and what they are for."""
+        return {}
 
     def rungs(self, method: Method) -> list[dict[str, Any]]:
         """The settings of each rung that it makes of a trained method on a ladder whose rows it wants;

@@ -59,6 +59,16 @@ class Objective(Referenced):
     wants = "pairs"
     search: ClassVar = {"loss": ("sigmoid", "orpo")}
 
+    def unread(self, config):
+        found = {}
+        if config.loss != "robust":
+            found["label_noise"] = "--loss robust"
+        if config.loss != "simpo":
+            found["gamma"] = "--loss simpo"
+        if config.loss in ALONE:
+            found["reference"] = "a loss that has one, which simpo and orpo have not"
+        return found
+
     def rungs(self, method):
         # A base that begins from nothing has no replies to prefer.
         return [] if method.own_base else [{"objective": self.name}]

@@ -56,6 +56,10 @@ class Objective(online.Online):
     paper = "Shao et al. 2024, arXiv 2402.03300"
     Config = Config
 
+    def unread(self, config):
+        names = ("kl_estimator", "kl_importance", "reference")
+        return {} if config.kl > 0 else dict.fromkeys(names, "--kl above 0")
+
     @property
     def needs_reference(self):
         return self.config.kl > 0

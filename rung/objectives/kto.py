@@ -5,8 +5,9 @@
 A reply's reward is beta times its log-ratio against the reference, as for dpo. It is compared with a
 baseline: how far the policy has moved from the reference on replies to other prompts, an estimate of
 the divergence that is never below 0 and passes no gradient on. Here it is taken over all rows of an
-optimiser step, each prompt with the reply of the row that follows it in the data; TRL takes it over a
-device's batch. Pairs of a better and a worse reply count as one wanted and one unwanted reply.
+optimiser step, each prompt with the reply of the next row in the data that has another prompt; TRL
+takes it over a device's batch. Pairs of a better and a worse reply count as one wanted and one
+unwanted reply.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class Objective(Referenced):
         from rung.data.pairs import ratings
 
         rows, problems = super().rows(ratings(examples), template, limit)
-        return [_beside(row, rows[(i + 1) % len(rows)], limit) for i, row in enumerate(rows)], problems
+        others = zip(rows, _of_other_prompts(rows), strict=True)
+        return [_beside(row, other, limit) for row, other in others], problems
 
     def row(self, item, template):
         from rung.forward.trie import Sequence
@@ -102,6 +104,29 @@ class Objective(Referenced):
         return Loss(losses.sum(), float(len(rows)), metrics)
 
 
+def _of_other_prompts(rows: Sequence[Row]) -> list[Row]:
+    """For each row the next one, around the end, whose prompt is another; any next one where none is.
+
+    The two replies of a pair stand side by side: the rejected one, which training makes unlikely, would
+    else be what the chosen one is held against.
+    """
+    prompts = [row.sequences[0].ids[: _start(row)].tobytes() for row in rows]
+    count = len(rows)
+    found = [(i + 1) % max(count, 1) for i in range(count)]
+    last = next((i for i in range(count) if prompts[i] != prompts[found[i]]), None)
+    if last is not None:
+        for i in ((last - k) % count for k in range(1, count)):
+            if prompts[i] == prompts[found[i]]:
+                found[i] = found[found[i]]
+    return [rows[i] for i in found]
+
+
+def _start(row: Row) -> int:
+    """Tokens of a row's prompt."""
+    prompt = row.sequences[0]
+    return int(prompt.supervised.argmax()) if prompt.supervised is not None else 0
+
+
 def _beside(row: Row, other: Row, limit: int) -> Row:
     """A row with its prompt in front of another row's reply, cut at the limit."""
     import numpy as np
@@ -109,7 +134,7 @@ def _beside(row: Row, other: Row, limit: int) -> Row:
     from rung.forward.trie import Sequence
 
     prompt, reply = row.sequences[0], other.sequences[0]
-    start = int(prompt.supervised.argmax()) if prompt.supervised is not None else 0
+    start = _start(row)
     said = reply.ids[reply.supervised] if reply.supervised is not None else reply.ids
     ids = np.concatenate([prompt.ids[:start], said])[: max(limit, start + 1)]
     mask = np.arange(len(ids)) >= start

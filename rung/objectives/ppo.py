@@ -56,9 +56,13 @@ class Objective(online.Online):
     grouped = False
     usual_answers = 1
 
+    def unread(self, config):
+        # The weight is multiplied towards the target: 0 stays 0.
+        return {} if config.kl > 0 else {"kl_target": "--kl above 0", "reference": "--kl above 0"}
+
     @property
     def needs_reference(self):
-        return self.config.kl > 0 or self.config.kl_target is not None
+        return self.config.kl > 0
 
     def control(self):
         return {"kl": self.config.kl}

@@ -35,6 +35,9 @@ class Objective(online.Online):
     Config = Config
     usual_answers = 4
 
+    def unread(self, config):
+        return {} if config.kl > 0 else {"reference": "--kl above 0"}
+
     @property
     def needs_reference(self):
         return self.config.kl > 0

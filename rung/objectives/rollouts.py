@@ -175,6 +175,9 @@ class RolloutSource:
         decoding = self.objective.decoding(temperature=0.0)
         groups = self.drawer.draw(rows, slot, 1, decoding, (self.setting.seed,))
         figures = _without_groups(figures_of(groups, self.score(rows, groups)))
+        if figures["unscored"] == 1:  # a reward of 0 would be a figure, perhaps the best of all
+            self._once("no held-out answer could be scored: they tell nothing; see --reward")
+            figures = {name: value for name, value in figures.items() if "reward" not in name}
         return [
             Row(sequences=sequences_of(row, group), weight=1.0, origin=row.origin,
                 extra={"figures": figures, "measured": True})

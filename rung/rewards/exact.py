@@ -20,4 +20,4 @@ class Reward(base.EachReward):
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.casefold().split()).rstrip(".!").strip("\"'` ")
+    return " ".join(text.casefold().split()).lstrip("\"'` ").rstrip("\"'` .!")

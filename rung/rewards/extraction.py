@@ -12,7 +12,10 @@ from fractions import Fraction
 
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _MARKED = re.compile(r"####[ \t]*([^\n]+)")
-_SAID = re.compile(r"(?:final answer|answer)(?: is|:)(?: is|:)?\s*([^\n]+)", re.IGNORECASE)
+# Up to the end of the line, or to where it says what the answer is once more.
+_SAID = re.compile(
+    r"answer(?: is|:)(?: is|:)?\s*((?:(?!\b(?:final )?answer(?: is|:))[^\n])+)", re.IGNORECASE
+)
 _THOUGHTS = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
 _BOX = "\\boxed{"
 _BRACE = re.compile(r"\\boxed\{|[{}]")

@@ -14,12 +14,13 @@ def figures(trainer: Trainer, prepared: Prepared, test: bool) -> dict[str, Any]:
     metrics: dict[str, Any] = {"steps": state.step, "best_step": state.best_step or state.step}
     if state.best_value is not None:
         metrics[f"validation_{best}"] = state.best_value
-        metrics[f"validation_{best}_of_base"] = state.first_value
+        if state.first_value is not None:
+            metrics[f"validation_{best}_of_base"] = state.first_value
     rows = prepared.rows["test"]
     if test and rows:
         tuned, bare = trainer.evaluate(rows, trainer.slot), trainer.evaluate(rows, trainer.bare)
         tuned |= trainer.objective.figures(tuned, rows, prepared.template)
         metrics |= {f"test_{name}": value for name, value in tuned.items()}
-        metrics |= {f"test_{name}_of_base": bare[name] for name in {"loss", best}}
+        metrics |= {f"test_{name}_of_base": bare[name] for name in {"loss", best} & bare.keys()}
         metrics["test_rows"] = len(rows)
     return metrics

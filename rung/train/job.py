@@ -100,11 +100,9 @@ def resume(
     together = launch.chosen(plan.run.launch)
     together.join(estimate.device(plan.run.device))
     # Before one of them takes it up, and alike in all of them.
-    status = together.same(lambda: claims.refuse_ended(store.runs.get(run_id), force))
+    together.same(lambda: claims.refuse_ended(store.runs.get(run_id), force))
     if not replace:
         together.same(lambda: claims.refuse_newer(run, store))
-    if status != "interrupted":  # a climb's, whose time was over: there is time now
-        run = dataclasses.replace(run, config={k: v for k, v in run.config.items() if k != "seconds"})
     return _kept(make(plan, observer, store, run=run, test=True), store, replace)
 
 
@@ -218,6 +216,9 @@ def under_way(run: str, store: Store, observers: Observer, main: bool = True) ->
             raise
         refused = isinstance(fault, (ConfigError, MethodMisfit))
         with contextlib.suppress(StoreError):
+            if isinstance(fault, OutOfTime):  # as in a climb; who resumes it has time
+                config = {k: v for k, v in store.runs.get(run).config.items() if k != "seconds"}
+                store.runs.update(run, config=config)
             if refused and not (home.folder("runs") / run / "log.jsonl").exists():
                 store.runs.forget(run)  # a setting was refused before the first step: nothing was run
             else:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rung import launch as launches
 from rung.bases.mapped import page_out
-from rung.errors import DataError, Interrupted, PeerLost, StoreError, TrainingStopped
+from rung.errors import DataError, Interrupted, RungError, StoreError
 from rung.forward.adapter import Adapter
 from rung.forward.features import Boundary
 from rung.forward.token_rows import lacking_rows
@@ -121,10 +121,14 @@ class Trainer:
                 f"--epochs {self.knobs.epochs:g} ends at step {self.steps} of {self.knobs.steps}: "
                 "raise it for more"
             )
+        self._validate_if_interrupted()
         while self.state.step < self.steps and not self._ended():
             try:
                 event = None if self._asked_to_stop() else self._step()
-            except (TrainingStopped, PeerLost):
+                if event is not None:
+                    self.observers.step(event)
+                    self._validate_if_due()
+            except (RungError, Interrupted):  # as while answers are drawn, or by what scores them
                 with suppress(StoreError):  # a full disk must not hide the cause
                     self._save()  # of the last step that was whole
                 raise
@@ -132,8 +136,6 @@ class Trainer:
                 self._save()
                 self.launch.barrier()
                 raise Interrupted
-            self.observers.step(event)
-            self._validate_if_due()
             self._save_if_due()
         return self._finish()
 
@@ -215,7 +217,7 @@ class Trainer:
     def _validate_at_start(self) -> None:
         """The bare base's figure, to show what training gains; an adapter may not start there."""
         if self.state.step == 0 and self.validation and self.state.first_value is None:
-            self.state.first_value = self._validate(self.bare)[self.objective.best[0]]
+            self.state.first_value = self._validate(self.bare).get(self.objective.best[0])
 
     def evaluate(self, rows: list[Row], slot: int) -> dict[str, float]:
         """The objective's metrics over rows, of the adapter's slot or of the base's (`bare`)."""
@@ -238,11 +240,12 @@ class Trainer:
         last = step == self.steps or self._over
         if not self.validation or (step % every and not last):
             return
-        began = time.perf_counter()
-        event = Validation(
-            step=step, metrics=self._validate(self.slot), best=self.objective.best[0],
-            tokens_seen=state.tokens,
-        )  # fmt: skip
+        began, best = time.perf_counter(), self.objective.best[0]
+        metrics = self._validate(self.slot)
+        if best not in metrics:  # nothing could be scored, which the source has told
+            state.seconds += time.perf_counter() - began
+            return
+        event = Validation(step=step, metrics=metrics, best=best, tokens_seen=state.tokens)
         if self.objective.better(event.value, state.best_value):
             state.best_value, state.best_step, state.stale = event.value, step, 0
             self.best = {n: p.detach().clone() for n, p in self.parameters.items()}
@@ -251,6 +254,12 @@ class Trainer:
         state.history.append(event.entry())
         state.seconds += time.perf_counter() - began
         self.stopped = self.launch.same(lambda: self.observers.validated(event))
+
+    def _validate_if_interrupted(self) -> None:
+        """Validate the step of a checkpoint whose validation did not come to its end."""
+        state = self.state
+        if state.step and not any(entry["step"] == state.step for entry in state.history[-1:]):
+            self._validate_if_due()
 
     def _ended(self) -> bool:
         """Whether training ends before its last step."""

@@ -17,7 +17,7 @@ from rung import objectives
 from rung.forward.bank import Bank
 from rung.forward.trie import Sequence
 from rung.objectives import Row
-from rung.objectives.kto import _beside
+from rung.objectives.kto import _beside, _of_other_prompts
 from rung.train.gradient import Gradients, Passes, evaluate
 from rung.train.job import tune
 from tests.models import VOCABULARY, tiny_adapter
@@ -144,12 +144,42 @@ def test_pairs_are_one_wanted_and_one_unwanted_reply(rung_home, tmp_path):
     assert outcome.metrics["test_loss"] < 0.45 and outcome.metrics["test_reward_right"] == 1.0
 
 
+def plain(prompt: int, reply: int) -> Row:
+    return Row(sequences=(Sequence([prompt, reply], [False, True]),), weight=1.0)
+
+
+@given(prompts=st.lists(st.integers(1, 3), min_size=1, max_size=8))
+def test_each_prompt_stands_beside_the_next_reply_to_another(prompts):
+    rows = [plain(prompt, 10 + i) for i, prompt in enumerate(prompts)]
+    for i, other in enumerate(_of_other_prompts(rows)):
+        around = [*range(i + 1, len(rows)), *range(i + 1)]
+        wanted = next((j for j in around if prompts[j] != prompts[i]), around[0])
+        assert other is rows[wanted]
+
+
+def test_a_chosen_reply_is_not_held_against_the_rejected_one(tmp_path):
+    from rung.data import Template
+    from rung.types import Example
+    from tests.tokens import tiny_tokenizer
+
+    def said(i: int, text: str, rating: float) -> Example:
+        turns = ({"role": "user", "content": f"Go {i}"}, {"role": "assistant", "content": text})
+        return Example(messages=turns, rating=rating)
+
+    both = [said(i, f"{word} {i}", r) for i in range(3) for word, r in (("good", 1.0), ("bad", 0.0))]
+    template = Template.of(tiny_tokenizer())
+    rows, _ = objectives.get("kto").rows(both, template, 100)
+    for i, row in enumerate(rows):
+        text = template.decode(row.extra["other"].ids.tolist())
+        assert f"Go {i // 2}" in text and f"good {(i // 2 + 1) % 3}" in text
+
+
 # --- losses without a reference ---------------------------------------------------------------------
 
 
 def alone(name: str, chosen: torch.Tensor, rejected: torch.Tensor, beta: float, gamma: float) -> Any:
     objective = objectives.get("dpo")
-    config = objective.Config(loss=name, beta=beta, gamma=gamma)
+    config = objective.Config(loss=name, beta=beta, **({"gamma": gamma} if name == "simpo" else {}))
     return objective.configured(config)._losses(chosen, rejected)
 
 

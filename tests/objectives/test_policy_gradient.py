@@ -78,7 +78,7 @@ def grpo_loss(case: Case, new, normalisation, level, kl, importance, masked):
 
 def grpo_settings(normalisation, level, kl, importance, masked):
     return {
-        "normalisation": normalisation, "ratio": level, "kl": kl, "kl_importance": importance,
+        "normalisation": normalisation, "ratio": level, "kl": kl, "kl_importance": importance or not kl,
         "mask_truncated": masked, "clip_low": LOW, "clip_high": HIGH, "answer_tokens": LONGEST,
     }  # fmt: skip
 

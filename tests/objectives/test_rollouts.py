@@ -157,6 +157,19 @@ def test_what_teaches_nothing_is_told():
     assert any("two scored answers" in note for note in source.notes)
 
 
+def test_answers_that_nothing_scores_have_no_reward():
+    """0.0 would be the best of all where rewards are below it."""
+    source = source_of("lora", reward=["similarity"])
+    held = prompts()
+    known = source.measured(held, source.slot)
+    assert {"reward", "unscored"} <= known[0].extra["figures"].keys()
+    for row in held:
+        row.extra["gold"] = None
+    figures = source.measured(held, source.slot)[0].extra["figures"]
+    assert figures["unscored"] == 1.0 and "reward" not in figures
+    assert any("no held-out answer could be scored" in note for note in source.notes)
+
+
 # --- whole runs -------------------------------------------------------------------------------------
 
 
@@ -200,6 +213,39 @@ def test_a_stopped_run_ends_with_the_same_bits(rung_home, sums, objective, more)
     for name, tensor in found.adapter.parameters().items():
         assert torch.equal(tensor, expected[name]), name
     assert found.metrics == {**whole.metrics, "steps": 9}
+
+
+def test_a_stop_while_answers_are_drawn_loses_no_step(rung_home, sums, monkeypatch):
+    """Most of the time of such a run; also in a validation, which the resumed run makes up for."""
+    from rung.objectives.rollouts import RolloutSource as Source
+
+    settings = {**RUN, "save_every": 100, "eval_every": 3, "validation": 0.1}
+    whole = tune(plan("whole", sums, objective="grpo", **settings))
+    expected = {n: t.detach().clone() for n, t in whole.adapter.parameters().items()}
+
+    def stopping_in(name, at):
+        work, seen = getattr(Source, name), []
+
+        def stopped(self, *given):
+            seen.append(1)
+            if len(seen) == at:
+                raise Interrupted
+            return work(self, *given)
+
+        return stopped
+
+    run = ""
+    for name, at, wanted in (("_draw", 3, 2), ("measured", 1, 3), ("_draw", 3, 5)):
+        with monkeypatch.context() as patch, pytest.raises(Interrupted) as told:
+            patch.setattr(Source, name, stopping_in(name, at))
+            resume(run) if run else tune(plan("cut", sums, objective="grpo", **settings))
+        run = told.value.args[0]
+        (kept,) = (rung_home / "runs" / run / "checkpoints").glob(f"*{wanted}*")
+    found = resume(run)
+    assert found.state.step == whole.state.step
+    for name, tensor in found.adapter.parameters().items():
+        assert torch.equal(tensor, expected[name]), name
+    assert [e["step"] for e in found.state.history] == [e["step"] for e in whole.state.history]
 
 
 class Collected(Observer):

@@ -35,6 +35,9 @@ def score(spec: str, text: str, gold: str | None = None, **more) -> float | None
         ("12 apples", 12),
         ("-12", -12),
         ("The answer is 72.", 72),
+        ("The answer is 12. Wait, that is wrong: the answer is 13.", 13),
+        ("First answer: 3. Final answer: 4", 4),
+        ("The answer is what the answer is: 5", 5),
         ("$72$", 72),
         ("**72**", 72),
         ("$$72.50$$", 72.5),
@@ -91,6 +94,16 @@ def test_any_text_can_be_read(text):
 @pytest.mark.parametrize("piece", PIECES)
 def test_long_answers_take_no_time(piece):
     number(piece * 20_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [('"Paris."', 1.0), ("'paris'!", 1.0), ("The answer is Rome. No, the answer is Paris.", 1.0),
+     ("The answer is Paris. No, the answer is Rome.", 0.0)],
+)  # fmt: skip
+def test_an_exact_answer_may_stand_in_quotes_and_be_corrected(text, right):
+    assert score("exact", text, "Paris") == right
+    assert score("exact", "5", ".5") == 0.0
 
 
 def test_thinking_aloud_is_not_punished():

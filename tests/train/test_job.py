@@ -7,7 +7,15 @@ import json
 import pytest
 
 from rung.artefacts import cards, folders
-from rung.errors import ArtefactError, ConfigError, DataError, Interrupted, MethodMisfit, OutOfTime
+from rung.errors import (
+    ArtefactError,
+    ConfigError,
+    DataError,
+    Interrupted,
+    MethodMisfit,
+    OutOfTime,
+    StoreError,
+)
 from rung.exports.export import export
 from rung.methods import artefact
 from rung.store import Store
@@ -80,6 +88,18 @@ def test_a_run_whose_time_was_over_goes_on_to_its_end(rung_home, quotes, monkeyp
     tune(plan("whole", quotes, **settings))
     late, whole = (folders.model_folder(n) / "adapter_model.safetensors" for n in ("late", "whole"))
     assert late.read_bytes() == whole.read_bytes()
+
+
+def test_a_run_that_failed_goes_on_within_its_time(rung_home, quotes, monkeypatch):
+    def full(*_):
+        raise StoreError("the disk is full")
+
+    settings = {"method": "lora", "epochs": 2, "seconds": 600}
+    with monkeypatch.context() as patch, pytest.raises(StoreError):
+        patch.setattr(loop.Trainer, "_run", full)
+        tune(plan("failed", quotes, **settings))
+    (run,) = Store.open().runs.list(status="failed")
+    assert resume(run.id).plan.train.seconds == 600
 
 
 def test_a_run_whose_data_changed_is_not_resumed(rung_home, quotes):

@@ -115,6 +115,27 @@ def test_a_lost_process_is_told_and_the_others_end_with_it(end):
     assert other.went == [signal.SIGTERM]
 
 
+def test_a_process_that_is_lost_before_it_begins_is_told_in_one_line(monkeypatch):
+    from rung.launch import ray as module
+    from rung.launch.ray_cluster import ClusterError
+
+    killed, gone = [], SimpleNamespace(address=SimpleNamespace(remote=lambda: "address"))
+
+    def lost(_):
+        raise Lost
+
+    ray = SimpleNamespace(
+        exceptions=SimpleNamespace(RayError=Lost), get=lost, kill=killed.append,
+        util=SimpleNamespace(remove_placement_group=killed.append),
+        remote=lambda _: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda: gone)),
+    )  # fmt: skip
+    for name in ("resources_of_each", "reserve", "place"):
+        monkeypatch.setattr(module.ray_cluster, name, lambda *_: {})
+    with pytest.raises(ClusterError, match="lost a process before it began"):
+        module._trained(ray, ["tune"], 2)
+    assert killed == [gone, gone, {}]
+
+
 def test_a_failure_is_the_code_of_all():
     assert _Followed(Ray, [Actor(DONE), Actor(REFUSED)]).code() == 2
 
