@@ -45,7 +45,10 @@ def align(
     try:
         found = work(name, knobs, sections, terminal, replace)
     except Interrupted:
-        typer.echo(f"interrupted; go on with the same command: rung align {name} ...", err=True)
+        without = ", without --replace" if replace else ""
+        typer.echo(
+            f"interrupted; go on with the same command{without}: rung align {name} ...", err=True
+        )
         raise typer.Exit(130) from None
     finally:
         for one in shown:

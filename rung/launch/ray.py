@@ -70,7 +70,13 @@ def _trained(ray: Any, arguments: Sequence[str], count: int) -> int:
         actor.options(**where, max_restarts=0, max_concurrency=AT_ONCE).remote() for where in placed
     ]
     try:
-        _begin(ray, actors, arguments)
+        try:
+            _begin(ray, actors, arguments)
+        except ray.exceptions.RayError:  # a host, or Ray's process on it, went meanwhile
+            raise ray_cluster.ClusterError(
+                "--launch ray lost a process before it began: say it again, or see what `ray status` "
+                "tells of the hosts"
+            ) from None
         return _Followed(ray, actors).code()
     finally:
         for one in actors:

@@ -1,7 +1,7 @@
 """Alignment as one lineage: demonstrations, then a reward model, then training by its rewards.
 
 Each stage is a tuning of its own, kept as a model: NAME-sft, NAME-judge and NAME. A stage whose model
-is there already is taken as it is; one that was interrupted goes on where it stopped.
+is there already is taken as it is; one that was interrupted, or failed, goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rung import objectives
+from rung.artefacts import folders
 from rung.errors import ConfigError, ModelNotFound
 from rung.library.knobs import STAGES, AlignKnobs
 from rung.store import Store
-from rung.store.records import ModelRecord
+from rung.store.records import ModelRecord, RunRecord
 from rung.train.job import resume, tune
 from rung.train.knobs import SETTLED
 from rung.train.observers import Observer
@@ -54,6 +55,8 @@ def align(
         RungError: as `tune`. Interrupted: as `tune`; said again, this goes on.
     """
     plans = _plans(name, knobs, sections or {})
+    if replace:
+        _make_room([made for _, made, _ in plans])
     found: list[Stage] = []
     for stage, made, settings in plans:
         if stage == "policy" and found[0].stage == "imitate":
@@ -102,18 +105,33 @@ def _plans(
 
 def _stage(stage: str, name: str, settings: dict[str, Any], observer: Observer, replace: bool) -> Stage:
     with Store.open() as store:
-        known = None if replace else _known(store, name)
-        if known is not None:
+        plan = Plan.of(name, {k: v for k, v in settings.items() if v is not None})
+        known, again = (None, None) if replace else (_known(store, name), _broken_off(store, plan))
+        # One that began after the model was made was to take its place.
+        if known is not None and (again is None or again.started < known.created):
             observer.note(f"{name} is there already: it is taken as it is (--replace makes it anew)")
             return Stage(stage=stage, model=known, metrics=known.metrics or {}, made=False)
-        plan = Plan.of(name, {k: v for k, v in settings.items() if v is not None})
-        runs = [r for r in store.runs.list(model=name) if r.status == "interrupted"]
-        again = None if replace else next((r for r in runs if _same(r.config, plan)), None)
         if again is not None:
-            outcome = resume(again.id, observer, store)
+            outcome = resume(again.id, observer, store, replace=True)
         else:
             outcome = tune(plan, observer, store, replace=replace)
     return Stage(stage=stage, model=outcome.model, metrics=outcome.metrics)
+
+
+def _make_room(names: list[str]) -> None:
+    """Remove what an earlier alignment made of others of its models, which could not be replaced else.
+
+    Raises:
+        InUse: where somebody has made another model of it.
+    """
+    with Store.open() as store:
+        for name in reversed(names):
+            known = _known(store, name)
+            if known is not None and known.parent in names:
+                store.models.remove(name)
+                folder = folders.model_folder(name)
+                if folder.is_dir() and not folder.is_symlink():
+                    folders.remove(folder)
 
 
 def _known(store: Store, name: str) -> ModelRecord | None:
@@ -121,6 +139,12 @@ def _known(store: Store, name: str) -> ModelRecord | None:
         return store.models.get(name)
     except ModelNotFound:
         return None
+
+
+def _broken_off(store: Store, plan: Plan) -> RunRecord | None:
+    """The newest run with a plan's settings that was interrupted or failed, and can be gone on with."""
+    runs = [r for r in store.runs.list(model=plan.name) if r.status in ("interrupted", "failed")]
+    return max((r for r in runs if _same(r.config, plan)), key=lambda r: r.started, default=None)
 
 
 def _same(config: Mapping[str, Any], plan: Plan) -> bool:

@@ -63,6 +63,45 @@ def test_three_stages_are_one_lineage(rung_home, ask, data, config, tmp_path):
     assert again.out.splitlines()[2].startswith("policy\thelper\ttest reward ")
 
 
+@pytest.mark.parametrize("status", ["interrupted", "failed"])
+def test_what_was_broken_off_goes_on_also_in_the_place_of_an_older_model(
+    rung_home, ask, data, config, tmp_path, monkeypatch, status
+):
+    from rung.errors import Interrupted, TrainingStopped
+    from rung.objectives.rollouts import RolloutSource
+
+    settings = (
+        *config, "--base", str(base_folder(tmp_path / "tiny")), "--device", "cpu", "--dtype", "float32",
+        "--answer-tokens", "8",
+    )  # fmt: skip
+    assert ask("align", "helper", *flags(data), *settings).code == 0
+    with Store.open() as store:
+        before = {name: store.models.get(name).run for name in ("helper-sft", "helper-judge", "helper")}
+    draw, drawn = RolloutSource._draw, []
+
+    def stopped(self, *given):
+        drawn.append(1)
+        if len(drawn) == 2:
+            raise Interrupted if status == "interrupted" else TrainingStopped("no figure")
+        return draw(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RolloutSource, "_draw", stopped)
+        found = ask("align", "helper", *flags(data), *settings, "--replace")
+    assert found.code == (130 if status == "interrupted" else 1)
+    assert status == "failed" or "same command, without --replace: rung align helper" in found.err
+    with Store.open() as store:
+        run = store.runs.list(model="helper")[0]
+        made = {name: store.models.get(name).run for name in ("helper-sft", "helper-judge")}
+    assert run.status == status and not set(made.values()) & set(before.values())
+    again = ask("align", "helper", *flags(data), *settings)
+    assert again.code == 0, again.err
+    assert again.err.count("is there already") == 2
+    with Store.open() as store:
+        assert store.models.get("helper").run == run.id
+        assert {name: store.models.get(name).run for name in made} == made
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
