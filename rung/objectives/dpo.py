@@ -60,6 +60,8 @@ class Objective(Referenced):
     search: ClassVar = {"loss": ("sigmoid", "orpo")}
 
     def unread(self, config):
+        if not isinstance(config, Config):  # of an objective that builds on this one
+            return {}
         found = {}
         if config.loss != "robust":
             found["label_noise"] = "--loss robust"

@@ -8,6 +8,7 @@ computed.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,6 @@ from rung.objectives.base import Row, RowSource
 WINDOW_TOKENS = 16 * MAX_PASS_TOKENS  # beyond what all rows begin with: seconds on a laptop
 WINDOW_BEGINNINGS = 32  # so many times what all rows begin with, which each window computes again
 ALIKE = 0.8  # of what a token takes in the first window, below which all rows together take much less
-AT_ONCE = 0.5  # of the time that is left, which computing all rows together may take
 
 
 class Frozen:
@@ -27,7 +27,7 @@ class Frozen:
 
     Steps are computed in windows that follow from the rows alone, so that another training of the same
     rows finds them. Each window computes again what its rows begin with like those of others: where
-    that is much, all steps behind the first window are one, if there is time for it.
+    that is much, all steps behind the first window are one, if more of them then fit into the time.
 
     Args:
         source: `fixed`. steps: of the training, counted within the first epoch.
@@ -46,6 +46,8 @@ class Frozen:
         self.boundary, self._note, self._stopping, self._left = boundary, note, stopping, left
         self._windows = Windows.of(source, min(steps, source.per_epoch))
         self._at: int | None = 0  # the first step that is not computed yet; None: there is no more room
+        self._trained, self._training = 0, 0.0  # steps since the first, and seconds beside computing
+        self._returned: float | None = None
 
     def hold(self, rows: Sequence[Row]) -> bool:
         """Compute the states of rows that are measured; False where there is no room for them.
@@ -63,15 +65,29 @@ class Frozen:
         Raises:
             Interrupted: when asked to stop.
         """
+        if self._returned is not None:
+            self._trained += 1
+            self._training += time.perf_counter() - self._returned
         while self._at is not None and self._at <= step and self._at < self._windows.steps:
-            window = self._next(self._at)
+            at_once = self._at > 0 and self._windows.alike and self._more_at_once()
+            window = self._windows.take(self._at, whole=at_once)
             self._at = window.end if self._add(window.rows) else None
+        self._returned = time.perf_counter()
 
-    def _next(self, first: int) -> Window:
-        rest = self._windows.rest if first and self._windows.alike else None
-        if rest is not None and self.boundary.seconds_of(rest.computed) <= AT_ONCE * self._left():
-            return self._windows.take(first, whole=True)
-        return self._windows.take(first)
+    def _more_at_once(self) -> bool:
+        """Whether more steps fit into the time where the rest is computed before the next one.
+
+        Of u seconds to compute a step by windows and t to train it, left / (u + t) steps fit; computing
+        all in F seconds, (left - F) / t.
+        """
+        left = self._left()
+        if math.isinf(left):
+            return True
+        first = self._windows.first
+        each = self.boundary.seconds_of(first.computed) / first.end
+        training = self._training / max(self._trained, 1)
+        whole = self.boundary.seconds_of(self._windows.rest.computed)
+        return math.isfinite(whole) and whole * (each + training) < left * each
 
     def _add(self, rows: Sequence[Row]) -> bool:
         sequences = [s for row in rows for s in row.sequences]
@@ -129,12 +145,17 @@ class Windows:
         return Window(sorted(used.values(), key=lambda row: row.key), end, tokens)
 
     @cached_property
+    def first(self) -> Window:
+        """The first window."""
+        return self.take(0)
+
+    @cached_property
     def rest(self) -> Window:
-        """All steps behind the first window."""
-        return self.take(self.take(0).end, whole=True)
+        """All steps behind it."""
+        return self.take(self.first.end, whole=True)
 
     @cached_property
     def alike(self) -> bool:
         """Whether rows begin so much alike that all together take much less than window by window."""
-        first, rest = self.take(0), self.rest
+        first, rest = self.first, self.rest
         return rest.computed * first.tokens < ALIKE * first.computed * rest.tokens

@@ -273,10 +273,21 @@ def test_steps_are_computed_together_up_to_so_many_tokens(make_work, monkeypatch
     assert [r.key for r in first.rows] == sorted(r.key for s in (0, 1) for r in work.source.rows(s))
 
 
-@pytest.mark.parametrize(("left", "ends"), [(float("inf"), [2, 16]), (1e-9, [2, 4, 6, 8])])
+APART, AT_ONCE = [2, 4, 6, 8], [2, 16]
+
+
+@pytest.mark.parametrize(
+    ("left", "training", "ends"),
+    [(float("inf"), 0.0, AT_ONCE), (100.0, 0.0, AT_ONCE), (10.0, 0.0, APART), (100.0, 9.0, APART)],
+)
 @pytest.mark.parametrize("alike", [True, False])
-def test_rows_that_begin_alike_are_computed_together_if_there_is_time(monkeypatch, alike, left, ends):
-    """Steps of two rows of 40 tokens; of those that are alike half a row is one of two beginnings."""
+def test_rows_that_begin_alike_are_computed_together_if_more_steps_fit(
+    monkeypatch, alike, left, training, ends
+):
+    """Steps of two rows of 40 tokens; of those that are alike half a row is one of two beginnings.
+
+    A step takes 2 seconds to compute by windows, all that is left 20.
+    """
     draw = np.random.default_rng(0)
     beginnings = draw.integers(0, 99, (2, 20))
 
@@ -294,10 +305,12 @@ def test_rows_that_begin_alike_are_computed_together_if_there_is_time(monkeypatc
             return True
 
         def seconds_of(self, tokens):
-            return 1.0
+            return 4.0 * tokens / states._windows.first.computed
 
     states = frozen.Frozen(Counted(None, 1), source, 16, print, lambda: False, lambda: left)
     for step in range(8):
+        states._training, states._trained = training * step, step
+        states._returned = None
         states.reach(step)
     wanted = np.diff([0, *(ends if alike else [2, 4, 6, 8])])
     assert computed == [2 * n for n in wanted]
