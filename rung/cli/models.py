@@ -133,16 +133,11 @@ def remove(
 
 
 def _remove(store: Store, model: ModelRecord) -> str | None:
-    """Forget the model, then delete its folder. Returns a folder that is not Rung's to delete.
-
-    In this order a crash between the two leaves a folder nobody uses, not a model without one.
-    """
+    """Delete the model. Returns a folder that is not Rung's to delete."""
     from rung.artefacts import folders
 
+    store.models.delete(model.name)
     own = folders.model_folder(model.name)
-    store.models.remove(model.name)
-    if own.is_dir() and not own.is_symlink():
-        folders.remove(own)
     elsewhere = Path(model.folder) if model.folder else own
     return str(elsewhere) if elsewhere != own and elsewhere.exists() else None
 

@@ -15,7 +15,7 @@ from rung.store import Store
 from rung.store.climbs import ClimbRecord, RungRecord
 from rung.train.knobs import SETTLED
 
-BELOW = "the bar was cleared before"
+CLEARED_BEFORE = "the bar was cleared before"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Row:
     @property
     def untried(self) -> bool:
         """Whether nothing is known of it, since the climb ended below."""
-        return self.reason == BELOW
+        return self.reason == CLEARED_BEFORE
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def row_of(record: RungRecord, climb: ClimbRecord) -> Row:
     found = record.metrics
     reason = record.reason
     if record.status == "queued" and climb.status == "succeeded":
-        reason = BELOW if climb.bar else "not reached"
+        reason = CLEARED_BEFORE if climb.bar else "not reached"
     return Row(
         record.key, record.method, record.status, reason, record.model,
         found.get("validation"), found.get("test"), record.cost, record.predicted,

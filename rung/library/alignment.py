@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rung import objectives
-from rung.artefacts import folders
+from rung.data import load
 from rung.errors import ConfigError, ModelNotFound
 from rung.library.knobs import STAGES, AlignKnobs
 from rung.store import Store
@@ -56,7 +56,7 @@ def align(
     """
     plans = _plans(name, knobs, sections or {})
     if replace:
-        _make_room([made for _, made, _ in plans])
+        _make_room(plans)
     found: list[Stage] = []
     for stage, made, settings in plans:
         if stage == "policy" and found[0].stage == "imitate":
@@ -118,20 +118,23 @@ def _stage(stage: str, name: str, settings: dict[str, Any], observer: Observer, 
     return Stage(stage=stage, model=outcome.model, metrics=outcome.metrics)
 
 
-def _make_room(names: list[str]) -> None:
-    """Remove what an earlier alignment made of others of its models, which could not be replaced else.
+def _make_room(plans: list[tuple[str, str, dict[str, Any]]]) -> None:
+    """Delete what an earlier alignment made of others of its models, which could not be replaced else.
+
+    Nothing is deleted for settings or data that no stage could begin with.
 
     Raises:
-        InUse: where somebody has made another model of it.
+        ConfigError, DataError: for those. InUse: where somebody has made another model of it.
     """
+    names = [made for _, made, _ in plans]
+    for _, made, settings in plans:
+        plan = Plan.of(made, {k: v for k, v in settings.items() if v is not None})
+        load(plan.data, plan.objective.wants)
     with Store.open() as store:
         for name in reversed(names):
             known = _known(store, name)
             if known is not None and known.parent in names:
-                store.models.remove(name)
-                folder = folders.model_folder(name)
-                if folder.is_dir() and not folder.is_symlink():
-                    folders.remove(folder)
+                store.models.delete(name)
 
 
 def _known(store: Store, name: str) -> ModelRecord | None:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rung import bases
-from rung.artefacts import folders
 from rung.engine import Engine, ServedModel
 from rung.errors import ConfigError, ModelNotFound, RungError
 from rung.models import find_model, read_model
@@ -156,10 +155,7 @@ class Catalogue:
             raise ApiError(f"'{name}' is the base, which every model here needs", status=403)
         stored = self.stored_name(name)
         with contextlib.suppress(ModelNotFound, ConfigError):
-            self.store.models.remove(stored)
-            folder = folders.model_folder(stored)
-            if folder.is_dir() and not folder.is_symlink():
-                folders.remove(folder)
+            self.store.models.delete(stored)
         with self._lock:
             for other, one in list(self.engine.models.items()):
                 if one.slot == model.slot or self._is_checkpoint(other, stored):

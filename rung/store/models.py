@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rung import home
-from rung.artefacts.folders import model_name
+from rung.artefacts import folders
 from rung.artefacts.licences import classify, tightest
 from rung.errors import ConfigError, ModelNotFound, nearest
 from rung.store import schema
@@ -153,6 +153,19 @@ class Models:
             connection.execute(sa.delete(_MODELS).where(_MODELS.c.name == name))
             return record
 
+    def delete(self, name: str) -> ModelRecord:
+        """Forget a model, then delete its own folder; a link, or a folder elsewhere, is left.
+
+        In this order a crash between the two leaves a folder nobody uses, not a model without one.
+
+        Raises:
+            ModelNotFound, InUse: as `remove`.
+        """
+        record, own = self.remove(name), folders.model_folder(name)
+        if own.is_dir() and not own.is_symlink():
+            folders.remove(own)
+        return record
+
 
 def tree(connection: Connection, name: str) -> Node:
     """The lineage of a model: itself, then its parent or base, then its data."""
@@ -196,7 +209,7 @@ def _reason(part: Node) -> str:
 
 
 def _check(connection: Connection, name: str, parent: str | None) -> None:
-    model_name(name)
+    folders.model_name(name)
     ancestor = parent
     while ancestor is not None:
         if ancestor == name:

@@ -69,10 +69,15 @@ class Frozen:
             self._trained += 1
             self._training += time.perf_counter() - self._returned
         while self._at is not None and self._at <= step and self._at < self._windows.steps:
-            at_once = self._at > 0 and self._windows.alike and self._more_at_once()
-            window = self._windows.take(self._at, whole=at_once)
+            window = self._window(self._at)
             self._at = window.end if self._add(window.rows) else None
         self._returned = time.perf_counter()
+
+    def _window(self, first: int) -> Window:
+        """What is computed together from a step on."""
+        if first == 0:
+            return self._windows.first
+        return self._windows.take(first, whole=self._windows.alike and self._more_at_once())
 
     def _more_at_once(self) -> bool:
         """Whether more steps fit into the time where the rest is computed before the next one.

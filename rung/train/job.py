@@ -216,13 +216,13 @@ def under_way(run: str, store: Store, observers: Observer, main: bool = True) ->
             raise
         refused = isinstance(fault, (ConfigError, MethodMisfit))
         with contextlib.suppress(StoreError):
-            if isinstance(fault, OutOfTime):  # as in a climb; who resumes it has time
-                config = {k: v for k, v in store.runs.get(run).config.items() if k != "seconds"}
-                store.runs.update(run, config=config)
             if refused and not (home.folder("runs") / run / "log.jsonl").exists():
                 store.runs.forget(run)  # a setting was refused before the first step: nothing was run
             else:
-                store.runs.update(run, status="failed", error=str(fault))
+                config = store.runs.get(run).config
+                if isinstance(fault, OutOfTime):  # as in a climb; who resumes it has time
+                    config = {k: v for k, v in config.items() if k != "seconds"}
+                store.runs.update(run, status="failed", error=str(fault), config=config)
         observers.failed(fault)
         raise
 

@@ -257,8 +257,8 @@ class Trainer:
 
     def _validate_if_interrupted(self) -> None:
         """Validate the step of a checkpoint whose validation did not come to its end."""
-        state = self.state
-        if state.step and not any(entry["step"] == state.step for entry in state.history[-1:]):
+        last = self.state.history[-1]["step"] if self.state.history else 0
+        if last < self.state.step:
             self._validate_if_due()
 
     def _ended(self) -> bool:

@@ -47,7 +47,8 @@ class Plan:
         base = _chosen("base", layers) or RunKnobs.base
         method = methods.get(_chosen("method", layers) or RunKnobs.method).on(bases.reads_spec(base))
         layers = tuple({method.renamed.get(k, k): v for k, v in layer.items()} for layer in layers)
-        layers = (_formed(about, method), *layers)
+        formed = _formed(about, method)
+        layers = (formed, *layers)
         try:
             objective = objectives.get(_chosen("objective", layers) or RunKnobs.objective)
         except ConfigError as fault:
@@ -73,7 +74,7 @@ class Plan:
         _refuse_untrained(method, objective, loss)
         _refuse_parent(run.parent, method)
         if parent is not None:
-            _refuse_formed(parent, _formed(about, method), method, config)
+            _refuse_formed(parent, formed, method, config)
         if not data.data:
             raise ConfigError("--data is missing: name a file, hf:NAME or wheel:PACKAGE/MEMBER")
         return cls(name, run, data, training, method, config, objective.configured(loss))

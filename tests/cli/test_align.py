@@ -75,7 +75,9 @@ def test_what_was_broken_off_goes_on_also_in_the_place_of_an_older_model(
         "--answer-tokens", "8",
     )  # fmt: skip
     assert ask("align", "helper", *flags(data), *settings).code == 0
-    with Store.open() as store:
+    for wrong in ({"--prompts": "/nowhere.jsonl"}, {"--by": "sft"}):
+        assert ask("align", "helper", *flags({**data, **wrong}), *settings, "--replace").code == 2
+    with Store.open() as store:  # nothing is lost by a mistake
         before = {name: store.models.get(name).run for name in ("helper-sft", "helper-judge", "helper")}
     draw, drawn = RolloutSource._draw, []
 
